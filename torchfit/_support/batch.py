@@ -1,0 +1,41 @@
+"""The only thing that flows through a loop."""
+
+from typing import Any
+
+
+class Batch(tuple[Any, ...]):
+    """One batch: `(inputs,)`, `(inputs, targets)` or `(inputs, targets, sample_weight)`.
+
+    It is a plain tuple of the parts that are there, so that an overridden `train_step` may write
+    `x, y = batch`, and it answers by name for everybody else. Each part is a tensor `(batch, …)` or a
+    nest (list, tuple, dict) of them; a part that is missing reads as `None`.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, inputs: Any, targets: Any = None, sample_weight: Any = None) -> "Batch":
+        """Pack the parts, leaving out the missing ones at the end."""
+        if sample_weight is not None:
+            return tuple.__new__(cls, (inputs, targets, sample_weight))
+        if targets is not None:
+            return tuple.__new__(cls, (inputs, targets))
+        return tuple.__new__(cls, (inputs,))
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Copies and pickles are built from the same parts."""
+        return tuple(self)
+
+    @property
+    def inputs(self) -> Any:
+        """What the module is called with."""
+        return self[0]
+
+    @property
+    def targets(self) -> Any:
+        """What the outputs are compared with, or `None`."""
+        return self[1] if len(self) > 1 else None
+
+    @property
+    def sample_weight(self) -> Any:
+        """How much each sample counts, or `None`."""
+        return self[2] if len(self) > 2 else None

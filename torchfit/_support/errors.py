@@ -1,0 +1,37 @@
+"""Words for error messages: what came, told by type and shape and never by its data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+def describe(value: Any) -> str:
+    """Tell what a value is: its type, shape and dtype, or a short literal.
+
+    >>> import numpy as np
+    >>> describe(np.zeros((3, 4), "float32"))
+    'a NumPy array of shape (3, 4) and dtype float32'
+    >>> describe([1, 2.0]), describe("adam"), describe(object)
+    ('a list of length 2', "'adam'", 'the class object')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, _PLAIN):
+        return repr(value) if len(repr(value)) <= 80 else f"a {type(value).__name__} of length {len(str(value))}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{_kind(value)} of shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
+    if hasattr(value, "shape"):
+        return f"{_kind(value)} of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {list(value)}"
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return f"a {type(value).__name__} of length {len(value)}"
+    name = getattr(value, "__name__", None)
+    return f"the function {name}" if name and callable(value) else f"an object of type {type(value).__name__}"
+
+
+def _kind(value: Any) -> str:
+    module = type(value).__module__.partition(".")[0]
+    known = {"numpy": "a NumPy array", "torch": "a tensor"}
+    return known.get(module, f"a {type(value).__name__}")

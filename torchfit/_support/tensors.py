@@ -1,0 +1,21 @@
+"""Turning what users hold into tensors."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_tensor(value: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+    """Return `value` (tensor, NumPy array, number, nested list) as a tensor, sharing memory where it can.
+
+    Without `dtype`, float64 that is not a tensor becomes torch's default dtype (float32), as Keras does with
+    NumPy arrays and Python floats; tensors and integers keep their kind.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype)
+    array = np.asarray(value)
+    if dtype is None and array.dtype == np.float64:
+        dtype = torch.get_default_dtype()
+    return torch.as_tensor(array, dtype=dtype, device=device)

@@ -1,0 +1,132 @@
+"""Nested structures: lists, tuples, named tuples, dictionaries and dataclasses of leaves.
+
+`None` is an empty structure; every other object is a leaf. Dictionaries keep the order of their keys.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Key = str | int
+Path = tuple[Key, ...]
+
+
+def is_leaf(value: Any) -> bool:
+    """Tell whether `value` is an end of the tree."""
+    return not (value is None or isinstance(value, (list, tuple, Mapping)) or _is_dataclass(value))
+
+
+def children(value: Any) -> list[tuple[Key, Any]]:
+    """List the parts one level down, each with its key, position or field name."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if hasattr(value, "_fields"):
+        return list(zip(value._fields, value))
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(value))
+    if _is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return []
+
+
+def leaves(tree: Any) -> list[Any]:
+    """List the leaves, depth first.
+
+    >>> leaves({"a": [1, 2], "b": (3, {"c": 4}, None)})
+    [1, 2, 3, 4]
+    """
+    return [leaf for _, leaf in leaves_with_path(tree)]
+
+
+def leaves_with_path(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield `(path, leaf)` pairs, depth first."""
+    if is_leaf(tree):
+        yield path, tree
+    for key, child in children(tree):
+        yield from leaves_with_path(child, (*path, key))
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Build the same structure with `function(leaf)` in place of each leaf.
+
+    >>> map_leaves(str, {"a": [1, None]})
+    {'a': ['1', None]}
+    """
+    if is_leaf(tree):
+        return function(tree)
+    return like(tree, [map_leaves(function, child) for _, child in children(tree)])
+
+
+def like(tree: Any, parts: Sequence[Any]) -> Any:
+    """Build a structure of the kind of `tree`'s top level from new `parts`."""
+    if tree is None:
+        return None
+    if isinstance(tree, Mapping):
+        return dict(zip(tree, parts))
+    if hasattr(tree, "_fields"):
+        return type(tree)(*parts)
+    if _is_dataclass(tree):
+        return dataclasses.replace(tree, **{str(key): part for (key, _), part in zip(children(tree), parts)})
+    return list(parts) if isinstance(tree, list) else tuple(parts)
+
+
+def packer(tree: Any) -> Callable[[Sequence[Any]], Any]:
+    """Return a function that builds the structure of `tree` from a flat sequence of its leaves.
+
+    The structure is walked once, here; a bare leaf costs one index per call.
+
+    >>> packer({"a": 0, "b": [0, 0]})([1, 2, 3])
+    {'a': 1, 'b': [2, 3]}
+    """
+    if is_leaf(tree):
+        return operator.itemgetter(0)
+    parts = [(packer(child), len(leaves(child))) for _, child in children(tree)]
+
+    def pack(flat: Sequence[Any]) -> Any:
+        built, start = [], 0
+        for pack_part, size in parts:
+            built.append(pack_part(flat[start : start + size]))
+            start += size
+        return like(tree, built)
+
+    return pack
+
+
+def getter(tree: Any, path: Path) -> Callable[[Any], Any]:
+    """Return a function that takes the leaf at `path` out of a structure shaped like `tree`.
+
+    >>> getter({"a": [1, 2]}, ("a", 1))({"a": [5, 6]})
+    6
+    """
+    steps: list[Callable[[Any], Any]] = []
+    for key in path:
+        by_name = isinstance(key, str) and not isinstance(tree, Mapping)
+        steps.append(operator.attrgetter(str(key)) if by_name else operator.itemgetter(key))
+        tree = steps[-1](tree)
+    return _chain(steps)
+
+
+def _chain(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    if len(steps) == 1:
+        return steps[0]
+
+    def walk(tree: Any) -> Any:
+        for step in steps:
+            tree = step(tree)
+        return tree
+
+    return walk
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def format_path(path: Path, root: str) -> str:
+    """Write where a leaf sits, as a user would index it.
+
+    >>> format_path(("image", 0), "x")
+    "x['image'][0]"
+    """
+    return root + "".join(f"[{key!r}]" for key in path)
