@@ -1,0 +1,72 @@
+# Two commands need nothing but Python 3.10 or newer: `make demo` and `make test`.
+# Both build .venv at their first call and use it as it is afterwards.
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip --disable-pip-version-check install --quiet -c constraints.txt
+ARGS   ?=
+
+# One thread: the models of the tests are so small that more threads only get in each other's way.
+TEST_ENV := OMP_NUM_THREADS=1 KERAS_BACKEND=torch MPLBACKEND=Agg
+
+# What is installed depends on these; touching the package itself does not reinstall (it is installed editable).
+SETTINGS := pyproject.toml constraints.txt torchfit/_version.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test coverage lint format check bench clean
+
+help:            ## Say what there is to do
+	@sed -n 's/^\([a-z]*\): *[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/demo.stamp  ## Train a classifier of handwritten digits, with curves and predictions as a picture
+	@$(RUN) examples/digits.py
+
+test: $(VENV)/test.stamp  ## Run every test, and every example in docstrings, README and docs
+	@$(TEST_ENV) $(RUN) -m pytest $(ARGS)
+
+coverage: $(VENV)/dev.stamp  ## Run the tests and show which lines they miss
+	@$(TEST_ENV) $(RUN) -m coverage run -m pytest -q $(ARGS)
+	@$(RUN) -m coverage report
+
+lint: $(VENV)/dev.stamp  ## Check style, formatting and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(VENV)/dev.stamp  ## Rewrite the files in the agreed format
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+check: lint test  ## All that must pass before a commit
+
+bench: $(VENV)/test.stamp  ## Time torchfit against hand-written loops and Keras (minutes, on an idle machine)
+	@$(RUN) -m benchmarks.training $(ARGS)
+	@$(RUN) -m benchmarks.import_time
+
+clean:           ## Remove everything that was made here
+	rm -rf $(VENV) demo-output build dist *.egg-info htmlcov .coverage
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/made.stamp:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("torchfit needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": say which with make PYTHON=/path/to/python")'
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/demo.stamp: $(SETTINGS) | $(VENV)/made.stamp
+	@echo "Installing torchfit, scikit-learn and matplotlib (once; PyTorch is large, this takes a while)"
+	@$(PIP) -e . scikit-learn matplotlib
+	@touch $@
+
+$(VENV)/test.stamp: $(SETTINGS) | $(VENV)/made.stamp
+	@echo "Installing torchfit and what its tests need (once; PyTorch is large, this takes a while)"
+	@$(PIP) -e ".[test]"
+	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/dev.stamp: $(SETTINGS) | $(VENV)/made.stamp
+	@echo "Installing torchfit, its tests and its linters (once; PyTorch is large, this takes a while)"
+	@$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/test.stamp $(VENV)/demo.stamp

@@ -1,0 +1,43 @@
+"""The package asks for little, and `import torchfit` brings in even less."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = [
+    "pandas",
+    "matplotlib",
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "torch._dynamo",
+    "torch._inductor",
+    "keras",
+    "sklearn",
+    "scipy",
+    "IPython",
+    "ipywidgets",
+    "torchmetrics",
+    "safetensors",
+    "torchview",
+    "graphviz",
+]
+
+
+def heavy_after(statement):
+    """Return which of the heavy modules a fresh interpreter holds after a statement."""
+    program = f"import sys; {statement}; print(sorted({HEAVY} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_brings_in_nothing_heavy():
+    assert heavy_after("import torchfit") == heavy_after("import torch")
+
+
+def test_runtime_dependencies_are_four():
+    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, needs Python 3.11")
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    required = tomllib.loads(text)["project"]["dependencies"]
+    assert sorted(re.match(r"[\w-]+", item)[0] for item in required) == ["numpy", "pandas", "torch", "tqdm"]

@@ -1,0 +1,102 @@
+"""Every family stays traceable: the default step, optimizer and metrics included, is one graph."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from torchfit import losses, metrics, optimizers
+
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(torch._dynamo.config, "trace_autograd_ops"),
+        reason="this version of torch cannot trace torch.autograd.grad",
+    ),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+]
+
+OPTIMIZERS = {
+    "sgd": lambda: optimizers.SGD(learning_rate=0.1),
+    "sgd momentum": lambda: optimizers.SGD(learning_rate=0.1, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: optimizers.RMSprop(),
+    "rmsprop centered": lambda: optimizers.RMSprop(momentum=0.9, centered=True),
+    "adam": lambda: optimizers.Adam(),
+    "adam amsgrad": lambda: optimizers.Adam(amsgrad=True, clipnorm=1.0),
+    "adamw": lambda: optimizers.AdamW(),
+    "adam clipped": lambda: optimizers.Adam(global_clipnorm=1.0, use_ema=True),
+}
+CLASSES = torch.randint(0, 3, (4,))
+ONE_HOT = nn.functional.one_hot(CLASSES, 3).float()
+TASKS = {
+    "classes": (
+        lambda: losses.SparseCategoricalCrossentropy(from_logits=True),
+        lambda: metrics.SparseCategoricalAccuracy(),
+        CLASSES,
+    ),
+    "one-hot": (
+        lambda: losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+        lambda: metrics.CategoricalAccuracy(),
+        ONE_HOT,
+    ),
+    "yes or no": (
+        lambda: losses.BinaryCrossentropy(from_logits=True),
+        lambda: metrics.BinaryAccuracy(),
+        ONE_HOT,
+    ),
+    "squares": (lambda: losses.MeanSquaredError(), lambda: metrics.MeanSquaredError(), ONE_HOT),
+    "distances": (lambda: losses.MeanAbsoluteError(), lambda: metrics.MeanAbsoluteError(), ONE_HOT),
+}
+
+
+class Step:
+    """A training step made of the parts that the compiled step is made of."""
+
+    def __init__(self, network, loss, optimizer, metric):
+        self.network, self.loss, self.optimizer, self.metric = network, loss, optimizer, metric
+        self.parameters = list(network.parameters())
+        optimizer.build(self.parameters)
+
+    def __call__(self, x, y, learning_rate, step):
+        outputs = self.network(x)
+        loss = self.loss(y, outputs)
+        gradients = torch.autograd.grad(loss, self.parameters)
+        with torch.no_grad():
+            self.optimizer.update(list(gradients), learning_rate, step)
+            self.metric.update_state(y, outputs.detach())
+        return loss.detach()
+
+
+def train(step, x, y):
+    """Take three steps and return their losses."""
+    return [step(x, y, torch.tensor(0.01), torch.tensor(float(number))) for number in (1, 2, 3)]
+
+
+def check(network, task, optimizer):
+    """Compare one compiled graph with the same step run eagerly."""
+    make_loss, make_metric, y = task
+    x = torch.randn(4, 5)
+    eager = Step(copy.deepcopy(network), make_loss(), optimizer(), make_metric())
+    traced = Step(network, make_loss(), optimizer(), make_metric())
+    expected = train(eager, x, y)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        found = train(torch.compile(traced.__call__, fullgraph=True, backend="aot_eager"), x, y)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(traced.parameters, eager.parameters)
+    torch.testing.assert_close(traced.metric.result(), eager.metric.result())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_optimizers_trace(optimizer):
+    check(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), TASKS["classes"], optimizer)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_losses_and_metrics_trace(task):
+    check(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), task, OPTIMIZERS["rmsprop"])
+
+
+def test_buffers_of_the_network_trace():
+    network = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    check(network, TASKS["classes"], OPTIMIZERS["adam"])
