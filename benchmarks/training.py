@@ -1,0 +1,73 @@
+"""Print what a step costs: training, evaluation and prediction, everybody against the loop tuned by hand.
+
+python -m benchmarks.training                       # all of it, some minutes
+python -m benchmarks.training --cases tiny --rounds 3 --only torchfit
+"""
+
+import argparse
+import statistics
+
+import torch
+
+from benchmarks.cases import CASES, Case
+from benchmarks.contenders import Contender, contenders
+from benchmarks.measure import interleaved, machine, markdown_table, ratio
+
+REFERENCE = "loop tuned by hand"
+TASKS = ["train", "evaluate", "predict"]
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    takers = chosen(options.only)
+    print(
+        f"{machine()}\n{options.rounds} interleaved rounds; medians; the ratio is to the loop tuned by hand"
+    )
+    for name in options.cases:
+        case = CASES[name].of(options.samples or CASES[name].samples)
+        for task in options.tasks:
+            print(f"\n### {task}: {case.name} ({case.what}, {case.steps} steps a run)\n", flush=True)
+            print(compared(case, task, takers, options.rounds), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--samples", type=int, help="size of the data, if not the case's own")
+    parser.add_argument("--only", nargs="+", default=[""], help="words, one of which a contender's name has")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def chosen(words: list[str]) -> dict[str, Contender]:
+    """Return the contenders that the words name, and the reference."""
+    everybody = contenders()
+    return {
+        name: contender
+        for name, contender in everybody.items()
+        if name == REFERENCE or any(word.lower() in name.lower() for word in words)
+    }
+
+
+def compared(case: Case, task: str, takers: dict[str, Contender], rounds: int) -> str:
+    """Return a table of microseconds per step and ratios."""
+    runs = {name: made[task] for name, make in takers.items() if task in (made := make(case))}
+    times = interleaved(runs, rounds)
+    rows = [
+        [
+            name,
+            f"{statistics.median(taken) / case.steps * 1e6:.1f}",
+            f"{ratio(taken, times[REFERENCE]):.3f}",
+        ]
+        for name, taken in times.items()
+    ]
+    return markdown_table(["", "µs per step", "ratio"], rows)
+
+
+if __name__ == "__main__":
+    main()

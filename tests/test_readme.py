@@ -1,0 +1,52 @@
+"""The examples of the README and of the pages in docs/ run as they are printed."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def python_blocks(page):
+    """Return the Python examples of a page, each padded so that errors name the page's own lines."""
+    text = page.read_text(encoding="utf-8")
+    return ["\n" * text.count("\n", 0, found.start(1)) + found[1] for found in BLOCK.finditer(text)]
+
+
+def run(block, page, names):
+    if block.lstrip().startswith(">>>"):
+        run_session(block, page, names)
+    else:
+        exec(compile(block, str(page), "exec"), names)
+
+
+def run_session(block, page, names):
+    """Run an example written as an interactive session, and compare what it prints."""
+    session = doctest.DocTestParser().get_doctest(block, names, page.name, str(page), 0)
+    report = []
+    failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(
+        session, out=report.append, clear_globs=False
+    )
+    assert not failed.failed, "".join(report)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for block in python_blocks(page):
+        run(block, page, names)
+
+
+def test_quickstart_is_short_and_learns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    quickstart = python_blocks(ROOT / "README.md")[0].strip()
+    assert len([line for line in quickstart.splitlines() if line.strip()]) <= 15
+    names = {}
+    exec(quickstart, names)
+    results = names["model"].evaluate(names["x"][1500:], names["y"][1500:], verbose=0, return_dict=True)
+    assert results["accuracy"] > 0.85
