@@ -1,1 +1,1 @@
-"""The ground floor: batches, nested structures, names and error texts. Imports torch, numpy and the standard library."""
+"""The ground floor: batches, nested structures, names, error texts. Imports torch, numpy and the standard library."""

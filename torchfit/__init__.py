@@ -1,0 +1,15 @@
+"""torchfit: Keras' compile, fit, evaluate and predict for any `torch.nn.Module`."""
+
+from torchfit import callbacks, functional, losses, metrics, optimizers
+from torchfit._version import __version__
+from torchfit.model import Model
+
+__all__ = [
+    "Model",
+    "__version__",
+    "callbacks",
+    "functional",
+    "losses",
+    "metrics",
+    "optimizers",
+]

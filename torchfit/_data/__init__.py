@@ -1,0 +1,1 @@
+"""Every accepted form of data, turned into batches at the edge."""

@@ -1,0 +1,1 @@
+"""The loops, what they report, and the objective they minimise."""

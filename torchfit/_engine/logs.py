@@ -1,0 +1,108 @@
+"""Logs: values that stay on the device until somebody reads them."""
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Results = Mapping[str, Any]
+
+
+class Logs(MutableMapping[str, Any]):
+    """A mapping of names to Python floats that is fetched, in one transfer, at the first read.
+
+    Callbacks may write into it without causing a read.
+    """
+
+    __slots__ = ("_read", "_values", "_written")
+
+    def __init__(self, read: Callable[[], Results]) -> None:
+        """Remember how to get the results; `read` gives tensors, numbers or dictionaries of them."""
+        self._read = read
+        self._values: dict[str, Any] | None = None
+        self._written: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, results: "Results | Logs | None") -> "Logs":
+        """Wrap what an overridden step returned."""
+        if isinstance(results, cls):
+            return results
+        values = dict(results or {})
+        return cls(lambda: values)
+
+    def settle(self) -> "Logs":
+        """Detach the values from the metrics that go on changing, still without a host read."""
+        if self._values is None:
+            frozen = {name: _copy(value) for name, value in self._read().items()}
+            self._read = lambda: frozen
+        return self
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fetched()[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._written[name] = value
+        if self._values is not None:
+            self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._fetched()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fetched())
+
+    def __len__(self) -> int:
+        return len(self._fetched())
+
+    def __bool__(self) -> bool:
+        """Be true without a read, so that `logs or {}` costs nothing."""
+        return True
+
+    def __repr__(self) -> str:
+        return repr(self._fetched())
+
+    def _fetched(self) -> dict[str, Any]:
+        if self._values is None:
+            self._values = {**to_host(self._read()), **self._written}
+        return self._values
+
+
+def to_host(results: Results) -> dict[str, Any]:
+    """Turn tensors into Python numbers (NumPy arrays where they are not scalars), in one transfer.
+
+    Metrics that answer with a dictionary put their own names in its place.
+    """
+    flat = flatten(results)
+    scalars = {name: value for name, value in flat.items() if isinstance(value, Tensor) and value.numel() == 1}
+    fetched = dict(zip(scalars, _fetch(list(scalars.values()))))
+    return {name: fetched[name] if name in fetched else _plain(value) for name, value in flat.items()}
+
+
+def flatten(results: Results) -> dict[str, Any]:
+    """Put the entries of dictionary results in the place of their parent."""
+    flat: dict[str, Any] = {}
+    for name, value in results.items():
+        flat.update(value if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def _fetch(scalars: list[Tensor]) -> list[float]:
+    """Read scalars of any dtype and one device with a single wait."""
+    if not scalars:
+        return []
+    widest = torch.float32 if scalars[0].device.type == "mps" else torch.float64
+    values: list[float] = torch.stack(
+        [value.detach().reshape(()).to(scalars[0].device, widest) for value in scalars]
+    ).tolist()
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    return float(value) if isinstance(value, (bool, int, float)) or getattr(value, "shape", None) == () else value
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,240 @@
+"""The objective: from what `compile` got to one number to minimise, and the metrics beside it."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._engine import matching
+from torchfit._support import tree
+from torchfit._support.names import unique_names
+
+Getter = matching.Getter
+
+
+@dataclass
+class Family:
+    """How the objective gets its parts made; handed in, because losses and metrics live beside the engine."""
+
+    as_loss: Callable[[Any], Any]
+    loss_problem: Callable[[Any, Tensor], str | None]
+    as_metric: Callable[[Any], Any]
+    resolve_metric: Callable[[str, Any, Tensor, Tensor], Any]
+    mean: Callable[..., Any]
+
+
+@dataclass
+class Deferred:
+    """A metric such as "accuracy", whose class depends on the loss and on shapes not yet seen."""
+
+    name: str
+
+
+_DEFERRED = ("accuracy", "acc", "crossentropy", "ce")
+
+
+@dataclass
+class Term:
+    """What is computed for one output."""
+
+    name: str
+    loss: Any = None
+    loss_weight: float = 1.0
+    tracker: Any = None
+    metrics: list[Any] = field(default_factory=list)
+    weighted_metrics: list[Any] = field(default_factory=list)
+
+    @property
+    def is_served(self) -> bool:
+        """Tell whether anything here needs a target."""
+        return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
+
+
+@dataclass
+class Bound:
+    """A term with the ways to its output, its target and its weights."""
+
+    term: Term
+    output: Getter
+    target: Getter
+    weight: Getter
+
+
+class Objective:
+    """Losses, their weights and metrics for every output, built when the first outputs are seen.
+
+    `loss(...)` and `update_metrics(...)` take outputs, targets and weights in the structures that the module
+    and the data gave them. How the parts are found is worked out once for each combination of structures.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        output_names: Sequence[str] | None = None,
+    ) -> None:
+        """Check every identifier now, so that a wrong name fails in `compile`."""
+        self._family = family
+        self._losses = tree.map_leaves(family.as_loss, loss)
+        self._loss_weights = loss_weights
+        self._metrics = tree.map_leaves(self._as_metric, metrics)
+        self._weighted_metrics = tree.map_leaves(self._as_metric, weighted_metrics)
+        self._given_names = output_names
+        self._bound: dict[Any, list[Bound]] = {}
+        self._checked: set[str] = set()
+        self.tracker = family.mean(name="loss")
+        self.terms: list[Term] = []
+
+    @property
+    def has_loss(self) -> bool:
+        """Tell whether `compile` got any loss."""
+        return bool(tree.leaves(self._losses))
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs, empty before they were seen."""
+        return [term.name for term in self.terms]
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The loss tracker, then each output's loss, then each output's metrics, in the order of the logs."""
+        trackers = [term.tracker for term in self.terms if term.tracker is not None]
+        compiled = [metric for term in self.terms for metric in (*term.metrics, *term.weighted_metrics)]
+        return [self.tracker, *trackers, *compiled]
+
+    def forget_structures(self) -> None:
+        """Look at the structure of data and outputs anew: they may change from one call to the next."""
+        self._bound.clear()
+
+    def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
+        """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
+        total = None
+        for bound in self._bind(targets, outputs, sample_weight):
+            term = bound.term
+            if term.loss is None:
+                continue
+            value = term.loss(bound.target(targets), bound.output(outputs), bound.weight(sample_weight))
+            if term.tracker is not None:
+                term.tracker.update_state(value.detach(), _rows(bound.output(outputs)))
+            weighted = value if term.loss_weight == 1.0 else value * term.loss_weight
+            total = weighted if total is None else total + weighted
+        return total
+
+    def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
+        """Update every compiled metric; only the weighted ones see the weights."""
+        for bound in self._bind(targets, outputs, sample_weight):
+            target, output = bound.target(targets), bound.output(outputs)
+            for metric in bound.term.metrics:
+                metric.update_state(target, output)
+            for metric in bound.term.weighted_metrics:
+                metric.update_state(target, output, bound.weight(sample_weight))
+
+    def _as_metric(self, identifier: Any) -> Any:
+        is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
+        return Deferred(identifier) if is_deferred else self._family.as_metric(identifier)
+
+    def _bind(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
+        key = (type(targets), type(outputs), type(sample_weight))
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = self._match(targets, outputs, sample_weight)
+        return bound
+
+    @torch.compiler.disable
+    def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
+        names = self.output_names or matching.output_names(outputs, self._given_names)
+        if not self.terms:
+            self._build(names)
+        find_output = matching.output_getters(outputs, names)
+        served = [term.name for term in self.terms if term.is_served and term.name in find_output]
+        find_target = matching.by_output("y", targets, names, served)
+        find_weight = matching.by_output("sample_weight", sample_weight, names, served)
+        if tree.is_leaf(sample_weight):
+            find_weight = dict.fromkeys(served, lambda weight: weight)
+        terms = [term for term in self.terms if term.name in find_target and term.name in served]
+        bound = [
+            Bound(term, find_output[term.name], find_target[term.name], find_weight.get(term.name, _nothing))
+            for term in terms
+        ]
+        for item in bound:
+            self._resolve(item, targets, outputs)
+        self._name_metrics()
+        return bound
+
+    def _build(self, names: list[str]) -> None:
+        losses = matching.spread("loss", self._losses, names, is_one=tree.is_leaf)
+        weights = matching.spread("loss_weights", self._loss_weights, names, is_one=tree.is_leaf)
+        metrics = matching.spread("metrics", self._metrics, names, is_one=_is_flat)
+        weighted = matching.spread("weighted_metrics", self._weighted_metrics, names, is_one=_is_flat)
+        several = len(names) > 1
+        for name in names:
+            loss = losses.get(name)
+            self.terms.append(
+                Term(
+                    name,
+                    loss,
+                    float(weights.get(name, 1.0)),
+                    self._family.mean(name="loss") if several and loss is not None else None,
+                    _own_metrics(metrics.get(name), shared=several and _is_flat(self._metrics)),
+                    _own_metrics(weighted.get(name), shared=several and _is_flat(self._weighted_metrics)),
+                )
+            )
+
+    def _resolve(self, bound: Bound, targets: Any, outputs: Any) -> None:
+        """Settle names such as "accuracy", which depend on loss and shapes, and place the states."""
+        target, output, term = bound.target(targets), bound.output(outputs), bound.term
+        if term.loss is not None and term.name not in self._checked:
+            self._checked.add(term.name)
+            problem = self._family.loss_problem(term.loss, output)
+            if problem:
+                warnings.warn(problem, stacklevel=2)
+        for metrics in (term.metrics, term.weighted_metrics):
+            metrics[:] = [self._settled(metric, term.loss, target, output) for metric in metrics]
+        for metric in (self.tracker, *_present(term.tracker), *term.metrics, *term.weighted_metrics):
+            metric.to(output.device)
+
+    def _settled(self, metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
+        if not isinstance(metric, Deferred):
+            return metric
+        return self._family.resolve_metric(metric.name, loss, target, output)
+
+    def _name_metrics(self) -> None:
+        """Prefix with the output where there are several; number what occurs again, alike in every fit."""
+        several = len(self.terms) > 1
+        for term in self.terms:
+            for metric in (*_present(term.tracker), *term.metrics, *term.weighted_metrics):
+                prefix = f"{term.name}_" if several else ""
+                if not hasattr(metric, "_given_name"):
+                    metric._given_name = metric.name
+                metric.name = prefix + metric._given_name
+        for metric, name in zip(self.metrics, unique_names(metric.name for metric in self.metrics)):
+            metric.name = name
+
+
+def _is_flat(value: Any) -> bool:
+    """Tell a list of metrics for every output from a list with a list for each."""
+    return tree.is_leaf(value) or all(part is not None and tree.is_leaf(part) for part in value)
+
+
+def _own_metrics(spec: Any, *, shared: bool) -> list[Any]:
+    metrics = tree.leaves([spec])
+    return copy.deepcopy(metrics) if shared else metrics
+
+
+def _present(value: Any) -> Iterable[Any]:
+    return () if value is None else (value,)
+
+
+def _rows(output: Tensor) -> int:
+    return output.shape[0] if output.ndim else 1
+
+
+def _nothing(_: Any) -> None:
+    return None

@@ -1,0 +1,197 @@
+"""What a model is before it is trained: a module, its weights, and how it is called."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchfit._engine.calling import Call, Signature, bind_call, rows_of
+from torchfit._engine.results import host_ready
+from torchfit._engine.summary import blank, summarize, zeros_of
+from torchfit._support import tree
+from torchfit._support.console import write_line
+from torchfit._support.errors import describe
+from torchfit._support.modules import counted, device_of, floating_dtype_of, mode
+from torchfit._support.names import snake_case
+
+Array = np.ndarray[Any, Any]
+
+
+class ModuleWrapper(nn.Module):
+    """Holds any module (or is one itself, when subclassed) and calls it with inputs of any structure."""
+
+    def __init__(
+        self,
+        module: nn.Module | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Keep the module, untouched.
+
+        Raises:
+            TypeError: If `module` is not a module.
+        """
+        super().__init__()
+        if module is not None and not isinstance(module, nn.Module):
+            raise TypeError(f"`module` must be a torch.nn.Module, but it is {describe(module)}.")
+        if module is not None:
+            self._modules["module"] = module
+        self.name = name or snake_case(type(module or self).__name__)
+        self._given_names = (input_names, output_names)
+        self._calls: dict[type, tuple[Call, Callable[[Any], int]]] = {}
+        self._example: Any = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The wrapped module; the model itself where it was subclassed."""
+        return self._modules.get("module") or self
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs: as given, else the parameters of the module's `forward`."""
+        return self._signature().input_names
+
+    def _signature(self) -> Signature:
+        return Signature(self.module, self._given_names[0])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the wrapped module; subclasses define their own."""
+        if self.module is self:
+            raise NotImplementedError(f"{type(self).__name__} wraps no module: define its `forward`.")
+        return self.module(*args, **kwargs)
+
+    def __call__(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        """Run the module on one batch.
+
+        A single list, tuple or dictionary goes to the module as in `fit`. `training` puts the model into
+        train (`True`) or evaluation mode (`False`) for this call; by default the mode stays as it is.
+        """
+        if training is not None and training != self.training:
+            self.train(training)
+            try:
+                return self(*args, **kwargs)
+            finally:
+                self.train(not training)
+        if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
+            bound = bind_call(self.module, self._signature(), args[0])
+            if bound is not self:
+                return bound(args[0])
+        return super().__call__(*args, **kwargs)
+
+    def _call(self, inputs: Any) -> Any:
+        """Call the module with one batch of inputs, in the way that was bound for their structure."""
+        return self._bound_call(inputs)[0](inputs)
+
+    def _rows(self, inputs: Any) -> int:
+        """Count the samples in one batch of inputs."""
+        return self._bound_call(inputs)[1](inputs)
+
+    def _bound_call(self, inputs: Any) -> tuple[Call, Callable[[Any], int]]:
+        bound = self._calls.get(type(inputs))
+        if bound is None:
+            bound = bind_call(self.module, self._signature(), inputs), rows_of(inputs)
+            self._calls[type(inputs)] = bound
+            self._example = blank(inputs)
+        return bound
+
+    # -- weights, under the keys of the module itself ------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state of the wrapped module, under its own keys."""
+        owner = super() if self.module is self else self.module
+        return owner.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load a state of the wrapped module, under its own keys."""
+        owner = super() if self.module is self else self.module
+        return owner.load_state_dict(state_dict, *args, **kwargs)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """All tensors of the state, in the order of `state_dict`."""
+        return list(self.state_dict(keep_vars=True).values())
+
+    @property
+    def trainable_weights(self) -> list[Tensor]:
+        """The parameters that are trained."""
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    @property
+    def non_trainable_weights(self) -> list[Tensor]:
+        """Frozen parameters and buffers."""
+        trained = {id(parameter) for parameter in self.trainable_weights}
+        return [tensor for tensor in self.weights if id(tensor) not in trained]
+
+    variables = weights
+    trainable_variables = trainable_weights
+    non_trainable_variables = non_trainable_weights
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of all weights as NumPy arrays, in the order of `state_dict`."""
+        return [host_ready(tensor).to("cpu", copy=True).numpy() for tensor in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Copy arrays into the weights, in the order of `get_weights`.
+
+        Raises:
+            ValueError: If their number or a shape differs.
+        """
+        state = self.state_dict(keep_vars=True)
+        if len(weights) != len(state):
+            raise ValueError(
+                f"`weights` must have {len(state)} arrays, one for each of {list(state)}, not {len(weights)}."
+            )
+        arrays = [torch.as_tensor(array) for array in weights]
+        for (name, tensor), array in zip(state.items(), arrays):
+            if tensor.shape != array.shape:
+                raise ValueError(
+                    f"`weights` has {describe(array)} for `{name}`, whose shape is {tuple(tensor.shape)}. "
+                    "Pass what `get_weights` of the same architecture gave."
+                )
+        with torch.no_grad():
+            for tensor, array in zip(state.values(), arrays):
+                tensor.copy_(array)
+
+    def count_params(self) -> int:
+        """Return the number of scalars in the weights.
+
+        Raises:
+            ValueError: If a lazy layer has not seen data yet.
+        """
+        tensors = counted(self.module)
+        if any(map(is_lazy, tensors)):
+            raise ValueError("The module has lazy layers that saw no data yet: call the model on a batch first.")
+        return sum(tensor.numel() for tensor in tensors)
+
+    def summary(
+        self,
+        line_length: int | None = None,
+        print_fn: Callable[[str], Any] | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        input_shape: Any = None,
+    ) -> None:
+        """Print a table of the layers: their output shapes, and how many weights they have.
+
+        Args:
+            line_length: Characters in a line; by default as many as the contents need.
+            print_fn: Called with the table instead of printing it.
+            expand_nested: Whether to list the layers inside of layers.
+            show_trainable: Whether to tell which layers are trained.
+            input_shape: The shape of one sample, or a list or dictionary of shapes, to compute output shapes for;
+                by default that of the data seen last.
+        """
+        example = self._example if input_shape is None else zeros_of(input_shape)
+        run = None if example is None else lambda: self._run_example(example)
+        table = summarize(self.name, self.module, run, line_length, expand_nested, show_trainable)
+        (print_fn or write_line)(table)
+
+    def _run_example(self, example: Any) -> None:
+        device, dtype = device_of(self.module), floating_dtype_of(self.module)
+        inputs = tree.map_leaves(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
+        with mode(self, training=False):
+            bind_call(self.module, self._signature(), inputs)(inputs)

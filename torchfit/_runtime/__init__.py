@@ -1,0 +1,1 @@
+"""Where, in which precision and how a step runs."""

@@ -1,0 +1,33 @@
+"""Which device a model lives on."""
+
+import torch
+from torch import nn
+
+from torchfit._support.errors import describe
+from torchfit._support.modules import device_of
+
+
+def resolve_device(device: str | torch.device | None, module: nn.Module) -> torch.device:
+    """Return the device that `device` asks for.
+
+    "auto" is the accelerator that the module is already on, else the one that the machine has, else the CPU.
+
+    Raises:
+        ValueError: If torch knows no such device.
+    """
+    if device in ("auto", None):
+        current = device_of(module)
+        return current if current.type != "cpu" else best_device()
+    try:
+        return torch.device(device)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be 'auto' or a device that torch knows, such as 'cuda:0' or 'cpu', but it is "
+            f"{describe(device)}."
+        ) from error
+
+
+def best_device() -> torch.device:
+    """Return the machine's accelerator (cuda, mps, xpu), or the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")

@@ -1,0 +1,467 @@
+"""`Model`: Keras' training interface around any `torch.nn.Module`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchfit import losses as loss_family
+from torchfit import metrics as metric_family
+from torchfit import optimizers as optimizer_family
+from torchfit._data.convert import Conversion
+from torchfit._data.source import Source, as_source
+from torchfit._data.validation import due_epochs, unpack_validation
+from torchfit._engine.explain import explained
+from torchfit._engine.logs import Logs, Results
+from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
+from torchfit._engine.objective import Family, Objective
+from torchfit._engine.preserve import preserved
+from torchfit._engine.results import Predictions, report, to_numpy
+from torchfit._engine.wrapper import ModuleWrapper
+from torchfit._runtime import execution
+from torchfit._runtime.device import resolve_device
+from torchfit._support.batch import Batch
+from torchfit._support.modules import floating_dtype_of, mode
+from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
+
+Step = Callable[[Any], Any]
+
+
+def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:
+    from_logits = getattr(loss, "from_logits", False)
+    return metric_family.resolve(name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
+
+
+_FAMILY = Family(
+    loss_family.as_loss,
+    loss_family.probability_problem,
+    metric_family.as_metric,
+    _resolve_metric,
+    metric_family.Mean,
+)
+
+
+class Model(ModuleWrapper):
+    """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
+
+    Wrap a module that you have, or subclass and define `forward`. The module stays what it was: its parameters
+    are trained in place, and what is saved is its own `state_dict`.
+
+    Args:
+        module: Any `torch.nn.Module`. Leave it out when you subclass.
+        input_names: Names of the inputs, for dictionaries; by default the parameters of `module.forward`.
+        output_names: Names of the outputs of a module that returns a tuple or list; by default `output_1`, ….
+        device: "auto" (the accelerator that the module is on or that the machine has, else the CPU) or a device.
+        name: The name of the model; by default its class name in snake case.
+
+    Raises:
+        TypeError: If `module` is not a module.
+        ValueError: If torch knows no such device.
+
+    `compile` is Keras', not `nn.Module.compile`; for torch's, wrap a compiled module: `Model(torch.compile(net))`.
+
+    >>> import numpy as np
+    >>> model = Model(nn.Linear(4, 1))
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(np.zeros((8, 4)), np.ones((8, 1)), epochs=2, verbose=0)
+    >>> model.predict(np.zeros((3, 4))).shape
+    (3, 1)
+    """
+
+    stop_training: bool = False
+    stop_evaluating: bool = False
+    stop_predicting: bool = False
+
+    def __init__(
+        self,
+        module: nn.Module | None = None,
+        *,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        device: str | torch.device | None = "auto",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(module, input_names, output_names, name)
+        self._device = resolve_device(device, self.module)
+        self.module.to(self._device)
+        self.optimizer: Any = None
+        self.loss: Any = None
+        self.history: History | None = None
+        self._objective: Objective | None = None
+        self._execution = execution.Eager()
+        self._is_fitting = False
+
+    def compile(  # type: ignore[override]
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool | None = None,
+        steps_per_execution: int | None = None,
+    ) -> None:
+        """Configure training.
+
+        Args:
+            optimizer: A name, a torchfit optimizer, a `torch.optim` instance over the module's parameters or its
+                class, or a callable from parameters to a `torch.optim.Optimizer`.
+            loss: A name, a `Loss`, a `torch.nn` or `torch.nn.functional` loss, or any function
+                `(y_true, y_pred)`; a list or dictionary of these for several outputs, `None` for no loss.
+            metrics: A list of names, `Metric`s, functions or torchmetrics metrics; nested for several outputs.
+            loss_weights: A list or dictionary of numbers by which the losses of the outputs are multiplied.
+            weighted_metrics: Metrics that see sample and class weights.
+            run_eagerly: `True` keeps every step ordinary Python.
+            steps_per_execution: How many batches run between two calls of the batch callbacks; 1 by default.
+
+        Raises:
+            ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
+        """
+        self.optimizer = optimizer_family.as_optimizer(optimizer)
+        self._objective = Objective(_FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
+        self._execution = execution.choose(steps_per_execution or 1)
+        self.loss = loss
+        self.run_eagerly = bool(run_eagerly)
+
+    # -- training, evaluation, prediction ------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> History:
+        """Train for a number of epochs.
+
+        Args:
+            x: Inputs: an array or tensor `(samples, …)`, a list of them for positional inputs, or a dictionary
+                by name.
+            y: Targets `(samples, …)`, or a list or dictionary by output.
+            batch_size: Samples per gradient update; 32 by default.
+            epochs: The epoch to train up to, counted from 0 (not from `initial_epoch`).
+            verbose: 0 silent, 1 a progress bar, 2 a line per epoch; "auto" is 1 on a terminal or in a notebook.
+            callbacks: `torchfit.callbacks.Callback`s.
+            validation_split: Fraction of the last samples that is set apart before shuffling.
+            validation_data: `(x, y)` or `(x, y, sample_weight)`; goes before `validation_split`.
+            shuffle: Whether to draw a new order for every epoch.
+            sample_weight: Weights of the samples in the loss: `(samples,)`, or `(samples, steps)` for sequences.
+            initial_epoch: The epoch to start from.
+            validation_batch_size: Samples per batch of validation; `batch_size` by default.
+            validation_freq: Validate every so many epochs, or in the epochs (from 1) of a container.
+
+        Returns:
+            The `History`, whose `history` maps names to a value for each epoch.
+
+        Raises:
+            RuntimeError: If the model was not compiled.
+            ValueError: If the data are empty, of different lengths, or do not fit the model.
+        """
+        self._check_compiled("fit")
+        source, held_out = self._training_sources(x, y, sample_weight, validation_split, validation_data)
+        batches = source.batches(batch_size, shuffle=shuffle)
+        params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
+        callbacks = self._callbacks(callbacks, verbose, add_history=True, **params)
+        self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
+        bus = callbacks.bus
+        validate = self._validation(held_out, validation_batch_size or batch_size, validation_freq, bus)
+        self.stop_training = False
+        with self._running(bus, training=True):
+            train_loop(
+                range(initial_epoch, epochs),
+                lambda epoch: self._execution.work(batches.epoch(epoch)),
+                self._execution.wrap(self._step(self.train_step, Model.train_step, bus)),
+                bus,
+                self,
+                self.reset_metrics,
+                validate,
+            )
+        return self.history
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = 1,
+        sample_weight: Any = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Return the loss and the metrics on data, in evaluation mode.
+
+        Args:
+            x: Inputs, as in `fit`.
+            y: Targets, as in `fit`.
+            batch_size: Samples per batch; 32 by default.
+            verbose: 0 silent, 1 a progress bar, 2 one line; "auto" as in `fit`.
+            sample_weight: Weights of the samples, as in `fit`.
+            callbacks: Callbacks for the evaluation.
+            return_dict: Whether to return a dictionary by name.
+
+        Returns:
+            The loss alone if there is nothing else, else a list in the order of `metrics_names`.
+
+        Raises:
+            RuntimeError: If the model was not compiled.
+            ValueError: If the data are empty, of different lengths, or do not fit the model.
+        """
+        self._check_compiled("evaluate")
+        batches = as_source(x, y, sample_weight, self._conversion()).batches(batch_size)
+        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
+        with self._running(bus, training=False):
+            logs = self._evaluate(batches, bus)
+        return report(logs, return_dict)
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = 0,
+        callbacks: Any = None,
+    ) -> Any:
+        """Return the outputs for all samples as NumPy arrays, in evaluation mode.
+
+        The result is allocated once, on the host: the peak is the result plus one batch.
+
+        Args:
+            x: Inputs, as in `fit`.
+            batch_size: Samples per batch; 32 by default.
+            verbose: 0 silent, 1 a progress bar.
+            callbacks: Callbacks for the prediction.
+
+        Returns:
+            An array `(samples, …)`, or arrays in the structure that the module returns.
+
+        Raises:
+            ValueError: If the data are empty, of different lengths, or do not fit the model.
+        """
+        batches = as_source(x, None, None, self._conversion()).batches(batch_size)
+        predictions = Predictions(batches.samples)
+        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
+        with self._running(bus, training=False), torch.no_grad():
+            self.stop_predicting = False
+            predict_loop(
+                self._execution.work(batches.epoch(0)),
+                self._execution.wrap(self.predict_step),
+                bus,
+                self,
+                predictions.keep,
+            )
+        return predictions.result()
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        reset_metrics: bool = True,
+        return_dict: bool = False,
+    ) -> Any:
+        """Make one gradient update on one batch.
+
+        Args:
+            x: Inputs of the batch, as in `fit`.
+            y: Targets of the batch.
+            sample_weight: Weights of its samples.
+            reset_metrics: Whether the results are those of this batch alone, or gather from call to call.
+            return_dict: Whether to return a dictionary by name.
+
+        Returns:
+            The loss alone if there is nothing else, else a list in the order of `metrics_names`.
+        """
+        self._check_compiled("train_on_batch")
+        return self._on_batch(self.train_step, x, y, sample_weight, reset_metrics, return_dict, training=True)
+
+    def test_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        reset_metrics: bool = True,
+        return_dict: bool = False,
+    ) -> Any:
+        """Evaluate one batch; arguments and result as in `train_on_batch`."""
+        self._check_compiled("test_on_batch")
+        with torch.no_grad():
+            return self._on_batch(self.test_step, x, y, sample_weight, reset_metrics, return_dict, training=False)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Return the outputs for one batch as NumPy arrays, in evaluation mode."""
+        batch = Batch(self._conversion().inputs("x", x))
+        with self._running(Bus([]), training=False), torch.no_grad():
+            return to_numpy(self.predict_step(batch))
+
+    # -- the steps, which may be overridden ----------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> Results:
+        """Train on one batch: forward, loss, backward, update, metrics.
+
+        Override it to train in your own way; `batch` is a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`
+        on the model's device, and what you return, names to numbers or tensors, becomes the logs.
+        """
+        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
+        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not self.optimizer.built:
+            self._build_optimizer()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._compiled.tracker.update_state(loss.detach(), self._rows(inputs))
+        return self.compute_metrics(inputs, targets, outputs, sample_weight)
+
+    def test_step(self, batch: Batch) -> Results:
+        """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
+        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
+        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+        self._compiled.tracker.update_state(loss, self._rows(inputs))
+        return self.compute_metrics(inputs, targets, outputs, sample_weight)
+
+    def predict_step(self, batch: Batch) -> Any:
+        """Return the outputs for one batch. May be overridden, as `train_step`."""
+        return self._call(batch.inputs)
+
+    def forward_loss(self, inputs: Any, targets: Any, sample_weight: Any) -> tuple[Tensor, Any]:
+        """Return the loss to minimise, a scalar, and the outputs of the module."""
+        outputs = self._call(inputs)
+        return self.compute_loss(inputs, targets, outputs, sample_weight), outputs
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
+        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs.
+
+        Raises:
+            ValueError: If there is nothing to minimise.
+        """
+        loss = self._compiled.loss(y, y_pred, sample_weight)
+        if loss is None:
+            raise ValueError(
+                "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
+            )
+        return loss
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Results:
+        """Update the compiled metrics with one batch and return all results, read from the device when needed."""
+        self._compiled.update_metrics(y, y_pred, sample_weight)
+        return Logs(self.get_metrics_result)
+
+    # -- metrics -------------------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All metrics, the mean of the loss first."""
+        return [] if self._objective is None else self._objective.metrics
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of the results, in the order of the list that `evaluate` returns."""
+        return [metric.name for metric in self.metrics]
+
+    def reset_metrics(self) -> None:
+        """Set the state of every metric back to its start."""
+        for metric in self.metrics:
+            metric.reset_state()
+
+    def get_metrics_result(self) -> Results:
+        """Return the results by name, as tensors on the device."""
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    @property
+    def _compiled(self) -> Objective:
+        assert self._objective is not None
+        return self._objective
+
+    def _check_compiled(self, method: str) -> None:
+        if self._objective is None:
+            raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
+
+    def _build_optimizer(self) -> None:
+        self.optimizer.build(self.module.named_parameters())
+
+    def _conversion(self) -> Conversion:
+        return Conversion(self._device, floating_dtype_of(self.module))
+
+    def _training_sources(
+        self, x: Any, y: Any, sample_weight: Any, validation_split: float, validation_data: Any
+    ) -> tuple[Source, Source | None]:
+        conversion = self._conversion()
+        source = as_source(x, y, sample_weight, conversion)
+        if validation_data is not None:
+            return source, as_source(*unpack_validation(validation_data), conversion)
+        return source.split(validation_split) if validation_split else (source, None)
+
+    def _callbacks(self, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any) -> CallbackList:
+        """Gather the user's callbacks, the progress and, for `fit`, the history."""
+        verbose = resolve_verbose(verbose)
+        return CallbackList(callbacks, add_history, verbose > 0, self, verbose=verbose, **params)
+
+    @contextmanager
+    def _running(self, bus: Bus, *, training: bool) -> Iterator[None]:
+        """Hold the mode of the module, and let go of everything afterwards, also when a loop fails."""
+        self._calls.clear()
+        if self._objective is not None:
+            self._objective.forget_structures()
+        was_fitting, self._is_fitting = self._is_fitting, self._is_fitting or training
+        try:
+            with mode(self, training), explained(self.module):
+                yield
+        finally:
+            self._is_fitting = was_fitting
+            bus.release()
+
+    def _evaluate(self, batches: Any, bus: Bus) -> Any:
+        keep = preserved(self.metrics) if self._is_fitting else nullcontext()
+        self.stop_evaluating = False
+        with keep, torch.no_grad():
+            self.reset_metrics()
+            step = self._execution.wrap(self._step(self.test_step, Model.test_step, bus))
+            logs = evaluate_loop(self._execution.work(batches.epoch(0)), step, bus, self)
+            return dict(logs)
+
+    def _validation(
+        self, source: Source | None, batch_size: int | None, frequency: Any, bus: Bus
+    ) -> Callable[[int], dict[str, float]]:
+        if source is None:
+            return lambda _: {}
+        batches = source.batches(batch_size)
+        is_due = due_epochs(frequency)
+
+        def validate(epoch: int) -> dict[str, float]:
+            if not is_due(epoch + 1):
+                return {}
+            with mode(self, training=False):
+                return {f"val_{name}": value for name, value in self._evaluate(batches, bus).items()}
+
+        return validate
+
+    def _step(self, step: Step, default: Any, bus: Bus) -> Step:
+        """Return a step that gives logs: an overridden one may return any mapping."""
+        is_default = getattr(step, "__func__", None) is default
+        if bus.reads_batch_logs:
+            return lambda batch: Logs.of(step(batch)).settle()
+        return step if is_default else lambda batch: Logs.of(step(batch))
+
+    def _on_batch(
+        self, step: Step, x: Any, y: Any, sample_weight: Any, reset: bool, return_dict: bool, *, training: bool
+    ) -> Any:
+        conversion = self._conversion()
+        source = as_source(x, y, sample_weight, conversion)
+        if reset:
+            self.reset_metrics()
+        with self._running(Bus([]), training=training):
+            logs = dict(Logs.of(step(Batch(*source.parts))))
+        return report(logs, return_dict)
