@@ -1,0 +1,265 @@
+"""What every metric is: an `nn.Module` that accumulates on the device and is read with `result()`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from torchfit._support import tree
+from torchfit._support.dtypes import as_dtype, dtype_name
+from torchfit._support.errors import describe
+from torchfit._support.names import snake_case
+from torchfit.metrics.variable import Variable
+
+Self = TypeVar("Self", bound="Metric")
+
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_listed"}
+_AGGREGATIONS = ("sum", "mean", "only_first_replica", "none", None)
+
+
+class Metric(nn.Module):
+    """Base of all metrics: named state, updated in place and read lazily.
+
+    A subclass makes its state in `__init__` with `add_weight` and defines `update_state` and `result`;
+    `reset_state` sets every variable back to its initial value unless it is overridden. Calling a metric
+    updates it and returns the result. Metrics kept in attributes, lists or dictionaries of a metric belong
+    to its state. State follows `.to(device)` and `state_dict()`, keeps its dtype, and nothing here reads
+    a tensor on the host.
+
+    Args:
+        dtype: kind of the state and of the calculation: a name or a torch dtype. Default `"float32"`.
+        name: key in the logs. Default: the class name in snake case.
+
+    Attributes:
+        direction: `"up"` if more is better, `"down"` if less is, `None` if the metric cannot say.
+
+    Raises:
+        ValueError: if `dtype` or `name` is not one.
+
+    >>> class Largest(Metric):
+    ...     def __init__(self, name="largest"):
+    ...         super().__init__(name=name)
+    ...         self.largest = self.add_weight(name="largest")
+    ...     def update_state(self, y_true, y_pred, sample_weight=None):
+    ...         self.largest.assign(torch.maximum(self.largest, y_pred.max()))
+    ...     def result(self):
+    ...         return self.largest
+    >>> Largest()(None, torch.tensor([1.0, 3.0])).item()
+    3.0
+    """
+
+    direction: str | None = None
+
+    def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
+        """Make the module part first, so that subclasses may set attributes in any order."""
+        metric = super().__new__(cls)
+        nn.Module.__init__(metric)
+        metric._listed = ()
+        metric.name = snake_case(cls.__name__)
+        metric._dtype = torch.float32
+        return metric
+
+    def __init__(self, dtype: Any = None, name: str | None = None):
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"`name` must be a string. Received: {describe(name)}.")
+        self.name: str = name or self.name
+        self._dtype: torch.dtype = as_dtype(dtype)
+        self._listed: tuple[str, ...]
+
+    # State
+
+    def add_variable(
+        self,
+        shape: int | Sequence[int],
+        initializer: Any = "zeros",
+        dtype: Any = None,
+        aggregation: str | None = "sum",
+        name: str | None = None,
+    ) -> Variable:
+        """Make a state tensor, register it and return it.
+
+        Args:
+            shape: its shape; `()` is a scalar.
+            initializer: `"zeros"`, `"ones"`, a number, or a callable `(shape, dtype=...)` returning a tensor.
+            dtype: default: the metric's.
+            aggregation: how processes combine it: `"sum"`, `"mean"`, `"only_first_replica"` or `"none"`.
+            name: its key in `state_dict()`. Default `"variable"`, numbered if taken.
+
+        Raises:
+            ValueError: if an argument is none of these.
+        """
+        if aggregation not in _AGGREGATIONS:
+            raise ValueError(f"`aggregation` must be one of {_AGGREGATIONS}. Received: {describe(aggregation)}.")
+        kind = self._dtype if dtype is None else as_dtype(dtype)
+        initial = _initial_value(_shape(shape), initializer, kind)
+        value = torch.zeros(_shape(shape), dtype=kind) if initial is None else initial.clone()
+        variable = Variable(value.to(self._device()), name or "variable", aggregation or "none", initial)
+        self._buffers[self._free_key(name or "variable")] = variable
+        return variable
+
+    def add_weight(
+        self,
+        shape: int | Sequence[int] = (),
+        initializer: Any = "zeros",
+        dtype: Any = None,
+        name: str | None = None,
+    ) -> Variable:
+        """Make a state tensor as `add_variable` does; by default a scalar that starts at zero."""
+        return self.add_variable(shape, initializer, dtype, name=name)
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All state, own and of nested metrics."""
+        nested = [variable for metric in self._metrics() for variable in metric.variables]
+        return [*self._own_variables(), *nested]
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype that the metric calculates in."""
+        return dtype_name(self._dtype)
+
+    # To be defined
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Accumulate one batch: `update_state(y_true, y_pred, sample_weight=None)` in most metrics."""
+        raise NotImplementedError(f"{type(self).__name__} must define update_state().")
+
+    def result(self) -> Any:
+        """Return the value so far, on the device; a variable returned as it is goes on changing."""
+        raise NotImplementedError(f"{type(self).__name__} must define result().")
+
+    def reset_state(self) -> None:
+        """Set all state back to its initial value, in place."""
+        for variable in self._own_variables():
+            variable.reset()
+        for metric in self._metrics():
+            metric.reset_state()
+
+    def build(self, y_true: Any, y_pred: Any) -> None:
+        """Make the state whose shape depends on the first batch; the other metrics have none."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Update with one batch and return the result so far."""
+        with torch.no_grad():
+            self.update_state(*args, **kwargs)
+            return self.result()
+
+    # Configuration
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        return {"name": self.name, "dtype": self.dtype}
+
+    @classmethod
+    def from_config(cls: type[Self], config: Mapping[str, Any]) -> Self:
+        """Build a metric from what `get_config` returned."""
+        return cls(**config)
+
+    def extra_repr(self) -> str:
+        """Show the name when printed."""
+        return f"name={self.name}"
+
+    # Copies of all state, for the engine
+
+    def _snapshot(self) -> Any:
+        """Return a copy of all state."""
+        own = [(variable, variable.clone()) for variable in self._own_variables()]
+        return own, [(metric, metric._snapshot()) for metric in self._metrics()]
+
+    def _restore(self, snapshot: Any) -> None:
+        """Write a copy of `_snapshot` back in place; what was made since then is reset."""
+        own, nested = snapshot
+        saved = {id(variable): value for variable, value in own}
+        for variable in self._own_variables():
+            variable.reset() if id(variable) not in saved else variable.copy_(saved[id(variable)])
+        saved = {id(metric): value for metric, value in nested}
+        for metric in self._metrics():
+            metric.reset_state() if id(metric) not in saved else metric._restore(saved[id(metric)])
+
+    # The module underneath
+
+    def _own_variables(self) -> list[Variable]:
+        return [buffer for buffer in self._buffers.values() if isinstance(buffer, Variable)]
+
+    def _metrics(self) -> list["Metric"]:
+        self._register_listed()
+        return [module for module in self._modules.values() if isinstance(module, Metric)]
+
+    def _register_listed(self) -> None:
+        """Register the metrics that lists and dictionaries in attributes hold now."""
+        for key in self._listed:
+            self._modules.pop(key, None)
+        listed = {
+            "_".join(map(str, (name, *path))).replace(".", "_"): leaf
+            for name, value in vars(self).items()
+            if name not in _MODULE_ATTRIBUTES and isinstance(value, (list, tuple, dict))
+            for path, leaf in tree.leaves_with_path(value)
+            if isinstance(leaf, Metric)
+        }
+        self._modules.update(listed)
+        self.__dict__["_listed"] = tuple(listed)
+
+    def _device(self) -> torch.device | None:
+        return next((variable.device for variable in self._own_variables()), None)
+
+    def _free_key(self, name: str) -> str:
+        key, number = name.replace(".", "_"), 0
+        while (candidate := f"{key}_{number}" if number else key) in self._buffers:
+            number += 1
+        return candidate
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep variables as plain attributes: they are registered already, and found faster there."""
+        current = self.__dict__.get(name)
+        if isinstance(value, Variable):
+            self.__dict__[name] = value
+        elif isinstance(current, Variable) and isinstance(value, Tensor):
+            current.assign(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the variables without replacing them, and without changing their dtype."""
+        self._register_listed()
+        variables = {key: value for key, value in self._buffers.items() if isinstance(value, Variable)}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for key, variable in variables.items():
+            moved = self._buffers[key]
+            assert moved is not None
+            variable.data = moved.data if moved.dtype == variable.dtype else variable.data.to(moved.device)
+            self._buffers[key] = variable
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state by name, as every module does."""
+        self._register_listed()
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self._register_listed()
+        self._build_from_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _build_from_state(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+        """Make the state that `build` would have made, with the shapes of a saved one."""
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else shape
+    if isinstance(sizes, str) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ValueError(f"`shape` must be a tuple of sizes. Received: {describe(shape)}. Give the name as `name=...`.")
+    return tuple(sizes)
+
+
+def _initial_value(shape: tuple[int, ...], initializer: Any, dtype: torch.dtype) -> Tensor | None:
+    """Return what a variable starts from, `None` for zeros."""
+    if initializer is None or (isinstance(initializer, str) and initializer == "zeros"):
+        return None
+    if isinstance(initializer, str) and initializer != "ones":
+        raise ValueError(
+            "`initializer` must be 'zeros', 'ones', a number or a callable (shape, dtype=...). "
+            f"Received: {describe(initializer)}."
+        )
+    value = initializer(shape, dtype=dtype) if callable(initializer) else initializer
+    return torch.as_tensor(1 if isinstance(value, str) else value, dtype=dtype).expand(shape)

@@ -1,0 +1,64 @@
+"""A `torchmetrics` metric behind the face of ours; torchmetrics itself is never imported."""
+
+import copy
+from typing import Any
+
+from torchfit._support.errors import describe
+from torchfit._support.names import snake_case
+from torchfit._support.tensors import as_tensor
+from torchfit.metrics.base import Metric
+
+_DIRECTIONS = {True: "up", False: "down", None: None}
+
+
+def is_torchmetrics(value: Any) -> bool:
+    """Tell whether a class or object is a torchmetrics metric or collection."""
+    kind = value if isinstance(value, type) else type(value)
+    return any(base.__module__.partition(".")[0] == "torchmetrics" for base in kind.__mro__) and all(
+        hasattr(kind, method) for method in ("update", "compute", "reset")
+    )
+
+
+class TorchMetric(Metric):
+    """A torchmetrics metric: called as `update(y_pred, y_true)`, read with `compute()`.
+
+    Args:
+        metric: the torchmetrics metric or collection; it is used as it is and keeps its own state.
+        name: default: the class name in snake case.
+
+    Raises:
+        ValueError: if `metric` is none, or on an update with sample weights, which torchmetrics cannot take.
+    """
+
+    def __init__(self, metric: Any, name: str | None = None):
+        if isinstance(metric, type) or not is_torchmetrics(metric):
+            raise ValueError(f"`metric` must be a torchmetrics object. Received: {describe(metric)}.")
+        super().__init__(name=name or snake_case(type(metric).__name__))
+        self.metric = metric
+        self.direction = _DIRECTIONS[getattr(metric, "higher_is_better", None)]
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Pass one batch on, predictions first."""
+        if sample_weight is not None:
+            raise ValueError(
+                f"`sample_weight` cannot be used with the torchmetrics metric {type(self.metric).__name__}: "
+                "torchmetrics has no sample weights. Name it in `metrics=`, not in `weighted_metrics=`."
+            )
+        y_pred = as_tensor(y_pred).detach()
+        if self.metric.device != y_pred.device:
+            self.metric.to(y_pred.device)
+        self.metric.update(y_pred, as_tensor(y_true, device=y_pred.device))
+
+    def result(self) -> Any:
+        """Return what the metric computes."""
+        return self.metric.compute()
+
+    def reset_state(self) -> None:
+        """Reset the metric."""
+        self.metric.reset()
+
+    def _snapshot(self) -> Any:
+        return copy.deepcopy(self.metric.__dict__)
+
+    def _restore(self, snapshot: Any) -> None:
+        self.metric.__dict__.update(copy.deepcopy(snapshot))

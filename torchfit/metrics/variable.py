@@ -1,0 +1,89 @@
+"""The tensor that a metric's state is kept in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._support.tensors import as_tensor
+
+# Operations on a variable then give plain tensors, with no Python dispatch per operation. It is the same
+# private switch that torch.nn.Parameter uses; without it, the results are variables, only slower.
+_PLAIN_RESULTS = getattr(torch._C, "_disabled_torch_function_impl", Tensor.__torch_function__)
+
+
+class Variable(Tensor):
+    """A tensor with `assign`, `assign_add` and `assign_sub`, which stays the same object for life.
+
+    It lives in the buffers of the metric that made it (`Metric.add_weight`), follows it from device to
+    device, and goes back to its initial value with `reset`. All of torch's in-place methods work as well.
+
+    >>> count = Variable(torch.zeros(2), "count")
+    >>> count.assign_add([1, 2]).tolist(), count.name
+    ([1.0, 2.0], 'count')
+    """
+
+    __torch_function__ = _PLAIN_RESULTS
+
+    _label: str
+    _initial: Tensor | None
+    aggregation: str
+
+    @staticmethod
+    def __new__(
+        cls: Any,
+        value: Tensor,
+        name: str = "variable",
+        aggregation: str = "sum",
+        initial: Tensor | None = None,
+    ) -> "Variable":
+        """Wrap `value`, which becomes the storage. `initial` of `None` means zeros."""
+        variable: Variable = value.detach().as_subclass(cls)
+        variable._label = name
+        variable._initial = initial
+        variable.aggregation = aggregation
+        return variable
+
+    @property
+    def name(self) -> str:
+        """The name given to `add_weight`."""
+        return self._label
+
+    def assign(self, value: Any) -> "Variable":
+        """Overwrite the content with a number, an array or a tensor that broadcasts to the shape."""
+        with torch.no_grad():
+            self.copy_(self._like(value))
+        return self
+
+    def assign_add(self, value: Any) -> "Variable":
+        """Add a number, an array or a tensor in place."""
+        with torch.no_grad():
+            self.add_(self._like(value))
+        return self
+
+    def assign_sub(self, value: Any) -> "Variable":
+        """Subtract a number, an array or a tensor in place."""
+        with torch.no_grad():
+            self.sub_(self._like(value))
+        return self
+
+    def reset(self) -> None:
+        """Go back to the initial value."""
+        if self._initial is None:
+            self.zero_()
+        else:
+            self.copy_(self._initial)
+
+    def _like(self, value: Any) -> Any:
+        if isinstance(value, (Tensor, int, float)):
+            return value
+        return as_tensor(value, dtype=self.dtype, device=self.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Variable":
+        if id(self) not in memo:
+            memo[id(self)] = Variable(self.detach().clone(), self._label, self.aggregation, self._initial)
+        copied: Variable = memo[id(self)]
+        return copied
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"<Variable {self._label}, shape={tuple(self.shape)}, value={self.detach().tolist()}>"
