@@ -1,0 +1,112 @@
+"""Checks of constructor arguments: each names the argument, what is allowed and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+
+import numpy as np
+
+from torchfit._support.errors import describe
+from torchfit._support.names import did_you_mean
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+
+
+class Common(TypedDict, total=False):
+    """The arguments that every optimizer takes; `Optimizer` documents them."""
+
+    weight_decay: float | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    name: str | None
+
+
+def refuse(argument: str, rule: str, value: Any) -> NoReturn:
+    """Raise the error of an argument that breaks its rule."""
+    raise ValueError(f"`{argument}` must be {rule}. Received: {argument}={describe(value)}")
+
+
+def check(argument: str, value: Any, rule: str, allowed: Callable[[Any], bool]) -> Any:
+    """Return `value` if it is a number that `allowed` accepts, else raise.
+
+    >>> check("rho", 0.9, "a float in [0, 1)", lambda rho: 0 <= rho < 1)
+    0.9
+    """
+    try:
+        fits = not isinstance(value, bool) and bool(allowed(value))
+    except (TypeError, ValueError, RuntimeError):
+        fits = False
+    return value if fits else refuse(argument, rule, value)
+
+
+def non_negative(argument: str, value: Any) -> Any:
+    """Return a number that is at least 0."""
+    return check(argument, value, "a number >= 0", lambda number: number >= 0)
+
+
+def positive(argument: str, value: Any) -> Any:
+    """Return a number above 0."""
+    return check(argument, value, "a number > 0", lambda number: number > 0)
+
+
+def fraction(argument: str, value: Any) -> Any:
+    """Return a number from 0 to 1, both included."""
+    return check(argument, value, "a float in the range [0, 1]", lambda number: 0 <= number <= 1)
+
+
+def decay_rate(argument: str, value: Any) -> Any:
+    """Return a number from 0 to just below 1: how much a running mean keeps."""
+    return check(argument, value, "a float in the range [0, 1)", lambda number: 0 <= number < 1)
+
+
+def whole(argument: str, value: Any, least: int) -> Any:
+    """Return a whole number of at least `least`."""
+    return check(argument, value, f"an integer >= {least}", lambda number: number == int(number) >= least)
+
+
+def optional(rule: Callable[..., Any], argument: str, value: Any, *more: Any) -> Any:
+    """Return `None` as it is, anything else as `rule` lets it through."""
+    return None if value is None else rule(argument, value, *more)
+
+
+def only_one(**values: Any) -> None:
+    """Raise if more than one of the arguments is set."""
+    if sum(value is not None for value in values.values()) > 1:
+        names = ", ".join(f"`{name}`" for name in values)
+        received = ", ".join(f"{name}={describe(value)}" for name, value in values.items())
+        raise ValueError(f"Only one of {names} can be set. Received: {received}")
+
+
+def no_others(owner: str, unknown: dict[str, Any], known: Iterable[str]) -> None:
+    """Raise if there are arguments that nobody knows."""
+    for name in unknown:
+        raise ValueError(f"{owner} has no argument `{name}`. {did_you_mean(name, known)}")
+
+
+def as_float32(value: Any) -> float:
+    """Return a number as float32 holds it, in its shortest spelling.
+
+    >>> as_float32(0.1 * 0.1)
+    0.01
+    """
+    return float(str(np.float32(value)))
+
+
+def learning_rate(value: Any) -> float:
+    """Return a learning rate given as a number, a NumPy scalar or a tensor of one element."""
+    rule = "a number >= 0, a `LearningRateSchedule` or a callable that maps the step to a number"
+    try:
+        rate = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        refuse("learning_rate", rule, value)
+    if isinstance(value, (str, bool)) or not rate >= 0:
+        refuse("learning_rate", rule, value)
+    return as_float32(rate)

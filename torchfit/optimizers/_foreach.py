@@ -1,0 +1,105 @@
+"""In-place arithmetic on lists of tensors whose scalars are numbers (eager) or 0-d tensors (in a graph).
+
+A number rides along inside a foreach kernel; a tensor must not be read on the host, so it takes a kernel of its own,
+which a compiler fuses away. These few functions are the only places that tell the two apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Scalar: TypeAlias = "float | Tensor"
+Tensors: TypeAlias = "list[Tensor]"
+
+_HAS_RSQRT = hasattr(torch, "_foreach_rsqrt_")  # torch >= 2.7
+
+
+def add_scaled_(targets: Tensors, tensors: Tensors, scale: Scalar) -> None:
+    """Targets += scale · tensors."""
+    if isinstance(scale, Tensor):
+        torch._foreach_add_(targets, torch._foreach_mul(tensors, scale))
+    else:
+        torch._foreach_add_(targets, tensors, alpha=scale)
+
+
+def add_product_(targets: Tensors, left: Tensors, right: Tensors, scale: Scalar) -> None:
+    """Targets += scale · left · right."""
+    if isinstance(scale, Tensor):
+        torch._foreach_add_(targets, torch._foreach_mul(torch._foreach_mul(left, right), scale))
+    else:
+        torch._foreach_addcmul_(targets, left, right, scale)
+
+
+def add_quotient_(targets: Tensors, numerators: Tensors, denominators: Tensors, scale: Scalar) -> None:
+    """Targets += scale · numerators / denominators."""
+    if isinstance(scale, Tensor):
+        torch._foreach_add_(targets, torch._foreach_mul(torch._foreach_div(numerators, denominators), scale))
+    else:
+        torch._foreach_addcdiv_(targets, numerators, denominators, scale)
+
+
+def add_over_root_(targets: Tensors, numerators: Tensors, radicands: Tensors, scale: Scalar) -> None:
+    """Targets += scale · numerators / √radicands. The radicands are used up."""
+    if _HAS_RSQRT:
+        torch._foreach_rsqrt_(radicands)
+        add_product_(targets, numerators, radicands, scale)
+    else:
+        torch._foreach_sqrt_(radicands)
+        add_quotient_(targets, numerators, radicands, scale)
+
+
+def mix_(averages: Tensors, values: Tensors, keep: Scalar) -> None:
+    """Averages = keep · averages + (1 - keep) · values."""
+    if isinstance(keep, Tensor):
+        torch._foreach_add_(averages, torch._foreach_mul(torch._foreach_sub(values, averages), 1 - keep))
+    else:
+        torch._foreach_lerp_(averages, values, 1 - keep)
+
+
+def mix_squares_(averages: Tensors, values: Tensors, keep: float) -> None:
+    """Averages = keep · averages + (1 - keep) · values²."""
+    torch._foreach_mul_(averages, keep)
+    torch._foreach_addcmul_(averages, values, values, 1 - keep)
+
+
+def copy_where_(condition: bool | Tensor, targets: Tensors, sources: Tensors) -> None:
+    """Targets = sources where the condition (one truth value) holds."""
+    if isinstance(condition, Tensor):
+        torch._foreach_copy_(targets, [torch.where(condition, s, t) for s, t in zip(sources, targets)])
+    elif condition:
+        torch._foreach_copy_(targets, sources)
+
+
+def one_minus_power(base: float, exponent: Scalar) -> Scalar:
+    """1 - base**exponent, exact in float32 as well, where 1 - 0.999 loses four digits.
+
+    >>> one_minus_power(0.5, 2)
+    0.75
+    >>> one_minus_power(0.999, torch.tensor(1.0))
+    tensor(0.0010)
+    """
+    if isinstance(exponent, Tensor):
+        return -torch.expm1(exponent * (math.log(base) if base > 0 else -math.inf))
+    return float(1 - base**exponent)
+
+
+def square_root(value: Scalar) -> Scalar:
+    """√value."""
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+
+
+def smaller(left: Scalar, right: Scalar) -> Scalar:
+    """The smaller one of two scalars."""
+    if isinstance(left, Tensor):
+        return left.clamp_max(right) if not isinstance(right, Tensor) else torch.minimum(left, right)
+    return right.clamp_max(left) if isinstance(right, Tensor) else min(left, right)
+
+
+def pick(tensors: Sequence[Tensor | None], positions: Sequence[int]) -> list[Tensor | None]:
+    """The tensors at some positions."""
+    return [tensors[position] for position in positions]

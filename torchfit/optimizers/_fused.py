@@ -1,0 +1,95 @@
+"""torch's private fused kernels: one pass over memory instead of four to eight, in eager mode only.
+
+They compute Keras' formulas once the arguments are arranged (each function says how). Everything here may be missing
+or change in another torch version: `available` then says no, and the optimizers use their foreach rules.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from torchfit.optimizers._foreach import Scalar, Tensors
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_DEVICES = {"adam": ("cpu", "cuda"), "sgd": ("cpu", "cuda"), "adagrad": ("cpu",)}
+
+
+def available(kernel: str, parameters: Tensors) -> bool:
+    """Tell whether the kernel (adam, sgd, adagrad) exists for parameters like these."""
+    if not parameters or not hasattr(torch, f"_fused_{kernel}_"):
+        return False
+    first = parameters[0]
+    alike = all(p.dtype == first.dtype and p.device == first.device for p in parameters)
+    known = first.dtype in _DTYPES and first.device.type in _DEVICES[kernel]
+    return alike and known and dense(parameters)
+
+
+def dense(tensors: Tensors) -> bool:
+    """Tell whether all tensors lie in memory in the order of their elements, which the kernels take for granted."""
+    return all(map(Tensor.is_contiguous, tensors))
+
+
+def adam_(
+    parameters: Tensors,
+    gradients: Tensors,
+    momentums: Tensors,
+    velocities: Tensors,
+    velocity_hats: Tensors,
+    steps: Tensors,
+    *,
+    learning_rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    step: float,
+) -> None:
+    """Adam.
+
+    Keras adds epsilon to √v, torch to √v / √(1 - beta_2**step); dividing epsilon by that root makes them equal.
+    `steps` is one 0-d tensor, repeated, since the kernel reads the step from memory.
+    """
+    steps[0].fill_(step)
+    torch._fused_adam_(
+        parameters,
+        gradients,
+        momentums,
+        velocities,
+        velocity_hats,
+        steps,
+        lr=learning_rate,
+        beta1=beta_1,
+        beta2=beta_2,
+        weight_decay=0.0,
+        eps=epsilon / math.sqrt(1 - beta_2**step),
+        amsgrad=bool(velocity_hats),
+        maximize=False,
+    )
+
+
+def sgd_(parameters: Tensors, gradients: Tensors, momentums: Tensors, *, learning_rate: float, momentum: float) -> None:
+    """Gradient descent with momentum.
+
+    Keras keeps the learning rate inside the velocity, v = momentum · v - rate · g and p += v. The kernel computes
+    v = momentum · v + (1 - dampening) · g and p -= lr · v, hence a dampening of 1 + rate and an lr of -1.
+    """
+    torch._fused_sgd_(
+        parameters,
+        gradients,
+        momentums,
+        weight_decay=0.0,
+        momentum=momentum,
+        lr=-1.0,
+        dampening=1 + learning_rate,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+
+
+def usable(learning_rate: Scalar, gradients: Tensors) -> TypeGuard[float]:
+    """Tell whether this very step may use a kernel: its scalars are numbers and its gradients lie in order."""
+    return not isinstance(learning_rate, Tensor) and dense(gradients)

@@ -1,0 +1,154 @@
+"""Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchfit.optimizers import _arguments, _fused
+from torchfit.optimizers._foreach import (
+    Scalar,
+    Tensors,
+    add_quotient_,
+    mix_,
+    mix_squares_,
+    one_minus_power,
+    square_root,
+)
+from torchfit.optimizers.base import Optimizer, Slots
+
+if TYPE_CHECKING:
+    from torchfit.optimizers._arguments import Common, Unpack
+
+
+def adam_rule(
+    parameters: Tensors,
+    gradients: Tensors,
+    slots: Slots,
+    learning_rate: Scalar,
+    step: Scalar,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+) -> None:
+    """Adam on lists of tensors, `slots` being the momentums, the velocities and, for AMSGrad, their maxima.
+
+    `m = beta_1 * m + (1 - beta_1) * g`, `v = beta_2 * v + (1 - beta_2) * g²`, then
+    `p -= rate * √(1 - beta_2**step) / (1 - beta_1**step) * m / (√v + epsilon)`.
+    """
+    momentums, velocities, *hats = slots
+    mix_(momentums, gradients, beta_1)
+    mix_squares_(velocities, gradients, beta_2)
+    if hats:
+        torch._foreach_maximum_(hats[0], velocities)
+    roots = list(torch._foreach_sqrt(hats[0] if hats else velocities))
+    torch._foreach_add_(roots, epsilon)
+    correction = square_root(one_minus_power(beta_2, step)) / one_minus_power(beta_1, step)
+    add_quotient_(parameters, momentums, roots, -learning_rate * correction)
+
+
+class Adam(Optimizer):
+    """Adaptive moment estimation: a running mean of the gradient over the root of one of its square.
+
+    `m = beta_1 * m + (1 - beta_1) * g`, `v = beta_2 * v + (1 - beta_2) * g²`, then
+    `p -= rate * √(1 - beta_2**step) / (1 - beta_1**step) * m / (√v + epsilon)`: epsilon stands beside the root that is
+    not yet corrected ("epsilon hat" of the paper), unlike in torch.
+
+    Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2014, the formula before section 2.1;
+    AMSGrad: Reddi, Kale & Kumar, "On the Convergence of Adam and Beyond", 2018.
+
+    Args:
+        learning_rate: see `Optimizer`. Default 0.001.
+        beta_1: how much of the mean gradient is kept, in [0, 1).
+        beta_2: how much of the mean square is kept, in [0, 1).
+        epsilon: keeps the quotient finite.
+        amsgrad: divide by the largest mean square so far.
+        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Callable[..., Any] = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        **common: Unpack[Common],
+    ):
+        super().__init__(learning_rate, **common)
+        self.beta_1 = _arguments.decay_rate("beta_1", beta_1)
+        self.beta_2 = _arguments.decay_rate("beta_2", beta_2)
+        self.epsilon = _arguments.non_negative("epsilon", epsilon)
+        self.amsgrad = amsgrad
+        self._step_for_kernel: Tensors | None = None
+
+    def slot_names(self) -> tuple[str, ...]:
+        """The mean gradient, the mean square, and its maximum for AMSGrad."""
+        return ("momentum", "velocity", "velocity_hat") if self.amsgrad else ("momentum", "velocity")
+
+    def _prepare(self) -> None:
+        if _fused.available("adam", self._parameters):
+            self._step_for_kernel = [torch.zeros((), device=self._parameters[0].device)]
+
+    def update_rule(
+        self, parameters: Tensors, gradients: Tensors, slots: Slots, learning_rate: Scalar, step: Scalar
+    ) -> None:
+        """Move the parameters by the mean gradient over its root mean square."""
+        momentums, velocities, *hats = slots
+        steps = self._step_for_kernel
+        if steps is not None and _fused.usable(learning_rate, gradients):
+            _fused.adam_(
+                parameters,
+                gradients,
+                momentums,
+                velocities,
+                hats[0] if hats else [],
+                steps * len(parameters),
+                learning_rate=learning_rate,
+                beta_1=self.beta_1,
+                beta_2=self.beta_2,
+                epsilon=self.epsilon,
+                step=float(step),
+            )
+        else:
+            adam_rule(parameters, gradients, slots, learning_rate, step, self.beta_1, self.beta_2, self.epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon, "amsgrad": self.amsgrad}
+        return {**super().get_config(), **own}
+
+
+class AdamW(Adam):
+    """Adam with weight decay by default: every update first takes `p * weight_decay * rate` off the parameters.
+
+    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2017.
+
+    Args:
+        learning_rate: see `Optimizer`. Default 0.001.
+        weight_decay: a number >= 0. Default 0.004.
+        beta_1, beta_2, epsilon, amsgrad: see `Adam`.
+        **common: what every optimizer takes (`clipnorm`, `use_ema`, …); see `Optimizer`.
+
+    Raises:
+        ValueError: an argument is outside its range, or `weight_decay` is `None`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Callable[..., Any] = 0.001,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        **common: Any,
+    ):
+        if weight_decay is None:
+            _arguments.refuse("weight_decay", "a number >= 0 (use Adam for none)", weight_decay)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay=weight_decay, **common)

@@ -1,0 +1,515 @@
+"""What all optimizers share: binding to parameters, clipping, weight decay, averaging, accumulation and state."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._support.names import snake_case
+from torchfit.optimizers import _arguments, _clipping, _state
+from torchfit.optimizers._accumulation import Window
+from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, mix_
+from torchfit.optimizers._parameters import Parameters
+from torchfit.optimizers.schedules.base import Schedule, as_schedule
+from torchfit.optimizers.schedules.identifiers import deserialize, serialize
+
+_gradient_of = attrgetter("grad")
+Slots = tuple[list[Any], ...]
+
+
+class Optimizer:
+    """The base of all optimizers: made without parameters, bound to them by `build`.
+
+    A rule of your own is a subclass that names its state in `slot_names` and defines `update_rule`, as foreach calls
+    on lists of tensors; everything else (clipping, decay, schedules, averages, accumulation, saving) comes with it.
+
+    Args:
+        learning_rate: a number >= 0 (held as float32), a `LearningRateSchedule`, or a callable that maps the
+            step to a number.
+        weight_decay: each update first takes `parameter * weight_decay * learning_rate` off every parameter
+            (decoupled, in every optimizer). Default `None`: no decay.
+        clipnorm: shrink each gradient whose Euclidean norm is above this to this norm.
+        clipvalue: bring each element of the gradients into [-clipvalue, clipvalue].
+        global_clipnorm: shrink all gradients together to a common norm of at most this. Only one of the three
+            may be set.
+        use_ema: keep an exponential moving average of the parameters, beginning with their values after the
+            first update; `finalize_variable_values` writes it into the parameters.
+        ema_momentum: how much of the average is kept at each update, in [0, 1]. Default 0.99.
+        ema_overwrite_frequency: write the average into the parameters every so many updates. Default `None`: never.
+        loss_scale_factor: the loss was multiplied by this (`scale_loss`); gradients are divided by it.
+        gradient_accumulation_steps: update once for so many gradients (>= 2), with their mean.
+        name: what the optimizer is called. Default: the class name in snake case.
+
+    Raises:
+        ValueError: an argument is unknown or outside its range.
+
+    Sparse gradients (`nn.Embedding(sparse=True)`) are made dense before the update: every rule then is what it is
+    for dense ones, and the memory is that of a dense gradient.
+
+    >>> import torch
+    >>> class SignDescent(Optimizer):
+    ...     def update_rule(self, parameters, gradients, slots, learning_rate, step):
+    ...         torch._foreach_sub_(parameters, [g.sign() * learning_rate for g in gradients])
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    >>> optimizer = SignDescent(learning_rate=0.5)
+    >>> optimizer.build([weight])
+    >>> optimizer.apply([torch.tensor([3.0, -0.1])])
+    >>> weight.data
+    tensor([ 0.5000, -0.5000])
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Callable[..., Any],
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        **unknown: Any,
+    ):
+        optional, positive = _arguments.optional, _arguments.positive
+        if unknown.pop("decay", None) is not None:
+            warnings.warn("`decay` is ignored: pass a schedule as `learning_rate` instead.", stacklevel=3)
+        _arguments.no_others(type(self).__name__, unknown, self._argument_names())
+        _arguments.only_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
+        self.name = name or snake_case(type(self).__name__)
+        self.weight_decay = optional(_arguments.non_negative, "weight_decay", weight_decay)
+        self.clipnorm = optional(positive, "clipnorm", clipnorm)
+        self.clipvalue = optional(positive, "clipvalue", clipvalue)
+        self.global_clipnorm = optional(positive, "global_clipnorm", global_clipnorm)
+        self.use_ema = bool(use_ema)
+        self.ema_momentum = _arguments.fraction("ema_momentum", ema_momentum)
+        self.ema_overwrite_frequency = optional(_arguments.whole, "ema_overwrite_frequency", ema_overwrite_frequency, 1)
+        self.loss_scale_factor = optional(positive, "loss_scale_factor", loss_scale_factor)
+        self.gradient_accumulation_steps = optional(
+            _arguments.whole, "gradient_accumulation_steps", gradient_accumulation_steps or None, 2
+        )
+        self.built = False
+        self._book = Parameters([])
+        self._parameters: Tensors = []
+        self._slots: Slots = ()
+        self._shared: dict[str, Tensor] = {}
+        self._averages: Tensors = []
+        self._window = Window([])
+        self._decayed: list[bool] = []
+        self._exclusions: tuple[list[Tensor], list[str]] = ([], [])
+        self._updates = 0
+        self._calls = 0
+        self._remembered: dict[str, Any] | None = None
+        self._told_missing = False
+        self._schedule: Schedule | None = None
+        self._given_schedule: Callable[..., Any] | None = None
+        self._rate = 0.0
+        self.learning_rate = learning_rate
+
+    # What a rule defines.
+
+    interleaved_slots = 2
+    """How many slots stand side by side for each parameter in `variables`, before the others, one after another."""
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Name the state that the rule keeps for each parameter, such as `("momentum", "velocity")`."""
+        return ()
+
+    def create_slot(self, name: str, parameter: Tensor) -> Tensor | None:
+        """Return the first value of a slot: zeros like the parameter, unless the rule says otherwise."""
+        return torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+    def create_shared(self, parameters: Tensors) -> dict[str, Tensor]:
+        """Return the state that the rule keeps once for all parameters, by name."""
+        return {}
+
+    def update_rule(
+        self, parameters: Tensors, gradients: Tensors, slots: Slots, learning_rate: Scalar, step: Scalar
+    ) -> None:
+        """Change the parameters and slots in place.
+
+        `parameters`, `gradients` and each list in `slots` (in the order of `slot_names`) are aligned and hold no
+        parameter without a gradient. `learning_rate` and `step` (1 at the first update) are numbers, or 0-d
+        float32 tensors inside a graph: calculate with them, do not branch on them.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define update_rule(parameters, gradients, slots, learning_rate, step)."
+        )
+
+    # Binding.
+
+    def build(self, parameters: Iterable[Any]) -> None:
+        """Bind the optimizer to parameters, or to `(name, parameter)` pairs, and create its state.
+
+        Parameters with `requires_grad=False` are left out. Binding again to the same ones (or some of them) changes
+        nothing; other parameters raise a `ValueError`. State that was loaded before is taken over here.
+        """
+        book = Parameters(parameters)
+        if self.built:
+            self._book.require_known(book.tensors)
+            return
+        self._book, self._parameters = book, book.tensors
+        self._slots = tuple(
+            [self.create_slot(name, p.detach()) for p in self._parameters] for name in self.slot_names()
+        )
+        self._averages = self._zeros() if self.use_ema else []
+        self._window = Window(self._zeros() if self.gradient_accumulation_steps else [])
+        self._shared = self.create_shared(self._parameters)
+        self._prepare()
+        self._choose_decayed()
+        self.built = True
+        if self._remembered is not None:
+            remembered, self._remembered = self._remembered, None
+            self.load_state_dict(remembered)
+
+    def _prepare(self) -> None:
+        """Choose kernels, once the parameters are known."""
+
+    def _zeros(self) -> Tensors:
+        return [torch.zeros_like(p, memory_format=torch.preserve_format).detach() for p in self._parameters]
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """Spare parameters from weight decay: those in `var_list`, and those in whose name a pattern occurs.
+
+        Args:
+            var_list: parameters.
+            var_names: regular expressions, such as `["bias", "norm"]`. They need names: `build` must be given
+                `(name, parameter)` pairs (`module.named_parameters()`).
+        """
+        if isinstance(var_names, str):
+            _arguments.refuse("var_names", "a list of strings", var_names)
+        self._exclusions = (list(var_list or ()), list(var_names or ()))
+        if self.built:
+            self._choose_decayed()
+
+    def _choose_decayed(self) -> None:
+        self._decayed = [not spared for spared in self._book.matching(*self._exclusions)]
+
+    # The pure core.
+
+    def update(self, gradients: Sequence[Tensor | None], learning_rate: Scalar, step: Scalar) -> None:
+        """Make one update: clip, decay, apply the rule, average. Everything happens on tensors, in place.
+
+        Counts nothing and reads no tensor on the host, so it may be part of a compiled or captured graph.
+
+        Args:
+            gradients: one tensor for each parameter, of its shape, or `None`.
+            learning_rate: a number, or a 0-d float32 tensor inside a graph.
+            step: which update this is, from 1; a number, or a 0-d float32 tensor inside a graph.
+        """
+        with torch.no_grad():
+            parameters, ready, slots, decayed = self._align(gradients)
+            if self.loss_scale_factor is not None:
+                ready = list(torch._foreach_div(ready, self.loss_scale_factor))
+            ready = self._clip(ready)
+            self._decay(parameters, decayed, learning_rate)
+            self.update_rule(parameters, ready, slots, learning_rate, step)
+            if self.use_ema:
+                self._average(step)
+
+    def _align(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
+        """Leave out what has no gradient, and make sparse gradients dense."""
+        ready = [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
+        if len(ready) == len(self._parameters):
+            return self._parameters, ready, self._slots, self._decayed
+        return self._align_some(gradients)
+
+    def _align_some(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
+        present = [position for position, gradient in enumerate(gradients) if gradient is not None]
+        if len(gradients) != len(self._parameters):
+            raise ValueError(
+                f"`gradients` must hold one entry for each of the {len(self._parameters)} parameters that the "
+                f"optimizer was built with, in their order. Received: {len(gradients)} gradients."
+            )
+        if not torch.compiler.is_compiling():
+            self._tell_missing(present)
+        found = [gradient for gradient in gradients if gradient is not None]
+        return (
+            [self._parameters[position] for position in present],
+            [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found],
+            tuple([slot[position] for position in present] for slot in self._slots),
+            [self._decayed[position] for position in present],
+        )
+
+    def _tell_missing(self, present: list[int]) -> None:
+        missing = self._book.trainable_names_without(present)
+        if not present:
+            raise ValueError(
+                "No gradients provided for any parameter. Call loss.backward() first, and check that the loss "
+                "depends on the parameters."
+            )
+        if missing and not self._told_missing:
+            self._told_missing = True
+            warnings.warn(
+                f"There is no gradient for the parameters {missing}: they stay as they are. Does the loss depend "
+                "on them? Freeze them with requires_grad_(False) if they are meant to stay.",
+                stacklevel=2,
+            )
+
+    @classmethod
+    def _argument_names(cls) -> list[str]:
+        """List the arguments of the constructor, those of the base included."""
+        constructors = [vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)]
+        return [
+            name
+            for constructor in constructors[:-1]
+            for name in inspect.signature(constructor).parameters
+            if name not in ("self", "common", "unknown")
+        ]
+
+    def _clip(self, gradients: Tensors) -> Tensors:
+        if self.clipnorm:
+            return _clipping.clip_by_norm(gradients, self.clipnorm)
+        if self.global_clipnorm:
+            return _clipping.clip_by_global_norm(gradients, self.global_clipnorm)
+        if self.clipvalue:
+            return _clipping.clip_by_value(gradients, self.clipvalue)
+        return gradients
+
+    def _decay(self, parameters: Tensors, decayed: list[bool], learning_rate: Scalar) -> None:
+        """Take the weight decay off the parameters that are not spared."""
+        if self.weight_decay:
+            chosen = [parameter for parameter, chosen in zip(parameters, decayed) if chosen]
+            if chosen:
+                torch._foreach_mul_(chosen, 1 - learning_rate * self.weight_decay)
+
+    def _average(self, step: Scalar) -> None:
+        """Move the averages towards the parameters; the first update sets them."""
+        mix_(self._averages, self._parameters, self.ema_momentum * (step > 1))
+        if self.ema_overwrite_frequency:
+            copy_where_(step % self.ema_overwrite_frequency == 0, self._parameters, self._averages)
+
+    # Steps of the eager loop.
+
+    def step(self) -> None:
+        """Make an update with the gradients that `loss.backward()` left in the parameters."""
+        self._take(list(map(_gradient_of, self._parameters)), 1.0)
+
+    def zero_grad(self) -> None:
+        """Forget the parameters' gradients (`grad` becomes `None`)."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def apply(
+        self,
+        grads: Sequence[Tensor | None],
+        trainable_variables: Iterable[Any] | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        """Make an update with these gradients, or gather them if `gradient_accumulation_steps` is set.
+
+        Args:
+            grads: one tensor for each parameter, or `None` where there is none.
+            trainable_variables: the parameters that `grads` belong to. Default: those of `build`, in order.
+                The first call may bind the optimizer with them.
+            weight: how much these gradients count in the mean over an accumulation window, such as their
+                number of samples.
+        """
+        if trainable_variables is not None:
+            parameters = list(trainable_variables)
+            self.build(parameters)
+            grads = self._book.arrange(grads, parameters)
+        if not self.built:
+            raise ValueError("The optimizer is bound to no parameters. Call optimizer.build(parameters) first.")
+        self._take(self._book.match(grads), weight)
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Any]]) -> int:
+        """Make an update with `(gradient, parameter)` pairs, and return the count of updates."""
+        pairs = list(grads_and_vars)
+        self.apply([gradient for gradient, _ in pairs], [parameter for _, parameter in pairs])
+        return self.iterations
+
+    def begin_update(self) -> tuple[float, int]:
+        """Count an update, and return its learning rate and step: what `update` is to be called with.
+
+        For those who call `update` themselves, in a graph. `apply` and `step` count on their own.
+        """
+        rate = self.learning_rate
+        self._updates += 1
+        self._calls += 1
+        return rate, self._updates
+
+    def _take(self, gradients: Sequence[Tensor | None], weight: float) -> None:
+        if not gradients:
+            return
+        if self.gradient_accumulation_steps is not None:
+            self._gather(gradients, weight)
+        else:
+            self.update(gradients, *self.begin_update())
+
+    # Accumulation.
+
+    def accumulate(self, gradients: Sequence[Tensor | None], weight: Scalar = 1.0) -> None:
+        """Add `weight * gradients` to the window, in place. Counts nothing, so it may be part of a graph."""
+        self._window.add(gradients, weight)
+
+    def count_accumulated(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> bool:
+        """Count gradients that `accumulate` added, and tell whether the window is full now."""
+        full: bool = self._window.note(gradients, weight) == self.gradient_accumulation_steps
+        self._calls += not full  # the last one is counted by begin_update, after its schedule was asked
+        return full
+
+    def update_accumulated(self, learning_rate: Scalar, step: Scalar, weight: Scalar) -> None:
+        """Make one update with the window's sums divided by `weight`. Counts nothing, so it may be part of a graph.
+
+        The window is to be cleared with `clear_accumulated` afterwards.
+        """
+        self.update(self._window.means(weight), learning_rate, step)
+
+    def clear_accumulated(self) -> None:
+        """Begin a new window."""
+        self._window.clear()
+
+    def flush(self) -> None:
+        """Make the update of a window that is cut short; nothing if nothing was gathered."""
+        if self._window.count:
+            self._close_window()
+            self._calls -= 1
+
+    def _gather(self, gradients: Sequence[Tensor | None], weight: float) -> None:
+        self.accumulate(gradients, weight)
+        if self.count_accumulated(gradients, weight):
+            self._close_window()
+
+    def _close_window(self) -> None:
+        self.update_accumulated(*self.begin_update(), self._window.weight or 1.0)
+        self.clear_accumulated()
+
+    # What can be read and set.
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate of the next update, a float as float32 holds it. Settable unless it is a schedule.
+
+        Raises:
+            TypeError: a number is set where a schedule decides.
+        """
+        if self._schedule is None:
+            return self._rate
+        return _arguments.as_float32(self._schedule(self._calls))
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        if callable(value):
+            self._given_schedule, self._schedule = value, as_schedule(value)
+            return
+        if self._schedule is not None:
+            raise TypeError(
+                "The learning rate of this optimizer is decided by a schedule and cannot be set to a number. "
+                "Assign another schedule, or create the optimizer with a number as `learning_rate`."
+            )
+        self._rate = _arguments.learning_rate(value)
+
+    @property
+    def iterations(self) -> int:
+        """How many updates were made."""
+        return self._updates
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters that the optimizer is bound to, in order."""
+        return list(self._parameters)
+
+    @property
+    def variables(self) -> list[Tensor]:
+        """All state as tensors: `iterations`, the learning rate unless scheduled, then the slots.
+
+        The order is Keras': averages, accumulators, then the slots. Slots are the tensors in use; the first two are
+        copies of what is counted on the host.
+        """
+        rate = [] if self._schedule is not None else [torch.tensor(self._rate)]
+        together, apart = self._slots[: self.interleaved_slots], self._slots[self.interleaved_slots :]
+        slots = [slot for group in (*zip(*together), *apart) for slot in group if slot is not None]
+        counted = [torch.tensor(self._updates), *rate]
+        return [*counted, *self._averages, *self._window.sums, *slots, *self._shared.values()]
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Multiply a loss by `loss_scale_factor`, before its gradients are taken."""
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+
+    def finalize_variable_values(self, var_list: Iterable[Tensor] | None = None) -> None:
+        """Write the moving averages into the parameters (of `var_list`, default all). Without `use_ema`, nothing."""
+        if not self.use_ema or not self._updates:
+            return
+        chosen = None if var_list is None else {id(parameter) for parameter in var_list}
+        with torch.no_grad():
+            for parameter, average in zip(self._parameters, self._averages):
+                if chosen is None or id(parameter) in chosen:
+                    parameter.copy_(average)
+
+    # Saving.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that changes in training, as tensors and plain data: a `load_state_dict` goes on bit by bit.
+
+        The state of each parameter stands under its name (its position, if `build` got no names). As in torch, the
+        tensors are those in use: `copy.deepcopy` the result to keep a moment.
+        """
+        window = self._window
+        return {
+            "iterations": self._updates,
+            "calls": self._calls,
+            "learning_rate": None if self._schedule else self._rate,
+            "window": {"count": window.count, "weight": window.weight, "received": list(window.received)},
+            "parameters": _state.by_parameter(self._book.names, self._named_slots()),
+            "shared": dict(self._shared),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned. Before `build`, it is kept until then.
+
+        Raises:
+            ValueError: the state belongs to other parameters or another kind of optimizer.
+        """
+        if not self.built:
+            self._remembered = state
+            return
+        _state.require(state, ("iterations", "calls", "learning_rate", "window", "parameters", "shared"))
+        _state.restore(self._book.names, self._named_slots(), state["parameters"])
+        _state.restore_shared(self._shared, state["shared"])
+        self._updates, self._calls = int(state["iterations"]), int(state["calls"])
+        if self._schedule is None and state["learning_rate"] is not None:
+            self.learning_rate = state["learning_rate"]
+        self._window.restore(**state["window"])
+
+    def _named_slots(self) -> dict[str, list[Any]]:
+        named = dict(zip(self.slot_names(), self._slots))
+        if self._averages:
+            named["average"] = self._averages
+        if self._window.sums:
+            named["gradient_sum"] = self._window.sums
+        return named
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        return {
+            "name": self.name,
+            "learning_rate": self._rate if self._schedule is None else serialize(self._given_schedule),
+            "weight_decay": self.weight_decay,
+            "clipnorm": self.clipnorm,
+            "global_clipnorm": self.global_clipnorm,
+            "clipvalue": self.clipvalue,
+            "use_ema": self.use_ema,
+            "ema_momentum": self.ema_momentum,
+            "ema_overwrite_frequency": self.ema_overwrite_frequency,
+            "loss_scale_factor": self.loss_scale_factor,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Optimizer:
+        """Build an optimizer from what `get_config` returned, its schedule included."""
+        rate = config.get("learning_rate")
+        if isinstance(rate, dict):
+            config = {**config, "learning_rate": deserialize(rate, custom_objects)}
+        return cls(**config)

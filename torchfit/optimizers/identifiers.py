@@ -1,0 +1,99 @@
+"""Optimizers by name, as plain data, and from everything that a user may pass for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from torchfit._support.errors import describe
+from torchfit._support.registry import Family
+from torchfit.optimizers.adam import Adam, AdamW
+from torchfit.optimizers.base import Optimizer
+from torchfit.optimizers.rmsprop import RMSprop
+from torchfit.optimizers.sgd import SGD
+from torchfit.optimizers.torch_optimizer import TorchOptimizer
+
+AnyOptimizer: TypeAlias = "Optimizer | TorchOptimizer"
+
+_CLASSES = (SGD, RMSprop, Adam, AdamW, TorchOptimizer)
+_FAMILY = Family("optimizer", "torchfit.optimizers", {cls.__name__: cls for cls in _CLASSES})
+
+
+def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
+    """Return an optimizer's class and arguments as plain data.
+
+    >>> serialize(SGD(0.1))["class_name"]
+    'SGD'
+    """
+    return _FAMILY.serialize(optimizer)
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Build the optimizer that `serialize` described.
+
+    Args:
+        config: what `serialize` returned, by torchfit or by Keras.
+        custom_objects: your own optimizer classes and functions, by name.
+
+    Raises:
+        ValueError: no optimizer has this name.
+
+    >>> deserialize(serialize(SGD(0.1))).learning_rate
+    0.1
+    """
+    return _FAMILY.deserialize(config, custom_objects)
+
+
+def get(identifier: Any) -> Any:
+    """Return the optimizer that a name, a config, an optimizer or a class stands for.
+
+    Args:
+        identifier: a name without regard to case, what `serialize` returned, an optimizer (returned as it is), or
+            a class. `None` gives `None`.
+
+    Raises:
+        ValueError: the identifier stands for no optimizer.
+
+    >>> get("adam").learning_rate
+    0.001
+    """
+    if isinstance(identifier, torch.optim.Optimizer) or _is_torch_class(identifier):
+        return TorchOptimizer(identifier)
+    found = identifier if isinstance(identifier, (Optimizer, TorchOptimizer)) else _FAMILY.get(identifier)
+    if found is not None and not isinstance(found, (Optimizer, TorchOptimizer)):
+        raise ValueError(f"Could not interpret the optimizer identifier {describe(identifier)}. {_WANTED}")
+    return found
+
+
+def as_optimizer(identifier: Any) -> AnyOptimizer:
+    """Return an optimizer for everything that `compile(optimizer=…)` takes.
+
+    Args:
+        identifier: as for `get`, and beyond that a `torch.optim` instance or class, or a callable that makes a
+            `torch.optim.Optimizer` from parameters, such as a `functools.partial`.
+
+    Raises:
+        ValueError: the identifier stands for no optimizer.
+
+    >>> as_optimizer(torch.optim.SGD).name
+    'sgd'
+    """
+    known = isinstance(identifier, (str, Mapping, type, Optimizer, TorchOptimizer, torch.optim.Optimizer))
+    if not known and callable(identifier):
+        return TorchOptimizer(identifier)
+    found = get(identifier) if known else None
+    if found is None:
+        raise ValueError(f"Could not interpret the optimizer identifier {describe(identifier)}. {_WANTED}")
+    return found  # type: ignore[no-any-return]
+
+
+_WANTED = (
+    "Pass a name such as 'adam', an optimizer of torchfit.optimizers, a torch.optim optimizer or class, or a callable "
+    "that makes a torch.optim optimizer from parameters."
+)
+
+
+def _is_torch_class(identifier: Any) -> bool:
+    return isinstance(identifier, type) and issubclass(identifier, torch.optim.Optimizer)

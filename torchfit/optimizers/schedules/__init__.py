@@ -1,0 +1,23 @@
+"""Learning rates that are functions of the step."""
+
+from torchfit.optimizers.schedules.base import LearningRateSchedule as LearningRateSchedule
+from torchfit.optimizers.schedules.cosine import CosineDecay as CosineDecay
+from torchfit.optimizers.schedules.cosine import CosineDecayRestarts as CosineDecayRestarts
+from torchfit.optimizers.schedules.decay import ExponentialDecay as ExponentialDecay
+from torchfit.optimizers.schedules.decay import InverseTimeDecay as InverseTimeDecay
+from torchfit.optimizers.schedules.decay import PiecewiseConstantDecay as PiecewiseConstantDecay
+from torchfit.optimizers.schedules.decay import PolynomialDecay as PolynomialDecay
+from torchfit.optimizers.schedules.identifiers import deserialize as deserialize
+from torchfit.optimizers.schedules.identifiers import serialize as serialize
+
+__all__ = [
+    "LearningRateSchedule",
+    "CosineDecay",
+    "CosineDecayRestarts",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "PiecewiseConstantDecay",
+    "PolynomialDecay",
+    "deserialize",
+    "serialize",
+]

@@ -1,0 +1,194 @@
+"""Learning rates that fall by powers, fractions, polynomials and steps."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+from torchfit._support.errors import describe
+from torchfit.optimizers.schedules.base import LearningRateSchedule
+
+
+def positive_steps(argument: str, value: float) -> float:
+    """Return a count of steps, or raise if it is not above 0."""
+    if isinstance(value, (str, bool)) or not value > 0:
+        raise ValueError(f"`{argument}` must be > 0. Received: {argument}={describe(value)}")
+    return value
+
+
+class ExponentialDecay(LearningRateSchedule):
+    """`initial_learning_rate * decay_rate ** (step / decay_steps)`.
+
+    Args:
+        initial_learning_rate: the rate of step 0.
+        decay_steps: after how many steps the rate is `decay_rate` times what it was; > 0.
+        decay_rate: the factor.
+        staircase: fall only at multiples of `decay_steps`.
+        name: what the schedule is called.
+
+    >>> ExponentialDecay(0.1, decay_steps=10, decay_rate=0.5)(20)
+    0.025
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "ExponentialDecay",
+    ):
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = positive_steps("decay_steps", decay_steps)
+        self.decay_rate = decay_rate
+        self.staircase = staircase
+        self.name = name
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of this step (a count from 0)."""
+        periods = step / self.decay_steps
+        return float(self.initial_learning_rate * self.decay_rate ** _whole(periods, self.staircase))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "decay_steps": self.decay_steps,
+            "decay_rate": self.decay_rate,
+            "staircase": self.staircase,
+            "name": self.name,
+        }
+
+
+class InverseTimeDecay(LearningRateSchedule):
+    """`initial_learning_rate / (1 + decay_rate * step / decay_steps)`.
+
+    Args:
+        initial_learning_rate: the rate of step 0.
+        decay_steps: the unit in which steps are counted; > 0.
+        decay_rate: how fast the rate falls.
+        staircase: fall only at multiples of `decay_steps`.
+        name: what the schedule is called.
+
+    >>> InverseTimeDecay(0.1, decay_steps=10, decay_rate=0.5)(20)
+    0.05
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "InverseTimeDecay",
+    ):
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = positive_steps("decay_steps", decay_steps)
+        self.decay_rate = decay_rate
+        self.staircase = staircase
+        self.name = name
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of this step (a count from 0)."""
+        periods = _whole(step / self.decay_steps, self.staircase)
+        return float(self.initial_learning_rate / (1 + self.decay_rate * periods))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "decay_steps": self.decay_steps,
+            "decay_rate": self.decay_rate,
+            "staircase": self.staircase,
+            "name": self.name,
+        }
+
+
+class PolynomialDecay(LearningRateSchedule):
+    """`(initial - end) * (1 - step / decay_steps) ** power + end`, and `end` from `decay_steps` on.
+
+    Args:
+        initial_learning_rate: the rate of step 0.
+        decay_steps: when `end_learning_rate` is reached; > 0.
+        end_learning_rate: the last rate.
+        power: 1 falls along a line.
+        cycle: instead of staying at the end, stretch `decay_steps` to its next multiple beyond the step.
+        name: what the schedule is called.
+
+    >>> PolynomialDecay(0.1, decay_steps=10, end_learning_rate=0.0)(5)
+    0.05
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        end_learning_rate: float = 0.0001,
+        power: float = 1.0,
+        cycle: bool = False,
+        name: str = "PolynomialDecay",
+    ):
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = positive_steps("decay_steps", decay_steps)
+        self.end_learning_rate = end_learning_rate
+        self.power = power
+        self.cycle = cycle
+        self.name = name
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of this step (a count from 0)."""
+        cycles = max(1, math.ceil(step / self.decay_steps)) if self.cycle else 1
+        left = 1 - min(1.0, step / (self.decay_steps * cycles))
+        span = self.initial_learning_rate - self.end_learning_rate
+        return float(span * left**self.power + self.end_learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "decay_steps": self.decay_steps,
+            "end_learning_rate": self.end_learning_rate,
+            "power": self.power,
+            "cycle": self.cycle,
+            "name": self.name,
+        }
+
+
+class PiecewiseConstantDecay(LearningRateSchedule):
+    """One rate up to and including each boundary, the next one after it.
+
+    Args:
+        boundaries: steps, rising.
+        values: one rate more than there are boundaries.
+        name: what the schedule is called.
+
+    >>> rate = PiecewiseConstantDecay([100, 200], [0.1, 0.05, 0.01])
+    >>> rate(100), rate(101), rate(1000)
+    (0.1, 0.05, 0.01)
+    """
+
+    def __init__(self, boundaries: Sequence[float], values: Sequence[float], name: str = "PiecewiseConstant"):
+        if len(boundaries) != len(values) - 1:
+            raise ValueError(
+                "`boundaries` must have one entry less than `values`. Received: "
+                f"{len(boundaries)} boundaries and {len(values)} values."
+            )
+        if list(boundaries) != sorted(boundaries):
+            raise ValueError(f"`boundaries` must rise. Received: boundaries={list(boundaries)}")
+        self.boundaries = list(boundaries)
+        self.values = list(values)
+        self.name = name
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of this step (a count from 0)."""
+        return float(self.values[bisect_left(self.boundaries, step)])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        return {"boundaries": list(self.boundaries), "values": list(self.values), "name": self.name}
+
+
+def _whole(periods: float, staircase: bool) -> float:
+    return math.floor(periods) if staircase else periods

@@ -1,0 +1,55 @@
+"""Schedules by name, and as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchfit._support.registry import Family
+from torchfit.optimizers.schedules.cosine import CosineDecay, CosineDecayRestarts
+from torchfit.optimizers.schedules.decay import (
+    ExponentialDecay,
+    InverseTimeDecay,
+    PiecewiseConstantDecay,
+    PolynomialDecay,
+)
+
+_FAMILY = Family(
+    "learning rate schedule",
+    "torchfit.optimizers.schedules",
+    {
+        cls.__name__: cls
+        for cls in (
+            CosineDecay,
+            CosineDecayRestarts,
+            ExponentialDecay,
+            InverseTimeDecay,
+            PiecewiseConstantDecay,
+            PolynomialDecay,
+        )
+    },
+)
+
+
+def serialize(learning_rate_schedule: Any) -> dict[str, Any]:
+    """Return a schedule (or a named function) as plain data.
+
+    >>> serialize(ExponentialDecay(0.1, 100, 0.5))["class_name"]
+    'ExponentialDecay'
+    """
+    return _FAMILY.serialize(learning_rate_schedule)
+
+
+def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
+    """Build the schedule that `serialize` described.
+
+    Args:
+        config: what `serialize` returned, by torchfit or by Keras.
+        custom_objects: your own schedule classes and functions, by name.
+
+    Raises:
+        ValueError: no schedule has this name.
+
+    >>> deserialize(serialize(ExponentialDecay(0.1, 100, 0.5)))(100)
+    0.05
+    """
+    return _FAMILY.deserialize(config, custom_objects)
