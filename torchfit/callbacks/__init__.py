@@ -1,15 +1,36 @@
 """Callbacks: objects that are told what happens in a loop, and may step in."""
 
 from torchfit.callbacks.base import Callback
+from torchfit.callbacks.bus import Bus
 from torchfit.callbacks.callback_list import CallbackList
+from torchfit.callbacks.csv_logger import CSVLogger
 from torchfit.callbacks.early_stopping import EarlyStopping
 from torchfit.callbacks.history import History
-from torchfit.callbacks.progress import ProgbarLogger
+from torchfit.callbacks.lambda_callback import LambdaCallback
+from torchfit.callbacks.learning_rate_scheduler import LearningRateScheduler
+from torchfit.callbacks.model_checkpoint import ModelCheckpoint
+from torchfit.callbacks.progress import ProgbarLogger, resolve_verbose
+from torchfit.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
+from torchfit.callbacks.remote_monitor import RemoteMonitor
+from torchfit.callbacks.swap_ema_weights import SwapEMAWeights
+from torchfit.callbacks.terminate_on_nan import TerminateOnNaN
+from torchfit.callbacks.torch_lr_scheduler import TorchLRScheduler
 
 __all__ = [
+    "Bus",
+    "CSVLogger",
     "Callback",
     "CallbackList",
     "EarlyStopping",
     "History",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
     "ProgbarLogger",
+    "ReduceLROnPlateau",
+    "RemoteMonitor",
+    "SwapEMAWeights",
+    "TerminateOnNaN",
+    "TorchLRScheduler",
+    "resolve_verbose",
 ]

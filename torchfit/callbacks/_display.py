@@ -42,9 +42,7 @@ class Terminal:
         line = _line.count(seen, target) + _line.bar(seen, target) + text
         line = line[: shutil.get_terminal_size().columns - 1]
         if self._bar is None:
-            self._bar = _quiet_tqdm()(
-                desc=line, bar_format="{desc}", file=sys.stdout, leave=False, disable=False
-            )
+            self._bar = _quiet_tqdm()(desc=line, bar_format="{desc}", file=sys.stdout, leave=False, disable=False)
         self._bar.set_description_str(line)
 
     def close(self) -> None:

@@ -70,15 +70,11 @@ def running(seen: int, target: int | None, elapsed: float, step: float, logs: Ma
     >>> running(32, None, 0.1, 0.002, {"loss": 0.5})
     ' - 0s 2ms/step - loss: 0.5000'
     """
-    time = (
-        f"{int(elapsed)}s {per_step(step)}" if target is None else f"ETA: {remaining(step * (target - seen))}"
-    )
+    time = f"{int(elapsed)}s {per_step(step)}" if target is None else f"ETA: {remaining(step * (target - seen))}"
     return f" - {time}{values(logs)}"
 
 
-def finished(
-    seen: int, target: int, elapsed: float, step: float, logs: Mapping[str, Any], with_bar: bool
-) -> str:
+def finished(seen: int, target: int, elapsed: float, step: float, logs: Mapping[str, Any], with_bar: bool) -> str:
     """Return the line that stays; `elapsed` and `step` are in seconds.
 
     >>> finished(79, 79, 0.1, 0.000838, {"loss": 0.1353}, with_bar=True)

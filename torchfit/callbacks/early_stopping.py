@@ -137,9 +137,7 @@ class EarlyStopping(Callback):
             return
         self._restored = True
         if self.verbose > 0:
-            console.write_line(
-                f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}."
-            )
+            console.write_line(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
         self.model.set_weights(self.best_weights)
 
     def _release(self) -> None:

@@ -132,9 +132,7 @@ class ProgbarLogger(Callback):
         if isinstance(self._display, Nowhere):
             self._next_draw = float("inf")
             return
-        self._text = _line.running(
-            self._seen, self._goal(), now - self._started, self._step_seconds(now), logs or {}
-        )
+        self._text = _line.running(self._seen, self._goal(), now - self._started, self._step_seconds(now), logs or {})
         self._display.show(self._seen, self._goal(), self._text)
         self._next_draw = perf_counter() + _SECONDS_BETWEEN_DRAWS
 

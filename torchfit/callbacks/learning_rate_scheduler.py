@@ -1,0 +1,65 @@
+"""LearningRateScheduler: a learning rate for every epoch."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torchfit._support import console
+from torchfit._support.errors import describe
+from torchfit.callbacks.base import Callback
+
+
+class LearningRateScheduler(Callback):
+    """Set the learning rate at the beginning of every epoch, and write it into the logs as `learning_rate`.
+
+    Args:
+        schedule: a function of the epoch (from 0) and the present rate, or of the epoch alone, that returns
+            the new rate: a number, or an array or tensor without dimensions.
+        verbose: 1 says what it sets.
+
+    Raises:
+        ValueError: if `schedule` does not return a number.
+
+    >>> halving = LearningRateScheduler(lambda epoch, rate: rate * 0.5 if epoch else rate)
+    """
+
+    _is_builtin = True
+    _written_logs = ("learning_rate",)
+
+    def __init__(self, schedule: Callable[..., Any], verbose: int = 0) -> None:
+        if not callable(schedule):
+            raise TypeError(f"schedule: expected a function of (epoch, rate). Received: {describe(schedule)}")
+        self.schedule = schedule
+        self.verbose = verbose
+        self._takes_rate = _takes_two(schedule)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set the rate."""
+        optimizer = self.model.optimizer
+        arguments = (epoch, float(optimizer.learning_rate)) if self._takes_rate else (epoch,)
+        rate = _number(self.schedule(*arguments))
+        optimizer.learning_rate = rate
+        if self.verbose > 0:
+            console.write_line(f"\nEpoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write the rate into the logs."""
+        if logs is not None:
+            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def _takes_two(schedule: Callable[..., Any]) -> bool:
+    """Tell whether a function can be called with the epoch and the rate."""
+    try:
+        inspect.signature(schedule).bind(0, 0.0)
+    except TypeError:
+        return False
+    except ValueError:  # written in C, without a signature
+        return True
+    return True
+
+
+def _number(rate: Any) -> float:
+    if isinstance(rate, (str, bool)) or getattr(rate, "shape", ()) != () or not hasattr(rate, "__float__"):
+        raise ValueError(f"schedule: expected it to return a number. Received: {describe(rate)}")
+    return float(rate)

@@ -1,0 +1,122 @@
+"""ReduceLROnPlateau: learn more slowly when a value has stopped improving."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from torchfit._support import console
+from torchfit._support.errors import describe
+from torchfit.callbacks._monitor import Watch
+from torchfit.callbacks.base import Callback
+
+
+class ReduceLROnPlateau(Callback):
+    """Multiply the learning rate by a factor when a value in the logs has stopped improving.
+
+    Writes `learning_rate`, the rate of the epoch that ended, into its logs.
+
+    Args:
+        monitor: name in the logs.
+        factor: below 1; the new rate is `rate * factor`.
+        patience: epochs without improvement before the rate is reduced.
+        verbose: 1 says when.
+        mode: `"min"`, `"max"`, or `"auto"`: the metric itself says which way is better.
+        min_delta: how much better a value must be to count.
+        cooldown: epochs after a reduction in which nothing is counted.
+        min_lr: the rate does not go below it.
+
+    Raises:
+        ValueError: if `factor` is not below 1; before the first epoch, if `monitor` cannot occur.
+        TypeError: when the optimizer's rate is decided by a schedule and cannot be set.
+
+    >>> plateau = ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=5, min_lr=0.001)
+    """
+
+    _is_builtin = True
+    _written_logs = ("learning_rate",)
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not factor < 1:
+            raise ValueError(f"factor: expected a number below 1. Received: {describe(factor)}")
+        if "epsilon" in kwargs:
+            warnings.warn("epsilon is called min_delta now.", DeprecationWarning, stacklevel=2)
+            min_delta = kwargs.pop("epsilon")
+        if kwargs:
+            raise TypeError(f"ReduceLROnPlateau: unknown arguments: {', '.join(kwargs)}")
+        self.monitor = monitor
+        self.factor = factor
+        self.patience = patience
+        self.verbose = verbose
+        self.mode = mode
+        self.min_delta = min_delta
+        self.cooldown = cooldown
+        self.min_lr = min_lr
+        self._watch = Watch(type(self).__name__, monitor, mode, min_delta)
+        self._forget()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Start afresh, and refuse a `monitor` that cannot occur."""
+        self._watch.check(self.model, self.params)
+        self._forget()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Compare the epoch with the best one, and reduce the rate if patience has run out."""
+        logs = {} if logs is None else logs
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        value = self._watch.read(self.model, self.params, logs)
+        if value is None:
+            return
+        if self.in_cooldown():
+            self.cooldown_counter -= 1
+            self.wait = 0
+        if self._watch.improved(value, self.best):
+            self.best = value
+            self.wait = 0
+        elif not self.in_cooldown():
+            self.wait += 1
+            if self.wait >= self.patience:
+                self._reduce(epoch)
+
+    def in_cooldown(self) -> bool:
+        """Tell whether a reduction was so recent that nothing is counted."""
+        return self.cooldown_counter > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value, patience and cooldown."""
+        return {"best": self.best, "wait": self.wait, "cooldown_counter": self.cooldown_counter}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        self.best, self.wait = state["best"], state["wait"]
+        self.cooldown_counter = state["cooldown_counter"]
+
+    def _forget(self) -> None:
+        self.best: Any = None
+        self.wait = 0
+        self.cooldown_counter = 0
+
+    def _reduce(self, epoch: int) -> None:
+        optimizer = self.model.optimizer
+        rate = float(optimizer.learning_rate)
+        # Rates live in float32: 0.1 reduced by 0.1 is no larger than a min_lr of 0.01.
+        if np.float32(rate) <= np.float32(self.min_lr):
+            return
+        optimizer.learning_rate = max(rate * self.factor, self.min_lr)
+        if self.verbose > 0:
+            rate = float(str(np.float32(optimizer.learning_rate)))
+            console.write_line(f"\nEpoch {epoch + 1:05d}: ReduceLROnPlateau reducing learning rate to {rate}.")
+        self.cooldown_counter = self.cooldown
+        self.wait = 0
