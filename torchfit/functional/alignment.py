@@ -1,0 +1,103 @@
+"""Bringing targets and predictions to one kind and one shape, or saying why they do not fit."""
+
+from typing import Any
+
+from torch import Tensor
+
+from torchfit._support.errors import describe
+from torchfit._support.tensors import as_tensor
+
+
+def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Add or drop a last dimension of size 1 where the ranks differ by one; else return both as they are.
+
+    A vector `(batch,)` beside `(batch, 1)` becomes `(batch, 1)`; from rank 2 on, the extra dimension is dropped.
+
+    >>> import torch
+    >>> [tuple(t.shape) for t in align_ranks(torch.zeros(4), torch.zeros(4, 1))]
+    [(4, 1), (4, 1)]
+    >>> [tuple(t.shape) for t in align_ranks(torch.zeros(4, 5, 1), torch.zeros(4, 5))]
+    [(4, 5), (4, 5)]
+    """
+    surplus = first.dim() - second.dim()
+    if surplus == 1 and first.shape[-1] == 1:
+        return (first, second.unsqueeze(-1)) if second.dim() == 1 else (first.squeeze(-1), second)
+    if surplus == -1 and second.shape[-1] == 1:
+        return (first.unsqueeze(-1), second) if first.dim() == 1 else (first, second.squeeze(-1))
+    return first, second
+
+
+def as_floating(values: Any) -> Tensor:
+    """Return `values` as a tensor of real numbers; integers and booleans become float32."""
+    values = as_tensor(values)
+    return values if values.is_floating_point() else values.float()
+
+
+def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+    """Return targets and predictions as tensors of one shape, in the predictions' dtype and on their device.
+
+    Raises `ValueError` if the shapes differ by more than a last dimension of size 1: nothing is broadcast.
+    """
+    if _fit(y_true, y_pred):
+        return y_true, y_pred
+    y_pred = as_floating(y_pred)
+    y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
+    y_true, y_pred = align_ranks(y_true, y_pred)
+    if y_true.shape != y_pred.shape:
+        raise shapes_differ(y_true, y_pred, "of the same shape", "Reshape one of them to the shape of the other.")
+    return y_true, y_pred
+
+
+def _fit(y_true: Any, y_pred: Any) -> bool:
+    if type(y_pred) is not Tensor or type(y_true) is not Tensor:
+        return False
+    return y_true.dtype is y_pred.dtype and y_pred.is_floating_point() and y_true.shape == y_pred.shape
+
+
+def as_rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+    """Do as `as_pair` does for one-hot or soft labels, with the way out for those who hold class numbers."""
+    if _fit(y_true, y_pred):
+        return y_true, y_pred
+    y_pred = as_floating(y_pred)
+    y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
+    if y_true.shape != y_pred.shape:
+        raise shapes_differ(
+            y_true,
+            y_pred,
+            "one-hot or soft labels of the shape of y_pred",
+            "If the labels are class numbers, use sparse_categorical_crossentropy.",
+        )
+    return y_true, y_pred
+
+
+def as_labels(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """Return class numbers as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
+
+    Labels `(batch, …, 1)` lose their last dimension; labels of another kind are cast, fractions cut off.
+    """
+    y_pred = as_floating(y_pred)
+    y_true = as_tensor(y_true, device=y_pred.device).long()
+    if y_true.dim() == y_pred.dim() and y_true.shape[-1:] == (1,):
+        y_true = y_true.squeeze(-1)
+    expected = list(y_pred.shape)
+    del expected[axis]
+    if list(y_true.shape) != expected:
+        raise shapes_differ(
+            y_true,
+            y_pred,
+            f"class numbers of the shape of y_pred without its dimension {axis}, {tuple(expected)}",
+            "If the labels are one-hot, use categorical_crossentropy.",
+        )
+    return y_true, y_pred
+
+
+def shapes_differ(y_true: Tensor, y_pred: Tensor, expected: str, way_out: str) -> ValueError:
+    """Return the error for a `y_true` that does not fit `y_pred`."""
+    return ValueError(
+        f"y_true must be {expected}. Received: y_true, {describe(y_true)}, and y_pred, {describe(y_pred)}. {way_out}"
+    )
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Return the mean of all values, and 0 where there are none."""
+    return values.mean() if values.numel() else values.sum()

@@ -1,0 +1,163 @@
+"""Crossentropies, sample by sample, of probabilities and of logits.
+
+Probabilities are limited to `[1e-7, 1 - 1e-7]` before their logarithm is taken. Those of mutually exclusive
+classes are first divided by their sum, so that unnormalised scores count as well. NaN stays NaN.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchfit.functional._kernels import MEAN, NONE
+from torchfit.functional.alignment import as_labels, as_pair, as_rows, batch_mean
+
+EPSILON = 1e-7
+# Torch leaves out labels of -100 unless told otherwise, here they are as wrong as any other number out of range.
+NO_CLASS = -(2**62)
+
+
+def binary_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+) -> Tensor:
+    """Return the mean of `-(t·log p + (1 - t)·log(1 - p))` over `axis`.
+
+    `y_true` holds labels from 0 to 1 and `y_pred` probabilities, or logits with `from_logits`, both
+    `(batch, …, values)`; the result has the shape without `axis`. `label_smoothing` moves the labels towards ½.
+
+    >>> binary_crossentropy([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    return binary_terms(smooth_binary(y_true, label_smoothing), y_pred, from_logits).mean(axis)
+
+
+def binary_terms(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
+    """Return `-(t·log p + (1 - t)·log(1 - p))` for every element."""
+    if from_logits:
+        return torch.binary_cross_entropy_with_logits(y_pred, y_true, None, None, NONE)
+    if y_pred.dtype.itemsize < 4:
+        return _half_binary_terms(y_true, y_pred)
+    # Through the logits rather than F.binary_cross_entropy: that stops at NaN, and autocast forbids it.
+    return torch.binary_cross_entropy_with_logits(y_pred.logit(EPSILON), y_true, None, None, NONE)
+
+
+def _half_binary_terms(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """In half precision 1 - 1e-7 is 1: the logarithm is limited to -100, as torch does it."""
+    y_pred = y_pred.clamp(EPSILON, 1.0 - EPSILON)
+    return -(y_true * y_pred.log().clamp(min=-100) + (1 - y_true) * (-y_pred).log1p().clamp(min=-100))
+
+
+def batch_binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the binary crossentropy of float32 probabilities, averaged over everything."""
+    shape = y_pred.shape
+    if y_true.shape != shape or 0 in shape:
+        return batch_mean(binary_crossentropy(y_true, y_pred))
+    return torch.binary_cross_entropy_with_logits(y_pred.logit(EPSILON), y_true, None, None, MEAN)
+
+
+def batch_binary_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the binary crossentropy of logits, averaged over everything, in one kernel."""
+    shape = y_pred.shape
+    if y_true.shape != shape or 0 in shape:
+        return batch_mean(binary_crossentropy(y_true, y_pred, from_logits=True))
+    return torch.binary_cross_entropy_with_logits(y_pred, y_true, None, None, MEAN)
+
+
+def smooth_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
+    """Move labels from 0 to 1 towards ½ by the share `label_smoothing`."""
+    return y_true * (1.0 - label_smoothing) + 0.5 * label_smoothing if label_smoothing else y_true
+
+
+def smooth_categorical(y_true: Tensor, label_smoothing: float, axis: int) -> Tensor:
+    """Give the share `label_smoothing` of one-hot labels to all classes alike."""
+    if not label_smoothing:
+        return y_true
+    return y_true * (1.0 - label_smoothing) + label_smoothing / y_true.shape[axis]
+
+
+def normalised(y_pred: Tensor, axis: int = -1) -> Tensor:
+    """Divide scores by their sum along `axis` and limit them to `[1e-7, 1 - 1e-7]`."""
+    return (y_pred / y_pred.sum(axis, keepdim=True)).clamp(EPSILON, 1.0 - EPSILON)
+
+
+def categorical_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+) -> Tensor:
+    """Return the sum of `-t · log p` over the classes along `axis`.
+
+    `y_true` holds one-hot or soft labels and `y_pred` probabilities, or logits with `from_logits`, both
+    `(batch, …, classes)`; the result has the shape without `axis`.
+
+    >>> categorical_crossentropy([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+    y_true, y_pred = as_rows(y_true, y_pred)
+    y_true = smooth_categorical(y_true, label_smoothing, axis)
+    logarithm = y_pred.log_softmax(axis) if from_logits else normalised(y_pred, axis).log()
+    return (y_true * logarithm).sum(axis).neg()
+
+
+def batch_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the crossentropy of probabilities `(batch, classes)`, averaged over the batch."""
+    shape = y_pred.shape
+    if y_true.shape != shape or len(shape) != 2 or 0 in shape:
+        return batch_mean(categorical_crossentropy(y_true, y_pred))
+    return (normalised(y_pred).log() * y_true).sum().div(-shape[0])
+
+
+def batch_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the crossentropy of logits `(batch, classes)`, averaged over the batch, in one kernel."""
+    shape = y_pred.shape
+    if y_true.shape != shape or len(shape) != 2 or 0 in shape:
+        return batch_mean(categorical_crossentropy(y_true, y_pred, from_logits=True))
+    return F.cross_entropy(y_pred, y_true)
+
+
+def sparse_categorical_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
+) -> Tensor:
+    """Return `-log p[y_true]`, with the classes along `axis`.
+
+    `y_true` holds class numbers from 0 to classes - 1, `(batch, …)` or `(batch, …, 1)`, of any number kind;
+    `y_pred` holds probabilities `(batch, …, classes)`, or logits with `from_logits`. The result has the shape of
+    `y_pred` without `axis`; where the label is `ignore_class`, it is 0, and its `_keras_mask` says so.
+    Labels outside the range are not looked for (that would wait for the device at every step): torch raises
+    `IndexError` for them on the CPU.
+
+    >>> sparse_categorical_crossentropy([1], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+    y_true, y_pred = as_labels(y_true, y_pred, axis)
+    logarithm = y_pred.log_softmax(axis) if from_logits else normalised(y_pred, axis).log()
+    if ignore_class is None:
+        return _picked(logarithm, y_true, NO_CLASS, axis)
+    values = _picked(logarithm, y_true, ignore_class, axis)
+    values._keras_mask = y_true != ignore_class  # type: ignore[attr-defined]
+    return values
+
+
+def _picked(logarithm: Tensor, labels: Tensor, ignored: int, axis: int) -> Tensor:
+    """Return minus the logarithm of each label's class, and 0 for the ignored label."""
+    if logarithm.dim() > 2:
+        classes = logarithm.shape[axis]
+        logarithm = logarithm.movedim(axis, -1).reshape(-1, classes)
+    values = F.nll_loss(logarithm, labels.reshape(logarithm.shape[:-1]), ignore_index=ignored, reduction="none")
+    return values.view(labels.shape)
+
+
+def batch_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the crossentropy of probabilities `(batch, classes)` and labels `(batch,)`, averaged."""
+    shape = y_pred.shape
+    if len(shape) != 2 or y_true.shape != shape[:1] or 0 in shape:
+        return batch_mean(sparse_categorical_crossentropy(y_true, y_pred))
+    return F.nll_loss(normalised(y_pred).log(), y_true, ignore_index=NO_CLASS)
+
+
+def batch_sparse_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the crossentropy of logits `(batch, classes)` and labels `(batch,)`, averaged, in one kernel."""
+    shape = y_pred.shape
+    if len(shape) != 2 or y_true.shape != shape[:1] or 0 in shape:
+        return batch_mean(sparse_categorical_crossentropy(y_true, y_pred, from_logits=True))
+    return F.cross_entropy(y_pred, y_true, ignore_index=NO_CLASS)

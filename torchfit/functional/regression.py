@@ -1,0 +1,126 @@
+"""How far numbers are from numbers, sample by sample.
+
+Every function takes `y_true` and `y_pred` of one shape `(batch, …, values)` (tensors, NumPy arrays or nested
+lists) and returns `(batch, …)` in the dtype of `y_pred`: the mean over the last dimension. `(batch,)` and
+`(batch, 1)` are aligned; shapes that differ otherwise raise `ValueError`.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit.functional._kernels import MEAN, NONE, huber_loss, l1_loss, mse_loss
+from torchfit.functional.alignment import as_pair, batch_mean
+
+EPSILON = 1e-7
+
+
+def mean_squared_error(y_true: Any, y_pred: Any) -> Tensor:
+    """Return the mean of `(y_pred - y_true)²` over the last dimension.
+
+    >>> mean_squared_error([[0.0, 1.0]], [[1.0, 3.0]]).tolist()
+    [2.5]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    return mse_loss(y_pred, y_true, NONE).mean(-1)
+
+
+def batch_mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the mean of `(y_pred - y_true)²` over everything, in one kernel."""
+    shape = y_pred.shape
+    if y_true.shape != shape or 0 in shape:
+        return batch_mean(mean_squared_error(y_true, y_pred))
+    return mse_loss(y_pred, y_true, MEAN)
+
+
+def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
+    """Return the mean of `|y_pred - y_true|` over the last dimension.
+
+    >>> mean_absolute_error([[0.0, 1.0]], [[1.0, 3.0]]).tolist()
+    [1.5]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    return (y_pred - y_true).abs().mean(-1)
+
+
+def batch_mean_absolute_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the mean of `|y_pred - y_true|` over everything, in one kernel."""
+    shape = y_pred.shape
+    if y_true.shape != shape or 0 in shape:
+        return batch_mean(mean_absolute_error(y_true, y_pred))
+    return l1_loss(y_pred, y_true, MEAN)
+
+
+def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
+    """Return the mean of `100 · |y_true - y_pred| / max(|y_true|, 1e-7)` over the last dimension, in percent.
+
+    >>> mean_absolute_percentage_error([[2.0, 4.0]], [[1.0, 4.0]]).tolist()
+    [25.0]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    return 100.0 * ((y_true - y_pred) / y_true.abs().clamp(min=EPSILON)).abs().mean(-1)
+
+
+def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
+    """Return the mean of `(log(1 + y_true) - log(1 + y_pred))²` over the last dimension.
+
+    Values below 1e-7, negative ones among them, count as 1e-7.
+
+    >>> mean_squared_logarithmic_error([[0.0, 1.0]], [[0.0, 1.0]]).tolist()
+    [0.0]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    difference = y_true.clamp(min=EPSILON).log1p() - y_pred.clamp(min=EPSILON).log1p()
+    return difference.square().mean(-1)
+
+
+def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
+    """Return the mean of `½e²` where `|e| ≤ delta`, else `delta·|e| - ½delta²`, over the last dimension.
+
+    `e` is `y_pred - y_true` (Huber, 1964: quadratic near zero, linear for outliers).
+
+    >>> huber([[0.0, 0.0]], [[1.0, 3.0]]).tolist()
+    [1.5]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    return huber_loss(y_pred, y_true, NONE, delta).mean(-1)
+
+
+def batch_huber(y_true: Tensor, y_pred: Tensor, delta: float = 1.0) -> Tensor:
+    """Return the mean of the Huber loss over everything, in one kernel."""
+    shape = y_pred.shape
+    if y_true.shape != shape or 0 in shape:
+        return batch_mean(huber(y_true, y_pred, delta))
+    return huber_loss(y_pred, y_true, MEAN, delta)
+
+
+def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
+    """Return the mean of `log(cosh(y_pred - y_true))` over the last dimension.
+
+    It is near `½e²` for small errors and `|e| - log 2` for large ones, and does not overflow.
+
+    >>> log_cosh([[0.0]], [[0.0]]).tolist()
+    [0.0]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    error = y_pred - y_true
+    return (torch.logaddexp(error, -error) - math.log(2.0)).mean(-1)
+
+
+def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
+    """Return minus the cosine of the angle between the vectors along `axis`: -1 same, 0 orthogonal, 1 opposite.
+
+    A vector of zeros has no direction and gives 0.
+
+    >>> cosine_similarity([[0.0, 1.0]], [[0.0, 2.0]]).tolist()
+    [-1.0]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    return -(unit_vectors(y_true, axis) * unit_vectors(y_pred, axis)).sum(axis)
+
+
+def unit_vectors(values: Tensor, axis: int = -1) -> Tensor:
+    """Scale the vectors along `axis` to length 1; those shorter than 1e-6 are scaled by 1e6 instead."""
+    return values * values.square().sum(axis, keepdim=True).clamp(min=1e-12).rsqrt()

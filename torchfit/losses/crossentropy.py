@@ -1,0 +1,151 @@
+"""Crossentropies between labels and predicted probabilities or logits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit.functional import crossentropy
+from torchfit.losses.checks import checked_flag, checked_integer, checked_number
+from torchfit.losses.functional_loss import FunctionalLoss
+
+
+class BinaryCrossentropy(FunctionalLoss):
+    """The crossentropy of labels from 0 to 1 and predicted probabilities, each value on its own.
+
+    `y_true` and `y_pred` have one shape `(batch, …, values)`, and `(batch,)` goes with `(batch, 1)`; one loss
+    per `(batch, …)`.
+
+    Arguments:
+        from_logits: `y_pred` holds logits rather than probabilities from 0 to 1.
+        label_smoothing: the share, from 0 to 1, by which labels are moved towards ½.
+        axis: the dimension that is averaged.
+
+    >>> BinaryCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+
+    probabilities = "single"
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "binary_crossentropy",
+        dtype: Any = None,
+    ):
+        super().__init__(
+            crossentropy.binary_crossentropy,
+            name,
+            reduction,
+            dtype,
+            _of_batch(
+                from_logits,
+                axis == -1 and not label_smoothing,
+                crossentropy.batch_binary_crossentropy,
+                crossentropy.batch_binary_crossentropy_from_logits,
+            ),
+            from_logits=checked_flag("from_logits", from_logits),
+            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
+            axis=checked_integer("axis", axis),
+        )
+
+
+class CategoricalCrossentropy(FunctionalLoss):
+    """The crossentropy of one-hot or soft labels and predicted probabilities of classes.
+
+    `y_true` and `y_pred` have one shape `(batch, …, classes)`; one loss per `(batch, …)`. Probabilities are
+    divided by their sum first.
+
+    Arguments:
+        from_logits: `y_pred` holds logits rather than probabilities.
+        label_smoothing: the share, from 0 to 1, of every label that is given to all classes alike.
+        axis: the dimension of the classes.
+
+    >>> CategoricalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+
+    probabilities = "distribution"
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "categorical_crossentropy",
+        dtype: Any = None,
+    ):
+        super().__init__(
+            crossentropy.categorical_crossentropy,
+            name,
+            reduction,
+            dtype,
+            _of_batch(
+                from_logits,
+                axis == -1 and not label_smoothing,
+                crossentropy.batch_categorical_crossentropy,
+                crossentropy.batch_categorical_crossentropy_from_logits,
+            ),
+            from_logits=checked_flag("from_logits", from_logits),
+            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
+            axis=checked_integer("axis", axis),
+        )
+
+
+class SparseCategoricalCrossentropy(FunctionalLoss):
+    """The crossentropy of class numbers and predicted probabilities of classes.
+
+    `y_true` holds numbers from 0 to classes - 1 of any number kind, `(batch, …)` or `(batch, …, 1)`; `y_pred`
+    is `(batch, …, classes)`. Labels out of range are not looked for, as that would wait for the device at
+    every step: torch raises `IndexError` for them on the CPU and stops the process on a GPU.
+
+    Arguments:
+        from_logits: `y_pred` holds logits rather than probabilities.
+        ignore_class: a label that does not count, such as -1 or 255; means are taken over the others.
+        axis: the dimension of the classes.
+
+    >>> SparseCategoricalCrossentropy()([1], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+
+    probabilities = "distribution"
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        axis: int = -1,
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: Any = None,
+    ):
+        super().__init__(
+            crossentropy.sparse_categorical_crossentropy,
+            name,
+            reduction,
+            dtype,
+            _of_batch(
+                from_logits,
+                axis == -1 and ignore_class is None,
+                crossentropy.batch_sparse_categorical_crossentropy,
+                crossentropy.batch_sparse_categorical_crossentropy_from_logits,
+            ),
+            from_logits=checked_flag("from_logits", from_logits),
+            ignore_class=None if ignore_class is None else checked_integer("ignore_class", ignore_class),
+            axis=checked_integer("axis", axis),
+        )
+        self._target_dtype = torch.int64
+
+
+def _of_batch(
+    from_logits: bool, usual: bool, of_probabilities: Callable[..., Tensor], of_logits: Callable[..., Tensor]
+) -> Callable[..., Tensor] | None:
+    """Choose the short way for a whole batch, if the arguments are the usual ones."""
+    if not usual:
+        return None
+    return of_logits if from_logits else of_probabilities

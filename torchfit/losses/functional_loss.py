@@ -1,0 +1,95 @@
+"""Losses made of a function of targets and predictions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from torchfit._support.names import snake_case
+from torchfit.functional.alignment import align_ranks
+from torchfit.losses.base import Loss, as_tensors
+from torchfit.losses.reduction import MEANS
+
+LossFunction = Callable[..., Tensor]
+
+
+class FunctionalLoss(Loss):
+    """A loss whose per-sample values come from a function of this package.
+
+    `arguments` are handed to the function, readable as attributes, and make up the configuration. `of_batch`,
+    where there is one, computes the mean over a whole batch in fewer torch calls.
+    """
+
+    def __init__(
+        self,
+        function: LossFunction,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        dtype: Any = None,
+        of_batch: LossFunction | None = None,
+        **arguments: Any,
+    ):
+        super().__init__(name, reduction, dtype)
+        self._function = function
+        self._arguments = arguments
+        self.__dict__.update(arguments)
+        usual = type(self).call is FunctionalLoss.call and self.dtype.itemsize >= 4
+        self._of_batch = of_batch if usual and reduction in MEANS else None
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        """Return the loss of each sample."""
+        return self._function(y_true, y_pred, **self._arguments)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data."""
+        return {**super().get_config(), **self._arguments}
+
+    def _as_targets(self, y_true: Any, y_pred: Any) -> Any:
+        return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None))
+
+
+class LossFunctionWrapper(Loss):
+    """A loss made of any function `fn(y_true, y_pred, **kwargs)`, per sample or scalar.
+
+    Targets and predictions `(batch,)` and `(batch, 1)` are aligned first; integer targets stay integers. The
+    name is the function's.
+
+    >>> def largest_error(y_true, y_pred):
+    ...     return (y_pred - y_true).abs().amax(-1)
+    >>> loss = LossFunctionWrapper(largest_error)
+    >>> loss.name, loss([[1.0, 2.0]], [[1.0, 5.0]]).item()
+    ('largest_error', 3.0)
+    """
+
+    def __init__(
+        self,
+        fn: LossFunction,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(name or function_name(fn), reduction, dtype)
+        self.fn = fn
+        self._fn_kwargs = kwargs
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        """Return what the function returns for the aligned pair."""
+        if type(y_true) is Tensor and type(y_pred) is Tensor:
+            y_true, y_pred = align_ranks(y_true, y_pred)
+        return self.fn(y_true, y_pred, **self._fn_kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments; the function stands for itself."""
+        return {**super().get_config(), "fn": self.fn, **self._fn_kwargs}
+
+
+def function_name(function: Any) -> str:
+    """Return the name of a function, of the function in a `functools.partial`, or of an object's class.
+
+    >>> import functools
+    >>> function_name(functools.partial(function_name)), function_name(lambda y_true, y_pred: 0)
+    ('function_name', 'lambda')
+    """
+    inner = getattr(function, "func", function)
+    return snake_case(getattr(inner, "__name__", type(inner).__name__))

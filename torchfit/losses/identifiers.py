@@ -1,0 +1,115 @@
+"""Losses by name, as data, and from whatever a user may hold."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchfit import functional
+from torchfit._support.registry import Family
+from torchfit.losses import crossentropy, regression
+from torchfit.losses.base import Loss
+from torchfit.losses.functional_loss import LossFunctionWrapper, function_name
+from torchfit.losses.torch_losses import TorchLoss, is_torch_loss
+
+_PAIRS: dict[Callable[..., Tensor], type[Loss]] = {
+    functional.mean_squared_error: regression.MeanSquaredError,
+    functional.mean_absolute_error: regression.MeanAbsoluteError,
+    functional.mean_absolute_percentage_error: regression.MeanAbsolutePercentageError,
+    functional.mean_squared_logarithmic_error: regression.MeanSquaredLogarithmicError,
+    functional.huber: regression.Huber,
+    functional.log_cosh: regression.LogCosh,
+    functional.cosine_similarity: regression.CosineSimilarity,
+    functional.binary_crossentropy: crossentropy.BinaryCrossentropy,
+    functional.categorical_crossentropy: crossentropy.CategoricalCrossentropy,
+    functional.sparse_categorical_crossentropy: crossentropy.SparseCategoricalCrossentropy,
+}
+"""Each function and the class that computes the same."""
+
+_ALIASES = {
+    "mse": functional.mean_squared_error,
+    "mae": functional.mean_absolute_error,
+    "mape": functional.mean_absolute_percentage_error,
+    "msle": functional.mean_squared_logarithmic_error,
+    "bce": functional.binary_crossentropy,
+    "huber_loss": functional.huber,
+    "logcosh": functional.log_cosh,
+}
+
+FAMILY = Family(
+    "loss",
+    "torchfit.losses",
+    {
+        **{function.__name__: function for function in _PAIRS},
+        **_ALIASES,
+        **{loss.__name__: loss for loss in (Loss, LossFunctionWrapper, *_PAIRS.values())},
+    },
+)
+
+_TARGETS_FIRST = {"y_true", "true", "y", "target", "targets", "label", "labels", "ground_truth"}
+
+
+def get(identifier: Any) -> Any:
+    """Return the loss for a name, a config, a class, an object or a function; `None` stays `None`.
+
+    The name of a function gives the function, that of a class an object of it; the case of letters does not
+    matter. Unknown names raise `ValueError` with the nearest known ones.
+
+    >>> get("mse").__name__, get("MeanSquaredError").name
+    ('mean_squared_error', 'mean_squared_error')
+    >>> get({"class_name": "Huber", "config": {"delta": 2.0}}).delta
+    2.0
+    """
+    return FAMILY.get(identifier)
+
+
+def serialize(loss: Any) -> dict[str, Any]:
+    """Return a loss or a loss function as plain data for `deserialize`.
+
+    >>> serialize(regression.MeanSquaredError())["config"]
+    {'name': 'mean_squared_error', 'reduction': 'sum_over_batch_size'}
+    """
+    return FAMILY.serialize(loss)
+
+
+def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Return the loss that `serialize` was given, or the class or function of a name.
+
+    `custom_objects` maps names to the user's own classes and functions; those registered with
+    `torchfit.saving.register_serializable` are found without it. Unknown names raise `ValueError`.
+
+    >>> deserialize(serialize(regression.Huber(delta=3.0))).delta
+    3.0
+    """
+    return FAMILY.deserialize(name, custom_objects)
+
+
+def as_loss(identifier: Any) -> Any:
+    """Return a `Loss` for anything that `compile(loss=)` takes; `None` stays `None`.
+
+    That is a name, a config, a `Loss` or its class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or of
+    `torch.nn.functional`, and any other module with `forward(predictions, targets)`. Anything else raises
+    `ValueError`.
+
+    >>> as_loss("bce").name, as_loss(nn.L1Loss()).name, as_loss(lambda y_true, y_pred: y_pred - y_true).name
+    ('binary_crossentropy', 'l1_loss', 'lambda')
+    """
+    if identifier is None or isinstance(identifier, Loss):
+        return identifier
+    found = get(identifier)
+    if isinstance(found, Loss):
+        return found
+    if is_torch_loss(found):
+        return TorchLoss(found)
+    if found in _PAIRS:
+        return _PAIRS[found](name=found.__name__)
+    return LossFunctionWrapper(_targets_first(found), name=function_name(found))
+
+
+def _targets_first(function: Any) -> Callable[..., Any]:
+    """Return a function `(y_true, y_pred)`: modules are called in torch's order unless their names say otherwise."""
+    first = [*inspect.signature(function.forward).parameters][:1] if isinstance(function, nn.Module) else ["y_true"]
+    if first and first[0] in _TARGETS_FIRST:
+        return function  # type: ignore[no-any-return]
+    return lambda y_true, y_pred: function(y_pred, y_true)

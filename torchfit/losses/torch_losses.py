@@ -1,0 +1,180 @@
+"""The losses of `torch.nn` and `torch.nn.functional` behind the face of `Loss`.
+
+They are called in torch's order, `(y_pred, y_true)`, with targets of the dtype and shape that they need. Their
+own reduction and class weights are honoured; sample weights apply to the values that they give unreduced.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchfit._support.tensors import as_tensor
+from torchfit.functional.alignment import batch_mean, shapes_differ
+from torchfit.losses.base import Loss
+from torchfit.losses.functional_loss import function_name
+from torchfit.losses.reduction import divided, fit_weight
+
+TorchFunction = Callable[..., Tensor]
+
+_BY_CLASS_NUMBER = {"cross_entropy", "nll_loss", "multi_margin_loss"}
+_BY_CLASS_SET = {"multilabel_margin_loss"}
+_OF_MODULE: dict[type, str] = {
+    nn.CrossEntropyLoss: "cross_entropy",
+    nn.NLLLoss: "nll_loss",
+    nn.MultiMarginLoss: "multi_margin_loss",
+    nn.MultiLabelMarginLoss: "multilabel_margin_loss",
+    nn.BCELoss: "binary_cross_entropy",
+}
+
+
+class TorchLoss(Loss):
+    """A `torch.nn` loss module, or a loss function of `torch.nn.functional`, as a `Loss`.
+
+    The dtype of `y_pred` is left as it is. The name is the class or function name in snake case.
+
+    >>> import torch
+    >>> loss = TorchLoss(torch.nn.CrossEntropyLoss())
+    >>> loss.name, loss([1.0], torch.tensor([[0.0, 0.0]])).item()  # doctest: +ELLIPSIS
+    ('cross_entropy_loss', 0.6931...)
+    """
+
+    def __init__(self, fn: Any, name: str | None = None):
+        _check_two_arguments(fn)
+        super().__init__(name or function_name(fn))
+        self.fn = fn
+        self._kind = _kind_of(fn)
+        self._given = _arguments_of(fn)
+        self._torch_reduction = str(self._given.get("reduction", "mean"))
+        if self._kind == "binary_cross_entropy":
+            self.probabilities = "single"
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        """Return the reduced loss; see `Loss`."""
+        mask = getattr(y_pred, "_keras_mask", None)
+        if type(y_pred) is not Tensor:
+            y_pred = as_tensor(y_pred)
+        y_true = self._as_targets(y_true, y_pred)
+        if mask is not None or sample_weight is not None:
+            return self._weighted(y_true, y_pred, sample_weight, mask)
+        result: Tensor = self.fn(y_pred, y_true)
+        return batch_mean(result) if self._torch_reduction == "none" else result
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        """Return the unreduced values."""
+        return self._unreduced()(y_pred, y_true)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments; the torch loss stands for itself."""
+        return {"fn": self.fn, "name": self.name}
+
+    def _as_targets(self, targets: Any, y_pred: Tensor) -> Tensor:
+        y_true: Tensor = as_tensor(targets, device=y_pred.device)
+        if self._kind in _BY_CLASS_SET:
+            return y_true.long()
+        if self._kind in _BY_CLASS_NUMBER and not _is_distribution(y_true, y_pred):
+            return _class_numbers(y_true, y_pred)
+        if y_true.dtype is not y_pred.dtype:
+            y_true = y_true.to(y_pred.dtype)
+        return y_true if y_true.shape == y_pred.shape else _aligned(y_true, y_pred)
+
+    def _weighted(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Any) -> Tensor:
+        values = self.call(y_true, y_pred)
+        weight = torch.ones((), dtype=values.dtype, device=values.device)
+        for name, given in (("sample_weight", sample_weight), ("the mask of y_pred", mask)):
+            if given is not None:
+                given = as_tensor(given, values.dtype, values.device)
+                weight = weight * fit_weight(given, values, name)[1]
+        total = (values * weight).sum()
+        if self._torch_reduction == "sum":
+            return total
+        if self._torch_reduction == "batchmean":
+            return total / y_pred.shape[0]
+        counted = torch.ones_like(values) if mask is None else as_tensor(mask, values.dtype, values.device)
+        return divided(total, (self._counts(y_true, y_pred, values) * fit_weight(counted, values, "mask")[1]).sum())
+
+    def _counts(self, y_true: Tensor, y_pred: Tensor, values: Tensor) -> Tensor:
+        """Return how much each value counts in torch's mean: its class weight, 0 if ignored, usually 1."""
+        if self._kind not in ("cross_entropy", "nll_loss") or _is_distribution(y_true, y_pred):
+            return torch.ones_like(values)
+        ignored = self._given.get("ignore_index", -100)
+        weight = self._given.get("weight")
+        return F.nll_loss(torch.full_like(y_pred, -1), y_true, weight, ignore_index=ignored, reduction="none")
+
+    def _unreduced(self) -> TorchFunction:
+        if isinstance(self.fn, nn.Module):
+            module = copy.copy(self.fn)
+            module.__dict__["reduction"] = "none"
+            return module
+        return functools.partial(self.fn, reduction="none")
+
+
+def is_torch_loss(identifier: Any) -> bool:
+    """Tell whether this is a loss module of `torch.nn`, or a function of `torch.nn.functional`."""
+    if isinstance(identifier, nn.modules.loss._Loss):
+        return True
+    inner = getattr(identifier, "func", identifier)
+    return getattr(inner, "__module__", None) == F.__name__ and not isinstance(inner, type)
+
+
+def _kind_of(fn: Any) -> str:
+    """Return the name of the function of `torch.nn.functional` that this amounts to."""
+    named = (kind for known, kind in _OF_MODULE.items() if isinstance(fn, known))
+    return next(named, "") if isinstance(fn, nn.Module) else function_name(fn)
+
+
+def _arguments_of(fn: Any) -> Mapping[str, Any]:
+    """Return the arguments that a module or a partial function was given, by name."""
+    if isinstance(fn, nn.Module):
+        return {name: getattr(fn, name, default) for name, default in _DEFAULTS.items()}
+    return {**_DEFAULTS, **getattr(fn, "keywords", {})}
+
+
+_DEFAULTS: Mapping[str, Any] = {"reduction": "mean", "weight": None, "ignore_index": -100}
+
+
+def _check_two_arguments(fn: Any) -> None:
+    """Refuse the losses of torch that need more than predictions and targets."""
+    inner = fn.forward if isinstance(fn, nn.Module) else fn
+    parameters = inspect.signature(inner).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(needed) > 2:
+        raise ValueError(
+            f"loss: {function_name(fn)} needs {', '.join(needed)}, but a loss is given y_pred and y_true only. "
+            "Write a function (y_true, y_pred) that calls it with the rest."
+        )
+
+
+def _is_distribution(y_true: Tensor, y_pred: Tensor) -> bool:
+    """Tell soft or one-hot labels from class numbers."""
+    return y_true.shape == y_pred.shape and y_true.is_floating_point()
+
+
+def _class_numbers(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return labels as int64 without the dimension of the classes, which torch puts second."""
+    expected = y_pred.shape[:1] + y_pred.shape[2:] if y_pred.dim() > 1 else y_pred.shape[:0]
+    if y_true.dim() == len(expected) + 1 and y_true.shape[-1] == 1:
+        y_true = y_true.squeeze(-1)
+    if y_true.shape != expected:
+        raise shapes_differ(
+            y_true, y_pred, f"class numbers of shape {tuple(expected)}", "torch puts the classes second."
+        )
+    return y_true if y_true.dtype is torch.int64 else y_true.long()
+
+
+def _aligned(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return targets of the shape of the predictions, which keep theirs."""
+    given = y_true
+    surplus = y_true.dim() - y_pred.dim()
+    if surplus == 1 and y_true.shape[-1] == 1:
+        y_true = y_true.squeeze(-1)
+    elif surplus == -1 and y_pred.shape[-1] == 1:
+        y_true = y_true.unsqueeze(-1)
+    if y_true.shape != y_pred.shape:
+        raise shapes_differ(given, y_pred, "of the same shape", "Reshape one of them to the shape of the other.")
+    return y_true
