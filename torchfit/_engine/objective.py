@@ -27,11 +27,12 @@ class Family:
     mean: Callable[..., Any]
 
 
-@dataclass
 class Deferred:
     """A metric such as "accuracy", whose class depends on the loss and on shapes not yet seen."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        """Keep the spelling: it is the key in the logs."""
+        self.name = name
 
 
 _DEFERRED = ("accuracy", "acc", "crossentropy", "ce")

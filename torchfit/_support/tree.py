@@ -120,7 +120,8 @@ def _chain(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 
 
 def _is_dataclass(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+    """Tell a record of values; a dataclass that can be called is a function with settings, and a leaf."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type) and not callable(value)
 
 
 def format_path(path: Path, root: str) -> str:
