@@ -75,6 +75,7 @@ def draw(history, images, labels, guesses, path):
         axes.plot(epochs, history[name], label="training")
         axes.plot(epochs, history[f"val_{name}"], label="validation")
         axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     below.suptitle("test images: predicted digit (true digit where it is wrong)")
     for axes, image, label, guess in zip(below.subplots(2, 10).flat, images, labels, guesses):
