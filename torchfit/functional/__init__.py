@@ -12,6 +12,12 @@ from torchfit.functional.crossentropy import (
     categorical_crossentropy,
     sparse_categorical_crossentropy,
 )
+from torchfit.functional.focal import (
+    binary_focal_crossentropy,
+    categorical_focal_crossentropy,
+    categorical_generalized_cross_entropy,
+)
+from torchfit.functional.margins import categorical_hinge, hinge, squared_hinge
 from torchfit.functional.probabilistic import kl_divergence, poisson
 from torchfit.functional.regression import (
     cosine_similarity,
@@ -22,13 +28,24 @@ from torchfit.functional.regression import (
     mean_squared_error,
     mean_squared_logarithmic_error,
 )
+from torchfit.functional.segmentation import dice, tversky
+from torchfit.functional.sequence import ctc
+from torchfit.functional.similarity import circle
 
 __all__ = [
     "binary_accuracy",
     "binary_crossentropy",
+    "binary_focal_crossentropy",
     "categorical_accuracy",
     "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_generalized_cross_entropy",
+    "categorical_hinge",
+    "circle",
     "cosine_similarity",
+    "ctc",
+    "dice",
+    "hinge",
     "huber",
     "kl_divergence",
     "log_cosh",
@@ -40,5 +57,7 @@ __all__ = [
     "sparse_categorical_accuracy",
     "sparse_categorical_crossentropy",
     "sparse_top_k_categorical_accuracy",
+    "squared_hinge",
     "top_k_categorical_accuracy",
+    "tversky",
 ]

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchfit.functional._kernels import MEAN, NONE, huber_loss, l1_loss, mse_loss
@@ -112,15 +113,11 @@ def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
 def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     """Return minus the cosine of the angle between the vectors along `axis`: -1 same, 0 orthogonal, 1 opposite.
 
-    A vector of zeros has no direction and gives 0.
+    A vector of zeros has no direction and gives 0; lengths below 1e-7 count as 1e-7.
 
     >>> cosine_similarity([[0.0, 1.0]], [[0.0, 2.0]]).tolist()
     [-1.0]
     """
     y_true, y_pred = as_pair(y_true, y_pred)
-    return -(unit_vectors(y_true, axis) * unit_vectors(y_pred, axis)).sum(axis)
-
-
-def unit_vectors(values: Tensor, axis: int = -1) -> Tensor:
-    """Scale the vectors along `axis` to length 1; those shorter than 1e-6 are scaled by 1e6 instead."""
-    return values * values.square().sum(axis, keepdim=True).clamp(min=1e-12).rsqrt()
+    cosine = F.normalize(y_true, dim=axis, eps=EPSILON) * F.normalize(y_pred, dim=axis, eps=EPSILON)
+    return cosine.sum(axis).neg()

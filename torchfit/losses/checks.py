@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 from torchfit._support.errors import describe
@@ -34,6 +35,22 @@ def checked_integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ValueError(f"`{name}` must be an integer. Received: {describe(value)}.")
     return int(value)
+
+
+def checked_axes(name: str, value: Any) -> int | tuple[int, ...] | None:
+    """Accept a whole number, several of them, or `None`."""
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(checked_integer(name, axis) for axis in value)
+    return checked_integer(name, value)
+
+
+def checked_alpha(name: str, value: Any) -> float | list[float]:
+    """Accept a number at least 0, or a sequence of them."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [checked_number(name, one, 0) for one in value]
+    return checked_number(name, value, 0)
 
 
 def _bounds(low: float, high: float) -> str:

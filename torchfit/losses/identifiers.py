@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torchfit import functional
 from torchfit._support.registry import Family
-from torchfit.losses import crossentropy, regression
+from torchfit.losses import crossentropy, focal, hinge, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import LossFunctionWrapper, function_name
 from torchfit.losses.torch_losses import TorchLoss, is_torch_loss
@@ -24,6 +24,18 @@ _PAIRS: dict[Callable[..., Tensor], type[Loss]] = {
     functional.binary_crossentropy: crossentropy.BinaryCrossentropy,
     functional.categorical_crossentropy: crossentropy.CategoricalCrossentropy,
     functional.sparse_categorical_crossentropy: crossentropy.SparseCategoricalCrossentropy,
+    functional.binary_focal_crossentropy: focal.BinaryFocalCrossentropy,
+    functional.categorical_focal_crossentropy: focal.CategoricalFocalCrossentropy,
+    functional.categorical_generalized_cross_entropy: focal.CategoricalGeneralizedCrossEntropy,
+    functional.kl_divergence: probabilistic.KLDivergence,
+    functional.poisson: probabilistic.Poisson,
+    functional.hinge: hinge.Hinge,
+    functional.squared_hinge: hinge.SquaredHinge,
+    functional.categorical_hinge: hinge.CategoricalHinge,
+    functional.dice: segmentation.Dice,
+    functional.tversky: segmentation.Tversky,
+    functional.circle: similarity.Circle,
+    functional.ctc: sequence.CTC,
 }
 """Each function and the class that computes the same."""
 
@@ -33,6 +45,8 @@ _ALIASES = {
     "mape": functional.mean_absolute_percentage_error,
     "msle": functional.mean_squared_logarithmic_error,
     "bce": functional.binary_crossentropy,
+    "kld": functional.kl_divergence,
+    "kullback_leibler_divergence": functional.kl_divergence,
     "huber_loss": functional.huber,
     "logcosh": functional.log_cosh,
 }

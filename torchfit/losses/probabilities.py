@@ -29,7 +29,7 @@ Use BinaryCrossentropy(from_logits=True), or end the model with a sigmoid.
     end = "a sigmoid" if expected == "single" else "a softmax"
     return (
         f"The loss {loss.name} expects probabilities, but the model puts out {finding}. "
-        f"{_other_loss(loss)}end the model with {end}."
+        f"{_other_loss(loss)} the model with {end}."
     )
 
 
@@ -42,6 +42,4 @@ def _finding(y_pred: Tensor, expected: str, axis: Any) -> str | None:
 
 
 def _other_loss(loss: Any) -> str:
-    if hasattr(loss, "from_logits"):
-        return f"Use {type(loss).__name__}(from_logits=True), or "
-    return str(getattr(loss, "for_logits", "To fix it, "))
+    return f"Use {type(loss).__name__}(from_logits=True), or end" if hasattr(loss, "from_logits") else "End"

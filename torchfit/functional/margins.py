@@ -1,0 +1,48 @@
+"""Margins between classes, sample by sample. Shapes `(batch, …, values)` give `(batch, …)`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit.functional.alignment import as_pair
+
+
+def hinge(y_true: Any, y_pred: Any) -> Tensor:
+    """Return the mean of `max(1 - y_true · y_pred, 0)` over the last dimension.
+
+    Labels are -1 and 1. If all of them are 0 or 1, 0 counts as -1.
+
+    >>> hinge([[-1.0, 1.0]], [[0.5, 0.5]]).tolist()
+    [1.0]
+    """
+    return _margins(y_true, y_pred).mean(-1)
+
+
+def squared_hinge(y_true: Any, y_pred: Any) -> Tensor:
+    """Return the mean of `max(1 - y_true · y_pred, 0)²` over the last dimension; labels as for `hinge`.
+
+    >>> squared_hinge([[-1.0, 1.0]], [[0.5, 0.5]]).tolist()
+    [1.25]
+    """
+    return _margins(y_true, y_pred).square().mean(-1)
+
+
+def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
+    """Return `max(neg - pos + 1, 0)` with `pos = Σ t·y_pred` and `neg = max((1 - t)·y_pred)`.
+
+    `y_true` holds one-hot labels `t` of the shape of `y_pred (batch, …, classes)`.
+
+    >>> categorical_hinge([[0.0, 1.0]], [[0.5, 0.25]]).tolist()
+    [1.25]
+    """
+    y_true, y_pred = as_pair(y_true, y_pred)
+    right = (y_true * y_pred).sum(-1)
+    wrong = ((1 - y_true) * y_pred).amax(-1)
+    return (wrong - right + 1).relu()
+
+
+def _margins(y_true: Any, y_pred: Any) -> Tensor:
+    y_true, y_pred = as_pair(y_true, y_pred)
+    is_binary = ((y_true == 0) | (y_true == 1)).all()
+    return (1 - torch.where(is_binary, 2 * y_true - 1, y_true) * y_pred).relu()

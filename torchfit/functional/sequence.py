@@ -1,0 +1,42 @@
+"""Sequences of labels without their times."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchfit._support.errors import describe
+from torchfit._support.tensors import as_tensor
+from torchfit.functional.alignment import as_floating
+
+BLANK = 0
+
+
+def ctc(y_true: Any, y_pred: Any) -> Tensor:
+    """Return `(batch,)`: minus the log-probability of each label sequence, over all its alignments.
+
+    Connectionist temporal classification (Graves et al., 2006).
+
+    Arguments:
+        y_true: label sequences `(batch, labels)` of class numbers from 1, filled up with 0, which is the blank.
+        y_pred: logits `(batch, steps, classes)`; all steps count.
+
+    A sequence too long for the steps gives infinity. Raises `ValueError` for other shapes.
+
+    >>> import math
+    >>> round(ctc([[1]], [[[0.0, 0.0]]]).item() / math.log(2.0), 4)
+    1.0
+    """
+    y_pred = as_floating(y_pred)
+    labels: Tensor = as_tensor(y_true, device=y_pred.device).long()
+    if y_pred.dim() != 3 or labels.dim() != 2 or labels.shape[0] != y_pred.shape[0]:
+        raise ValueError(
+            "ctc: y_pred must be logits (batch, steps, classes) and y_true class numbers (batch, labels). "
+            f"Received: y_pred, {describe(y_pred)}, and y_true, {describe(labels)}."
+        )
+    rows, steps, _ = y_pred.shape
+    lengths = (labels != BLANK).sum(-1)
+    times = torch.full((rows,), steps, dtype=torch.long, device=y_pred.device)
+    logarithm = y_pred.log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(logarithm, labels, times, lengths, blank=BLANK, reduction="none")

@@ -1,0 +1,64 @@
+"""Losses of overlap between masks. `y_true` and `y_pred` have one shape and hold values from 0 to 1."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torchfit.functional import segmentation
+from torchfit.losses.checks import checked_axes, checked_number
+from torchfit.losses.functional_loss import FunctionalLoss
+
+
+class Dice(FunctionalLoss):
+    """`1 - 2·Σ t·p / (Σ t + Σ p)`: 0 where prediction and mask are the same, 1 where they do not meet.
+
+    `axis` names the dimensions that are summed over; `None`, the default, is all of them, the batch included.
+    `axis=(1, 2, 3)` gives one loss per image.
+
+    >>> Dice()([[0.0, 1.0]], [[1.0, 1.0]]).item()  # doctest: +ELLIPSIS
+    0.333...
+    """
+
+    probabilities = "single"
+
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "dice",
+        axis: int | Sequence[int] | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(segmentation.dice, name, reduction, dtype, axis=checked_axes("axis", axis))
+
+
+class Tversky(FunctionalLoss):
+    """`1 - TP / (TP + alpha·FP + beta·FN)` of soft counts.
+
+    Arguments:
+        alpha: how much false positives weigh, at least 0.
+        beta: how much false negatives weigh, at least 0.
+        axis: the dimensions that are summed over; `None` is all of them, the batch included.
+
+    >>> Tversky(alpha=1.0, beta=1.0)([[0.0, 1.0]], [[1.0, 1.0]]).item()
+    0.5
+    """
+
+    probabilities = "single"
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "tversky",
+        axis: int | Sequence[int] | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            segmentation.tversky,
+            name,
+            reduction,
+            dtype,
+            alpha=checked_number("alpha", alpha, 0),
+            beta=checked_number("beta", beta, 0),
+            axis=checked_axes("axis", axis),
+        )

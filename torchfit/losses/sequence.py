@@ -1,0 +1,28 @@
+"""Losses of sequences."""
+
+from typing import Any
+
+import torch
+
+from torchfit.functional import sequence
+from torchfit.losses.functional_loss import FunctionalLoss
+
+
+class CTC(FunctionalLoss):
+    """Connectionist temporal classification: label sequences without their times (Graves et al., 2006).
+
+    `y_true` holds class numbers `(batch, labels)` from 1, filled up with 0, the blank; `y_pred` holds logits
+    `(batch, steps, classes)`. One loss per `(batch,)`; a sequence too long for the steps gives infinity.
+
+    >>> round(CTC()([[1]], [[[0.0, 0.0]]]).item(), 4)
+    0.6931
+    """
+
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "ctc",
+        dtype: Any = None,
+    ):
+        super().__init__(sequence.ctc, name, reduction, dtype)
+        self._target_dtype = torch.int64
