@@ -1,23 +1,45 @@
 """Optimizers with Keras' formulas, arguments and defaults, and PyTorch's own behind the same face."""
 
 from torchfit.optimizers import schedules as schedules
+from torchfit.optimizers.adadelta import Adadelta as Adadelta
+from torchfit.optimizers.adafactor import Adafactor as Adafactor
+from torchfit.optimizers.adagrad import Adagrad as Adagrad
 from torchfit.optimizers.adam import Adam as Adam
 from torchfit.optimizers.adam import AdamW as AdamW
+from torchfit.optimizers.adamax import Adamax as Adamax
 from torchfit.optimizers.base import Optimizer as Optimizer
+from torchfit.optimizers.ftrl import Ftrl as Ftrl
 from torchfit.optimizers.identifiers import as_optimizer as as_optimizer
 from torchfit.optimizers.identifiers import deserialize as deserialize
 from torchfit.optimizers.identifiers import get as get
 from torchfit.optimizers.identifiers import serialize as serialize
+from torchfit.optimizers.lamb import Lamb as Lamb
+from torchfit.optimizers.lion import Lion as Lion
+from torchfit.optimizers.loss_scale_optimizer import LossScaleOptimizer as LossScaleOptimizer
+from torchfit.optimizers.muon import Muon as Muon
+from torchfit.optimizers.nadam import Nadam as Nadam
 from torchfit.optimizers.rmsprop import RMSprop as RMSprop
+from torchfit.optimizers.schedule_free_adamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from torchfit.optimizers.sgd import SGD as SGD
 from torchfit.optimizers.torch_optimizer import TorchOptimizer as TorchOptimizer
 
 __all__ = [
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Ftrl",
+    "Lamb",
+    "Lion",
+    "LossScaleOptimizer",
+    "Muon",
+    "Nadam",
     "Optimizer",
     "RMSprop",
     "SGD",
+    "ScheduleFreeAdamW",
     "TorchOptimizer",
     "as_optimizer",
     "deserialize",

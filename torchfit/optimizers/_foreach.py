@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 Scalar: TypeAlias = "float | Tensor"
 Tensors: TypeAlias = "list[Tensor]"
+Item = TypeVar("Item")
 
 _HAS_RSQRT = hasattr(torch, "_foreach_rsqrt_")  # torch >= 2.7
 
@@ -75,6 +76,14 @@ def copy_where_(condition: bool | Tensor, targets: Tensors, sources: Tensors) ->
         torch._foreach_copy_(targets, sources)
 
 
+def decay_(targets: Tensors, chosen: list[bool], rate: float | None, learning_rate: Scalar) -> None:
+    """Targets -= rate · learning_rate · targets, for the chosen ones."""
+    if rate:
+        decayed = [target for target, is_chosen in zip(targets, chosen) if is_chosen]
+        if decayed:
+            torch._foreach_mul_(decayed, 1 - learning_rate * rate)
+
+
 def one_minus_power(base: float, exponent: Scalar) -> Scalar:
     """1 - base**exponent, exact in float32 as well, where 1 - 0.999 loses four digits.
 
@@ -100,6 +109,6 @@ def smaller(left: Scalar, right: Scalar) -> Scalar:
     return right.clamp_max(left) if isinstance(right, Tensor) else min(left, right)
 
 
-def pick(tensors: Sequence[Tensor | None], positions: Sequence[int]) -> list[Tensor | None]:
-    """The tensors at some positions."""
-    return [tensors[position] for position in positions]
+def pick(items: Sequence[Item], positions: Sequence[int]) -> list[Item]:
+    """The items at some positions."""
+    return [items[position] for position in positions]

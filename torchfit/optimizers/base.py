@@ -14,7 +14,7 @@ from torch import Tensor
 from torchfit._support.names import snake_case
 from torchfit.optimizers import _arguments, _clipping, _state
 from torchfit.optimizers._accumulation import Window
-from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, mix_
+from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, decay_, mix_
 from torchfit.optimizers._parameters import Parameters
 from torchfit.optimizers.schedules.base import Schedule, as_schedule
 from torchfit.optimizers.schedules.identifiers import deserialize, serialize
@@ -82,7 +82,7 @@ class Optimizer:
         optional, positive = _arguments.optional, _arguments.positive
         if unknown.pop("decay", None) is not None:
             warnings.warn("`decay` is ignored: pass a schedule as `learning_rate` instead.", stacklevel=3)
-        _arguments.no_others(type(self).__name__, unknown, self._argument_names())
+        _arguments.no_others(type(self).__name__, unknown, self.argument_names())
         _arguments.only_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
         self.name = name or snake_case(type(self).__name__)
         self.weight_decay = optional(_arguments.non_negative, "weight_decay", weight_decay)
@@ -123,8 +123,8 @@ class Optimizer:
         """Name the state that the rule keeps for each parameter, such as `("momentum", "velocity")`."""
         return ()
 
-    def create_slot(self, name: str, parameter: Tensor) -> Tensor | None:
-        """Return the first value of a slot: zeros like the parameter, unless the rule says otherwise."""
+    def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
+        """Return the first value of a slot for the parameter called `name`: zeros, unless the rule says otherwise."""
         return torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
     def create_shared(self, parameters: Tensors) -> dict[str, Tensor]:
@@ -156,19 +156,24 @@ class Optimizer:
         if self.built:
             self._book.require_known(book.tensors)
             return
-        self._book, self._parameters = book, book.tensors
-        self._slots = tuple(
-            [self.create_slot(name, p.detach()) for p in self._parameters] for name in self.slot_names()
-        )
-        self._averages = self._zeros() if self.use_ema else []
-        self._window = Window(self._zeros() if self.gradient_accumulation_steps else [])
-        self._shared = self.create_shared(self._parameters)
-        self._prepare()
-        self._choose_decayed()
+        self._bind(book)
         self.built = True
         if self._remembered is not None:
             remembered, self._remembered = self._remembered, None
             self.load_state_dict(remembered)
+
+    def _bind(self, book: Parameters) -> None:
+        """Create the state for these parameters."""
+        self._book, self._parameters = book, book.tensors
+        self._prepare()
+        self._slots = tuple(
+            [self.create_slot(slot, p.detach(), name) for name, p in zip(book.names, book.tensors)]
+            for slot in self.slot_names()
+        )
+        self._averages = self._zeros() if self.use_ema else []
+        self._window = Window(self._zeros() if self.gradient_accumulation_steps else [])
+        self._shared = self.create_shared(self._parameters)
+        self._choose_decayed()
 
     def _prepare(self) -> None:
         """Choose kernels, once the parameters are known."""
@@ -212,7 +217,7 @@ class Optimizer:
             if self.loss_scale_factor is not None:
                 ready = list(torch._foreach_div(ready, self.loss_scale_factor))
             ready = self._clip(ready)
-            self._decay(parameters, decayed, learning_rate)
+            self._decay(parameters, decayed, slots, learning_rate)
             self.update_rule(parameters, ready, slots, learning_rate, step)
             if self.use_ema:
                 self._average(step)
@@ -257,7 +262,7 @@ class Optimizer:
             )
 
     @classmethod
-    def _argument_names(cls) -> list[str]:
+    def argument_names(cls) -> list[str]:
         """List the arguments of the constructor, those of the base included."""
         constructors = [vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)]
         return [
@@ -276,12 +281,9 @@ class Optimizer:
             return _clipping.clip_by_value(gradients, self.clipvalue)
         return gradients
 
-    def _decay(self, parameters: Tensors, decayed: list[bool], learning_rate: Scalar) -> None:
+    def _decay(self, parameters: Tensors, decayed: list[bool], slots: Slots, learning_rate: Scalar) -> None:
         """Take the weight decay off the parameters that are not spared."""
-        if self.weight_decay:
-            chosen = [parameter for parameter, chosen in zip(parameters, decayed) if chosen]
-            if chosen:
-                torch._foreach_mul_(chosen, 1 - learning_rate * self.weight_decay)
+        decay_(parameters, decayed, self.weight_decay, learning_rate)
 
     def _average(self, step: Scalar) -> None:
         """Move the averages towards the parameters; the first update sets them."""
@@ -411,6 +413,11 @@ class Optimizer:
         self._rate = _arguments.learning_rate(value)
 
     @property
+    def given_learning_rate(self) -> Any:
+        """The number that the learning rate was set to, or the schedule that decides it."""
+        return self._rate if self._schedule is None else self._given_schedule
+
+    @property
     def iterations(self) -> int:
         """How many updates were made."""
         return self._updates
@@ -427,7 +434,7 @@ class Optimizer:
         The order is Keras': averages, accumulators, then the slots. Slots are the tensors in use; the first two are
         copies of what is counted on the host.
         """
-        rate = [] if self._schedule is not None else [torch.tensor(self._rate)]
+        rate = [] if callable(self.given_learning_rate) else [torch.tensor(self.learning_rate)]
         together, apart = self._slots[: self.interleaved_slots], self._slots[self.interleaved_slots :]
         slots = [slot for group in (*zip(*together), *apart) for slot in group if slot is not None]
         counted = [torch.tensor(self._updates), *rate]
@@ -459,7 +466,7 @@ class Optimizer:
         return {
             "iterations": self._updates,
             "calls": self._calls,
-            "learning_rate": None if self._schedule else self._rate,
+            "learning_rate": None if callable(self.given_learning_rate) else self.learning_rate,
             "window": {"count": window.count, "weight": window.weight, "received": list(window.received)},
             "parameters": _state.by_parameter(self._book.names, self._named_slots()),
             "shared": dict(self._shared),
@@ -478,7 +485,7 @@ class Optimizer:
         _state.restore(self._book.names, self._named_slots(), state["parameters"])
         _state.restore_shared(self._shared, state["shared"])
         self._updates, self._calls = int(state["iterations"]), int(state["calls"])
-        if self._schedule is None and state["learning_rate"] is not None:
+        if state["learning_rate"] is not None and not callable(self.given_learning_rate):
             self.learning_rate = state["learning_rate"]
         self._window.restore(**state["window"])
 
@@ -492,9 +499,10 @@ class Optimizer:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain data."""
+        rate = self.given_learning_rate
         return {
             "name": self.name,
-            "learning_rate": self._rate if self._schedule is None else serialize(self._given_schedule),
+            "learning_rate": serialize(rate) if callable(rate) else rate,
             "weight_decay": self.weight_decay,
             "clipnorm": self.clipnorm,
             "global_clipnorm": self.global_clipnorm,

@@ -8,17 +8,45 @@ from typing import Any, TypeAlias
 import torch
 
 from torchfit._support.errors import describe
-from torchfit._support.registry import Family
+from torchfit.optimizers._family import FAMILY
+from torchfit.optimizers.adadelta import Adadelta
+from torchfit.optimizers.adafactor import Adafactor
+from torchfit.optimizers.adagrad import Adagrad
 from torchfit.optimizers.adam import Adam, AdamW
+from torchfit.optimizers.adamax import Adamax
 from torchfit.optimizers.base import Optimizer
+from torchfit.optimizers.ftrl import Ftrl
+from torchfit.optimizers.lamb import Lamb
+from torchfit.optimizers.lion import Lion
+from torchfit.optimizers.loss_scale_optimizer import LossScaleOptimizer
+from torchfit.optimizers.muon import Muon
+from torchfit.optimizers.nadam import Nadam
 from torchfit.optimizers.rmsprop import RMSprop
+from torchfit.optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from torchfit.optimizers.sgd import SGD
 from torchfit.optimizers.torch_optimizer import TorchOptimizer
 
 AnyOptimizer: TypeAlias = "Optimizer | TorchOptimizer"
 
-_CLASSES = (SGD, RMSprop, Adam, AdamW, TorchOptimizer)
-_FAMILY = Family("optimizer", "torchfit.optimizers", {cls.__name__: cls for cls in _CLASSES})
+_CLASSES = (
+    SGD,
+    RMSprop,
+    Adam,
+    AdamW,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adamax,
+    Ftrl,
+    Lamb,
+    Lion,
+    LossScaleOptimizer,
+    Muon,
+    Nadam,
+    ScheduleFreeAdamW,
+    TorchOptimizer,
+)
+FAMILY.members.update({cls.__name__: cls for cls in _CLASSES})
 
 
 def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
@@ -27,7 +55,7 @@ def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
     >>> serialize(SGD(0.1))["class_name"]
     'SGD'
     """
-    return _FAMILY.serialize(optimizer)
+    return FAMILY.serialize(optimizer)
 
 
 def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -43,7 +71,7 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
     >>> deserialize(serialize(SGD(0.1))).learning_rate
     0.1
     """
-    return _FAMILY.deserialize(config, custom_objects)
+    return FAMILY.deserialize(config, custom_objects)
 
 
 def get(identifier: Any) -> Any:
@@ -61,7 +89,7 @@ def get(identifier: Any) -> Any:
     """
     if isinstance(identifier, torch.optim.Optimizer) or _is_torch_class(identifier):
         return TorchOptimizer(identifier)
-    found = identifier if isinstance(identifier, (Optimizer, TorchOptimizer)) else _FAMILY.get(identifier)
+    found = identifier if isinstance(identifier, (Optimizer, TorchOptimizer)) else FAMILY.get(identifier)
     if found is not None and not isinstance(found, (Optimizer, TorchOptimizer)):
         raise ValueError(f"Could not interpret the optimizer identifier {describe(identifier)}. {_WANTED}")
     return found

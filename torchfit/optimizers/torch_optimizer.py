@@ -53,7 +53,7 @@ class TorchOptimizer:
         given = isinstance(optimizer, torch.optim.Optimizer)
         self.optimizer: Any = optimizer if given else None
         self._factory: Any = None if given else optimizer
-        self._book = Parameters(_all_of(self.optimizer))
+        self._book = Parameters(_all_of(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else [])
         self._remembered: dict[str, Any] | None = None
         self._wanted_rate: float | None = None
         self._updates = 0
@@ -200,8 +200,8 @@ def _is_optimizer_class(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 
 
-def _all_of(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
-    return [] if optimizer is None else [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _all_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _made(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:

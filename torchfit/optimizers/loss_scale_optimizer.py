@@ -1,0 +1,178 @@
+"""Dynamic loss scaling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._support.names import did_you_mean
+from torchfit.optimizers import _arguments
+from torchfit.optimizers._family import FAMILY
+from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_
+from torchfit.optimizers._parameters import Parameters
+from torchfit.optimizers.base import Optimizer
+
+
+class LossScaleOptimizer(Optimizer):
+    """Scale the loss up so that float16 gradients do not vanish, and skip the updates where they overflow.
+
+    The loss times the scale is what gradients are taken of (`scale_loss`). If they are all finite they are divided by
+    the scale and given to the inner optimizer, and after `dynamic_growth_steps` of such updates in a row the scale
+    doubles. Otherwise nothing is updated, and the scale is halved. All of this is decided on the device: nothing is
+    read on the host, unless the inner learning rate is a schedule, which must know how many updates were made.
+
+    Args:
+        inner_optimizer: the optimizer that updates the parameters, one of torchfit. Clipping, decay, averages and
+            accumulation are its arguments; with accumulation, the mean over the window is what must be finite.
+        initial_scale: the first scale, > 0. Default 2**15.
+        dynamic_growth_steps: after how many finite updates in a row the scale doubles. Default 2000.
+        name: what the optimizer is called.
+        **others: nothing; arguments of the inner optimizer are refused with a hint.
+
+    Raises:
+        ValueError: an argument is outside its range, or belongs to the inner optimizer.
+
+    >>> from torchfit.optimizers import SGD
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = LossScaleOptimizer(SGD(0.5), initial_scale=8.0)
+    >>> optimizer.build([weight])
+    >>> optimizer.apply([torch.tensor([8.0])])
+    >>> optimizer.apply([torch.tensor([float("inf")])])
+    >>> weight.data, float(optimizer.dynamic_scale), optimizer.iterations, optimizer.skipped_updates
+    (tensor([0.5000]), 4.0, 1, 1)
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: Optimizer,
+        initial_scale: float = 2.0**15,
+        dynamic_growth_steps: int = 2000,
+        name: str | None = None,
+        **others: Any,
+    ):
+        if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
+            rule = "an optimizer of torchfit.optimizers that scales no loss itself"
+            _arguments.refuse("inner_optimizer", rule, inner_optimizer)
+        _refuse_others(others)
+        self.inner_optimizer = inner_optimizer
+        super().__init__(inner_optimizer.given_learning_rate, name=name)
+        inner_optimizer.loss_scale_factor = None
+        self.initial_scale = _arguments.positive("initial_scale", initial_scale)
+        self.dynamic_growth_steps = _arguments.whole("dynamic_growth_steps", dynamic_growth_steps, 1)
+        self.gradient_accumulation_steps = inner_optimizer.gradient_accumulation_steps
+        self.use_ema = inner_optimizer.use_ema
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Those of the inner optimizer."""
+        return self.inner_optimizer.slot_names()
+
+    def create_shared(self, parameters: Tensors) -> dict[str, Tensor]:
+        """The scale, the finite updates in a row, and the skipped updates."""
+        device = parameters[0].device if parameters else None
+        return {
+            "dynamic_scale": torch.full((), float(self.initial_scale), device=device),
+            "step_counter": torch.zeros((), device=device),
+            "skipped": torch.zeros((), device=device),
+        }
+
+    def _bind(self, book: Parameters) -> None:
+        inner = self.inner_optimizer
+        inner._bind(book)
+        inner.built = True
+        self._book, self._parameters, self._slots = book, inner._parameters, inner._slots
+        self._averages, self._window = inner._averages, inner._window
+        self._shared = {**inner._shared, **self.create_shared(self._parameters)}
+
+    def update(self, gradients: Any, learning_rate: Scalar, step: Scalar) -> None:
+        """Make the inner update where all gradients are finite, and adapt the scale. See `Optimizer.update`."""
+        with torch.no_grad():
+            scale, skipped = self._shared["dynamic_scale"], self._shared["skipped"]
+            finite = _all_finite([gradient for gradient in gradients if gradient is not None])
+            held = self._held()
+            before = list(torch._foreach_mul(held, 1))
+            unscaled = [None if gradient is None else gradient / scale for gradient in gradients]
+            if not isinstance(learning_rate, Tensor):
+                learning_rate = torch.full((), learning_rate, device=scale.device)
+            self.inner_optimizer.update(unscaled, learning_rate, step - skipped)
+            copy_where_(~finite, held, before)
+            self._adapt(finite)
+
+    def _held(self) -> Tensors:
+        """All tensors that the inner update changes."""
+        inner = self.inner_optimizer
+        slots = [slot for of_one_name in inner._slots for slot in of_one_name if slot is not None]
+        return [*inner._parameters, *slots, *inner._averages, *inner._shared.values()]
+
+    def _adapt(self, finite: Tensor) -> None:
+        scale, counter = self._shared["dynamic_scale"], self._shared["step_counter"]
+        grows = finite & (counter + 1 >= self.dynamic_growth_steps)
+        scale.mul_(torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5))
+        counter.copy_(torch.where(finite & ~grows, counter + 1, 0.0))
+        self._shared["skipped"].add_(~finite)
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Multiply a loss by the scale, before its gradients are taken."""
+        return loss * (self.dynamic_scale if self.built else self.initial_scale)
+
+    @property
+    def dynamic_scale(self) -> Tensor:
+        """The present scale, a 0-d tensor on the parameters' device. Known after `build`."""
+        return self._shared["dynamic_scale"]
+
+    @property
+    def skipped_updates(self) -> int:
+        """How many updates were skipped because a gradient was not finite. Reads a tensor."""
+        return int(self._shared["skipped"]) if self.built else 0
+
+    @property
+    def iterations(self) -> int:
+        """How many updates were made, without the skipped ones. Reads a tensor."""
+        return self._updates - self.skipped_updates
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's learning rate."""
+        inner = self.inner_optimizer
+        if inner._schedule is not None:
+            inner._calls = self._calls - self.skipped_updates * (self.gradient_accumulation_steps or 1)
+        return inner.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    @property
+    def given_learning_rate(self) -> Any:
+        """The inner optimizer's number, or its schedule."""
+        return self.inner_optimizer.given_learning_rate
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data, the inner optimizer's among them."""
+        return {
+            "name": self.name,
+            "inner_optimizer": FAMILY.serialize(self.inner_optimizer),
+            "initial_scale": self.initial_scale,
+            "dynamic_growth_steps": self.dynamic_growth_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> LossScaleOptimizer:
+        """Build an optimizer from what `get_config` returned, the inner one included."""
+        inner = FAMILY.deserialize(config["inner_optimizer"], custom_objects)
+        return cls(inner, **{name: value for name, value in config.items() if name != "inner_optimizer"})
+
+
+def _refuse_others(others: dict[str, Any]) -> None:
+    for name in others:
+        if name in Optimizer.argument_names():
+            raise ValueError(f"LossScaleOptimizer has no argument `{name}`: set it on the inner optimizer.")
+        known = ("inner_optimizer", "initial_scale", "dynamic_growth_steps", "name")
+        raise ValueError(f"LossScaleOptimizer has no argument `{name}`. {did_you_mean(name, known)}")
+
+
+def _all_finite(tensors: Tensors) -> Tensor:
+    """Tell, on the device, whether there is neither an infinity nor a NaN."""
+    largest = torch._foreach_norm(tensors, float("inf"))
+    return torch.stack([each.to(largest[0]) for each in largest]).isfinite().all()
