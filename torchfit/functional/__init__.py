@@ -7,6 +7,7 @@ from torchfit.functional.accuracy import (
     sparse_top_k_categorical_accuracy,
     top_k_categorical_accuracy,
 )
+from torchfit.functional.correlation import concordance_correlation, pearson_correlation
 from torchfit.functional.crossentropy import (
     binary_crossentropy,
     categorical_crossentropy,
@@ -42,6 +43,7 @@ __all__ = [
     "categorical_generalized_cross_entropy",
     "categorical_hinge",
     "circle",
+    "concordance_correlation",
     "cosine_similarity",
     "ctc",
     "dice",
@@ -53,6 +55,7 @@ __all__ = [
     "mean_absolute_percentage_error",
     "mean_squared_error",
     "mean_squared_logarithmic_error",
+    "pearson_correlation",
     "poisson",
     "sparse_categorical_accuracy",
     "sparse_categorical_crossentropy",

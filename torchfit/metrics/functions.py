@@ -30,6 +30,4 @@ _NAMES = (
     "top_k_categorical_accuracy",
 )
 
-FUNCTIONS = Family(
-    "metric function", "torchfit.metrics", {name: getattr(F, name) for name in _NAMES if hasattr(F, name)}
-)
+FUNCTIONS = Family("metric function", "torchfit.metrics", {name: getattr(F, name) for name in _NAMES})

@@ -10,35 +10,92 @@ from torch.nn.modules import loss as torch_losses
 from torchfit._support.errors import describe
 from torchfit._support.names import snake_case
 from torchfit._support.registry import Family
-from torchfit.metrics import accuracy, regression
+from torchfit.metrics import (
+    accuracy,
+    auc,
+    confusion,
+    correlation,
+    curves,
+    f_score,
+    iou,
+    margins,
+    probabilistic,
+    r2,
+    reductions,
+    regression,
+)
 from torchfit.metrics.base import Metric
 from torchfit.metrics.functions import FUNCTIONS
-from torchfit.metrics.reductions import Mean, MeanMetricWrapper, Sum
+from torchfit.metrics.reductions import MeanMetricWrapper
 from torchfit.metrics.torchmetrics_adapter import TorchMetric, is_torchmetrics
 
 _CLASSES: tuple[type[Metric], ...] = (
-    Mean,
-    Sum,
-    MeanMetricWrapper,
     accuracy.Accuracy,
     accuracy.BinaryAccuracy,
     accuracy.CategoricalAccuracy,
     accuracy.SparseCategoricalAccuracy,
-    accuracy.TopKCategoricalAccuracy,
     accuracy.SparseTopKCategoricalAccuracy,
+    accuracy.TopKCategoricalAccuracy,
+    auc.AUC,
+    confusion.FalseNegatives,
+    confusion.FalsePositives,
+    confusion.Precision,
+    confusion.Recall,
+    confusion.TrueNegatives,
+    confusion.TruePositives,
+    correlation.ConcordanceCorrelation,
+    correlation.PearsonCorrelation,
+    curves.PrecisionAtRecall,
+    curves.RecallAtPrecision,
+    curves.SensitivityAtSpecificity,
+    curves.SpecificityAtSensitivity,
+    f_score.F1Score,
+    f_score.FBetaScore,
+    margins.CategoricalHinge,
+    margins.Hinge,
+    margins.SquaredHinge,
+    iou.BinaryIoU,
+    iou.IoU,
+    iou.MeanIoU,
+    iou.OneHotIoU,
+    iou.OneHotMeanIoU,
+    probabilistic.BinaryCrossentropy,
+    probabilistic.CategoricalCrossentropy,
+    probabilistic.KLDivergence,
+    probabilistic.Poisson,
+    probabilistic.SparseCategoricalCrossentropy,
+    r2.R2Score,
+    reductions.Mean,
+    reductions.MeanMetricWrapper,
+    reductions.Sum,
+    regression.CosineSimilarity,
+    regression.LogCoshError,
     regression.MeanAbsoluteError,
+    regression.MeanAbsolutePercentageError,
     regression.MeanSquaredError,
+    regression.MeanSquaredLogarithmicError,
+    regression.RootMeanSquaredError,
 )
-_ALIASES: dict[str, Any] = {
+_ALIASES: dict[str, type[Metric]] = {
     "acc": accuracy.Accuracy,
-    "mse": regression.MeanSquaredError,
+    "bce": probabilistic.BinaryCrossentropy,
+    "cosine": regression.CosineSimilarity,
+    "fbeta_score": f_score.FBetaScore,
+    "iou": iou.IoU,
+    "kld": probabilistic.KLDivergence,
+    "logcosh": regression.LogCoshError,
     "mae": regression.MeanAbsoluteError,
+    "mape": regression.MeanAbsolutePercentageError,
+    "mean_iou": iou.MeanIoU,
+    "mse": regression.MeanSquaredError,
+    "msle": regression.MeanSquaredLogarithmicError,
+    "rmse": regression.RootMeanSquaredError,
 }
 _FAMILY = Family(
     "metric",
     "torchfit.metrics",
     {
-        **{name: FUNCTIONS.members[name] for name in FUNCTIONS.members},
+        **FUNCTIONS.members,
         **{snake_case(kind.__name__): kind for kind in _CLASSES},
         **{kind.__name__: kind for kind in _CLASSES},
         **_ALIASES,
@@ -64,8 +121,8 @@ def get(identifier: Any) -> Any:
 def serialize(metric: Any) -> dict[str, Any]:
     """Return a metric or metric function as plain data.
 
-    >>> serialize(Mean())["class_name"]
-    'Mean'
+    >>> serialize(regression.MeanSquaredError())["class_name"]
+    'MeanSquaredError'
     """
     return _FAMILY.serialize(metric)
 
@@ -73,7 +130,7 @@ def serialize(metric: Any) -> dict[str, Any]:
 def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Return what `serialize` was given; `custom_objects` maps names to the user's own classes.
 
-    >>> deserialize(serialize(Sum(name="rows"))).name
+    >>> deserialize(serialize(reductions.Sum(name="rows"))).name
     'rows'
     """
     return _FAMILY.deserialize(config, custom_objects)

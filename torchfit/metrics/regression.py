@@ -1,9 +1,14 @@
-"""Distances between targets and predictions."""
+"""How far numbers are from numbers."""
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from torchfit._support.tensors import as_tensor
 from torchfit.functional import regression as of_samples
-from torchfit.metrics.reductions import MeanMetricWrapper
+from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.metrics.reductions import Mean, MeanMetricWrapper
 
 
 class MeanSquaredError(MeanMetricWrapper):
@@ -30,3 +35,88 @@ class MeanAbsoluteError(MeanMetricWrapper):
 
     def __init__(self, name: str | None = "mean_absolute_error", dtype: Any = None):
         super().__init__(of_samples.mean_absolute_error, name, dtype)
+
+
+class MeanAbsolutePercentageError(MeanMetricWrapper):
+    """Mean of the absolute differences in percent of `y_true`, both `(batch, …)`.
+
+    >>> MeanAbsolutePercentageError()([[2.0, 4.0]], [[1.0, 4.0]]).item()
+    25.0
+    """
+
+    direction = "down"
+
+    def __init__(self, name: str | None = "mean_absolute_percentage_error", dtype: Any = None):
+        super().__init__(of_samples.mean_absolute_percentage_error, name, dtype)
+
+
+class MeanSquaredLogarithmicError(MeanMetricWrapper):
+    """Mean of the squared differences of `log(1 + y_true)` and `log(1 + y_pred)` `(batch, …)`.
+
+    >>> round(MeanSquaredLogarithmicError()([[0, 1], [0, 0]], [[1, 1], [0, 0]]).item(), 4)
+    0.1201
+    """
+
+    direction = "down"
+
+    def __init__(self, name: str | None = "mean_squared_logarithmic_error", dtype: Any = None):
+        super().__init__(of_samples.mean_squared_logarithmic_error, name, dtype)
+
+
+class LogCoshError(MeanMetricWrapper):
+    """Mean of `log(cosh(y_pred - y_true))`, both `(batch, …)`: like squares near 0, like lengths far from it.
+
+    >>> round(LogCoshError()([[0, 1], [0, 0]], [[1, 1], [0, 0]]).item(), 4)
+    0.1084
+    """
+
+    direction = "down"
+
+    def __init__(self, name: str | None = "logcosh", dtype: Any = None):
+        super().__init__(of_samples.log_cosh, name, dtype)
+
+
+class RootMeanSquaredError(Mean):
+    """Root of the mean of the squared differences of `y_true` and `y_pred` `(batch, …)`.
+
+    >>> RootMeanSquaredError()([[0, 1], [0, 0]], [[1, 1], [0, 0]]).item()
+    0.5
+    """
+
+    direction = "down"
+
+    def __init__(self, name: str | None = "root_mean_squared_error", dtype: Any = None):
+        super().__init__(name, dtype)
+
+    def update_state(  # type: ignore[override]
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> None:
+        """Add one batch; weights `(batch,)` or `(batch, …)`."""
+        y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
+        y_true, y_pred = align_ranks(as_tensor(y_true, self._dtype, y_pred.device), y_pred)
+        if y_true.shape != y_pred.shape:
+            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Reshape one of them.")
+        self._accumulate((y_true - y_pred).square(), sample_weight)
+
+    def result(self) -> Tensor:
+        """Return the root of the mean, a scalar."""
+        return torch.sqrt(super().result())
+
+
+class CosineSimilarity(MeanMetricWrapper):
+    """Mean cosine of the angle between the vectors of `y_true` and `y_pred` `(batch, …)` along `axis`.
+
+    1 is the same direction, 0 a right angle, -1 the opposite direction: the opposite sign of the loss.
+
+    >>> CosineSimilarity()([[0.0, 1.0], [1.0, 0.0]], [[0.0, 2.0], [0.0, 2.0]]).item()
+    0.5
+    """
+
+    direction = "up"
+
+    def __init__(self, name: str | None = "cosine_similarity", dtype: Any = None, axis: int = -1):
+        super().__init__(_cosine, name, dtype, axis=axis)
+
+
+def _cosine(y_true: Tensor, y_pred: Tensor, axis: int) -> Tensor:
+    return -of_samples.cosine_similarity(y_true, y_pred, axis)

@@ -1,0 +1,203 @@
+"""The area under a curve of decisions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._support.errors import describe
+from torchfit._support.tensors import as_tensor
+from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.confusion import broadcast_weights, ratio
+from torchfit.metrics._arguments import one_of, optional_number, shares, whole_number
+from torchfit.metrics.confusion import Samples
+from torchfit.metrics.curves import Curve, spread
+
+_CURVES = ("ROC", "PR", "PRGAIN")
+_SUMS = ("interpolation", "majoring", "minoring")
+
+
+class AUC(Curve):
+    """Area under the ROC curve, the precision-recall curve or the precision-recall-gain curve.
+
+    The curve is drawn through a fixed number of thresholds, so memory does not grow with the samples; more
+    thresholds come nearer to the exact area.
+
+    Args:
+        num_thresholds: how many thresholds divide 0 to 1, at least 2. Default 200.
+        curve: `"ROC"` (default), `"PR"` or `"PRGAIN"` (Flach and Kull, 2015).
+        summation_method: `"interpolation"` (default; trapezoids, for `"PR"` the interpolation of Davis and
+            Goadrich, 2006), or a sum of bars as high as their lower (`"minoring"`) or higher (`"majoring"`) side.
+        name: default `"auc"`.
+        dtype: see `Metric`.
+        thresholds: thresholds from 0 to 1 to be used instead; the ends are added.
+        multi_label: average the areas of the columns of `(batch, labels)`, instead of taking all elements as one.
+        num_labels: number of columns, if it is to be known before the first batch.
+        label_weights: weight of each column, in the average or, without `multi_label`, of its elements.
+        from_logits: whether scores are logits.
+
+    Raises:
+        ValueError: for values out of range, and if `label_weights` are not as many as `num_labels`.
+
+    `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores from 0 to 1, `(batch, …)`,
+    with `multi_label` `(batch, labels)`.
+
+    >>> AUC(num_thresholds=3)([0, 0, 1, 1], [0, 0.5, 0.3, 0.9]).item()
+    0.75
+    """
+
+    def __init__(
+        self,
+        num_thresholds: int = 200,
+        curve: str = "ROC",
+        summation_method: str = "interpolation",
+        name: str | None = None,
+        dtype: Any = None,
+        thresholds: Any = None,
+        multi_label: bool = False,
+        num_labels: int | None = None,
+        label_weights: Any = None,
+        from_logits: bool = False,
+    ):
+        super().__init__(_limits(num_thresholds, thresholds), name, dtype)
+        self.curve: str = one_of("curve", curve, _CURVES)
+        self.summation_method: str = one_of("summation_method", summation_method, _SUMS)
+        self.multi_label, self.from_logits = bool(multi_label), bool(from_logits)
+        self.num_labels = optional_number("num_labels", num_labels, 1)
+        self._given_thresholds = thresholds
+        self.label_weights = _checked_weights(label_weights, self.num_labels if multi_label else None)
+        weights = torch.tensor(1.0 if self.label_weights is None else self.label_weights, dtype=self._dtype)
+        self.register_buffer("_label_weights", weights, persistent=False)
+        self._label_weights: Tensor
+        if not multi_label:
+            self._make_counters()
+        elif self.num_labels:
+            self._make_counters(self.num_labels)
+
+    def build(self, y_true: Any, y_pred: Any) -> None:
+        """Make the counters for the labels of the first batch."""
+        if not self._own_variables():
+            self._make_counters(as_tensor(y_pred).shape[-1])
+            self.to(as_tensor(y_pred).device)
+
+    def _build_from_state(self, state_dict: Any, prefix: str) -> None:
+        saved = state_dict.get(prefix + "true_positives")
+        if saved is not None and not self._own_variables():
+            self._make_counters(*saved.shape[1:])
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add one batch."""
+        labels, y_pred, weights = self._columns(y_true, y_pred, sample_weight)
+        self.build(labels, y_pred)
+        if y_pred.device != self.true_positives.device:
+            self.to(y_pred.device)
+        if self.label_weights is not None and not self.multi_label:
+            given = self._label_weights.expand_as(y_pred)
+            weights = given if weights is None else weights * given
+        y_pred = y_pred.sigmoid() if self.from_logits else y_pred
+        self._add_counts(*(self._one_column(part) for part in (labels, y_pred, weights)))
+
+    def _columns(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Samples:
+        y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
+        y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
+        if y_true.shape != y_pred.shape:
+            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Class numbers must be made one-hot.")
+        if self.multi_label and y_pred.shape[1:] != (self.num_labels or y_pred.shape[-1],):
+            raise ValueError(
+                f"`y_pred` must be (batch, {self.num_labels or 'labels'}) with multi_label=True. "
+                f"Received: {describe(y_pred)}."
+            )
+        weights = None if sample_weight is None else broadcast_weights(sample_weight, y_pred)
+        return y_true.bool(), y_pred, weights
+
+    def _one_column(self, part: Any) -> Any:
+        return part if part is None or self.multi_label else part.reshape(-1, 1)
+
+    def result(self) -> Tensor:
+        """Return the area, a scalar; 0 before the first batch of an unknown number of labels."""
+        if not self._own_variables():
+            return self._limits.new_zeros(())
+        areas = self._areas()
+        if not self.multi_label:
+            return areas
+        if self.label_weights is None:
+            return areas.mean()
+        return ratio((areas * self._label_weights).sum(), self._label_weights.sum())
+
+    def _areas(self) -> Tensor:
+        """Return the area for each label."""
+        if self.curve == "PR" and self.summation_method == "interpolation":
+            return self._interpolated_precision()
+        x, y = {"ROC": self._roc, "PR": self._precision_recall, "PRGAIN": self._gains}[self.curve]()
+        left, right = y[:-1], y[1:]
+        if self.summation_method == "interpolation":
+            heights = (left + right) / 2
+        else:
+            pick = torch.minimum if self.summation_method == "minoring" else torch.maximum
+            heights = pick(left, right)
+        return ((x[:-1] - x[1:]) * heights).sum(0)
+
+    def _roc(self) -> tuple[Tensor, Tensor]:
+        negatives = self.false_positives + self.true_negatives
+        return ratio(self.false_positives, negatives), self._recall()
+
+    def _precision_recall(self) -> tuple[Tensor, Tensor]:
+        return self._recall(), ratio(self.true_positives, self.true_positives + self.false_positives)
+
+    def _recall(self) -> Tensor:
+        return ratio(self.true_positives, self.true_positives + self.false_negatives)
+
+    def _gains(self) -> tuple[Tensor, Tensor]:
+        """Return recall gain and precision gain: 1 - odds · errors / true positives."""
+        positives = self.true_positives + self.false_negatives
+        odds = ratio(positives, self.false_positives + self.true_negatives)
+        recall_gain = 1.0 - odds * ratio(self.false_negatives, self.true_positives)
+        precision_gain = 1.0 - odds * ratio(self.false_positives, self.true_positives)
+        return recall_gain.clamp(0.0, 1.0), precision_gain.clamp(0.0, 1.0)
+
+    def _interpolated_precision(self) -> Tensor:
+        """Integrate precision over recall with the true positives linear in the found between two thresholds.
+
+        With TP = s·P + i on a segment, its share is s·(ΔTP + i·log(P₁ / P₂)) / positives.
+        """
+        found = self.true_positives + self.false_positives
+        gained = self.true_positives[:-1] - self.true_positives[1:]
+        slope = ratio(gained, (found[:-1] - found[1:]).clamp(min=0))
+        intercept = self.true_positives[1:] - slope * found[1:]
+        both = (found[:-1] > 0) & (found[1:] > 0)
+        growth = torch.where(both, ratio(found[:-1], found[1:].clamp(min=0)), 1.0)
+        positives = (self.true_positives[1:] + self.false_negatives[1:]).clamp(min=0)
+        return ratio(slope * (gained + intercept * growth.log()), positives).sum(0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config = {
+            **super().get_config(),
+            "num_thresholds": self.num_thresholds,
+            "curve": self.curve,
+            "summation_method": self.summation_method,
+            "multi_label": self.multi_label,
+            "num_labels": self.num_labels,
+            "label_weights": self.label_weights,
+            "from_logits": self.from_logits,
+        }
+        given = self._given_thresholds
+        return config if given is None else {**config, "thresholds": [float(limit) for limit in given]}
+
+
+def _limits(num_thresholds: Any, thresholds: Any) -> list[float]:
+    if thresholds is None:
+        return spread(whole_number("num_thresholds", num_thresholds, 2))
+    ends = spread(2)
+    return [ends[0], *sorted(shares("thresholds", thresholds)), ends[1]]
+
+
+def _checked_weights(label_weights: Any, labels: int | None) -> list[float] | None:
+    if label_weights is None:
+        return None
+    weights = [float(weight) for weight in label_weights]
+    if any(weight < 0 for weight in weights):
+        raise ValueError("`label_weights` must not be negative.")
+    if labels is not None and len(weights) != labels:
+        raise ValueError(f"`label_weights` must be as many as num_labels={labels}. Received: {len(weights)}.")
+    return weights

@@ -1,0 +1,243 @@
+"""Decisions at thresholds: the four counts, precision and recall."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._support.errors import describe
+from torchfit._support.tensors import as_tensor
+from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.confusion import NEVER, Counts, broadcast_weights, counts_above, keep_top_k, ratio
+from torchfit.metrics._arguments import optional_number, shares
+from torchfit.metrics.base import Metric
+
+Samples = tuple[Tensor, Tensor, Tensor | None]
+
+
+class Decisions(Metric):
+    """What metrics of decisions share: labels as booleans, scores, weights, and one class of several."""
+
+    _class_id: int | None = None
+
+    def _samples(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Samples:
+        """Return labels, scores and weights of one shape, of the chosen class only."""
+        y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
+        y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
+        if y_true.shape != y_pred.shape:
+            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Class numbers must be made one-hot.")
+        weights = None if sample_weight is None else broadcast_weights(sample_weight, y_pred)
+        if y_pred.device != self._device():
+            self.to(y_pred.device)
+        if top_k is not None:
+            y_pred = keep_top_k(y_pred, top_k)
+        return self._of_class(y_true.bool(), y_pred, weights)
+
+    def _of_class(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> Samples:
+        if self._class_id is None:
+            return labels, y_pred, weights
+        if self._class_id >= y_pred.shape[-1]:
+            raise ValueError(
+                f"`class_id` {self._class_id} of {self.name!r} is out of range: y_pred is {describe(y_pred)}."
+            )
+        chosen = weights if weights is None else weights[..., self._class_id]
+        return labels[..., self._class_id], y_pred[..., self._class_id], chosen
+
+
+class AtThresholds(Decisions):
+    """Decisions counted at one or a few thresholds."""
+
+    def __init__(self, thresholds: Any, default: float, name: str | None, dtype: Any):
+        super().__init__(name=name, dtype=dtype)
+        self.thresholds = [default] if thresholds is None else shares("thresholds", thresholds)
+        self._given_thresholds = thresholds
+        self._limits: Tensor | float = self.thresholds[0]
+        if len(self.thresholds) > 1:
+            del self._limits
+            limits = torch.tensor(self.thresholds, dtype=self._dtype).unsqueeze(-1)
+            self.register_buffer("_limits", limits, persistent=False)
+
+    def _counter(self, name: str) -> Any:
+        return self.add_weight((len(self.thresholds),), name=name)
+
+    def _counts(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Counts:
+        labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight, top_k)
+        return counts_above(labels, y_pred, self._limits, weights)
+
+    def _of_thresholds(self, values: Tensor) -> Tensor:
+        """Return a scalar for a single threshold."""
+        return values[0] if len(self.thresholds) == 1 else values
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        given = self._given_thresholds
+        plain = given if given is None or isinstance(given, (int, float)) else self.thresholds
+        return {**super().get_config(), "thresholds": plain}
+
+
+class _Count(AtThresholds):
+    """One of the four counts."""
+
+    _which: int
+
+    def __init__(self, thresholds: Any = None, name: str | None = None, dtype: Any = None):
+        super().__init__(thresholds, 0.5, name, dtype)
+        self.accumulator = self._counter("accumulator")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add one batch: labels of 0 and 1 and scores of one shape `(batch, …)`."""
+        self.accumulator.add_(self._counts(y_true, y_pred, sample_weight)[self._which])
+
+    def result(self) -> Tensor:
+        """Return the count, a scalar, or `(thresholds,)` for several."""
+        return self._of_thresholds(self.accumulator.clone())
+
+
+class TruePositives(_Count):
+    """Weighted number of positives that score above the threshold.
+
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+
+    >>> TruePositives()([0, 1, 1, 1], [1, 0, 1, 1]).item()
+    2.0
+    """
+
+    direction, _which = "up", 0
+
+
+class FalsePositives(_Count):
+    """Weighted number of negatives that score above the threshold.
+
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+
+    >>> FalsePositives()([0, 1, 0, 0], [0, 0, 1, 1]).item()
+    2.0
+    """
+
+    direction, _which = "down", 1
+
+
+class TrueNegatives(_Count):
+    """Weighted number of negatives that do not score above the threshold.
+
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+
+    >>> TrueNegatives()([0, 1, 0, 0], [1, 1, 0, 0]).item()
+    2.0
+    """
+
+    direction, _which = "up", 2
+
+
+class FalseNegatives(_Count):
+    """Weighted number of positives that do not score above the threshold.
+
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+
+    >>> FalseNegatives()([0, 1, 1, 1], [0, 1, 0, 0]).item()
+    2.0
+    """
+
+    direction, _which = "down", 3
+
+
+class _PrecisionOrRecall(AtThresholds):
+    """True positives as a share of all that were found, or of all that there were."""
+
+    direction = "up"
+
+    def __init__(self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: Any):
+        super().__init__(thresholds, 0.5 if top_k is None else NEVER, name, dtype)
+        self.top_k = optional_number("top_k", top_k, 1)
+        self.class_id = self._class_id = optional_number("class_id", class_id, 0)
+        self.true_positives = self._counter("true_positives")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "top_k": self.top_k, "class_id": self.class_id}
+
+
+class Precision(_PrecisionOrRecall):
+    """Share of the found that are positive: true positives / (true + false positives); 0 if none was found.
+
+    Args:
+        thresholds: number or list of numbers from 0 to 1; found is what scores above. Default 0.5, or with
+            `top_k` none. Several give a result `(thresholds,)`.
+        top_k: count only the `k` best scores of each sample as found.
+        class_id: look at this class of the last dimension only.
+        name: default `"precision"`.
+        dtype: see `Metric`.
+
+    Raises:
+        ValueError: for values out of range.
+
+    `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores, of one shape
+    `(batch, …)` or `(batch, …, classes)`.
+
+    >>> round(Precision()([0, 1, 1, 1], [1, 0, 1, 1]).item(), 4)
+    0.6667
+    """
+
+    def __init__(
+        self,
+        thresholds: Any = None,
+        top_k: int | None = None,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(thresholds, top_k, class_id, name, dtype)
+        self.false_positives = self._counter("false_positives")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add one batch."""
+        right, wrong, _, _ = self._counts(y_true, y_pred, sample_weight, self.top_k)
+        self.true_positives.add_(right)
+        self.false_positives.add_(wrong)
+
+    def result(self) -> Tensor:
+        """Return the precision, a scalar, or `(thresholds,)` for several."""
+        return self._of_thresholds(ratio(self.true_positives, self.true_positives + self.false_positives))
+
+
+class Recall(_PrecisionOrRecall):
+    """Share of the positives that are found: true positives / (true positives + false negatives); 0 if none.
+
+    Args:
+        thresholds: number or list of numbers from 0 to 1; found is what scores above. Default 0.5, or with
+            `top_k` none. Several give a result `(thresholds,)`.
+        top_k: count only the `k` best scores of each sample as found.
+        class_id: look at this class of the last dimension only.
+        name: default `"recall"`.
+        dtype: see `Metric`.
+
+    Raises:
+        ValueError: for values out of range.
+
+    `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores, of one shape
+    `(batch, …)` or `(batch, …, classes)`.
+
+    >>> round(Recall()([0, 1, 1, 1], [1, 0, 1, 1]).item(), 4)
+    0.6667
+    """
+
+    def __init__(
+        self,
+        thresholds: Any = None,
+        top_k: int | None = None,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(thresholds, top_k, class_id, name, dtype)
+        self.false_negatives = self._counter("false_negatives")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add one batch."""
+        right, _, _, missed = self._counts(y_true, y_pred, sample_weight, self.top_k)
+        self.true_positives.add_(right)
+        self.false_negatives.add_(missed)
+
+    def result(self) -> Tensor:
+        """Return the recall, a scalar, or `(thresholds,)` for several."""
+        return self._of_thresholds(ratio(self.true_positives, self.true_positives + self.false_negatives))

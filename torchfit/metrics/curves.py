@@ -1,0 +1,229 @@
+"""Decisions over many thresholds at once: the points of a curve, and the best point under a condition."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit.functional.confusion import counts_by_bucket, ratio, thresholds_below
+from torchfit.metrics._arguments import optional_number, share, whole_number
+from torchfit.metrics.confusion import Decisions
+
+_MARGIN = 1e-7  # the outermost thresholds lie this much outside of 0 to 1, so that they part all from none
+
+
+def spread(count: int) -> list[float]:
+    """Divide 0 to 1 evenly by `count` thresholds; a single one lies in the middle."""
+    if count == 1:
+        return [0.5]
+    inner = [position / (count - 1) for position in range(1, count - 1)]
+    return [-_MARGIN, *inner, 1.0 + _MARGIN]
+
+
+def is_even(thresholds: list[float]) -> bool:
+    """Tell whether thresholds divide 0 to 1 as `spread` does."""
+    even = spread(len(thresholds))
+    return len(thresholds) > 2 and all(abs(a - b) < _MARGIN for a, b in zip(thresholds, even))
+
+
+class Curve(Decisions):
+    """The four counts at each of many thresholds, `(thresholds,)`, or `(thresholds, labels)` per label."""
+
+    direction = "up"
+
+    def __init__(self, thresholds: list[float], name: str | None, dtype: Any):
+        super().__init__(name=name, dtype=dtype)
+        self._evenly = is_even(thresholds)
+        self.register_buffer("_limits", torch.tensor(thresholds, dtype=self._dtype), persistent=False)
+        self._limits: Tensor
+        self.num_thresholds = len(thresholds)
+
+    def _make_counters(self, *labels: int) -> None:
+        shape = (self.num_thresholds, *labels)
+        self.true_positives = self.add_weight(shape, name="true_positives")
+        self.false_positives = self.add_weight(shape, name="false_positives")
+        self.true_negatives = self.add_weight(shape, name="true_negatives")
+        self.false_negatives = self.add_weight(shape, name="false_negatives")
+
+    def _add_counts(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> None:
+        """Add one batch, of the shape `(samples, columns)` with a column per label, or one."""
+        below = thresholds_below(y_pred, self._limits, self._evenly)
+        counts = counts_by_bucket(labels, below, self.num_thresholds, weights)
+        variables = (self.true_positives, self.false_positives, self.true_negatives, self.false_negatives)
+        for variable, count in zip(variables, counts):
+            variable.add_(count.reshape(variable.shape))
+
+
+class _BestUnderCondition(Curve):
+    """The best value of one rate among the thresholds where another reaches a limit; 0 if none does."""
+
+    _condition: str
+
+    def __init__(self, value: Any, num_thresholds: Any, class_id: Any, name: str | None, dtype: Any):
+        self._value = share(self._condition, value)
+        super().__init__(spread(whole_number("num_thresholds", num_thresholds, 1)), name, dtype)
+        self.class_id = self._class_id = optional_number("class_id", class_id, 0)
+        self._make_counters()
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add one batch: labels of 0 and 1 and scores, of one shape `(batch, …)`."""
+        labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight)
+        column = None if weights is None else weights.reshape(-1, 1)
+        self._add_counts(labels.reshape(-1, 1), y_pred.reshape(-1, 1), column)
+
+    def _best(self, rate: Tensor, where: Tensor) -> Tensor:
+        return torch.where(where >= self._value, rate, 0.0).max()
+
+    def _sensitivity(self) -> Tensor:
+        return ratio(self.true_positives, self.true_positives + self.false_negatives)
+
+    def _specificity(self) -> Tensor:
+        return ratio(self.true_negatives, self.true_negatives + self.false_positives)
+
+    def _precision(self) -> Tensor:
+        return ratio(self.true_positives, self.true_positives + self.false_positives)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config = {"class_id": self.class_id, "num_thresholds": self.num_thresholds}
+        return {**super().get_config(), **config, self._condition: self._value}
+
+
+class SensitivityAtSpecificity(_BestUnderCondition):
+    """Best sensitivity (recall) among the thresholds with at least a given specificity; 0 if there is none.
+
+    Args:
+        specificity: from 0 to 1; the share of the negatives that must not be found.
+        num_thresholds: how many thresholds divide 0 to 1. Default 200.
+        class_id: look at this class of the last dimension only.
+        name: default `"sensitivity_at_specificity"`.
+        dtype: see `Metric`.
+
+    Raises:
+        ValueError: for values out of range.
+
+    >>> SensitivityAtSpecificity(0.5)([0, 0, 0, 1, 1], [0, 0.3, 0.8, 0.3, 0.8]).item()
+    0.5
+    """
+
+    _condition = "specificity"
+
+    def __init__(
+        self,
+        specificity: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(specificity, num_thresholds, class_id, name, dtype)
+        self.specificity = specificity
+
+    def result(self) -> Tensor:
+        """Return the sensitivity, a scalar."""
+        return self._best(self._sensitivity(), where=self._specificity())
+
+
+class SpecificityAtSensitivity(_BestUnderCondition):
+    """Best specificity among the thresholds with at least a given sensitivity (recall); 0 if there is none.
+
+    Args:
+        sensitivity: from 0 to 1; the share of the positives that must be found.
+        num_thresholds: how many thresholds divide 0 to 1. Default 200.
+        class_id: look at this class of the last dimension only.
+        name: default `"specificity_at_sensitivity"`.
+        dtype: see `Metric`.
+
+    Raises:
+        ValueError: for values out of range.
+
+    >>> round(SpecificityAtSensitivity(0.5)([0, 0, 0, 1, 1], [0, 0.3, 0.8, 0.3, 0.8]).item(), 4)
+    0.6667
+    """
+
+    _condition = "sensitivity"
+
+    def __init__(
+        self,
+        sensitivity: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(sensitivity, num_thresholds, class_id, name, dtype)
+        self.sensitivity = sensitivity
+
+    def result(self) -> Tensor:
+        """Return the specificity, a scalar."""
+        return self._best(self._specificity(), where=self._sensitivity())
+
+
+class PrecisionAtRecall(_BestUnderCondition):
+    """Best precision among the thresholds with at least a given recall; 0 if there is none.
+
+    Args:
+        recall: from 0 to 1; the share of the positives that must be found.
+        num_thresholds: how many thresholds divide 0 to 1. Default 200.
+        class_id: look at this class of the last dimension only.
+        name: default `"precision_at_recall"`.
+        dtype: see `Metric`.
+
+    Raises:
+        ValueError: for values out of range.
+
+    >>> PrecisionAtRecall(0.5)([0, 0, 0, 1, 1], [0, 0.3, 0.8, 0.3, 0.8]).item()
+    0.5
+    """
+
+    _condition = "recall"
+
+    def __init__(
+        self,
+        recall: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(recall, num_thresholds, class_id, name, dtype)
+        self.recall = recall
+
+    def result(self) -> Tensor:
+        """Return the precision, a scalar."""
+        return self._best(self._precision(), where=self._sensitivity())
+
+
+class RecallAtPrecision(_BestUnderCondition):
+    """Best recall among the thresholds with at least a given precision; 0 if there is none.
+
+    Args:
+        precision: from 0 to 1; the share of the found that must be positive.
+        num_thresholds: how many thresholds divide 0 to 1. Default 200.
+        class_id: look at this class of the last dimension only.
+        name: default `"recall_at_precision"`.
+        dtype: see `Metric`.
+
+    Raises:
+        ValueError: for values out of range.
+
+    >>> RecallAtPrecision(0.8)([0, 0, 1, 1], [0, 0.5, 0.3, 0.9]).item()
+    0.5
+    """
+
+    _condition = "precision"
+
+    def __init__(
+        self,
+        precision: float,
+        num_thresholds: int = 200,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(precision, num_thresholds, class_id, name, dtype)
+        self.precision = precision
+
+    def result(self) -> Tensor:
+        """Return the recall, a scalar."""
+        return self._best(self._sensitivity(), where=self._precision())

@@ -1,0 +1,234 @@
+"""How well predicted regions cover labelled ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._support.dtypes import as_dtype
+from torchfit._support.errors import describe
+from torchfit._support.tensors import as_tensor
+from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.confusion import broadcast_weights, confusion_matrix, ratio
+from torchfit.metrics._arguments import share, whole_number
+from torchfit.metrics.base import Metric
+
+_EPSILON = 1e-7
+
+
+class IoU(Metric):
+    """Intersection over union of some classes: true positives / (true and false positives + false negatives).
+
+    The result is the mean over the target classes that occur in labels or predictions.
+
+    Args:
+        num_classes: number of classes.
+        target_class_ids: the classes that are looked at.
+        name: default `"io_u"`.
+        dtype: of the counts. Default `"int32"`, which cuts sample weights to whole numbers, as Keras does; use
+            `"float32"` with weights that are fractions.
+        ignore_class: class number whose samples are left out.
+        sparse_y_true: whether labels are class numbers `(batch, …)`, else one-hot or scores along `axis`.
+        sparse_y_pred: the same for predictions.
+        axis: dimension of the classes where they are not sparse.
+
+    Raises:
+        ValueError: for values out of range.
+
+    `update_state(y_true, y_pred, sample_weight=None)`: weights `(batch, …)`, or its first dimensions.
+
+    >>> round(IoU(num_classes=2, target_class_ids=[0])([0, 0, 1, 1], [0, 1, 0, 1]).item(), 4)
+    0.3333
+    """
+
+    direction = "up"
+
+    def __init__(
+        self,
+        num_classes: int,
+        target_class_ids: Sequence[int],
+        name: str | None = None,
+        dtype: Any = None,
+        ignore_class: int | None = None,
+        sparse_y_true: bool = True,
+        sparse_y_pred: bool = True,
+        axis: int = -1,
+    ):
+        super().__init__(name=name, dtype=torch.int32 if dtype is None else as_dtype(dtype))
+        self.num_classes = whole_number("num_classes", num_classes, 1)
+        self.target_class_ids = _checked_ids(target_class_ids, num_classes)
+        self.ignore_class = ignore_class
+        self.sparse_y_true, self.sparse_y_pred = bool(sparse_y_true), bool(sparse_y_pred)
+        self.axis = axis
+        self.total_confusion_matrix = self.add_weight((num_classes, num_classes), name="total_confusion_matrix")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add one batch."""
+        predicted = self._predicted(as_tensor(y_pred).detach())
+        labels = as_tensor(y_true, device=predicted.device)
+        labels = labels if self.sparse_y_true else labels.argmax(self.axis)
+        labels, predicted = align_ranks(labels.long(), predicted.long())
+        if labels.shape != predicted.shape:
+            raise shapes_differ(labels, predicted, "class numbers of one shape", "See sparse_y_true, sparse_y_pred.")
+        if predicted.device != self.total_confusion_matrix.device:
+            self.to(predicted.device)
+        weights = self._weights(labels, sample_weight)
+        self.total_confusion_matrix.add_(
+            confusion_matrix(labels.flatten(), predicted.flatten(), self.num_classes, weights.flatten())
+        )
+
+    def _predicted(self, y_pred: Tensor) -> Tensor:
+        return y_pred if self.sparse_y_pred else y_pred.argmax(self.axis)
+
+    def _weights(self, labels: Tensor, sample_weight: Any) -> Tensor:
+        weights = torch.ones_like(labels, dtype=self._dtype)
+        if sample_weight is not None:
+            weights = broadcast_weights(sample_weight, weights)
+        return weights if self.ignore_class is None else weights * (labels != self.ignore_class)
+
+    def result(self) -> Tensor:
+        """Return the mean over the target classes that occur, a scalar; 0 if none does."""
+        matrix = self.total_confusion_matrix.to(torch.float32)
+        right = matrix.diagonal()
+        union = matrix.sum(0) + matrix.sum(1) - right
+        wanted = torch.zeros_like(right)
+        wanted[self.target_class_ids] = 1.0
+        occurring = wanted * (union > 0)
+        return ratio((right / (union + _EPSILON) * occurring).sum(), occurring.sum())
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config = {
+            "num_classes": self.num_classes,
+            "target_class_ids": self.target_class_ids,
+            "ignore_class": self.ignore_class,
+            "sparse_y_true": self.sparse_y_true,
+            "sparse_y_pred": self.sparse_y_pred,
+            "axis": self.axis,
+        }
+        return {**super().get_config(), **{key: value for key, value in config.items() if key not in self._fixed}}
+
+    _fixed: tuple[str, ...] = ()
+
+
+class BinaryIoU(IoU):
+    """Intersection over union where scores of at least `threshold` are class 1, else class 0.
+
+    Args:
+        target_class_ids: the classes that are looked at. Default both.
+        threshold: from 0 to 1. Default 0.5.
+        name: default `"binary_io_u"`.
+        dtype: see `IoU`.
+
+    Raises:
+        ValueError: for values out of range.
+
+    `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores, of one shape `(batch, …)`.
+
+    >>> round(BinaryIoU(threshold=0.3)([0, 1, 0, 1], [0.1, 0.2, 0.4, 0.7]).item(), 4)
+    0.3333
+    """
+
+    _fixed = ("num_classes", "ignore_class", "sparse_y_true", "sparse_y_pred", "axis")
+
+    def __init__(
+        self,
+        target_class_ids: Sequence[int] = (0, 1),
+        threshold: float = 0.5,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(2, target_class_ids, name, dtype)
+        self.threshold = share("threshold", threshold)
+
+    def _predicted(self, y_pred: Tensor) -> Tensor:
+        return y_pred >= self.threshold
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "threshold": self.threshold}
+
+
+class MeanIoU(IoU):
+    """Mean intersection over union of all classes that occur; arguments as for `IoU`.
+
+    >>> round(MeanIoU(num_classes=2)([0, 0, 1, 1], [0, 1, 0, 1]).item(), 4)
+    0.3333
+    """
+
+    _fixed: tuple[str, ...] = ("target_class_ids",)
+
+    def __init__(
+        self,
+        num_classes: int,
+        name: str | None = None,
+        dtype: Any = None,
+        ignore_class: int | None = None,
+        sparse_y_true: bool = True,
+        sparse_y_pred: bool = True,
+        axis: int = -1,
+    ):
+        everything = range(whole_number("num_classes", num_classes, 1))
+        super().__init__(num_classes, everything, name, dtype, ignore_class, sparse_y_true, sparse_y_pred, axis)
+
+
+class OneHotIoU(IoU):
+    """Intersection over union of some classes, with one-hot labels `(batch, …, classes)`; see `IoU`.
+
+    Predictions are scores of the same shape, or class numbers with `sparse_y_pred=True`.
+
+    >>> y_true = [[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    >>> y_pred = [[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [0.5, 0.3, 0.1], [0.1, 0.4, 0.5]]
+    >>> round(OneHotIoU(num_classes=3, target_class_ids=[0, 2])(y_true, y_pred).item(), 4)
+    0.1667
+    """
+
+    _fixed = ("sparse_y_true",)
+
+    def __init__(
+        self,
+        num_classes: int,
+        target_class_ids: Sequence[int],
+        name: str | None = None,
+        dtype: Any = None,
+        ignore_class: int | None = None,
+        sparse_y_pred: bool = False,
+        axis: int = -1,
+    ):
+        super().__init__(num_classes, target_class_ids, name, dtype, ignore_class, False, sparse_y_pred, axis)
+
+
+class OneHotMeanIoU(MeanIoU):
+    """Mean intersection over union of all classes, with one-hot labels `(batch, …, classes)`; see `IoU`.
+
+    Predictions are scores of the same shape, or class numbers with `sparse_y_pred=True`.
+
+    >>> y_true = [[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    >>> y_pred = [[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [0.5, 0.3, 0.1], [0.1, 0.4, 0.5]]
+    >>> round(OneHotMeanIoU(num_classes=3)(y_true, y_pred).item(), 4)
+    0.1111
+    """
+
+    _fixed = ("target_class_ids", "sparse_y_true")
+
+    def __init__(
+        self,
+        num_classes: int,
+        name: str | None = None,
+        dtype: Any = None,
+        ignore_class: int | None = None,
+        sparse_y_pred: bool = False,
+        axis: int = -1,
+    ):
+        super().__init__(num_classes, name, dtype, ignore_class, False, sparse_y_pred, axis)
+
+
+def _checked_ids(ids: Any, num_classes: int) -> list[int]:
+    wanted = list(ids)
+    if not wanted or any(not isinstance(number, int) or not 0 <= number < num_classes for number in wanted):
+        raise ValueError(
+            f"`target_class_ids` must be class numbers from 0 to {num_classes - 1}. "
+            f"Received: {describe(ids)}" + (f" with {wanted}." if len(wanted) <= 10 else ".")
+        )
+    return wanted

@@ -1,0 +1,117 @@
+"""How far predicted distributions are from labels."""
+
+from typing import Any
+
+from torchfit.functional import crossentropy, probabilistic
+from torchfit.metrics._arguments import share
+from torchfit.metrics.reductions import MeanMetricWrapper
+
+
+class KLDivergence(MeanMetricWrapper):
+    """Mean of `Σ y_true·log(y_true / y_pred)` over the last dimension of `(batch, …, values)`.
+
+    >>> round(KLDivergence()([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]).item(), 4)
+    0.4581
+    """
+
+    direction = "down"
+
+    def __init__(self, name: str | None = "kl_divergence", dtype: Any = None):
+        super().__init__(probabilistic.kl_divergence, name, dtype)
+
+
+class Poisson(MeanMetricWrapper):
+    """Mean of `y_pred - y_true·log(y_pred)`, both `(batch, …)`: how unlikely counts are under rates.
+
+    >>> round(Poisson()([[0, 1], [0, 0]], [[1, 1], [0, 0]]).item(), 4)
+    0.5
+    """
+
+    direction = "down"
+
+    def __init__(self, name: str | None = "poisson", dtype: Any = None):
+        super().__init__(probabilistic.poisson, name, dtype)
+
+
+class BinaryCrossentropy(MeanMetricWrapper):
+    """Mean crossentropy of labels from 0 to 1 and probabilities, or logits, both `(batch, …)`.
+
+    `label_smoothing`, from 0 to 1, moves the labels towards ½.
+
+    >>> round(BinaryCrossentropy()([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]).item(), 4)
+    0.8149
+    """
+
+    direction = "down"
+
+    def __init__(
+        self,
+        name: str | None = "binary_crossentropy",
+        dtype: Any = None,
+        from_logits: bool = False,
+        label_smoothing: float = 0,
+    ):
+        smoothing = share("label_smoothing", label_smoothing)
+        super().__init__(
+            crossentropy.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=smoothing
+        )
+
+
+class CategoricalCrossentropy(MeanMetricWrapper):
+    """Mean crossentropy of one-hot or soft labels and probabilities, or logits, both `(batch, …, classes)`.
+
+    `label_smoothing`, from 0 to 1, gives this share of the labels to all classes alike; `axis` is the dimension of
+    the classes.
+
+    >>> y_true, y_pred = [[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]
+    >>> round(CategoricalCrossentropy()(y_true, y_pred).item(), 4)
+    1.1769
+    """
+
+    direction = "down"
+
+    def __init__(
+        self,
+        name: str | None = "categorical_crossentropy",
+        dtype: Any = None,
+        from_logits: bool = False,
+        label_smoothing: float = 0,
+        axis: int = -1,
+    ):
+        super().__init__(
+            crossentropy.categorical_crossentropy,
+            name,
+            dtype,
+            from_logits=from_logits,
+            label_smoothing=share("label_smoothing", label_smoothing),
+            axis=axis,
+        )
+
+
+class SparseCategoricalCrossentropy(MeanMetricWrapper):
+    """Mean crossentropy of class numbers `(batch, …)` and probabilities, or logits, `(batch, …, classes)`.
+
+    Samples labelled `ignore_class` count as 0; `axis` is the dimension of the classes.
+
+    >>> round(SparseCategoricalCrossentropy()([1, 2], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]).item(), 4)
+    1.1769
+    """
+
+    direction = "down"
+
+    def __init__(
+        self,
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: Any = None,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        axis: int = -1,
+    ):
+        super().__init__(
+            crossentropy.sparse_categorical_crossentropy,
+            name,
+            dtype,
+            from_logits=from_logits,
+            ignore_class=ignore_class,
+            axis=axis,
+        )
