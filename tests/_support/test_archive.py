@@ -1,0 +1,165 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchfit._support import archive, files
+
+CONTENT = {"values": torch.arange(5.0), "nested": [1, (2.5, None, True)], 3: "text"}
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, witness):
+        self.command = f"touch {witness}"
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "archive"
+
+
+def test_round_trip(path):
+    archive.write(path, CONTENT)
+    found = archive.read(path)
+    assert found["values"].tolist() == [0, 1, 2, 3, 4]
+    assert (found["nested"], found[3]) == ([1, (2.5, None, True)], "text")
+
+
+def test_torch_reads_it(path):
+    archive.write(path, CONTENT)
+    assert torch.load(path)["nested"] == CONTENT["nested"]
+
+
+def test_reads_what_torch_wrote(path):
+    torch.save(CONTENT, path)
+    assert archive.read(path)["nested"] == CONTENT["nested"]
+
+
+def test_remote(path):
+    archive.write("memory://archive", CONTENT)
+    assert archive.read("memory://archive")[3] == "text"
+
+
+def test_shared_memory_stays_shared(path):
+    whole = torch.arange(6.0)
+    archive.write(path, archive.to_host([whole, whole[2:4]], copy=True))
+    whole, part = archive.read(path)
+    part.zero_()
+    assert whole.tolist() == [0, 1, 0, 0, 4, 5]
+
+
+def test_copies_do_not_follow_the_original():
+    original = torch.zeros(2)
+    copy = archive.to_host(original, copy=True)
+    original.add_(1)
+    assert copy.tolist() == [0, 0]
+
+
+def test_versions_of_layers_are_kept(path):
+    archive.write(path, nn.BatchNorm1d(2).state_dict())
+    assert archive.read(path)._metadata == {"": {"version": 2}}
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), {1, 2}, Evil("nothing"), print])
+def test_only_plain_data_is_written(path, value):
+    with pytest.raises(TypeError, match=r"Received at \['outer'\]\[0\]"):
+        archive.write(path, {"outer": [value]})
+    assert not path.exists()
+
+
+def refused(path):
+    with pytest.raises(ValueError, match=r"damaged|refused") as caught:
+        archive.read(path)
+    return str(path) in str(caught.value)
+
+
+def test_every_flipped_bit_is_noticed(path):
+    archive.write(path, {"values": torch.arange(5.0)})
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        assert refused(path), position
+
+
+def test_every_flipped_bit_of_the_end_is_noticed(path):
+    archive.write(path, {"values": torch.arange(5.0)})
+    whole = path.read_bytes()
+    for position in range(len(whole) - 120, len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        assert refused(path), position
+
+
+def test_truncated_files_are_refused(path):
+    archive.write(path, {"values": torch.arange(5.0)})
+    whole = path.read_bytes()
+    for size in [0, 1, 2, *range(3, len(whole), 41), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        assert refused(path), size
+
+
+def test_damage_in_files_of_torch_is_noticed(path):
+    torch.save({"values": torch.full((1000,), 0.5)}, path)
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    assert refused(path)
+
+
+def save_zip(value, path):
+    torch.save({"a": value}, path)
+
+
+def save_legacy(value, path):
+    torch.save({"a": value}, path, _use_new_zipfile_serialization=False)
+
+
+def save_pickle(value, path):
+    path.write_bytes(pickle.dumps(value))
+
+
+def save_sealed(value, path):
+    files.write_atomically(path, lambda file: archive._save({"a": value}, file))
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_sealed])
+def test_malicious_files_run_nothing(path, tmp_path, save):
+    witness = tmp_path / "witness"
+    save(Evil(witness), path)
+    assert refused(path)
+    assert not witness.exists()
+
+
+def test_the_refusal_names_what_was_asked_for(path, tmp_path):
+    save_sealed(Evil(tmp_path / "witness"), path)
+    with pytest.raises(ValueError, match=r"asks for (posix|nt)\.system"):
+        archive.read(path)
+
+
+def test_modules_that_were_pickled_whole_are_refused(path):
+    torch.save(nn.Linear(1, 1), path)
+    with pytest.raises(ValueError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
+        archive.read(path)
+
+
+def test_a_variable_cannot_turn_safety_off(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    save_zip(Evil(tmp_path / "witness"), path)
+    assert refused(path)
+    assert not (tmp_path / "witness").exists()
+
+
+def test_a_missing_file_is_named(path):
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        archive.read(path)
