@@ -32,7 +32,7 @@ from torchfit.losses.focal import (
     CategoricalGeneralizedCrossEntropy,
 )
 from torchfit.losses.functional_loss import LossFunctionWrapper
-from torchfit.losses.hinge import CategoricalHinge, Hinge, SquaredHinge
+from torchfit.losses.margins import CategoricalHinge, Hinge, SquaredHinge
 from torchfit.losses.identifiers import as_loss, deserialize, get, serialize
 from torchfit.losses.probabilistic import KLDivergence, Poisson
 from torchfit.losses.probabilities import probability_problem

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torchfit import functional
 from torchfit._support.registry import Family
-from torchfit.losses import crossentropy, focal, hinge, probabilistic, regression, segmentation, sequence, similarity
+from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import LossFunctionWrapper, function_name
 from torchfit.losses.torch_losses import TorchLoss, is_torch_loss
@@ -29,9 +29,9 @@ _PAIRS: dict[Callable[..., Tensor], type[Loss]] = {
     functional.categorical_generalized_cross_entropy: focal.CategoricalGeneralizedCrossEntropy,
     functional.kl_divergence: probabilistic.KLDivergence,
     functional.poisson: probabilistic.Poisson,
-    functional.hinge: hinge.Hinge,
-    functional.squared_hinge: hinge.SquaredHinge,
-    functional.categorical_hinge: hinge.CategoricalHinge,
+    functional.hinge: margins.Hinge,
+    functional.squared_hinge: margins.SquaredHinge,
+    functional.categorical_hinge: margins.CategoricalHinge,
     functional.dice: segmentation.Dice,
     functional.tversky: segmentation.Tversky,
     functional.circle: similarity.Circle,

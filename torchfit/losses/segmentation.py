@@ -31,11 +31,11 @@ class Dice(FunctionalLoss):
 
 
 class Tversky(FunctionalLoss):
-    """`1 - TP / (TP + alpha·FP + beta·FN)` of soft counts.
+    """`1 - TP / (TP + alpha·FN + beta·FP)` of soft counts (Salehi et al., 2017).
 
     Arguments:
-        alpha: how much false positives weigh, at least 0.
-        beta: how much false negatives weigh, at least 0.
+        alpha: how much false negatives weigh, at least 0.
+        beta: how much false positives weigh, at least 0 (as Keras computes it).
         axis: the dimensions that are summed over; `None` is all of them, the batch included.
 
     >>> Tversky(alpha=1.0, beta=1.0)([[0.0, 1.0]], [[1.0, 1.0]]).item()
