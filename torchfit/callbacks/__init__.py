@@ -13,6 +13,7 @@ from torchfit.callbacks.progress import ProgbarLogger, resolve_verbose
 from torchfit.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
 from torchfit.callbacks.remote_monitor import RemoteMonitor
 from torchfit.callbacks.swap_ema_weights import SwapEMAWeights
+from torchfit.callbacks.tensorboard import TensorBoard
 from torchfit.callbacks.terminate_on_nan import TerminateOnNaN
 from torchfit.callbacks.torch_lr_scheduler import TorchLRScheduler
 
@@ -30,6 +31,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "RemoteMonitor",
     "SwapEMAWeights",
+    "TensorBoard",
     "TerminateOnNaN",
     "TorchLRScheduler",
     "resolve_verbose",

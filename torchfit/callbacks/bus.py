@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from inspect import signature
 from typing import Any
 
 from torchfit.callbacks.base import ALIASES, EVENTS, Callback
@@ -86,8 +87,28 @@ def _listener(callback: Any, event: str) -> Listener | None:
     for name in (event, ALIASES.get(event, event)):
         method = getattr(callback, name, None)
         if method is not None and getattr(method, "__func__", None) is not getattr(Callback, name):
-            return method if getattr(callback, "_hears", _always)(event) else None
+            return _positional(callback, method, event) if getattr(callback, "_hears", _always)(event) else None
     return None
+
+
+def _positional(callback: Any, method: Listener, event: str) -> Listener:
+    """Make a user's method that takes `logs` by keyword only, as `**kwargs` do, callable by position."""
+    places = (0, 0) if "batch" in event or "epoch" in event else (0,)
+    if vars(type(callback)).get("_is_builtin") or _takes(method, *places) or not _takes(method, *places[1:], logs=0):
+        return method
+
+    def call(*arguments: Any) -> None:
+        method(*arguments[:-1], logs=arguments[-1])
+
+    return call
+
+
+def _takes(method: Listener, *arguments: int, **named: int) -> bool:
+    try:
+        signature(method).bind(*arguments, **named)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _together(listeners: list[Listener]) -> Listener:

@@ -18,7 +18,8 @@ class EarlyStopping(Callback):
         patience: epochs without improvement after which training stops; 0 acts like 1.
         verbose: 1 says when it stops and which weights it restores.
         mode: `"min"`, `"max"`, or `"auto"`: the metric itself says which way is better.
-        baseline: a value to beat: epochs that improve, but not on the baseline, use up patience as well.
+        baseline: a value to beat: epochs that improve, but not on the baseline, use up patience as well. Training
+            stops in the first epoch after that which does not improve.
         restore_best_weights: go back to the weights of the best epoch when training ends: by patience, by
             itself, or stopped by somebody else, also by an exception. They count even if the baseline was
             never beaten. Costs a copy of the weights in host memory at every improvement.
@@ -80,15 +81,15 @@ class EarlyStopping(Callback):
         if value is None:
             return
         self.wait += 1
-        first = self.restore_best_weights and self.best_weights is None
         if self._watch.improved(value, self.best):
             self.best = value
             self._keep(epoch)
             if self.baseline is None or self._watch.improved(value, self.baseline):
                 self.wait = 0
-        elif first:
+            return
+        if self.restore_best_weights and self.best_weights is None:
             self._keep(epoch)
-        if self.wait >= max(self.patience, 1) and epoch > 0:
+        if self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
 

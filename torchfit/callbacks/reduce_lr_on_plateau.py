@@ -37,6 +37,10 @@ class ReduceLROnPlateau(Callback):
     _is_builtin = True
     _written_logs = ("learning_rate",)
 
+    best: Any
+    wait: int
+    cooldown_counter: int
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -104,7 +108,7 @@ class ReduceLROnPlateau(Callback):
         self.cooldown_counter = state["cooldown_counter"]
 
     def _forget(self) -> None:
-        self.best: Any = None
+        self.best = None
         self.wait = 0
         self.cooldown_counter = 0
 

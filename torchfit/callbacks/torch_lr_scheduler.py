@@ -17,8 +17,8 @@ class TorchLRScheduler(Callback):
     Args:
         scheduler: a scheduler, made on the `torch.optim` optimizer that the model was compiled with; or a
             callable that makes one on an optimizer, which works with every optimizer of the model:
-            `lambda optimizer: StepLR(optimizer, 10)`. In the second case it drives the learning rate alone:
-            the momentum that `OneCycleLR` and `CyclicLR` would cycle stays as it is.
+            `lambda optimizer: StepLR(optimizer, 10)`. On torchfit's own optimizers it drives the learning
+            rate alone: the momentum that `OneCycleLR` and `CyclicLR` would cycle stays as it is.
         interval: `"epoch"` or `"batch"`: when to step. Epoch steps come after validation.
         monitor: name in the logs, handed to a scheduler that steps on a value (torch's `ReduceLROnPlateau`).
             With `interval="batch"` it is read at every step, which waits for the device.
@@ -26,7 +26,8 @@ class TorchLRScheduler(Callback):
     Writes `learning_rate`, the rate of the epoch that ended, into its logs.
 
     Raises:
-        ValueError: for another `interval`; before the first epoch, if `monitor` cannot occur.
+        ValueError: for another `interval`; before the first epoch, if `monitor` cannot occur, or if the
+            scheduler was made on another optimizer than the model's.
         TypeError: for something that is neither a scheduler nor callable.
 
     >>> from torch.optim.lr_scheduler import StepLR
@@ -40,23 +41,32 @@ class TorchLRScheduler(Callback):
     def __init__(self, scheduler: Any, interval: str = "epoch", monitor: str = "val_loss") -> None:
         if interval not in ("epoch", "batch"):
             raise ValueError(f"interval: expected 'epoch' or 'batch'. Received: {describe(interval)}")
-        if not callable(scheduler) and not hasattr(scheduler, "step"):
+        is_made = hasattr(scheduler, "step") and not isinstance(scheduler, type)
+        if not is_made and not callable(scheduler):
             raise TypeError(
                 "scheduler: expected a scheduler of torch.optim.lr_scheduler, or a callable that makes one on an "
                 f"optimizer. Received: {describe(scheduler)}"
             )
         self.interval = interval
         self.monitor = monitor
-        self._make: Callable[[Any], Any] | None = None if hasattr(scheduler, "step") else scheduler
-        self.scheduler: Any = None if self._make else scheduler
+        self._make: Callable[[Any], Any] | None = None if is_made else scheduler
+        self.scheduler: Any = scheduler if is_made else None
         self._last_batch = -1
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Make the scheduler on the model's optimizer, unless it is there already."""
+        own = getattr(self.model.optimizer, "optimizer", None)
         if self._make is not None:
-            self.scheduler = self._make(_stand_in(float(self.model.optimizer.learning_rate)))
+            self.scheduler = self._make(own or _stand_in(float(self.model.optimizer.learning_rate)))
+        elif self.scheduler.optimizer is not own:
+            raise ValueError(
+                "scheduler: it was made on another optimizer than the one that the model was compiled with. "
+                "Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
+            )
+        self._drives_stand_in = self.scheduler.optimizer is not own
+        if self._drives_stand_in:
             self.scheduler.optimizer.step()  # changes nothing; schedulers warn if it never came
-            self._hand_over()
+        self._hand_over()
         self._watch = Watch(type(self).__name__, self.monitor, "min")
         self._wants_value = "metrics" in inspect.signature(self.scheduler.step).parameters
         if self._wants_value:
@@ -104,7 +114,7 @@ class TorchLRScheduler(Callback):
 
     def _hand_over(self) -> None:
         """Give the stand-in's rate to the model's optimizer; a shared optimizer has it already."""
-        if self._make is not None:
+        if self._drives_stand_in:
             self.model.optimizer.learning_rate = float(self.scheduler.optimizer.param_groups[0]["lr"])
 
     def _hears(self, event: str) -> bool:

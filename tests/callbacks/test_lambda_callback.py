@@ -1,0 +1,34 @@
+import pytest
+
+from torchfit.callbacks import Bus, LambdaCallback
+
+
+def test_functions_are_called_at_their_events():
+    said = []
+    bus = Bus(
+        [
+            LambdaCallback(
+                on_train_begin=lambda logs: said.append("begin"),
+                on_train_batch_begin=lambda batch, logs: said.append(batch),
+                on_test_end=lambda logs: said.append(logs),
+            )
+        ]
+    )
+    bus.on_train_begin({})
+    bus.on_train_batch_begin(2, {})
+    bus.on_test_end({"loss": 1.0})
+    assert said == ["begin", 2, {"loss": 1.0}]
+
+
+def test_other_events_cost_nothing():
+    assert not Bus([LambdaCallback(on_epoch_end=print)]).heard("on_train_batch_end")
+
+
+def test_unknown_events_are_refused():
+    with pytest.raises(TypeError, match=r"unknown event 'on_epoch_ends'. Did you mean 'on_epoch_end'"):
+        LambdaCallback(on_epoch_ends=print)
+
+
+def test_functions_must_be_callable():
+    with pytest.raises(TypeError, match=r"on_epoch_end: expected a function. Received: 3"):
+        LambdaCallback(on_epoch_end=3)

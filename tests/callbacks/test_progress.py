@@ -1,0 +1,202 @@
+import io
+import re
+import sys
+
+import pytest
+
+from torchfit._support import console
+from torchfit.callbacks import CallbackList, EarlyStopping, ProgbarLogger, resolve_verbose
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Untouchable(dict):
+    """Logs that must not be read."""
+
+    def __iter__(self):
+        raise AssertionError("read")
+
+    keys = items = __getitem__ = get = __len__ = __iter__
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Return a function that makes standard output a terminal; pytest changes it between fixture and test."""
+
+    def install(seconds_between_draws=0.0):
+        monkeypatch.setattr(sys, "stdout", FakeTerminal())
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr("torchfit.callbacks.progress._SECONDS_BETWEEN_DRAWS", seconds_between_draws)
+        return sys.stdout
+
+    return install
+
+
+def without_times(text):
+    return re.sub(r"\d+s - \d+[mu]?s/step|\d+s \d+[mu]?s/step", "TIME", text)
+
+
+def fit(epochs=1, steps=4, verbose=1, known=True, logs=None):
+    bus = CallbackList(ProgbarLogger(), verbose=verbose, epochs=epochs, steps=steps if known else None).bus
+    bus.on_train_begin({})
+    for epoch in range(epochs):
+        bus.on_epoch_begin(epoch, {})
+        for step in range(steps):
+            bus.on_train_batch_end(step, {"loss": 0.5} if logs is None else logs)
+        bus.on_test_begin({})
+        bus.on_test_batch_end(0, Untouchable())
+        bus.on_test_end(Untouchable())
+        bus.on_epoch_end(epoch, {"loss": 0.5, "val_loss": 0.25})
+    bus.on_train_end({})
+    return bus
+
+
+def test_a_file_gets_finished_lines_without_control_characters(capsys):
+    fit(epochs=2)
+    line = "4/4 [==============================] - TIME - loss: 0.5000 - val_loss: 0.2500\n"
+    assert without_times(capsys.readouterr().out) == f"Epoch 1/2\n{line}Epoch 2/2\n{line}"
+
+
+def test_one_epoch_has_no_header(capsys):
+    fit()
+    assert capsys.readouterr().out.startswith("4/4 [===")
+
+
+def test_verbose_2_is_a_line_without_a_bar(capsys):
+    fit(epochs=2, verbose=2)
+    line = "4/4 - TIME - loss: 0.5000 - val_loss: 0.2500\n"
+    assert without_times(capsys.readouterr().out) == f"Epoch 1/2\n{line}Epoch 2/2\n{line}"
+
+
+def test_verbose_0_hears_nothing(capsys):
+    bus = fit(verbose=0)
+    assert capsys.readouterr().out == ""
+    assert not bus.heard("on_train_batch_end")
+
+
+def test_an_unknown_length_is_known_at_the_end(capsys):
+    fit(known=False)
+    assert capsys.readouterr().out.startswith("4/4 [====")
+
+
+def test_an_epoch_that_breaks_off_says_how_far_it_came(capsys):
+    bus = CallbackList(ProgbarLogger(), verbose=2, epochs=1, steps=10).bus
+    bus.on_train_begin({})
+    bus.on_epoch_begin(0, {})
+    bus.on_train_batch_end(3, {})
+    bus.on_epoch_end(0, {})
+    assert capsys.readouterr().out.startswith(" 4/10 - ")
+
+
+def test_more_steps_than_said(capsys):
+    bus = CallbackList(ProgbarLogger(), verbose=2, epochs=1, steps=2).bus
+    bus.on_epoch_begin(0, {})
+    bus.on_train_batch_end(4, {})
+    bus.on_epoch_end(0, {})
+    assert capsys.readouterr().out.startswith("5/5 - ")
+
+
+def test_an_epoch_without_steps(capsys):
+    fit(steps=0)
+    assert capsys.readouterr().out == "0/0 - 0s 0s/step - loss: 0.5000 - val_loss: 0.2500\n"
+
+
+@pytest.mark.parametrize("loop", ["test", "predict"])
+def test_evaluation_and_prediction_have_a_line_of_their_own(loop, capsys):
+    callbacks = CallbackList(add_progbar=True, verbose=1, steps=2)
+    getattr(callbacks, f"on_{loop}_begin")()
+    for batch in range(2):
+        getattr(callbacks, f"on_{loop}_batch_end")(batch, {"outputs": 1.0, "loss": 0.125})
+    getattr(callbacks, f"on_{loop}_end")({"loss": 0.125} if loop == "test" else {})
+    expected = {"test": " - loss: 0.1250", "predict": ""}[loop]
+    assert without_times(capsys.readouterr().out) == f"2/2 [==============================] - TIME{expected}\n"
+
+
+def test_quick_steps_are_neither_drawn_nor_read(terminal):
+    screen = terminal(seconds_between_draws=60.0)
+    fit(logs=Untouchable())
+    assert screen.getvalue().count("\r") == 0
+
+
+def test_slow_steps_are_drawn_and_wiped(terminal):
+    screen = terminal()
+    fit()
+    moving, _, final = screen.getvalue().rpartition("\r")
+    assert "2/4 [==============>...............] - ETA: 0s - loss: 0.5000" in moving
+    assert without_times(final) == ("4/4 [==============================] - TIME - loss: 0.5000 - val_loss: 0.2500\n")
+
+
+def test_a_moving_line_never_wraps(terminal, monkeypatch):
+    screen = terminal()
+    monkeypatch.setenv("COLUMNS", "20")
+    fit()
+    moving = screen.getvalue().split("\r")[:-1]
+    assert max(len(line) for line in moving) == 19
+
+
+def test_a_message_goes_above_the_bar(terminal):
+    screen = terminal()
+    bar = ProgbarLogger()
+    bar.set_params({"steps": 4})
+    bar.on_epoch_begin(0)
+    bar.on_train_batch_end(0, {})
+    console.write_line("saved")
+    bar.on_epoch_end(0, {})
+    assert "saved\n\r1/4" in screen.getvalue()
+
+
+def test_what_breaks_off_stays_on_the_screen(terminal):
+    screen = terminal()
+    bus = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=4).bus
+    bus.on_epoch_begin(0, {})
+    bus.on_train_batch_end(1, {"loss": 0.5})
+    bus.release()
+    bus.release()
+    assert screen.getvalue().endswith("\r2/4 - ETA: 0s - loss: 0.5000\n")
+
+
+def test_tqdm_disable_is_honoured(terminal, monkeypatch):
+    screen = terminal()
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    fit()
+    assert "\r" not in screen.getvalue()
+
+
+def test_logging_instead_of_printing(caplog, capsys):
+    console.disable_interactive_logging()
+    try:
+        with caplog.at_level("INFO", logger="torchfit"):
+            fit()
+            console.write_line("\nEpoch 00001: saved")
+    finally:
+        console.enable_interactive_logging()
+    assert capsys.readouterr().out == ""
+    assert [record.getMessage()[:3] for record in caplog.records] == ["4/4", "Epo"]
+
+
+def test_callbacks_that_come_later_speak_after_the_line(drive, capsys):
+    drive([ProgbarLogger(), EarlyStopping(verbose=1)], [{"val_loss": 1.0}] * 2, steps=1, epochs=2, verbose=2)
+    assert capsys.readouterr().out.splitlines()[-1] == "Epoch 00002: early stopping"
+
+
+def test_auto_is_a_bar_on_a_terminal(terminal):
+    terminal()
+    assert resolve_verbose("auto") == 1
+
+
+def test_auto_is_lines_in_a_file(capsys):
+    assert resolve_verbose("auto") == 2
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0, 0), (1, 1), (2, 2), (True, 1), (False, 0)])
+def test_verbose_numbers(given, expected):
+    assert resolve_verbose(given) == expected
+
+
+@pytest.mark.parametrize("wrong", [3, "loud", None, [1]])
+def test_other_verbosities_are_refused(wrong):
+    with pytest.raises(ValueError, match="verbose: expected 'auto', 0"):
+        resolve_verbose(wrong)

@@ -1,0 +1,152 @@
+"""What is written for TensorBoard: scalars, weights, the graph, embeddings, a profile."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchfit._support.modules import mode
+from torchfit._support.tree import map_leaves
+
+
+def open_writer(folder: str) -> Any:
+    """Return a `SummaryWriter` for a folder.
+
+    Raises:
+        ImportError: if the package tensorboard is missing.
+    """
+    try:
+        return import_module("torch.utils.tensorboard").SummaryWriter(folder)
+    except ImportError as error:
+        raise ImportError("The TensorBoard callback needs the package tensorboard: pip install tensorboard.") from error
+
+
+def write_scalars(writer: Any, prefix: str, values: Mapping[str, Any], step: int, suffix: str = "") -> None:
+    """Write the numbers among some values."""
+    for name, value in values.items():
+        if isinstance(value, Real):
+            writer.add_scalar(f"{prefix}{name}{suffix}", float(value), step)
+
+
+def write_histograms(writer: Any, module: nn.Module, step: int) -> None:
+    """Write a histogram of every parameter."""
+    for name, parameter in module.named_parameters():
+        writer.add_histogram(f"{_tag(name)}/histogram", parameter.detach(), step)
+
+
+def write_images(writer: Any, module: nn.Module, step: int) -> None:
+    """Write every parameter as a picture: one row per output, from dark (smallest) to bright (largest)."""
+    for name, parameter in module.named_parameters():
+        values = parameter.detach().float()
+        values = values.reshape(len(values) if values.dim() > 1 else 1, -1)
+        low, high = values.aminmax()
+        writer.add_image(f"{_tag(name)}/image", ((values - low) / (high - low).clamp(min=1e-12))[None], step)
+
+
+def write_embeddings(writer: Any, module: nn.Module, metadata: Any, step: int) -> None:
+    """Write the table of every `nn.Embedding`; `metadata` is a file of labels, or one for each layer's name."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Embedding):
+            path = metadata.get(name) if isinstance(metadata, Mapping) else metadata
+            writer.add_embedding(layer.weight.detach(), _labels(path), tag=name or "embedding", global_step=step)
+
+
+def write_graph(writer: Any, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Write the graph of a module, found by running it once, without touching its state or random numbers."""
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad(), mode(module, training=False):
+            warnings.simplefilter("ignore")  # about the limits of tracing, which do not matter for a picture
+            writer.add_graph(_Positional(module, tuple(named)), (*inputs, *named.values()), use_strict_trace=False)
+    except Exception as error:
+        # Tracing fails in as many ways as there are models. The training must not.
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"TensorBoard: this model's graph cannot be drawn: {reason}", stacklevel=2)
+
+
+class FirstInputs:
+    """Takes a copy of what a module is first called with.
+
+    Inside a compiled step it sees nothing, and disturbs nothing.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.inputs: tuple[Any, ...] | None = None
+        self.named: Mapping[str, Any] = {}
+        self._handle = module.register_forward_pre_hook(self._take, with_kwargs=True)
+
+    def remove(self) -> None:
+        """Stop waiting for a call."""
+        self._handle.remove()
+
+    def _take(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self.inputs, self.named = map_leaves(_copy, inputs), map_leaves(_copy, named)
+        self.remove()
+
+
+class Profile:
+    """Records a range of batches with torch's profiler, into a file for Perfetto or chrome://tracing.
+
+    Args:
+        batches: first and last batch, from 1, both included.
+        folder: where the file goes.
+    """
+
+    def __init__(self, batches: tuple[int, int], folder: str) -> None:
+        self.first, self.last = batches
+        self._folder = folder
+        self._profiler: Any = None
+
+    def before(self, batch: int) -> None:
+        """Start, if this batch is in the range."""
+        if self._profiler is None and self.first <= batch <= self.last:
+            self._profiler = torch.profiler.profile()
+            self._profiler.start()
+
+    def after(self, batch: int) -> None:
+        """Write the file, if this batch is the last."""
+        if batch >= self.last:
+            self.stop()
+
+    def stop(self) -> None:
+        """Write what was recorded, if anything."""
+        profiler, self._profiler = self._profiler, None
+        if profiler is not None:
+            profiler.stop()
+            os.makedirs(self._folder, exist_ok=True)
+            profiler.export_chrome_trace(os.path.join(self._folder, f"batches-{self.first}-{self.last}.pt.trace.json"))
+
+
+class _Positional(nn.Module):
+    """A module called without keywords, as tracing wants it."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = names
+
+    def forward(self, *inputs: Any) -> Any:
+        """Call the module, the last inputs by name."""
+        split = len(inputs) - len(self.names)
+        return self.module(*inputs[:split], **dict(zip(self.names, inputs[split:])))
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _labels(path: Any) -> list[str] | None:
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
+def _tag(name: str) -> str:
+    return name.replace(".", "/")
