@@ -16,7 +16,7 @@ from torchfit._data.validation import due_epochs, unpack_validation
 from torchfit._engine.explain import explained
 from torchfit._engine.logs import Logs, Results
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
-from torchfit._engine.objective import Family, Objective
+from torchfit._engine.objective import Family, Objective, Uncompiled
 from torchfit._engine.preserve import preserved
 from torchfit._engine.results import Predictions, report, to_numpy
 from torchfit._engine.wrapper import ModuleWrapper
@@ -89,7 +89,7 @@ class Model(ModuleWrapper):
         self.optimizer: Any = None
         self.loss: Any = None
         self.history: History | None = None
-        self._objective: Objective | None = None
+        self._objective: Objective | Uncompiled = Uncompiled()
         self._execution = execution.Eager()
         self._is_fitting = False
 
@@ -103,7 +103,7 @@ class Model(ModuleWrapper):
         run_eagerly: bool | None = None,
         steps_per_execution: int | None = None,
     ) -> None:
-        """Configure training.
+        """Choose the optimizer, the losses and the metrics, and how training runs.
 
         Args:
             optimizer: A name, a torchfit optimizer, a `torch.optim` instance over the module's parameters or its
@@ -311,21 +311,21 @@ class Model(ModuleWrapper):
         Override it to train in your own way; `batch` is a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`
         on the model's device, and what you return, names to numbers or tensors, becomes the logs.
         """
-        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
+        inputs, targets, sample_weight = batch.parts
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
         loss.backward()  # type: ignore[no-untyped-call]
         if not self.optimizer.built:
             self._build_optimizer()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._compiled.tracker.update_state(loss.detach(), self._rows(inputs))
+        self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
         return self.compute_metrics(inputs, targets, outputs, sample_weight)
 
     def test_step(self, batch: Batch) -> Results:
         """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
-        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
+        inputs, targets, sample_weight = batch.parts
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        self._compiled.tracker.update_state(loss, self._rows(inputs))
+        self._objective.tracker.update_state(loss, self._rows(inputs))
         return self.compute_metrics(inputs, targets, outputs, sample_weight)
 
     def predict_step(self, batch: Batch) -> Any:
@@ -345,7 +345,7 @@ class Model(ModuleWrapper):
         Raises:
             ValueError: If there is nothing to minimise.
         """
-        loss = self._compiled.loss(y, y_pred, sample_weight)
+        loss = self._objective.loss(y, y_pred, sample_weight)
         if loss is None:
             raise ValueError(
                 "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
@@ -354,7 +354,7 @@ class Model(ModuleWrapper):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Results:
         """Update the compiled metrics with one batch and return all results, read from the device when needed."""
-        self._compiled.update_metrics(y, y_pred, sample_weight)
+        self._objective.update_metrics(y, y_pred, sample_weight)
         return Logs(self.get_metrics_result)
 
     # -- metrics -------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ class Model(ModuleWrapper):
     @property
     def metrics(self) -> list[Any]:
         """All metrics, the mean of the loss first."""
-        return [] if self._objective is None else self._objective.metrics
+        return list(self._objective.metrics)
 
     @property
     def metrics_names(self) -> list[str]:
@@ -380,13 +380,8 @@ class Model(ModuleWrapper):
 
     # -- inside --------------------------------------------------------------------------------------------
 
-    @property
-    def _compiled(self) -> Objective:
-        assert self._objective is not None
-        return self._objective
-
     def _check_compiled(self, method: str) -> None:
-        if self._objective is None:
+        if not isinstance(self._objective, Objective):
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
     def _build_optimizer(self) -> None:
@@ -413,8 +408,7 @@ class Model(ModuleWrapper):
     def _running(self, bus: Bus, *, training: bool) -> Iterator[None]:
         """Hold the mode of the module, and let go of everything afterwards, also when a loop fails."""
         self._calls.clear()
-        if self._objective is not None:
-            self._objective.forget_structures()
+        self._objective.forget_structures()
         was_fitting, self._is_fitting = self._is_fitting, self._is_fitting or training
         try:
             with mode(self, training), explained(self.module):

@@ -75,10 +75,6 @@ def rows_of(inputs: Any) -> Callable[[Any], int]:
     if not isinstance(leaf, Tensor) or leaf.ndim == 0:
         return lambda _: 1
     if not path:
-        return _length
+        return len
     first = tree.getter(inputs, path)
     return lambda parts: int(first(parts).shape[0])
-
-
-def _length(tensor: Tensor) -> int:
-    return tensor.shape[0]

@@ -49,7 +49,7 @@ def _name(path: tree.Path) -> str:
 def output_getters(outputs: Any, names: Sequence[str]) -> dict[str, Getter]:
     """Return, for each named output, a function that takes it out of what the module returned."""
     paths = [path for path, _ in tree.leaves_with_path(outputs)]
-    return {name: tree.getter(outputs, path) if path else _whole for name, path in zip(names, paths)}
+    return {name: tree.getter(outputs, path) if path else whole for name, path in zip(names, paths)}
 
 
 def by_output(argument: str, value: Any, names: Sequence[str], served: Sequence[str]) -> dict[str, Getter]:
@@ -76,7 +76,7 @@ def by_output(argument: str, value: Any, names: Sequence[str], served: Sequence[
             f"`{argument}` is {describe(value)}, but {len(served)} outputs need one each: {list(served)}. "
             f"Pass a list of {len(served)} or a dictionary with these names."
         )
-    return dict.fromkeys(served or names[:1], _whole)
+    return dict.fromkeys(served or names[:1], whole)
 
 
 def _by_position(argument: str, value: Any, names: Sequence[str], served: Sequence[str]) -> dict[str, Getter]:
@@ -120,5 +120,6 @@ def _check_known(argument: str, value: Mapping[str, Any], names: Sequence[str]) 
             )
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
+    """Take everything: there is one part."""
     return value

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torchfit._support import tree
 from torchfit._support.names import unique_names
 
 Getter = matching.Getter
+Parts = tuple["Term", Any, Any, Any]
+Pick = Callable[[Any, Any, Any], Iterable[Parts]]
 
 
 @dataclass
@@ -57,12 +59,32 @@ class Term:
 
 @dataclass
 class Bound:
-    """A term with the ways to its output, its target and its weights."""
+    """A term with the ways to its target, its output and its weights."""
 
     term: Term
-    output: Getter
     target: Getter
+    output: Getter
     weight: Getter
+
+
+class Uncompiled:
+    """Stands where the objective will be, before `compile`."""
+
+    metrics: Sequence[Any] = ()
+
+    def forget_structures(self) -> None:
+        """Do nothing: there are none."""
+
+    def loss(self, *_: Any) -> NoReturn:
+        """Refuse."""
+        raise RuntimeError("There are no losses and metrics yet: call `compile(optimizer, loss, metrics)` first.")
+
+    update_metrics = loss
+
+    @property
+    def tracker(self) -> NoReturn:
+        """Refuse."""
+        self.loss()
 
 
 class Objective:
@@ -88,7 +110,7 @@ class Objective:
         self._metrics = tree.map_leaves(self._as_metric, metrics)
         self._weighted_metrics = tree.map_leaves(self._as_metric, weighted_metrics)
         self._given_names = output_names
-        self._bound: dict[Any, list[Bound]] = {}
+        self._bound: dict[Any, Pick] = {}
         self._checked: set[str] = set()
         self.tracker = family.mean(name="loss")
         self.terms: list[Term] = []
@@ -117,36 +139,35 @@ class Objective:
     def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
         """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
         total = None
-        for bound in self._bind(targets, outputs, sample_weight):
-            term = bound.term
+        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
             if term.loss is None:
                 continue
-            value = term.loss(bound.target(targets), bound.output(outputs), bound.weight(sample_weight))
+            value = term.loss(target, output, weight)
             if term.tracker is not None:
-                term.tracker.update_state(value.detach(), _rows(bound.output(outputs)))
+                term.tracker.update_state(value.detach(), _rows(output))
             weighted = value if term.loss_weight == 1.0 else value * term.loss_weight
             total = weighted if total is None else total + weighted
         return total
 
     def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
         """Update every compiled metric; only the weighted ones see the weights."""
-        for bound in self._bind(targets, outputs, sample_weight):
-            target, output = bound.target(targets), bound.output(outputs)
-            for metric in bound.term.metrics:
+        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
+            for metric in term.metrics:
                 metric.update_state(target, output)
-            for metric in bound.term.weighted_metrics:
-                metric.update_state(target, output, bound.weight(sample_weight))
+            for metric in term.weighted_metrics:
+                metric.update_state(target, output, weight)
 
     def _as_metric(self, identifier: Any) -> Any:
         is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
         return Deferred(identifier) if is_deferred else self._family.as_metric(identifier)
 
-    def _bind(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
+    def _bind(self, targets: Any, outputs: Any, sample_weight: Any) -> Iterable[Parts]:
+        """Give (term, target, output, weight) for every output that something is computed for."""
         key = (type(targets), type(outputs), type(sample_weight))
-        bound = self._bound.get(key)
-        if bound is None:
-            bound = self._bound[key] = self._match(targets, outputs, sample_weight)
-        return bound
+        pick = self._bound.get(key)
+        if pick is None:
+            pick = self._bound[key] = _picker(self._match(targets, outputs, sample_weight), sample_weight)
+        return pick(targets, outputs, sample_weight)
 
     @torch.compiler.disable
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
@@ -158,10 +179,10 @@ class Objective:
         find_target = matching.by_output("y", targets, names, served)
         find_weight = matching.by_output("sample_weight", sample_weight, names, served)
         if tree.is_leaf(sample_weight):
-            find_weight = dict.fromkeys(served, lambda weight: weight)
+            find_weight = dict.fromkeys(served, matching.whole)
         terms = [term for term in self.terms if term.name in find_target and term.name in served]
         bound = [
-            Bound(term, find_output[term.name], find_target[term.name], find_weight.get(term.name, _nothing))
+            Bound(term, find_target[term.name], find_output[term.name], find_weight.get(term.name, _nothing))
             for term in terms
         ]
         for item in bound:
@@ -217,6 +238,21 @@ class Objective:
                 metric.name = prefix + metric._given_name
         for metric, name in zip(self.metrics, unique_names(metric.name for metric in self.metrics)):
             metric.name = name
+
+
+def _picker(bound: list[Bound], sample_weight: Any) -> Pick:
+    """Return what takes targets, outputs and weights apart; a single output costs nothing but the call."""
+    if len(bound) == 1 and _is_whole(bound[0], sample_weight):
+        term = bound[0].term
+        return lambda target, output, weight: ((term, target, output, weight),)
+    return lambda targets, outputs, weights: [
+        (item.term, item.target(targets), item.output(outputs), item.weight(weights)) for item in bound
+    ]
+
+
+def _is_whole(bound: Bound, sample_weight: Any) -> bool:
+    ways = [bound.target, bound.output, *(() if sample_weight is None else (bound.weight,))]
+    return all(way is matching.whole for way in ways)
 
 
 def _is_flat(value: Any) -> bool:

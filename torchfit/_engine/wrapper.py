@@ -84,31 +84,32 @@ class ModuleWrapper(nn.Module):
 
     def _call(self, inputs: Any) -> Any:
         """Call the module with one batch of inputs, in the way that was bound for their structure."""
-        return self._bound_call(inputs)[0](inputs)
+        call, _ = self._calls.get(type(inputs)) or self._bind_call(inputs)
+        return call(inputs)
 
     def _rows(self, inputs: Any) -> int:
         """Count the samples in one batch of inputs."""
-        return self._bound_call(inputs)[1](inputs)
+        _, count = self._calls.get(type(inputs)) or self._bind_call(inputs)
+        return count(inputs)
 
-    def _bound_call(self, inputs: Any) -> tuple[Call, Callable[[Any], int]]:
-        bound = self._calls.get(type(inputs))
-        if bound is None:
-            bound = bind_call(self.module, self._signature(), inputs), rows_of(inputs)
-            self._calls[type(inputs)] = bound
-            self._example = blank(inputs)
+    def _bind_call(self, inputs: Any) -> tuple[Call, Callable[[Any], int]]:
+        bound = self._calls[type(inputs)] = bind_call(self.module, self._signature(), inputs), rows_of(inputs)
+        self._example = blank(inputs)
         return bound
 
     # -- weights, under the keys of the module itself ------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state of the wrapped module, under its own keys."""
-        owner = super() if self.module is self else self.module
-        return owner.state_dict(*args, **kwargs)
+        if self.module is self:
+            return super().state_dict(*args, **kwargs)
+        return self.module.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load a state of the wrapped module, under its own keys."""
-        owner = super() if self.module is self else self.module
-        return owner.load_state_dict(state_dict, *args, **kwargs)
+        if self.module is self:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        return self.module.load_state_dict(state_dict, *args, **kwargs)
 
     @property
     def weights(self) -> list[Tensor]:

@@ -26,6 +26,12 @@ class Batch(tuple[Any, ...]):
         return tuple(self)
 
     @property
+    def parts(self) -> tuple[Any, Any, Any]:
+        """All three parts, to be unpacked at once."""
+        inputs, targets, sample_weight = (*self, None, None)[:3]
+        return inputs, targets, sample_weight
+
+    @property
     def inputs(self) -> Any:
         """What the module is called with."""
         return self[0]
