@@ -17,15 +17,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
 ]
 
-OPTIMIZERS = {
-    "sgd": lambda: optimizers.SGD(learning_rate=0.1),
+# Those that are not made from defaults alone, or that wrap what need not trace.
+NO_RULES = {"Optimizer", "TorchOptimizer", "LossScaleOptimizer"}
+RULES = [
+    value
+    for name, value in vars(optimizers).items()
+    if isinstance(value, type) and issubclass(value, optimizers.Optimizer) and name not in NO_RULES
+]
+OPTIONS = {
     "sgd momentum": lambda: optimizers.SGD(learning_rate=0.1, momentum=0.9, nesterov=True),
-    "rmsprop": lambda: optimizers.RMSprop(),
     "rmsprop centered": lambda: optimizers.RMSprop(momentum=0.9, centered=True),
-    "adam": lambda: optimizers.Adam(),
-    "adam amsgrad": lambda: optimizers.Adam(amsgrad=True, clipnorm=1.0),
-    "adamw": lambda: optimizers.AdamW(),
+    "adam amsgrad": lambda: optimizers.Adam(amsgrad=True, clipnorm=1.0, weight_decay=0.01),
     "adam clipped": lambda: optimizers.Adam(global_clipnorm=1.0, use_ema=True),
+    "sgd clipped": lambda: optimizers.SGD(clipvalue=0.1),
 }
 CLASSES = torch.randint(0, 3, (4,))
 ONE_HOT = nn.functional.one_hot(CLASSES, 3).float()
@@ -48,6 +52,10 @@ TASKS = {
     "squares": (lambda: losses.MeanSquaredError(), lambda: metrics.MeanSquaredError(), ONE_HOT),
     "distances": (lambda: losses.MeanAbsoluteError(), lambda: metrics.MeanAbsoluteError(), ONE_HOT),
 }
+
+
+def small_network():
+    return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
 
 
 class Step:
@@ -95,16 +103,21 @@ def check(network, task, optimizer):
     torch.testing.assert_close(traced.metric.result(), eager.metric.result())
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", RULES, ids=lambda rule: rule.__name__)
 def test_optimizers_trace(optimizer):
-    check(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), TASKS["classes"], optimizer)
+    check(small_network(), TASKS["classes"], optimizer)
+
+
+@pytest.mark.parametrize("optimizer", OPTIONS.values(), ids=OPTIONS)
+def test_options_of_optimizers_trace(optimizer):
+    check(small_network(), TASKS["classes"], optimizer)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_losses_and_metrics_trace(task):
-    check(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), task, OPTIMIZERS["rmsprop"])
+    check(small_network(), task, optimizers.RMSprop)
 
 
 def test_buffers_of_the_network_trace():
     network = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    check(network, TASKS["classes"], OPTIMIZERS["adam"])
+    check(network, TASKS["classes"], optimizers.Adam)
