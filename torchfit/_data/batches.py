@@ -1,21 +1,41 @@
 """What every form of data is turned into."""
 
 from collections.abc import Iterator
-from typing import Protocol
+
+import torch
 
 from torchfit._support.batch import Batch
 
 
-class Batches(Protocol):
-    """A source of batches that the loops draw from, on the device and of the right dtype."""
+class Batches:
+    """A source of batches that the loops draw from, on the device and of the right dtype.
 
-    @property
-    def steps(self) -> int | None:
-        """The number of batches in an epoch, `None` while unknown."""
+    Attributes:
+        steps: The number of batches in an epoch, `None` while unknown.
+        samples: The number of samples in an epoch, `None` while unknown.
+        seed: Decides, together with the index of an epoch, the order of that epoch. It may be set, so that a
+            training that goes on elsewhere sees the same orders.
+        replayable: Whether an epoch is a function of `seed` and its index alone, and may be entered anywhere.
+        repeats: Whether the data may be gone through again and again, as arrays are, when `steps_per_epoch` cuts
+            the epochs anew; else the data are gone through once.
+        may_run_out: Whether an epoch may turn out to have no batch at all.
+    """
 
-    @property
-    def samples(self) -> int | None:
-        """The number of samples in an epoch, `None` while unknown."""
+    steps: int | None = None
+    samples: int | None = None
+    seed: int = 0
+    replayable: bool = False
+    repeats: bool = False
+    may_run_out: bool = False
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """Give the batches of the epoch with this index, which also decides the shuffling."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Give the batches of the epoch with this index from batch `start` on."""
+        raise NotImplementedError(f"{type(self).__name__} gives no batches: define `epoch`.")
+
+    def end_epoch(self) -> None:
+        """Hear that an epoch is over."""
+
+
+def draw_seed() -> int:
+    """Draw a seed from torch's global generator, so that `torch.manual_seed` decides the order of everything."""
+    return int(torch.empty((), dtype=torch.int64).random_(2**48).item())

@@ -1,18 +1,21 @@
 """From what users hold to tensors of the right dtype: done once for arrays, per batch for streams."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any, cast
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._data import frames
 from torchfit._support import tree
 from torchfit._support.errors import describe
 
 _WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
+Leaf = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -20,35 +23,85 @@ class Conversion:
     """Which dtype floating inputs and targets get, and the device that batches are wanted on.
 
     Inputs follow the floating dtype of the module; targets and weights are float32, or float64 with it.
+    `input_names` and `output_names` are those that the user gave to the model, `None` where there are none;
+    with `inputs_only`, targets and weights that a stream yields are left aside.
     """
 
     device: torch.device
     input_dtype: torch.dtype = torch.float32
+    input_names: Sequence[str] | None = None
+    output_names: Sequence[str] | None = None
+    inputs_only: bool = False
 
     @property
     def target_dtype(self) -> torch.dtype:
         """The floating dtype of targets and sample weights."""
         return torch.float64 if self.input_dtype == torch.float64 else torch.float32
 
+    def parts(self, x: Any, y: Any, sample_weight: Any, leaf: "LeafOf") -> tuple[Any, Any, Any]:
+        """Convert the three parts, making each leaf with `leaf(argument, value, dtype, floating)`."""
+        if frames.has_columns_for(x, self.input_names):
+            x = frames.by_input("x", x, self.input_names or ())
+        return (
+            _convert("x", x, leaf(self.input_dtype)),
+            _convert("y", y, leaf(self.target_dtype)),
+            _convert("sample_weight", flat_weights(sample_weight), leaf(self.target_dtype, all_floating=True)),
+        )
+
     def inputs(self, argument: str, value: Any) -> Any:
-        """Convert a nest of arrays that the module is called with."""
-        return self._convert(argument, value, self.input_dtype)
+        """Convert a nest of arrays that the module is called with, and place it on the device."""
+        return _convert(argument, value, self.leaf(self.input_dtype))
 
-    def targets(self, argument: str, value: Any) -> Any:
-        """Convert a nest of targets or weights."""
-        return self._convert(argument, value, self.target_dtype)
+    def leaf(self, dtype: torch.dtype, all_floating: bool = False) -> Leaf:
+        """Return the conversion of one array to a tensor on the device."""
+        place = self.placement(dtype, all_floating)
+        return lambda argument, value: place(tensor_of(argument, value))
 
-    def _convert(self, argument: str, value: Any, dtype: torch.dtype) -> Any:
-        value = join_numbers(argument, value)
-        converted = [
-            self._place(tensor_of(tree.format_path(path, argument), leaf), dtype)
-            for path, leaf in tree.leaves_with_path(value)
-        ]
-        return tree.packer(value)(converted) if value is not None else None
+    def placement(self, dtype: torch.dtype, all_floating: bool = False) -> Callable[[Tensor], Tensor]:
+        """Return a function that puts a tensor on the device and gives floating numbers `dtype`."""
+        device, pins = self.device, self.device.type == "cuda"
 
-    def _place(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        wanted = dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=self.device, dtype=wanted, non_blocking=True)
+        def place(tensor: Tensor) -> Tensor:
+            wanted = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
+            if pins and tensor.device.type == "cpu":
+                return tensor.to(wanted).pin_memory().to(device, non_blocking=True)
+            return tensor.to(device, wanted)
+
+        return place
+
+
+LeafOf = Callable[..., Leaf]
+
+
+def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> Leaf:
+    """Return the conversion of one array to a tensor that stays where it is."""
+
+    def convert(argument: str, value: Any) -> Tensor:
+        tensor = tensor_of(argument, value)
+        return tensor.to(dtype) if all_floating or tensor.is_floating_point() else tensor
+
+    return convert
+
+
+def _convert(argument: str, value: Any, leaf: Leaf) -> Any:
+    if value is None:
+        return None
+    value = join_numbers(argument, value)
+    converted = [leaf(tree.format_path(path, argument), part) for path, part in tree.leaves_with_path(value)]
+    if not converted:
+        raise ValueError(f"`{argument}` is {describe(value)}: it holds no array.")
+    return tree.packer(value)(converted)
+
+
+def flat_weights(value: Any) -> Any:
+    """Return weights with pandas' columns as flat arrays: a weight for each sample."""
+    return tree.map_leaves(
+        lambda leaf: frames.array_of("sample_weight", leaf).squeeze(-1) if _is_series(leaf) else leaf, value
+    )
+
+
+def _is_series(value: Any) -> bool:
+    return frames.is_frame(value) and not hasattr(value, "columns")
 
 
 def join_numbers(argument: str, value: Any) -> Any:
@@ -78,29 +131,48 @@ def tensor_of(argument: str, value: Any) -> Tensor:
     Raises:
         ValueError: If it holds text, objects or dates, or has no first axis to take samples from.
     """
-    tensor = value if isinstance(value, Tensor) else _from_numpy(argument, value)
+    tensor = value if isinstance(value, Tensor) else from_numpy(argument, value)
     if tensor.ndim == 0:
         raise ValueError(
             f"`{argument}` must have samples along its first axis, but it is {describe(value)}. "
             "A single sample needs a batch axis: x[None]."
         )
+    if tensor.layout != torch.strided:
+        raise ValueError(f"`{argument}` is a sparse tensor, which has no rows to take: pass {argument}.to_dense().")
     return tensor.detach()
 
 
-def _from_numpy(argument: str, value: Any) -> Tensor:
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiubc":
-        raise ValueError(
-            f"`{argument}` must hold numbers, but it is {describe(value)}. Encode text and categories as "
-            "integers first, and give ragged data one shape."
-        )
+def from_numpy(argument: str, value: Any) -> Tensor:
+    """Return anything that NumPy reads as an array as a tensor.
+
+    Raises:
+        ValueError: If it holds no numbers.
+    """
+    array = frames.array_of(argument, value) if frames.is_frame(value) else _array(argument, value)
     if array.dtype.name in _WIDER:
         array = array.astype(_WIDER[array.dtype.name])
     if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="), copy=True)
     with catch_warnings():
         simplefilter("ignore", UserWarning)  # A read-only array is fine: batches are never written to.
-        return cast(Tensor, torch.as_tensor(array))
+        return torch.as_tensor(array)
+
+
+def _array(argument: str, value: Any) -> np.ndarray[Any, Any]:
+    if hasattr(value, "toarray"):
+        raise ValueError(f"`{argument}` is {describe(value)}, a sparse matrix: pass {argument}.toarray().")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{argument}` is {describe(value)}, which NumPy cannot read as an array: {error}") from error
+    if array.dtype.kind not in "fiubc":
+        raise ValueError(
+            f"`{argument}` must hold numbers, but it is {describe(value)}. Encode text and categories as "
+            "integers first, and give ragged data one shape."
+        )
+    if array.dtype.name in ("float128", "longdouble"):
+        return array.astype(np.float64)
+    return array
 
 
 def check_lengths(parts: dict[str, Any]) -> int:

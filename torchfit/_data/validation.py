@@ -3,19 +3,47 @@
 from collections.abc import Callable, Container
 from typing import Any
 
+from torchfit._data.arguments import Form, Loading
+from torchfit._data.forms import Source
+from torchfit._data.pace import Paced
 from torchfit._support.errors import describe
 
 
 def unpack_validation(data: Any) -> tuple[Any, Any, Any]:
-    """Return `(x, y, sample_weight)` of a tuple of two or three.
+    """Return `(x, y, sample_weight)` of a tuple of one to three; everything else is `x`, with what it carries.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If it is a tuple of another length, or a named one.
     """
-    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-        raise ValueError(f"`validation_data` must be (x, y) or (x, y, sample_weight), but it is {describe(data)}.")
-    x, y, *weights = data
-    return x, y, weights[0] if weights else None
+    if not isinstance(data, (tuple, list)):
+        return data, None, None
+    if len(data) not in (1, 2, 3) or hasattr(data, "_fields"):
+        raise ValueError(
+            "`validation_data` must be (x, y) or (x, y, sample_weight), or data that carry their targets, such as a "
+            f"DataLoader, but it is {describe(data)}."
+        )
+    x, y, sample_weight = (*data, None, None)[:3]
+    return x, y, sample_weight
+
+
+def validation_batches(
+    source: Source,
+    batch_size: int | None,
+    validation_batch_size: int | None,
+    validation_steps: Any,
+    loading: Loading | None = None,
+) -> Paced:
+    """Return the batches of a validation; `batch_size` is that of the training, for data without a size of their own.
+
+    Raises:
+        ValueError: If an argument is not used with this form of data.
+    """
+    form: Form = source.form
+    form.check(validation_batch_size=validation_batch_size)
+    size = validation_batch_size or (batch_size if form.takes("batch_size") else None)
+    loading = loading if form.takes("workers") else None
+    batches = source.batches(size, loading=loading)
+    return Paced(batches, validation_steps, argument="validation_steps", data="validation_data")
 
 
 def due_epochs(frequency: Any) -> Callable[[int], bool]:

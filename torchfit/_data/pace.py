@@ -1,0 +1,148 @@
+"""Steps and epochs: how many batches make an epoch, and what happens when the data end before it."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+from torchfit._data.arguments import check_steps
+from torchfit._data.batches import Batches
+from torchfit._support.batch import Batch
+
+
+def _nothing() -> None:
+    """Let nobody know."""
+
+
+class Paced(Batches):
+    """Batches in epochs of a given number of steps, or for as long as the data last.
+
+    With a number of steps, the epochs draw from one iterator that goes on from epoch to epoch, as the specification
+    wants it, unless the steps are just the length of the data. Arrays and Sequences are then gone through up to
+    `epochs` times, everything else once. What runs out gives a warning, and `ran_out` is called.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        steps: Any = None,
+        *,
+        argument: str = "steps_per_epoch",
+        data: str = "x",
+        epochs: int = 1,
+        ran_out: Callable[[], None] = _nothing,
+    ) -> None:
+        """Cut batches into epochs.
+
+        Args:
+            batches: What to draw from.
+            steps: Batches in an epoch; `None` and -1 mean until the data end.
+            argument: The name of the argument `steps`, for messages.
+            data: The name of the argument that the data came as, for messages.
+            epochs: The number of epochs, which is how often data that repeat are gone through.
+            ran_out: Called when the data end too early.
+
+        Raises:
+            ValueError: If `steps` is not a number of steps.
+        """
+        self._batches = batches
+        self._wanted = check_steps(argument, steps)
+        self._continues = self._wanted is not None and self._wanted != batches.steps
+        self._argument, self._data, self._epochs, self._ran_out = argument, data, epochs, ran_out
+        self._stream: Iterator[Batch] | None = None
+        self._ahead: list[Batch] = []
+        self._ahead_of: tuple[int, Iterator[Batch]] | None = None
+        self._seen = False
+        self.replayable = batches.replayable
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """The number of batches in an epoch, `None` while unknown."""
+        return self._wanted or self._batches.steps
+
+    @property
+    def samples(self) -> int | None:  # type: ignore[override]
+        """The number of samples in an epoch, `None` while unknown or where it changes from epoch to epoch."""
+        return None if self._continues else self._batches.samples
+
+    @property
+    def seed(self) -> int:
+        """What decides the order of the epochs, together with their index."""
+        return self._batches.seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self._batches.seed = value
+
+    def epochs(self, indices: Iterable[int], start: int = 0) -> Iterator[int]:
+        """Give the epochs for which there are data; the first of them begins at batch `start`.
+
+        Only where the data may have ended is the first batch drawn ahead to find out.
+        """
+        for index in indices:
+            if (self._continues or self._batches.may_run_out) and self._seen and not self._draw_ahead(index):
+                self._warn(index, 0)
+                return
+            yield index
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Give the batches of one epoch from batch `start` on.
+
+        Raises:
+            ValueError: If the data have no batch at all.
+        """
+        done = 0
+        for batch in self._drawn(index, start):
+            self._seen = True
+            yield batch
+            done += 1
+        if not done and not start:
+            self._refuse_empty()
+        self._batches.end_epoch()
+        if self._wanted is not None and start + done < self._wanted:
+            self._warn(index, start + done)
+
+    def _drawn(self, index: int, start: int) -> Iterator[Batch]:
+        ahead, self._ahead_of = self._ahead_of, None
+        source = ahead[1] if ahead is not None and ahead[0] == index else self._open(index, start)
+        return source if self._wanted is None else islice(source, self._wanted - start)
+
+    def _open(self, index: int, start: int) -> Iterator[Batch]:
+        if not self._continues:
+            return self._batches.epoch(index, start)
+        if self._stream is None:
+            self._stream = self._from(index, start)
+        return self._stream
+
+    def _from(self, index: int, start: int) -> Iterator[Batch]:
+        """Return the stream that the epochs share: where epoch `index` begins in data that repeat, else the start."""
+        length = self._batches.steps
+        if not self._batches.repeats or not length:
+            return self._batches.epoch(0, start)
+        first, inside = divmod(index * (self._wanted or 0) + start, length)
+        return chain.from_iterable(
+            self._batches.epoch(number, inside if number == first else 0) for number in range(first, self._epochs)
+        )
+
+    def _draw_ahead(self, index: int) -> bool:
+        source = self._open(index, 0)
+        first = next(source, None)
+        self._ahead_of = None if first is None else (index, chain([first], source))
+        return first is not None
+
+    def _warn(self, epoch: int, done: int) -> None:
+        wanted = "" if self._wanted is None else f" of {self._wanted}"
+        warnings.warn(
+            f"Your input ran out of data: `{self._data}` ended after {done}{wanted} steps of epoch {epoch + 1}. "
+            f"It must give `{self._argument}` batches for every epoch; a generator can be gone through only once. Pass "
+            "fewer steps or epochs, data that repeat, or a function that makes the generator.",
+            stacklevel=2,
+        )
+        self._ran_out()
+
+    def _refuse_empty(self) -> None:
+        again = " any more: a generator can be gone through only once" if self._seen else ""
+        raise ValueError(
+            f"`{self._data}` gave no batch{again}. Pass data with at least one batch, or a function that makes a new "
+            "generator each time."
+        )
