@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
@@ -89,6 +90,13 @@ def no_others(owner: str, unknown: dict[str, Any], known: Iterable[str]) -> None
     """Raise if there are arguments that nobody knows."""
     for name in unknown:
         raise ValueError(f"{owner} has no argument `{name}`. {did_you_mean(name, known)}")
+
+
+def names_of(cls: type) -> list[str]:
+    """List the arguments of a class's constructor, those of its bases included."""
+    constructors = [vars(each)["__init__"] for each in cls.__mro__[:-1] if "__init__" in vars(each)]
+    names = [name for constructor in constructors for name in inspect.signature(constructor).parameters]
+    return [name for name in dict.fromkeys(names) if name not in ("self", "common", "unknown", "others")]
 
 
 def as_float32(value: Any) -> float:

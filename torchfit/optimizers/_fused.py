@@ -25,12 +25,7 @@ def available(kernel: str, parameters: Tensors) -> bool:
     first = parameters[0]
     alike = all(p.dtype == first.dtype and p.device == first.device for p in parameters)
     known = first.dtype in _DTYPES and first.device.type in _DEVICES[kernel]
-    return alike and known and dense(parameters)
-
-
-def dense(tensors: Tensors) -> bool:
-    """Tell whether all tensors lie in memory in the order of their elements, which the kernels take for granted."""
-    return all(map(Tensor.is_contiguous, tensors))
+    return alike and known and all(map(Tensor.is_contiguous, parameters))
 
 
 def adam_(
@@ -91,5 +86,8 @@ def sgd_(parameters: Tensors, gradients: Tensors, momentums: Tensors, *, learnin
 
 
 def usable(learning_rate: Scalar, gradients: Tensors) -> TypeGuard[float]:
-    """Tell whether this very step may use a kernel: its scalars are numbers and its gradients lie in order."""
-    return not isinstance(learning_rate, Tensor) and dense(gradients)
+    """Tell whether this very step may use a kernel: its scalars are numbers, and its gradients lie in order.
+
+    The kernels walk through memory and never look at strides.
+    """
+    return not isinstance(learning_rate, Tensor) and all(map(Tensor.is_contiguous, gradients))

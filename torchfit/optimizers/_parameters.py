@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class Parameters:
         kept = list(reversed(unique.values()))
         self.tensors = [_leaf(tensor) for _, tensor in kept]
         self.names = [name or str(position) for position, (name, _) in enumerate(kept)]
+        self._told_missing = False
         self._positions = {id(tensor): position for position, tensor in enumerate(self.tensors)}
 
     def require_known(self, tensors: Iterable[Tensor]) -> None:
@@ -67,14 +69,22 @@ class Parameters:
             for name, tensor in zip(names, self.tensors)
         ]
 
-    def trainable_names_without(self, present: list[int]) -> list[str]:
-        """Name the parameters that are not at the given positions and have not been frozen since."""
-        there = set(present)
-        return [
-            name
-            for position, (name, tensor) in enumerate(zip(self.names, self.tensors))
-            if position not in there and tensor.requires_grad
-        ]
+    def tell_missing(self, present: list[int]) -> None:
+        """Warn once about parameters without a gradient that are not frozen, and raise if no one has any."""
+        if not present:
+            raise ValueError(
+                "No gradients provided for any parameter. Call loss.backward() first, and check that the loss "
+                "depends on the parameters."
+            )
+        absent = set(range(len(self.tensors))) - set(present)
+        missing = [self.names[position] for position in sorted(absent) if self.tensors[position].requires_grad]
+        if missing and not self._told_missing:
+            self._told_missing = True
+            warnings.warn(
+                f"There is no gradient for the parameters {missing}: they stay as they are. Does the loss depend "
+                "on them? Freeze them with requires_grad_(False) if they are meant to stay.",
+                stacklevel=2,
+            )
 
 
 def _iterate(parameters: Any) -> list[Any]:

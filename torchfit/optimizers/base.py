@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
@@ -82,7 +81,7 @@ class Optimizer:
         optional, positive = _arguments.optional, _arguments.positive
         if unknown.pop("decay", None) is not None:
             warnings.warn("`decay` is ignored: pass a schedule as `learning_rate` instead.", stacklevel=3)
-        _arguments.no_others(type(self).__name__, unknown, self.argument_names())
+        _arguments.no_others(type(self).__name__, unknown, _arguments.names_of(type(self)))
         _arguments.only_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
         self.name = name or snake_case(type(self).__name__)
         self.weight_decay = optional(_arguments.non_negative, "weight_decay", weight_decay)
@@ -108,7 +107,6 @@ class Optimizer:
         self._updates = 0
         self._calls = 0
         self._remembered: dict[str, Any] | None = None
-        self._told_missing = False
         self._schedule: Schedule | None = None
         self._given_schedule: Callable[..., Any] | None = None
         self._rate = 0.0
@@ -216,7 +214,8 @@ class Optimizer:
             parameters, ready, slots, decayed = self._align(gradients)
             if self.loss_scale_factor is not None:
                 ready = list(torch._foreach_div(ready, self.loss_scale_factor))
-            ready = self._clip(ready)
+            if self.clipnorm or self.clipvalue or self.global_clipnorm:
+                ready = self._clip(ready)
             self._decay(parameters, decayed, slots, learning_rate)
             self.update_rule(parameters, ready, slots, learning_rate, step)
             if self.use_ema:
@@ -237,7 +236,7 @@ class Optimizer:
                 f"optimizer was built with, in their order. Received: {len(gradients)} gradients."
             )
         if not torch.compiler.is_compiling():
-            self._tell_missing(present)
+            self._book.tell_missing(present)
         found = [gradient for gradient in gradients if gradient is not None]
         return (
             [self._parameters[position] for position in present],
@@ -246,44 +245,17 @@ class Optimizer:
             [self._decayed[position] for position in present],
         )
 
-    def _tell_missing(self, present: list[int]) -> None:
-        missing = self._book.trainable_names_without(present)
-        if not present:
-            raise ValueError(
-                "No gradients provided for any parameter. Call loss.backward() first, and check that the loss "
-                "depends on the parameters."
-            )
-        if missing and not self._told_missing:
-            self._told_missing = True
-            warnings.warn(
-                f"There is no gradient for the parameters {missing}: they stay as they are. Does the loss depend "
-                "on them? Freeze them with requires_grad_(False) if they are meant to stay.",
-                stacklevel=2,
-            )
-
-    @classmethod
-    def argument_names(cls) -> list[str]:
-        """List the arguments of the constructor, those of the base included."""
-        constructors = [vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)]
-        return [
-            name
-            for constructor in constructors[:-1]
-            for name in inspect.signature(constructor).parameters
-            if name not in ("self", "common", "unknown")
-        ]
-
     def _clip(self, gradients: Tensors) -> Tensors:
         if self.clipnorm:
             return _clipping.clip_by_norm(gradients, self.clipnorm)
         if self.global_clipnorm:
             return _clipping.clip_by_global_norm(gradients, self.global_clipnorm)
-        if self.clipvalue:
-            return _clipping.clip_by_value(gradients, self.clipvalue)
-        return gradients
+        return _clipping.clip_by_value(gradients, self.clipvalue)
 
     def _decay(self, parameters: Tensors, decayed: list[bool], slots: Slots, learning_rate: Scalar) -> None:
         """Take the weight decay off the parameters that are not spared."""
-        decay_(parameters, decayed, self.weight_decay, learning_rate)
+        if self.weight_decay:
+            decay_(parameters, decayed, self.weight_decay, learning_rate)
 
     def _average(self, step: Scalar) -> None:
         """Move the averages towards the parameters; the first update sets them."""
@@ -295,7 +267,11 @@ class Optimizer:
 
     def step(self) -> None:
         """Make an update with the gradients that `loss.backward()` left in the parameters."""
-        self._take(list(map(_gradient_of, self._parameters)), 1.0)
+        gradients = list(map(_gradient_of, self._parameters))
+        if self.gradient_accumulation_steps is None and gradients:
+            self.update(gradients, *self.begin_update())
+        else:
+            self._gather(gradients, 1.0)
 
     def zero_grad(self) -> None:
         """Forget the parameters' gradients (`grad` becomes `None`)."""
@@ -323,7 +299,11 @@ class Optimizer:
             grads = self._book.arrange(grads, parameters)
         if not self.built:
             raise ValueError("The optimizer is bound to no parameters. Call optimizer.build(parameters) first.")
-        self._take(self._book.match(grads), weight)
+        gradients = self._book.match(grads)
+        if self.gradient_accumulation_steps is None and gradients:
+            self.update(gradients, *self.begin_update())
+        else:
+            self._gather(gradients, weight)
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Any]]) -> int:
         """Make an update with `(gradient, parameter)` pairs, and return the count of updates."""
@@ -336,18 +316,10 @@ class Optimizer:
 
         For those who call `update` themselves, in a graph. `apply` and `step` count on their own.
         """
-        rate = self.learning_rate
+        rate = self._rate if self._schedule is None else self.learning_rate
         self._updates += 1
         self._calls += 1
         return rate, self._updates
-
-    def _take(self, gradients: Sequence[Tensor | None], weight: float) -> None:
-        if not gradients:
-            return
-        if self.gradient_accumulation_steps is not None:
-            self._gather(gradients, weight)
-        else:
-            self.update(gradients, *self.begin_update())
 
     # Accumulation.
 
@@ -379,6 +351,8 @@ class Optimizer:
             self._calls -= 1
 
     def _gather(self, gradients: Sequence[Tensor | None], weight: float) -> None:
+        if not gradients:
+            return  # a module without parameters is legal
         self.accumulate(gradients, weight)
         if self.count_accumulated(gradients, weight):
             self._close_window()

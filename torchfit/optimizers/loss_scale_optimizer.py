@@ -89,6 +89,7 @@ class LossScaleOptimizer(Optimizer):
         """Make the inner update where all gradients are finite, and adapt the scale. See `Optimizer.update`."""
         with torch.no_grad():
             scale, skipped = self._shared["dynamic_scale"], self._shared["skipped"]
+            gradients = [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
             finite = _all_finite([gradient for gradient in gradients if gradient is not None])
             held = self._held()
             before = list(torch._foreach_mul(held, 1))
@@ -111,6 +112,12 @@ class LossScaleOptimizer(Optimizer):
         scale.mul_(torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5))
         counter.copy_(torch.where(finite & ~grows, counter + 1, 0.0))
         self._shared["skipped"].add_(~finite)
+
+    def begin_update(self) -> tuple[float, int]:
+        """Count an update, tried or made, and return its learning rate and step. See `Optimizer.begin_update`."""
+        rate = self.learning_rate
+        _, step = super().begin_update()
+        return rate, step
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Multiply a loss by the scale, before its gradients are taken."""
@@ -166,7 +173,7 @@ class LossScaleOptimizer(Optimizer):
 
 def _refuse_others(others: dict[str, Any]) -> None:
     for name in others:
-        if name in Optimizer.argument_names():
+        if name in _arguments.names_of(Optimizer):
             raise ValueError(f"LossScaleOptimizer has no argument `{name}`: set it on the inner optimizer.")
         known = ("inner_optimizer", "initial_scale", "dynamic_growth_steps", "name")
         raise ValueError(f"LossScaleOptimizer has no argument `{name}`. {did_you_mean(name, known)}")

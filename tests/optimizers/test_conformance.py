@@ -1,0 +1,170 @@
+"""What every optimizer must do, whoever wrote its rule. New members are found by their names."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from torchfit import optimizers
+
+SHAPES = [(4, 3), (3,), (3, 3, 2)]
+RULES = [
+    name
+    for name in optimizers.__all__
+    if isinstance(vars(optimizers)[name], type)
+    and issubclass(vars(optimizers)[name], optimizers.Optimizer)
+    and name != "Optimizer"
+]
+OPTIONS = {
+    "SGD": [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
+    "RMSprop": [{"momentum": 0.9, "centered": True}],
+    "Adam": [{"amsgrad": True}],
+    "Ftrl": [{"l1_regularization_strength": 0.1, "l2_shrinkage_regularization_strength": 0.1, "beta": 0.1}],
+    "Muon": [{"nesterov": False, "rms_rate": None}],
+    "ScheduleFreeAdamW": [{"warmup_steps": 3}],
+}
+EVERYTHING = {"weight_decay": 0.01, "global_clipnorm": 1.0, "use_ema": True, "ema_overwrite_frequency": 2}
+CASES = [
+    pytest.param(name, options, id=f"{name}-{'-'.join(options) or 'defaults'}")
+    for name in RULES
+    for options in ([{}, EVERYTHING, *OPTIONS.get(name, [])] if name != "LossScaleOptimizer" else [{}])
+]
+
+
+def make(name, options=None):
+    if name == "LossScaleOptimizer":
+        return optimizers.LossScaleOptimizer(optimizers.Adam(), initial_scale=4.0, dynamic_growth_steps=2)
+    return getattr(optimizers, name)(**(options or {}))
+
+
+def bound(name, options=None, shapes=SHAPES, dtype=torch.float32):
+    """Return an optimizer and the parameters that it is built with, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
+    optimizer = make(name, options)
+    optimizer.build((f"layer.{index}", parameter) for index, parameter in enumerate(parameters))
+    return optimizer, parameters
+
+
+def gradients(step, shapes=SHAPES):
+    generator = torch.Generator().manual_seed(step + 1)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def compiled_difference(name, options, backend):
+    """Return how far six compiled steps end from six eager ones, the learning rate changing each time."""
+    torch._dynamo.reset()
+    eager, eager_parameters = bound(name, options)
+    other, other_parameters = bound(name, options)
+    update = torch.compile(other.update, fullgraph=True, backend=backend)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for step in range(6):
+            eager.learning_rate = 0.1 / (step + 1)
+            eager.apply(gradients(step))
+            update(gradients(step), torch.tensor(0.1 / (step + 1)), torch.tensor(float(step + 1)))
+    return max(float((a - b).detach().abs().max()) for a, b in zip(eager_parameters, other_parameters))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_compiles_into_one_graph(name, options):
+    assert compiled_difference(name, options, "eager") < 2e-6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside inductor
+@pytest.mark.parametrize("name", ["RMSprop", "AdamW", "LossScaleOptimizer"])
+def test_inductor_agrees_with_eager(name):
+    options = EVERYTHING if name == "AdamW" else {}
+    assert compiled_difference(name, options, "inductor") < 2e-6
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_learns(name):
+    """A parameter moves towards the minimum of its square."""
+    optimizer, parameters = bound(name)
+    optimizer.learning_rate = 0.01
+    before = sum(float(p.detach().square().sum()) for p in parameters)
+    for _ in range(30):
+        optimizer.scale_loss(sum(p.square().sum() for p in parameters)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sum(float(p.detach().square().sum()) for p in parameters) < before
+    assert optimizer.iterations == 30
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_config_makes_the_same_optimizer(name, options):
+    optimizer = make(name, options)
+    config = optimizer.get_config()
+    assert type(optimizer).from_config(config).get_config() == config
+    again = optimizers.deserialize(optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer)
+    assert again.get_config() == config
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_state_before_build_is_taken_over(name, options):
+    optimizer, parameters = bound(name, options)
+    optimizer.apply(gradients(0))
+    again = make(name, options)
+    again.load_state_dict(optimizer.state_dict())
+    again.build([(f"layer.{index}", parameter) for index, parameter in enumerate(parameters)])
+    assert again.iterations == 1
+    assert all(torch.equal(a, b) for a, b in zip(again.variables, optimizer.variables, strict=True))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_parameter_without_gradient_stays(name):
+    optimizer, parameters = bound(name, {"weight_decay": 0.1} if name != "LossScaleOptimizer" else {})
+    before = parameters[1].clone()
+    parameters[1].requires_grad_(False)
+    first, _, last = gradients(0)
+    optimizer.apply([first, None, last])
+    assert torch.equal(parameters[1], before)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_other_dtypes(name, dtype):
+    optimizer, parameters = bound(name, dtype=dtype)
+    optimizer.apply([gradient.to(dtype) for gradient in gradients(0)])
+    assert all(p.dtype == dtype and p.isfinite().all() for p in parameters)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_in_another_memory_order(name):
+    optimizer, parameters = bound(name)
+    other, other_parameters = bound(name)
+    first, *rest = gradients(0)
+    optimizer.apply([first, *rest])
+    other.apply([first.t().contiguous().t(), *rest])
+    for a, b in zip(parameters, other_parameters):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_sparse_gradients_count_as_dense_ones(name):
+    indices, values = torch.tensor([[0, 2]]), torch.tensor([[1.0, -1.0], [2.0, 0.5]])
+    sparse = torch.sparse_coo_tensor(indices, values, (4, 2), check_invariants=True)
+    results = []
+    for gradient in (sparse, sparse.to_dense()):
+        optimizer, parameters = bound(name, shapes=[(4, 2)])
+        optimizer.apply([gradient])
+        results.append(parameters[0].detach())
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_copies_and_pickles(name):
+    assert pickle.loads(pickle.dumps(make(name))).get_config() == make(name).get_config()
+    parameters, optimizer = copy.deepcopy(bound(name)[::-1])
+    before = parameters[0].detach().clone()
+    optimizer.apply(gradients(0))
+    assert not torch.equal(parameters[0], before)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_unknown_arguments_are_named(name):
+    with pytest.raises(ValueError, match="has no argument `clip_norm`"):
+        type(make(name))(*([optimizers.SGD()] if name == "LossScaleOptimizer" else []), clip_norm=1.0)
