@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from torchfit.callbacks import History, LearningRateScheduler
+from torchfit.optimizers.torch_optimizer import TorchOptimizer
 
 
 def test_the_rate_is_set_and_logged(drive, capsys):
@@ -30,6 +31,12 @@ def test_rates_without_dimensions(drive, model, rate):
 def test_other_results_are_refused(drive, wrong):
     with pytest.raises(ValueError, match=r"schedule: expected it to return a number. Received:"):
         drive(LearningRateScheduler(lambda epoch: wrong), [{}])
+
+
+def test_a_class_of_torchs_optimizers_has_a_rate_from_the_start(drive, model):
+    model.optimizer = TorchOptimizer(torch.optim.SGD)
+    drive(LearningRateScheduler(lambda epoch, rate: rate * 2), [{}])
+    assert model.optimizer.learning_rate == 0.002
 
 
 def test_errors_of_the_schedule_are_not_hidden(drive):

@@ -69,6 +69,20 @@ def test_torchs_own_optimizer_is_driven_directly(drive, model, given_as):
     assert [group["lr"] for group in inner.param_groups] == [0.5, 1.0]
 
 
+def test_a_class_of_torchs_optimizers_is_made_first(drive, model):
+    model.optimizer = TorchOptimizer(torch.optim.SGD)
+    inner = []
+
+    def make(optimizer):
+        inner.append(optimizer)
+        return StepLR(optimizer, 1, 0.5)
+
+    train = LambdaCallback(on_epoch_begin=lambda epoch, logs: model.optimizer.step())
+    drive([TorchLRScheduler(make), train], [{}])
+    assert inner == [model.optimizer.optimizer]
+    assert model.optimizer.learning_rate == 0.0005
+
+
 def test_a_scheduler_on_another_optimizer_is_refused(drive, model):
     other = torch.optim.SGD(model.module.parameters(), lr=1.0)
     with pytest.raises(ValueError, match="made on another optimizer than the one that the model was compiled with"):

@@ -41,9 +41,10 @@ class Terminal:
         """Draw the line, cut to the terminal's width: a line that wraps could not be overwritten."""
         line = _line.count(seen, target) + _line.bar(seen, target) + text
         line = line[: shutil.get_terminal_size().columns - 1]
-        if self._bar is None:
+        if self._bar is None:  # making it draws it
             self._bar = _quiet_tqdm()(desc=line, bar_format="{desc}", file=sys.stdout, leave=False, disable=False)
-        self._bar.set_description_str(line)
+        else:
+            self._bar.set_description_str(line)
 
     def close(self) -> None:
         """Take the line away."""

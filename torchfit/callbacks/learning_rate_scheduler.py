@@ -6,6 +6,7 @@ from typing import Any
 
 from torchfit._support import console
 from torchfit._support.errors import describe
+from torchfit.callbacks._rate import rate_of
 from torchfit.callbacks.base import Callback
 
 
@@ -35,17 +36,16 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the rate."""
-        optimizer = self.model.optimizer
-        arguments = (epoch, float(optimizer.learning_rate)) if self._takes_rate else (epoch,)
+        arguments = (epoch, rate_of(self.model)) if self._takes_rate else (epoch,)
         rate = _number(self.schedule(*arguments))
-        optimizer.learning_rate = rate
+        self.model.optimizer.learning_rate = rate
         if self.verbose > 0:
             console.write_line(f"\nEpoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the rate into the logs."""
         if logs is not None:
-            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+            logs["learning_rate"] = rate_of(self.model)
 
 
 def _takes_two(schedule: Callable[..., Any]) -> bool:

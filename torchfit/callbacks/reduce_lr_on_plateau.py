@@ -9,6 +9,7 @@ import numpy as np
 from torchfit._support import console
 from torchfit._support.errors import describe
 from torchfit.callbacks._monitor import Watch
+from torchfit.callbacks._rate import rate_of
 from torchfit.callbacks.base import Callback
 
 
@@ -79,7 +80,7 @@ class ReduceLROnPlateau(Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compare the epoch with the best one, and reduce the rate if patience has run out."""
         logs = {} if logs is None else logs
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = rate_of(self.model)
         value = self._watch.read(self.model, self.params, logs)
         if value is None:
             return
@@ -114,7 +115,7 @@ class ReduceLROnPlateau(Callback):
 
     def _reduce(self, epoch: int) -> None:
         optimizer = self.model.optimizer
-        rate = float(optimizer.learning_rate)
+        rate = rate_of(self.model)
         # Rates live in float32: 0.1 reduced by 0.1 is no larger than a min_lr of 0.01.
         if np.float32(rate) <= np.float32(self.min_lr):
             return

@@ -8,6 +8,7 @@ import torch
 
 from torchfit._support.errors import describe
 from torchfit.callbacks._monitor import Watch
+from torchfit.callbacks._rate import optimizer_of, rate_of
 from torchfit.callbacks.base import Callback
 
 
@@ -55,9 +56,9 @@ class TorchLRScheduler(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Make the scheduler on the model's optimizer, unless it is there already."""
-        own = getattr(self.model.optimizer, "optimizer", None)
+        own = getattr(optimizer_of(self.model), "optimizer", None)
         if self._make is not None:
-            self.scheduler = self._make(own or _stand_in(float(self.model.optimizer.learning_rate)))
+            self.scheduler = self._make(own or _stand_in(rate_of(self.model)))
         elif self.scheduler.optimizer is not own:
             raise ValueError(
                 "scheduler: it was made on another optimizer than the one that the model was compiled with. "
@@ -86,7 +87,7 @@ class TorchLRScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch's rate into the logs, and step, if epochs are the interval."""
         logs = {} if logs is None else logs
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = rate_of(self.model)
         if self.interval == "epoch":
             self._step(logs)
 
