@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from torchfit import losses as loss_family
 from torchfit import metrics as metric_family
 from torchfit import optimizers as optimizer_family
+from torchfit._data.arguments import Loading, check_integer
 from torchfit._data.convert import Conversion
-from torchfit._data.source import Source, as_source
-from torchfit._data.validation import due_epochs, unpack_validation
+from torchfit._data.source import as_batch, as_source
+from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
+from torchfit._data.validation import due_epochs, validation_batches
 from torchfit._engine.explain import explained
 from torchfit._engine.logs import Logs, Results
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
@@ -88,6 +91,7 @@ class Model(ModuleWrapper):
         self.module.to(self._device)
         self.optimizer: Any = None
         self.loss: Any = None
+        self._compile_arguments: dict[str, Any] | None = None
         self.history: History | None = None
         self._objective: Objective | Uncompiled = Uncompiled()
         self._execution = execution.Eager()
@@ -124,6 +128,14 @@ class Model(ModuleWrapper):
         self._execution = execution.choose(steps_per_execution or 1)
         self.loss = loss
         self.run_eagerly = bool(run_eagerly)
+        self._compile_arguments = {
+            "loss": loss,
+            "metrics": metrics,
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+        }
 
     # -- training, evaluation, prediction ------------------------------------------------------------------
 
@@ -137,29 +149,45 @@ class Model(ModuleWrapper):
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
+        class_weight: Any = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: Any = 1,
+        max_queue_size: int = 10,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
     ) -> History:
         """Train for a number of epochs.
 
         Args:
-            x: Inputs: an array or tensor `(samples, …)`, a list of them for positional inputs, or a dictionary
-                by name.
-            y: Targets `(samples, …)`, or a list or dictionary by output.
+            x: Inputs: an array, tensor, DataFrame or array on disk `(samples, …)`, a list of them for positional
+                inputs, or a dictionary by name. Or data that carry their targets: a torch Dataset or DataLoader, a
+                `utils.Sequence`, a generator or iterable of batches, or a function that makes one of these.
+            y: Targets `(samples, …)`, or a list or dictionary by output; not beside data that carry their own.
             batch_size: Samples per gradient update; 32 by default.
             epochs: The epoch to train up to, counted from 0 (not from `initial_epoch`).
             verbose: 0 silent, 1 a progress bar, 2 a line per epoch; "auto" is 1 on a terminal or in a notebook.
             callbacks: `torchfit.callbacks.Callback`s.
             validation_split: Fraction of the last samples that is set apart before shuffling.
-            validation_data: `(x, y)` or `(x, y, sample_weight)`; goes before `validation_split`.
-            shuffle: Whether to draw a new order for every epoch.
+            validation_data: `(x, y)` or `(x, y, sample_weight)`, or data as `x`; goes before `validation_split`.
+            shuffle: Whether to draw a new order for every epoch; "batch" keeps neighbours together in a batch. Of no
+                effect with `steps_per_epoch`, and on loaders, iterable Datasets and generators.
+            class_weight: `{class: weight}` by which the weights of samples are multiplied, "balanced", or one of
+                these for each output: `{output: {class: weight}}`.
             sample_weight: Weights of the samples in the loss: `(samples,)`, or `(samples, steps)` for sequences.
             initial_epoch: The epoch to start from.
+            steps_per_epoch: Batches in an epoch, drawn from one iterator that goes on from epoch to epoch; `None` and
+                -1 go on until the data end. Data that end too early end the training, with a warning.
+            validation_steps: Batches in a validation, each from the start of the data; `None` takes all.
             validation_batch_size: Samples per batch of validation; `batch_size` by default.
             validation_freq: Validate every so many epochs, or in the epochs (from 1) of a container.
+            max_queue_size: Batches of a Sequence or generator that workers read ahead.
+            workers: How many threads read a Sequence, or processes with `use_multiprocessing` or for a Dataset.
+            use_multiprocessing: Whether workers are processes.
 
         Returns:
             The `History`, whose `history` maps names to a value for each epoch.
@@ -169,17 +197,23 @@ class Model(ModuleWrapper):
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
         self._check_compiled("fit")
-        source, held_out = self._training_sources(x, y, sample_weight, validation_split, validation_data)
-        batches = source.batches(batch_size, shuffle=shuffle)
+        loading = Loading(workers, use_multiprocessing, max_queue_size)
+        source, held_out = training_sources(
+            x, y, sample_weight, class_weight, validation_split, validation_data, self._conversion()
+        )
+        sizes = batch_size, validation_batch_size
+        validation = validation_batches(held_out, *sizes, validation_steps, loading)
+        batches = training_batches(source, batch_size, shuffle, steps_per_epoch, epochs, loading)
+        batches.ran_out = lambda: setattr(self, "stop_training", True)
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callbacks = self._callbacks(callbacks, verbose, add_history=True, **params)
         self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
         bus = callbacks.bus
-        validate = self._validation(held_out, validation_batch_size or batch_size, validation_freq, bus)
+        validate = self._validation(validation, validation_freq, bus)
         self.stop_training = False
         with self._running(bus, training=True):
             train_loop(
-                range(initial_epoch, epochs),
+                batches.epochs(range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)),
                 lambda epoch: self._execution.work(batches.epoch(epoch)),
                 self._execution.wrap(self._step(self.train_step, Model.train_step, bus)),
                 bus,
@@ -196,7 +230,11 @@ class Model(ModuleWrapper):
         batch_size: int | None = None,
         verbose: int | str = 1,
         sample_weight: Any = None,
+        steps: int | None = None,
         callbacks: Any = None,
+        max_queue_size: int = 10,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
         return_dict: bool = False,
     ) -> Any:
         """Return the loss and the metrics on data, in evaluation mode.
@@ -207,7 +245,9 @@ class Model(ModuleWrapper):
             batch_size: Samples per batch; 32 by default.
             verbose: 0 silent, 1 a progress bar, 2 one line; "auto" as in `fit`.
             sample_weight: Weights of the samples, as in `fit`.
+            steps: How many batches to evaluate; `None` takes all.
             callbacks: Callbacks for the evaluation.
+            max_queue_size, workers, use_multiprocessing: As in `fit`.
             return_dict: Whether to return a dictionary by name.
 
         Returns:
@@ -218,7 +258,8 @@ class Model(ModuleWrapper):
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
         self._check_compiled("evaluate")
-        batches = as_source(x, y, sample_weight, self._conversion()).batches(batch_size)
+        source = as_source(x, y, sample_weight, self._conversion())
+        batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
         bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._running(bus, training=False):
             logs = self._evaluate(batches, bus)
@@ -229,7 +270,11 @@ class Model(ModuleWrapper):
         x: Any,
         batch_size: int | None = None,
         verbose: int | str = 0,
+        steps: int | None = None,
         callbacks: Any = None,
+        max_queue_size: int = 10,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
     ) -> Any:
         """Return the outputs for all samples as NumPy arrays, in evaluation mode.
 
@@ -239,7 +284,9 @@ class Model(ModuleWrapper):
             x: Inputs, as in `fit`.
             batch_size: Samples per batch; 32 by default.
             verbose: 0 silent, 1 a progress bar.
+            steps: How many batches to predict; `None` takes all.
             callbacks: Callbacks for the prediction.
+            max_queue_size, workers, use_multiprocessing: As in `fit`.
 
         Returns:
             An array `(samples, …)`, or arrays in the structure that the module returns.
@@ -247,7 +294,8 @@ class Model(ModuleWrapper):
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        batches = as_source(x, None, None, self._conversion()).batches(batch_size)
+        source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
+        batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
         predictions = Predictions(batches.samples)
         bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._running(bus, training=False), torch.no_grad():
@@ -266,6 +314,7 @@ class Model(ModuleWrapper):
         x: Any,
         y: Any = None,
         sample_weight: Any = None,
+        class_weight: Any = None,
         reset_metrics: bool = True,
         return_dict: bool = False,
     ) -> Any:
@@ -275,6 +324,7 @@ class Model(ModuleWrapper):
             x: Inputs of the batch, as in `fit`.
             y: Targets of the batch.
             sample_weight: Weights of its samples.
+            class_weight: Weights of the classes, as in `fit`.
             reset_metrics: Whether the results are those of this batch alone, or gather from call to call.
             return_dict: Whether to return a dictionary by name.
 
@@ -282,7 +332,8 @@ class Model(ModuleWrapper):
             The loss alone if there is nothing else, else a list in the order of `metrics_names`.
         """
         self._check_compiled("train_on_batch")
-        return self._on_batch(self.train_step, x, y, sample_weight, reset_metrics, return_dict, training=True)
+        batch = as_batch(x, y, sample_weight, self._conversion(), class_weight)
+        return self._on_batch(self.train_step, batch, reset_metrics, return_dict, training=True)
 
     def test_on_batch(
         self,
@@ -295,11 +346,12 @@ class Model(ModuleWrapper):
         """Evaluate one batch; arguments and result as in `train_on_batch`."""
         self._check_compiled("test_on_batch")
         with torch.no_grad():
-            return self._on_batch(self.test_step, x, y, sample_weight, reset_metrics, return_dict, training=False)
+            batch = as_batch(x, y, sample_weight, self._conversion())
+            return self._on_batch(self.test_step, batch, reset_metrics, return_dict, training=False)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays, in evaluation mode."""
-        batch = Batch(self._conversion().inputs("x", x))
+        batch = as_batch(x, None, None, self._conversion())
         with self._running(Bus([]), training=False), torch.no_grad():
             return to_numpy(self.predict_step(batch))
 
@@ -388,16 +440,7 @@ class Model(ModuleWrapper):
         self.optimizer.build(self.module.named_parameters())
 
     def _conversion(self) -> Conversion:
-        return Conversion(self._device, floating_dtype_of(self.module))
-
-    def _training_sources(
-        self, x: Any, y: Any, sample_weight: Any, validation_split: float, validation_data: Any
-    ) -> tuple[Source, Source | None]:
-        conversion = self._conversion()
-        source = as_source(x, y, sample_weight, conversion)
-        if validation_data is not None:
-            return source, as_source(*unpack_validation(validation_data), conversion)
-        return source.split(validation_split) if validation_split else (source, None)
+        return Conversion(self._device, floating_dtype_of(self.module), *self._given_names)
 
     def _callbacks(self, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any) -> CallbackList:
         """Gather the user's callbacks, the progress and, for `fit`, the history."""
@@ -426,12 +469,9 @@ class Model(ModuleWrapper):
             logs = evaluate_loop(self._execution.work(batches.epoch(0)), step, bus, self)
             return dict(logs)
 
-    def _validation(
-        self, source: Source | None, batch_size: int | None, frequency: Any, bus: Bus
-    ) -> Callable[[int], dict[str, float]]:
-        if source is None:
+    def _validation(self, batches: Paced | None, frequency: Any, bus: Bus) -> Callable[[int], dict[str, float]]:
+        if batches is None:
             return lambda _: {}
-        batches = source.batches(batch_size)
         is_due = due_epochs(frequency)
 
         def validate(epoch: int) -> dict[str, float]:
@@ -449,13 +489,9 @@ class Model(ModuleWrapper):
             return lambda batch: Logs.of(step(batch)).settle()
         return step if is_default else lambda batch: Logs.of(step(batch))
 
-    def _on_batch(
-        self, step: Step, x: Any, y: Any, sample_weight: Any, reset: bool, return_dict: bool, *, training: bool
-    ) -> Any:
-        conversion = self._conversion()
-        source = as_source(x, y, sample_weight, conversion)
+    def _on_batch(self, step: Step, batch: Batch, reset: bool, return_dict: bool, *, training: bool) -> Any:
         if reset:
             self.reset_metrics()
         with self._running(Bus([]), training=training):
-            logs = dict(Logs.of(step(Batch(*source.parts))))
+            logs = dict(Logs.of(step(batch)))
         return report(logs, return_dict)

@@ -19,7 +19,7 @@ class Paced(Batches):
 
     With a number of steps, the epochs draw from one iterator that goes on from epoch to epoch, as the specification
     wants it, unless the steps are just the length of the data. Arrays and Sequences are then gone through up to
-    `epochs` times, everything else once. What runs out gives a warning, and `ran_out` is called.
+    `epochs` times, everything else once. What runs out gives a warning, and `ran_out`, which may be set, is called.
     """
 
     def __init__(
@@ -30,7 +30,6 @@ class Paced(Batches):
         argument: str = "steps_per_epoch",
         data: str = "x",
         epochs: int = 1,
-        ran_out: Callable[[], None] = _nothing,
     ) -> None:
         """Cut batches into epochs.
 
@@ -40,7 +39,6 @@ class Paced(Batches):
             argument: The name of the argument `steps`, for messages.
             data: The name of the argument that the data came as, for messages.
             epochs: The number of epochs, which is how often data that repeat are gone through.
-            ran_out: Called when the data end too early.
 
         Raises:
             ValueError: If `steps` is not a number of steps.
@@ -48,7 +46,8 @@ class Paced(Batches):
         self._batches = batches
         self._wanted = check_steps(argument, steps)
         self._continues = self._wanted is not None and self._wanted != batches.steps
-        self._argument, self._data, self._epochs, self._ran_out = argument, data, epochs, ran_out
+        self._argument, self._data, self._epochs = argument, data, epochs
+        self.ran_out: Callable[[], None] = _nothing
         self._stream: Iterator[Batch] | None = None
         self._ahead: list[Batch] = []
         self._ahead_of: tuple[int, Iterator[Batch]] | None = None
@@ -138,7 +137,7 @@ class Paced(Batches):
             "fewer steps or epochs, data that repeat, or a function that makes the generator.",
             stacklevel=2,
         )
-        self._ran_out()
+        self.ran_out()
 
     def _refuse_empty(self) -> None:
         again = " any more: a generator can be gone through only once" if self._seen else ""

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Container
 from typing import Any
 
-from torchfit._data.arguments import Form, Loading
-from torchfit._data.forms import Source
+from torchfit._data.arguments import Loading, check_batch_size
 from torchfit._data.pace import Paced
+from torchfit._data.source import Source
 from torchfit._support.errors import describe
 
 
@@ -27,20 +27,23 @@ def unpack_validation(data: Any) -> tuple[Any, Any, Any]:
 
 
 def validation_batches(
-    source: Source,
+    source: Source | None,
     batch_size: int | None,
     validation_batch_size: int | None,
     validation_steps: Any,
     loading: Loading | None = None,
-) -> Paced:
-    """Return the batches of a validation; `batch_size` is that of the training, for data without a size of their own.
+) -> Paced | None:
+    """Return the batches of a validation, if there is one; data without a size of their own get that of the training.
 
     Raises:
         ValueError: If an argument is not used with this form of data.
     """
-    form: Form = source.form
+    if source is None:
+        return None
+    form = source.form
     form.check(validation_batch_size=validation_batch_size)
     size = validation_batch_size or (batch_size if form.takes("batch_size") else None)
+    check_batch_size(validation_batch_size, "validation_batch_size")
     loading = loading if form.takes("workers") else None
     batches = source.batches(size, loading=loading)
     return Paced(batches, validation_steps, argument="validation_steps", data="validation_data")
