@@ -7,28 +7,48 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchfit._support.errors import describe
 
 _MISMATCH = re.compile(
-    r"shape|size|dimension|expected|dtype|must match|channels|same type|not implemented for|out of range", re.I
+    r"shape|size|dimension|expected|dtype|must match|must be Tensor|channel|same type|not implemented for|out of range",
+    re.I,
 )
+_NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
 
 
 @contextmanager
 def explained(module: nn.Module) -> Iterator[None]:
     """Turn a mismatch found inside one of torch's own layers into a `ValueError` that names layer and shapes.
 
-    Whatever the user's own code raises, and running out of memory, passes through untouched.
+    Class numbers that the outputs have no class for are told as well. Whatever the user's own code raises, and
+    running out of memory, passes through untouched.
     """
     try:
         yield
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, TypeError) as error:
+        if _NO_SUCH_CLASS.search(str(error)) and _is_in_our_maths(error.__traceback__):
+            raise ValueError(_NO_CLASS) from error
         found = _failing_layer(error.__traceback__)
         if found is None or isinstance(error, torch.OutOfMemoryError) or not _MISMATCH.search(str(error)):
             raise
         raise ValueError(_explanation(module, *found, error)) from error
+
+
+_NO_CLASS = (
+    "`y` holds a class number that the outputs have no class for: class numbers start at 0, and the last one is the "
+    "size of the output less 1. Give the last layer more units, renumber the classes, or leave a number out of the "
+    "loss with `ignore_class=`."
+)
+
+
+def _is_in_our_maths(traceback: TracebackType | None) -> bool:
+    while traceback is not None:
+        if str(traceback.tb_frame.f_globals.get("__name__")).startswith("torchfit.functional"):
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any] | None:
@@ -49,7 +69,7 @@ def _explanation(module: nn.Module, layer: nn.Module, received: Any, error: Exce
     names = {id(submodule): name for name, submodule in module.named_modules()}
     name = names.get(id(layer), "").removeprefix("module.")
     where = f"layer `{name}`, {layer!r}," if name else f"layer {layer!r}"
-    came = describe(received) if isinstance(received, Tensor) else "its inputs"
+    came = "its inputs" if received is None else describe(received)
     return (
         f"`x` does not fit the model: {where} was called with {came}. "
         f"Check the number and order of features in `x` (and its dtype) against this layer. torch says: {error}"

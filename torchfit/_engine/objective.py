@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from torchfit._engine import matching
+from torchfit._engine import columns, matching
 from torchfit._support import tree
 from torchfit._support.names import unique_names
 
@@ -50,6 +50,9 @@ class Term:
     tracker: Any = None
     metrics: list[Any] = field(default_factory=list)
     weighted_metrics: list[Any] = field(default_factory=list)
+    compute: Callable[..., Any] = matching.whole
+    updates: list[Callable[..., Any]] = field(default_factory=list)
+    weighted_updates: list[Callable[..., Any]] = field(default_factory=list)
 
     @property
     def is_served(self) -> bool:
@@ -142,7 +145,7 @@ class Objective:
         for term, target, output, weight in self._bind(targets, outputs, sample_weight):
             if term.loss is None:
                 continue
-            value = term.loss(target, output, weight)
+            value = term.compute(target, output, weight)
             if term.tracker is not None:
                 term.tracker.update_state(value.detach(), _rows(output))
             weighted = value if term.loss_weight == 1.0 else value * term.loss_weight
@@ -152,10 +155,10 @@ class Objective:
     def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
         """Update every compiled metric; only the weighted ones see the weights."""
         for term, target, output, weight in self._bind(targets, outputs, sample_weight):
-            for metric in term.metrics:
-                metric.update_state(target, output)
-            for metric in term.weighted_metrics:
-                metric.update_state(target, output, weight)
+            for update in term.updates:
+                update(target, output)
+            for update in term.weighted_updates:
+                update(target, output, weight)
 
     def _as_metric(self, identifier: Any) -> Any:
         is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
@@ -169,7 +172,7 @@ class Objective:
             pick = self._bound[key] = _picker(self._match(targets, outputs, sample_weight), sample_weight)
         return pick(targets, outputs, sample_weight)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
         names = self.output_names or matching.output_names(outputs, self._given_names)
         if not self.terms:
@@ -221,6 +224,11 @@ class Objective:
             metrics[:] = [self._settled(metric, term.loss, target, output) for metric in metrics]
         for metric in (self.tracker, *_present(term.tracker), *term.metrics, *term.weighted_metrics):
             metric.to(output.device)
+        term.compute = columns.suited(term.loss, term.loss, target, output)
+        term.updates = [columns.suited(metric, metric.update_state, target, output) for metric in term.metrics]
+        term.weighted_updates = [
+            columns.suited(metric, metric.update_state, target, output) for metric in term.weighted_metrics
+        ]
 
     def _settled(self, metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
         if not isinstance(metric, Deferred):

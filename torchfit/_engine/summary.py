@@ -35,7 +35,9 @@ def summarize(
     layers = list(_layers(module, expand_nested))
     shapes = _output_shapes([layer for _, layer in layers], run)
     header: Row = ("Layer (type)", "Output Shape", "Param #")
-    rows = [(f"{path} ({type(layer).__name__})", shapes.get(id(layer), "?"), _count(layer)) for path, layer in layers]
+    rows: list[Row] = [
+        (f"{path} ({type(layer).__name__})", shapes.get(id(layer), "?"), _count(layer)) for path, layer in layers
+    ]
     if show_trainable:
         header = (*header, "Trainable")
         rows = [(*row, _trainable(layer)) for row, (_, layer) in zip(rows, layers)]

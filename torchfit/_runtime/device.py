@@ -13,17 +13,17 @@ def resolve_device(device: str | torch.device | None, module: nn.Module) -> torc
     "auto" is the accelerator that the module is already on, else the one that the machine has, else the CPU.
 
     Raises:
-        ValueError: If torch knows no such device.
+        ValueError: If there is no such device.
     """
     if device in ("auto", None):
         current = device_of(module)
         return current if current.type != "cpu" else best_device()
     try:
-        return torch.device(device)  # type: ignore[arg-type]
-    except RuntimeError as error:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
-            f"`device` must be 'auto' or a device that torch knows, such as 'cuda:0' or 'cpu', but it is "
-            f"{describe(device)}."
+            f"`device` must be 'auto' or a device that this machine has, such as 'cpu' or 'cuda:0', but it is "
+            f"{describe(device)}. torch says: {str(error).splitlines()[0]}"
         ) from error
 
 
