@@ -1,6 +1,6 @@
 """torchfit: Keras' compile, fit, evaluate and predict for any `torch.nn.Module`."""
 
-from torchfit import callbacks, functional, losses, metrics, optimizers
+from torchfit import callbacks, functional, losses, metrics, optimizers, utils
 from torchfit._version import __version__
 from torchfit.model import Model
 
@@ -12,4 +12,5 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "utils",
 ]

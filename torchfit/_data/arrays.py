@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfit._data.arguments import Form, Loading, check_batch_size
-from torchfit._data.batches import Batches, draw_seed
+from torchfit._data.batches import Batches, Gather, draw_seed
 from torchfit._data.class_weight import ClassWeights
 from torchfit._data.convert import Conversion, Leaf, check_lengths, host_leaf
 from torchfit._data.disk import DiskRows, MemoryRows, is_on_disk
@@ -173,6 +173,10 @@ def batch_packer(parts: Parts) -> Callable[[Sequence[Tensor]], Batch]:
         return _flat_batch
     pack = tree.packer(tuple(parts))
     return lambda leaves: Batch(*pack(leaves))
+
+
+def _whole(rows: Tensor) -> Tensor:
+    return rows
 
 
 def _flat_batch(leaves: Sequence[Tensor]) -> Batch:

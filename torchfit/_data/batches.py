@@ -1,10 +1,13 @@
 """What every form of data is turned into."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from torchfit._support.batch import Batch
+
+Gather = Callable[[Tensor], Batch]
 
 
 class Batches:
@@ -31,6 +34,13 @@ class Batches:
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Give the batches of the epoch with this index from batch `start` on."""
         raise NotImplementedError(f"{type(self).__name__} gives no batches: define `epoch`.")
+
+    def defer(self) -> Gather | None:
+        """Give the numbers of rows in place of batches from now on, and return the function that gathers them.
+
+        `None` where batches are not rows of tensors on the device: they stay batches.
+        """
+        return None
 
     def end_epoch(self) -> None:
         """Hear that an epoch is over."""

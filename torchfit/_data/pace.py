@@ -6,7 +6,7 @@ from itertools import chain, islice
 from typing import Any
 
 from torchfit._data.arguments import check_steps
-from torchfit._data.batches import Batches
+from torchfit._data.batches import Batches, Gather
 from torchfit._support.batch import Batch
 
 
@@ -72,6 +72,10 @@ class Paced(Batches):
     @seed.setter
     def seed(self, value: int) -> None:
         self._batches.seed = value
+
+    def defer(self) -> Gather | None:
+        """Give the numbers of rows from now on, where the batches are rows of tensors on the device."""
+        return self._batches.defer()
 
     def epochs(self, indices: Iterable[int], start: int = 0) -> Iterator[int]:
         """Give the epochs for which there are data; the first of them begins at batch `start`.

@@ -69,6 +69,9 @@ class PyDataset:
         """Hear that an epoch is over: the place to change the data for the next one."""
 
 
+Sequence = PyDataset
+
+
 def is_sequence(value: Any) -> bool:
     """Tell whether `value` gives batches by index: a `PyDataset`, or one of Keras'."""
     if isinstance(value, PyDataset) or getattr(type(value), "use_sequence_api", False):
