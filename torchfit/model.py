@@ -28,6 +28,8 @@ from torchfit._runtime.device import resolve_device
 from torchfit._support.batch import Batch
 from torchfit._support.modules import floating_dtype_of, mode
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
+from torchfit.saving.model_files import loads_as
+from torchfit.saving.saveable import Saveable
 
 Step = Callable[[Any], Any]
 
@@ -46,7 +48,8 @@ _FAMILY = Family(
 )
 
 
-class Model(ModuleWrapper):
+@loads_as
+class Model(Saveable, ModuleWrapper):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
 
     Wrap a module that you have, or subclass and define `forward`. The module stays what it was: its parameters
@@ -126,7 +129,7 @@ class Model(ModuleWrapper):
         self.optimizer = optimizer_family.as_optimizer(optimizer)
         self._objective = Objective(_FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
         self._execution = execution.choose(steps_per_execution or 1)
-        self.loss = loss
+        object.__setattr__(self, "loss", loss)  # a loss that is a module must not become a part of the model
         self.run_eagerly = bool(run_eagerly)
         self._compile_arguments = {
             "loss": loss,

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from torch import nn
+
 from torchfit._support.errors import describe
 from torchfit._support.names import did_you_mean
 
@@ -22,12 +24,11 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _scoped: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=_NOTHING)
 
 
-def register_serializable(
-    package: str = "Custom", name: str | None = None
-) -> Callable[[Registered], Registered]:
+def register_serializable(package: str = "Custom", name: str | None = None) -> Callable[[Registered], Registered]:
     """Return a decorator that registers a class or function as `package>name`, to be found when loading.
 
-    `name` defaults to the object's own. A class needs `get_config`. Registering the same name twice replaces
+    `name` defaults to the object's own. A class needs `get_config`, unless it is
+    a `torch.nn.Module`, which is then rebuilt from its attributes and weights. Registering the same name twice replaces
     the first, so that a notebook cell may be run again.
 
     >>> @register_serializable("shop")
@@ -40,7 +41,8 @@ def register_serializable(
         raise TypeError("register_serializable is called first: write @register_serializable().")
 
     def register(target: Registered) -> Registered:
-        if isinstance(target, type) and not hasattr(target, "get_config"):
+        needs_config = isinstance(target, type) and not issubclass(target, nn.Module)
+        if needs_config and not hasattr(target, "get_config"):
             raise ValueError(
                 f"register_serializable: the class {target.__name__} has no get_config() and cannot be "
                 "saved. Define get_config() returning the constructor's arguments."
@@ -76,9 +78,7 @@ def find(name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
     for objects in (custom_objects or {}, _scoped.get(), _registered):
         if name in objects:
             return objects[name]
-    return next(
-        (known for full, known in reversed(_registered.items()) if full.split(">", 1)[-1] == name), None
-    )
+    return next((known for full, known in reversed(_registered.items()) if full.split(">", 1)[-1] == name), None)
 
 
 class Family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -231,7 +232,8 @@ def _recipe(optimizer: Any) -> tuple[Any, dict[str, Any]]:
     """Return the class and the arguments that make an optimizer like this one."""
     if isinstance(optimizer, torch.optim.Optimizer):
         wanted = {**optimizer.defaults, "lr": float(optimizer.param_groups[0]["lr"])}
-        return type(optimizer), {name: _plain(value) for name, value in wanted.items()}
+        known = inspect.signature(type(optimizer)).parameters  # defaults may hold more than the arguments
+        return type(optimizer), {name: _plain(value) for name, value in wanted.items() if name in known}
     if isinstance(optimizer, functools.partial) and _is_optimizer_class(optimizer.func) and not optimizer.args:
         return optimizer.func, {name: _plain(value) for name, value in optimizer.keywords.items()}
     if _is_optimizer_class(optimizer):

@@ -1,0 +1,24 @@
+"""Asking the registry of the user's own classes and functions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torchfit._support.registry import find, registered_name
+
+
+def get_registered_name(obj: Any) -> str:
+    """Return the name that a class or function is registered under, or its own name if it is not registered.
+
+    >>> get_registered_name(dict)
+    'dict'
+    """
+    return registered_name(obj) or str(obj.__name__)
+
+
+def get_registered_object(name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Return the class or function of a name (`Net` or `package>Net`) among those given and registered, or `None`.
+
+    >>> get_registered_object("Net", {"Net": dict})
+    <class 'dict'>
+    """
+    return find(name, custom_objects)
