@@ -51,13 +51,14 @@ def test_fused_adam_equals_the_foreach_rule(options, monkeypatch):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
 
 
-def test_fused_momentum_equals_the_foreach_rule(monkeypatch):
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_fused_momentum_equals_the_foreach_rule(nesterov, monkeypatch):
     results = []
     for is_available in (True, False):
         monkeypatch.setattr(_fused, "available", lambda *_, answer=is_available: answer)
         torch.manual_seed(0)
         w = torch.nn.Parameter(torch.randn(50))
-        optimizer = optimizers.SGD(0.01, momentum=0.9)
+        optimizer = optimizers.SGD(0.01, momentum=0.9, nesterov=nesterov)
         optimizer.build([w])
         for step in range(20):
             optimizer.learning_rate = 0.1 / (step + 1)

@@ -65,21 +65,29 @@ def adam_(
     )
 
 
-def sgd_(parameters: Tensors, gradients: Tensors, momentums: Tensors, *, learning_rate: float, momentum: float) -> None:
+def sgd_(
+    parameters: Tensors,
+    gradients: Tensors,
+    momentums: Tensors,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+) -> None:
     """Gradient descent with momentum.
 
-    Keras keeps the learning rate inside the velocity, v = momentum · v - rate · g and p += v. The kernel computes
-    v = momentum · v + (1 - dampening) · g and p -= lr · v, hence a dampening of 1 + rate and an lr of -1.
+    Keras keeps the learning rate inside the velocity: v = momentum · v - rate · g, then p += v, or with Nesterov
+    p += momentum · v - rate · g. The kernel computes v = momentum · v + (1 - dampening) · g, then p -= lr · v, or
+    p -= lr · (g + momentum · v). Hence an lr of -1, and a dampening of 1 + rate or gradients times -rate.
     """
     torch._fused_sgd_(
         parameters,
-        gradients,
+        torch._foreach_mul(gradients, -learning_rate) if nesterov else gradients,
         momentums,
         weight_decay=0.0,
         momentum=momentum,
         lr=-1.0,
-        dampening=1 + learning_rate,
-        nesterov=False,
+        dampening=0.0 if nesterov else 1 + learning_rate,
+        nesterov=nesterov,
         maximize=False,
         is_first_step=False,
     )

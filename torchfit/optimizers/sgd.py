@@ -65,8 +65,8 @@ class SGD(Optimizer):
             add_scaled_(parameters, gradients, -learning_rate)
             return
         (momentums,) = slots
-        if self._is_fused and not self.nesterov and _fused.usable(learning_rate, gradients):
-            _fused.sgd_(parameters, gradients, momentums, learning_rate=learning_rate, momentum=self.momentum)
+        if self._is_fused and _fused.usable(learning_rate, gradients):
+            _fused.sgd_(parameters, gradients, momentums, learning_rate, self.momentum, self.nesterov)
             return
         torch._foreach_mul_(momentums, self.momentum)
         add_scaled_(momentums, gradients, -learning_rate)

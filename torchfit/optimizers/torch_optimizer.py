@@ -142,6 +142,20 @@ class TorchOptimizer:
         return self._updates
 
     @property
+    def obstacle(self) -> str | None:
+        """Why an update with this optimizer cannot be part of a compiled step."""
+        return "a torch.optim optimizer is not part of a graph"
+
+    def begin_update(self) -> tuple[float, int]:
+        """Count an update, and return its learning rate and step."""
+        self._updates += 1
+        return self.learning_rate, self._updates
+
+    def rewind(self, updates: int) -> None:
+        """Take back so many calls of `begin_update` whose updates were not made."""
+        self._updates -= updates
+
+    @property
     def parameters(self) -> list[Tensor]:
         """The parameters that the optimizer is bound to, in the order of its groups."""
         return list(self._book.tensors)
