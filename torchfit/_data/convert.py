@@ -105,13 +105,15 @@ def _is_series(value: Any) -> bool:
 
 
 def join_numbers(argument: str, value: Any) -> Any:
-    """Read a (nested) list of nothing but numbers as one array, and leave everything else alone.
+    """Read (nested) lists of nothing but numbers as arrays, and leave everything else alone.
 
-    >>> join_numbers("y", [0, 1, 1])
-    array([0, 1, 1])
+    >>> join_numbers("y", {"a": [0, 1, 1]})
+    {'a': array([0, 1, 1])}
     """
-    if not isinstance(value, (list, tuple)) or not value or not all(map(_is_number, tree.leaves(value))):
+    if tree.is_leaf(value) or not tree.children(value):
         return value
+    if not isinstance(value, (list, tuple)) or not all(map(_is_number, tree.leaves(value))):
+        return tree.like(value, [join_numbers(argument, part) for _, part in tree.children(value)])
     try:
         return np.asarray(value)
     except ValueError as error:
