@@ -38,7 +38,13 @@ def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
 
     Raises `ValueError` if the shapes differ by more than a last dimension of size 1: nothing is broadcast.
     """
-    if _fit(y_true, y_pred):
+    if (
+        type(y_pred) is Tensor
+        and type(y_true) is Tensor
+        and y_true.dtype is y_pred.dtype
+        and y_true.shape == y_pred.shape
+        and y_pred.is_floating_point()
+    ):
         return y_true, y_pred
     y_pred = as_floating(y_pred)
     y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
@@ -48,16 +54,8 @@ def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     return y_true, y_pred
 
 
-def _fit(y_true: Any, y_pred: Any) -> bool:
-    if type(y_pred) is not Tensor or type(y_true) is not Tensor:
-        return False
-    return y_true.dtype is y_pred.dtype and y_pred.is_floating_point() and y_true.shape == y_pred.shape
-
-
 def as_rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     """Do as `as_pair` does for one-hot or soft labels, with the way out for those who hold class numbers."""
-    if _fit(y_true, y_pred):
-        return y_true, y_pred
     y_pred = as_floating(y_pred)
     y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
     if y_true.shape != y_pred.shape:
@@ -80,6 +78,8 @@ def as_labels(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]
     if y_true.dim() == y_pred.dim() and y_true.shape[-1:] == (1,):
         y_true = y_true.squeeze(-1)
     expected = list(y_pred.shape)
+    if not -len(expected) <= axis < len(expected):
+        raise ValueError(f"`axis` must be a dimension of y_pred. Received: {axis}, and y_pred, {describe(y_pred)}.")
     del expected[axis]
     if list(y_true.shape) != expected:
         raise shapes_differ(

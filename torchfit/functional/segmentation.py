@@ -30,7 +30,8 @@ def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axi
     """Return `1 - TP / (TP + alpha·FN + beta·FP)` of soft counts (Salehi et al., 2017, arXiv:1706.05721).
 
     `alpha` weighs what was missed, `beta` what was marked wrongly: Keras computes it so, its documentation has
-    the two the other way round. With ½ and ½ it is `dice`, with 1 and 1 one minus intersection over union. The sums go over the dimensions `axis`, over everything by default.
+    the two the other way round. With ½ and ½ it is `dice`, with 1 and 1 one minus intersection over union. The
+    sums go over the dimensions `axis`, over everything by default.
 
     >>> tversky([[0.0, 1.0]], [[1.0, 1.0]], alpha=1.0, beta=1.0).item()
     0.5

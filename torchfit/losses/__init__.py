@@ -24,6 +24,7 @@ from torchfit.functional import (
     squared_hinge,
     tversky,
 )
+from torchfit.losses.aliases import BCE, KLD, MAE, MAPE, MSE, MSLE, bce, kld, mae, mape, mse, msle
 from torchfit.losses.base import Loss
 from torchfit.losses.crossentropy import BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy
 from torchfit.losses.focal import (
@@ -32,8 +33,8 @@ from torchfit.losses.focal import (
     CategoricalGeneralizedCrossEntropy,
 )
 from torchfit.losses.functional_loss import LossFunctionWrapper
-from torchfit.losses.margins import CategoricalHinge, Hinge, SquaredHinge
 from torchfit.losses.identifiers import as_loss, deserialize, get, serialize
+from torchfit.losses.margins import CategoricalHinge, Hinge, SquaredHinge
 from torchfit.losses.probabilistic import KLDivergence, Poisson
 from torchfit.losses.probabilities import probability_problem
 from torchfit.losses.regression import (
@@ -51,6 +52,18 @@ from torchfit.losses.similarity import Circle
 from torchfit.losses.torch_losses import TorchLoss
 
 __all__ = [
+    "mse",
+    "MSE",
+    "mae",
+    "MAE",
+    "mape",
+    "MAPE",
+    "msle",
+    "MSLE",
+    "bce",
+    "BCE",
+    "kld",
+    "KLD",
     "BinaryCrossentropy",
     "BinaryFocalCrossentropy",
     "CTC",

@@ -1,11 +1,13 @@
 """Losses made of a function of targets and predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from torchfit import functional
 from torchfit._support.names import snake_case
+from torchfit._support.registry import find, registered_name
 from torchfit.functional.alignment import align_ranks
 from torchfit.losses.base import Loss, as_tensors
 from torchfit.losses.reduction import MEANS
@@ -80,8 +82,25 @@ class LossFunctionWrapper(Loss):
         return self.fn(y_true, y_pred, **self._fn_kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments; the function stands for itself."""
-        return {**super().get_config(), "fn": self.fn, **self._fn_kwargs}
+        """Return the constructor's arguments as plain data, the function by its name."""
+        name = registered_name(self.fn) or getattr(self.fn, "__name__", self.name)
+        return {**super().get_config(), "fn": name, **self._fn_kwargs}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "LossFunctionWrapper":
+        """Build the loss; the function is found by name among this package's and the custom ones."""
+        return cls(**{**config, "fn": function_named(config["fn"])})
+
+
+def function_named(name: Any) -> LossFunction:
+    """Return the custom loss function of this name, or this package's; raise `ValueError` if there is none."""
+    function: LossFunction | None = find(name) or getattr(functional, name, None)
+    if function is None:
+        raise ValueError(
+            f"Unknown loss function: {name!r}. Pass it in custom_objects={{{name!r}: ...}}, or register it with "
+            "@torchfit.saving.register_serializable()."
+        )
+    return function
 
 
 def function_name(function: Any) -> str:

@@ -57,7 +57,7 @@ FAMILY = Family(
     {
         **{function.__name__: function for function in _PAIRS},
         **_ALIASES,
-        **{loss.__name__: loss for loss in (Loss, LossFunctionWrapper, *_PAIRS.values())},
+        **{loss.__name__: loss for loss in (Loss, LossFunctionWrapper, TorchLoss, *_PAIRS.values())},
     },
 )
 

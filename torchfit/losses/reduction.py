@@ -22,7 +22,7 @@ def _sum(values: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    return batch_mean(values)
+    return values.mean() if values.numel() else values.sum()
 
 
 def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
@@ -57,6 +57,8 @@ def reduce_weighted(values: Tensor, sample_weight: Any, mask: Any, reduction: st
     `(batch, steps)`), or sizes of 1 in their place. Where `mask` is false, values do not count; a mean is then
     taken over those that do. All weights or masks zero give 0.
     """
+    if mask is None and type(sample_weight) is Tensor and sample_weight.shape == values.shape:
+        return REDUCTIONS[reduction](values * sample_weight.to(values.dtype), sample_weight)
     weight = None
     if mask is not None:
         values, weight = fit_weight(_mask_weight(mask, values, reduction), values, "the mask of y_pred")

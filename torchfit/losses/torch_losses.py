@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchfit._support.registry import find
 from torchfit._support.tensors import as_tensor
 from torchfit.functional.alignment import batch_mean, shapes_differ
 from torchfit.losses.base import Loss
@@ -30,6 +31,7 @@ _OF_MODULE: dict[type, str] = {
     nn.MultiMarginLoss: "multi_margin_loss",
     nn.MultiLabelMarginLoss: "multilabel_margin_loss",
     nn.BCELoss: "binary_cross_entropy",
+    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
 }
 
 
@@ -49,16 +51,21 @@ class TorchLoss(Loss):
         super().__init__(name or function_name(fn))
         self.fn = fn
         self._kind = _kind_of(fn)
-        self._given = _arguments_of(fn)
-        self._torch_reduction = str(self._given.get("reduction", "mean"))
+        self._per_value = _unreduced(fn)
+        self._torch_reduction = str(_argument(fn, "reduction", "mean"))
+        self._holds_weights = isinstance(fn, nn.Module) and any(True for _ in fn.buffers())
         if self._kind == "binary_cross_entropy":
             self.probabilities = "single"
+        if self._kind in ("cross_entropy", "binary_cross_entropy_with_logits"):
+            self.from_logits = True
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         """Return the reduced loss; see `Loss`."""
         mask = getattr(y_pred, "_keras_mask", None)
         if type(y_pred) is not Tensor:
             y_pred = as_tensor(y_pred)
+        if self._holds_weights:
+            self._follow(y_pred.device)
         y_true = self._as_targets(y_true, y_pred)
         if mask is not None or sample_weight is not None:
             return self._weighted(y_true, y_pred, sample_weight, mask)
@@ -67,11 +74,23 @@ class TorchLoss(Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         """Return the unreduced values."""
-        return self._unreduced()(y_pred, y_true)
+        return self._per_value(y_pred, y_true)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments; the torch loss stands for itself."""
-        return {"fn": self.fn, "name": self.name}
+        """Return the torch loss as plain data: its name and its arguments, tensors as lists."""
+        inner = getattr(self.fn, "func", self.fn)
+        name = type(inner).__name__ if isinstance(inner, nn.Module) else inner.__name__
+        return {"name": self.name, "fn": name, "arguments": _arguments_of(self.fn)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "TorchLoss":
+        """Build the loss from what `get_config` returned, looking its name up in torch and among custom objects."""
+        name = config["fn"]
+        found = find(name) or getattr(nn, name, None) or getattr(F, name, None)
+        if found is None:
+            raise ValueError(f"Unknown loss: {name!r}. Pass it in custom_objects={{{name!r}: ...}}.")
+        given = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in config["arguments"].items()}
+        return cls(found(**given) if isinstance(found, type) else functools.partial(found, **given), config["name"])
 
     def _as_targets(self, targets: Any, y_pred: Tensor) -> Tensor:
         y_true: Tensor = as_tensor(targets, device=y_pred.device)
@@ -82,6 +101,11 @@ class TorchLoss(Loss):
         if y_true.dtype is not y_pred.dtype:
             y_true = y_true.to(y_pred.dtype)
         return y_true if y_true.shape == y_pred.shape else _aligned(y_true, y_pred)
+
+    def _follow(self, device: torch.device) -> None:
+        """Move the class weights to where the predictions are."""
+        if next(self.fn.buffers()).device != device:
+            self.fn.to(device)
 
     def _weighted(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Any) -> Tensor:
         values = self.call(y_true, y_pred)
@@ -102,16 +126,17 @@ class TorchLoss(Loss):
         """Return how much each value counts in torch's mean: its class weight, 0 if ignored, usually 1."""
         if self._kind not in ("cross_entropy", "nll_loss") or _is_distribution(y_true, y_pred):
             return torch.ones_like(values)
-        ignored = self._given.get("ignore_index", -100)
-        weight = self._given.get("weight")
+        weight, ignored = _argument(self.fn, "weight", None), _argument(self.fn, "ignore_index", -100)
         return F.nll_loss(torch.full_like(y_pred, -1), y_true, weight, ignore_index=ignored, reduction="none")
 
-    def _unreduced(self) -> TorchFunction:
-        if isinstance(self.fn, nn.Module):
-            module = copy.copy(self.fn)
-            module.__dict__["reduction"] = "none"
-            return module
-        return functools.partial(self.fn, reduction="none")
+
+def _unreduced(fn: Any) -> TorchFunction:
+    """Return the same loss, sharing its buffers, without the reduction."""
+    if not isinstance(fn, nn.Module):
+        return functools.partial(fn, reduction="none")
+    module = copy.copy(fn)
+    module.__dict__["reduction"] = "none"
+    return module
 
 
 def is_torch_loss(identifier: Any) -> bool:
@@ -128,14 +153,18 @@ def _kind_of(fn: Any) -> str:
     return next(named, "") if isinstance(fn, nn.Module) else function_name(fn)
 
 
-def _arguments_of(fn: Any) -> Mapping[str, Any]:
-    """Return the arguments that a module or a partial function was given, by name."""
+def _argument(fn: Any, name: str, default: Any) -> Any:
+    """Return what a module or a partial function was given for an argument."""
+    return getattr(fn, name, default) if isinstance(fn, nn.Module) else getattr(fn, "keywords", {}).get(name, default)
+
+
+def _arguments_of(fn: Any) -> dict[str, Any]:
+    """Return what a module was built with, or a partial function was given, as plain data."""
+    given = dict(getattr(fn, "keywords", {}))
     if isinstance(fn, nn.Module):
-        return {name: getattr(fn, name, default) for name, default in _DEFAULTS.items()}
-    return {**_DEFAULTS, **getattr(fn, "keywords", {})}
-
-
-_DEFAULTS: Mapping[str, Any] = {"reduction": "mean", "weight": None, "ignore_index": -100}
+        names = inspect.signature(type(fn)).parameters
+        given = {name: getattr(fn, name) for name in names if hasattr(fn, name)}
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in given.items()}
 
 
 def _check_two_arguments(fn: Any) -> None:
