@@ -44,16 +44,26 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
+class Requests:
+    """The requests of the coming epoch, as the sampler of a `DataLoader`, which asks anew at the start of each."""
+
+    def __init__(self) -> None:
+        self.coming: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.coming)
+
+
 class Pool:
     """Worker processes of a `DataLoader` that live as long as this object, from epoch to epoch."""
 
     def __init__(self, read: Read, processes: int, queue_size: int, pin_memory: bool, keep: bool = True) -> None:
         """Start no worker yet. `keep=False` starts them anew for every epoch, with the data as they then are."""
-        self._requests: Iterable[Request] = ()
+        self._requests = Requests()
         self._loader: DataLoader[Any] = DataLoader(
             Reader(read),
             batch_size=None,
-            sampler=_Relay(self),
+            sampler=self._requests,
             num_workers=processes,
             prefetch_factor=max(1, queue_size // processes),
             pin_memory=pin_memory,
@@ -63,22 +73,8 @@ class Pool:
 
     def map(self, requests: Iterable[Request]) -> Iterator[Any]:
         """Give a batch for each request, in their order."""
-        self._requests = requests
-        yield from started(self._loader)
-
-    def requests(self) -> Iterator[Request]:
-        """Give the requests of this epoch."""
-        return iter(self._requests)
-
-
-class _Relay:
-    """Hands the requests of a pool to its `DataLoader`, which asks anew at the start of every epoch."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._take = pool.requests
-
-    def __iter__(self) -> Iterator[Request]:
-        return self._take()
+        self._requests.coming = requests
+        return started(self._loader)
 
 
 def started(loader: DataLoader[Any]) -> Iterator[Any]:
