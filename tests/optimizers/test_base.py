@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from torchfit.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, schedules
+from torchfit.optimizers import SGD, Adagrad, Adam, AdamW, LossScaleOptimizer, Optimizer, RMSprop, schedules
 
 
 def weight(*values):
@@ -200,6 +200,20 @@ def test_own_calls_of_the_pure_update():
         by_hand.update([torch.ones(1)], *by_hand.begin_update())
     assert torch.equal(a, b)
     assert by_hand.iterations == 3
+
+
+def test_counts_of_updates_that_were_not_made_are_taken_back():
+    optimizer = SGD(lambda step: 1.0 / (step + 1))
+    optimizer.build([weight(1.0)])
+    optimizer.begin_update(), optimizer.begin_update()
+    optimizer.rewind(1)
+    assert (optimizer.iterations, optimizer.learning_rate) == (1, 0.5)
+
+
+def test_accumulation_keeps_a_step_out_of_graphs():
+    inner = SGD(gradient_accumulation_steps=2)
+    assert SGD().obstacle is None
+    assert inner.obstacle == LossScaleOptimizer(inner).obstacle == "gradients are accumulated"
 
 
 def test_scale_loss_and_unscale_gradients():

@@ -7,6 +7,15 @@ import torch
 from torchfit.optimizers._foreach import Tensors
 
 
+def clip(gradients: Tensors, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> Tensors:
+    """Clip in the one way that is set."""
+    if clipnorm:
+        return clip_by_norm(gradients, clipnorm)
+    if global_clipnorm:
+        return clip_by_global_norm(gradients, global_clipnorm)
+    return clip_by_value(gradients, clipvalue) if clipvalue else gradients
+
+
 def clip_by_value(gradients: Tensors, limit: float) -> Tensors:
     """Bring every element into [-limit, limit]."""
     clipped = torch._foreach_clamp_max(gradients, limit)

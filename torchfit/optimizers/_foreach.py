@@ -109,6 +109,11 @@ def smaller(left: Scalar, right: Scalar) -> Scalar:
     return right.clamp_max(left) if isinstance(right, Tensor) else min(left, right)
 
 
+def zeros_like(tensors: Tensors) -> Tensors:
+    """Zeros of the same shapes, in the same memory order, outside of any gradient."""
+    return [torch.zeros_like(each, memory_format=torch.preserve_format).detach() for each in tensors]
+
+
 def pick(items: Sequence[Item], positions: Sequence[int]) -> list[Item]:
     """The items at some positions."""
     return [items[position] for position in positions]

@@ -45,7 +45,7 @@ class Adagrad(Optimizer):
         self.epsilon = _arguments.non_negative("epsilon", epsilon)
 
     def slot_names(self) -> tuple[str, ...]:
-        """The sum of squares."""
+        """The sum of squares of each gradient."""
         return ("accumulator",)
 
     def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor:

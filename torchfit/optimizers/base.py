@@ -13,7 +13,7 @@ from torch import Tensor
 from torchfit._support.names import snake_case
 from torchfit.optimizers import _arguments, _clipping, _state
 from torchfit.optimizers._accumulation import Window
-from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, decay_, mix_
+from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, decay_, mix_, zeros_like
 from torchfit.optimizers._parameters import Parameters
 from torchfit.optimizers.schedules.base import Schedule, as_schedule
 from torchfit.optimizers.schedules.identifiers import deserialize, serialize
@@ -35,10 +35,9 @@ class Optimizer:
             (decoupled, in every optimizer). Default `None`: no decay.
         clipnorm: shrink each gradient whose Euclidean norm is above this to this norm.
         clipvalue: bring each element of the gradients into [-clipvalue, clipvalue].
-        global_clipnorm: shrink all gradients together to a common norm of at most this. Only one of the three
-            may be set.
-        use_ema: keep an exponential moving average of the parameters, beginning with their values after the
-            first update; `finalize_variable_values` writes it into the parameters.
+        global_clipnorm: shrink all gradients together to a norm of at most this. Only one of the three may be set.
+        use_ema: keep a moving average of the parameters, from their values after the first update on;
+            `finalize_variable_values` writes it into the parameters.
         ema_momentum: how much of the average is kept at each update, in [0, 1]. Default 0.99.
         ema_overwrite_frequency: write the average into the parameters every so many updates. Default `None`: never.
         loss_scale_factor: the loss was multiplied by this (`scale_loss`); gradients are divided by it.
@@ -168,16 +167,13 @@ class Optimizer:
             [self.create_slot(slot, p.detach(), name) for name, p in zip(book.names, book.tensors)]
             for slot in self.slot_names()
         )
-        self._averages = self._zeros() if self.use_ema else []
-        self._window = Window(self._zeros() if self.gradient_accumulation_steps else [])
+        self._averages = zeros_like(self._parameters) if self.use_ema else []
+        self._window = Window(zeros_like(self._parameters) if self.gradient_accumulation_steps else [])
         self._shared = self.create_shared(self._parameters)
         self._choose_decayed()
 
     def _prepare(self) -> None:
         """Choose kernels, once the parameters are known."""
-
-    def _zeros(self) -> Tensors:
-        return [torch.zeros_like(p, memory_format=torch.preserve_format).detach() for p in self._parameters]
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None
@@ -215,7 +211,7 @@ class Optimizer:
             if self.loss_scale_factor is not None:
                 ready = list(torch._foreach_div(ready, self.loss_scale_factor))
             if self.clipnorm or self.clipvalue or self.global_clipnorm:
-                ready = self._clip(ready)
+                ready = _clipping.clip(ready, self.clipnorm, self.clipvalue, self.global_clipnorm)
             self._decay(parameters, decayed, slots, learning_rate)
             self.update_rule(parameters, ready, slots, learning_rate, step)
             if self.use_ema:
@@ -244,13 +240,6 @@ class Optimizer:
             tuple([slot[position] for position in present] for slot in self._slots),
             [self._decayed[position] for position in present],
         )
-
-    def _clip(self, gradients: Tensors) -> Tensors:
-        if self.clipnorm:
-            return _clipping.clip_by_norm(gradients, self.clipnorm)
-        if self.global_clipnorm:
-            return _clipping.clip_by_global_norm(gradients, self.global_clipnorm)
-        return _clipping.clip_by_value(gradients, self.clipvalue)
 
     def _decay(self, parameters: Tensors, decayed: list[bool], slots: Slots, learning_rate: Scalar) -> None:
         """Take the weight decay off the parameters that are not spared."""
@@ -314,12 +303,21 @@ class Optimizer:
     def begin_update(self) -> tuple[float, int]:
         """Count an update, and return its learning rate and step: what `update` is to be called with.
 
-        For those who call `update` themselves, in a graph. `apply` and `step` count on their own.
+        For those who call `update` themselves. `apply` and `step` count on their own.
         """
         rate = self._rate if self._schedule is None else self.learning_rate
         self._updates += 1
         self._calls += 1
         return rate, self._updates
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why an update with this optimizer cannot be part of a compiled step, or `None`."""
+        return "gradients are accumulated" if self.gradient_accumulation_steps else None
+
+    def rewind(self, updates: int) -> None:
+        """Take back so many calls of `begin_update` whose updates were not made."""
+        self._updates, self._calls = self._updates - updates, self._calls - updates
 
     # Accumulation.
 

@@ -46,7 +46,7 @@ class Lion(Optimizer):
         self.beta_2 = _arguments.fraction("beta_2", beta_2)
 
     def slot_names(self) -> tuple[str, ...]:
-        """The momentum."""
+        """The momentum of each parameter."""
         return ("momentum",)
 
     def update_rule(
