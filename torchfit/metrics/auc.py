@@ -153,7 +153,7 @@ class AUC(Curve):
         odds = ratio(positives, self.false_positives + self.true_negatives)
         recall_gain = 1.0 - odds * ratio(self.false_negatives, self.true_positives)
         precision_gain = 1.0 - odds * ratio(self.false_positives, self.true_positives)
-        return recall_gain.clamp(0.0, 1.0), precision_gain.clamp(0.0, 1.0)
+        return torch.where(self.true_positives > 0, recall_gain, 0.0).clamp(min=0.0), precision_gain
 
     def _interpolated_precision(self) -> Tensor:
         """Integrate precision over recall with the true positives linear in the found between two thresholds.
@@ -182,7 +182,7 @@ class AUC(Curve):
             "from_logits": self.from_logits,
         }
         given = self._given_thresholds
-        return config if given is None else {**config, "thresholds": [float(limit) for limit in given]}
+        return config if given is None else {**config, "thresholds": sorted(float(limit) for limit in given)}
 
 
 def _limits(num_thresholds: Any, thresholds: Any) -> list[float]:

@@ -16,7 +16,10 @@ Samples = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Decisions(Metric):
-    """What metrics of decisions share: labels as booleans, scores, weights, and one class of several."""
+    """What metrics of decisions share: labels as booleans, scores, weights, and one class of several.
+
+    The counts are float32 whatever the dtype of the scores: half precision ends at 2048.
+    """
 
     _class_id: int | None = None
 
@@ -58,7 +61,7 @@ class AtThresholds(Decisions):
             self.register_buffer("_limits", limits, persistent=False)
 
     def _counter(self, name: str) -> Any:
-        return self.add_weight((len(self.thresholds),), name=name)
+        return self.add_weight((len(self.thresholds),), dtype=torch.float32, name=name)
 
     def _counts(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Counts:
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight, top_k)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchfit.functional.confusion import counts_by_bucket, ratio, thresholds_below
 from torchfit.metrics._arguments import optional_number, share, whole_number
 from torchfit.metrics.confusion import Decisions
+from torchfit.metrics.variable import Variable
 
 _MARGIN = 1e-7  # the outermost thresholds lie this much outside of 0 to 1, so that they part all from none
 
@@ -40,10 +41,13 @@ class Curve(Decisions):
 
     def _make_counters(self, *labels: int) -> None:
         shape = (self.num_thresholds, *labels)
-        self.true_positives = self.add_weight(shape, name="true_positives")
-        self.false_positives = self.add_weight(shape, name="false_positives")
-        self.true_negatives = self.add_weight(shape, name="true_negatives")
-        self.false_negatives = self.add_weight(shape, name="false_negatives")
+        self.true_positives = self._counter(shape, "true_positives")
+        self.false_positives = self._counter(shape, "false_positives")
+        self.true_negatives = self._counter(shape, "true_negatives")
+        self.false_negatives = self._counter(shape, "false_negatives")
+
+    def _counter(self, shape: tuple[int, ...], name: str) -> Variable:
+        return self.add_weight(shape, dtype=torch.float32, name=name)
 
     def _add_counts(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> None:
         """Add one batch, of the shape `(samples, columns)` with a column per label, or one."""

@@ -1,12 +1,13 @@
 """How well predicted regions cover labelled ones."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfit._support.dtypes import as_dtype
+from torchfit._support.dtypes import as_dtype, dtype_name
 from torchfit._support.errors import describe
 from torchfit._support.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, shapes_differ
@@ -84,6 +85,7 @@ class IoU(Metric):
     def _weights(self, labels: Tensor, sample_weight: Any) -> Tensor:
         weights = torch.ones_like(labels, dtype=self._dtype)
         if sample_weight is not None:
+            _warn_of_cutting(sample_weight, self._dtype)
             weights = broadcast_weights(sample_weight, weights)
         return weights if self.ignore_class is None else weights * (labels != self.ignore_class)
 
@@ -222,6 +224,15 @@ class OneHotMeanIoU(MeanIoU):
         axis: int = -1,
     ):
         super().__init__(num_classes, name, dtype, ignore_class, False, sparse_y_pred, axis)
+
+
+def _warn_of_cutting(sample_weight: Any, dtype: torch.dtype) -> None:
+    if as_tensor(sample_weight).is_floating_point() and not dtype.is_floating_point:
+        warnings.warn(
+            f"`sample_weight` holds fractions, which the dtype {dtype_name(dtype)} of the counts cuts to whole "
+            "numbers. Pass dtype='float32' to the metric.",
+            stacklevel=4,
+        )
 
 
 def _checked_ids(ids: Any, num_classes: int) -> list[int]:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from torchfit._support.tensors import as_tensor
 from torchfit.functional import crossentropy, probabilistic
+from torchfit.functional.confusion import broadcast_weights
 from torchfit.metrics._arguments import share
 from torchfit.metrics.reductions import MeanMetricWrapper
 
@@ -91,7 +93,8 @@ class CategoricalCrossentropy(MeanMetricWrapper):
 class SparseCategoricalCrossentropy(MeanMetricWrapper):
     """Mean crossentropy of class numbers `(batch, …)` and probabilities, or logits, `(batch, …, classes)`.
 
-    Samples labelled `ignore_class` count as 0; `axis` is the dimension of the classes.
+    Samples labelled `ignore_class` are 0, and count all the same unless there are weights, as in Keras; `axis`
+    is the dimension of the classes.
 
     >>> round(SparseCategoricalCrossentropy()([1, 2], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]).item(), 4)
     1.1769
@@ -115,3 +118,13 @@ class SparseCategoricalCrossentropy(MeanMetricWrapper):
             ignore_class=ignore_class,
             axis=axis,
         )
+
+    def update_state(  # type: ignore[override]
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> None:
+        """Add one batch; with weights, samples of the ignored class do not count at all."""
+        ignored = self._fn_kwargs["ignore_class"]
+        if sample_weight is not None and ignored is not None:
+            kept = (as_tensor(y_true) != ignored).to(self._dtype)
+            sample_weight = broadcast_weights(sample_weight, kept) * kept
+        super().update_state(y_true, y_pred, sample_weight)

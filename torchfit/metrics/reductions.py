@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchfit._support.errors import describe
 from torchfit._support.tensors import as_tensor
+from torchfit.functional.confusion import broadcast_weights
 from torchfit.metrics.base import Metric, Self
 from torchfit.metrics.functions import FUNCTIONS
 
@@ -17,8 +18,8 @@ from torchfit.metrics.functions import FUNCTIONS
 class Sum(Metric):
     """Sum of all values, weighted if weights are given.
 
-    `update_state(values, sample_weight=None)`: `values` of any shape; the weights broadcast to it from the
-    left, with the mean over the dimensions that they do not have.
+    `update_state(values, sample_weight=None)`: `values` of any shape; weights have the same shape or its
+    first dimensions.
 
     >>> Sum()([1.0, 2.0, 3.0]).item()
     6.0
@@ -34,8 +35,7 @@ class Sum(Metric):
         if values.device != self.total.device:
             self.to(values.device)
         if sample_weight is not None:
-            weights = as_tensor(sample_weight, self._dtype, values.device)
-            values = torch.mul(*_broadcast(values, weights))
+            values = values * broadcast_weights(sample_weight, values)
         self.total.add_(values.sum())
 
     def result(self) -> Tensor:
