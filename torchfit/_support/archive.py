@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from torchfit._support.errors import describe
 from torchfit._support.files import PathLike, open_read, write_atomically
@@ -99,8 +100,9 @@ class _Host:
         return result
 
     def _tensor(self, value: Tensor, place: str) -> Tensor:
-        if value.device.type == "meta":
-            raise TypeError(f"A tensor on the meta device has no values that could be saved. Received at {place}.")
+        if value.device.type == "meta" or is_lazy(value):
+            kind = "of a lazy layer that saw no data yet" if is_lazy(value) else "on the meta device"
+            raise TypeError(f"A tensor {kind} has no values that could be saved. Received at {place}.")
         if not self._copy and value.device.type == "cpu":
             return value.detach().as_subclass(Tensor)
         if value.layout is not torch.strided or value.is_conj() or value.is_neg() or value.is_quantized:

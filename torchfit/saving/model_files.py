@@ -18,7 +18,7 @@ from torchfit._version import __version__
 from torchfit.saving.description import Describer
 from torchfit.saving.rebuilding import Builder
 from torchfit.saving.weights import load_state, require_free, state_of
-from torchfit.saving.wrappers import bare
+from torchfit.saving.wrappers import bare, bare_key
 
 Content = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=type[ModuleWrapper])
@@ -72,8 +72,8 @@ def content_of(model: Any, include_optimizer: bool = True) -> Content:
         "model": {"name": model.name, "input_names": _listed(input_names), "output_names": _listed(output_names)},
         "architecture": {"root": root, "nodes": describer.nodes, "tensors": describer.tensors},
         "state": state_of(model),
-        "frozen": [name for name, tensor in bare(model).named_parameters() if not tensor.requires_grad],
-        "evaluating": [name for name, module in bare(model).named_modules() if not module.training],
+        "frozen": [bare_key(name) for name, tensor in bare(model).named_parameters() if not tensor.requires_grad],
+        "evaluating": [bare_key(name) for name, module in bare(model).named_modules() if not module.training],
         "compiled": compiled,
         "optimizer": model.optimizer.state_dict() if compiled and model.optimizer.built else None,
     }
@@ -189,9 +189,9 @@ def _restore_flags(module: nn.Module, content: Content) -> None:
     """Freeze and set modes as they were."""
     frozen, evaluating = set(content["frozen"]), set(content["evaluating"])
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        parameter.requires_grad_(bare_key(name) not in frozen)
     for name, submodule in module.named_modules():
-        submodule.training = name not in evaluating
+        submodule.training = bare_key(name) not in evaluating
 
 
 def _restore_compiled(name: str, model: Any, content: Content) -> None:

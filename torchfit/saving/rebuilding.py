@@ -167,3 +167,5 @@ def _set_state(module: nn.Module, state: dict[str, Any]) -> None:
     own: Callable[[nn.Module, dict[str, Any]], None] = type(module).__setstate__
     default: Callable[[nn.Module, dict[str, Any]], None] = nn.Module.__setstate__
     (own if own.__module__.partition(".")[0] == "torch" else default)(module, state)
+    for name in (*module._modules, *module._parameters, *module._buffers):
+        vars(module).pop(name, None)  # torch takes a missing `activation` for relu, even if it is among the children
