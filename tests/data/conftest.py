@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from torchfit._data.convert import Conversion
 from torchfit._data.source import as_source
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from torchfit._data.arrays import ArrayBatches
 from torchfit._data.order import shuffled_batches, shuffled_rows
 from torchfit._data.source import as_source

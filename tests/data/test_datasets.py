@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
 from torchfit._data.arguments import Loading
 from torchfit._data.arrays import ArrayBatches
 from torchfit._data.source import as_source
@@ -78,7 +79,7 @@ def test_randomness_in_workers_changes_from_epoch_to_epoch(conversion):
 
 @pytest.mark.parametrize("loading", [None, PROCESSES])
 def test_an_exception_keeps_its_type_and_tells_the_index(loading, batches_of):
-    with pytest.raises(KeyError, match="no such picture.*sample 5 of the Dataset"):
+    with pytest.raises(KeyError, match=r"no such picture.*sample 5 of the Dataset"):
         batches_of(Failing(), batch_size=2, loading=loading)
 
 
@@ -96,7 +97,7 @@ def test_samples_of_different_shapes_are_refused(batches_of):
         def __getitem__(self, index):
             return torch.zeros(index + 1)
 
-    with pytest.raises(ValueError, match="cannot be joined into a batch.*collate_fn"):
+    with pytest.raises(ValueError, match=r"cannot be joined into a batch.*collate_fn"):
         batches_of(Ragged())
 
 

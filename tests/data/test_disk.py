@@ -3,6 +3,7 @@ import mmap
 import numpy as np
 import pytest
 import torch
+
 from torchfit._data import disk
 from torchfit._data.disk import DiskRows, is_on_disk
 from torchfit._data.source import as_source

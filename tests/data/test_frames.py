@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from torchfit._data.convert import Conversion
 from torchfit._data.source import as_source
 

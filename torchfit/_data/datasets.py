@@ -24,7 +24,7 @@ from torchfit._data.forms import Source
 from torchfit._data.order import order_for
 from torchfit._data.split import boundary, warn_of_sorted_labels
 from torchfit._data.stream import BatchReader
-from torchfit._data.workers import Pool, Request, located, seed_everything, started
+from torchfit._data.workers import Pool, Request, located, read_from, seed_everything
 from torchfit._support.batch import Batch
 from torchfit._support.errors import describe
 
@@ -250,7 +250,7 @@ class IterableBatches(Batches):
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Give the batches of one epoch; those before `start` are read and dropped."""
-        return map(self._reader, islice(started(self._loader), start, None))
+        return map(self._reader, islice(read_from(self._loader), start, None))
 
 
 class SeededStream(IterableDataset[Any]):

@@ -11,7 +11,7 @@ from torchfit._data.batches import Batches
 from torchfit._data.convert import Conversion
 from torchfit._data.forms import Source
 from torchfit._data.stream import BatchReader
-from torchfit._data.workers import started
+from torchfit._data.workers import read_from
 from torchfit._support.batch import Batch
 
 _FROM_BATCHES = "its batches carry them, as tuples (x, y) or (x, y, sample_weight)"
@@ -60,7 +60,7 @@ class LoaderBatches(Batches):
         """
         for sampler in (self._loader.sampler, self._loader.batch_sampler):
             getattr(sampler, "set_epoch", _nothing)(index)
-        return map(self._reader, islice(started(self._loader), start, None))
+        return map(self._reader, islice(read_from(self._loader), start, None))
 
 
 def _nothing(index: int) -> None:

@@ -54,7 +54,12 @@ class BatchReader:
         for number, part in enumerate(self._parts(raw)):
             part = self._normal(number, part)
             place, root = self._place(number), _ARGUMENTS[number]
-            found = [_leaf(tree.format_path(path, root), leaf, place) for path, leaf in tree.leaves_with_path(part)]
+            if _moves_itself(part):
+                parts.append(part.to(self._conversion.device))
+                continue
+            found = [
+                self._leaf(tree.format_path(path, root), leaf, place) for path, leaf in tree.leaves_with_path(part)
+            ]
             lengths += [len(leaf) for leaf in found if type(leaf) is Tensor]
             parts.append(tree.packer(part)(found) if part is not None else None)
         _check_rows(lengths)
@@ -72,6 +77,9 @@ class BatchReader:
         if number == 2 and is_frame(part) and not hasattr(part, "columns"):
             return array_of("sample_weight", part).squeeze(-1)
         return join_numbers(_ARGUMENTS[number], part)
+
+    def _leaf(self, argument: str, value: Any, place: Convert) -> Any:
+        return value.to(self._conversion.device) if _moves_itself(value) else place(tensor_of(argument, value))
 
     def _place(self, number: int) -> Convert:
         conversion = self._conversion
@@ -106,14 +114,9 @@ def structure(value: Any) -> Any:
     return kind
 
 
-def _leaf(argument: str, value: Any, place: Convert) -> Any:
-    """Convert an array; an object of another library that can be moved is moved as it is."""
-    if not isinstance(value, Tensor) and hasattr(value, "to") and not hasattr(value, "__array__"):
-        return value.to(place(_EMPTY).device)
-    return place(tensor_of(argument, value))
-
-
-_EMPTY = Tensor()
+def _moves_itself(value: Any) -> bool:
+    """Tell whether `value` is an object of another kind that knows how to move, such as a `PackedSequence`."""
+    return hasattr(value, "to") and not isinstance(value, Tensor) and not hasattr(value, "__array__")
 
 
 def _check_rows(lengths: list[int]) -> None:

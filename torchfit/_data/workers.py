@@ -74,10 +74,23 @@ class Pool:
     def map(self, requests: Iterable[Request]) -> Iterator[Any]:
         """Give a batch for each request, in their order."""
         self._requests.coming = requests
-        return started(self._loader)
+        return read_from(self._loader)
 
 
-def started(loader: DataLoader[Any]) -> Iterator[Any]:
+def read_from(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Give the batches of a loader.
+
+    Workers are let go when one fails: held by the traceback, they would keep the collector waiting for seconds.
+    """
+    iterator = _started(loader)
+    try:
+        yield from iterator
+    except Exception:
+        _let_go(loader, iterator)
+        raise
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers of a loader.
 
     Raises:
@@ -92,6 +105,15 @@ def started(loader: DataLoader[Any]) -> Iterator[Any]:
             f"The data cannot be sent to worker processes: {error}. Define the class and everything it holds at the "
             "top of a module, or read without processes (`use_multiprocessing=False`, `workers=1`)."
         ) from error
+
+
+def _let_go(loader: DataLoader[Any], iterator: Any) -> None:
+    """End the workers of an iterator, for which torch has no public way; without it, they end later."""
+    shut_down = getattr(iterator, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()
+    if getattr(loader, "_iterator", None) is iterator:
+        loader._iterator = None
 
 
 def read_ahead(read: Read, items: Iterable[Any], threads: int, queue_size: int) -> Iterator[Any]:
