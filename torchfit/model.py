@@ -17,14 +17,15 @@ from torchfit._data.source import as_batch, as_source
 from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
 from torchfit._data.validation import due_epochs, validation_batches
 from torchfit._engine.explain import explained
-from torchfit._engine.logs import Logs, Results
+from torchfit._engine.logs import Logs
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._engine.objective import Family, Objective, Uncompiled
 from torchfit._engine.preserve import preserved
 from torchfit._engine.results import Predictions, report, to_numpy
-from torchfit._engine.wrapper import ModuleWrapper
-from torchfit._runtime import execution
+from torchfit._engine.steps import Steps
+from torchfit._runtime.compiled import choose_execution
 from torchfit._runtime.device import resolve_device
+from torchfit._runtime.execution import Eager, Pieces, concatenated, last, overridden, unpacked
 from torchfit._support.batch import Batch
 from torchfit._support.modules import floating_dtype_of, mode
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
@@ -49,7 +50,7 @@ _FAMILY = Family(
 
 
 @loads_as
-class Model(Saveable, ModuleWrapper):
+class Model(Saveable, Steps):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
 
     Wrap a module that you have, or subclass and define `forward`. The module stays what it was: its parameters
@@ -97,7 +98,7 @@ class Model(Saveable, ModuleWrapper):
         self._compile_arguments: dict[str, Any] | None = None
         self.history: History | None = None
         self._objective: Objective | Uncompiled = Uncompiled()
-        self._execution = execution.Eager()
+        self._execution: Eager = Eager()
         self._is_fitting = False
 
     def compile(  # type: ignore[override]
@@ -109,6 +110,8 @@ class Model(Saveable, ModuleWrapper):
         weighted_metrics: Any = None,
         run_eagerly: bool | None = None,
         steps_per_execution: int | None = None,
+        *,
+        jit_compile: bool | str | None = None,
     ) -> None:
         """Choose the optimizer, the losses and the metrics, and how training runs.
 
@@ -122,13 +125,15 @@ class Model(Saveable, ModuleWrapper):
             weighted_metrics: Metrics that see sample and class weights.
             run_eagerly: `True` keeps every step ordinary Python.
             steps_per_execution: How many batches run between two calls of the batch callbacks; 1 by default.
+            jit_compile: `True` runs each step (forward, losses, gradients, update, metrics) as one compiled graph;
+                what cannot be a graph runs as ordinary Python, with a line that says why.
 
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
         self.optimizer = optimizer_family.as_optimizer(optimizer)
         self._objective = Objective(_FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
-        self._execution = execution.choose(steps_per_execution or 1)
+        self._execution = choose_execution(run_eagerly, jit_compile, steps_per_execution)
         object.__setattr__(self, "loss", loss)  # a loss that is a module must not become a part of the model
         self.run_eagerly = bool(run_eagerly)
         self._compile_arguments = {
@@ -138,6 +143,7 @@ class Model(Saveable, ModuleWrapper):
             "weighted_metrics": weighted_metrics,
             "run_eagerly": run_eagerly,
             "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
         }
 
     # -- training, evaluation, prediction ------------------------------------------------------------------
@@ -217,8 +223,8 @@ class Model(Saveable, ModuleWrapper):
         with self._running(bus, training=True):
             train_loop(
                 batches.epochs(range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)),
-                lambda epoch: self._execution.work(batches.epoch(epoch)),
-                self._execution.wrap(self._step(self.train_step, Model.train_step, bus)),
+                lambda epoch: self._execution.work(batches, epoch),
+                self._execution.wrap(self._train_pieces(bus), batches, bus.reads_batch_logs),
                 bus,
                 self,
                 self.reset_metrics,
@@ -303,13 +309,8 @@ class Model(Saveable, ModuleWrapper):
         bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._running(bus, training=False), torch.no_grad():
             self.stop_predicting = False
-            predict_loop(
-                self._execution.work(batches.epoch(0)),
-                self._execution.wrap(self.predict_step),
-                bus,
-                self,
-                predictions.keep,
-            )
+            step = self._execution.wrap(self._predict_pieces(), batches, bus.heard("on_predict_batch_end"))
+            predict_loop(self._execution.work(batches, 0), step, bus, self, predictions.keep)
         return predictions.result()
 
     def train_on_batch(
@@ -358,89 +359,11 @@ class Model(Saveable, ModuleWrapper):
         with self._running(Bus([]), training=False), torch.no_grad():
             return to_numpy(self.predict_step(batch))
 
-    # -- the steps, which may be overridden ----------------------------------------------------------------
-
-    def train_step(self, batch: Batch) -> Results:
-        """Train on one batch: forward, loss, backward, update, metrics.
-
-        Override it to train in your own way; `batch` is a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`
-        on the model's device, and what you return, names to numbers or tensors, becomes the logs.
-        """
-        inputs, targets, sample_weight = batch.parts
-        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if not self.optimizer.built:
-            self._build_optimizer()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
-        return self.compute_metrics(inputs, targets, outputs, sample_weight)
-
-    def test_step(self, batch: Batch) -> Results:
-        """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
-        inputs, targets, sample_weight = batch.parts
-        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        self._objective.tracker.update_state(loss, self._rows(inputs))
-        return self.compute_metrics(inputs, targets, outputs, sample_weight)
-
-    def predict_step(self, batch: Batch) -> Any:
-        """Return the outputs for one batch. May be overridden, as `train_step`."""
-        return self._call(batch.inputs)
-
-    def forward_loss(self, inputs: Any, targets: Any, sample_weight: Any) -> tuple[Tensor, Any]:
-        """Return the loss to minimise, a scalar, and the outputs of the module."""
-        outputs = self._call(inputs)
-        return self.compute_loss(inputs, targets, outputs, sample_weight), outputs
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Tensor:
-        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs.
-
-        Raises:
-            ValueError: If there is nothing to minimise.
-        """
-        loss = self._objective.loss(y, y_pred, sample_weight)
-        if loss is None:
-            raise ValueError(
-                "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
-            )
-        return loss
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Results:
-        """Update the compiled metrics with one batch and return all results, read from the device when needed."""
-        self._objective.update_metrics(y, y_pred, sample_weight)
-        return Logs(self.get_metrics_result)
-
-    # -- metrics -------------------------------------------------------------------------------------------
-
-    @property
-    def metrics(self) -> list[Any]:
-        """All metrics, the mean of the loss first."""
-        return list(self._objective.metrics)
-
-    @property
-    def metrics_names(self) -> list[str]:
-        """The names of the results, in the order of the list that `evaluate` returns."""
-        return [metric.name for metric in self.metrics]
-
-    def reset_metrics(self) -> None:
-        """Set the state of every metric back to its start."""
-        for metric in self.metrics:
-            metric.reset_state()
-
-    def get_metrics_result(self) -> Results:
-        """Return the results by name, as tensors on the device."""
-        return {metric.name: metric.result() for metric in self.metrics}
-
     # -- inside --------------------------------------------------------------------------------------------
 
     def _check_compiled(self, method: str) -> None:
         if not isinstance(self._objective, Objective):
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
-
-    def _build_optimizer(self) -> None:
-        self.optimizer.build(self.module.named_parameters())
 
     def _conversion(self) -> Conversion:
         return Conversion(self._device, floating_dtype_of(self.module), *self._given_names)
@@ -461,6 +384,7 @@ class Model(Saveable, ModuleWrapper):
                 yield
         finally:
             self._is_fitting = was_fitting
+            self._execution.release()
             bus.release()
 
     def _evaluate(self, batches: Any, bus: Bus) -> Any:
@@ -468,8 +392,8 @@ class Model(Saveable, ModuleWrapper):
         self.stop_evaluating = False
         with keep, torch.no_grad():
             self.reset_metrics()
-            step = self._execution.wrap(self._step(self.test_step, Model.test_step, bus))
-            logs = evaluate_loop(self._execution.work(batches.epoch(0)), step, bus, self)
+            step = self._execution.wrap(self._test_pieces(bus), batches, bus.reads_batch_logs)
+            logs = evaluate_loop(self._execution.work(batches, 0), step, bus, self)
             return dict(logs)
 
     def _validation(self, batches: Paced | None, frequency: Any, bus: Bus) -> Callable[[int], dict[str, float]]:
@@ -485,12 +409,57 @@ class Model(Saveable, ModuleWrapper):
 
         return validate
 
-    def _step(self, step: Step, default: Any, bus: Bus) -> Step:
+    # -- each kind of step, in the forms that an execution may choose from ----------------------------------
+
+    def _train_pieces(self, bus: Bus) -> Pieces:
+        settle = bus.reads_batch_logs
+        return Pieces(
+            "train",
+            self._step("train_step", settle),
+            last,
+            self._train_graph,
+            self._logs(settle),
+            self.optimizer.begin_update,
+            self.optimizer.rewind,
+            self._own_parts("train_step") or self.optimizer.obstacle,
+            self.compile_call,
+        )
+
+    def _test_pieces(self, bus: Bus) -> Pieces:
+        settle = bus.reads_batch_logs
+        step = self._step("test_step", settle)
+        obstacle = self._own_parts("test_step")
+        return Pieces(
+            "test", step, last, self._test_graph, self._logs(settle), obstacle=obstacle, instead=self.compile_call
+        )
+
+    def _predict_pieces(self) -> Pieces:
+        obstacle = overridden(self, Model, "predict_step")
+        return Pieces(
+            "predict",
+            self.predict_step,
+            concatenated,
+            self._predict_graph,
+            unpacked,
+            obstacle=obstacle,
+            instead=self.compile_call,
+        )
+
+    def _own_parts(self, step: str) -> str | None:
+        return overridden(self, Model, step, "compute_metrics")
+
+    def _step(self, name: str, settle: bool) -> Step:
         """Return a step that gives logs: an overridden one may return any mapping."""
-        is_default = getattr(step, "__func__", None) is default
-        if bus.reads_batch_logs:
+        step = getattr(self, name)
+        if settle:
             return lambda batch: Logs.of(step(batch)).settle()
-        return step if is_default else lambda batch: Logs.of(step(batch))
+        return step if overridden(self, Model, name, "compute_metrics") is None else lambda batch: Logs.of(step(batch))
+
+    def _logs(self, settle: bool) -> Callable[..., Logs]:
+        """Return what gives the logs after a step whose results lie in the metrics."""
+        if settle:
+            return lambda *_: Logs(self.get_metrics_result).settle()
+        return lambda *_: Logs(self.get_metrics_result)
 
     def _on_batch(self, step: Step, batch: Batch, reset: bool, return_dict: bool, *, training: bool) -> Any:
         if reset:

@@ -120,16 +120,25 @@ class ArrayBatches(_RowBatches):
         """
         self._leaves: list[Tensor] = tree.leaves(parts)
         self._pack = batch_packer(parts)
+        self._give: Callable[[Tensor], Any] = self._gather
         super().__init__(len(self._leaves[0]), batch_size, order)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Give the batches of one epoch: views where the order is that of the data, gathered rows elsewhere."""
-        rows, size, leaves, pack = self._rows(index), self._batch_size, self._leaves, self._pack
+        rows, first = self._rows(index), start * self._batch_size
         if rows is None:
-            yield from map(pack, zip(*(torch.split(leaf[start * size :], size) for leaf in leaves)))
-            return
-        for chosen in torch.split(rows[start * size :].to(leaves[0].device), size):
-            yield pack([leaf.index_select(0, chosen) for leaf in leaves])
+            return map(self._pack, zip(*(torch.split(leaf[first:], self._batch_size) for leaf in self._leaves)))
+        return map(self._give, torch.split(rows[first:].to(self._leaves[0].device), self._batch_size))
+
+    def defer(self) -> Gather | None:
+        """Give the numbers of rows from now on, unless the order is that of the data: views cost nothing."""
+        if self._order is None:
+            return None
+        self._give = _whole
+        return self._gather
+
+    def _gather(self, rows: Tensor) -> Batch:
+        return self._pack([leaf.index_select(0, rows) for leaf in self._leaves])
 
 
 class GatheredBatches(_RowBatches):
@@ -173,6 +182,10 @@ def batch_packer(parts: Parts) -> Callable[[Sequence[Tensor]], Batch]:
         return _flat_batch
     pack = tree.packer(tuple(parts))
     return lambda leaves: Batch(*pack(leaves))
+
+
+def _whole(rows: Tensor) -> Tensor:
+    return rows
 
 
 def _whole(rows: Tensor) -> Tensor:

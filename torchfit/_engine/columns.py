@@ -13,12 +13,11 @@ from torch import Tensor
 Function = Callable[..., Any]
 
 
-def suited(member: Any, function: Function, target: Any, output: Any) -> Function:
+def suited(member: Any, function: Function) -> Function:
     """Return `function(target, output, weight=None)` of a loss or metric, fed with columns where it needs them."""
-    if not isinstance(target, Tensor) or target.ndim != 1 or output.ndim != 2 or not _is_users(member):
+    if not _is_users(member):
         return function
-    is_metric = hasattr(member, "update_state") and not hasattr(member, "_fn")
-    return _with_columns(function) if is_metric or output.shape[1] == 1 else function
+    return _with_columns(function, always=hasattr(member, "update_state") and not hasattr(member, "_fn"))
 
 
 def _is_users(member: Any) -> bool:
@@ -29,13 +28,14 @@ def _is_users(member: Any) -> bool:
     return not type(member).__module__.startswith("torchfit.")
 
 
-def _with_columns(function: Function) -> Function:
-    def call(target: Tensor, output: Tensor, weight: Tensor | None = None) -> Any:
-        weights = () if weight is None else (_column(weight),)
-        return function(_column(target), output, *weights)
+def _with_columns(function: Function, always: bool) -> Function:
+    def call(target: Any, output: Any, *weights: Tensor | None) -> Any:
+        if getattr(target, "ndim", 0) != 1 or output.ndim != 2 or not (always or output.shape[1] == 1):
+            return function(target, output, *weights)
+        return function(_column(target), output, *map(_column, weights))
 
     return call
 
 
-def _column(vector: Tensor) -> Tensor:
-    return vector.unsqueeze(-1) if vector.ndim == 1 else vector
+def _column(vector: Tensor | None) -> Tensor | None:
+    return vector if vector is None or vector.ndim != 1 else vector.unsqueeze(-1)

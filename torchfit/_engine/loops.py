@@ -100,6 +100,7 @@ def predict_loop(work: Work, step: Step, bus: Bus, signals: Signals, keep: Calla
         outputs = step(batch)
         keep(outputs)
         bus.on_predict_batch_end(last, {"outputs": outputs})
+        del outputs  # Or two batches of them would be alive while the next one is made.
         if signals.stop_predicting:
             break
     bus.on_predict_end({})

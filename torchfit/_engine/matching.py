@@ -4,7 +4,6 @@ The rules are those of the specification: one thing alone serves every output; a
 dictionary by name; what is missing means that nothing is computed for that output.
 """
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,7 +67,7 @@ def by_output(argument: str, value: Any, names: Sequence[str], served: Sequence[
         return {}
     if isinstance(value, Mapping):
         _check_known(argument, value, names)
-        return {name: operator.itemgetter(name) for name in value if value[name] is not None}
+        return {name: tree.getter(value, (name,)) for name in value if value[name] is not None}
     if not tree.is_leaf(value):
         return _by_position(argument, value, names, served)
     if len(served) > 1:

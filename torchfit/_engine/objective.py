@@ -114,6 +114,7 @@ class Objective:
         self._weighted_metrics = tree.map_leaves(self._as_metric, weighted_metrics)
         self._given_names = output_names
         self._bound: dict[Any, Pick] = {}
+        self._known: dict[Any, Pick] = {}
         self._checked: set[str] = set()
         self.tracker = family.mean(name="loss")
         self.terms: list[Term] = []
@@ -169,10 +170,19 @@ class Objective:
         key = (type(targets), type(outputs), type(sample_weight))
         pick = self._bound.get(key)
         if pick is None:
-            pick = self._bound[key] = _picker(self._match(targets, outputs, sample_weight), sample_weight)
+            pick = self._bound[key] = self._known_or_new(targets, outputs, sample_weight)
         return pick(targets, outputs, sample_weight)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _known_or_new(self, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
+        """Take up what was worked out for the same structures in an earlier loop: compiled graphs rely on it."""
+        key = tree.structure(targets), tree.structure(outputs), tree.structure(sample_weight)
+        if any(known[:2] != key[:2] for known in self._known):
+            self._known.clear()
+        if key not in self._known:
+            self._known[key] = _picker(self._match(targets, outputs, sample_weight), sample_weight)
+        return self._known[key]
+
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
         names = self.output_names or matching.output_names(outputs, self._given_names)
         if not self.terms:
@@ -224,11 +234,9 @@ class Objective:
             metrics[:] = [self._settled(metric, term.loss, target, output) for metric in metrics]
         for metric in (self.tracker, *_present(term.tracker), *term.metrics, *term.weighted_metrics):
             metric.to(output.device)
-        term.compute = columns.suited(term.loss, term.loss, target, output)
-        term.updates = [columns.suited(metric, metric.update_state, target, output) for metric in term.metrics]
-        term.weighted_updates = [
-            columns.suited(metric, metric.update_state, target, output) for metric in term.weighted_metrics
-        ]
+        term.compute = columns.suited(term.loss, term.loss)
+        term.updates = [columns.suited(metric, metric.update_state) for metric in term.metrics]
+        term.weighted_updates = [columns.suited(metric, metric.update_state) for metric in term.weighted_metrics]
 
     def _settled(self, metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
         if not isinstance(metric, Deferred):
@@ -239,11 +247,15 @@ class Objective:
         """Prefix with the output where there are several; number what occurs again, alike in every fit."""
         several = len(self.terms) > 1
         for term in self.terms:
+            prefix = f"{term.name}_" if several else ""
             for metric in (*_present(term.tracker), *term.metrics, *term.weighted_metrics):
-                prefix = f"{term.name}_" if several else ""
                 if not hasattr(metric, "_given_name"):
                     metric._given_name = metric.name
                 metric.name = prefix + metric._given_name
+            plain = {metric.name for metric in term.metrics}
+            for metric in term.weighted_metrics:
+                if metric.name in plain:
+                    metric.name = f"{prefix}weighted_{metric._given_name}"
         for metric, name in zip(self.metrics, unique_names(metric.name for metric in self.metrics)):
             metric.name = name
 
@@ -265,7 +277,7 @@ def _is_whole(bound: Bound, sample_weight: Any) -> bool:
 
 def _is_flat(value: Any) -> bool:
     """Tell a list of metrics for every output from a list with a list for each."""
-    return tree.is_leaf(value) or all(part is not None and tree.is_leaf(part) for part in value)
+    return tree.is_leaf(value) or (value is not None and all(map(tree.is_leaf, value)))
 
 
 def _own_metrics(spec: Any, *, shared: bool) -> list[Any]:

@@ -22,20 +22,20 @@ class Predictions:
         """Expect `samples` rows, or any number."""
         self._columns: list[_Column] = []
         self._samples = samples
-        self._structure: Any = None
+        self._pack: Callable[[Any], Any] = tuple
 
     def keep(self, outputs: Any) -> None:
         """Take the outputs of one batch."""
         parts = tree.leaves(outputs)
         if not self._columns:
-            self._structure = outputs
+            self._pack = tree.packer(tree.map_leaves(type, outputs))  # the structure, without holding the batch
             self._columns = [_Column(self._samples) for _ in parts]
         for column, part in zip(self._columns, parts):
             column.add(part)
 
     def result(self) -> Any:
         """Return NumPy arrays in the structure of the outputs."""
-        return tree.packer(self._structure)([column.result() for column in self._columns])
+        return self._pack([column.result() for column in self._columns])
 
 
 class _Column:

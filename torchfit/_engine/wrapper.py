@@ -1,6 +1,7 @@
 """What a model is before it is trained: a module, its weights, and how it is called."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class ModuleWrapper(nn.Module):
         self.name = name or snake_case(type(module or self).__name__)
         self._given_names = (input_names, output_names)
         self._calls: dict[type, tuple[Call, Callable[[Any], int]]] = {}
+        self._known_calls: dict[Any, tuple[Call, Callable[[Any], int]]] = {}
+        self._prepare_call: Callable[[Call], Call] = _as_it_is
         self._example: Any = None
 
     @property
@@ -93,9 +96,19 @@ class ModuleWrapper(nn.Module):
         return count(inputs)
 
     def _bind_call(self, inputs: Any) -> tuple[Call, Callable[[Any], int]]:
-        bound = self._calls[type(inputs)] = bind_call(self.module, self._signature(), inputs), rows_of(inputs)
+        structure = tree.structure(inputs)
+        if structure not in self._known_calls:
+            call = bind_call(self.module, self._signature(), inputs)
+            self._known_calls[structure] = self._prepare_call(call), rows_of(inputs)
         self._example = blank(inputs)
+        bound = self._calls[type(inputs)] = self._known_calls[structure]
         return bound
+
+    def compile_call(self) -> None:
+        """Call the module compiled from now on, as far as it can be, where a whole step cannot be one graph."""
+        self._prepare_call = partial(torch.compile, options={"fallback_random": True})
+        self._known_calls.clear()
+        self._calls.clear()
 
     # -- weights, under the keys of the module itself ------------------------------------------------------
 
@@ -196,3 +209,7 @@ class ModuleWrapper(nn.Module):
         inputs = tree.map_leaves(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
         with mode(self, training=False):
             bind_call(self.module, self._signature(), inputs)(inputs)
+
+
+def _as_it_is(call: Call) -> Call:
+    return call

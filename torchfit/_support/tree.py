@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +46,17 @@ def leaves_with_path(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield from leaves_with_path(child, (*path, key))
 
 
+def structure(tree: Any) -> Any:
+    """Return what trees have in common whose leaves sit in the same places and have the same number of axes.
+
+    >>> structure({"a": [1, 2]}) == structure({"a": [3, 4]}), structure([1]) == structure((1,))
+    (True, False)
+    """
+    if is_leaf(tree):
+        return getattr(tree, "ndim", None)
+    return type(tree), tuple((key, structure(child)) for key, child in children(tree))
+
+
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     """Build the same structure with `function(leaf)` in place of each leaf.
 
@@ -80,7 +90,7 @@ def packer(tree: Any) -> Callable[[Sequence[Any]], Any]:
     {'a': 1, 'b': [2, 3]}
     """
     if is_leaf(tree):
-        return operator.itemgetter(0)
+        return _first
     parts = [(packer(child), len(leaves(child))) for _, child in children(tree)]
 
     def pack(flat: Sequence[Any]) -> Any:
@@ -101,10 +111,20 @@ def getter(tree: Any, path: Path) -> Callable[[Any], Any]:
     """
     steps: list[Callable[[Any], Any]] = []
     for key in path:
-        by_name = isinstance(key, str) and not isinstance(tree, Mapping)
-        steps.append(operator.attrgetter(str(key)) if by_name else operator.itemgetter(key))
+        steps.append(_step(tree, key))
         tree = steps[-1](tree)
     return _chain(steps)
+
+
+def _step(tree: Any, key: Key) -> Callable[[Any], Any]:
+    """Return a function that goes one level down. A lambda can be compiled, an `itemgetter` cannot."""
+    if isinstance(key, str) and not isinstance(tree, Mapping):
+        return lambda parts: getattr(parts, key)
+    return lambda parts: parts[key]
+
+
+def _first(flat: Sequence[Any]) -> Any:
+    return flat[0]
 
 
 def _chain(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:

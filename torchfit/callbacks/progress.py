@@ -53,6 +53,7 @@ class ProgbarLogger(Callback):
     target: int | None = None
     _in_fit = False
     _display: Display = Nowhere()
+    _text = ""
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Take up `verbose`, `epochs` and `steps`."""

@@ -1,0 +1,119 @@
+"""What happens to one batch: the steps, the loss and the metrics, each of which may be overridden."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._engine.logs import Logs, Results
+from torchfit._engine.objective import Objective, Uncompiled
+from torchfit._engine.wrapper import ModuleWrapper
+from torchfit._support import tree
+from torchfit._support.batch import Batch
+
+
+class Steps(ModuleWrapper):
+    """A module with an objective and an optimizer, and what they do with a batch."""
+
+    optimizer: Any
+    _objective: Objective | Uncompiled
+
+    # -- the steps, which may be overridden ----------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> Results:
+        """Train on one batch: forward, loss, backward, update, metrics.
+
+        Override it to train in your own way; `batch` is a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`
+        on the model's device, and what you return, names to numbers or tensors, becomes the logs.
+        """
+        inputs, targets, sample_weight = batch.parts
+        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not self.optimizer.built:
+            self.build_optimizer()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
+        return self.compute_metrics(inputs, targets, outputs, sample_weight)
+
+    def test_step(self, batch: Batch) -> Results:
+        """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
+        inputs, targets, sample_weight = batch.parts
+        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+        self._objective.tracker.update_state(loss, self._rows(inputs))
+        return self.compute_metrics(inputs, targets, outputs, sample_weight)
+
+    def predict_step(self, batch: Batch) -> Any:
+        """Return the outputs for one batch. May be overridden, as `train_step`."""
+        return self._call(batch.inputs)
+
+    def forward_loss(self, inputs: Any, targets: Any, sample_weight: Any) -> tuple[Tensor, Any]:
+        """Return the loss to minimise, a scalar, and the outputs of the module."""
+        outputs = self._call(inputs)
+        return self.compute_loss(inputs, targets, outputs, sample_weight), outputs
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
+        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs.
+
+        Raises:
+            ValueError: If there is nothing to minimise.
+        """
+        loss = self._objective.loss(y, y_pred, sample_weight)
+        if loss is None:
+            raise ValueError(
+                "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
+            )
+        return loss
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Results:
+        """Update the compiled metrics with one batch and return all results, read from the device when needed."""
+        self._objective.update_metrics(y, y_pred, sample_weight)
+        return Logs(self.get_metrics_result)
+
+    # -- metrics -------------------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All metrics, the mean of the loss first."""
+        return list(self._objective.metrics)
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of the results, in the order of the list that `evaluate` returns."""
+        return [metric.name for metric in self.metrics]
+
+    def reset_metrics(self) -> None:
+        """Set the state of every metric back to its start."""
+        for metric in self.metrics:
+            metric.reset_state()
+
+    def get_metrics_result(self) -> Results:
+        """Return the results by name, as tensors on the device."""
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    # -- the same steps with tensors alone, to be compiled -------------------------------------------------
+
+    def build_optimizer(self) -> None:
+        """Bind the optimizer to the parameters of the module, by name."""
+        self.optimizer.build(self.module.named_parameters())
+
+    def _train_graph(self, batch: Batch, learning_rate: Tensor, number: Tensor) -> list[Tensor]:
+        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
+        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+        gradients = torch.autograd.grad(loss, self.optimizer.parameters, allow_unused=True)
+        self.optimizer.update(gradients, learning_rate, number)
+        self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
+        self._objective.update_metrics(targets, outputs, sample_weight)
+        return []
+
+    def _test_graph(self, batch: Batch) -> list[Tensor]:
+        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
+        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+        self._objective.tracker.update_state(loss, self._rows(inputs))
+        self._objective.update_metrics(targets, outputs, sample_weight)
+        return []
+
+    def _predict_graph(self, batch: Batch) -> list[Tensor]:
+        return tree.leaves(self._call(batch.inputs))

@@ -1,0 +1,185 @@
+"""Whole steps as compiled graphs, with ordinary Python for whatever does not fit or does not pay."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._runtime.execution import Eager, Pieces, Step, Work
+from torchfit._runtime.graph import Graph, traces_gradients
+from torchfit._support import tree
+from torchfit._support.batch import Batch
+from torchfit._support.console import logger
+from torchfit._support.errors import describe
+
+_MOST_STEPS = 4  # A graph holds so many steps at the most: more would save little and take long to compile.
+_MOST_GRAPHS = 4
+_PAYS_AFTER = 200  # So many steps of another shape are worth one more graph.
+
+Tell = Callable[[str], None]
+Gather = Callable[[Tensor], Batch]
+
+
+class Compiled(Eager):
+    """Every step is one graph: forward, losses, gradients, update and metrics.
+
+    The first step of a loop runs as ordinary Python, since it settles what depends on the data; so do steps whose
+    shapes are rare, such as the last batch of an epoch.
+    """
+
+    def __init__(self, steps_per_execution: int, tell: Tell) -> None:
+        """Make so many steps in one call; `tell` is called with one line where a graph cannot be made."""
+        super().__init__(steps_per_execution)
+        self._tell = tell
+        self._runners: dict[str, Runner] = {}
+
+    def work(self, batches: Any, epoch: int) -> Work:
+        """Give (index of the first batch, index of the last, what one call takes) for a whole epoch."""
+        for runner in self._runners.values():
+            runner.must_check = True
+        return super().work(batches, epoch)
+
+    def wrap(self, pieces: Pieces, batches: Any, watched: bool) -> Step:
+        """Return what is called with one piece of work; rows of tensors on the device are gathered inside the graph."""
+        runner = self._runners.setdefault(pieces.kind, Runner(self._tell))
+        runner.bind(pieces, batches.defer(), watched)
+        return runner.several if self.steps > 1 else runner.single
+
+    def release(self) -> None:
+        """Let go of the data that the graphs were recorded with."""
+        for runner in self._runners.values():
+            runner.release()
+
+
+class Runner:
+    """Runs one kind of step, in graphs by the shapes of what comes, and remembers them from loop to loop."""
+
+    must_check = True
+    _pieces: Pieces
+    _gather: Gather | None
+    _watched: bool
+
+    def __init__(self, tell: Tell) -> None:
+        """Begin without graphs."""
+        self._tell = tell
+        self._graphs: dict[Any, Graph] = {}
+        self._seen: Counter[Any] = Counter()
+        self._is_off = False
+        self._template: Any = None
+
+    def bind(self, pieces: Pieces, gather: Gather | None, watched: bool) -> None:
+        """Prepare for a loop."""
+        self._pieces, self._gather, self._watched = pieces, gather, watched
+        self._template = None
+        self.must_check = True
+        if not self._is_off:
+            self._give_up_on(pieces.obstacle)
+
+    def release(self) -> None:
+        """Let go of data and model."""
+        self._template = None
+        for graph in self._graphs.values():
+            graph.release()
+
+    def single(self, source: Any) -> Any:
+        """Make one step."""
+        return self._run([source])
+
+    def several(self, sources: Sequence[Any]) -> Any:
+        """Make the steps of a group, in graphs of a few each."""
+        size = math.ceil(len(sources) / math.ceil(len(sources) / _MOST_STEPS))
+        results = [self._run(sources[start : start + size]) for start in range(0, len(sources), size)]
+        return results[0] if len(results) == 1 else self._pieces.join(results)
+
+    def _run(self, sources: Sequence[Any]) -> Any:
+        tensors = sources if self._gather is not None else [leaf for batch in sources for leaf in tree.leaves(batch)]
+        key = (len(sources), *[tensor.shape for tensor in tensors])
+        graph = self._graphs.get(key)
+        if graph is None or self._template is None:
+            return self._without_graph(sources, tensors, key)
+        return self._replay(graph, tensors, len(sources))
+
+    def _replay(self, graph: Graph, tensors: Sequence[Tensor], steps: int) -> Any:
+        numbers = torch.tensor([self._pieces.numbers() for _ in range(steps)])
+        produced = graph([*tensors, numbers.to(tensors[0].device, non_blocking=True)], check=self.must_check)
+        self.must_check = self._watched
+        return self._pieces.finish(self._template, produced)
+
+    def _without_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
+        """Run as ordinary Python, unless it is time to make a graph for these shapes."""
+        self._seen[key] += 1
+        pays = not self._graphs or (self._seen[key] > _PAYS_AFTER and len(self._graphs) < _MOST_GRAPHS)
+        if self._template is not None and pays and not self._is_off:
+            return self._with_new_graph(sources, tensors, key)
+        results = [self._pieces.step(self._batch(source)) for source in sources]
+        self._template = results[-1]
+        return results[0] if len(results) == 1 else self._pieces.join(results)
+
+    def _with_new_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
+        self._graphs[key] = graph = Graph(self._function(sources))
+        self.must_check = True
+        try:
+            return self._replay(graph, tensors, len(sources))
+        except Exception as error:
+            del self._graphs[key]
+            self._pieces.rewind(len(sources))
+            self._give_up_on(_reason(error))
+            return self._without_graph(sources, tensors, key)
+
+    def _give_up_on(self, reason: str | None) -> None:
+        if reason is not None:
+            self._is_off = True
+            self._tell(f"jit_compile: the {self._pieces.kind} step runs without a graph: {reason}")
+            self._pieces.instead()
+
+    def _function(self, sources: Sequence[Any]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+        """Return the function of tensors that makes these steps: what varies comes first, the numbers last."""
+        graph, unpack, width = self._pieces.graph, *self._unpacking(sources[0])
+        steps = len(sources)
+
+        def function(tensors: Sequence[Tensor]) -> list[Tensor]:
+            produced = []
+            for step in range(steps):
+                batch = unpack(tensors[step * width : (step + 1) * width])
+                produced += graph(batch, *tensors[-1][step].unbind())
+            return produced
+
+        return function
+
+    def _unpacking(self, source: Any) -> tuple[Callable[[Sequence[Tensor]], Batch], int]:
+        """Return how a batch is made from tensors inside the graph, and from how many."""
+        gather = self._gather
+        if gather is not None:
+            return lambda tensors: gather(tensors[0]), 1
+        pack = tree.packer(tuple(source))
+        return lambda tensors: Batch(*pack(tensors)), len(tree.leaves(source))
+
+    def _batch(self, source: Any) -> Batch:
+        return source if self._gather is None else self._gather(source)
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why a graph could not be made."""
+    if not traces_gradients():
+        return f"torch {torch.__version__} cannot put gradients into a graph"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
+def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: Any) -> Eager:
+    """Return the way of execution that `compile` asked for.
+
+    Raises:
+        ValueError: If an argument is not one of its values, or the two contradict each other.
+    """
+    if jit_compile not in (None, True, False):
+        raise ValueError(f"`jit_compile` must be True, False or None, but it is {describe(jit_compile)}.")
+    if run_eagerly and jit_compile:
+        raise ValueError("`run_eagerly=True` and `jit_compile=True` exclude each other: choose one.")
+    steps = 1 if steps_per_execution is None else steps_per_execution
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"`steps_per_execution` must be a positive integer, but it is {describe(steps)}.")
+    return Compiled(steps, logger.warning) if jit_compile else Eager(steps)
