@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchfit._support.errors import describe
@@ -13,7 +14,6 @@ def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
     A vector `(batch,)` beside `(batch, 1)` becomes `(batch, 1)`; from rank 2 on, the extra dimension is dropped.
 
-    >>> import torch
     >>> [tuple(t.shape) for t in align_ranks(torch.zeros(4), torch.zeros(4, 1))]
     [(4, 1), (4, 1)]
     >>> [tuple(t.shape) for t in align_ranks(torch.zeros(4, 5, 1), torch.zeros(4, 5))]
@@ -73,6 +73,15 @@ def as_labels(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]
 
     Labels `(batch, …, 1)` lose their last dimension; labels of another kind are cast, fractions cut off.
     """
+    if (
+        axis == -1
+        and type(y_pred) is Tensor
+        and type(y_true) is Tensor
+        and y_true.dtype is torch.int64
+        and y_true.shape == y_pred.shape[:-1]
+        and y_pred.is_floating_point()
+    ):
+        return y_true, y_pred
     y_pred = as_floating(y_pred)
     y_true = as_tensor(y_true, device=y_pred.device).long()
     if y_true.dim() == y_pred.dim() and y_true.shape[-1:] == (1,):

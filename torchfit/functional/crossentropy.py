@@ -140,11 +140,10 @@ def sparse_categorical_crossentropy(
 
 def _picked(logarithm: Tensor, labels: Tensor, ignored: int, axis: int) -> Tensor:
     """Return minus the logarithm of each label's class, and 0 for the ignored label."""
-    if logarithm.dim() > 2:
-        classes = logarithm.shape[axis]
-        logarithm = logarithm.movedim(axis, -1).reshape(-1, classes)
-    values = F.nll_loss(logarithm, labels.reshape(logarithm.shape[:-1]), ignore_index=ignored, reduction="none")
-    return values.view(labels.shape)
+    if logarithm.dim() <= 2:
+        return F.nll_loss(logarithm, labels, ignore_index=ignored, reduction="none")
+    rows = logarithm.movedim(axis, -1).reshape(-1, logarithm.shape[axis])
+    return F.nll_loss(rows, labels.reshape(-1), ignore_index=ignored, reduction="none").view(labels.shape)
 
 
 def batch_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
