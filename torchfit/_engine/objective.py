@@ -190,9 +190,10 @@ class Objective:
         find_output = matching.output_getters(outputs, names)
         served = [term.name for term in self.terms if term.is_served and term.name in find_output]
         find_target = matching.by_output("y", targets, names, served)
-        find_weight = matching.by_output("sample_weight", sample_weight, names, served)
         if tree.is_leaf(sample_weight):
             find_weight = dict.fromkeys(served, matching.whole)
+        else:
+            find_weight = matching.by_output("sample_weight", sample_weight, names, served)
         terms = [term for term in self.terms if term.name in find_target and term.name in served]
         bound = [
             Bound(term, find_target[term.name], find_output[term.name], find_weight.get(term.name, _nothing))
