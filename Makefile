@@ -7,8 +7,9 @@ RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ARGS   ?=
 
-# One thread: the models of the tests are so small that more threads only get in each other's way.
-TEST_ENV := OMP_NUM_THREADS=1 KERAS_BACKEND=torch MPLBACKEND=Agg
+# The models of the demo and the tests are so small that more threads only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+TEST_ENV := KERAS_BACKEND=torch MPLBACKEND=Agg
 
 # What is installed depends on these; touching the package itself does not reinstall (it is installed editable).
 SETTINGS := pyproject.toml constraints.txt torchfit/_version.py

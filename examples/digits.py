@@ -33,14 +33,18 @@ def load_data():
 def make_network():
     """Return an ordinary PyTorch module: images (batch, 1, 8, 8) to one score per digit (batch, 10)."""
     return nn.Sequential(
-        nn.Conv2d(1, 32, kernel_size=3, padding=1),
+        nn.Conv2d(1, 16, kernel_size=3, padding=1),
+        nn.BatchNorm2d(16),
         nn.ReLU(),
-        nn.Conv2d(32, 64, kernel_size=3, padding=1),
+        nn.Conv2d(16, 32, kernel_size=3, padding=1),
+        nn.BatchNorm2d(32),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Dropout(0.3),
-        nn.Linear(64 * 4 * 4, 10),
+        nn.Dropout(0.5),
+        nn.Linear(32 * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
     )
 
 
@@ -48,7 +52,7 @@ def train_model(train, validation):
     """Return the fitted model and the history of its training."""
     model = torchfit.Model(make_network())
     model.compile(
-        optimizer=torchfit.optimizers.Adam(learning_rate=2e-3),
+        optimizer=torchfit.optimizers.Adam(learning_rate=1e-3),
         loss=torchfit.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -59,7 +63,7 @@ def train_model(train, validation):
         epochs=30,
         validation_data=validation,
         callbacks=[
-            torchfit.callbacks.EarlyStopping(monitor="val_loss", patience=5, restore_best_weights=True),
+            torchfit.callbacks.EarlyStopping(monitor="val_loss", patience=8, restore_best_weights=True),
         ],
         verbose=1,
     )
@@ -95,9 +99,7 @@ def main():
 
     model, history = train_model(train, validation)
     results = model.evaluate(images, labels, verbose=0, return_dict=True)
-    print(
-        f"\nTest accuracy {results['accuracy']:.4f}, test loss {results['loss']:.4f}, on {len(images)} images"
-    )
+    print(f"\nTest accuracy {results['accuracy']:.4f}, test loss {results['loss']:.4f}, on {len(images)} images")
 
     scores = model.predict(images[:20], verbose=0)
     guesses = scores.argmax(axis=1)

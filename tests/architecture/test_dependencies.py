@@ -28,8 +28,10 @@ HEAVY = [
 
 def heavy_after(statement):
     """Return which of the heavy modules a fresh interpreter holds after a statement."""
-    program = f"import sys; {statement}; print(sorted({HEAVY} & set(sys.modules)))"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    program = f"import sys; {statement}; print(sorted(set({HEAVY}) & set(sys.modules)))"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
 def test_import_brings_in_nothing_heavy():
