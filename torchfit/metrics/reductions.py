@@ -83,7 +83,7 @@ class Mean(Metric):
             self.count.add_(values.shape[0])
         else:
             samples = values.shape[0] if values.ndim else 1
-            self.total.add_(values.sum(dtype=self._dtype) / _size_of_one(values))
+            self.total.add_(values.sum(dtype=self._dtype), alpha=1 / _size_of_one(values))
             self.count.add_(samples)
 
     def _accumulate_weighted(self, values: Tensor, sample_weight: Any, mask: Any) -> None:

@@ -45,7 +45,7 @@ class TorchMetric(Metric):
                 "torchmetrics has no sample weights. Name it in `metrics=`, not in `weighted_metrics=`."
             )
         y_pred = as_tensor(y_pred).detach()
-        if self.metric.device != y_pred.device:
+        if getattr(self.metric, "device", None) != y_pred.device:
             self.metric.to(y_pred.device)
         self.metric.update(y_pred, as_tensor(y_true, device=y_pred.device))
 
@@ -58,7 +58,14 @@ class TorchMetric(Metric):
         self.metric.reset()
 
     def _snapshot(self) -> Any:
-        return copy.deepcopy(self.metric.__dict__)
+        return [(part, copy.deepcopy(_state_of(part))) for part in self.metric.modules()]
 
     def _restore(self, snapshot: Any) -> None:
-        self.metric.__dict__.update(copy.deepcopy(snapshot))
+        for part, state in snapshot:
+            vars(part).update(copy.deepcopy(state))
+
+
+def _state_of(part: Any) -> dict[str, Any]:
+    """Return the attributes in which a torchmetrics metric, or a part of one, keeps its state."""
+    names = [*getattr(part, "_defaults", ()), "_update_count", "_computed"]
+    return {name: vars(part)[name] for name in names if name in vars(part)}

@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+from torchfit import metrics
+
+
+def squared(y_true, y_pred):
+    return (y_true - y_pred) ** 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mse", metrics.MeanSquaredError),
+        ("MSE", metrics.MeanSquaredError),
+        ("mean_squared_error", metrics.MeanSquaredError),
+        ("MeanSquaredError", metrics.MeanSquaredError),
+        ("meansquarederror", metrics.MeanSquaredError),
+        ("acc", metrics.Accuracy),
+        ("AUC", metrics.AUC),
+        ("bce", metrics.BinaryCrossentropy),
+        ("kld", metrics.KLDivergence),
+        ("KLDivergence", metrics.KLDivergence),
+        ("logcosh", metrics.LogCoshError),
+        ("hinge", metrics.Hinge),
+        ("r2_score", metrics.R2Score),
+        ("f1_score", metrics.F1Score),
+    ],
+)
+def test_names(name, kind):
+    assert type(metrics.get(name)) is kind
+    assert metrics.as_metric(name).name == name
+
+
+def test_get_leaves_objects_and_functions_alone():
+    mean = metrics.Mean()
+    assert metrics.get(mean) is mean
+    assert metrics.get(squared) is squared
+    assert metrics.get(None) is None
+    assert metrics.get(metrics.Mean).name == "mean"
+
+
+def test_functions_without_a_class_are_wrapped():
+    metric = metrics.as_metric("huber")
+    assert metric.name == "huber"
+    assert metric([[0.0]], [[1.0]]).item() == 0.5
+
+
+def test_a_function_gives_its_name():
+    metric = metrics.as_metric(squared)
+    assert metric.name == "squared"
+    assert metric([[0.0, 1.0]], [[1.0, 3.0]]).item() == 2.5
+
+
+def test_a_torch_loss_gets_the_predictions_first():
+    y_true, y_pred = torch.tensor([0, 1]), torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    expected = torch.nn.functional.cross_entropy(y_pred, y_true).item()
+    assert metrics.as_metric(torch.nn.CrossEntropyLoss())(y_true, y_pred).item() == pytest.approx(expected)
+    metric = metrics.as_metric(torch.nn.functional.cross_entropy)
+    assert metric.name == "cross_entropy"
+    assert metric(y_true, y_pred).item() == pytest.approx(expected)
+
+
+def test_unknown_names_come_with_near_ones():
+    with pytest.raises(ValueError, match=r"Unknown metric: 'acuracy'. Did you mean .*ccuracy"):
+        metrics.as_metric("acuracy")
+    with pytest.raises(ValueError, match=r"A metric must be a name.*Received: 3"):
+        metrics.as_metric(3)
+    with pytest.raises(ValueError, match=r"IoU needs the argument.*num_classes, target_class_ids"):
+        metrics.get("io_u")
+
+
+@pytest.mark.parametrize(
+    ("target", "output", "kind"),
+    [
+        ((8, 1), (8, 1), metrics.BinaryAccuracy),
+        ((8,), (8,), metrics.BinaryAccuracy),
+        ((8,), (8, 1), metrics.BinaryAccuracy),
+        ((8, 3), (8, 3), metrics.CategoricalAccuracy),
+        ((8,), (8, 3), metrics.SparseCategoricalAccuracy),
+        ((8, 1), (8, 3), metrics.SparseCategoricalAccuracy),
+        ((8, 2), (8, 2, 3), metrics.SparseCategoricalAccuracy),
+    ],
+)
+def test_accuracy_by_shape(target, output, kind):
+    metric = metrics.resolve("acc", "mean_squared_error", target, output)
+    assert (type(metric), metric.name) == (kind, "acc")
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "output", "kind"),
+    [
+        (None, (8, 1), (8, 1), metrics.BinaryCrossentropy),
+        ("binary_crossentropy", (8, 3), (8, 3), metrics.BinaryCrossentropy),
+        (None, (8, 3), (8, 3), metrics.CategoricalCrossentropy),
+        (None, (8,), (8, 3), metrics.SparseCategoricalCrossentropy),
+    ],
+)
+def test_crossentropy_by_shape_and_loss(loss, target, output, kind):
+    metric = metrics.resolve("ce", loss, target, output, from_logits=True)
+    assert (type(metric), metric.name) == (kind, "ce")
+    assert metric.get_config()["from_logits"] is True
+
+
+def test_which_names_wait_for_the_output():
+    assert metrics.depends_on_output("Accuracy")
+    assert not metrics.depends_on_output("binary_accuracy")
+    assert not metrics.depends_on_output(metrics.Accuracy())
+
+
+def test_own_metrics_are_read_back_with_custom_objects():
+    class Doubled(metrics.Sum):
+        def result(self):
+            return super().result() * 2
+
+    config = metrics.serialize(Doubled(name="twice"))
+    again = metrics.deserialize(config, custom_objects={"Doubled": Doubled})
+    assert (type(again), again.name) == (Doubled, "twice")
+    with pytest.raises(ValueError, match="Unknown metric: 'Doubled'"):
+        metrics.deserialize(config)
+
+
+def test_wrapped_functions_are_written_down_by_name():
+    metric = metrics.MeanMetricWrapper(metrics.binary_accuracy, name="share", threshold=0.2)
+    again = metrics.deserialize(metrics.serialize(metric))
+    assert again.name == "share"
+    assert again([[1.0]], [[0.3]]).item() == 1.0
