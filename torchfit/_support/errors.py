@@ -1,7 +1,6 @@
 """Words for error messages: what came, told by type and shape and never by its data."""
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
@@ -36,17 +35,3 @@ def _kind(value: Any) -> str:
     module = type(value).__module__.partition(".")[0]
     known = {"numpy": "a NumPy array", "torch": "a tensor"}
     return known.get(module, f"a {type(value).__name__}")
-
-
-def checked_integer(argument: str, value: Any, at_least: int) -> int:
-    """Return an argument that must be an integer.
-
-    Raises:
-        ValueError: If it is anything else, or smaller than `at_least`.
-
-    >>> checked_integer("epochs", 3, at_least=0)
-    3
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
-        raise ValueError(f"`{argument}` must be an integer, at least {at_least}. Received: {describe(value)}.")
-    return int(value)
