@@ -63,6 +63,8 @@ class Conversion:
 
         def place(tensor: Tensor) -> Tensor:
             wanted = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
+            if wanted is tensor.dtype and tensor.device == device:
+                return tensor
             if pins and tensor.device.type == "cpu":
                 return tensor.to(wanted).pin_memory().to(device, non_blocking=True)
             return tensor.to(device, wanted)
@@ -141,7 +143,7 @@ def tensor_of(argument: str, value: Any) -> Tensor:
         )
     if tensor.layout != torch.strided:
         raise ValueError(f"`{argument}` is a sparse tensor, which has no rows to take: pass {argument}.to_dense().")
-    return tensor.detach()
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def from_numpy(argument: str, value: Any) -> Tensor:
@@ -151,13 +153,19 @@ def from_numpy(argument: str, value: Any) -> Tensor:
         ValueError: If it holds no numbers.
     """
     array = frames.array_of(argument, value) if frames.is_frame(value) else _array(argument, value)
-    if array.dtype.name in _WIDER:
-        array = array.astype(_WIDER[array.dtype.name])
-    if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+    dtype = array.dtype
+    if dtype.kind == "u" and dtype.name in _WIDER:
+        array = array.astype(_WIDER[dtype.name])
+    if not dtype.isnative or min(array.strides, default=0) < 0:
         array = array.astype(array.dtype.newbyteorder("="), copy=True)
+    return torch.from_numpy(array) if array.flags.writeable else _read_only(array)
+
+
+def _read_only(array: np.ndarray[Any, Any]) -> Tensor:
+    """Share the memory of a read-only array, of which torch warns: batches are never written to."""
     with catch_warnings():
-        simplefilter("ignore", UserWarning)  # A read-only array is fine: batches are never written to.
-        return torch.as_tensor(array)
+        simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
 
 
 def _array(argument: str, value: Any) -> np.ndarray[Any, Any]:
@@ -172,9 +180,7 @@ def _array(argument: str, value: Any) -> np.ndarray[Any, Any]:
             f"`{argument}` must hold numbers, but it is {describe(value)}. Encode text and categories as "
             "integers first, and give ragged data one shape."
         )
-    if array.dtype.name in ("float128", "longdouble"):
-        return array.astype(np.float64)
-    return array
+    return array.astype(np.float64) if array.dtype.itemsize > 8 and array.dtype.kind == "f" else array
 
 
 def check_lengths(parts: dict[str, Any]) -> int:

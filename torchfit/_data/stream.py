@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from torchfit._data.arrays import batch_packer
 from torchfit._data.convert import Conversion, join_numbers, tensor_of
 from torchfit._data.forms import unpack
 from torchfit._data.frames import array_of, by_input, has_columns_for, is_frame
@@ -44,9 +45,26 @@ class BatchReader:
 
     def _plan(self, raw: Any) -> Callable[[Any], Batch]:
         parts = self._parts(raw)
-        if all(type(part) is Tensor for part in parts):
-            return _flat_plan([self._place(number) for number in range(len(parts))], wrapped=_is_wrapped(raw))
+        paths = list(tree.leaves_with_path(parts))
+        are_arrays = all(type(leaf) is Tensor or type(leaf) is np.ndarray for _, leaf in paths)
+        if are_arrays and not any(map(_moves_itself, parts)):
+            return self._plan_of_arrays(parts, paths, is_wrapped=isinstance(raw, (tuple, list)))
         return self._convert
+
+    def _plan_of_arrays(self, parts: Any, paths: Any, is_wrapped: bool) -> Callable[[Any], Batch]:
+        """Return the conversion of tensors and NumPy arrays: one flat list of them, taken from their places."""
+        takes = [tree.getter(parts, path) for path, _ in paths]
+        roots = [tree.format_path(path[1:], _ARGUMENTS[path[0]]) for path, _ in paths]
+        places = [self._place(path[0]) for path, _ in paths]
+        pack = batch_packer(parts)
+
+        def convert(raw: Any) -> Batch:
+            given = raw if is_wrapped else (raw,)
+            tensors = [place(tensor_of(root, take(given))) for take, root, place in zip(takes, roots, places)]
+            _check_rows([tensor.shape[0] for tensor in tensors])
+            return pack(tensors)
+
+        return convert
 
     def _convert(self, raw: Any) -> Batch:
         """Convert a batch with a part that is no plain tensor."""
@@ -87,21 +105,6 @@ class BatchReader:
         return conversion.placement(dtype, all_floating=number == 2)
 
 
-def _flat_plan(places: list[Convert], wrapped: bool) -> Callable[[Any], Batch]:
-    """Return the conversion of plain tensors, alone or in a tuple."""
-
-    def convert(raw: Any) -> Batch:
-        tensors = [place(tensor) for place, tensor in zip(places, raw if wrapped else (raw,))]
-        _check_rows([tensor.shape[0] if tensor.ndim else 0 for tensor in tensors])
-        return tuple.__new__(Batch, tensors)
-
-    return convert
-
-
-def _is_wrapped(raw: Any) -> bool:
-    return isinstance(raw, (tuple, list))
-
-
 def structure(value: Any) -> Any:
     """Return a key that is the same for batches of the same structure: types, lengths and names, never values."""
     kind = type(value)
@@ -109,7 +112,7 @@ def structure(value: Any) -> Any:
         return kind
     if kind is tuple or kind is list:
         return (kind, *map(structure, value))
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return (kind, *[(name, structure(part)) for name, part in value.items()])
     return kind
 
@@ -120,7 +123,7 @@ def _moves_itself(value: Any) -> bool:
 
 
 def _check_rows(lengths: list[int]) -> None:
-    if not lengths or (len(set(lengths)) == 1 and lengths[0]):
+    if not lengths or (lengths[0] and lengths.count(lengths[0]) == len(lengths)):
         return
     if 0 in lengths:
         raise ValueError("The data gave a batch without samples. Leave out the empty batch, or correct its length.")
