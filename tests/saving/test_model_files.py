@@ -277,6 +277,31 @@ def test_files_of_the_future_are_refused(fitted, path):
         load_model(path)
 
 
+def test_incomplete_files_are_refused(fitted, path):
+    fitted.save(path)
+    content = archive.read(path)
+    del content["architecture"]
+    archive.write(path, content)
+    with pytest.raises(ValueError, match=r"holds no complete torchfit model: it lacks \['architecture'\]"):
+        load_model(path)
+
+
+def test_loading_draws_no_random_numbers(fitted, path):
+    fitted.save(path)
+    before = torch.get_rng_state()
+    load_model(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_guides_checkpoints(tmp_path):
+    model = torchfit.Model(network(), device="cpu")
+    model.compile("adam", nn.CrossEntropyLoss())
+    checkpoint = torchfit.callbacks.ModelCheckpoint(tmp_path / "ckpt" / "mymodel_{epoch}")
+    model.fit(*data(), epochs=2, verbose=0, callbacks=[checkpoint])
+    assert sorted(os.listdir(tmp_path / "ckpt")) == ["mymodel_1", "mymodel_2"]
+    assert_same_state(torchfit.models.load_model(tmp_path / "ckpt" / "mymodel_2"), model)
+
+
 def test_old_files_keep_loading():
     model = load_model(OLD)
     assert model.predict(torch.ones(1, 4)).round(5).tolist() == [[-0.25, 1.75]]

@@ -25,6 +25,7 @@ AnyModel = TypeVar("AnyModel", bound=type[ModuleWrapper])
 
 FORMAT = "torchfit model"
 VERSION = 1
+_PARTS = ("version", "written_by", "model", "architecture", "state", "frozen", "evaluating", "compiled", "optimizer")
 _model_class: list[Any] = []
 
 
@@ -140,6 +141,9 @@ def _checked(name: str, content: Any) -> Content:
             f"The file {name!r} holds no torchfit model. If it holds weights, build the module and call "
             f"Model(module).load_weights({name!r})."
         )
+    absent = [part for part in _PARTS if part not in content]
+    if absent or not isinstance(content["version"], int):
+        raise ValueError(f"The file {name!r} holds no complete torchfit model: it lacks {absent or 'its version'}.")
     if content["version"] > VERSION:
         raise ValueError(
             f"The file {name!r} was written by torchfit {content['written_by']['torchfit']} in version "
@@ -201,7 +205,7 @@ def _restore_compiled(name: str, model: Any, content: Content) -> None:
     if content["optimizer"] is not None and model.compiled:
         with _explained(f"The file {name!r}: the optimizer's state cannot be restored", _UNCOMPILED):
             model.optimizer.load_state_dict(content["optimizer"])
-            model._build_optimizer()
+            model.build_optimizer()
 
 
 _UNCOMPILED = "You may pass compile=False and compile the model yourself; or pass the compiled model as `module`."
@@ -220,7 +224,7 @@ def _compile_config(compiled: Content) -> dict[str, Any]:
 def _explained(what: str, way_out: str = "") -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{what}: {str(error).rstrip('.')}. {way_out}".rstrip()) from error
 
 

@@ -86,7 +86,9 @@ class Builder:
             return _COLLECTIONS[kind]((self.value(key), self.value(part)) for key, part in plain["items"])
         if kind in _COLLECTIONS:
             return _COLLECTIONS[kind](self.value(part) for part in plain["items"])
-        special: Callable[[dict[str, Plain]], Any] = getattr(self, f"_make_{kind}")
+        special: Callable[[dict[str, Plain]], Any] | None = getattr(self, f"_make_{kind}", None)
+        if special is None:
+            raise ValueError(f"it holds something of the unknown kind {kind!r}.")
         return special(plain)
 
     def _construct(self, node: dict[str, Plain]) -> nn.Module:
