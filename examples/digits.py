@@ -7,6 +7,7 @@ installed. It takes well under a minute on a CPU and writes into `demo-output` i
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -92,7 +93,7 @@ def draw(history, images, labels, guesses, path):
 
 def main():
     """Train, evaluate, predict, save, load, draw."""
-    torchfit.utils.set_random_seed(0)
+    torch.manual_seed(0)
     OUTPUT.mkdir(exist_ok=True)
     train, validation, test = load_data()
     images, labels = test
