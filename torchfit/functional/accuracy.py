@@ -49,20 +49,27 @@ def sparse_top_k_matches(y_true: Tensor, y_pred: Tensor, k: int = 5, from_sorted
     """
     if y_true.shape not in (y_pred.shape[:-1], (*y_pred.shape[:-1], 1)):
         raise shapes_differ(y_true, y_pred, "class numbers, without the last dimension", _FOR_ONE_HOT)
-    shape = y_true.shape
-    labels = y_true.reshape(y_pred.shape[:-1]).long().unsqueeze(-1)
+    labels = (y_true if y_true.ndim == y_pred.ndim else y_true.unsqueeze(-1)).long()
     if from_sorted_ids:
-        return torch.eq(labels, y_pred[..., :k]).any(-1).reshape(shape)
-    classes = y_pred.shape[-1]
-    known = labels.clamp(0, classes - 1)
-    best = y_pred.topk(min(k, classes), dim=-1, sorted=False).values
-    reached = (y_pred.gather(-1, known) >= best).any(-1, keepdim=True)
-    return (reached & torch.eq(labels, known)).reshape(shape)
+        found = torch.eq(labels, y_pred[..., :k]).any(-1, keepdim=True)
+    else:
+        known = labels.clamp(0, y_pred.shape[-1] - 1)
+        found = _among_best(y_pred, known, k) & torch.eq(labels, known)
+    return found if y_true.ndim == y_pred.ndim else found.squeeze(-1)
 
 
 def top_k_matches(y_true: Tensor, y_pred: Tensor, k: int = 5) -> Tensor:
     """Tell whether the largest of one-hot labels `(batch, …, classes)` is among the `k` best scores."""
-    return sparse_top_k_matches(y_true.argmax(-1), y_pred, k)
+    if y_true.shape != y_pred.shape:
+        raise shapes_differ(y_true, y_pred, "one-hot labels of the shape of y_pred", _FOR_CLASS_NUMBERS)
+    return _among_best(y_pred, y_true.argmax(-1, keepdim=True), k).squeeze(-1)
+
+
+def _among_best(y_pred: Tensor, chosen: Tensor, k: int) -> Tensor:
+    """Tell whether the score of a class `(batch, …, 1)` is at least as high as all but fewer than `k`."""
+    classes = y_pred.shape[-1]
+    not_better = (y_pred <= y_pred.gather(-1, chosen)).sum(-1, keepdim=True)
+    return not_better > classes - min(k, classes)
 
 
 def binary_accuracy(y_true: Tensor, y_pred: Tensor, threshold: float = 0.5) -> Tensor:
