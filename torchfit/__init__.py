@@ -1,6 +1,6 @@
 """torchfit: Keras' compile, fit, evaluate and predict for any `torch.nn.Module`."""
 
-from torchfit import callbacks, functional, losses, metrics, models, optimizers, saving, utils
+from torchfit import callbacks, functional, losses, metrics, mixed_precision, models, optimizers, saving, utils
 from torchfit._version import __version__
 from torchfit.model import Model
 
@@ -11,6 +11,7 @@ __all__ = [
     "functional",
     "losses",
     "metrics",
+    "mixed_precision",
     "models",
     "optimizers",
     "saving",

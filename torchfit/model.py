@@ -26,6 +26,7 @@ from torchfit._engine.steps import Steps
 from torchfit._runtime.compiled import choose_execution
 from torchfit._runtime.device import resolve_device
 from torchfit._runtime.execution import Eager, Pieces, concatenated, last, overridden, unpacked
+from torchfit._runtime.precision import choose_precision
 from torchfit._support.batch import Batch
 from torchfit._support.modules import floating_dtype_of, mode
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
@@ -61,11 +62,13 @@ class Model(Saveable, Steps):
         input_names: Names of the inputs, for dictionaries; by default the parameters of `module.forward`.
         output_names: Names of the outputs of a module that returns a tuple or list; by default `output_1`, ….
         device: "auto" (the accelerator that the module is on or that the machine has, else the CPU) or a device.
+        dtype_policy: "mixed_bfloat16", "mixed_float16", "float32", … (see `mixed_precision`); by default the global
+            policy, or else the module's own dtype.
         name: The name of the model; by default its class name in snake case.
 
     Raises:
         TypeError: If `module` is not a module.
-        ValueError: If torch knows no such device.
+        ValueError: If torch knows no such device, or there is no such policy.
 
     `compile` is Keras', not `nn.Module.compile`; for torch's, wrap a compiled module: `Model(torch.compile(net))`.
 
@@ -88,11 +91,14 @@ class Model(Saveable, Steps):
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
         device: str | torch.device | None = "auto",
+        dtype_policy: Any = None,
         name: str | None = None,
     ) -> None:
         super().__init__(module, input_names, output_names, name)
         self._device = resolve_device(device, self.module)
-        self.module.to(self._device)
+        self._precision = choose_precision(dtype_policy, self._device)
+        self._precision.prepare(self.module.to(self._device))
+        self._prepare_call = self._precision.wrap
         self.optimizer: Any = None
         self.loss: Any = None
         self._compile_arguments: dict[str, Any] | None = None
@@ -112,6 +118,7 @@ class Model(Saveable, Steps):
         steps_per_execution: int | None = None,
         *,
         jit_compile: bool | str | None = None,
+        auto_scale_loss: bool = True,
     ) -> None:
         """Choose the optimizer, the losses and the metrics, and how training runs.
 
@@ -127,11 +134,14 @@ class Model(Saveable, Steps):
             steps_per_execution: How many batches run between two calls of the batch callbacks; 1 by default.
             jit_compile: `True` runs each step (forward, losses, gradients, update, metrics) as one compiled graph;
                 what cannot be a graph runs as ordinary Python, with a line that says why.
+            auto_scale_loss: Whether "mixed_float16" wraps the optimizer in a `LossScaleOptimizer`.
 
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
         self.optimizer = optimizer_family.as_optimizer(optimizer)
+        if auto_scale_loss and self._precision.scales_loss:
+            self.optimizer = optimizer_family.scaled(self.optimizer)
         self._objective = Objective(_FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
         self._execution = choose_execution(run_eagerly, jit_compile, steps_per_execution)
         object.__setattr__(self, "loss", loss)  # a loss that is a module must not become a part of the model
@@ -144,6 +154,7 @@ class Model(Saveable, Steps):
             "run_eagerly": run_eagerly,
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
         }
 
     # -- training, evaluation, prediction ------------------------------------------------------------------
@@ -206,6 +217,7 @@ class Model(Saveable, Steps):
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
         self._check_compiled("fit")
+        epochs = check_integer("epochs", epochs, at_least=0)
         loading = Loading(workers, use_multiprocessing, max_queue_size)
         source, held_out = training_sources(
             x, y, sample_weight, class_weight, validation_split, validation_data, self._conversion()

@@ -28,10 +28,10 @@ class Steps(ModuleWrapper):
         """
         inputs, targets, sample_weight = batch.parts
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        loss.backward()  # type: ignore[no-untyped-call]
         if not self.optimizer.built:
             self.build_optimizer()
-        self.optimizer.step()
+        self.optimizer.scale_loss(loss).backward()
+        self.optimizer.step(self._rows(inputs))
         self.optimizer.zero_grad()
         self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
         return self.compute_metrics(inputs, targets, outputs, sample_weight)
@@ -102,7 +102,8 @@ class Steps(ModuleWrapper):
     def _train_graph(self, batch: Batch, learning_rate: Tensor, number: Tensor) -> list[Tensor]:
         inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        gradients = torch.autograd.grad(loss, self.optimizer.parameters, allow_unused=True)
+        scaled = self.optimizer.scale_loss(loss)
+        gradients = torch.autograd.grad(scaled, self.optimizer.parameters, allow_unused=True)
         self.optimizer.update(gradients, learning_rate, number)
         self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
         self._objective.update_metrics(targets, outputs, sample_weight)

@@ -1,7 +1,6 @@
 """What a model is before it is trained: a module, its weights, and how it is called."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,12 +72,9 @@ class ModuleWrapper(nn.Module):
         A single list, tuple or dictionary goes to the module as in `fit`. `training` puts the model into
         train (`True`) or evaluation mode (`False`) for this call; by default the mode stays as it is.
         """
-        if training is not None and training != self.training:
-            self.train(training)
-            try:
+        if training is not None:
+            with mode(self, training):
                 return self(*args, **kwargs)
-            finally:
-                self.train(not training)
         if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
             bound = bind_call(self.module, self._signature(), args[0])
             if bound is not self:
@@ -106,9 +102,14 @@ class ModuleWrapper(nn.Module):
 
     def compile_call(self) -> None:
         """Call the module compiled from now on, as far as it can be, where a whole step cannot be one graph."""
-        self._prepare_call = partial(torch.compile, options={"fallback_random": True})
+        prepare = self._prepare_call
+        self._prepare_call = lambda call: torch.compile(prepare(call), options={"fallback_random": True})
         self._known_calls.clear()
         self._calls.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was bound to this very module: copies bind their own calls."""
+        return {**self.__dict__, "_calls": {}, "_known_calls": {}}
 
     # -- weights, under the keys of the module itself ------------------------------------------------------
 

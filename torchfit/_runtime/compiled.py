@@ -36,6 +36,10 @@ class Compiled(Eager):
         self._tell = tell
         self._runners: dict[str, Runner] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the graphs, which hold the weights of this very model."""
+        return {**self.__dict__, "_runners": {}}
+
     def work(self, batches: Any, epoch: int) -> Work:
         """Give (index of the first batch, index of the last, what one call takes) for a whole epoch."""
         for runner in self._runners.values():

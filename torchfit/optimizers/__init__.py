@@ -12,6 +12,7 @@ from torchfit.optimizers.ftrl import Ftrl as Ftrl
 from torchfit.optimizers.identifiers import as_optimizer as as_optimizer
 from torchfit.optimizers.identifiers import deserialize as deserialize
 from torchfit.optimizers.identifiers import get as get
+from torchfit.optimizers.identifiers import scaled as scaled
 from torchfit.optimizers.identifiers import serialize as serialize
 from torchfit.optimizers.lamb import Lamb as Lamb
 from torchfit.optimizers.lion import Lion as Lion
@@ -44,6 +45,7 @@ __all__ = [
     "as_optimizer",
     "deserialize",
     "get",
+    "scaled",
     "schedules",
     "serialize",
 ]

@@ -254,13 +254,13 @@ class Optimizer:
 
     # Steps of the eager loop.
 
-    def step(self) -> None:
-        """Make an update with the gradients that `loss.backward()` left in the parameters."""
+    def step(self, weight: float = 1.0) -> None:
+        """Make an update with the gradients that `loss.backward()` left in the parameters; `weight` as in `apply`."""
         gradients = list(map(_gradient_of, self._parameters))
         if self.gradient_accumulation_steps is None and gradients:
             self.update(gradients, *self.begin_update())
         else:
-            self._gather(gradients, 1.0)
+            self._gather(gradients, weight)
 
     def zero_grad(self) -> None:
         """Forget the parameters' gradients (`grad` becomes `None`)."""

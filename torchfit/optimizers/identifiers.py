@@ -117,6 +117,20 @@ def as_optimizer(identifier: Any) -> AnyOptimizer:
     return found  # type: ignore[no-any-return]
 
 
+def scaled(optimizer: AnyOptimizer) -> AnyOptimizer:
+    """Return an optimizer that scales the loss, which the small gradients of float16 need; one that does stays.
+
+    Raises:
+        ValueError: it is one of torch's, whose updates cannot be skipped on the device.
+    """
+    if isinstance(optimizer, TorchOptimizer):
+        raise ValueError(
+            f"float16 needs a scaled loss, which works with torchfit's optimizers only, but `optimizer` is "
+            f"{describe(optimizer.optimizer)}. Choose one by name, or the policy 'mixed_bfloat16'."
+        )
+    return optimizer if isinstance(optimizer, LossScaleOptimizer) else LossScaleOptimizer(optimizer)
+
+
 _WANTED = (
     "Pass a name such as 'adam', an optimizer of torchfit.optimizers, a torch.optim optimizer or class, or a callable "
     "that makes a torch.optim optimizer from parameters."

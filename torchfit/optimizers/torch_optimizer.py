@@ -84,8 +84,8 @@ class TorchOptimizer:
             remembered, self._remembered = self._remembered, None
             self.load_state_dict(remembered)
 
-    def step(self) -> None:
-        """Make an update with the gradients that `loss.backward()` left in the parameters."""
+    def step(self, weight: float = 1.0) -> None:
+        """Make an update with the gradients that `loss.backward()` left in the parameters; `weight` is of no use."""
         self.optimizer.step()
         self._updates += 1
 

@@ -1,0 +1,22 @@
+"""Mixed precision: in which dtype models compute.
+
+>>> set_global_policy("mixed_bfloat16")
+>>> global_policy()
+<DTypePolicy "mixed_bfloat16">
+>>> set_global_policy(None)
+"""
+
+from torchfit._runtime.precision import DTypePolicy, dtype_policy, set_dtype_policy
+
+Policy = DTypePolicy
+global_policy = dtype_policy
+set_global_policy = set_dtype_policy
+
+__all__ = [
+    "DTypePolicy",
+    "Policy",
+    "dtype_policy",
+    "global_policy",
+    "set_dtype_policy",
+    "set_global_policy",
+]
