@@ -114,7 +114,8 @@ def join_numbers(argument: str, value: Any) -> Any:
     """
     if tree.is_leaf(value) or not tree.children(value):
         return value
-    if not isinstance(value, (list, tuple)) or not all(map(_is_number, tree.leaves(value))):
+    leaves = tree.leaves(value)
+    if not isinstance(value, (list, tuple)) or not leaves or not all(map(_is_number, leaves)):
         return tree.like(value, [join_numbers(argument, part) for _, part in tree.children(value)])
     try:
         return np.asarray(value)
