@@ -59,6 +59,10 @@ class Term:
         """Tell whether anything here needs a target."""
         return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the functions that belong to these very metrics: copies find their own."""
+        return {**self.__dict__, "compute": matching.whole, "updates": [], "weighted_updates": []}
+
 
 @dataclass
 class Bound:
@@ -118,6 +122,10 @@ class Objective:
         self._checked: set[str] = set()
         self.tracker = family.mean(name="loss")
         self.terms: list[Term] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was worked out for these very terms: copies match their own."""
+        return {**self.__dict__, "_bound": {}, "_known": {}}
 
     @property
     def has_loss(self) -> bool:
