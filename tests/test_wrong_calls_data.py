@@ -1,4 +1,4 @@
-"""Wrong calls about data: each raises our error, which names the argument and the way out, and leaves a usable model."""
+"""Wrong calls about data: each raises our error, naming argument and way out, and leaves a usable model."""
 
 from collections import namedtuple
 
