@@ -12,7 +12,8 @@ from torch import nn
 from torchfit._support.errors import describe
 
 _MISMATCH = re.compile(
-    r"shape|size|dimension|expected|dtype|must match|must be Tensor|channel|same type|not implemented for|out of range",
+    r"shape|size|dimension|expected|should contain|dtype|must match|must be Tensor|channel|same type"
+    r"|not implemented for|out of range",
     re.I,
 )
 _NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
