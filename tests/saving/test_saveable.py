@@ -50,6 +50,51 @@ def test_functions_stay_themselves():
     assert model_of(loss=loss).get_compile_config()["loss"] is loss
 
 
+class Weighted(torchfit.losses.Loss):
+    def __init__(self, factor=1.0):
+        super().__init__(name="weighted")
+        self.factor = factor
+
+    def call(self, y_true, y_pred):
+        return self.factor * (y_true - y_pred) ** 2
+
+
+class Peak(torchfit.metrics.Metric):
+    def __init__(self, start, name="peak"):
+        super().__init__(name=name)
+        self.start = start
+        self.peak = self.add_weight(name="peak")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.peak.assign(y_pred.max())
+
+    def result(self):
+        return self.peak + self.start
+
+
+class Secretive(Weighted):
+    def __init__(self, hidden):
+        super().__init__()
+        self._hidden = hidden
+
+
+def test_arguments_that_an_inherited_config_does_not_know_are_read_from_attributes():
+    model = model_of(loss=Weighted(3.0), metrics=[Peak(2.0)])
+    config = json.loads(json.dumps(model.get_compile_config()))
+    assert config["loss"]["config"] == {"factor": 3.0}
+    assert config["metrics"][0]["config"] == {"name": "peak", "start": 2.0}
+    other = torchfit.Model(nn.Linear(2, 1), device="cpu")
+    with torchfit.saving.custom_object_scope({"Weighted": Weighted, "Peak": Peak}):
+        other.compile_from_config(config)
+    assert other.loss.factor == 3.0
+
+
+def test_arguments_that_nobody_knows_are_told_when_loading(tmp_path):
+    model_of(loss=Secretive(1)).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"an object of type Secretive.* get_config\(\) of its class must return all"):
+        torchfit.models.load_model(tmp_path / "model", custom_objects={"Secretive": Secretive})
+
+
 class Adversarial(torchfit.Model):
     def compile(self, first, second):
         super().compile(first, "mse")

@@ -1,5 +1,6 @@
 """What `compile` was given, as a configuration, and back."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,11 +40,34 @@ def _serialized(family: Any, leaf: Any) -> Any:
     if not hasattr(leaf, "get_config"):
         return leaf
     try:
-        config = family.serialize(leaf)
-    except ValueError:
+        described = family.serialize(leaf)
+        config = _completed(leaf, described["config"])
+    except (ValueError, AttributeError):
         return leaf
     given_name = getattr(leaf, "_given_name", None)
-    return config if given_name is None else {**config, "config": {**config["config"], "name": given_name}}
+    return {**described, "config": config if given_name is None else {**config, "name": given_name}}
+
+
+def _completed(leaf: Any, config: Config) -> Config:
+    """Return a config that the constructor takes, where a class has its own one but inherits `get_config`.
+
+    The arguments that the inherited method does not know are read from the attributes of the same names.
+
+    Raises:
+        AttributeError: There is no such attribute.
+    """
+    maker, teller = _owner(type(leaf), "__init__"), _owner(type(leaf), "get_config")
+    if issubclass(teller, maker) or maker.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return config
+    parameters = inspect.signature(vars(maker)["__init__"]).parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][1:]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    known = {name: value for name, value in config.items() if takes_all or name in named}
+    return {**known, **{name: getattr(leaf, name) for name in named if name not in known}}
+
+
+def _owner(kind: type[Any], name: str) -> type[Any]:
+    return next(each for each in kind.__mro__ if name in vars(each))
 
 
 def _restored(family: Any, value: Any) -> Any:

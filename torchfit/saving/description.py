@@ -105,7 +105,9 @@ class Describer:
             return {"#": "class", **class_reference(value)}
         reference = function_reference(value) if callable(value) and hasattr(value, "__name__") else None
         if reference is None or isinstance(value, type):
-            raise IndescribableError(f"{place} is {describe(value)}, which is no plain data")
+            hint = ": get_config() of its class must return all that the constructor needs"
+            known = hint if hasattr(value, "get_config") else ""
+            raise IndescribableError(f"{place} is {describe(value)}, which is no plain data{known}")
         return {"#": "function", **reference}
 
     def _tensor(self, tensor: Tensor, place: str) -> Plain:

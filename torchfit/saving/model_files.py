@@ -208,7 +208,10 @@ def _restore_compiled(name: str, model: Any, content: Content) -> None:
             model.build_optimizer()
 
 
-_UNCOMPILED = "You may pass compile=False and compile the model yourself; or pass the compiled model as `module`."
+_UNCOMPILED = (
+    "Pass classes and functions of your own in custom_objects; or pass compile=False and compile the model yourself; "
+    "or pass the compiled model as `module`."
+)
 
 
 def _compile_config(compiled: Content) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torchfit.saving.wrappers import bare, bare_key, bare_keys
 
 State = dict[str, Any]
 _NESTED = ("state_dict", "model_state_dict", "state")
+_HINT = "\n  (by_name=True leaves missing and unexpected keys alone, skip_mismatch=True those of another shape)"
 
 
 def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> None:
@@ -67,7 +68,7 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
         state = safetensors_files.read(path)
     else:
         state = _state_in(path, archive.read(path))
-    load_state(model, state, f"the file {os.fspath(path)!r}", by_name, skip_mismatch)
+    load_state(model, state, f"the file {os.fspath(path)!r}", by_name, skip_mismatch, _HINT)
 
 
 def state_of(model: nn.Module) -> State:
@@ -79,7 +80,12 @@ def state_of(model: nn.Module) -> State:
 
 
 def load_state(
-    model: nn.Module, state: Mapping[str, Any], origin: str, by_name: bool = False, skip_mismatch: bool = False
+    model: nn.Module,
+    state: Mapping[str, Any],
+    origin: str,
+    by_name: bool = False,
+    skip_mismatch: bool = False,
+    hint: str = "",
 ) -> None:
     """Copy a state into a module, or raise a `ValueError` that names every key that does not fit."""
     module = bare(model)
@@ -91,7 +97,7 @@ def load_state(
     different = [key for key in state if key in targets and not _fits(state[key], targets[key])]
     if missing or unexpected or (different and not skip_mismatch):
         lines = _lines(missing, unexpected, [] if skip_mismatch else different, state, targets)
-        raise ValueError(f"The weights of {origin} do not fit {type(module).__name__}:\n{lines}")
+        raise ValueError(f"The weights of {origin} do not fit {type(module).__name__}:\n{lines}{hint}")
     if different:
         lines = _lines([], [], different, state, targets)
         warnings.warn(f"Some weights of {origin} were left alone:\n{lines}", stacklevel=3)
@@ -139,8 +145,7 @@ def _lines(
         *(f"  unexpected: {key} {_shape(state[key])}" for key in unexpected),
         *(f"  {key}: {_shape(state[key])} in the file, {_shape(targets[key])} here" for key in different),
     ]
-    hint = "  (by_name=True leaves missing and unexpected keys alone, skip_mismatch=True those of another shape)"
-    return "\n".join([*lines, hint])
+    return "\n".join(lines)
 
 
 def _shape(value: Any) -> str:
