@@ -25,7 +25,7 @@ from torchfit._engine.results import Predictions, report, to_numpy
 from torchfit._engine.steps import Steps
 from torchfit._runtime.compiled import choose_execution
 from torchfit._runtime.device import resolve_device
-from torchfit._runtime.execution import Eager, Pieces, concatenated, last, overridden, unpacked
+from torchfit._runtime.execution import Eager
 from torchfit._runtime.precision import choose_precision
 from torchfit._support.batch import Batch
 from torchfit._support.modules import floating_dtype_of, mode
@@ -133,7 +133,8 @@ class Model(Saveable, Steps):
             run_eagerly: `True` keeps every step ordinary Python.
             steps_per_execution: How many batches run between two calls of the batch callbacks; 1 by default.
             jit_compile: `True` runs each step (forward, losses, gradients, update, metrics) as one compiled graph;
-                what cannot be a graph runs as ordinary Python, with a line that says why.
+                what cannot be a graph runs as ordinary Python, with a line that says why. "auto" begins as ordinary
+                Python and goes over to a graph once the steps to come are worth the compilation.
             auto_scale_loss: Whether "mixed_float16" wraps the optimizer in a `LossScaleOptimizer`.
 
         Raises:
@@ -231,16 +232,19 @@ class Model(Saveable, Steps):
         self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
         bus = callbacks.bus
         validate = self._validation(validation, validation_freq, bus)
+        indices = range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)
+        pieces = self._train_pieces(bus.reads_batch_logs, batches.steps and batches.steps * len(indices))
         self.stop_training = False
         with self._running(bus, training=True):
             train_loop(
-                batches.epochs(range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)),
+                batches.epochs(indices),
                 lambda epoch: self._execution.work(batches, epoch),
-                self._execution.wrap(self._train_pieces(bus), batches, bus.reads_batch_logs),
+                self._execution.wrap(pieces, batches),
                 bus,
                 self,
                 self.reset_metrics,
                 validate,
+                self._finish_training,
             )
         return self.history
 
@@ -321,7 +325,7 @@ class Model(Saveable, Steps):
         bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._running(bus, training=False), torch.no_grad():
             self.stop_predicting = False
-            step = self._execution.wrap(self._predict_pieces(), batches, bus.heard("on_predict_batch_end"))
+            step = self._execution.wrap(self._predict_pieces(bus.heard("on_predict_batch_end")), batches)
             predict_loop(self._execution.work(batches, 0), step, bus, self, predictions.keep)
         return predictions.result()
 
@@ -377,6 +381,11 @@ class Model(Saveable, Steps):
         if not isinstance(self._objective, Objective):
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
+    def _finish_training(self) -> None:
+        """Write averages of the weights into the weights, if the optimizer keeps them."""
+        if self.optimizer.built:
+            self.optimizer.finalize_variable_values()
+
     def _conversion(self) -> Conversion:
         return Conversion(self._device, floating_dtype_of(self.module), *self._given_names)
 
@@ -404,7 +413,7 @@ class Model(Saveable, Steps):
         self.stop_evaluating = False
         with keep, torch.no_grad():
             self.reset_metrics()
-            step = self._execution.wrap(self._test_pieces(bus), batches, bus.reads_batch_logs)
+            step = self._execution.wrap(self._test_pieces(bus.reads_batch_logs), batches)
             logs = evaluate_loop(self._execution.work(batches, 0), step, bus, self)
             return dict(logs)
 
@@ -420,58 +429,6 @@ class Model(Saveable, Steps):
                 return {f"val_{name}": value for name, value in self._evaluate(batches, bus).items()}
 
         return validate
-
-    # -- each kind of step, in the forms that an execution may choose from ----------------------------------
-
-    def _train_pieces(self, bus: Bus) -> Pieces:
-        settle = bus.reads_batch_logs
-        return Pieces(
-            "train",
-            self._step("train_step", settle),
-            last,
-            self._train_graph,
-            self._logs(settle),
-            self.optimizer.begin_update,
-            self.optimizer.rewind,
-            self._own_parts("train_step") or self.optimizer.obstacle,
-            self.compile_call,
-        )
-
-    def _test_pieces(self, bus: Bus) -> Pieces:
-        settle = bus.reads_batch_logs
-        step = self._step("test_step", settle)
-        obstacle = self._own_parts("test_step")
-        return Pieces(
-            "test", step, last, self._test_graph, self._logs(settle), obstacle=obstacle, instead=self.compile_call
-        )
-
-    def _predict_pieces(self) -> Pieces:
-        obstacle = overridden(self, Model, "predict_step")
-        return Pieces(
-            "predict",
-            self.predict_step,
-            concatenated,
-            self._predict_graph,
-            unpacked,
-            obstacle=obstacle,
-            instead=self.compile_call,
-        )
-
-    def _own_parts(self, step: str) -> str | None:
-        return overridden(self, Model, step, "compute_metrics")
-
-    def _step(self, name: str, settle: bool) -> Step:
-        """Return a step that gives logs: an overridden one may return any mapping."""
-        step = getattr(self, name)
-        if settle:
-            return lambda batch: Logs.of(step(batch)).settle()
-        return step if overridden(self, Model, name, "compute_metrics") is None else lambda batch: Logs.of(step(batch))
-
-    def _logs(self, settle: bool) -> Callable[..., Logs]:
-        """Return what gives the logs after a step whose results lie in the metrics."""
-        if settle:
-            return lambda *_: Logs(self.get_metrics_result).settle()
-        return lambda *_: Logs(self.get_metrics_result)
 
     def _on_batch(self, step: Step, batch: Batch, reset: bool, return_dict: bool, *, training: bool) -> Any:
         if reset:

@@ -1,5 +1,6 @@
 """What happens to one batch: the steps, the loss and the metrics, each of which may be overridden."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torchfit._engine.objective import Objective, Uncompiled
 from torchfit._engine.wrapper import ModuleWrapper
 from torchfit._support import tree
 from torchfit._support.batch import Batch
+from torchfit._support.pieces import Pieces, Step, concatenated, last, overridden, unpacked
 
 
 class Steps(ModuleWrapper):
@@ -118,3 +120,60 @@ class Steps(ModuleWrapper):
 
     def _predict_graph(self, batch: Batch) -> list[Tensor]:
         return tree.leaves(self._call(batch.inputs))
+
+    # -- each kind of step, in the forms that an execution may choose from ----------------------------------
+
+    def _train_pieces(self, watched: bool, planned: int | None) -> Pieces:
+        return Pieces(
+            "train",
+            self._step("train_step", watched),
+            last,
+            self._train_graph,
+            self._logs(watched),
+            self.optimizer.begin_update,
+            self.optimizer.rewind,
+            watched,
+            planned,
+            self._own_part("train_step") or self.optimizer.obstacle,
+            self.compile_call,
+        )
+
+    def _test_pieces(self, watched: bool) -> Pieces:
+        return Pieces(
+            "test",
+            self._step("test_step", watched),
+            last,
+            self._test_graph,
+            self._logs(watched),
+            watched=watched,
+            obstacle=self._own_part("test_step"),
+            instead=self.compile_call,
+        )
+
+    def _predict_pieces(self, watched: bool) -> Pieces:
+        return Pieces(
+            "predict",
+            self.predict_step,
+            concatenated,
+            self._predict_graph,
+            unpacked,
+            watched=watched,
+            obstacle=overridden(self, Steps, "predict_step"),
+            instead=self.compile_call,
+        )
+
+    def _own_part(self, step: str) -> str | None:
+        return overridden(self, Steps, step, "compute_metrics")
+
+    def _step(self, name: str, settle: bool) -> Step:
+        """Return a step that gives logs: an overridden one may return any mapping."""
+        step: Step = getattr(self, name)
+        if settle:
+            return lambda batch: Logs.of(step(batch)).settle()
+        return step if self._own_part(name) is None else lambda batch: Logs.of(step(batch))
+
+    def _logs(self, settle: bool) -> Callable[..., Logs]:
+        """Return what gives the logs after a step whose results lie in the metrics."""
+        if settle:
+            return lambda *_: Logs(self.get_metrics_result).settle()
+        return lambda *_: Logs(self.get_metrics_result)

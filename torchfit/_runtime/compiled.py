@@ -3,21 +3,26 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfit._runtime.execution import Eager, Pieces, Step, Work
+from torchfit._runtime.execution import Eager, Work
 from torchfit._runtime.graph import Graph, traces_gradients
 from torchfit._support import tree
 from torchfit._support.batch import Batch
 from torchfit._support.console import logger
 from torchfit._support.errors import describe
+from torchfit._support.pieces import Pieces, Step
 
 _MOST_STEPS = 4  # A graph holds so many steps at the most: more would save little and take long to compile.
 _MOST_GRAPHS = 4
 _PAYS_AFTER = 200  # So many steps of another shape are worth one more graph.
+_TRIAL = 30  # So many steps are timed before "auto" decides.
+_COMPILATION = 30.0  # Seconds that the first graph is expected to take; the next ones take what the last one took.
+_GAIN = 0.4  # The share of a step's time that a graph is expected to save.
 
 Tell = Callable[[str], None]
 Gather = Callable[[Tensor], Batch]
@@ -27,18 +32,14 @@ class Compiled(Eager):
     """Every step is one graph: forward, losses, gradients, update and metrics.
 
     The first step of a loop runs as ordinary Python, since it settles what depends on the data; so do steps whose
-    shapes are rare, such as the last batch of an epoch.
+    shapes are rare, such as the last batch of an epoch. With `patient`, graphs are made only once it pays.
     """
 
-    def __init__(self, steps_per_execution: int, tell: Tell) -> None:
+    def __init__(self, steps_per_execution: int, tell: Tell, *, patient: bool = False) -> None:
         """Make so many steps in one call; `tell` is called with one line where a graph cannot be made."""
         super().__init__(steps_per_execution)
-        self._tell = tell
+        self._tell, self._patient = tell, patient
         self._runners: dict[str, Runner] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the graphs, which hold the weights of this very model."""
-        return {**self.__dict__, "_runners": {}}
 
     def work(self, batches: Any, epoch: int) -> Work:
         """Give (index of the first batch, index of the last, what one call takes) for a whole epoch."""
@@ -46,10 +47,12 @@ class Compiled(Eager):
             runner.must_check = True
         return super().work(batches, epoch)
 
-    def wrap(self, pieces: Pieces, batches: Any, watched: bool) -> Step:
+    def wrap(self, pieces: Pieces, batches: Any) -> Step:
         """Return what is called with one piece of work; rows of tensors on the device are gathered inside the graph."""
-        runner = self._runners.setdefault(pieces.kind, Runner(self._tell))
-        runner.bind(pieces, batches.defer(), watched)
+        if pieces.kind not in self._runners:
+            self._runners[pieces.kind] = Runner(self._tell, Patience() if self._patient else Eagerness())
+        runner = self._runners[pieces.kind]
+        runner.bind(pieces, batches.defer())
         return runner.several if self.steps > 1 else runner.single
 
     def release(self) -> None:
@@ -58,27 +61,66 @@ class Compiled(Eager):
             runner.release()
 
 
+class Eagerness:
+    """Makes the first graph at once."""
+
+    def begin(self, planned: int | None) -> None:
+        """Hear how many steps a loop will have."""
+
+    def is_due(self) -> bool:
+        """Tell whether the first graph is to be made before the next step."""
+        return True
+
+    def made(self, seconds: float) -> None:
+        """Hear how long a graph took to make."""
+
+
+class Patience(Eagerness):
+    """Makes the first graph once the time that it will save exceeds the time that it takes, twice over."""
+
+    compilation = _COMPILATION
+
+    def begin(self, planned: int | None) -> None:
+        """Start to count and to time the steps of a loop; of unknown length, as many are expected as were seen."""
+        self._planned, self._steps, self._started = planned, 0, 0.0
+
+    def is_due(self) -> bool:
+        """Count a step, and weigh the steps to come against a compilation."""
+        if self._steps == 0:
+            self._started = perf_counter()
+        self._steps += 1
+        if self._steps <= _TRIAL:
+            return False
+        seconds = (perf_counter() - self._started) / (self._steps - 1)
+        to_come = self._steps if self._planned is None else self._planned - self._steps
+        return to_come * seconds * _GAIN > 2 * Patience.compilation
+
+    def made(self, seconds: float) -> None:
+        """Learn how long compilations take here."""
+        Patience.compilation = seconds
+
+
 class Runner:
     """Runs one kind of step, in graphs by the shapes of what comes, and remembers them from loop to loop."""
 
     must_check = True
     _pieces: Pieces
     _gather: Gather | None
-    _watched: bool
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, policy: Eagerness) -> None:
         """Begin without graphs."""
-        self._tell = tell
+        self._tell, self._policy = tell, policy
         self._graphs: dict[Any, Graph] = {}
         self._seen: Counter[Any] = Counter()
         self._is_off = False
         self._template: Any = None
 
-    def bind(self, pieces: Pieces, gather: Gather | None, watched: bool) -> None:
+    def bind(self, pieces: Pieces, gather: Gather | None) -> None:
         """Prepare for a loop."""
-        self._pieces, self._gather, self._watched = pieces, gather, watched
+        self._pieces, self._gather = pieces, gather
         self._template = None
         self.must_check = True
+        self._policy.begin(pieces.planned)
         if not self._is_off:
             self._give_up_on(pieces.obstacle)
 
@@ -109,24 +151,32 @@ class Runner:
     def _replay(self, graph: Graph, tensors: Sequence[Tensor], steps: int) -> Any:
         numbers = torch.tensor([self._pieces.numbers() for _ in range(steps)])
         produced = graph([*tensors, numbers.to(tensors[0].device, non_blocking=True)], check=self.must_check)
-        self.must_check = self._watched
+        self.must_check = self._pieces.watched
         return self._pieces.finish(self._template, produced)
 
     def _without_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
         """Run as ordinary Python, unless it is time to make a graph for these shapes."""
-        self._seen[key] += 1
-        pays = not self._graphs or (self._seen[key] > _PAYS_AFTER and len(self._graphs) < _MOST_GRAPHS)
-        if self._template is not None and pays and not self._is_off:
+        if not self._is_off and self._template is not None and key not in self._graphs and self._pays(key):
             return self._with_new_graph(sources, tensors, key)
         results = [self._pieces.step(self._batch(source)) for source in sources]
         self._template = results[-1]
         return results[0] if len(results) == 1 else self._pieces.join(results)
 
+    def _pays(self, key: Any) -> bool:
+        """Tell whether a graph for these shapes is worth its compilation."""
+        if not self._graphs:
+            return self._policy.is_due()
+        self._seen[key] += 1
+        return self._seen[key] > _PAYS_AFTER and len(self._graphs) < _MOST_GRAPHS
+
     def _with_new_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
         self._graphs[key] = graph = Graph(self._function(sources))
         self.must_check = True
+        started = perf_counter()
         try:
-            return self._replay(graph, tensors, len(sources))
+            result = self._replay(graph, tensors, len(sources))
+            self._policy.made(perf_counter() - started)
+            return result
         except Exception as error:
             del self._graphs[key]
             self._pieces.rewind(len(sources))
@@ -179,11 +229,11 @@ def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: An
     Raises:
         ValueError: If an argument is not one of its values, or the two contradict each other.
     """
-    if jit_compile not in (None, True, False):
-        raise ValueError(f"`jit_compile` must be True, False or None, but it is {describe(jit_compile)}.")
+    if jit_compile not in (None, True, False, "auto"):
+        raise ValueError(f"`jit_compile` must be True, False, 'auto' or None, but it is {describe(jit_compile)}.")
     if run_eagerly and jit_compile:
-        raise ValueError("`run_eagerly=True` and `jit_compile=True` exclude each other: choose one.")
+        raise ValueError(f"`run_eagerly=True` and `jit_compile={jit_compile!r}` exclude each other: choose one.")
     steps = 1 if steps_per_execution is None else steps_per_execution
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"`steps_per_execution` must be a positive integer, but it is {describe(steps)}.")
-    return Compiled(steps, logger.warning) if jit_compile else Eager(steps)
+    return Compiled(steps, logger.warning, patient=jit_compile == "auto") if jit_compile else Eager(steps)
