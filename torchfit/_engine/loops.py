@@ -44,6 +44,7 @@ def train_loop(
     signals: Signals,
     start_epoch: Callable[[], None],
     validate: Callable[[int], dict[str, float]],
+    finish: Callable[[], Any] = dict,
 ) -> None:
     """Train.
 
@@ -57,6 +58,7 @@ def train_loop(
             on_train_batch_end(index of its last batch, logs)
         validate
         on_epoch_end(epoch, logs)
+    finish (averages of weights take their place)
     on_train_end(logs)
     ```
     """
@@ -75,6 +77,7 @@ def train_loop(
         bus.on_epoch_end(epoch, logs)
         if signals.stop_training:
             break
+    finish()
     bus.on_train_end(logs)
 
 
