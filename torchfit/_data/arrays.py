@@ -123,6 +123,10 @@ class ArrayBatches(_RowBatches):
         self._give: Callable[[Tensor], Any] = self._gather
         super().__init__(len(self._leaves[0]), batch_size, order)
 
+    def example(self) -> Batch | None:
+        """Give the first rows."""
+        return self._pack([leaf[: self._batch_size] for leaf in self._leaves])
+
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Give the batches of one epoch: views where the order is that of the data, gathered rows elsewhere."""
         rows, first = self._rows(index), start * self._batch_size
@@ -163,6 +167,10 @@ class GatheredBatches(_RowBatches):
         self._weigh = weigh
         super().__init__(len(leaves[0]), batch_size, order)
 
+    def example(self) -> Batch | None:
+        """Give the first rows."""
+        return self._gather(slice(0, self._batch_size))
+
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Give the batches of one epoch, each read when it is asked for."""
         order, size = self._rows(index), self._batch_size
@@ -182,10 +190,6 @@ def batch_packer(parts: Parts) -> Callable[[Sequence[Tensor]], Batch]:
         return _flat_batch
     pack = tree.packer(tuple(parts))
     return lambda leaves: Batch(*pack(leaves))
-
-
-def _whole(rows: Tensor) -> Tensor:
-    return rows
 
 
 def _whole(rows: Tensor) -> Tensor:

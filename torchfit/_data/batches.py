@@ -1,6 +1,7 @@
 """What every form of data is turned into."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ class Batches:
         samples: The number of samples in an epoch, `None` while unknown.
         seed: Decides, together with the index of an epoch, the order of that epoch. It may be set, so that a
             training that goes on elsewhere sees the same orders.
-        replayable: Whether an epoch is a function of `seed` and its index alone, and may be entered anywhere.
+        replayable: Whether an epoch can be gone through again as it was, and entered anywhere: it is a function of
+            its index and of what `state_dict` returns.
         repeats: Whether the data may be gone through again and again, as arrays are, when `steps_per_epoch` cuts
             the epochs anew; else the data are gone through once.
         may_run_out: Whether an epoch may turn out to have no batch at all.
@@ -44,6 +46,18 @@ class Batches:
 
     def end_epoch(self) -> None:
         """Hear that an epoch is over."""
+
+    def example(self) -> Batch | None:
+        """Give a batch like the first one, where taking it changes nothing; else `None`."""
+        return None
+
+    def state_dict(self, is_inside: bool = False) -> dict[str, Any]:
+        """Return what the batches to come depend on, inside of an epoch or between two."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give, from now on, the batches that were to come when `state_dict` returned this."""
+        self.seed = state["seed"]
 
 
 def draw_seed() -> int:

@@ -1,6 +1,6 @@
 """Generators, and everything else that yields batches."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, repeat, takewhile
 from typing import Any
 
@@ -46,7 +46,10 @@ class StreamSource(Source):
 
 
 class StreamBatches(Batches):
-    """The batches that an iterable yields. A generator yields them once; afterwards epochs are empty."""
+    """The batches that an iterable yields. A generator yields them once; afterwards epochs are empty.
+
+    Only an iterable that has `state_dict` and `load_state_dict` can be taken up in the middle.
+    """
 
     may_run_out = True
 
@@ -59,10 +62,23 @@ class StreamBatches(Batches):
         self._fresh = fresh
         self._loading = loading
         self.steps = length_of(iterable) or None
+        self.replayable = hasattr(iterable, "state_dict") and hasattr(iterable, "load_state_dict")
+        self._goes_on = False
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Give the batches of one pass; those before `start` are read and dropped."""
-        return map(self._reader, islice(self._raw(), start, None))
+        passed, self._goes_on = 0 if self._goes_on else start, False
+        return map(self._reader, islice(self._raw(), passed, None))
+
+    def state_dict(self, is_inside: bool = False) -> dict[str, Any]:
+        """Return the state of the iterable, if it has one."""
+        return {"iterable": self._iterable.state_dict() if self.replayable else None}  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the iterable go on where it was."""
+        if self.replayable:
+            self._iterable.load_state_dict(state["iterable"])  # type: ignore[attr-defined]
+            self._goes_on = True
 
     def _raw(self) -> Iterator[Any]:
         iterator = iter(self._take())

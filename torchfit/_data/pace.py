@@ -1,7 +1,7 @@
 """Steps and epochs: how many batches make an epoch, and what happens when the data end before it."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -52,6 +52,7 @@ class Paced(Batches):
         self._ahead: list[Batch] = []
         self._ahead_of: tuple[int, Iterator[Batch]] | None = None
         self._seen = False
+        self._origin: int | None = None  # the epoch with which the shared stream began
         self.replayable = batches.replayable
 
     @property
@@ -77,15 +78,32 @@ class Paced(Batches):
         """Give the numbers of rows from now on, where the batches are rows of tensors on the device."""
         return self._batches.defer()
 
+    def example(self) -> Batch | None:
+        """Give a batch like the first one, where taking it changes nothing; else `None`."""
+        return self._batches.example()
+
+    def state_dict(self, is_inside: bool = False) -> dict[str, Any]:
+        """Return what the batches to come depend on, inside of an epoch or between two."""
+        is_inside = is_inside or self._stream is not None
+        return {"origin": self._origin, "seen": self._seen, "batches": self._batches.state_dict(is_inside)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give, from now on, the batches that were to come when `state_dict` returned this."""
+        self._origin, self._seen = state["origin"], state["seen"]
+        self._stream, self._ahead_of = None, None
+        self._batches.load_state_dict(state["batches"])
+
     def epochs(self, indices: Iterable[int], start: int = 0) -> Iterator[int]:
         """Give the epochs for which there are data; the first of them begins at batch `start`.
 
         Only where the data may have ended is the first batch drawn ahead to find out.
         """
         for index in indices:
-            if (self._continues or self._batches.may_run_out) and self._seen and not self._draw_ahead(index):
+            must_look = not start and self._seen and (self._continues or self._batches.may_run_out)
+            if must_look and not self._draw_ahead(index):
                 self._warn(index, 0)
                 return
+            start = 0
             yield index
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
@@ -118,10 +136,15 @@ class Paced(Batches):
         return self._stream
 
     def _from(self, index: int, start: int) -> Iterator[Batch]:
-        """Return the stream that the epochs share: where epoch `index` begins in data that repeat, else the start."""
+        """Return the stream that the epochs share: where epoch `index` begins in data that repeat, else the start.
+
+        A training that is taken up goes on behind what it has drawn already.
+        """
         length = self._batches.steps
+        if self._origin is None:
+            self._origin = index
         if not self._batches.repeats or not length:
-            return self._batches.epoch(0, start)
+            return self._batches.epoch(0, (index - self._origin) * (self._wanted or 0) + start)
         first, inside = divmod(index * (self._wanted or 0) + start, length)
         return chain.from_iterable(
             self._batches.epoch(number, inside if number == first else 0) for number in range(first, self._epochs)

@@ -1,6 +1,6 @@
 """`Sequence`/`PyDataset`: batches by index, as a class to write."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -113,9 +113,11 @@ class SequenceSource(Source):
 
 
 class SequenceBatches(Batches):
-    """The batches of a sequence, in order or shuffled, read in this thread, in several or in processes."""
+    """The batches of a sequence, in order or shuffled, read in this thread, in several or in processes.
 
-    replayable = True
+    A sequence that changes between epochs can be taken up where it has `state_dict` and `load_state_dict`.
+    """
+
     repeats = True
 
     def __init__(self, sequence: Any, shuffle: bool, loading: Loading, reader: BatchReader, pin_memory: bool) -> None:
@@ -127,6 +129,8 @@ class SequenceBatches(Batches):
         self._pool = self._workers(pin_memory) if loading.processes else None
         self.seed = draw_seed() if shuffle or loading.processes else 0
         self.may_run_out = self.steps is None
+        self._keeps_state = hasattr(sequence, "state_dict") and hasattr(sequence, "load_state_dict")
+        self.replayable = self._keeps_state or not _changes(sequence)
 
     @property
     def steps(self) -> int | None:  # type: ignore[override]
@@ -139,15 +143,24 @@ class SequenceBatches(Batches):
         _tell(self._sequence, "on_epoch_begin")
         return map(self._reader, self._raw(self._requests(index, start)))
 
+    def state_dict(self, is_inside: bool = False) -> dict[str, Any]:
+        """Return the seed, and the state of a sequence that has one."""
+        return {"seed": self.seed, "sequence": self._sequence.state_dict() if self._keeps_state else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the same orders."""
+        self.seed = state["seed"]
+        if self._keeps_state and state["sequence"] is not None:
+            self._sequence.load_state_dict(state["sequence"])
+
     def end_epoch(self) -> None:
         """Tell the sequence that an epoch is over."""
         _tell(self._sequence, "on_epoch_end")
 
     def _workers(self, pin_memory: bool) -> Pool:
         """Return the processes; a sequence that changes between epochs is sent to new ones each time."""
-        changes = getattr(type(self._sequence), "on_epoch_end", None) not in (None, PyDataset.on_epoch_end)
-        read = partial(_read_tensors, self._sequence)
-        return Pool(read, self._loading.processes, self._loading.max_queue_size, pin_memory, keep=not changes)
+        read, keep = partial(_read_tensors, self._sequence), not _changes(self._sequence)
+        return Pool(read, self._loading.processes, self._loading.max_queue_size, pin_memory, keep=keep)
 
     def _raw(self, requests: Iterator[Request]) -> Iterator[Any]:
         if self._pool is not None:
@@ -166,6 +179,16 @@ class SequenceBatches(Batches):
             order = shuffled_rows(steps, 1, seed).tolist() if self._shuffle else range(steps)
         for step, what in islice(enumerate(order), start, None):
             yield Request(what, hash((seed, step)) % 2**63)
+
+
+def _changes(sequence: Any) -> bool:
+    """Tell whether a sequence does something between epochs; Keras' and ours do nothing by themselves."""
+    events = [getattr(type(sequence), event, None) for event in ("on_epoch_begin", "on_epoch_end")]
+    return any(event is not None and _is_own(event) for event in events)
+
+
+def _is_own(event: Any) -> bool:
+    return not str(getattr(event, "__module__", "")).startswith(("torchfit.", "keras."))
 
 
 def _read(sequence: Any, index: int) -> Any:

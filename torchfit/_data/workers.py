@@ -77,13 +77,15 @@ class Pool:
         return read_from(self._loader)
 
 
-def read_from(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Give the batches of a loader.
+def read_from(loader: DataLoader[Any], enter: Callable[[Iterator[Any]], None] | None = None) -> Iterator[Any]:
+    """Give the batches of a loader, behind those that `enter` takes out beforehand.
 
     Workers are let go when one fails: held by the traceback, they would keep the collector waiting for seconds.
     """
     iterator = _started(loader)
     try:
+        if enter is not None:
+            enter(iterator)
         yield from iterator
     except Exception:
         _let_go(loader, iterator)

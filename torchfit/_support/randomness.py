@@ -1,0 +1,57 @@
+"""The random generators of this process: their state as plain data, and back."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+
+
+def random_state(devices: bool = True) -> State:
+    """Return the state of Python's, NumPy's and torch's global generators, as tensors and plain data.
+
+    Args:
+        devices: Whether to include those of the accelerators that are in use.
+    """
+    version, words, normal = random.getstate()
+    kind, numpy_words, position, has_normal, numpy_normal = np.random.get_state()
+    return {
+        "python": [version, torch.from_numpy(np.array(words, dtype=np.int64)), normal],
+        "numpy": [kind, torch.from_numpy(np.asarray(numpy_words).astype(np.int64)), position, has_normal, numpy_normal],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if devices and _uses_cuda() else [],
+        "mps": torch.mps.get_rng_state() if devices and torch.backends.mps.is_available() else None,
+    }
+
+
+def restore_random_state(state: State) -> None:
+    """Set the generators to what `random_state` returned; accelerators that are not there are left out.
+
+    >>> state = random_state()
+    >>> first = torch.rand(2), np.random.rand(), random.random()
+    >>> restore_random_state(state)
+    >>> again = torch.rand(2), np.random.rand(), random.random()
+    >>> torch.equal(first[0], again[0]), first[1:] == again[1:]
+    (True, True)
+    """
+    version, words, normal = state["python"]
+    random.setstate((version, tuple(words.tolist()), normal))
+    kind, numpy_words, *rest = state["numpy"]
+    np.random.set_state((kind, numpy_words.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    _restore_devices(state["cuda"], state["mps"])
+
+
+def _uses_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _restore_devices(cuda: list[Tensor], mps: Tensor | None) -> None:
+    if torch.cuda.is_available():
+        for device, words in enumerate(cuda[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(words, device)
+    if mps is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(mps)
