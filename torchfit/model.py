@@ -23,6 +23,7 @@ from torchfit._engine.objective import Family, Objective, Uncompiled
 from torchfit._engine.preserve import preserved
 from torchfit._engine.results import Predictions, report, to_numpy
 from torchfit._engine.steps import Steps
+from torchfit._engine.timing import Stopwatch
 from torchfit._runtime.compiled import choose_execution
 from torchfit._runtime.device import resolve_device
 from torchfit._runtime.execution import Eager
@@ -230,22 +231,26 @@ class Model(Saveable, Steps):
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callbacks = self._callbacks(callbacks, verbose, add_history=True, **params)
         self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
-        bus = callbacks.bus
+        bus, verbose = callbacks.bus, callbacks.params["verbose"]
+        watch = Stopwatch(self._device, lambda: self._execution.compiling_seconds, tells=verbose == 2)
+        watch.listen(bus)
+        self.history.timing = watch.timing
         validate = self._validation(validation, validation_freq, bus)
         indices = range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)
         pieces = self._train_pieces(bus.reads_batch_logs, batches.steps and batches.steps * len(indices))
         self.stop_training = False
         with self._running(bus, training=True):
             train_loop(
-                batches.epochs(indices),
-                lambda epoch: self._execution.work(batches, epoch),
+                watch.epochs(batches.epochs(indices)),
+                lambda epoch: watch.items(self._execution.work(batches, epoch)),
                 self._execution.wrap(pieces, batches),
                 bus,
                 self,
                 self.reset_metrics,
-                validate,
+                watch.timed("validation", validate),
                 self._finish_training,
             )
+        watch.close()
         return self.history
 
     def evaluate(

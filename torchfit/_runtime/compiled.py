@@ -50,10 +50,13 @@ class Compiled(Eager):
     def wrap(self, pieces: Pieces, batches: Any) -> Step:
         """Return what is called with one piece of work; rows of tensors on the device are gathered inside the graph."""
         if pieces.kind not in self._runners:
-            self._runners[pieces.kind] = Runner(self._tell, Patience() if self._patient else Eagerness())
+            self._runners[pieces.kind] = Runner(self._tell, Patience() if self._patient else Eagerness(), self._spend)
         runner = self._runners[pieces.kind]
         runner.bind(pieces, batches.defer())
         return runner.several if self.steps > 1 else runner.single
+
+    def _spend(self, seconds: float) -> None:
+        self.compiling_seconds += seconds
 
     def release(self) -> None:
         """Let go of the data that the graphs were recorded with."""
@@ -107,9 +110,9 @@ class Runner:
     _pieces: Pieces
     _gather: Gather | None
 
-    def __init__(self, tell: Tell, policy: Eagerness) -> None:
-        """Begin without graphs."""
-        self._tell, self._policy = tell, policy
+    def __init__(self, tell: Tell, policy: Eagerness, spend: Callable[[float], None]) -> None:
+        """Begin without graphs; `spend` is told the seconds that one took to make."""
+        self._tell, self._policy, self._spend = tell, policy, spend
         self._graphs: dict[Any, Graph] = {}
         self._seen: Counter[Any] = Counter()
         self._is_off = False
@@ -182,6 +185,8 @@ class Runner:
             self._pieces.rewind(len(sources))
             self._give_up_on(_reason(error))
             return self._without_graph(sources, tensors, key)
+        finally:
+            self._spend(perf_counter() - started)
 
     def _give_up_on(self, reason: str | None) -> None:
         if reason is not None:

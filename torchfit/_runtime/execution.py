@@ -15,6 +15,7 @@ class Eager:
     def __init__(self, steps_per_execution: int = 1) -> None:
         """Make so many steps in one call."""
         self.steps = steps_per_execution
+        self.compiling_seconds = 0.0
 
     def work(self, batches: Any, epoch: int) -> Work:
         """Give (index of the first batch, index of the last, what one call takes) for a whole epoch."""

@@ -12,6 +12,8 @@ class History(Callback):
     Attributes:
         history: name -> list of floats, one per epoch that had the value.
         epoch: the epochs' indices, from 0 (or from `initial_epoch`).
+        timing: where the time went: name -> list, one per epoch, of the seconds spent on `data` (waiting for batches),
+            `step`, `callbacks`, `validation` and `compile`, of their `total`, and of the `peak_memory` in bytes.
 
     >>> history = History()
     >>> history.on_train_begin()
@@ -26,6 +28,7 @@ class History(Callback):
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
+        self.timing: dict[str, list[float]] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Start counting epochs again; an object used twice goes on recording values, as in Keras."""
