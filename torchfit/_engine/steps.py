@@ -33,9 +33,10 @@ class Steps(ModuleWrapper):
         if not self.optimizer.built:
             self.build_optimizer()
         self.optimizer.scale_loss(loss).backward()
-        self.optimizer.step(self._rows(inputs))
+        rows = self._rows(inputs)
+        self.optimizer.step(rows)
         self.optimizer.zero_grad()
-        self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
+        self._objective.tracker.update_state(loss.detach(), rows)
         return self.compute_metrics(inputs, targets, outputs, sample_weight)
 
     def test_step(self, batch: Batch) -> Results:
@@ -94,6 +95,37 @@ class Steps(ModuleWrapper):
     def get_metrics_result(self) -> Results:
         """Return the results by name, as tensors on the device."""
         return {metric.name: metric.result() for metric in self.metrics}
+
+    # -- the training step in several passes ---------------------------------------------------------------
+
+    def _train_in_parts(self, batch: Batch) -> Results:
+        """Do what `train_step` does with as much of the batch at once as the memory allows."""
+        rows = self._rows(batch.inputs)
+        while True:
+            kept = [(tracker, tracker._snapshot()) for tracker in self._objective.trackers]
+            try:
+                return self._train_on_parts(batch, rows)
+            except (RuntimeError, MemoryError) as error:
+                self._microbatches.shrink(rows, error)
+            for tracker, state in kept:
+                tracker._restore(state)
+            self.module.zero_grad()
+
+    def _train_on_parts(self, batch: Batch, rows: int) -> Results:
+        done, total = [], torch.zeros((), device=self.optimizer.device)
+        for part, share in self._microbatches.parts(batch, rows):
+            inputs, targets, sample_weight = part.parts
+            loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+            loss = loss * (1.0 if self._objective.sums else share)
+            self.optimizer.scale_loss(loss).backward()
+            total += loss.detach()
+            done.append((targets, detached(outputs), sample_weight))
+        self.optimizer.step(rows)
+        self.optimizer.zero_grad()
+        self._objective.tracker.update_state(total, rows)
+        for targets, outputs, sample_weight in done:
+            self._objective.update_metrics(targets, outputs, sample_weight)
+        return Logs(self.get_metrics_result)
 
     # -- the same steps with tensors alone, to be compiled -------------------------------------------------
 
