@@ -19,6 +19,7 @@ from torchfit._data.validation import due_epochs, validation_batches
 from torchfit._engine.explain import explained
 from torchfit._engine.logs import Logs
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
+from torchfit._engine.microbatch import Microbatches
 from torchfit._engine.objective import Family, Objective, Uncompiled
 from torchfit._engine.preserve import preserved
 from torchfit._engine.results import Predictions, report, to_numpy
@@ -120,6 +121,7 @@ class Model(Saveable, Steps):
         *,
         jit_compile: bool | str | None = None,
         auto_scale_loss: bool = True,
+        microbatch: int | str | None = None,
     ) -> None:
         """Choose the optimizer, the losses and the metrics, and how training runs.
 
@@ -137,6 +139,9 @@ class Model(Saveable, Steps):
                 what cannot be a graph runs as ordinary Python, with a line that says why. "auto" begins as ordinary
                 Python and goes over to a graph once the steps to come are worth the compilation.
             auto_scale_loss: Whether "mixed_float16" wraps the optimizer in a `LossScaleOptimizer`.
+            microbatch: How many rows of a training batch go through the module at once, with the gradients and updates
+                of the whole batch; "auto" finds it out when memory runs out. Batch statistics (BatchNorm) are those of
+                the parts.
 
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
@@ -145,6 +150,7 @@ class Model(Saveable, Steps):
         if auto_scale_loss and self._precision.scales_loss:
             self.optimizer = optimizer_family.scaled(self.optimizer)
         self._objective = Objective(_FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
+        self._microbatches = None if microbatch is None else Microbatches(microbatch)
         self._execution = choose_execution(run_eagerly, jit_compile, steps_per_execution)
         object.__setattr__(self, "loss", loss)  # a loss that is a module must not become a part of the model
         self.run_eagerly = bool(run_eagerly)
@@ -157,6 +163,7 @@ class Model(Saveable, Steps):
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,
             "auto_scale_loss": auto_scale_loss,
+            "microbatch": microbatch,
         }
 
     # -- training, evaluation, prediction ------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """What happens to one batch: the steps, the loss and the metrics, each of which may be overridden."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchfit._engine.logs import Logs, Results
+from torchfit._engine.microbatch import Microbatches, detached
 from torchfit._engine.objective import Objective, Uncompiled
 from torchfit._engine.wrapper import ModuleWrapper
 from torchfit._support import tree
@@ -19,6 +20,7 @@ class Steps(ModuleWrapper):
 
     optimizer: Any
     _objective: Objective | Uncompiled
+    _microbatches: Microbatches | None = None
 
     # -- the steps, which may be overridden ----------------------------------------------------------------
 
@@ -100,29 +102,32 @@ class Steps(ModuleWrapper):
 
     def _train_in_parts(self, batch: Batch) -> Results:
         """Do what `train_step` does with as much of the batch at once as the memory allows."""
-        rows = self._rows(batch.inputs)
+        rows, parts = self._rows(batch.inputs), self._microbatches
+        assert parts is not None
         while True:
             kept = [(tracker, tracker._snapshot()) for tracker in self._objective.trackers]
             try:
-                return self._train_on_parts(batch, rows)
+                return self._train_on_parts(parts.parts(batch, rows), rows)
             except (RuntimeError, MemoryError) as error:
-                self._microbatches.shrink(rows, error)
+                parts.shrink(rows, error)
             for tracker, state in kept:
                 tracker._restore(state)
             self.module.zero_grad()
 
-    def _train_on_parts(self, batch: Batch, rows: int) -> Results:
-        done, total = [], torch.zeros((), device=self.optimizer.device)
-        for part, share in self._microbatches.parts(batch, rows):
+    def _train_on_parts(self, parts: Iterable[tuple[Batch, float]], rows: int) -> Results:
+        done, losses = [], []
+        for part, share in parts:
             inputs, targets, sample_weight = part.parts
             loss, outputs = self.forward_loss(inputs, targets, sample_weight)
+            if not self.optimizer.built:
+                self.build_optimizer()
             loss = loss * (1.0 if self._objective.sums else share)
             self.optimizer.scale_loss(loss).backward()
-            total += loss.detach()
+            losses.append(loss.detach())
             done.append((targets, detached(outputs), sample_weight))
         self.optimizer.step(rows)
         self.optimizer.zero_grad()
-        self._objective.tracker.update_state(total, rows)
+        self._objective.tracker.update_state(torch.stack(losses).sum(), rows)
         for targets, outputs, sample_weight in done:
             self._objective.update_metrics(targets, outputs, sample_weight)
         return Logs(self.get_metrics_result)
@@ -158,7 +163,7 @@ class Steps(ModuleWrapper):
     def _train_pieces(self, watched: bool, planned: int | None) -> Pieces:
         return Pieces(
             "train",
-            self._step("train_step", watched),
+            self._step("train_step" if self._microbatches is None else "_train_in_parts", watched),
             last,
             self._train_graph,
             self._logs(watched),
@@ -166,7 +171,7 @@ class Steps(ModuleWrapper):
             self.optimizer.rewind,
             watched,
             planned,
-            self._own_part("train_step") or self.optimizer.obstacle,
+            self._train_obstacle(),
             self.compile_call,
         )
 
@@ -193,6 +198,10 @@ class Steps(ModuleWrapper):
             obstacle=overridden(self, Steps, "predict_step"),
             instead=self.compile_call,
         )
+
+    def _train_obstacle(self) -> str | None:
+        in_parts = "`microbatch` splits the batches" if self._microbatches is not None else None
+        return self._own_part("train_step") or in_parts or self.optimizer.obstacle
 
     def _own_part(self, step: str) -> str | None:
         return overridden(self, Steps, step, "compute_metrics")
