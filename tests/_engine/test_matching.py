@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from torchfit._engine.matching import by_output, output_getters, output_names, spread
+from torchfit._engine.matching import Layout, by_output, output_getters, output_names, spread
 from torchfit._support import tree
 
 Pair = namedtuple("Pair", "mean spread")
@@ -45,8 +45,13 @@ def test_outputs_are_found_again():
     assert {name: get({"a": 4, "b": (5, 6)}) for name, get in getters.items()} == {"a": 4, "b_1": 5, "b_2": 6}
 
 
+def layout(names):
+    """Name the outputs of a module that returns a tuple."""
+    return Layout.of((T,) * len(names), names) if len(names) > 1 else Layout.of(T, names)
+
+
 def parts(value, names=("a", "b"), served=("a", "b")):
-    return {name: get(value) for name, get in by_output("y", value, list(names), list(served)).items()}
+    return {name: get(value) for name, get in by_output("y", value, layout(names), list(served)).items()}
 
 
 def test_parts_belong_to_outputs():
@@ -74,7 +79,7 @@ def test_parts_that_fit_no_output_are_refused(value, message):
 
 
 def spread_over(value, names=("a", "b")):
-    return spread("loss", value, list(names), is_one=tree.is_leaf)
+    return spread("loss", value, layout(names), is_one=tree.is_leaf)
 
 
 def test_what_compile_got_is_spread_over_the_outputs():
@@ -85,7 +90,48 @@ def test_what_compile_got_is_spread_over_the_outputs():
 
 
 def test_what_fits_no_output_is_refused():
-    with pytest.raises(ValueError, match=r"`loss` is a list of 3, but the model has 2 outputs \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"`loss` has 3 parts, but the model has 2 outputs \['a', 'b'\]"):
         spread_over(["mse"] * 3)
     with pytest.raises(ValueError, match="`loss` names the output 'c'"):
         spread_over({"c": "mse"})
+
+
+NEST = {"a": (T, T), "b": {"c": T}, "d": T}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2], "b": {"c": 3}, "d": 4},
+        {"d": 4, "b": [3], "a": Pair(1, 2)},
+        {"a_1": 1, "a_2": 2, "b_c": 3, "d": 4},
+        [1, 2, 3, 4],
+        ((1, 2), {"c": 3}, 4),
+    ],
+)
+def test_nested_parts_meet_nested_outputs(value):
+    names = Layout.of(NEST).names
+    assert names == ("a_1", "a_2", "b_c", "d")
+    found = by_output("y", value, Layout.of(NEST), names)
+    assert {name: found[name](value) for name in names} == {"a_1": 1, "a_2": 2, "b_c": 3, "d": 4}
+
+
+def test_parts_of_a_nest_may_be_missing():
+    found = by_output("y", {"a": [None, 2]}, Layout.of(NEST), ["a_2"])
+    assert list(found) == ["a_2"]
+
+
+@pytest.mark.parametrize("value", [{"a": [1, 2, 3]}, {"a": 1}, {"b": {"x": 1}}, [[1, 2], 3]])
+def test_nests_of_another_shape_are_refused(value):
+    with pytest.raises(ValueError, match=r"`y` .* outputs .*'a_1', 'a_2', 'b_c', 'd'"):
+        by_output("y", value, Layout.of(NEST), ["a_1", "a_2", "b_c", "d"])
+
+
+def test_losses_may_be_nested_like_the_outputs():
+    found = spread("loss", {"a": ["mse", None], "b": {"c": "mae"}}, Layout.of(NEST), is_one=tree.is_leaf)
+    assert found == {"a_1": "mse", "b_c": "mae"}
+
+
+def test_a_module_without_outputs_is_refused():
+    with pytest.raises(ValueError, match="holds no output"):
+        Layout.of((None, []))

@@ -2,11 +2,11 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from torchfit._engine import columns, matching
@@ -37,6 +37,7 @@ class Deferred:
         self.name = name
 
 
+_MOST_STRUCTURES = 16
 _DEFERRED = ("accuracy", "acc", "crossentropy", "ce")
 
 
@@ -59,6 +60,12 @@ class Term:
         """Tell whether anything here needs a target."""
         return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
 
+    @property
+    def members(self) -> list[Any]:
+        """All metrics of this output that are settled, the mean of its loss first."""
+        metrics = (*_present(self.tracker), *self.metrics, *self.weighted_metrics)
+        return [metric for metric in metrics if not isinstance(metric, Deferred)]
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the functions that belong to these very metrics: copies find their own."""
         return {**self.__dict__, "compute": matching.whole, "updates": [], "weighted_updates": []}
@@ -78,6 +85,12 @@ class Uncompiled:
     """Stands where the objective will be, before `compile`."""
 
     metrics: Sequence[Any] = ()
+    silent: Sequence[Any] = ()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Do nothing: there is nothing to put back."""
+        yield
 
     def forget_structures(self) -> None:
         """Do nothing: there are none."""
@@ -118,8 +131,10 @@ class Objective:
         self._weighted_metrics = tree.map_leaves(self._as_metric, weighted_metrics)
         self._given_names = output_names
         self._bound: dict[Any, Pick] = {}
-        self._known: dict[Any, Pick] = {}
+        self._known: dict[Any, tuple[Pick, list[str]]] = {}
         self._checked: set[str] = set()
+        self._layout = matching.Layout((), [])
+        self._latest: list[str] | None = None
         self.tracker = family.mean(name="loss")
         self.terms: list[Term] = []
 
@@ -140,13 +155,45 @@ class Objective:
     @property
     def metrics(self) -> list[Any]:
         """The loss tracker, then each output's loss, then each output's metrics, in the order of the logs."""
-        trackers = [term.tracker for term in self.terms if term.tracker is not None]
-        compiled = [metric for term in self.terms for metric in (*term.metrics, *term.weighted_metrics)]
-        return [self.tracker, *trackers, *compiled]
+        compiled = [metric for term in self.terms for metric in term.members if metric is not term.tracker]
+        return [self.tracker, *self.trackers, *compiled]
+
+    @property
+    def trackers(self) -> list[Any]:
+        """The means of the losses of the outputs, where there are several."""
+        return [term.tracker for term in self.terms if term.tracker is not None]
+
+    @property
+    def sums(self) -> bool:
+        """Tell whether the losses are sums over a batch, and not means.
+
+        Raises:
+            ValueError: If some are and some are not.
+        """
+        kinds = {term.loss.reduction == "sum" for term in self.terms if term.loss is not None}
+        if len(kinds) > 1:
+            raise ValueError("`microbatch` needs losses that all are means, or all are sums (`reduction=`).")
+        return True in kinds
+
+    @property
+    def silent(self) -> list[Any]:
+        """The metrics of outputs or targets that were not there in this loop: they are left out of its logs."""
+        terms = self.terms if self._latest is not None else []
+        return [metric for term in terms if term.name not in (self._latest or ()) for metric in term.members]
 
     def forget_structures(self) -> None:
         """Look at the structure of data and outputs anew: they may change from one call to the next."""
-        self._bound.clear()
+        self._bound = {}
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Put back, after a loop inside of a loop, what was found out about the data of the outer one."""
+        bound, latest = self._bound, self._latest
+        self._bound = {}
+        try:
+            yield
+        finally:
+            self._bound, self._latest = bound, latest
 
     def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
         """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
@@ -181,27 +228,26 @@ class Objective:
             pick = self._bound[key] = self._known_or_new(targets, outputs, sample_weight)
         return pick(targets, outputs, sample_weight)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _known_or_new(self, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
         """Take up what was worked out for the same structures in an earlier loop: compiled graphs rely on it."""
         key = tree.structure(targets), tree.structure(outputs), tree.structure(sample_weight)
-        if any(known[:2] != key[:2] for known in self._known):
-            self._known.clear()
         if key not in self._known:
-            self._known[key] = _picker(self._match(targets, outputs, sample_weight), sample_weight)
-        return self._known[key]
+            bound = self._match(targets, outputs, sample_weight)
+            if len(self._known) >= _MOST_STRUCTURES:
+                self._known.clear()
+            self._known[key] = _picker(bound, sample_weight), [item.term.name for item in bound]
+        pick, self._latest = self._known[key]
+        return pick
 
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
-        names = self.output_names or matching.output_names(outputs, self._given_names)
-        if not self.terms:
-            self._build(names)
-        find_output = matching.output_getters(outputs, names)
+        find_output = self._laid_out(outputs).getters(outputs)
         served = [term.name for term in self.terms if term.is_served and term.name in find_output]
-        find_target = matching.by_output("y", targets, names, served)
+        find_target = matching.by_output("y", targets, self._layout, served)
+        find_weight: dict[str, Getter] = {}
         if tree.is_leaf(sample_weight):
             find_weight = dict.fromkeys(served, matching.whole)
         else:
-            find_weight = matching.by_output("sample_weight", sample_weight, names, served)
+            find_weight = matching.by_output("sample_weight", sample_weight, self._layout, served)
         terms = [term for term in self.terms if term.name in find_target and term.name in served]
         bound = [
             Bound(term, find_target[term.name], find_output[term.name], find_weight.get(term.name, _nothing))
@@ -212,24 +258,40 @@ class Objective:
         self._name_metrics()
         return bound
 
-    def _build(self, names: list[str]) -> None:
-        losses = matching.spread("loss", self._losses, names, is_one=tree.is_leaf)
-        weights = matching.spread("loss_weights", self._loss_weights, names, is_one=tree.is_leaf)
-        metrics = matching.spread("metrics", self._metrics, names, is_one=_is_flat)
-        weighted = matching.spread("weighted_metrics", self._weighted_metrics, names, is_one=_is_flat)
-        several = len(names) > 1
-        for name in names:
-            loss = losses.get(name)
-            self.terms.append(
-                Term(
-                    name,
-                    loss,
-                    float(weights.get(name, 1.0)),
-                    self._family.mean(name="loss") if several and loss is not None else None,
-                    _own_metrics(metrics.get(name), shared=several and _is_flat(self._metrics)),
-                    _own_metrics(weighted.get(name), shared=several and _is_flat(self._weighted_metrics)),
-                )
+    def _laid_out(self, outputs: Any) -> matching.Layout:
+        """Name these outputs; where they are more than those seen so far, the terms are built anew.
+
+        A module may return less in evaluation than in training: a single tensor is the first of its outputs then.
+        """
+        layout = matching.Layout.of(outputs, self._given_names)
+        known = self._layout.names
+        if len(known) > 1 and tree.is_leaf(outputs):
+            return matching.Layout(known[:1], known[0])
+        if not set(layout.names) <= set(known):
+            shared = set(layout.names) & set(known)
+            self._layout = layout.joined(self._layout) if shared else layout
+            self._known.clear()
+            self._checked.clear()
+            self._build(self._layout)
+        return layout
+
+    def _build(self, layout: matching.Layout) -> None:
+        losses = matching.spread("loss", self._losses, layout, is_one=tree.is_leaf)
+        weights = matching.spread("loss_weights", self._loss_weights, layout, is_one=tree.is_leaf)
+        metrics = matching.spread("metrics", self._metrics, layout, is_one=_is_flat)
+        weighted = matching.spread("weighted_metrics", self._weighted_metrics, layout, is_one=_is_flat)
+        several = len(layout.names) > 1
+        self.terms = [
+            Term(
+                name,
+                losses.get(name),
+                float(weights.get(name, 1.0)),
+                self._family.mean(name="loss") if several and losses.get(name) is not None else None,
+                _own_metrics(metrics.get(name), shared=several and _is_flat(self._metrics)),
+                _own_metrics(weighted.get(name), shared=several and _is_flat(self._weighted_metrics)),
             )
+            for name in layout.names
+        ]
 
     def _resolve(self, bound: Bound, targets: Any, outputs: Any) -> None:
         """Settle names such as "accuracy", which depend on loss and shapes, and place the states."""
@@ -257,7 +319,7 @@ class Objective:
         several = len(self.terms) > 1
         for term in self.terms:
             prefix = f"{term.name}_" if several else ""
-            for metric in (*_present(term.tracker), *term.metrics, *term.weighted_metrics):
+            for metric in term.members:
                 if not hasattr(metric, "_given_name"):
                     metric._given_name = metric.name
                 metric.name = prefix + metric._given_name
