@@ -43,6 +43,7 @@ def test_shuffling_is_a_function_of_seed_and_epoch():
 def test_an_epoch_may_begin_at_any_batch(order):
     batches = ArrayBatches((torch.arange(11),), 3, order)
     assert rows(batches, 5, start=2) == rows(batches, 5)[6:]
+    assert list(batches.epoch(5, start=4)) == []
 
 
 def test_shuffling_by_batch_keeps_neighbours_together():

@@ -116,3 +116,7 @@ def test_sequences_of_keras(batches_of):
             return np.ones(1), np.zeros(1)
 
     assert batches_of(Theirs()) == [([1], [0])]
+
+
+def test_a_loop_by_hand_ends():
+    assert [int(y[0]) for _, y in Numbers(3)] == [0, 1, 2]

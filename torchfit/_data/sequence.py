@@ -57,6 +57,11 @@ class PyDataset:
         """Return batch `index`: `(x,)`, `(x, y)` or `(x, y, sample_weight)`, each `(batch, …)` or a nest of such."""
         raise NotImplementedError(f"{type(self).__name__} gives no batches: define `__getitem__(index)`.")
 
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the batches once, in order."""
+        steps = self.num_batches
+        return map(self.__getitem__, range(steps)) if steps is not None else _until_index_error(self, count())
+
     @property
     def num_batches(self) -> int | None:
         """The number of batches in an epoch, `None` where there is no `__len__`."""
