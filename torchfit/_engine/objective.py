@@ -2,11 +2,12 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from torchfit._engine import columns, matching
@@ -16,6 +17,7 @@ from torchfit._support.names import unique_names
 Getter = matching.Getter
 Parts = tuple["Term", Any, Any, Any]
 Pick = Callable[[Any, Any, Any], Iterable[Parts]]
+Shape = tuple[int, ...]
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Term:
     tracker: Any = None
     metrics: list[Any] = field(default_factory=list)
     weighted_metrics: list[Any] = field(default_factory=list)
+    shapes: tuple[Shape, Shape] | None = None  # of the target and the output that were seen first
     compute: Callable[..., Any] = matching.whole
     updates: list[Callable[..., Any]] = field(default_factory=list)
     weighted_updates: list[Callable[..., Any]] = field(default_factory=list)
@@ -181,6 +184,24 @@ class Objective:
         terms = self.terms if self._latest is not None else []
         return [metric for term in terms if term.name not in (self._latest or ()) for metric in term.members]
 
+    @property
+    def outlook(self) -> dict[str, Any]:
+        """What was seen of the outputs, as plain data: their names, structure, and shapes with those of the targets."""
+        shapes = {term.name: term.shapes for term in self.terms if term.shapes is not None}
+        return {"names": list(self._layout.names), "nest": self._layout.nest, "shapes": shapes}
+
+    def foresee(self, outlook: Mapping[str, Any], device: torch.device) -> None:
+        """Make the losses and metrics for outputs that another objective saw, unless some were seen here."""
+        if self.terms or not outlook["names"]:
+            return
+        self._layout = matching.Layout(tuple(outlook["names"]), outlook["nest"])
+        self._build(self._layout)
+        for term in self.terms:
+            term.shapes = outlook["shapes"].get(term.name)
+            if term.shapes is not None:
+                self._settle(term, *(torch.empty(shape, device="meta") for shape in term.shapes), device)
+        self._name_metrics()
+
     def forget_structures(self) -> None:
         """Look at the structure of data and outputs anew: they may change from one call to the next."""
         self._bound = {}
@@ -198,7 +219,9 @@ class Objective:
     def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
         """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
         total = None
-        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
+        kinds = type(targets), type(outputs), type(sample_weight)
+        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
+        for term, target, output, weight in pick(targets, outputs, sample_weight):
             if term.loss is None:
                 continue
             value = term.compute(target, output, weight)
@@ -210,7 +233,9 @@ class Objective:
 
     def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
         """Update every compiled metric; only the weighted ones see the weights."""
-        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
+        kinds = type(targets), type(outputs), type(sample_weight)
+        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
+        for term, target, output, weight in pick(targets, outputs, sample_weight):
             for update in term.updates:
                 update(target, output)
             for update in term.weighted_updates:
@@ -220,16 +245,11 @@ class Objective:
         is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
         return Deferred(identifier) if is_deferred else self._family.as_metric(identifier)
 
-    def _bind(self, targets: Any, outputs: Any, sample_weight: Any) -> Iterable[Parts]:
-        """Give (term, target, output, weight) for every output that something is computed for."""
-        key = (type(targets), type(outputs), type(sample_weight))
-        pick = self._bound.get(key)
-        if pick is None:
-            pick = self._bound[key] = self._known_or_new(targets, outputs, sample_weight)
-        return pick(targets, outputs, sample_weight)
+    def _bind(self, kinds: Any, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
+        """Return what gives (term, target, output, weight) for every output that something is computed for.
 
-    def _known_or_new(self, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
-        """Take up what was worked out for the same structures in an earlier loop: compiled graphs rely on it."""
+        What was worked out for the same structures in an earlier loop is taken up: compiled graphs rely on it.
+        """
         key = tree.structure(targets), tree.structure(outputs), tree.structure(sample_weight)
         if key not in self._known:
             bound = self._match(targets, outputs, sample_weight)
@@ -237,6 +257,7 @@ class Objective:
                 self._known.clear()
             self._known[key] = _picker(bound, sample_weight), [item.term.name for item in bound]
         pick, self._latest = self._known[key]
+        self._bound[kinds] = pick
         return pick
 
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
@@ -301,13 +322,17 @@ class Objective:
             problem = self._family.loss_problem(term.loss, output)
             if problem:
                 warnings.warn(problem, stacklevel=2)
-        for metrics in (term.metrics, term.weighted_metrics):
-            metrics[:] = [self._settled(metric, term.loss, target, output) for metric in metrics]
-        for metric in (self.tracker, *_present(term.tracker), *term.metrics, *term.weighted_metrics):
-            metric.to(output.device)
+        self._settle(term, target, output, output.device)
+        term.shapes = _shape_of(target), _shape_of(output)
         term.compute = columns.suited(term.loss, term.loss)
         term.updates = [columns.suited(metric, metric.update_state) for metric in term.metrics]
         term.weighted_updates = [columns.suited(metric, metric.update_state) for metric in term.weighted_metrics]
+
+    def _settle(self, term: Term, target: Tensor, output: Tensor, device: torch.device) -> None:
+        for metrics in (term.metrics, term.weighted_metrics):
+            metrics[:] = [self._settled(metric, term.loss, target, output) for metric in metrics]
+        for metric in (self.tracker, *term.members):
+            metric.to(device)
 
     def _settled(self, metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
         if not isinstance(metric, Deferred):
@@ -358,6 +383,10 @@ def _own_metrics(spec: Any, *, shared: bool) -> list[Any]:
 
 def _present(value: Any) -> Iterable[Any]:
     return () if value is None else (value,)
+
+
+def _shape_of(value: Any) -> Shape:
+    return tuple(getattr(value, "shape", ()))
 
 
 def _rows(output: Tensor) -> int:
