@@ -16,7 +16,7 @@ SETTINGS := pyproject.toml constraints.txt torchfit/_version.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage lint format check bench clean
+.PHONY: help demo test coverage docs lint format check bench clean
 
 help:            ## Say what there is to do
 	@sed -n 's/^\([a-z]*\): *[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,10 @@ test: $(VENV)/test.stamp  ## Run every test, and every example in docstrings, RE
 coverage: $(VENV)/dev.stamp  ## Run the tests and show which lines they miss
 	@$(TEST_ENV) $(RUN) -m coverage run -m pytest -q $(ARGS)
 	@$(RUN) -m coverage report
+
+docs: $(VENV)/docs.stamp  ## Build the site into docs/_build/html; warnings are errors
+	@$(RUN) -m sphinx -b html -q -W --keep-going -n docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 lint: $(VENV)/dev.stamp  ## Check style, formatting and types
 	@$(RUN) -m ruff check .
@@ -47,6 +51,7 @@ bench: $(VENV)/test.stamp  ## Time torchfit against hand-written loops and Keras
 	@$(RUN) -m benchmarks.import_time
 
 clean:           ## Remove everything that was made here
+	rm -rf docs/_build docs/api/generated docs/notebooks
 	rm -rf $(VENV) demo-output build dist *.egg-info htmlcov .coverage
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -71,3 +76,8 @@ $(VENV)/dev.stamp: $(SETTINGS) | $(VENV)/made.stamp
 	@echo "Installing torchfit, its tests and its linters (once; PyTorch is large, this takes a while)"
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/test.stamp $(VENV)/demo.stamp
+
+$(VENV)/docs.stamp: $(SETTINGS) | $(VENV)/made.stamp
+	@echo "Installing torchfit and what builds its site (once; PyTorch is large, this takes a while)"
+	@$(PIP) -e ".[docs]"
+	@touch $@

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -28,9 +28,7 @@ def run_session(block, page, names):
     """Run an example written as an interactive session, and compare what it prints."""
     session = doctest.DocTestParser().get_doctest(block, names, page.name, str(page), 0)
     report = []
-    failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(
-        session, out=report.append, clear_globs=False
-    )
+    failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(session, out=report.append, clear_globs=False)
     assert not failed.failed, "".join(report)
 
 
