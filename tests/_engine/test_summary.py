@@ -91,3 +91,44 @@ def test_sizes(size, text):
 def test_example_batches():
     assert zeros_of((None, 3)).shape == (1, 1, 3)
     assert {name: part.shape for name, part in zeros_of({"a": (2,)}).items()} == {"a": (1, 2)}
+
+
+def test_a_range_of_layers():
+    assert [line.split()[0] for line in table_of(net(), layer_range=["1", "2"])[4:6]] == ["1", "2"]
+    with pytest.raises(ValueError, match="matches no layer with 'head'"):
+        table_of(net(), layer_range=["0", "head"])
+    with pytest.raises(ValueError, match="two patterns"):
+        table_of(net(), layer_range="0")
+
+
+def test_columns_at_positions():
+    relative = table_of(net(), positions=[0.5, 0.8, 1.0], line_length=40)
+    assert relative == table_of(net(), positions=[20, 32, 40], line_length=40)
+    assert relative[2].index("Output") == 20
+    with pytest.raises(ValueError, match="each of the 3 columns"):
+        table_of(net(), positions=[0.5])
+
+
+def test_what_the_optimizer_holds():
+    model, lines = Model(nn.Linear(2, 1), device="cpu"), []
+    model.compile("adam", "mse")
+    model.fit(torch.ones(4, 2), torch.ones(4, 1), verbose=0)
+    model.summary(print_fn=lines.append)
+    assert "Optimizer params: 8 (" in lines[0]
+
+
+def test_notebooks_show_a_table():
+    html = Model(nn.Sequential(nn.Linear(2, 1)), device="cpu", name="a<b")._repr_html_()
+    assert "a&lt;b" in html
+    assert "0 (Linear)" in html
+
+
+def test_a_summary_draws_no_random_numbers():
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + torch.randn(1)
+
+    model = Model(Noisy(2, 1), device="cpu")
+    before = torch.get_rng_state()
+    model.summary(input_shape=(2,), print_fn=str)
+    assert torch.equal(before, torch.get_rng_state())

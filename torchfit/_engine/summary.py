@@ -1,7 +1,10 @@
 """The table that `summary` prints: layers, the shapes they give, and what they weigh."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -10,30 +13,60 @@ from torch.nn.parameter import is_lazy
 
 from torchfit._support import tree
 from torchfit._support.modules import counted
+from torchfit._support.pictures import table_html
 
 Row = tuple[str, ...]
+
+
+@dataclass
+class Summary:
+    """What is told about a model."""
+
+    name: str
+    header: Row
+    rows: list[Row]
+    totals: list[str]
+
+    def text(self, line_length: int | None = None, positions: Sequence[float] | None = None) -> str:
+        """Return the table, `line_length` characters wide, or as wide as the contents need, at least 65.
+
+        `positions` are where the columns end: characters, or shares of the line up to 1.
+        """
+        lines = _table([self.header, *self.rows], line_length, positions)
+        return "\n".join([f'Model: "{self.name}"', *lines, *self.totals])
+
+    def html(self) -> str:
+        """Return the same for a notebook."""
+        totals = "<br/>".join(map(escape, self.totals))
+        return f"<p><b>Model: {escape(self.name)}</b></p>{table_html(self.header, self.rows)}<p>{totals}</p>"
 
 
 def summarize(
     name: str,
     module: nn.Module,
     run: Callable[[], Any] | None = None,
-    line_length: int | None = None,
     expand_nested: bool = False,
     show_trainable: bool = False,
-) -> str:
-    """Return the table.
+    layer_range: Sequence[str] | None = None,
+    optimizer_weights: Sequence[Tensor] = (),
+) -> Summary:
+    """Gather what is told about a module.
 
     Args:
         name: The name of the model.
         module: What is described: its children, or itself where it has none.
         run: Calls the module on an example batch, for the shapes; without it they are unknown.
-        line_length: Characters in a line; by default as many as the contents need, at least 65.
         expand_nested: Whether to list the layers inside of layers.
         show_trainable: Whether to tell which layers are trained.
+        layer_range: Patterns (`re`) for the first and the last layer to list; all by default.
+        optimizer_weights: What the optimizer holds.
+
+    Raises:
+        ValueError: If no layer matches a pattern of `layer_range`.
     """
     layers = list(_layers(module, expand_nested))
     shapes = _output_shapes([layer for _, layer in layers], run)
+    layers = layers if layer_range is None else _between(layers, layer_range)
     header: Row = ("Layer (type)", "Output Shape", "Param #")
     rows: list[Row] = [
         (f"{path} ({type(layer).__name__})", shapes.get(id(layer), "?"), _count(layer)) for path, layer in layers
@@ -41,7 +74,21 @@ def summarize(
     if show_trainable:
         header = (*header, "Trainable")
         rows = [(*row, _trainable(layer)) for row, (_, layer) in zip(rows, layers)]
-    return "\n".join([f'Model: "{name}"', *_table([header, *rows], line_length), *_totals(module)])
+    return Summary(name, header, rows, _totals(module, list(optimizer_weights)))
+
+
+def _between(layers: list[tuple[str, nn.Module]], layer_range: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    if isinstance(layer_range, str) or len(layer_range) != 2:
+        raise ValueError("`layer_range` must be two patterns: of the name of the first layer, and of the last.")
+    first, last = (
+        [number for number, (path, _) in enumerate(layers) if re.match(pattern, path)] for pattern in layer_range
+    )
+    if not first or not last:
+        raise ValueError(
+            f"`layer_range` matches no layer with {layer_range[0 if not first else 1]!r}. "
+            f"The layers are {[path for path, _ in layers]}."
+        )
+    return layers[min(first) : max(last) + 1]
 
 
 def _layers(module: nn.Module, deep: bool) -> Iterator[tuple[str, nn.Module]]:
@@ -87,24 +134,39 @@ def _trainable(layer: nn.Module) -> str:
     return "-" if not counted(layer) else "Y" if any(p.requires_grad for p in layer.parameters()) else "N"
 
 
-def _table(rows: list[Row], line_length: int | None) -> list[str]:
+def _table(rows: list[Row], line_length: int | None, positions: Sequence[float] | None) -> list[str]:
+    widths = _widths(rows, line_length) if positions is None else _placed(positions, line_length, len(rows[0]))
+    lines = ["".join(_fit(cell, room) for cell, room in zip(row, widths)).rstrip() for row in rows]
+    width = line_length or sum(widths)
+    return ["_" * width, lines[0], "=" * width, *lines[1:], "=" * width]
+
+
+def _widths(rows: list[Row], line_length: int | None) -> list[int]:
     widths = [max(map(len, column)) + 2 for column in zip(*rows)]
     width = line_length or max(65, sum(widths))
     widths[0] += max(0, width - sum(widths)) * 2 // 3
     widths[1] = max(1, width - widths[0] - sum(widths[2:]))
-    lines = ["".join(_fit(cell, room) for cell, room in zip(row, widths)).rstrip() for row in rows]
-    return ["_" * width, lines[0], "=" * width, *lines[1:], "=" * width]
+    return widths
+
+
+def _placed(positions: Sequence[float], line_length: int | None, columns: int) -> list[int]:
+    if len(positions) < columns:
+        raise ValueError(f"`positions` must tell where each of the {columns} columns ends, not {len(positions)}.")
+    ends = [round(end * (line_length or 65)) if end <= 1 else int(end) for end in positions[:columns]]
+    return [max(1, end - start) for start, end in zip([0, *ends], ends)]
 
 
 def _fit(cell: str, room: int) -> str:
     return (cell if len(cell) < room else cell[: max(0, room - 2)] + "…").ljust(room)
 
 
-def _totals(module: nn.Module) -> list[str]:
+def _totals(module: nn.Module, optimizer_weights: list[Tensor]) -> list[str]:
     weights = counted(module)
     trained = [tensor for tensor in weights if tensor.requires_grad]
     rest = [tensor for tensor in weights if not tensor.requires_grad]
-    kinds = (("Total", weights), ("Trainable", trained), ("Non-trainable", rest))
+    kinds = [("Total", weights), ("Trainable", trained), ("Non-trainable", rest)]
+    if optimizer_weights:
+        kinds.append(("Optimizer", optimizer_weights))
     return [f"{kind} params: {_size(tensors)}" for kind, tensors in kinds]
 
 

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from torchfit._engine.calling import Call, Signature, bind_call, rows_of
 from torchfit._engine.results import host_ready
-from torchfit._engine.summary import blank, summarize, zeros_of
+from torchfit._engine.summary import Summary, blank, summarize, zeros_of
 from torchfit._support import tree
 from torchfit._support.console import write_line
 from torchfit._support.errors import describe
@@ -171,6 +171,11 @@ class ModuleWrapper(nn.Module):
             for tensor, array in zip(state.values(), arrays):
                 tensor.copy_(array)
 
+    @property
+    def has_lazy_weights(self) -> bool:
+        """Tell whether weights are missing that are made when the module sees its first batch."""
+        return any(map(is_lazy, counted(self.module)))
+
     def count_params(self) -> int:
         """Return the number of scalars in the weights.
 
@@ -185,32 +190,55 @@ class ModuleWrapper(nn.Module):
     def summary(
         self,
         line_length: int | None = None,
+        positions: Sequence[float] | None = None,
         print_fn: Callable[[str], Any] | None = None,
         expand_nested: bool = False,
         show_trainable: bool = False,
+        layer_range: Sequence[str] | None = None,
         input_shape: Any = None,
     ) -> None:
         """Print a table of the layers: their output shapes, and how many weights they have.
 
         Args:
             line_length: Characters in a line; by default as many as the contents need.
+            positions: Where the columns end, as characters or as shares of the line up to 1.
             print_fn: Called with the table instead of printing it.
             expand_nested: Whether to list the layers inside of layers.
             show_trainable: Whether to tell which layers are trained.
+            layer_range: Patterns for the names of the first and the last layer to list.
             input_shape: The shape of one sample, or a list or dictionary of shapes, to compute output shapes for;
                 by default that of the data seen last.
         """
+        found = self._summary(expand_nested, show_trainable, layer_range, input_shape)
+        (print_fn or write_line)(found.text(line_length, positions))
+
+    def _summary(
+        self,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: Sequence[str] | None = None,
+        input_shape: Any = None,
+    ) -> Summary:
         example = self._example if input_shape is None else zeros_of(input_shape)
         run = None if example is None else lambda: self._run_example(example)
-        table = summarize(self.name, self.module, run, line_length, expand_nested, show_trainable)
-        (print_fn or write_line)(table)
+        optimizer: Any = getattr(self, "optimizer", None)
+        held = optimizer.variables if getattr(optimizer, "built", False) else ()
+        return summarize(self.name, self.module, run, expand_nested, show_trainable, layer_range, held)
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        return self._summary(show_trainable=True).html()
 
     def _run_example(self, example: Any) -> None:
         device, dtype = device_of(self.module), floating_dtype_of(self.module)
         inputs = tree.map_leaves(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
-        with mode(self, training=False):
+        with mode(self, training=False), torch.random.fork_rng(_accelerators(device)):
             bind_call(self.module, self._signature(), inputs)(inputs)
 
 
 def _as_it_is(call: Call) -> Call:
     return call
+
+
+def _accelerators(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

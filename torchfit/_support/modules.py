@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+_KEPT = "_torchfit_keeps_evaluation_mode"
+
 
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of the first parameter or buffer, the CPU if there is none."""
@@ -27,11 +29,35 @@ def counted(module: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put every submodule into train or evaluation mode, and each back into its own mode afterwards."""
+    """Put every submodule into train or evaluation mode, and each back into its own mode afterwards.
+
+    Layers that were told to keep evaluation mode are not put into train mode.
+    """
     before = [(submodule, submodule.training) for submodule in module.modules()]
     nn.Module.train(module, training)
+    for submodule, _ in before if training else ():
+        if keeps_evaluation_mode(submodule):
+            submodule.training = False
     try:
         yield
     finally:
         for submodule, was_training in before:
             submodule.training = was_training
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Tell whether a layer follows its inputs with running statistics when in train mode, as `nn.BatchNorm1d` does."""
+    return getattr(module, "running_mean", None) is not None
+
+
+def keeps_evaluation_mode(module: nn.Module) -> bool:
+    """Tell whether a layer stays in evaluation mode when the model is trained."""
+    return getattr(module, _KEPT, False)
+
+
+def keep_evaluation_mode(module: nn.Module, kept: bool) -> None:
+    """Say whether a layer stays in evaluation mode when the model is trained; copies of it remember."""
+    if kept:
+        setattr(module, _KEPT, True)
+    else:
+        vars(module).pop(_KEPT, None)

@@ -1,8 +1,13 @@
 """History: what `fit` returns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
+from torchfit._support import pictures
+from torchfit._support.names import did_you_mean
+from torchfit.callbacks import _curves
+from torchfit.callbacks._monitor import direction_of
 from torchfit.callbacks.base import Callback
 
 
@@ -28,6 +33,7 @@ class History(Callback):
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
+        self._recorded_at: dict[str, list[int]] = {}
         self.timing: dict[str, list[float]] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -39,17 +45,94 @@ class History(Callback):
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
+            self._recorded_at.setdefault(name, []).append(epoch)
         if self.model is not None:
             self.model.history = self
+
+    def to_frame(self) -> Any:
+        """Return the values as a pandas `DataFrame`: a row for each epoch, a column for each name.
+
+        Epochs count from 0, as in `epoch`. What an epoch did not have, such as values of validation with
+        `validation_freq`, is NaN.
+
+        >>> history = History()
+        >>> history.on_epoch_end(0, {"loss": 0.5})
+        >>> history.on_epoch_end(1, {"loss": 0.25, "val_loss": 0.75})
+        >>> history.to_frame()
+               loss  val_loss
+        epoch
+        0      0.50       NaN
+        1      0.25      0.75
+        """
+        pandas = import_module("pandas")
+        columns = {name: dict(zip(*record)) for name, record in self._record(first=0).items()}
+        epochs = sorted({epoch for column in columns.values() for epoch in column})
+        rows = {name: [column.get(epoch, float("nan")) for epoch in epochs] for name, column in columns.items()}
+        return pandas.DataFrame(rows, index=pandas.Index(epochs, name="epoch"))
+
+    def plot(self, *names: str) -> Any:
+        """Draw a panel for each value over the epochs, training and validation together, the best epoch marked.
+
+        Needs matplotlib (`pip install "torchfit[plot]"`), which is imported here. Epochs count from 1. Best is the
+        epoch with the best value of validation, of training where there is none.
+
+        Args:
+            *names: What to draw, such as `"loss"`, without `val_`; everything by default.
+
+        Returns:
+            matplotlib's figure: `history.plot().savefig("curves.png")`.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If there is nothing to draw, or a name is not among the values.
+        """
+        record = self._record(first=1)
+        known = _curves.panels_of(list(record))
+        if not known:
+            raise ValueError("There is nothing to draw yet: no epoch was recorded.")
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r} was not recorded. {did_you_mean(name, known)}")
+        if names:
+            record = {key: values for key, values in record.items() if key.removeprefix("val_") in names}
+        return pictures.drawn(lambda figure: self._draw(figure, record))
+
+    def _draw(self, figure: Any, record: _curves.Record) -> None:
+        _curves.draw_curves(figure, record, lambda name: direction_of(self.model, name))
+
+    def _record(self, first: int) -> dict[str, tuple[list[int], list[Any]]]:
+        """Return epochs, counted from `first`, and numbers for each name."""
+        found = {}
+        for name, values in self.history.items():
+            epochs: Sequence[int] = self._recorded_at.get(name, [])
+            epochs = epochs if len(epochs) == len(values) else range(len(values))
+            if all(isinstance(value, (int, float)) for value in values):
+                found[name] = [epoch + first for epoch in epochs], values
+        return found
+
+    def _repr_html_(self) -> str:
+        """Show the curves, and a table of the last and the best values, in a notebook."""
+        record = self._record(first=1)
+        if not record:
+            return "<p>History without epochs</p>"
+        picture = pictures.png_html(lambda figure: self._draw(figure, record), "Curves of the training")
+        rows = []
+        for name, (epochs, values) in record.items():
+            best = _curves.best_of(epochs, values, direction_of(self.model, name))
+            shown = ("–", "–") if best is None else (f"{best[1]:.4g}", str(best[0]))
+            rows.append((name, f"{values[-1]:.4g}", *shown))
+        return picture + pictures.table_html(("", "last", "best", "in epoch"), rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record so far."""
         return {
             "history": {name: list(values) for name, values in self.history.items()},
             "epoch": list(self.epoch),
+            "recorded_at": {name: list(epochs) for name, epochs in self._recorded_at.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with a record."""
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.epoch = list(state["epoch"])
+        self._recorded_at = {name: list(epochs) for name, epochs in state.get("recorded_at", {}).items()}

@@ -1,6 +1,37 @@
-"""What helps around training: data by batches."""
+"""What helps around training: data by batches, arrays, randomness, pictures, layers that do not learn."""
 
 from torchfit._data.creators import DatasetCreator, InputContext
 from torchfit._data.sequence import PyDataset, Sequence
+from torchfit._support.console import (
+    disable_interactive_logging,
+    enable_interactive_logging,
+    is_interactive_logging_enabled,
+)
+from torchfit.utils.arrays import normalize, pad_sequences, to_categorical
+from torchfit.utils.freezing import freeze, unfreeze
+from torchfit.utils.learning_rate_finder import LearningRates, lr_find
+from torchfit.utils.random_state import set_random_seed
+from torchfit.utils.session import clear_session
+from torchfit.utils.splitting import split_dataset
+from torchfit.utils.timeseries import timeseries_dataset_from_array
 
-__all__ = ["DatasetCreator", "InputContext", "PyDataset", "Sequence"]
+__all__ = [
+    "DatasetCreator",
+    "InputContext",
+    "LearningRates",
+    "PyDataset",
+    "Sequence",
+    "clear_session",
+    "disable_interactive_logging",
+    "enable_interactive_logging",
+    "freeze",
+    "is_interactive_logging_enabled",
+    "lr_find",
+    "normalize",
+    "pad_sequences",
+    "set_random_seed",
+    "split_dataset",
+    "timeseries_dataset_from_array",
+    "to_categorical",
+    "unfreeze",
+]

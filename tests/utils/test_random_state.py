@@ -1,0 +1,38 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from torchfit.utils import clear_session, set_random_seed
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_a_seed_repeats_everything():
+    set_random_seed(3)
+    first = draw()
+    set_random_seed(3)
+    assert draw() == first
+
+
+def test_deterministic(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    try:
+        set_random_seed(3, deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "1"])
+def test_other_seeds_are_refused(seed):
+    with pytest.raises(ValueError, match="`seed` must be an integer"):
+        set_random_seed(seed)
+
+
+def test_clear_session_leaves_models_usable():
+    clear_session()
+    clear_session(free_memory=False)

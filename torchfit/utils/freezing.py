@@ -1,0 +1,94 @@
+"""Layers that are not to learn, chosen by name."""
+
+import fnmatch
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from torchfit._support.errors import describe
+from torchfit._support.modules import has_statistics, keep_evaluation_mode
+from torchfit._support.names import did_you_mean
+
+
+def freeze(model: Any, *patterns: str) -> list[str]:
+    """Keep parameters from being trained: `requires_grad` becomes `False`.
+
+    Normalisation layers whose parameters are all frozen stay in evaluation mode when torchfit trains: their running
+    statistics are frozen as well, as in Keras. Freeze before `compile`; optimizer and compiled steps know what was
+    trainable when they were made.
+
+    Args:
+        model: A `Model` or any module.
+        *patterns: Names of submodules or parameters, as in `named_modules` and `named_parameters`; `*`, `?` and
+            `[…]` stand for other characters. Everything inside of a submodule belongs to it. Without patterns, all.
+
+    Returns:
+        The names of the parameters that the patterns mean.
+
+    Raises:
+        ValueError: If a pattern means nothing.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    >>> freeze(net, "0", "1")
+    ['0.weight', '0.bias', '1.weight', '1.bias']
+    >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    ['2.weight', '2.bias']
+    """
+    return _set(model, patterns, trained=False)
+
+
+def unfreeze(model: Any, *patterns: str) -> list[str]:
+    """Let parameters be trained again; see `freeze`, whose arguments and result are the same.
+
+    >>> net = nn.Linear(4, 2)
+    >>> freeze(net), unfreeze(net, "bias")
+    (['weight', 'bias'], ['bias'])
+    """
+    return _set(model, patterns, trained=True)
+
+
+def _set(model: Any, patterns: tuple[str, ...], *, trained: bool) -> list[str]:
+    module = _module_of(model)
+    chosen = _matching(module, patterns)
+    for name, parameter in module.named_parameters():
+        if name in chosen and (parameter.is_floating_point() or parameter.is_complex()):
+            parameter.requires_grad_(trained)
+    for submodule in module.modules():
+        own = list(submodule.parameters(recurse=False))
+        if own and has_statistics(submodule):
+            keep_evaluation_mode(submodule, not any(parameter.requires_grad for parameter in own))
+    return [name for name, _ in module.named_parameters() if name in chosen]
+
+
+def _module_of(model: Any) -> nn.Module:
+    module = getattr(model, "module", model)
+    if not isinstance(module, nn.Module):
+        module = model
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"`model` must be a Model or a module, but it is {describe(model)}.")
+    return module
+
+
+def _matching(module: nn.Module, patterns: tuple[str, ...]) -> set[str]:
+    names = [name for name, _ in module.named_parameters()]
+    if not patterns:
+        return set(names)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if any(fnmatch.fnmatchcase(part, pattern) for part in _with_owners(name))}
+        if not found:
+            known = dict.fromkeys(part for name in names for part in _with_owners(name))
+            raise ValueError(f"{pattern!r} is the name of no parameter or submodule. {did_you_mean(pattern, known)}")
+        chosen |= found
+    return chosen
+
+
+def _with_owners(name: str) -> Iterator[str]:
+    """Give the name of a parameter and those of the modules around it.
+
+    >>> list(_with_owners("layer1.0.weight"))
+    ['layer1', 'layer1.0', 'layer1.0.weight']
+    """
+    parts = name.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
