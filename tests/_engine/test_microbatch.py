@@ -1,0 +1,68 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchfit import Model, losses
+
+x = np.random.RandomState(0).rand(50, 6).astype("float32")
+y = (x.sum(axis=1) > 3).astype("int64")
+
+
+class Hungry(nn.Module):
+    """Runs out of memory on more than so many rows."""
+
+    def __init__(self, rows=1000):
+        super().__init__()
+        self.layer, self.rows = nn.Linear(6, 2), rows
+
+    def forward(self, inputs):
+        if self.training and len(inputs) > self.rows:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.layer(inputs)
+
+
+def trained(module=None, reduction="sum_over_batch_size", **compile_arguments):
+    torch.manual_seed(0)
+    model = Model(module or Hungry())
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    model.compile("adam", loss, ["accuracy"], **compile_arguments)
+    weights = np.linspace(0, 2, len(x))
+    history = model.fit(x, y, epochs=2, batch_size=16, shuffle=False, sample_weight=weights, verbose=0)
+    return history.history, model
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+@pytest.mark.parametrize("size", [1, 5, 16, 100])
+def test_parts_give_the_gradients_of_the_whole_batch(size, reduction):
+    whole, model = trained(reduction=reduction)
+    parts, other = trained(reduction=reduction, microbatch=size)
+    for name in whole:
+        assert parts[name] == pytest.approx(whole[name], rel=1e-5)
+    for one, two in zip(model.get_weights(), other.get_weights()):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_auto_halves_the_rows_until_they_fit_and_says_so_each_time(caplog):
+    with caplog.at_level(logging.WARNING, "torchfit"):
+        parts, _ = trained(Hungry(rows=5), microbatch="auto")
+    assert [record.args for record in caplog.records] == [(16, 8), (16, 4)]
+    assert parts["loss"] == pytest.approx(trained()[0]["loss"], rel=1e-5)
+
+
+def test_what_does_not_fit_with_one_row_is_out_of_memory():
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(Hungry(rows=0), microbatch="auto")
+
+
+def test_a_given_number_is_kept_even_when_memory_runs_out():
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(Hungry(rows=4), microbatch=5)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "all"])
+def test_other_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="`microbatch` must be a positive integer or 'auto'"):
+        Model(Hungry()).compile("sgd", "mse", microbatch=size)
