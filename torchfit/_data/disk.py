@@ -11,9 +11,9 @@ from torchfit._data.convert import from_numpy
 
 Rows = slice | np.ndarray[Any, Any]
 
-# The system maps up to 16 pages around each page that is touched. Once this much may be mapped, it is let go.
-_MAPPED_AT_MOST = 256 * 2**20
-_MAPPED_AROUND = 16 * mmap.PAGESIZE
+# The system maps up to a huge page around each page that is touched. Once this much may be mapped, it is let go.
+_MAPPED_AT_MOST = 512 * 2**20
+_MAPPED_AROUND = 2 * 2**20
 
 
 def is_on_disk(value: Any) -> bool:
@@ -50,11 +50,11 @@ class DiskRows:
 
     def read(self, rows: Rows) -> Tensor:
         """Return these rows as a tensor in memory, in their order."""
+        self._pages.touch(rows.stop - rows.start if isinstance(rows, slice) else len(rows))
         block, order = self._block(rows)
         tensor = from_numpy(self._argument, block)
         if tensor.is_floating_point() and self._dtype is not None:
             tensor = tensor.to(self._dtype)
-        self._pages.touched(len(block))
         return tensor if order is None else torch.empty_like(tensor).index_copy_(0, order, tensor)
 
     def _block(self, rows: Rows) -> tuple[np.ndarray[Any, Any], Tensor | None]:
@@ -87,13 +87,16 @@ class _Pages:
     def __init__(self, array: Any) -> None:
         self._mapping = _mapping(array)
         self._row_bytes = _MAPPED_AROUND + array.dtype.itemsize * int(np.prod(array.shape[1:]))
+        self._bytes = self._mapping.size() if self._mapping is not None else 0
         self._mapped = 0
 
-    def touched(self, rows: int) -> None:
-        self._mapped += rows * self._row_bytes
-        if self._mapped > _MAPPED_AT_MOST and self._mapping is not None:
+    def touch(self, rows: int) -> None:
+        """Make room for the pages of some more rows."""
+        coming = min(rows * self._row_bytes, self._bytes)
+        if self._mapped + coming > _MAPPED_AT_MOST and self._mapping is not None:
             self._mapping.madvise(mmap.MADV_DONTNEED)
             self._mapped = 0
+        self._mapped += coming
 
 
 def _memory_map(array: Any) -> np.memmap[Any, Any] | None:
