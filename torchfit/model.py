@@ -16,6 +16,7 @@ from torchfit._data.convert import Conversion
 from torchfit._data.source import as_batch, as_source
 from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
 from torchfit._data.validation import due_epochs, validation_batches
+from torchfit._engine.course import Course
 from torchfit._engine.explain import explained
 from torchfit._engine.logs import Logs
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
@@ -34,6 +35,7 @@ from torchfit._support.modules import floating_dtype_of, mode
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
 from torchfit.saving.model_files import loads_as
 from torchfit.saving.saveable import Saveable
+from torchfit.saving.training_state import training_parts
 
 Step = Callable[[Any], Any]
 
@@ -85,6 +87,7 @@ class Model(Saveable, Steps):
     stop_training: bool = False
     stop_evaluating: bool = False
     stop_predicting: bool = False
+    _course: Course | None = None
 
     def __init__(
         self,
@@ -245,15 +248,17 @@ class Model(Saveable, Steps):
         validate = self._validation(validation, validation_freq, bus)
         indices = range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)
         pieces = self._train_pieces(bus.reads_batch_logs, batches.steps and batches.steps * len(indices))
+        parts = training_parts(self, callbacks.callbacks, validation)
+        course = Course(batches, self._execution.work, indices, self, self.reset_metrics, parts)
         self.stop_training = False
-        with self._running(bus, training=True):
+        with self._running(bus, training=True), self._on(course):
             train_loop(
-                watch.epochs(batches.epochs(indices)),
-                lambda epoch: watch.items(self._execution.work(batches, epoch)),
+                watch.epochs(course.epochs()),
+                lambda epoch: watch.items(course.work(epoch)),
                 self._execution.wrap(pieces, batches),
                 bus,
                 self,
-                self.reset_metrics,
+                course.start,
                 watch.timed("validation", validate),
                 self._finish_training,
             )
@@ -419,6 +424,15 @@ class Model(Saveable, Steps):
             self._is_fitting = was_fitting
             self._execution.release()
             bus.release()
+
+    @contextmanager
+    def _on(self, course: Course) -> Iterator[None]:
+        """Let callbacks find the course of the training while it lasts."""
+        self._course = course
+        try:
+            yield
+        finally:
+            self._course = None
 
     def _evaluate(self, batches: Any, bus: Bus) -> Any:
         keep = preserved(self.metrics) if self._is_fitting else nullcontext()

@@ -131,7 +131,7 @@ class ArrayBatches(_RowBatches):
         """Give the batches of one epoch: views where the order is that of the data, gathered rows elsewhere."""
         rows, first = self._rows(index), start * self._batch_size
         if first >= len(self._leaves[0]):
-            return iter(())
+            return iter(())  # torch.split would give one empty batch
         if rows is None:
             return map(self._pack, zip(*(torch.split(leaf[first:], self._batch_size) for leaf in self._leaves)))
         return map(self._give, torch.split(rows[first:].to(self._leaves[0].device), self._batch_size))

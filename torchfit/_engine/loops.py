@@ -42,7 +42,7 @@ def train_loop(
     step: Step,
     bus: Bus,
     signals: Signals,
-    start_epoch: Callable[[], None],
+    start_epoch: Callable[[], Any],
     validate: Callable[[int], dict[str, float]],
     finish: Callable[[], Any] = dict,
 ) -> None:
@@ -65,7 +65,7 @@ def train_loop(
     logs: Any = Logs.of(None)
     bus.on_train_begin({})
     for epoch in epochs:
-        start_epoch()
+        logs = start_epoch()
         bus.on_epoch_begin(epoch, {})
         for first, last, batch in work(epoch):
             bus.on_train_batch_begin(first, {})

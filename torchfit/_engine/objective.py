@@ -199,7 +199,8 @@ class Objective:
         for term in self.terms:
             term.shapes = outlook["shapes"].get(term.name)
             if term.shapes is not None:
-                self._settle(term, *(torch.empty(shape, device="meta") for shape in term.shapes), device)
+                target, output = (torch.empty(shape, device="meta") for shape in term.shapes)
+                self._settle(term, target, output, device)
         self._name_metrics()
 
     def forget_structures(self) -> None:
@@ -219,9 +220,7 @@ class Objective:
     def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
         """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
         total = None
-        kinds = type(targets), type(outputs), type(sample_weight)
-        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
-        for term, target, output, weight in pick(targets, outputs, sample_weight):
+        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
             if term.loss is None:
                 continue
             value = term.compute(target, output, weight)
@@ -233,9 +232,7 @@ class Objective:
 
     def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
         """Update every compiled metric; only the weighted ones see the weights."""
-        kinds = type(targets), type(outputs), type(sample_weight)
-        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
-        for term, target, output, weight in pick(targets, outputs, sample_weight):
+        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
             for update in term.updates:
                 update(target, output)
             for update in term.weighted_updates:
@@ -245,11 +242,16 @@ class Objective:
         is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
         return Deferred(identifier) if is_deferred else self._family.as_metric(identifier)
 
-    def _bind(self, kinds: Any, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
-        """Return what gives (term, target, output, weight) for every output that something is computed for.
+    def _bind(self, targets: Any, outputs: Any, sample_weight: Any) -> Iterable[Parts]:
+        """Give (term, target, output, weight) for every output that something is computed for."""
+        key = (type(targets), type(outputs), type(sample_weight))
+        pick = self._bound.get(key)
+        if pick is None:
+            pick = self._bound[key] = self._known_or_new(targets, outputs, sample_weight)
+        return pick(targets, outputs, sample_weight)
 
-        What was worked out for the same structures in an earlier loop is taken up: compiled graphs rely on it.
-        """
+    def _known_or_new(self, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
+        """Take up what was worked out for the same structures in an earlier loop: compiled graphs rely on it."""
         key = tree.structure(targets), tree.structure(outputs), tree.structure(sample_weight)
         if key not in self._known:
             bound = self._match(targets, outputs, sample_weight)
@@ -257,7 +259,6 @@ class Objective:
                 self._known.clear()
             self._known[key] = _picker(bound, sample_weight), [item.term.name for item in bound]
         pick, self._latest = self._known[key]
-        self._bound[kinds] = pick
         return pick
 
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:

@@ -41,11 +41,11 @@ class Compiled(Eager):
         self._tell, self._patient = tell, patient
         self._runners: dict[str, Runner] = {}
 
-    def work(self, batches: Any, epoch: int) -> Work:
-        """Give (index of the first batch, index of the last, what one call takes) for a whole epoch."""
+    def work(self, batches: Any, epoch: int, start: int = 0) -> Work:
+        """Give (index of the first batch, of the last, what one call takes) for an epoch from batch `start` on."""
         for runner in self._runners.values():
             runner.must_check = True
-        return super().work(batches, epoch)
+        return super().work(batches, epoch, start)
 
     def wrap(self, pieces: Pieces, batches: Any) -> Step:
         """Return what is called with one piece of work; rows of tensors on the device are gathered inside the graph."""

@@ -17,9 +17,9 @@ class Eager:
         self.steps = steps_per_execution
         self.compiling_seconds = 0.0
 
-    def work(self, batches: Any, epoch: int) -> Work:
-        """Give (index of the first batch, index of the last, what one call takes) for a whole epoch."""
-        return grouped(batches.epoch(epoch), self.steps)
+    def work(self, batches: Any, epoch: int, start: int = 0) -> Work:
+        """Give (index of the first batch, of the last, what one call takes) for an epoch from batch `start` on."""
+        return grouped(batches.epoch(epoch, start), self.steps, start)
 
     def wrap(self, pieces: Pieces, batches: Any) -> Step:
         """Return what is called with one piece of work."""
@@ -29,15 +29,14 @@ class Eager:
         """Let go of what a loop used."""
 
 
-def grouped(items: Iterable[Any], size: int) -> Work:
+def grouped(items: Iterable[Any], size: int, first: int = 0) -> Work:
     """Give (index of the first, index of the last, the items between), or single items for a size of 1."""
     if size == 1:
-        return ((index, index, item) for index, item in enumerate(items))
-    return _groups(iter(items), size)
+        return ((index, index, item) for index, item in enumerate(items, first))
+    return _groups(iter(items), size, first)
 
 
-def _groups(items: Iterator[Any], size: int) -> Work:
-    first = 0
+def _groups(items: Iterator[Any], size: int, first: int) -> Work:
     while group := list(islice(items, size)):
         yield first, first + len(group) - 1, group
         first += len(group)

@@ -75,6 +75,41 @@ def remove(path: PathLike) -> None:
         system.rm_file(inner)
 
 
+def move(path: PathLike, target: PathLike) -> None:
+    """Give the file at `path`, if there is one, another name in the same folder, replacing what was there.
+
+    Raises:
+        OSError: It cannot be; the target is named.
+    """
+    with _named(target):
+        if not is_remote(path):
+            with suppress(FileNotFoundError):
+                os.replace(_local(path), _local(target))
+        elif exists(path):
+            system, inner = _remote(path)
+            system.mv(inner, _remote(target)[1])
+
+
+def require_writable(folder: PathLike) -> None:
+    """Make a folder if it is missing, and raise if no file can be written there; addresses are not looked at.
+
+    Raises:
+        OSError: The folder cannot be made or written to; it is named.
+    """
+    if is_remote(folder):
+        return
+    with _named(folder):
+        os.makedirs(_local(folder), exist_ok=True)
+        with tempfile.TemporaryFile(dir=_local(folder)) as file:
+            file.write(b"torchfit")
+
+
+def remove_empty_folder(folder: PathLike) -> None:
+    """Delete a folder of this machine if it is empty."""
+    with suppress(OSError):
+        os.rmdir(_local(folder))
+
+
 def _local(path: PathLike) -> str:
     text = os.path.expanduser(os.fspath(path))
     return text.removeprefix("file://")

@@ -1,5 +1,6 @@
 """Callbacks: objects that are told what happens in a loop, and may step in."""
 
+from torchfit.callbacks.backup_and_restore import BackupAndRestore
 from torchfit.callbacks.base import Callback
 from torchfit.callbacks.bus import Bus
 from torchfit.callbacks.callback_list import CallbackList
@@ -18,6 +19,7 @@ from torchfit.callbacks.terminate_on_nan import TerminateOnNaN
 from torchfit.callbacks.torch_lr_scheduler import TorchLRScheduler
 
 __all__ = [
+    "BackupAndRestore",
     "Bus",
     "CSVLogger",
     "Callback",

@@ -89,6 +89,9 @@ class Callback:
     # reference to it. The loop may then hand out one mapping for all batches.
     _reads_logs_at_once = False
 
+    # True in a class that hears every event behind the callbacks of all other classes, the history included.
+    _comes_last = False
+
     # True in a class that writes no entries into `logs` but the ones in `_written_logs`. What a callback of
     # the user's writes is not known, so that any name may turn up.
     _is_builtin = False

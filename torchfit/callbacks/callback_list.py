@@ -72,6 +72,7 @@ class CallbackList:
             self.callbacks.insert(0, ProgbarLogger())
         if add_history and not _holds(self.callbacks, History):
             self.callbacks.append(History())
+        self.callbacks.sort(key=lambda callback: getattr(callback, "_comes_last", False))
         if params:
             self.set_params(params)
         self.set_model(model)

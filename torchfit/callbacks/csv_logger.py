@@ -58,8 +58,8 @@ class CSVLogger(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the columns and the length of the file in bytes."""
-        started = self.keys is not None
-        return {"keys": self.keys, "size": os.path.getsize(self.filename) if started else None}
+        goes_on = self.keys is not None or self.append
+        return {"keys": self.keys, "size": os.path.getsize(self.filename) if goes_on else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the file, without the rows that came after the state was taken."""

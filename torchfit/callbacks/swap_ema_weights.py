@@ -1,5 +1,6 @@
 """SwapEMAWeights: evaluate with averaged weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -60,6 +61,17 @@ class SwapEMAWeights(Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Leave the averages in the model: training with averages ends with them."""
         self._kept = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights of the training, while the averages are in the model."""
+        return {"kept": self._kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep the weights of the training."""
+        kept = state["kept"]
+        if kept is not None:
+            kept = [value.to(parameter) for value, parameter in zip(kept, self._optimizer().parameters)]
+        self._kept = kept
 
     def _swap_in(self) -> None:
         optimizer = self._optimizer()

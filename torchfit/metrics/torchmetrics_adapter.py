@@ -3,6 +3,8 @@
 import copy
 from typing import Any
 
+from torch import Tensor
+
 from torchfit._support.errors import describe
 from torchfit._support.names import snake_case
 from torchfit._support.tensors import as_tensor
@@ -57,12 +59,28 @@ class TorchMetric(Metric):
         """Reset the metric."""
         self.metric.reset()
 
+    def get_extra_state(self) -> list[Any]:
+        """Return the state, which torchmetrics leaves out of its `state_dict`."""
+        return [_state_of(part) for part in self.metric.modules()]
+
+    def set_extra_state(self, state: list[Any]) -> None:
+        """Take up a state, on the device of the metric."""
+        for part, values in zip(self.metric.modules(), state):
+            device = getattr(part, "device", None)
+            vars(part).update({name: _moved(value, device) for name, value in values.items()})
+
     def _snapshot(self) -> Any:
         return [(part, copy.deepcopy(_state_of(part))) for part in self.metric.modules()]
 
     def _restore(self, snapshot: Any) -> None:
         for part, state in snapshot:
             vars(part).update(copy.deepcopy(state))
+
+
+def _moved(value: Any, device: Any) -> Any:
+    if isinstance(value, list):
+        return [_moved(part, device) for part in value]
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _state_of(part: Any) -> dict[str, Any]:
