@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+
 from torchfit._data.datasets import Fetch, SeededStream
 from torchfit._data.workers import Reader, Request, located, read_ahead
 
@@ -27,14 +28,14 @@ def test_reading_ahead_keeps_the_order_and_goes_no_further_than_asked():
     assert len(started) <= 6
 
 
-class Strange(Exception):
+class StrangeError(Exception):
     def __init__(self, code, reason):
         super().__init__(code, reason)
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(ValueError("bad"), ValueError), (Strange(1, "bad"), RuntimeError), (StopIteration("bad"), RuntimeError)],
+    [(ValueError("bad"), ValueError), (StrangeError(1, "bad"), RuntimeError), (StopIteration("bad"), RuntimeError)],
 )
 def test_errors_are_told_with_their_place_and_cause(error, kind):
     with pytest.raises(kind, match=r"bad.*\(sample 3\)") as caught:
