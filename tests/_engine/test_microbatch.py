@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchfit import Model, losses
+from torchfit import Model, losses, optimizers
 
 x = np.random.RandomState(0).rand(50, 6).astype("float32")
 y = (x.sum(axis=1) > 3).astype("int64")
@@ -66,3 +66,21 @@ def test_a_given_number_is_kept_even_when_memory_runs_out():
 def test_other_sizes_are_refused(size):
     with pytest.raises(ValueError, match="`microbatch` must be a positive integer or 'auto'"):
         Model(Hungry()).compile("sgd", "mse", microbatch=size)
+
+
+@pytest.mark.parametrize("rows", [10, 7])
+def test_gathered_gradients_equal_those_of_a_larger_batch_also_at_a_ragged_end(rows):
+    def history(batch_size, **options):
+        torch.manual_seed(0)
+        model = Model(Hungry())
+        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizers.Adam(0.01, **options), loss, ["accuracy"])
+        weights = np.linspace(0, 2, len(x))
+        fit = {"epochs": 3, "shuffle": False, "sample_weight": weights, "verbose": 0}
+        return model.fit(x, y, batch_size=batch_size, **fit).history, model
+
+    large, model = history(3 * rows)
+    gathered, other = history(rows, gradient_accumulation_steps=3)
+    assert other.optimizer.iterations == model.optimizer.iterations
+    for one, two in zip(model.get_weights(), other.get_weights()):
+        np.testing.assert_allclose(one, two, atol=1e-6)

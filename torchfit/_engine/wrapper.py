@@ -1,6 +1,7 @@
 """What a model is before it is trained: a module, its weights, and how it is called."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,11 @@ class ModuleWrapper(nn.Module):
 
     def compile_call(self) -> None:
         """Call the module compiled from now on, as far as it can be, where a whole step cannot be one graph."""
-        prepare = self._prepare_call
-        self._prepare_call = lambda call: torch.compile(prepare(call), options={"fallback_random": True})
+        self.prepare_calls(partial(_compiled, self._prepare_call))
+
+    def prepare_calls(self, prepare: Callable[[Call], Call]) -> None:
+        """Pass the function that calls the module through `prepare` from now on."""
+        self._prepare_call = prepare
         self._known_calls.clear()
         self._calls.clear()
 
@@ -238,6 +242,11 @@ class ModuleWrapper(nn.Module):
 
 def _as_it_is(call: Call) -> Call:
     return call
+
+
+def _compiled(prepare: Callable[[Call], Call], call: Call) -> Call:
+    compiled: Call = torch.compile(prepare(call), options={"fallback_random": True})
+    return compiled
 
 
 def _accelerators(device: torch.device) -> list[torch.device]:

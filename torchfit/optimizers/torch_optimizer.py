@@ -151,6 +151,9 @@ class TorchOptimizer:
         self._updates += 1
         return self.learning_rate, self._updates
 
+    def flush(self) -> None:
+        """Do nothing: torch's optimizers gather no gradients."""
+
     def rewind(self, updates: int) -> None:
         """Take back so many calls of `begin_update` whose updates were not made."""
         self._updates -= updates
