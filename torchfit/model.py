@@ -16,13 +16,13 @@ from torchfit._data.convert import Conversion
 from torchfit._data.source import as_batch, as_source
 from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
 from torchfit._data.validation import due_epochs, validation_batches
+from torchfit._engine.added import Added
 from torchfit._engine.course import Course
 from torchfit._engine.explain import explained
 from torchfit._engine.logs import Logs
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._engine.microbatch import Microbatches
 from torchfit._engine.objective import Family, Objective, Uncompiled
-from torchfit._engine.preserve import preserved
 from torchfit._engine.results import Predictions, report, to_numpy
 from torchfit._engine.steps import Steps
 from torchfit._engine.timing import Stopwatch
@@ -43,6 +43,10 @@ Step = Callable[[Any], Any]
 def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:
     from_logits = getattr(loss, "from_logits", False)
     return metric_family.resolve(name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
+
+
+def _make_added(aggregation: str, name: str) -> Any:
+    return metric_family.Sum(name) if aggregation == "sum" else metric_family.Mean(name)
 
 
 _FAMILY = Family(
@@ -111,6 +115,7 @@ class Model(Saveable, Steps):
         self._objective: Objective | Uncompiled = Uncompiled()
         self._execution: Eager = Eager()
         self._is_fitting = False
+        self._added = Added(_make_added)
 
     def compile(  # type: ignore[override]
         self,
@@ -370,7 +375,7 @@ class Model(Saveable, Steps):
         """
         self._check_compiled("train_on_batch")
         batch = as_batch(x, y, sample_weight, self._conversion(), class_weight)
-        return self._on_batch(self.train_step, batch, reset_metrics, return_dict, training=True)
+        return self._on_batch(self._step("train_step", False), batch, reset_metrics, return_dict, training=True)
 
     def test_on_batch(
         self,
@@ -384,19 +389,34 @@ class Model(Saveable, Steps):
         self._check_compiled("test_on_batch")
         with torch.no_grad():
             batch = as_batch(x, y, sample_weight, self._conversion())
-            return self._on_batch(self.test_step, batch, reset_metrics, return_dict, training=False)
+            return self._on_batch(self._step("test_step", False), batch, reset_metrics, return_dict, training=False)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays, in evaluation mode."""
         batch = as_batch(x, None, None, self._conversion())
         with self._running(Bus([]), training=False), torch.no_grad():
-            return to_numpy(self.predict_step(batch))
+            return to_numpy(self._predict_pieces(False).step(batch))
 
     # -- inside --------------------------------------------------------------------------------------------
 
     def _check_compiled(self, method: str) -> None:
         if not isinstance(self._objective, Objective):
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
+
+    def _forget_graphs(self) -> None:
+        keys = ("run_eagerly", "jit_compile", "steps_per_execution")
+        if self._compile_arguments is not None:
+            self._execution = choose_execution(*(self._compile_arguments[key] for key in keys))
+
+    def _after_flush(self, validate: Callable[[int], dict[str, float]]) -> Callable[[int], dict[str, float]]:
+        """Make the update of gradients that were gathered and not used yet, when an epoch ends."""
+
+        def flush_and_validate(epoch: int) -> dict[str, float]:
+            if self.optimizer.built:
+                self.optimizer.flush()
+            return validate(epoch)
+
+        return flush_and_validate
 
     def _finish_training(self) -> None:
         """Write averages of the weights into the weights, if the optimizer keeps them."""
@@ -415,10 +435,10 @@ class Model(Saveable, Steps):
     def _running(self, bus: Bus, *, training: bool) -> Iterator[None]:
         """Hold the mode of the module, and let go of everything afterwards, also when a loop fails."""
         self._calls.clear()
-        self._objective.forget_structures()
+        apart = self._apart() if self._is_fitting else nullcontext()
         was_fitting, self._is_fitting = self._is_fitting, self._is_fitting or training
         try:
-            with mode(self, training), explained(self.module):
+            with apart, self._gathering(), mode(self, training), explained(self.module):
                 yield
         finally:
             self._is_fitting = was_fitting
@@ -435,7 +455,7 @@ class Model(Saveable, Steps):
             self._course = None
 
     def _evaluate(self, batches: Any, bus: Bus) -> Any:
-        keep = preserved(self.metrics) if self._is_fitting else nullcontext()
+        keep = self._metrics_apart() if self._is_fitting else nullcontext()
         self.stop_evaluating = False
         with keep, torch.no_grad():
             self.reset_metrics()
@@ -457,8 +477,9 @@ class Model(Saveable, Steps):
         return validate
 
     def _on_batch(self, step: Step, batch: Batch, reset: bool, return_dict: bool, *, training: bool) -> Any:
-        if reset:
-            self.reset_metrics()
-        with self._running(Bus([]), training=training):
+        keep = self._metrics_apart() if self._is_fitting else nullcontext()
+        with keep, self._running(Bus([]), training=training):
+            if reset:
+                self.reset_metrics()
             logs = dict(Logs.of(step(batch)))
         return report(logs, return_dict)

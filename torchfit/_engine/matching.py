@@ -7,7 +7,7 @@ belongs to them may be nested in the same way, or flat under the names of the ou
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from torchfit._support import tree
 from torchfit._support.errors import describe
@@ -191,7 +191,7 @@ def _aligned(value: Any, nest: Any, is_one: IsOne, path: tree.Path = ()) -> dict
     return found
 
 
-def _refuse(argument: str, value: Any, layout: Layout, served: Sequence[str]) -> Any:
+def _refuse(argument: str, value: Any, layout: Layout, served: Sequence[str]) -> NoReturn:
     names = list(layout.names)
     unknown = [key for key, _ in tree.children(value) if isinstance(key, str) and key not in names]
     if unknown:

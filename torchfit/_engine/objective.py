@@ -15,8 +15,7 @@ from torchfit._support import tree
 from torchfit._support.names import unique_names
 
 Getter = matching.Getter
-Parts = tuple["Term", Any, Any, Any]
-Pick = Callable[[Any, Any, Any], Iterable[Parts]]
+Pick = Any  # A function (targets, outputs, weights) -> [(term, target, output, weight)], or a single term.
 Shape = tuple[int, ...]
 
 
@@ -199,8 +198,7 @@ class Objective:
         for term in self.terms:
             term.shapes = outlook["shapes"].get(term.name)
             if term.shapes is not None:
-                target, output = (torch.empty(shape, device="meta") for shape in term.shapes)
-                self._settle(term, target, output, device)
+                self._settle(term, *(torch.empty(shape, device="meta") for shape in term.shapes), device)
         self._name_metrics()
 
     def forget_structures(self) -> None:
@@ -220,7 +218,11 @@ class Objective:
     def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
         """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
         total = None
-        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
+        kinds = type(targets), type(outputs), type(sample_weight)
+        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
+        alone = isinstance(pick, Term)  # The usual case, which needs no call to take things apart.
+        parts = ((pick, targets, outputs, sample_weight),) if alone else pick(targets, outputs, sample_weight)
+        for term, target, output, weight in parts:
             if term.loss is None:
                 continue
             value = term.compute(target, output, weight)
@@ -232,7 +234,11 @@ class Objective:
 
     def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
         """Update every compiled metric; only the weighted ones see the weights."""
-        for term, target, output, weight in self._bind(targets, outputs, sample_weight):
+        kinds = type(targets), type(outputs), type(sample_weight)
+        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
+        alone = isinstance(pick, Term)  # The usual case, which needs no call to take things apart.
+        parts = ((pick, targets, outputs, sample_weight),) if alone else pick(targets, outputs, sample_weight)
+        for term, target, output, weight in parts:
             for update in term.updates:
                 update(target, output)
             for update in term.weighted_updates:
@@ -242,16 +248,11 @@ class Objective:
         is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
         return Deferred(identifier) if is_deferred else self._family.as_metric(identifier)
 
-    def _bind(self, targets: Any, outputs: Any, sample_weight: Any) -> Iterable[Parts]:
-        """Give (term, target, output, weight) for every output that something is computed for."""
-        key = (type(targets), type(outputs), type(sample_weight))
-        pick = self._bound.get(key)
-        if pick is None:
-            pick = self._bound[key] = self._known_or_new(targets, outputs, sample_weight)
-        return pick(targets, outputs, sample_weight)
+    def _bind(self, kinds: Any, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
+        """Return what gives (term, target, output, weight) for every output that something is computed for.
 
-    def _known_or_new(self, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
-        """Take up what was worked out for the same structures in an earlier loop: compiled graphs rely on it."""
+        What was worked out for the same structures in an earlier loop is taken up: compiled graphs rely on it.
+        """
         key = tree.structure(targets), tree.structure(outputs), tree.structure(sample_weight)
         if key not in self._known:
             bound = self._match(targets, outputs, sample_weight)
@@ -259,6 +260,7 @@ class Objective:
                 self._known.clear()
             self._known[key] = _picker(bound, sample_weight), [item.term.name for item in bound]
         pick, self._latest = self._known[key]
+        self._bound[kinds] = pick
         return pick
 
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
@@ -357,11 +359,10 @@ class Objective:
             metric.name = name
 
 
-def _picker(bound: list[Bound], sample_weight: Any) -> Pick:
-    """Return what takes targets, outputs and weights apart; a single output costs nothing but the call."""
+def _picker(bound: list[Bound], sample_weight: Any) -> Any:
+    """Return what takes targets, outputs and weights apart, or the one term that they all belong to as they are."""
     if len(bound) == 1 and _is_whole(bound[0], sample_weight):
-        term = bound[0].term
-        return lambda target, output, weight: ((term, target, output, weight),)
+        return bound[0].term
     return lambda targets, outputs, weights: [
         (item.term, item.target(targets), item.output(outputs), item.weight(weights)) for item in bound
     ]

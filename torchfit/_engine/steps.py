@@ -1,36 +1,44 @@
 """What happens to one batch: the steps, the loss and the metrics, each of which may be overridden."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfit._engine.gathering import Gathering
 from torchfit._engine.logs import Logs, Results
 from torchfit._engine.microbatch import Microbatches, detached
-from torchfit._engine.objective import Objective, Uncompiled
-from torchfit._engine.wrapper import ModuleWrapper
 from torchfit._support import tree
-from torchfit._support.batch import Batch
+from torchfit._support.batch import Batch, parts_of, unwrapped
 from torchfit._support.pieces import Pieces, Step, concatenated, last, overridden, unpacked
 
 
-class Steps(ModuleWrapper):
+class Steps(Gathering):
     """A module with an objective and an optimizer, and what they do with a batch."""
 
     optimizer: Any
-    _objective: Objective | Uncompiled
     _microbatches: Microbatches | None = None
+    _loss_asks_for_mode: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Find out whether a `compute_loss` of the user's takes `training`."""
+        super().__init_subclass__(**kwargs)
+        parameters = inspect.signature(cls.compute_loss).parameters
+        cls._loss_asks_for_mode = "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     # -- the steps, which may be overridden ----------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Results:
         """Train on one batch: forward, loss, backward, update, metrics.
 
-        Override it to train in your own way; `batch` is a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`
-        on the model's device, and what you return, names to numbers or tensors, becomes the logs.
+        Override it to train in your own way. `batch` is on the model's device: a tuple `(x, y)` or
+        `(x, y, sample_weight)`, or, where there are inputs alone, `x` itself (in a tuple of 1 if it is a list or
+        tuple). What you return, names to numbers or tensors, becomes the logs. There are `self(x, training=True)`,
+        `self.compute_loss`, `self.optimizer`, `self.trainable_weights`, `self.metrics`, `self.get_metrics_result`.
         """
-        inputs, targets, sample_weight = batch.parts
+        inputs, targets, sample_weight = parts_of(batch)
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
         if not self.optimizer.built:
             self.build_optimizer()
@@ -43,60 +51,77 @@ class Steps(ModuleWrapper):
 
     def test_step(self, batch: Batch) -> Results:
         """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
-        inputs, targets, sample_weight = batch.parts
+        inputs, targets, sample_weight = parts_of(batch)
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
         self._objective.tracker.update_state(loss, self._rows(inputs))
         return self.compute_metrics(inputs, targets, outputs, sample_weight)
 
     def predict_step(self, batch: Batch) -> Any:
         """Return the outputs for one batch. May be overridden, as `train_step`."""
-        return self._call(batch.inputs)
+        return self._call(parts_of(batch)[0])
 
     def forward_loss(self, inputs: Any, targets: Any, sample_weight: Any) -> tuple[Tensor, Any]:
         """Return the loss to minimise, a scalar, and the outputs of the module."""
-        outputs = self._call(inputs)
-        return self.compute_loss(inputs, targets, outputs, sample_weight), outputs
+        added = self._added
+        previous = added.enter()
+        try:
+            outputs = self._call(inputs)
+            if self._loss_asks_for_mode:
+                loss = self.compute_loss(inputs, targets, outputs, sample_weight, training=self.training)
+            else:
+                loss = self.compute_loss(inputs, targets, outputs, sample_weight)
+            added.losses.clear()
+            return loss, outputs
+        finally:
+            added.leave(previous)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Tensor:
-        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs.
+        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs, and what was added.
+
+        An override may leave `training` out. In evaluation, a model without any loss has a loss of 0.
 
         Raises:
             ValueError: If there is nothing to minimise.
         """
-        loss = self._objective.loss(y, y_pred, sample_weight)
-        if loss is None:
+        loss, added = self._objective.loss(y, y_pred, sample_weight), self._added
+        if added.losses or added.penalties:
+            loss = added.total(loss)
+        if loss is not None:
+            return loss
+        if training:
             raise ValueError(
                 "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
             )
-        return loss
+        return torch.zeros((), device=self._objective.tracker.total.device)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Results:
-        """Update the compiled metrics with one batch and return all results, read from the device when needed."""
+        """Update the compiled and added metrics with one batch and return all results, read when needed."""
         self._objective.update_metrics(y, y_pred, sample_weight)
+        if self._added.values or self._added.gauges:
+            self._added.update_metrics()
         return Logs(self.get_metrics_result)
 
-    # -- metrics -------------------------------------------------------------------------------------------
+    def compiled_loss(
+        self, y: Any, y_pred: Any, sample_weight: Any = None, regularization_losses: Any = None
+    ) -> Tensor:
+        """Return the loss of `compile`, with the sum of `regularization_losses`, and take it into the mean `loss`.
+
+        For steps written for Keras 2; new ones call `compute_loss`.
+        """
+        loss = self._objective.loss(y, y_pred, sample_weight)
+        for value in regularization_losses or ():
+            loss = value.sum() if loss is None else loss + value.sum()
+        if loss is None:
+            raise ValueError("There is no loss to compute: pass `loss=` to `compile` and targets `y`.")
+        self._objective.tracker.update_state(loss.detach())
+        return loss
 
     @property
-    def metrics(self) -> list[Any]:
-        """All metrics, the mean of the loss first."""
-        return list(self._objective.metrics)
-
-    @property
-    def metrics_names(self) -> list[str]:
-        """The names of the results, in the order of the list that `evaluate` returns."""
-        return [metric.name for metric in self.metrics]
-
-    def reset_metrics(self) -> None:
-        """Set the state of every metric back to its start."""
-        for metric in self.metrics:
-            metric.reset_state()
-
-    def get_metrics_result(self) -> Results:
-        """Return the results by name, as tensors on the device."""
-        return {metric.name: metric.result() for metric in self.metrics}
+    def compiled_metrics(self) -> "CompiledMetrics":
+        """What updates the metrics of `compile`, for steps written for Keras 2; new ones call `compute_metrics`."""
+        return CompiledMetrics(self._objective.update_metrics)
 
     # -- the training step in several passes ---------------------------------------------------------------
 
@@ -115,7 +140,7 @@ class Steps(ModuleWrapper):
             self.module.zero_grad()
 
     def _train_on_parts(self, parts: Iterable[tuple[Batch, float]], rows: int) -> Results:
-        done, losses = [], []
+        done, losses, logged = [], [], []
         for part, share in parts:
             inputs, targets, sample_weight = part.parts
             loss, outputs = self.forward_loss(inputs, targets, sample_weight)
@@ -125,11 +150,14 @@ class Steps(ModuleWrapper):
             self.optimizer.scale_loss(loss).backward()
             losses.append(loss.detach())
             done.append((targets, detached(outputs), sample_weight))
+            logged += self._added.values
         self.optimizer.step(rows)
         self.optimizer.zero_grad()
         self._objective.tracker.update_state(torch.stack(losses).sum(), rows)
         for targets, outputs, sample_weight in done:
             self._objective.update_metrics(targets, outputs, sample_weight)
+        self._added.values = logged
+        self._added.update_metrics()
         return Logs(self.get_metrics_result)
 
     # -- the same steps with tensors alone, to be compiled -------------------------------------------------
@@ -145,14 +173,14 @@ class Steps(ModuleWrapper):
         gradients = torch.autograd.grad(scaled, self.optimizer.parameters, allow_unused=True)
         self.optimizer.update(gradients, learning_rate, number)
         self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
-        self._objective.update_metrics(targets, outputs, sample_weight)
+        self.compute_metrics(inputs, targets, outputs, sample_weight)
         return []
 
     def _test_graph(self, batch: Batch) -> list[Tensor]:
         inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
         self._objective.tracker.update_state(loss, self._rows(inputs))
-        self._objective.update_metrics(targets, outputs, sample_weight)
+        self.compute_metrics(inputs, targets, outputs, sample_weight)
         return []
 
     def _predict_graph(self, batch: Batch) -> list[Tensor]:
@@ -190,7 +218,7 @@ class Steps(ModuleWrapper):
     def _predict_pieces(self, watched: bool) -> Pieces:
         return Pieces(
             "predict",
-            self.predict_step,
+            self.predict_step if overridden(self, Steps, "predict_step") is None else self._own_predict_step,
             concatenated,
             self._predict_graph,
             unpacked,
@@ -209,12 +237,49 @@ class Steps(ModuleWrapper):
     def _step(self, name: str, settle: bool) -> Step:
         """Return a step that gives logs: an overridden one may return any mapping."""
         step: Step = getattr(self, name)
+        if overridden(self, Steps, name) is not None:
+            step = self._own_step(step)
         if settle:
             return lambda batch: Logs.of(step(batch)).settle()
         return step if self._own_part(name) is None else lambda batch: Logs.of(step(batch))
+
+    def _own_step(self, step: Step) -> Step:
+        """Prepare for a step of the user's: batches as Keras gives them, and an optimizer that may be called."""
+
+        def run(batch: Batch) -> Any:
+            if not (self.optimizer.built or self.has_lazy_weights):
+                self.build_optimizer()
+            added = self._added
+            previous = added.enter()
+            added.is_open = added.is_counted = False  # Calls of the model itself begin anew, as in Keras.
+            try:
+                results = step(unwrapped(batch))
+                if not added.is_counted or added.values:
+                    added.update_metrics()
+                added.losses.clear()
+                return results
+            finally:
+                added.leave(previous)
+
+        return run
+
+    def _own_predict_step(self, batch: Batch) -> Any:
+        return self.predict_step(unwrapped(batch))
 
     def _logs(self, settle: bool) -> Callable[..., Logs]:
         """Return what gives the logs after a step whose results lie in the metrics."""
         if settle:
             return lambda *_: Logs(self.get_metrics_result).settle()
         return lambda *_: Logs(self.get_metrics_result)
+
+
+class CompiledMetrics:
+    """The metrics of `compile`, to be updated together."""
+
+    def __init__(self, update: Callable[[Any, Any, Any], None]) -> None:
+        """Update with `update(targets, outputs, sample_weight)`."""
+        self._update = update
+
+    def update_state(self, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Update every metric with one batch."""
+        self._update(y, y_pred, sample_weight)

@@ -45,3 +45,22 @@ class Batch(tuple[Any, ...]):
     def sample_weight(self) -> Any:
         """How much each sample counts, or `None`."""
         return self[2] if len(self) > 2 else None
+
+
+def parts_of(data: Any) -> tuple[Any, Any, Any]:
+    """Return inputs, targets and weights of a batch, or of what an overridden step handed on.
+
+    >>> parts_of((1, 2)), parts_of(1)
+    ((1, 2, None), (1, None, None))
+    """
+    inputs, targets, sample_weight = (*data, None, None)[:3] if isinstance(data, tuple) else (data, None, None)
+    return inputs, targets, sample_weight
+
+
+def unwrapped(batch: Batch) -> Any:
+    """Return a batch as a step of the user's gets it: inputs alone come as they are, unless they are a sequence.
+
+    >>> unwrapped(Batch(1)), unwrapped(Batch([1, 2])), unwrapped(Batch(1, 2))
+    (1, ([1, 2],), (1, 2))
+    """
+    return batch[0] if len(batch) == 1 and not isinstance(batch[0], (list, tuple)) else batch
