@@ -107,7 +107,7 @@ class Model(Saveable, Steps):
         self._device = resolve_device(device, self.module)
         self._precision = choose_precision(dtype_policy, self._device)
         self._precision.prepare(self.module.to(self._device))
-        self._prepare_call = self._precision.wrap
+        self.prepare_calls(self._precision.wrap)
         self.optimizer: Any = None
         self.loss: Any = None
         self._compile_arguments: dict[str, Any] | None = None
@@ -158,6 +158,7 @@ class Model(Saveable, Steps):
         if auto_scale_loss and self._precision.scales_loss:
             self.optimizer = optimizer_family.scaled(self.optimizer)
         self._objective = Objective(_FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
+        self.prepare_calls(self._precision.wrap)
         self._microbatches = None if microbatch is None else Microbatches(microbatch)
         self._execution = choose_execution(run_eagerly, jit_compile, steps_per_execution)
         object.__setattr__(self, "loss", loss)  # a loss that is a module must not become a part of the model
@@ -264,7 +265,7 @@ class Model(Saveable, Steps):
                 bus,
                 self,
                 course.start,
-                watch.timed("validation", validate),
+                watch.timed("validation", self._after_flush(validate)),
                 self._finish_training,
             )
         watch.close()

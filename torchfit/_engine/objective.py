@@ -198,7 +198,8 @@ class Objective:
         for term in self.terms:
             term.shapes = outlook["shapes"].get(term.name)
             if term.shapes is not None:
-                self._settle(term, *(torch.empty(shape, device="meta") for shape in term.shapes), device)
+                target, output = (torch.empty(shape, device="meta") for shape in term.shapes)
+                self._settle(term, target, output, device)
         self._name_metrics()
 
     def forget_structures(self) -> None:
