@@ -25,7 +25,7 @@ demo: $(VENV)/demo.stamp  ## Train a classifier of handwritten digits, with curv
 	@$(RUN) examples/digits.py
 
 test: $(VENV)/test.stamp  ## Run every test, and every example in docstrings, README and docs
-	@$(TEST_ENV) $(RUN) -m pytest $(ARGS)
+	@$(TEST_ENV) $(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
 coverage: $(VENV)/dev.stamp  ## Run the tests and show which lines they miss
 	@$(TEST_ENV) $(RUN) -m coverage run -m pytest -q $(ARGS)
