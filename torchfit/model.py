@@ -6,10 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from torchfit import losses as loss_family
-from torchfit import metrics as metric_family
 from torchfit import optimizers as optimizer_family
 from torchfit._data.arguments import Loading, check_integer
 from torchfit._data.convert import Conversion
@@ -22,10 +20,12 @@ from torchfit._engine.explain import explained
 from torchfit._engine.logs import Logs
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._engine.microbatch import Microbatches
-from torchfit._engine.objective import Family, Objective, Uncompiled
+from torchfit._engine.objective import Objective, Uncompiled
+from torchfit._engine.preflight import preflight
 from torchfit._engine.results import Predictions, report, to_numpy
 from torchfit._engine.steps import Steps
 from torchfit._engine.timing import Stopwatch
+from torchfit._families import FAMILY, aggregate
 from torchfit._runtime.compiled import choose_execution
 from torchfit._runtime.device import resolve_device
 from torchfit._runtime.execution import Eager
@@ -38,24 +38,6 @@ from torchfit.saving.saveable import Saveable
 from torchfit.saving.training_state import training_parts
 
 Step = Callable[[Any], Any]
-
-
-def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:
-    from_logits = getattr(loss, "from_logits", False)
-    return metric_family.resolve(name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
-
-
-def _make_added(aggregation: str, name: str) -> Any:
-    return metric_family.Sum(name) if aggregation == "sum" else metric_family.Mean(name)
-
-
-_FAMILY = Family(
-    loss_family.as_loss,
-    loss_family.probability_problem,
-    metric_family.as_metric,
-    _resolve_metric,
-    metric_family.Mean,
-)
 
 
 @loads_as
@@ -115,9 +97,9 @@ class Model(Saveable, Steps):
         self._objective: Objective | Uncompiled = Uncompiled()
         self._execution: Eager = Eager()
         self._is_fitting = False
-        self._added = Added(_make_added)
+        self._added = Added(aggregate)
 
-    def compile(  # type: ignore[override]
+    def compile(
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
@@ -157,7 +139,7 @@ class Model(Saveable, Steps):
         self.optimizer = optimizer_family.as_optimizer(optimizer)
         if auto_scale_loss and self._precision.scales_loss:
             self.optimizer = optimizer_family.scaled(self.optimizer)
-        self._objective = Objective(_FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
+        self._objective = Objective(FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
         self.prepare_calls(self._precision.wrap)
         self._microbatches = None if microbatch is None else Microbatches(microbatch)
         self._execution = choose_execution(run_eagerly, jit_compile, steps_per_execution)
@@ -323,6 +305,8 @@ class Model(Saveable, Steps):
         max_queue_size: int = 10,
         workers: int = 1,
         use_multiprocessing: bool = False,
+        *,
+        out: Any = None,
     ) -> Any:
         """Return the outputs for all samples as NumPy arrays, in evaluation mode.
 
@@ -335,22 +319,35 @@ class Model(Saveable, Steps):
             steps: How many batches to predict; `None` takes all.
             callbacks: Callbacks for the prediction.
             max_queue_size, workers, use_multiprocessing: As in `fit`.
+            out: Arrays to write into, such as memory maps `(samples, …)`, in the structure of the outputs.
 
         Returns:
-            An array `(samples, …)`, or arrays in the structure that the module returns.
+            An array `(samples, …)`, or arrays in the structure that the module returns, with `None` for outputs that
+            are no tensors; `out` if it was given.
 
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
         source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
         batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
-        predictions = Predictions(batches.samples)
+        predictions = Predictions(batches.samples, out)
         bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._running(bus, training=False), torch.no_grad():
             self.stop_predicting = False
             step = self._execution.wrap(self._predict_pieces(bus.heard("on_predict_batch_end")), batches)
             predict_loop(self._execution.work(batches, 0), step, bus, self, predictions.keep)
         return predictions.result()
+
+    def predict_iter(
+        self, x: Any, batch_size: int | None = None, steps: int | None = None, **loading: Any
+    ) -> Iterator[Any]:
+        """Yield the outputs batch by batch, as NumPy arrays in the structure that the module returns.
+
+        Nothing but one batch is held, so data without an end will do. Arguments as in `predict`; `loading` takes its
+        `max_queue_size`, `workers` and `use_multiprocessing`. Between the batches the model may be used, and trained.
+        """
+        source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
+        return self._predictions(whole_pass(source, batch_size, steps, Loading(**loading)))
 
     def train_on_batch(
         self,
@@ -463,6 +460,13 @@ class Model(Saveable, Steps):
             step = self._execution.wrap(self._test_pieces(bus.reads_batch_logs), batches)
             logs = evaluate_loop(self._execution.work(batches, 0), step, bus, self)
             return dict(logs)
+
+    def _predictions(self, batches: Paced) -> Iterator[Any]:
+        step = self._predict_pieces(False).step
+        for batch in batches.epoch(0):
+            with self._running(Bus([]), training=False), torch.no_grad():
+                outputs = to_numpy(step(batch))
+            yield outputs
 
     def _validation(self, batches: Paced | None, frequency: Any, bus: Bus) -> Callable[[int], dict[str, float]]:
         if batches is None:

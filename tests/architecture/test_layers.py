@@ -11,7 +11,7 @@ LAYERS = [
     {"_support"},
     {"functional"},
     {"losses", "metrics", "optimizers", "callbacks", "_data", "_runtime", "_engine"},
-    {"saving", "utils"},
+    {"saving", "utils", "_families"},
     {"model"},
     {"models", "mixed_precision", "distribution"},
     {"torchfit"},

@@ -1,0 +1,21 @@
+"""What the engine takes from the families of losses and metrics, which it does not know itself."""
+
+from typing import Any
+
+from torch import Tensor
+
+from torchfit import losses, metrics
+from torchfit._engine.objective import Family
+
+
+def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:
+    from_logits = getattr(loss, "from_logits", False)
+    return metrics.resolve(name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
+
+
+def aggregate(aggregation: str, name: str) -> Any:
+    """Return the metric that gathers values added under `name`."""
+    return metrics.Sum(name) if aggregation == "sum" else metrics.Mean(name)
+
+
+FAMILY = Family(losses.as_loss, losses.probability_problem, metrics.as_metric, _resolve_metric, metrics.Mean)
