@@ -21,7 +21,6 @@ from torchfit._engine.logs import Logs
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._engine.microbatch import Microbatches
 from torchfit._engine.objective import Objective, Uncompiled
-from torchfit._engine.preflight import preflight
 from torchfit._engine.results import Predictions, report, to_numpy
 from torchfit._engine.steps import Steps
 from torchfit._engine.timing import Stopwatch
