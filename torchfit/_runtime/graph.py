@@ -9,7 +9,7 @@ This is the one place that touches private parts of torch's compiler. Where they
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Graph:
     def __init__(self, function: Function) -> None:
         """Compile at the first call."""
         # The compiler keeps what it made with the code object, and gives up on one with too many versions.
-        function.__code__ = function.__code__.replace()  # type: ignore[attr-defined]
+        function.__code__ = function.__code__.replace()
         self._guarded = torch.compile(function, fullgraph=True, dynamic=False, backend=self._backend)
         self._compiled: Callable[..., Any] | None = None
         self._recorded: Sequence[Tensor] = ()
@@ -95,14 +95,13 @@ def _inductor(module: Any, examples: Any) -> Callable[..., Any] | None:
         from torch._inductor.compile_fx import compile_fx
     except ImportError:
         return None
-    compiled: Callable[..., Any] = compile_fx(module, examples, config_patches=_OPTIONS)
-    return compiled
+    return cast(Callable[..., Any], compile_fx(module, examples, config_patches=_OPTIONS))
 
 
 def _lookup(name: str) -> Callable[..., Any]:
     import torch._dynamo
 
-    return torch._dynamo.lookup_backend(name)  # type: ignore[no-any-return]
+    return torch._dynamo.lookup_backend(name)
 
 
 def _dynamo_config() -> Any:

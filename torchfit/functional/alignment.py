@@ -29,8 +29,8 @@ def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def as_floating(values: Any) -> Tensor:
     """Return `values` as a tensor of real numbers; integers and booleans become float32."""
-    values = as_tensor(values)
-    return values if values.is_floating_point() else values.float()
+    tensor = as_tensor(values)
+    return tensor if tensor.is_floating_point() else tensor.float()
 
 
 def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:

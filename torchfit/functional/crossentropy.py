@@ -96,7 +96,8 @@ def categorical_crossentropy(
     y_true, y_pred = as_rows(y_true, y_pred)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
     logarithm = y_pred.log_softmax(axis) if from_logits else normalised(y_pred, axis).log()
-    return (y_true * logarithm).sum(axis).neg()
+    values: Tensor = (y_true * logarithm).sum(axis).neg()
+    return values
 
 
 def batch_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:

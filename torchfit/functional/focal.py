@@ -37,7 +37,8 @@ def binary_focal_crossentropy(
     values = other.pow(gamma) * binary_terms(y_true, y_pred, from_logits=False)
     if apply_class_balancing:
         values = values * (y_true * alpha + (1 - y_true) * (1 - alpha))
-    return values.mean(axis)
+    mean: Tensor = values.mean(axis)
+    return mean
 
 
 def categorical_focal_crossentropy(
@@ -63,7 +64,8 @@ def categorical_focal_crossentropy(
         y_pred = y_pred.softmax(axis)
     y_pred = normalised(y_pred, axis)
     balance = alpha if isinstance(alpha, float) else as_tensor(alpha, y_pred.dtype, y_pred.device)
-    return (y_true * y_pred.log() * (1 - y_pred).pow(gamma) * balance).sum(axis).neg()
+    values: Tensor = (y_true * y_pred.log() * (1 - y_pred).pow(gamma) * balance).sum(axis).neg()
+    return values
 
 
 def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) -> Tensor:
@@ -77,4 +79,5 @@ def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) ->
     """
     y_true, y_pred = as_labels(y_true, y_pred)
     picked = y_pred.gather(-1, y_true.unsqueeze(-1)).squeeze(-1)
-    return (1 - picked.pow(q)) / q
+    values: Tensor = (1 - picked.pow(q)) / q
+    return values

@@ -39,10 +39,12 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
     y_true, y_pred = as_pair(y_true, y_pred)
     right = (y_true * y_pred).sum(-1)
     wrong = ((1 - y_true) * y_pred).amax(-1)
-    return (wrong - right + 1).relu()
+    values: Tensor = (wrong - right + 1).relu()
+    return values
 
 
 def _margins(y_true: Any, y_pred: Any) -> Tensor:
     y_true, y_pred = as_pair(y_true, y_pred)
     is_binary = ((y_true == 0) | (y_true == 1)).all()
-    return (1 - torch.where(is_binary, 2 * y_true - 1, y_true) * y_pred).relu()
+    values: Tensor = (1 - torch.where(is_binary, 2 * y_true - 1, y_true) * y_pred).relu()
+    return values

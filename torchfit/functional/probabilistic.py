@@ -22,7 +22,8 @@ def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
     """
     y_true, y_pred = as_pair(y_true, y_pred)
     y_true, y_pred = y_true.clamp(EPSILON, 1.0), y_pred.clamp(EPSILON, 1.0)
-    return (y_true * (y_true / y_pred).log()).sum(-1)
+    values: Tensor = (y_true * (y_true / y_pred).log()).sum(-1)
+    return values
 
 
 def poisson(y_true: Any, y_pred: Any) -> Tensor:
@@ -34,4 +35,5 @@ def poisson(y_true: Any, y_pred: Any) -> Tensor:
     [2.0]
     """
     y_true, y_pred = as_pair(y_true, y_pred)
-    return (y_pred - y_true * (y_pred + EPSILON).log()).mean(-1)
+    values: Tensor = (y_pred - y_true * (y_pred + EPSILON).log()).mean(-1)
+    return values

@@ -43,7 +43,8 @@ def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
     [1.5]
     """
     y_true, y_pred = as_pair(y_true, y_pred)
-    return (y_pred - y_true).abs().mean(-1)
+    values: Tensor = (y_pred - y_true).abs().mean(-1)
+    return values
 
 
 def batch_mean_absolute_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -61,7 +62,8 @@ def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
     [25.0]
     """
     y_true, y_pred = as_pair(y_true, y_pred)
-    return 100.0 * ((y_true - y_pred) / y_true.abs().clamp(min=EPSILON)).abs().mean(-1)
+    values: Tensor = 100.0 * ((y_true - y_pred) / y_true.abs().clamp(min=EPSILON)).abs().mean(-1)
+    return values
 
 
 def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
@@ -74,7 +76,8 @@ def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
     """
     y_true, y_pred = as_pair(y_true, y_pred)
     difference = y_true.clamp(min=EPSILON).log1p() - y_pred.clamp(min=EPSILON).log1p()
-    return difference.square().mean(-1)
+    values: Tensor = difference.square().mean(-1)
+    return values
 
 
 def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:

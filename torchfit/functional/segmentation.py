@@ -23,7 +23,8 @@ def dice(y_true: Any, y_pred: Any, axis: Axes = None) -> Tensor:
     y_true, y_pred = as_pair(y_true, y_pred)
     axes = _axes(axis)
     overlap = (y_true * y_pred).sum(axes)
-    return 1 - 2 * overlap / (y_true.sum(axes) + y_pred.sum(axes) + EPSILON)
+    values: Tensor = 1 - 2 * overlap / (y_true.sum(axes) + y_pred.sum(axes) + EPSILON)
+    return values
 
 
 def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axis: Axes = None) -> Tensor:
@@ -41,7 +42,8 @@ def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axi
     hit = (y_true * y_pred).sum(axes)
     missed = (y_true * (1 - y_pred)).sum(axes)
     too_many = ((1 - y_true) * y_pred).sum(axes)
-    return 1 - hit / (hit + alpha * missed + beta * too_many + EPSILON)
+    values: Tensor = 1 - hit / (hit + alpha * missed + beta * too_many + EPSILON)
+    return values
 
 
 def _axes(axis: Axes) -> int | tuple[int, ...] | None:
