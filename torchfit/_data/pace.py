@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
+import torch
+
 from torchfit._data.arguments import check_steps
 from torchfit._data.batches import Batches, Gather
+from torchfit._data.placement import one_ahead
 from torchfit._support.batch import Batch
 
 
@@ -30,6 +33,7 @@ class Paced(Batches):
         argument: str = "steps_per_epoch",
         data: str = "x",
         epochs: int = 1,
+        device: torch.device | None = None,
     ) -> None:
         """Cut batches into epochs.
 
@@ -39,6 +43,7 @@ class Paced(Batches):
             argument: The name of the argument `steps`, for messages.
             data: The name of the argument that the data came as, for messages.
             epochs: The number of epochs, which is how often data that repeat are gone through.
+            device: Where the batches go; on a CUDA device they are copied one ahead.
 
         Raises:
             ValueError: If `steps` is not a number of steps.
@@ -47,6 +52,7 @@ class Paced(Batches):
         self._wanted = check_steps(argument, steps)
         self._continues = self._wanted is not None and self._wanted != batches.steps
         self._argument, self._data, self._epochs = argument, data, epochs
+        self._device = device
         self.ran_out: Callable[[], None] = _nothing
         self._stream: Iterator[Batch] | None = None
         self._ahead: list[Batch] = []
@@ -126,7 +132,7 @@ class Paced(Batches):
     def _drawn(self, index: int, start: int) -> Iterator[Batch]:
         ahead, self._ahead_of = self._ahead_of, None
         source = ahead[1] if ahead is not None and ahead[0] == index else self._open(index, start)
-        return source if self._wanted is None else islice(source, self._wanted - start)
+        return one_ahead(source if self._wanted is None else islice(source, self._wanted - start), self._device)
 
     def _open(self, index: int, start: int) -> Iterator[Batch]:
         if not self._continues:

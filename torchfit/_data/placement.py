@@ -1,9 +1,12 @@
-"""Whether data may live on the device as a whole."""
+"""How data get to the device: as a whole where they fit, else one batch ahead of the step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from torchfit._support import tree
 
 # The rest is for the model, its gradients and activations.
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -19,3 +22,26 @@ def fits_on(device: torch.device, tensors: Iterable[Any]) -> bool:
     missing = sum(tensor.nbytes for tensor in tensors if tensor.device.type != device.type)
     free, _ = torch.cuda.mem_get_info(device)
     return bool(missing <= free * _SHARE_OF_FREE_MEMORY)
+
+
+def one_ahead(batches: Iterator[Any], device: torch.device | None) -> Iterator[Any]:
+    """Give the same batches; on a CUDA device each is copied there, on a stream of its own, during the step before."""
+    return batches if device is None or device.type != "cuda" else _copied_ahead(batches, device)
+
+
+def _copied_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    upcoming = _drawn_on(copies, batches)
+    while upcoming is not None:
+        batch, compute = upcoming, torch.cuda.current_stream(device)
+        compute.wait_stream(copies)
+        for leaf in tree.leaves(batch):
+            if isinstance(leaf, Tensor) and leaf.is_cuda:
+                leaf.record_stream(compute)  # Its memory is not to be used again before the step is through with it.
+        upcoming = _drawn_on(copies, batches)
+        yield batch
+
+
+def _drawn_on(stream: torch.cuda.Stream, batches: Iterator[Any]) -> Any:
+    with torch.cuda.stream(stream):
+        return next(batches, None)

@@ -45,7 +45,7 @@ def training_batches(
     epochs = check_integer("epochs", epochs, at_least=0)
     order_for(shuffle)
     batches = source.batches(batch_size, shuffle=shuffle if steps_per_epoch is None else False, loading=loading)
-    return Paced(batches, steps_per_epoch, epochs=epochs)
+    return Paced(batches, steps_per_epoch, epochs=epochs, device=source.conversion.device)
 
 
 def whole_pass(source: Source, batch_size: int | None, steps: Any, loading: Loading) -> Paced:
@@ -54,4 +54,5 @@ def whole_pass(source: Source, batch_size: int | None, steps: Any, loading: Load
     Raises:
         ValueError: If an argument is not what it must be, or not used with this form of data.
     """
-    return Paced(source.batches(batch_size, loading=loading), steps, argument="steps")
+    batches = source.batches(batch_size, loading=loading)
+    return Paced(batches, steps, argument="steps", device=source.conversion.device)

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from torchfit._support.console import logger
+
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
 _OPTIONS = {
     "fallback_random": True,  # Dropout draws what it would draw without a compiler.
@@ -42,22 +44,22 @@ class Graph:
         self._produced: Sequence[Any] = ()
         self._varying: list[tuple[int, int]] = []
         self._returned: list[int] | None = None
+        self._capture: Replay | None = None
 
     def __call__(self, tensors: Sequence[Tensor], check: bool = True) -> list[Tensor]:
         """Run the graph; with `check`, find out first whether it must be made anew."""
         if check or self._returned is None or self._compiled is None:
             return self._checked(tensors)
-        arguments = list(self._recorded)
-        for position, index in self._varying:
-            arguments[position] = tensors[index]
-        produced = self._compiled(*arguments)
-        return [produced[position] for position in self._returned]
+        if self._capture is None:
+            self._capture = _capture(self._compiled, self._recorded, self._varying)
+        return self._capture(tensors, self._returned)
 
     def release(self) -> None:
         """Let go of the tensors of the recording; the next call checks."""
-        self._recorded, self._returned = (), None
+        self._recorded, self._returned, self._capture = (), None, None
 
     def _checked(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        before = self._recorded, self._compiled
         with _tracing_gradients():
             results: list[Tensor] = self._guarded(tensors)
         self._returned = self._positions(results)
@@ -65,17 +67,17 @@ class Graph:
         recorded = enumerate(self._recorded)
         self._varying = [(position, where[id(tensor)]) for position, tensor in recorded if id(tensor) in where]
         self._produced = ()
+        varying = {position for position, _ in self._varying}
+        if self._compiled is not before[1] or not _same(before[0], self._recorded, varying):
+            self._capture = None
         return results
 
     def _positions(self, results: list[Tensor]) -> list[int] | None:
         """Find what the function returned among what the graph produced; `None` where Python had a hand in it."""
         where = {id(tensor): position for position, tensor in enumerate(self._produced)}
         found = [where.get(id(result)) for result in results]
-        return (
-            None
-            if None in found or self._compiled is None
-            else [position for position in found if position is not None]
-        )
+        known = [position for position in found if position is not None]
+        return known if self._compiled is not None and len(known) == len(results) else None
 
     def _backend(self, module: Any, examples: Any) -> Callable[..., Any]:
         compiled = _inductor(module, examples)
@@ -88,6 +90,64 @@ class Graph:
             return self._produced
 
         return run
+
+
+Replay = Callable[[Sequence[Tensor], list[int]], list[Tensor]]
+
+
+def _capture(compiled: Callable[..., Any], recorded: Sequence[Tensor], varying: list[tuple[int, int]]) -> Replay:
+    """Return what runs the compiled code again: on a CUDA device a CUDA graph of its kernels, if one can be made."""
+    if recorded and all(tensor.is_cuda for tensor in recorded):
+        try:
+            return _CudaGraph(compiled, recorded, varying)
+        except RuntimeError as error:
+            logger.warning("jit_compile: the step is not captured in a CUDA graph: %s", str(error).splitlines()[0])
+    return _Call(compiled, recorded, varying)
+
+
+class _Call:
+    """Calls the compiled code."""
+
+    def __init__(
+        self, compiled: Callable[..., Any], recorded: Sequence[Tensor], varying: list[tuple[int, int]]
+    ) -> None:
+        self._compiled, self._arguments, self._varying = compiled, list(recorded), varying
+
+    def __call__(self, tensors: Sequence[Tensor], returned: list[int]) -> list[Tensor]:
+        arguments = self._arguments
+        for position, index in self._varying:
+            arguments[position] = tensors[index]
+        produced = self._compiled(*arguments)
+        return [produced[position] for position in returned]
+
+
+class _CudaGraph:
+    """Launches all kernels of the compiled code at once; inputs are copied to where they were captured."""
+
+    def __init__(
+        self, compiled: Callable[..., Any], recorded: Sequence[Tensor], varying: list[tuple[int, int]]
+    ) -> None:
+        arguments = list(recorded)
+        for position, _ in varying:
+            arguments[position] = recorded[position].clone()
+        self._inputs = [(arguments[position], index) for position, index in varying]
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):  # Capturing runs nothing: the state changes with the first replay.
+            self._produced = compiled(*arguments)
+
+    def __call__(self, tensors: Sequence[Tensor], returned: list[int]) -> list[Tensor]:
+        for buffer, index in self._inputs:
+            buffer.copy_(tensors[index], non_blocking=True)
+        self._graph.replay()
+        # The next replay writes over what this one produced.
+        return [self._produced[position].clone() for position in returned]
+
+
+def _same(one: Sequence[Tensor], other: Sequence[Tensor], but: set[int]) -> bool:
+    """Tell whether two recordings hold the very same tensors, but for some positions."""
+    if len(one) != len(other):
+        return False
+    return all(first is second for number, (first, second) in enumerate(zip(one, other)) if number not in but)
 
 
 def _inductor(module: Any, examples: Any) -> Callable[..., Any] | None:
