@@ -21,6 +21,7 @@ from torchfit._engine.logs import Logs
 from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._engine.microbatch import Microbatches
 from torchfit._engine.objective import Objective, Uncompiled
+from torchfit._engine.preflight import preflight
 from torchfit._engine.results import Predictions, report, to_numpy
 from torchfit._engine.steps import Steps
 from torchfit._engine.timing import Stopwatch
@@ -59,6 +60,7 @@ class Model(Saveable, Steps):
         TypeError: If `module` is not a module.
         ValueError: If torch knows no such device, or there is no such policy.
 
+    `fit` looks at the module and its first batch for usual mistakes; `model.preflight = False` leaves it alone.
     `compile` is Keras', not `nn.Module.compile`; for torch's, wrap a compiled module: `Model(torch.compile(net))`.
 
     >>> import numpy as np
@@ -69,6 +71,7 @@ class Model(Saveable, Steps):
     (3, 1)
     """
 
+    preflight: bool = True
     stop_training: bool = False
     stop_evaluating: bool = False
     stop_predicting: bool = False
@@ -88,6 +91,7 @@ class Model(Saveable, Steps):
         self._device = resolve_device(device, self.module)
         self._precision = choose_precision(dtype_policy, self._device)
         self._precision.prepare(self.module.to(self._device))
+        self.dtype_policy = self._precision.policy
         self.prepare_calls(self._precision.wrap)
         self.optimizer: Any = None
         self.loss: Any = None
@@ -239,6 +243,8 @@ class Model(Saveable, Steps):
         course = Course(batches, self._execution.work, indices, self, self.reset_metrics, parts)
         self.stop_training = False
         with self._running(bus, training=True), self._on(course):
+            if self.preflight:
+                preflight(self.module, self._objective)
             train_loop(
                 watch.epochs(course.epochs()),
                 lambda epoch: watch.items(course.work(epoch)),

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchfit import Model, mixed_precision, optimizers
+from torchfit import Model, mixed_precision, models, optimizers
 
 x = np.linspace(-1, 1, 64, dtype="float32").reshape(16, 4)
 y = x.sum(axis=1, keepdims=True) / 10  # small, so that no gradient overflows in float16
@@ -76,3 +76,9 @@ def test_float16_and_a_torch_optimizer_are_refused_with_the_way_out():
 def test_an_unknown_policy_is_refused_with_the_nearest_one():
     with pytest.raises(ValueError, match="Did you mean 'mixed_bfloat16'"):
         mixed_precision.set_global_policy("mixed_bfloat")
+
+
+def test_a_saved_model_keeps_its_policy(tmp_path):
+    model = Model(nn.Sequential(nn.Linear(4, 1)), dtype_policy="mixed_bfloat16")
+    model.save(tmp_path / "model")
+    assert models.load_model(tmp_path / "model").dtype_policy == mixed_precision.DTypePolicy("mixed_bfloat16")

@@ -7,6 +7,7 @@ from torch import nn
 
 from torchfit import Model, losses
 from torchfit._runtime.graph import _CudaGraph
+from torchfit._support.batch import Batch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -67,17 +68,14 @@ def test_steps_are_captured_in_a_cuda_graph(monkeypatch):
 
 def test_no_step_waits_for_the_device():
     model, _ = trained()
-    tensors = torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda()
-    model.fit(*tensors, epochs=1, batch_size=32, verbose=0)
-    before = torch.cuda.get_sync_debug_mode()
+    batch = Batch(torch.from_numpy(x[:32]).cuda(), torch.from_numpy(y[:32]).cuda())
+    model.train_step(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        batch = next(iter(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tensors), 32)))
-        model.train()
         for _ in range(3):
-            model.train_step(type("Batch", (), {"parts": (*batch, None), "inputs": batch[0]})())
+            model.train_step(batch)
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

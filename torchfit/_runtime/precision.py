@@ -82,6 +82,7 @@ def as_policy(policy: Any) -> DTypePolicy | None:
 class Precision:
     """The module's own dtype: the null precision."""
 
+    policy: DTypePolicy | None = None
     scales_loss = False
 
     def prepare(self, module: nn.Module) -> None:
@@ -134,4 +135,6 @@ def choose_precision(policy: Any, device: torch.device) -> Precision:
     if chosen is None:
         return Precision()
     dtype = _DTYPES[chosen.compute_dtype]
-    return Mixed(dtype, device) if chosen.is_mixed else Cast(dtype)
+    precision = Mixed(dtype, device) if chosen.is_mixed else Cast(dtype)
+    precision.policy = chosen
+    return precision

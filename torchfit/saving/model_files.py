@@ -66,11 +66,13 @@ def content_of(model: Any, include_optimizer: bool = True) -> Content:
     root = describer.module(bare(model))
     compiled = _describe_compiled(model) if include_optimizer and model.compiled else None
     input_names, output_names = model._given_names
+    policy = model.dtype_policy and model.dtype_policy.name
+    names = {"input_names": _listed(input_names), "output_names": _listed(output_names)}
     return {
         "format": FORMAT,
         "version": VERSION,
         "written_by": {"torchfit": __version__, "torch": str(torch.__version__)},
-        "model": {"name": model.name, "input_names": _listed(input_names), "output_names": _listed(output_names)},
+        "model": {"name": model.name, **names, "dtype_policy": policy},
         "architecture": {"root": root, "nodes": describer.nodes, "tensors": describer.tensors},
         "state": state_of(model),
         "frozen": [bare_key(name) for name, tensor in bare(model).named_parameters() if not tensor.requires_grad],
