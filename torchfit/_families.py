@@ -18,4 +18,11 @@ def aggregate(aggregation: str, name: str) -> Any:
     return metrics.Sum(name) if aggregation == "sum" else metrics.Mean(name)
 
 
-FAMILY = Family(losses.as_loss, losses.probability_problem, metrics.as_metric, _resolve_metric, metrics.Mean)
+FAMILY = Family(
+    losses.as_loss,
+    losses.probability_problem,
+    metrics.as_metric,
+    _resolve_metric,
+    metrics.Mean,
+    losses.check_targets,
+)

@@ -136,6 +136,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*expects logits:UserWarning")
 @pytest.mark.parametrize("arguments", COMPILED.values(), ids=COMPILED)
 def test_goes_on_alike_however_compiled(arguments, path):
     model = torchfit.Model(nn.Sequential(*network(), nn.Softmax(-1)), device="cpu")

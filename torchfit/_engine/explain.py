@@ -18,17 +18,21 @@ _MISMATCH = re.compile(
 )
 _NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
 
+_NOTHING_TO_TRAIN = re.compile(r"does not require grad and does not have a grad_fn")
+
 
 @contextmanager
 def explained(module: nn.Module) -> Iterator[None]:
     """Turn a mismatch found inside one of torch's own layers into a `ValueError` that names layer and shapes.
 
-    Class numbers that the outputs have no class for are told as well. Whatever the user's own code raises, and
-    running out of memory, passes through untouched.
+    Class numbers that the outputs have no class for, and losses that depend on no parameter, are told as well.
+    Whatever the user's own code raises, and running out of memory, passes through untouched.
     """
     try:
         yield
     except (RuntimeError, IndexError, TypeError) as error:
+        if _NOTHING_TO_TRAIN.search(str(error)):
+            raise ValueError(_NO_GRADIENT) from error
         if _NO_SUCH_CLASS.search(str(error)) and _is_in_our_maths(error.__traceback__):
             raise ValueError(_NO_CLASS) from error
         found = _failing_layer(error.__traceback__)
@@ -36,6 +40,11 @@ def explained(module: nn.Module) -> Iterator[None]:
             raise
         raise ValueError(_explanation(module, *found, error)) from error
 
+
+_NO_GRADIENT = (
+    "The loss depends on no parameter that is trained, so there is nothing to learn. Is every parameter frozen "
+    "(`utils.unfreeze(model)`), or does `forward` cut the gradient off, with `detach()`, `no_grad` or NumPy?"
+)
 
 _NO_CLASS = (
     "`y` holds a class number that the outputs have no class for: class numbers start at 0, and the last one is the "

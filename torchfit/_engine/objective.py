@@ -28,6 +28,7 @@ class Family:
     as_metric: Callable[[Any], Any]
     resolve_metric: Callable[[str, Any, Tensor, Tensor], Any]
     mean: Callable[..., Any]
+    check_targets: Callable[[Any, Any, Any], None] = lambda *_: None
 
 
 class Deferred:
@@ -86,7 +87,9 @@ class Bound:
 class Uncompiled:
     """Stands where the objective will be, before `compile`."""
 
+    examines = sums = False
     metrics: Sequence[Any] = ()
+    trackers: Sequence[Any] = ()
     silent: Sequence[Any] = ()
 
     @contextmanager
@@ -136,6 +139,7 @@ class Objective:
         self._known: dict[Any, tuple[Pick, list[str]]] = {}
         self._checked: set[str] = set()
         self._layout = matching.Layout((), [])
+        self.examines = False
         self._latest: list[str] | None = None
         self.tracker = family.mean(name="loss")
         self.terms: list[Term] = []
@@ -205,6 +209,7 @@ class Objective:
     def forget_structures(self) -> None:
         """Look at the structure of data and outputs anew: they may change from one call to the next."""
         self._bound = {}
+        self.examines = False
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -262,7 +267,17 @@ class Objective:
             self._known[key] = _picker(bound, sample_weight), [item.term.name for item in bound]
         pick, self._latest = self._known[key]
         self._bound[kinds] = pick
+        if self.examines:
+            single = isinstance(pick, Term)
+            self._examine([(pick, targets, outputs, None)] if single else pick(targets, outputs, sample_weight))
         return pick
+
+    def _examine(self, parts: Iterable[tuple[Term, Any, Any, Any]]) -> None:
+        """Look once at how targets and outputs go together."""
+        self.examines = False
+        for term, target, output, _ in parts:
+            if term.loss is not None:
+                self._family.check_targets(term.loss, target, output)
 
     def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
         find_output = self._laid_out(outputs).getters(outputs)

@@ -56,6 +56,24 @@ def open_read(path: PathLike) -> BinaryIO:
     return cast(BinaryIO, import_module("fsspec").open(os.fspath(path), "rb").open())
 
 
+def check_writable(what: str, path: PathLike) -> None:
+    """See to it that a file may be written at a path of this machine; missing folders count as if they were made.
+
+    Raises:
+        OSError: The folder, or the nearest one above it that is there, is none or takes no files. `what` names the
+            path in the message.
+    """
+    if is_remote(path):
+        return
+    folder = os.path.dirname(os.path.abspath(_local(path)))
+    while not os.path.lexists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"{what}: cannot write to {os.fspath(path)!r}: {folder!r} is not a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{what}: cannot write to {os.fspath(path)!r}: no permission for the folder {folder!r}.")
+
+
 def exists(path: PathLike) -> bool:
     """Tell whether there is a file (or folder) at `path`."""
     if not is_remote(path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchfit._support import console
 from torchfit._support.errors import describe
+from torchfit._support.files import check_writable
 from torchfit.callbacks._monitor import Watch, check_monitor
 from torchfit.callbacks.base import Callback
 
@@ -33,6 +34,7 @@ class ModelCheckpoint(Callback):
     Raises:
         ValueError: before the first epoch, for settings that can never save: a monitor or a field that cannot
             occur, a validation value or nothing but epochs where batches are counted.
+        OSError: before the first epoch, if the folder, or the nearest one above that is there, cannot be written.
         KeyError: when saving, if a field is missing in this epoch's logs.
 
     Counting batches costs one call per step; reading values for the file name or `monitor` waits for the
@@ -80,6 +82,7 @@ class ModelCheckpoint(Callback):
             names.append(self.monitor)
         for name in names:
             self._check_name(name)
+        check_writable("ModelCheckpoint: filepath", self.filepath.partition("{")[0])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remember the epoch, for file names."""

@@ -49,6 +49,7 @@ from torchfit.losses.regression import (
 from torchfit.losses.segmentation import Dice, Tversky
 from torchfit.losses.sequence import CTC
 from torchfit.losses.similarity import Circle
+from torchfit.losses.targets import check_targets
 from torchfit.losses.torch_losses import TorchLoss
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "mean_squared_error",
     "mean_squared_logarithmic_error",
     "poisson",
+    "check_targets",
     "probability_problem",
     "serialize",
     "sparse_categorical_crossentropy",

@@ -76,6 +76,23 @@ class TorchLoss(Loss):
         """Return the unreduced values."""
         return self._per_value(y_pred, y_true)
 
+    def takes_class_numbers(self, y_true: Tensor, y_pred: Tensor) -> bool:
+        """Tell whether these targets are class numbers, rather than one-hot or soft labels or values."""
+        return self._kind in _BY_CLASS_NUMBER and not _is_distribution(y_true, y_pred)
+
+    @property
+    def ignored_class(self) -> int | None:
+        """The class number that does not count."""
+        ignored: int | None = _argument(self.fn, "ignore_index", -100)
+        return ignored if self._kind in ("cross_entropy", "nll_loss") else None
+
+    @property
+    def outputs(self) -> str | None:
+        """What is compared: a "distribution" over classes, "single" probabilities, or neither."""
+        if self._kind == "cross_entropy":
+            return "distribution"
+        return "single" if self._kind.startswith("binary_cross_entropy") else None
+
     def get_config(self) -> dict[str, Any]:
         """Return the torch loss as plain data: its name and its arguments, tensors as lists."""
         inner = getattr(self.fn, "func", self.fn)

@@ -76,7 +76,7 @@ class TorchOptimizer:
                 "The torch optimizer is bound to other parameters than the model's. Create it with "
                 "model.parameters(), or pass the class (or a functools.partial of it) to have that done."
             )
-        self._book = Parameters(_all_of(self.optimizer))
+        self._book = Parameters(_named_as(book, _all_of(self.optimizer)))
         self.built = True
         if self._wanted_rate is not None:
             self.learning_rate, self._wanted_rate = self._wanted_rate, None
@@ -85,7 +85,13 @@ class TorchOptimizer:
             self.load_state_dict(remembered)
 
     def step(self, weight: float = 1.0) -> None:
-        """Make an update with the gradients that `loss.backward()` left in the parameters; `weight` is of no use."""
+        """Make an update with the gradients that `loss.backward()` left in the parameters; `weight` is of no use.
+
+        The first update tells which parameters have none.
+        """
+        if not self._updates:
+            present = [number for number, tensor in enumerate(self._book.tensors) if tensor.grad is not None]
+            self._book.tell_missing(present or list(range(len(self._book.tensors))))
         self.optimizer.step()
         self._updates += 1
 
@@ -220,6 +226,13 @@ def _is_optimizer_class(value: Any) -> bool:
 
 def _all_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _named_as(book: Parameters, parameters: list[Tensor]) -> list[Any]:
+    """Return the parameters with the names that they have in a book, if all of them have."""
+    names = dict(zip(map(id, book.tensors), book.names))
+    named = book.named and all(id(parameter) in names for parameter in parameters)
+    return [(names[id(parameter)], parameter) for parameter in parameters] if named else list(parameters)
 
 
 def _made(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:

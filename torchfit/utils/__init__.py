@@ -8,6 +8,7 @@ from torchfit._support.console import (
     is_interactive_logging_enabled,
 )
 from torchfit.utils.arrays import normalize, pad_sequences, to_categorical
+from torchfit.utils.drawing import plot_model
 from torchfit.utils.freezing import freeze, unfreeze
 from torchfit.utils.learning_rate_finder import LearningRates, lr_find
 from torchfit.utils.random_state import set_random_seed
@@ -29,6 +30,7 @@ __all__ = [
     "lr_find",
     "normalize",
     "pad_sequences",
+    "plot_model",
     "set_random_seed",
     "split_dataset",
     "timeseries_dataset_from_array",

@@ -1,0 +1,121 @@
+"""Do targets, outputs and loss belong together? Looked at once, in the first batch of a training."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit.losses.crossentropy import BinaryCrossentropy, SparseCategoricalCrossentropy
+from torchfit.losses.focal import BinaryFocalCrossentropy, CategoricalGeneralizedCrossEntropy
+from torchfit.losses.torch_losses import TorchLoss
+
+_TOLERANCE = 1e-3
+_SIGMOIDS = ("SigmoidBackward", "SoftmaxBackward")
+
+
+def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
+    """Look for mix-ups that no shape shows, before they become a wrong number or stop a GPU.
+
+    This reads values, which waits for the device: call it once, not at every step.
+
+    Args:
+        loss: A `Loss`.
+        y_true: Its targets `(batch, …)`.
+        y_pred: The outputs `(batch, …)`.
+
+    Raises:
+        ValueError: If class numbers are no whole numbers, or the outputs have no class for them.
+
+    Warns of targets outside [0, 1] where the loss wants that, of a single class, and of probabilities in place of
+    logits.
+
+    >>> check_targets(SparseCategoricalCrossentropy(), torch.tensor([3]), torch.tensor([[0.5, 0.5]]))
+    Traceback (most recent call last):
+    ValueError: `y` holds a class number that the outputs have no class for: `y` goes from 3 to 3, ...
+    """
+    if not isinstance(y_true, Tensor) or not isinstance(y_pred, Tensor) or not y_true.numel() or not y_pred.numel():
+        return
+    y_pred = y_pred.detach() if y_pred.grad_fn is None else y_pred
+    classes = _class_axis(loss, y_true, y_pred)
+    if classes is not None:
+        axis, ignored = classes
+        _check_class_numbers(y_true.detach(), y_pred.shape[axis], ignored)
+    for problem in _probable(loss, y_true.detach(), y_pred):
+        warnings.warn(problem, stacklevel=2)
+
+
+def _class_axis(loss: Any, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
+    """Return the axis of the classes and the ignored number, where the targets are class numbers."""
+    if isinstance(loss, (SparseCategoricalCrossentropy, CategoricalGeneralizedCrossEntropy)):
+        found: tuple[int, int | None] = getattr(loss, "axis", -1), getattr(loss, "ignore_class", None)
+    elif isinstance(loss, TorchLoss) and loss.takes_class_numbers(y_true, y_pred):
+        found = min(1, y_pred.ndim - 1), loss.ignored_class
+    else:
+        return None
+    return found if y_true.numel() * y_pred.shape[found[0]] == y_pred.numel() else None
+
+
+def _check_class_numbers(labels: Tensor, classes: int, ignored: int | None) -> None:
+    counted = labels if ignored is None else torch.where(labels == ignored, torch.zeros_like(labels), labels)
+    lowest, highest = counted.aminmax() if counted.dtype is not torch.bool else (counted, counted)
+    if labels.is_floating_point():
+        values = torch.stack([lowest, highest, (counted - counted.round()).abs().amax()]).tolist()
+        if values[2] > 0:
+            raise ValueError(
+                "`y` must hold class numbers for this loss, but not all are whole numbers. Use a loss for regression, "
+                "such as 'mse', or one for soft labels, 'categorical_crossentropy', or pass whole numbers."
+            )
+        low, high = int(values[0]), int(values[1])
+    else:
+        low, high = (0, 1) if labels.dtype is torch.bool else torch.stack([lowest, highest]).tolist()
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"`y` holds a class number that the outputs have no class for: `y` goes from {low} to {high}, and the "
+            f"outputs have {classes} classes, numbered from 0 to {classes - 1}. Renumber the classes from 0, give the "
+            "last layer more units, or leave a number out of the loss with `ignore_class=` (torch: `ignore_index=`)."
+        )
+
+
+def _probable(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
+    kind = _kind(loss)
+    if kind == "single" and _leaves_unit_interval(y_true):
+        yield (
+            f"The loss {loss.name} takes targets from 0 to 1, but `y` holds others. Rescale them; for class numbers "
+            "use 'sparse_categorical_crossentropy' and an output for each class."
+        )
+    axis = 1 if isinstance(loss, TorchLoss) and y_pred.ndim > 1 else getattr(loss, "axis", -1)
+    if kind == "distribution" and y_pred.ndim and y_pred.shape[axis] == 1:
+        yield (
+            f"The loss {loss.name} compares classes, but the outputs have one, so that it is constant. Use "
+            "'binary_crossentropy', or an output for each class."
+        )
+    elif getattr(loss, "from_logits", False) and _are_probabilities(y_pred, kind, axis):
+        way_out = "Take it away" if isinstance(loss, TorchLoss) else "Take it away, or use from_logits=False"
+        yield (
+            f"The loss {loss.name} expects logits, but the model puts out probabilities: it seems to end with a "
+            f"sigmoid or softmax, which this loss applies itself. {way_out}."
+        )
+
+
+def _kind(loss: Any) -> str | None:
+    if isinstance(loss, (BinaryCrossentropy, BinaryFocalCrossentropy)):
+        return "single"
+    if isinstance(loss, TorchLoss):
+        return loss.outputs
+    return getattr(loss, "probabilities", None) if hasattr(loss, "from_logits") else None
+
+
+def _leaves_unit_interval(values: Tensor) -> bool:
+    return bool(((values < 0) | (values > 1)).any()) if values.dtype is not torch.bool else False
+
+
+def _are_probabilities(y_pred: Tensor, kind: str | None, axis: int) -> bool:
+    """Tell by the last calculation, or by rows that sum to 1."""
+    if y_pred.grad_fn is not None and y_pred.grad_fn.name().startswith(_SIGMOIDS):
+        return True
+    if kind != "distribution":
+        return False
+    values = y_pred.detach().float()
+    return not _leaves_unit_interval(values) and bool(((values.sum(axis) - 1).abs() < _TOLERANCE).all())
