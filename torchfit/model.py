@@ -231,6 +231,7 @@ class Model(Saveable, Steps):
         batches.ran_out = lambda: setattr(self, "stop_training", True)
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callbacks = self._callbacks(callbacks, verbose, add_history=True, **params)
+        self._announce_names(callbacks, batches, validation)
         self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
         bus, verbose = callbacks.bus, callbacks.params["verbose"]
         watch = Stopwatch(self._device, lambda: self._execution.compiling_seconds, tells=verbose == 2)
@@ -245,10 +246,12 @@ class Model(Saveable, Steps):
         with self._running(bus, training=True), self._on(course):
             if self.preflight:
                 preflight(self.module, self._objective)
+            step = self._execution.wrap(pieces, batches)
+            course.rehearse = step if self._execution.first_step_differs else None
             train_loop(
                 watch.epochs(course.epochs()),
                 lambda epoch: watch.items(course.work(epoch)),
-                self._execution.wrap(pieces, batches),
+                step,
                 bus,
                 self,
                 course.start,
@@ -433,6 +436,15 @@ class Model(Saveable, Steps):
         """Gather the user's callbacks, the progress and, for `fit`, the history."""
         verbose = resolve_verbose(verbose)
         return CallbackList(callbacks, add_history, verbose > 0, self, verbose=verbose, **params)
+
+    def _announce_names(self, callbacks: CallbackList, batches: Paced, validation: Paced | None) -> None:
+        """Tell callbacks that look for a name, before training, which ones there will be, if that can be known."""
+        if not callbacks.look_for_names or self._own_part("train_step") or self._own_part("test_step"):
+            return
+        names = self._foreseen_names(batches.example())
+        if names is not None:
+            validated = [] if validation is None else [f"val_{name}" for name in names]
+            callbacks.set_params({**callbacks.params, "metrics": [*names, *validated]})
 
     @contextmanager
     def _running(self, bus: Bus, *, training: bool) -> Iterator[None]:

@@ -45,7 +45,7 @@ def test_all_together(model, data, tmp_path, capsys):
     assert history.epoch == [0, 1, 2]
     rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == history.history["loss"]
-    assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["Epoch", "3/3 -"] * 3
+    assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["Epoch", "3/3 -", "  tim"] * 3
     assert sorted(path.name for path in (tmp_path / "board").iterdir()) == ["train", "validation"]
 
 
@@ -64,11 +64,59 @@ def test_a_scheduler_of_torch(model, data, optimizer):
     assert rates == [rates[0], rates[0] / 2, rates[0] / 4]
 
 
-def test_a_misspelt_monitor_is_found_before_the_first_epoch(model, data):
-    with pytest.raises(ValueError, match="'val_acuracy' does not occur"):
-        model.fit(*data, verbose=0, validation_split=0.25, callbacks=[callbacks.EarlyStopping("val_acuracy")])
-    with pytest.raises(ValueError, match=r"'val_loss' does not occur in the logs. Names that do: loss, accuracy"):
-        model.fit(*data, verbose=0, callbacks=[callbacks.EarlyStopping()])
+@pytest.mark.parametrize(
+    ("monitor", "split", "message"),
+    [
+        ("val_acuracy", 0.25, "'val_acuracy' does not occur.*Names that do: loss, accuracy, val_loss, val_accuracy"),
+        ("val_loss", 0, "'val_loss' does not occur.*Names that do: loss, accuracy. There is no validation"),
+    ],
+)
+def test_a_misspelt_monitor_is_found_before_the_first_step(model, data, monitor, split, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(*data, verbose=0, validation_split=split, callbacks=[callbacks.EarlyStopping(monitor)])
+    assert model.optimizer.iterations == 0
+
+
+class TwoHeads(torch.nn.Module):
+    """Counts its calls, draws random numbers, and logs a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = torch.nn.ModuleList([torch.nn.Linear(4, 2), torch.nn.Linear(4, 1)])
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = torch.nn.functional.dropout(self.norm(x), 0.5)
+        torchfit.add_metric(x.mean(), "mean")
+        return self.heads[0](x), self.heads[1](x)
+
+
+def test_names_of_several_outputs_are_known_before_the_first_step_without_a_trace(data):
+    x, y = data
+    net = TwoHeads()
+    model = torchfit.Model(net)
+    model.compile("sgd", [torch.nn.CrossEntropyLoss(), "mse"], metrics=[["accuracy"], ["mae"]])
+    generators = torch.get_rng_state()
+    names = "loss, output_1_loss, output_2_loss, output_1_accuracy, output_2_mae, mean"
+    with pytest.raises(ValueError, match=f"Names that do: {names}"):
+        model.fit(x, [y, x[:, 0]], shuffle=False, verbose=0, callbacks=[callbacks.EarlyStopping("accuracy")])
+    assert (net.calls, int(net.norm.num_batches_tracked)) == (0, 0)
+    assert torch.equal(torch.get_rng_state(), generators)
+    model.fit(x, [y, x[:, 0]], verbose=0, callbacks=[callbacks.EarlyStopping("output_2_mae")])
+
+
+def test_names_that_cannot_be_known_are_looked_for_after_the_first_epoch(data):
+    class DependsOnValues(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * (1 if x.sum() > 0 else -1)
+
+    model = torchfit.Model(DependsOnValues(4, 1))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"'val_los' does not occur in the logs. Names that do: loss"):
+        model.fit(*data, verbose=0, callbacks=[callbacks.EarlyStopping("val_los")])
+    assert model.optimizer.iterations == 3
 
 
 def test_evaluation_sees_the_averages(model, data):

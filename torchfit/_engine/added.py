@@ -1,6 +1,6 @@
 """The losses and metrics that a model gathers while its module runs, besides those of `compile`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,7 @@ class Added(Collector):
         self.penalties: list[Callable[[], Tensor]] = []
         self.gauges: list[tuple[str, Callable[[], Any], str]] = []
         self.metrics: dict[str, Any] = {}
+        self._aggregations: dict[str, str] = {}
         self._seen: set[str] = set()
         self._is_watching = False
         self.is_counted = False
@@ -90,12 +91,28 @@ class Added(Collector):
     def _update(self, name: str, value: Any, aggregation: str) -> None:
         metric = self.metrics.get(name)
         if metric is None:
-            metric = self.metrics[name] = self._make_metric(aggregation, name)
+            metric = self._new(name, aggregation)
         if name not in self._seen:
             self._seen.add(name)
         if aggregation == "mean" and isinstance(value, Tensor) and value.ndim:
             value = value.float().mean()
         metric.update_state(value)
+
+    def _new(self, name: str, aggregation: str) -> Any:
+        self._aggregations[name] = aggregation
+        metric = self.metrics[name] = self._make_metric(aggregation, name)
+        return metric
+
+    @property
+    def outlook(self) -> dict[str, str]:
+        """The names of the metrics that there are, with their aggregations."""
+        return dict(self._aggregations)
+
+    def foresee(self, outlook: Mapping[str, str]) -> None:
+        """Make the metrics that another model gathered, unless they are there."""
+        for name, aggregation in outlook.items():
+            if name not in self.metrics:
+                self._new(name, aggregation)
 
     # -- from loop to loop ---------------------------------------------------------------------------------
 

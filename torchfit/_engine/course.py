@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torchfit._engine.logs import Logs
+from torchfit._support.archive import to_host
 from torchfit._support.errors import describe
 
 State = dict[str, Any]
@@ -11,6 +12,7 @@ Work = Iterator[tuple[int, int, Any]]
 
 FORMAT = "torchfit training"
 VERSION = 1
+_CHANGED_BY_A_STEP = ("weights", "optimizers", "metrics", "random")
 
 
 class Stateful(Protocol):
@@ -76,9 +78,14 @@ class Course:
             signals: What holds `stop_training`.
             start_epoch: What is to be done before each epoch.
             parts: What changes in a training, in the order in which it is to be restored.
+
+        `rehearse` may be set to a step whose first call differs from those after it, if only by a rounding, as where
+        graphs are compiled. A training that goes on then makes its first step twice, and takes back the first.
         """
         self._batches, self._work, self._signals, self._start_epoch = batches, work, signals, start_epoch
         self._parts = parts
+        self._is_resumed = False
+        self.rehearse: Callable[[Any], Any] | None = None
         self._epochs, self._step = epochs, 0
         self._logs: State = {}
 
@@ -105,7 +112,20 @@ class Course:
 
     def work(self, epoch: int) -> Work:
         """Give (index of the first batch, index of the last, what one call takes) for an epoch, or the rest of it."""
-        return self._work(self._batches, epoch, self._step if epoch == self._epochs.start else 0)
+        if epoch != self._epochs.start:
+            return self._work(self._batches, epoch, 0)
+        work = self._work(self._batches, epoch, self._step)
+        return work if self.rehearse is None or not self._is_resumed else self._rehearsed(work, self.rehearse)
+
+    def _rehearsed(self, work: Work, rehearse: Callable[[Any], Any]) -> Work:
+        first = next(work, None)
+        if first is not None:
+            before = to_host({name: self.state_of(name) for name in _CHANGED_BY_A_STEP}, copy=True)
+            rehearse(first[2])
+            for name, state in before.items():
+                self._parts[name].load_state_dict(state)
+            yield first
+        yield from work
 
     def state_dict(self, epoch: int, step: int, logs: Mapping[str, Any]) -> State:
         """Return everything that a training depends on before step `step` of epoch `epoch`; tensors are those in use.
@@ -143,6 +163,7 @@ class Course:
                 f"but now an epoch has {steps}. Pass the same data, `batch_size` and `steps_per_epoch` as then."
             )
         self._epochs, self._step = range(position["epoch"], self._epochs.stop), position["step"]
+        self._is_resumed = True
         self._logs = dict(state["logs"])
         self._signals.stop_training = state["stop_training"]
         self._batches.load_state_dict(state["data"])

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchfit._engine.added import Added, submodule_name
+from torchfit._engine.calling import bind_call
+from torchfit._engine.foresight import logged_names
 from torchfit._engine.objective import Objective, Uncompiled
 from torchfit._engine.preserve import preserved
 from torchfit._engine.wrapper import ModuleWrapper
@@ -160,6 +162,20 @@ class Gathering(ModuleWrapper):
         """Return the metrics without those whose outputs, targets or values were not there in the last loop."""
         silent = {id(metric) for metric in (*self._objective.silent, *self._added.silent)}
         return [metric for metric in self.metrics if id(metric) not in silent]
+
+    def _foreseen_names(self, batch: Any) -> list[str] | None:
+        """Return the names of the results before the first step, `None` where they cannot be known."""
+        added = self._added
+        others = [*own_metrics(self), *added.metrics.values()]
+        previous = added.enter()
+        try:
+            with added.watching(self.module):
+                call = None if batch is None else bind_call(self.module, self._signature(), batch.inputs)
+                names = logged_names(self._objective, others, call, self.module, batch)
+            logged = [name for name, *_ in (*added.values, *added.gauges)]
+        finally:
+            added.leave(previous)
+        return None if names is None else list(dict.fromkeys([*names, *logged]))
 
     # -- what belongs to no state --------------------------------------------------------------------------
 

@@ -58,6 +58,11 @@ class Compiled(Eager):
     def _spend(self, seconds: float) -> None:
         self.compiling_seconds += seconds
 
+    @property
+    def first_step_differs(self) -> bool:
+        """Graphs round differently, and the first step has none yet."""
+        return True
+
     def release(self) -> None:
         """Let go of the data that the graphs were recorded with."""
         for runner in self._runners.values():

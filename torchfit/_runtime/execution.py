@@ -25,6 +25,11 @@ class Eager:
         """Return what is called with one piece of work."""
         return several(pieces.step, pieces.join) if self.steps > 1 else pieces.step
 
+    @property
+    def first_step_differs(self) -> bool:
+        """Whether the first step of a loop may differ from what later ones would have given."""
+        return False
+
     def release(self) -> None:
         """Let go of what a loop used."""
 

@@ -77,6 +77,13 @@ class CallbackList:
             self.set_params(params)
         self.set_model(model)
 
+    @property
+    def look_for_names(self) -> bool:
+        """Whether a callback wants to know which names can occur, and none of the user's may add others."""
+        kinds = [vars(type(callback)) for callback in self.callbacks]
+        watch = any(hasattr(callback, "monitor") for callback in self.callbacks)
+        return watch and all(kind.get("_is_builtin", False) for kind in kinds)
+
     def append(self, callback: Any) -> None:
         """Add a callback, which hears events after the others."""
         self.callbacks.append(callback)

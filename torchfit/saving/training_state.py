@@ -55,7 +55,7 @@ class Weights:
     def _more(self) -> dict[str, Tensor]:
         kept = state_of(self._model)
         named = ((bare_key(name), buffer) for name, buffer in bare(self._model).named_buffers())
-        return {name: buffer for name, buffer in named if name not in kept}
+        return {name: buffer for name, buffer in named if name not in kept and not hasattr(buffer, "assign")}
 
 
 class Optimizers:
@@ -120,11 +120,16 @@ class Metrics:
     def state_dict(self) -> State:
         """Return the state of each, and for which outputs they were made."""
         states = {metric.name: metric.state_dict() for metric in self._known()}
-        return {"outputs": self._model._objective.outlook, "states": without_arrays(states)}
+        return {
+            "outputs": self._model._objective.outlook,
+            "added": self._model._added.outlook,
+            "states": without_arrays(states),
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Make them for the same outputs, and go on counting."""
         self._model._objective.foresee(state["outputs"], self._model._device)
+        self._model._added.foresee(state["added"])
         states = with_arrays(state["states"])
         for metric in self._known():
             if metric.name in states:

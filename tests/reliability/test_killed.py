@@ -1,0 +1,46 @@
+"""Trainings that are killed at random moments end exactly as trainings that are left in peace."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("killed.py")
+SEED = 20
+
+
+def killed(scenario, kills, folder):
+    command = [sys.executable, str(SCRIPT), scenario, str(kills), str(SEED), str(folder / "runs")]
+    environment = {"PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def check(seen, kills):
+    assert seen["kills"] == kills
+    assert seen["equal"] == [dict.fromkeys(seen["equal"][0], True)] * seen["rounds"]
+    assert seen["torn"] >= 1, "none of the kills came while a file was written"
+    assert sorted(seen["left"]) == ["log.csv", "outcome.pt"], "the backup is deleted, and nothing else was left"
+    assert seen["rates"] > 1, "the learning rate was reduced on a plateau"
+    assert seen["epochs"] < 12, "training stopped early"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kills"),
+    [
+        ("arrays", 12),
+        ("loader with 2 workers", 10),
+        ("dataset with 2 workers", 8),
+    ],
+)
+def test_a_killed_training_ends_bitwise_equal(scenario, kills, tmp_path):
+    check(killed(scenario, kills, tmp_path), kills)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["arrays that epochs cut anew", "several steps in a call", "compiled"])
+def test_more_killed_trainings(scenario, tmp_path):
+    check(killed(scenario, 8, tmp_path), 8)
