@@ -34,6 +34,7 @@ class Paced(Batches):
         data: str = "x",
         epochs: int = 1,
         device: torch.device | None = None,
+        restarts: bool = False,
     ) -> None:
         """Cut batches into epochs.
 
@@ -44,13 +45,14 @@ class Paced(Batches):
             data: The name of the argument that the data came as, for messages.
             epochs: The number of epochs, which is how often data that repeat are gone through.
             device: Where the batches go; on a CUDA device they are copied one ahead.
+            restarts: Whether every epoch begins at the start of the data, as validations do.
 
         Raises:
             ValueError: If `steps` is not a number of steps.
         """
         self._batches = batches
         self._wanted = check_steps(argument, steps)
-        self._continues = self._wanted is not None and self._wanted != batches.steps
+        self._continues = self._wanted is not None and self._wanted != batches.steps and not restarts
         self._argument, self._data, self._epochs = argument, data, epochs
         self._device = device
         self.ran_out: Callable[[], None] = _nothing

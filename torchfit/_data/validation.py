@@ -46,7 +46,7 @@ def validation_batches(
     check_batch_size(validation_batch_size, "validation_batch_size")
     loading = loading if form.takes("workers") else None
     batches = source.batches(size, loading=loading)
-    return Paced(batches, validation_steps, argument="validation_steps", data="validation_data")
+    return Paced(batches, validation_steps, argument="validation_steps", data="validation_data", restarts=True)
 
 
 def due_epochs(frequency: Any) -> Callable[[int], bool]:
