@@ -1,6 +1,7 @@
 """The second half of the guide to training with the built-in methods, in its order, on the digits of scikit-learn."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -267,12 +268,14 @@ def metrics_by_name():
     }
 
 
-def test_plot_model(multi, tmp_path):
-    if not hasattr(torchfit.utils, "plot_model"):
-        pytest.skip("plot_model comes with the utilities")
+def test_plot_model(multi, dummy_data, tmp_path):
     pytest.importorskip("graphviz")
     pytest.importorskip("torchview")
-    pytest.skip("how a graph is drawn is tested with plot_model itself")
+    if shutil.which("dot") is None:
+        pytest.skip("Graphviz is not installed")
+    multi.predict(dummy_data[0])
+    torchfit.utils.plot_model(multi, str(tmp_path / "multi_input_and_output_model.png"), show_shapes=True)
+    assert (tmp_path / "multi_input_and_output_model.png").stat().st_size > 1000
 
 
 def test_losses_in_a_list(multi, dummy_data):
