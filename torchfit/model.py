@@ -243,7 +243,7 @@ class Model(Saveable, Steps):
         parts = training_parts(self, callbacks.callbacks, validation)
         course = Course(batches, self._execution.work, indices, self, self.reset_metrics, parts)
         self.stop_training = False
-        with self._running(bus, training=True), self._on(course):
+        with self._running(bus, training=True), course.under_way():
             if self.preflight:
                 preflight(self.module, self._objective)
             step = self._execution.wrap(pieces, batches)
@@ -459,15 +459,6 @@ class Model(Saveable, Steps):
             self._is_fitting = was_fitting
             self._execution.release()
             bus.release()
-
-    @contextmanager
-    def _on(self, course: Course) -> Iterator[None]:
-        """Let callbacks find the course of the training while it lasts."""
-        self._course = course
-        try:
-            yield
-        finally:
-            self._course = None
 
     def _evaluate(self, batches: Any, bus: Bus) -> Any:
         keep = self._metrics_apart() if self._is_fitting else nullcontext()

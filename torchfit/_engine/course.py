@@ -1,6 +1,7 @@
 """The course of a training: where it begins, through which epochs it goes, and all that it depends on, as one state."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torchfit._engine.logs import Logs
@@ -75,7 +76,7 @@ class Course:
             batches: The data.
             work: Gives the work of an epoch, for (batches, epoch, number of its first batch).
             epochs: The indices of the epochs.
-            signals: What holds `stop_training`.
+            signals: The model, which holds `stop_training`.
             start_epoch: What is to be done before each epoch.
             parts: What changes in a training, in the order in which it is to be restored.
 
@@ -98,6 +99,15 @@ class Course:
     def is_inside_epoch(self) -> bool:
         """Whether the course begins in the middle of an epoch."""
         return self._step > 0
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Let callbacks find the course, as `_course` of the model, while the training lasts."""
+        self._signals._course = self
+        try:
+            yield
+        finally:
+            self._signals._course = None
 
     def epochs(self) -> Iterator[int]:
         """Give the indices of the epochs to come. Where they begin is asked at the first one."""
