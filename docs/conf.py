@@ -53,8 +53,10 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
     "logo": {"text": "torchfit"},
+    "navbar_align": "left",
+    "navbar_persistent": ["search-button"],
     "navbar_end": ["theme-switcher"],
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 9,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
@@ -63,7 +65,7 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
 }
-html_sidebars = {"index": [], "quickstart": [], "parity": []}
+html_sidebars = {"*": []}  # only the reference and the notebooks have pages below them
 
 CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
 
@@ -71,8 +73,8 @@ CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
 def as_restructured_text(app, what, name, obj, options, lines):
     """Docstrings write code as Markdown does: `name`, also with letters right behind it."""
     text = CODE.sub(r"``\1``\\ ", "\n".join(lines))
-    # The blank line keeps napoleon from reading "The names: …" of a property as its type.
-    lines[:] = ["", *text.split("\n")] if what in ("property", "attribute") else text.split("\n")
+    # The first line, which vanishes, keeps napoleon from reading "The names: …" of a property as its type.
+    lines[:] = ["\\", *text.split("\n")] if what in ("property", "attribute") else text.split("\n")
 
 
 def setup(app):

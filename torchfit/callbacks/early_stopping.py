@@ -28,7 +28,8 @@ class EarlyStopping(Callback):
     Attributes:
         wait: epochs since the last improvement.
         best: the best value.
-        best_epoch, stopped_epoch: indices from 0; `stopped_epoch` stays 0 if training was not stopped here.
+        best_epoch: index of the best epoch, from 0.
+        stopped_epoch: index of the last epoch, from 0; it stays 0 if training was not stopped here.
         best_weights: those of the best epoch, if they are to be restored.
 
     Raises:

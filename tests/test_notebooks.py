@@ -1,0 +1,50 @@
+"""The notebooks run from top to bottom, and are committed as they ran: with outputs, without traces of a machine."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Jupyter's own
+@each_notebook
+def test_runs(path, tmp_path, monkeypatch):
+    client = pytest.importorskip("nbclient").NotebookClient
+    monkeypatch.delenv("MPLBACKEND")  # so that pictures are drawn as in a notebook
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    client(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+
+
+@each_notebook
+def test_is_committed_as_it_ran(path):
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@each_notebook
+def test_is_small_and_knows_no_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < 400_000
+    shown = re.sub(r'"image/png": "[^"]*"', "", text)
+    assert not re.findall(r"(?:/home|/root|/tmp|/Users|/work|site-packages)\b[^\"]*", shown)
+
+
+def test_there_are_eight_and_the_site_lists_them():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 9)]
+    page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    assert not [path.stem for path in NOTEBOOKS if f"notebooks/{path.stem}" not in page]
