@@ -23,6 +23,8 @@ HEAVY = [
     "safetensors",
     "torchview",
     "graphviz",
+    "wandb",
+    "mlflow",
 ]
 
 

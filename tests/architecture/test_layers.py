@@ -13,7 +13,7 @@ LAYERS = [
     {"losses", "metrics", "optimizers", "callbacks", "_data", "_runtime", "_engine"},
     {"saving", "utils", "_families"},
     {"model"},
-    {"models", "mixed_precision", "distribution"},
+    {"models", "mixed_precision", "distribution", "sklearn"},
     {"torchfit"},
 ]
 FLOOR = {part: number for number, layer in enumerate(LAYERS) for part in layer}

@@ -9,6 +9,7 @@ from torchfit.callbacks.early_stopping import EarlyStopping
 from torchfit.callbacks.history import History
 from torchfit.callbacks.lambda_callback import LambdaCallback
 from torchfit.callbacks.learning_rate_scheduler import LearningRateScheduler
+from torchfit.callbacks.mlflow_logger import MLflowLogger
 from torchfit.callbacks.model_checkpoint import ModelCheckpoint
 from torchfit.callbacks.progress import ProgbarLogger, resolve_verbose
 from torchfit.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
@@ -17,6 +18,7 @@ from torchfit.callbacks.swap_ema_weights import SwapEMAWeights
 from torchfit.callbacks.tensorboard import TensorBoard
 from torchfit.callbacks.terminate_on_nan import TerminateOnNaN
 from torchfit.callbacks.torch_lr_scheduler import TorchLRScheduler
+from torchfit.callbacks.wandb_logger import WandbLogger
 
 __all__ = [
     "BackupAndRestore",
@@ -28,6 +30,7 @@ __all__ = [
     "History",
     "LambdaCallback",
     "LearningRateScheduler",
+    "MLflowLogger",
     "ModelCheckpoint",
     "ProgbarLogger",
     "ReduceLROnPlateau",
@@ -36,5 +39,6 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
     "TorchLRScheduler",
+    "WandbLogger",
     "resolve_verbose",
 ]

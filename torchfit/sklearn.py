@@ -1,0 +1,221 @@
+"""Networks as estimators of scikit-learn, for its pipelines and searches. Needs the package scikit-learn.
+
+`import torchfit` does not bring this module in: write `from torchfit.sklearn import Classifier`.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from torchfit import losses
+from torchfit._support.errors import describe
+from torchfit.model import Model
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        'torchfit.sklearn needs scikit-learn, 1.6 or newer. Type: pip install "torchfit[sklearn]"'
+    ) from error
+
+__all__ = ["Classifier", "Regressor"]
+
+Array = np.ndarray[Any, Any]
+
+
+class _Estimator(BaseEstimator):  # type: ignore[misc]
+    """What both kinds of estimators have in common."""
+
+    def __init__(
+        self,
+        module: Callable[..., nn.Module] | nn.Module | None = None,
+        *,
+        module_arguments: Mapping[str, Any] | None = None,
+        optimizer: Any = "adam",
+        learning_rate: float | None = None,
+        loss: Any = None,
+        metrics: Any = None,
+        epochs: int = 20,
+        batch_size: int = 32,
+        validation_split: float = 0.0,
+        callbacks: Any = None,
+        device: Any = "auto",
+        verbose: int = 0,
+        warm_start: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        self.module = module
+        self.module_arguments = module_arguments
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.loss = loss
+        self.metrics = metrics
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.validation_split = validation_split
+        self.callbacks = callbacks
+        self.device = device
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.random_state = random_state
+
+    def _fit(self, X: Array, y: Array, sample_weight: Any, inputs: int, outputs: int) -> Any:
+        """Build the network, unless a warm start goes on with the last one, and train it."""
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if not (self.warm_start and hasattr(self, "model_")):
+                self.model_ = self._compiled(inputs, outputs)
+            history = self.model_.fit(
+                X,
+                y,
+                batch_size=self.batch_size,
+                epochs=self.epochs,
+                verbose=self.verbose,
+                callbacks=self.callbacks,
+                validation_split=self.validation_split,
+                sample_weight=weights,
+            )
+        self.history_ = history.history
+        self.n_iter_ = len(history.epoch)
+        return self
+
+    def _compiled(self, inputs: int, outputs: int) -> Model:
+        module: Any = self.module if self.module is not None else _network
+        if isinstance(module, nn.Module):
+            made: Any = copy.deepcopy(module)
+        elif callable(module):
+            made = module(inputs, outputs, **(self.module_arguments or {}))
+        else:
+            raise ValueError(f"`module` must be a module or make one from (inputs, outputs), not {describe(module)}.")
+        model = Model(made, device=self.device)
+        optimizer, loss, metrics = (copy.deepcopy(part) for part in (self.optimizer, self.loss, self.metrics))
+        model.compile(optimizer, self._default_loss() if loss is None else loss, metrics=metrics)
+        if self.learning_rate is not None:
+            model.optimizer.learning_rate = self.learning_rate
+        return model
+
+    def _default_loss(self) -> Any:
+        raise NotImplementedError
+
+    def _outputs(self, X: Any) -> Array:
+        check_is_fitted(self, "model_")
+        X = validate_data(self, X, reset=False, dtype=self._dtype(), allow_nd=True)
+        return np.asarray(self.model_.predict(X, batch_size=max(self.batch_size, 256)))
+
+    def _dtype(self) -> Any:
+        """Return what inputs are converted to: a network of the user's may look integers up."""
+        return np.float32 if self.module is None else "numeric"
+
+
+class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
+    """A network that tells classes apart.
+
+    Args:
+        module: A function or class `(inputs, outputs, **module_arguments)` that makes a module, inputs and outputs
+            being the numbers of features and of classes; or a module, which is copied. Its outputs are logits
+            `(batch, classes)` for the default loss. By default one hidden layer of 100 units.
+        module_arguments: More arguments for `module`.
+        optimizer: As in `Model.compile`.
+        learning_rate: The learning rate; by default the optimizer's.
+        loss: As in `Model.compile`; by default the crossentropy of logits. Targets are class numbers.
+        metrics: As in `Model.compile`.
+        epochs, batch_size, validation_split, callbacks, verbose: As in `Model.fit`; callbacks are used as they are.
+        device: As in `Model`.
+        warm_start: Whether another `fit` goes on with the network that is there.
+        random_state: A seed, or NumPy's `RandomState`, that decides weights and order.
+
+    Attributes:
+        classes_: The classes, sorted.
+        model_: The trained `Model`.
+        history_: name -> values by epoch.
+        n_iter_: How many epochs were trained.
+        n_features_in_: The number of features.
+
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> bool(Classifier(learning_rate=0.01, random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Classifier":
+        """Train on inputs `(samples, features, …)` and classes `(samples,)` of any kind.
+
+        Raises:
+            ValueError: If the data are not what they must be, or there is one class only.
+        """
+        X, y = validate_data(self, X, y, dtype=self._dtype(), allow_nd=True)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("Classifier needs samples of at least 2 classes in `y`, but there is one class.")
+        return self._fit(X, labels, sample_weight, X.shape[1], len(self.classes_))  # type: ignore[no-any-return]
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities of the classes, `(samples, classes)`."""
+        outputs = torch.from_numpy(self._outputs(X)).double()
+        are_logits = getattr(
+            self._default_loss() if self.loss is None else losses.as_loss(self.loss), "from_logits", False
+        )
+        if outputs.ndim == 1 or outputs.shape[1] == 1:
+            single = outputs.reshape(-1, 1)
+            single = single.sigmoid() if are_logits else single
+            return torch.cat([1 - single, single], 1).numpy()
+        return (outputs.softmax(1) if are_logits else outputs).numpy()
+
+    def predict(self, X: Any) -> Array:
+        """Return the most probable classes, `(samples,)`."""
+        best = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_[best])
+
+    def _default_loss(self) -> Any:
+        return losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
+    """A network that predicts one or several numbers.
+
+    The arguments and attributes are those of `Classifier`, without classes; `module` gives `(batch, outputs)`, and the
+    default loss is the mean squared error.
+
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> bool(Regressor(learning_rate=0.01, random_state=0).fit(X, X.sum(1)).score(X, X.sum(1)) > 0.9)
+    True
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Regressor":
+        """Train on inputs `(samples, features, …)` and numbers `(samples,)` or `(samples, outputs)`.
+
+        Raises:
+            ValueError: If the data are not what they must be.
+        """
+        X, y = validate_data(self, X, y, dtype=self._dtype(), allow_nd=True, multi_output=True, y_numeric=True)
+        self._is_flat = y.ndim == 1
+        targets = np.asarray(y, "float32").reshape(len(y), -1)
+        return self._fit(X, targets, sample_weight, X.shape[1], targets.shape[1])  # type: ignore[no-any-return]
+
+    def predict(self, X: Any) -> Array:
+        """Return the predictions, in the shape of the targets of the training."""
+        outputs = self._outputs(X).astype("float64")
+        return outputs.reshape(-1) if self._is_flat else outputs
+
+    def _default_loss(self) -> Any:
+        return losses.MeanSquaredError()
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn that there may be several targets."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _network(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 100), nn.ReLU(), nn.Linear(100, outputs))
