@@ -414,21 +414,6 @@ class Model(Saveable, Steps):
         if self._compile_arguments is not None:
             self._execution = choose_execution(*(self._compile_arguments[key] for key in keys))
 
-    def _after_flush(self, validate: Callable[[int], dict[str, float]]) -> Callable[[int], dict[str, float]]:
-        """Make the update of gradients that were gathered and not used yet, when an epoch ends."""
-
-        def flush_and_validate(epoch: int) -> dict[str, float]:
-            if self.optimizer.built:
-                self.optimizer.flush()
-            return validate(epoch)
-
-        return flush_and_validate
-
-    def _finish_training(self) -> None:
-        """Write averages of the weights into the weights, if the optimizer keeps them."""
-        if self.optimizer.built:
-            self.optimizer.finalize_variable_values()
-
     def _conversion(self) -> Conversion:
         return Conversion(self._device, floating_dtype_of(self.module), *self._given_names)
 

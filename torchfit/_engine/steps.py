@@ -160,6 +160,23 @@ class Steps(Gathering):
         self._added.update_metrics()
         return Logs(self.get_metrics_result)
 
+    # -- what ends an epoch and a training ----------------------------------------------------------------
+
+    def _after_flush(self, validate: Callable[[int], dict[str, float]]) -> Callable[[int], dict[str, float]]:
+        """Make the update of gradients that were gathered and not used yet, when an epoch ends."""
+
+        def flush_and_validate(epoch: int) -> dict[str, float]:
+            if self.optimizer.built:
+                self.optimizer.flush()
+            return validate(epoch)
+
+        return flush_and_validate
+
+    def _finish_training(self) -> None:
+        """Write averages of the weights into the weights, if the optimizer keeps them."""
+        if self.optimizer.built:
+            self.optimizer.finalize_variable_values()
+
     # -- the same steps with tensors alone, to be compiled -------------------------------------------------
 
     def build_optimizer(self) -> None:
