@@ -1,6 +1,7 @@
-"""Side by side: torchfit, loops written by hand, and other trainers.
+"""Side by side: torchfit, loops written by hand, and other trainers; and what its parts cost.
 
-`python -m benchmarks.training` and `python -m benchmarks.import_time`, or `make bench`, on an idle machine.
+`make bench`, on an idle machine, measures everything and writes `benchmarks/RESULTS.md`; see `benchmarks/suite.py`.
+The other trainers take part where they are installed: `pip install -r benchmarks/requirements.txt`.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What is trained: three networks, with data of the right shape made up from a fixed seed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,6 +19,7 @@ class Case:
     classes: int
     batch: int
     samples: int
+    device: str = "cpu"
 
     @property
     def steps(self) -> int:
@@ -27,19 +28,23 @@ class Case:
 
     @cached_property
     def data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels, the same for every contender."""
+        """Inputs and labels in memory, the same for every contender."""
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(self.samples, *self.shape, generator=generator)
         return x, torch.randint(0, self.classes, (self.samples,), generator=generator)
 
     def fresh_network(self) -> nn.Module:
-        """Return the network with the same first weights for every contender."""
+        """Return the network on its device, with the same first weights for every contender."""
         torch.manual_seed(0)
-        return self.network()
+        return self.network().to(self.device)
 
     def of(self, samples: int) -> "Case":
         """Return the same case with less data."""
-        return Case(self.name, self.what, self.network, self.shape, self.classes, self.batch, samples)
+        return replace(self, samples=samples)
+
+    def on(self, device: str) -> "Case":
+        """Return the same case on another device."""
+        return replace(self, device=device)
 
 
 def mnist() -> nn.Module:

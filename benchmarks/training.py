@@ -1,7 +1,8 @@
-"""Print what a step costs: training, evaluation and prediction, everybody against the loop tuned by hand.
+"""A quick look: print what a step costs in one process, everybody against the loop tuned by hand.
 
-python -m benchmarks.training                       # all of it, some minutes
 python -m benchmarks.training --cases tiny --rounds 3 --only torchfit
+
+For numbers to report see `benchmarks.suite`, in which nobody shares a process.
 """
 
 import argparse
@@ -10,11 +11,8 @@ import statistics
 import torch
 
 from benchmarks.cases import CASES, Case
-from benchmarks.contenders import Contender, contenders
+from benchmarks.contenders import REFERENCE, TASKS, Contender, load, named
 from benchmarks.measure import interleaved, machine, markdown_table, ratio
-
-REFERENCE = "loop tuned by hand"
-TASKS = ["train", "evaluate", "predict"]
 
 
 def main() -> None:
@@ -22,9 +20,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     takers = chosen(options.only)
-    print(
-        f"{machine()}\n{options.rounds} interleaved rounds; medians; the ratio is to the loop tuned by hand"
-    )
+    print(f"{machine()}\n{options.rounds} interleaved rounds; medians; the ratio is to the loop tuned by hand")
     for name in options.cases:
         case = CASES[name].of(options.samples or CASES[name].samples)
         for task in options.tasks:
@@ -39,19 +35,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--samples", type=int, help="size of the data, if not the case's own")
-    parser.add_argument("--only", nargs="+", default=[""], help="words, one of which a contender's name has")
+    parser.add_argument(
+        "--only", nargs="+", default=["by hand", "torchfit"], help="words, one of which a contender's name has"
+    )
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def chosen(words: list[str]) -> dict[str, Contender]:
-    """Return the contenders that the words name, and the reference."""
-    everybody = contenders()
-    return {
-        name: contender
-        for name, contender in everybody.items()
-        if name == REFERENCE or any(word.lower() in name.lower() for word in words)
-    }
+    """Return the contenders that the words name, and the reference, as far as they are installed."""
+    return {name: contender for name in named(words) if (contender := installed(name)) is not None}
+
+
+def installed(name: str) -> Contender | None:
+    """Return a contender, or say why there is none."""
+    try:
+        return load(name)
+    except ImportError as error:
+        print(f"left out: {name} ({error})")
+        return None
 
 
 def compared(case: Case, task: str, takers: dict[str, Contender], rounds: int) -> str:

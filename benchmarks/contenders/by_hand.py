@@ -14,12 +14,12 @@ def tuned(case: Case) -> Runs:
     """All that is known to help: whole batches indexed, foreach updates, one read at the epoch's end."""
     network = case.fresh_network()
     optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-3, alpha=0.9, eps=1e-7, foreach=True)
-    x, y = case.data
+    x, y = (part.to(case.device) for part in case.data)
 
     def train() -> tuple[float, float]:
         network.train()
-        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for indices in torch.randperm(len(x)).split(case.batch):
+        loss_sum, correct = totals(x.device)
+        for indices in torch.randperm(len(x), device=x.device).split(case.batch):
             inputs, labels = x.index_select(0, indices), y.index_select(0, indices)
             logits = network(inputs)
             loss = F.cross_entropy(logits, labels)
@@ -39,11 +39,16 @@ def tuned(case: Case) -> Runs:
     return {"train": train, "evaluate": evaluate, "predict": predict}
 
 
+def totals(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return zeros for the sum of the losses and the number of right answers."""
+    return torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+
+
 @torch.inference_mode()
 def evaluated(network: nn.Module, x: Tensor, y: Tensor, batch: int) -> tuple[float, float]:
     """Return loss and accuracy, both read once at the end."""
     network.eval()
-    loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    loss_sum, correct = totals(x.device)
     for inputs, labels in zip(x.split(batch), y.split(batch)):
         logits = network(inputs)
         loss_sum.add_(F.cross_entropy(logits, labels), alpha=len(labels))
@@ -55,11 +60,11 @@ def evaluated(network: nn.Module, x: Tensor, y: Tensor, batch: int) -> tuple[flo
 def predicted(network: nn.Module, x: Tensor, batch: int) -> np.ndarray:
     """Return the outputs (samples, classes), written into one array."""
     network.eval()
-    first = network(x[:1])
-    outputs = torch.empty(len(x), *first.shape[1:])
+    first = network(x[:batch])
+    outputs = torch.empty(len(x), *first.shape[1:], device=x.device)
     for inputs, place in zip(x.split(batch), outputs.split(batch)):
         place.copy_(network(inputs))
-    return outputs.numpy()
+    return outputs.cpu().numpy()
 
 
 def tutorial(case: Case) -> Runs:
@@ -75,6 +80,7 @@ def tutorial(case: Case) -> Runs:
         network.train()
         running_loss, correct = 0.0, 0
         for inputs, labels in shuffled:
+            inputs, labels = inputs.to(case.device), labels.to(case.device)
             optimizer.zero_grad()
             logits = network(inputs)
             loss = loss_function(logits, labels)
@@ -89,6 +95,7 @@ def tutorial(case: Case) -> Runs:
         network.eval()
         running_loss, correct = 0.0, 0
         for inputs, labels in in_order:
+            inputs, labels = inputs.to(case.device), labels.to(case.device)
             logits = network(inputs)
             running_loss += loss_function(logits, labels).item() * len(labels)
             correct += (logits.argmax(1) == labels).sum().item()
@@ -97,7 +104,7 @@ def tutorial(case: Case) -> Runs:
     @torch.no_grad()
     def predict() -> np.ndarray:
         network.eval()
-        return torch.cat([network(inputs) for inputs, _ in in_order]).numpy()
+        return torch.cat([network(inputs.to(case.device)).cpu() for inputs, _ in in_order]).numpy()
 
     return {"train": train, "evaluate": evaluate, "predict": predict}
 

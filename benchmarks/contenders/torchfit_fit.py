@@ -11,7 +11,7 @@ from benchmarks.terminal import unseen_terminal
 
 def compiled(case: Case, **options: Any) -> torchfit.Model:
     """Return the case's network, compiled with loss and accuracy."""
-    model = torchfit.Model(case.fresh_network(), device="cpu")
+    model = torchfit.Model(case.fresh_network(), device=case.device)
     model.compile(
         torchfit.optimizers.RMSprop(),
         torchfit.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -48,4 +48,9 @@ def with_bar(case: Case) -> Runs:
     return {"train": train}
 
 
-CONTENDERS = {"torchfit": silent(), "torchfit, verbose=1": with_bar}
+CONTENDERS = {
+    "torchfit": silent(),
+    "torchfit, verbose=1": with_bar,
+    "torchfit, jit_compile": silent(jit_compile=True),
+    "torchfit, jit_compile, 8 steps a call": silent(jit_compile=True, steps_per_execution=8),
+}

@@ -1,18 +1,14 @@
-"""Every contender of the benchmark does its work, on a handful of samples."""
-
-import pytest
+"""The quick look in one process."""
 
 from benchmarks.cases import CASES
-from benchmarks.contenders import contenders
+from benchmarks.contenders import REFERENCE
 from benchmarks.measure import markdown_table, ratio
-from benchmarks.training import REFERENCE, compared
-
-pytestmark = pytest.mark.filterwarnings("default")  # the peers' own
+from benchmarks.training import chosen, compared
 
 
-@pytest.mark.parametrize("task", ["train", "evaluate", "predict"])
-def test_everybody_is_in_the_table(task):
-    table = compared(CASES["tiny"].of(64), task, contenders(), rounds=1)
+def test_everybody_chosen_is_in_the_table():
+    takers = {name: taker for name, taker in chosen(["torchfit"]).items() if "jit" not in name}
+    table = compared(CASES["tiny"].of(64), "train", takers, rounds=1)
     assert f"| {REFERENCE} " in table
     assert "| torchfit " in table
 
