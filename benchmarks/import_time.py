@@ -1,21 +1,21 @@
 """Print what `import torchfit` costs over `import torch`: fresh interpreters in turn, medians.
 
-python -m benchmarks.import_time [rounds]
+python -m benchmarks.import_time
 """
 
 import statistics
 import subprocess
 import sys
 
-from benchmarks.measure import markdown_table, ratio
+from benchmarks.budget import Finding, tell
+from benchmarks.measure import ratio
 
-LIMIT = 1.10
+LIMIT, ROUNDS = 1.10, 9
 PROGRAM = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
-def main() -> int:
-    """Measure, print, and fail if importing torchfit costs more than a tenth over importing torch."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+def findings(rounds: int = ROUNDS) -> list[Finding]:
+    """Return the ratio of both imports."""
     names = ["torch", "torchfit"]
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -23,10 +23,8 @@ def main() -> int:
             seconds = import_seconds(name)
             if number:  # the first round only warms the disk's cache
                 times[name].append(seconds)
-    found = ratio(times["torchfit"], times["torch"])
-    rows = [[f"import {name}", f"{statistics.median(times[name]) * 1e3:.0f}"] for name in names]
-    print(markdown_table(["", "ms"], rows), f"\nratio {found:.3f}, at most {LIMIT:.2f} allowed", sep="\n")
-    return int(found > LIMIT)
+    what = f"`import torchfit` ({statistics.median(times['torchfit']):.2f} s) over `import torch`"
+    return [Finding(what, ratio(times["torchfit"], times["torch"]), LIMIT)]
 
 
 def import_seconds(name: str) -> float:
@@ -36,4 +34,4 @@ def import_seconds(name: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tell(findings()))
