@@ -46,9 +46,8 @@ format: $(VENV)/dev.stamp  ## Rewrite the files in the agreed format
 
 check: lint test  ## All that must pass before a commit
 
-bench: $(VENV)/test.stamp  ## Time torchfit against hand-written loops and Keras (minutes, on an idle machine)
-	@$(RUN) -m benchmarks.training $(ARGS)
-	@$(RUN) -m benchmarks.import_time
+bench: $(VENV)/test.stamp  ## Measure torchfit, loops by hand and other trainers, into benchmarks/RESULTS.md (11 minutes, on an idle machine)
+	@$(RUN) -m benchmarks.suite $(ARGS)
 
 clean:           ## Remove everything that was made here
 	rm -rf docs/_build docs/api/generated docs/notebooks
