@@ -58,7 +58,7 @@ html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "header_links_before_dropdown": 9,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"*": ["page-toc"], "api/**": ["page-toc"], "notebooks/*": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "search_bar_text": "Search",
