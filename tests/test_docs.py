@@ -21,6 +21,7 @@ REFERENCE = {
     "torchfit.saving": "saving",
     "torchfit.utils": "utils",
     "torchfit.mixed_precision": "mixed_precision",
+    "torchfit.sklearn": "sklearn",
 }
 
 
@@ -63,3 +64,10 @@ def test_every_member_is_in_the_table_of_numbers(family):
     members = {name for name in module.__all__ if isinstance(getattr(module, name), type)} - bases
     rows = (PAGES.parent / "parity.md").read_text(encoding="utf-8")
     assert not {name for name in members if f"| `{name}` |" not in rows}, "Run docs/parity_table.py"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
+def test_links_lead_somewhere(page):
+    root = PAGES.parents[1]
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (root / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if not (root / link).exists()]
