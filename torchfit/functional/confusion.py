@@ -28,7 +28,7 @@ def broadcast_weights(sample_weight: Any, values: Tensor) -> Tensor:
             f"`sample_weight` of shape {tuple(weights.shape)} does not fit samples of shape "
             f"{tuple(values.shape)}: its dimensions must be the first ones of these, or 1."
         )
-    return weights.reshape(*weights.shape, *[1] * (values.ndim - weights.ndim)).expand_as(values)
+    return weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim)).expand_as(values)
 
 
 def keep_top_k(y_pred: Tensor, k: int) -> Tensor:

@@ -172,7 +172,7 @@ def _weights(sample_weight: Any, mask: Any, dtype: torch.dtype, device: torch.de
     weights = as_tensor(sample_weight, dtype, device)
     if weights.ndim > kept.ndim and weights.shape[-1] == 1:
         weights = weights.squeeze(-1)
-    return kept * weights.reshape(*weights.shape, *[1] * (kept.ndim - weights.ndim))
+    return kept * weights.reshape(weights.shape + (1,) * (kept.ndim - weights.ndim))
 
 
 def _broadcast(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
