@@ -35,10 +35,11 @@ docs: $(VENV)/docs.stamp  ## Build the site into docs/_build/html; warnings are 
 	@$(RUN) -m sphinx -b html -q -W --keep-going -n docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
-lint: $(VENV)/dev.stamp  ## Check style, formatting and types
+lint: $(VENV)/dev.stamp  ## Check style, formatting, types and spelling
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+	@$(VENV)/bin/codespell README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md docs examples benchmarks torchfit
 
 format: $(VENV)/dev.stamp  ## Rewrite the files in the agreed format
 	@$(RUN) -m ruff check --fix .
