@@ -182,3 +182,20 @@ def test_compile_arguments_choose_the_execution(arguments, kind):
 def test_contradictions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         choose_execution(*arguments)
+
+
+@graphs
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 4])
+def test_gathered_gradients_are_part_of_the_graph(steps):
+    def optimizer():
+        return optimizers.Adam(0.01, gradient_accumulation_steps=2)
+
+    fit = {"sample_weight": np.linspace(0, 2, len(x))}
+    plain_model, plain = trained(optimizer=optimizer, fit=fit, metrics=["accuracy"])
+    model, compiled = trained(
+        optimizer=optimizer, fit=fit, metrics=["accuracy"], jit_compile=True, steps_per_execution=steps
+    )
+    assert_same(compiled, plain)
+    assert model.optimizer.iterations == plain_model.optimizer.iterations
+    assert model._execution._runners["train"]._graphs

@@ -205,15 +205,35 @@ def test_own_calls_of_the_pure_update():
 def test_counts_of_updates_that_were_not_made_are_taken_back():
     optimizer = SGD(lambda step: 1.0 / (step + 1))
     optimizer.build([weight(1.0)])
-    optimizer.begin_update(), optimizer.begin_update()
-    optimizer.rewind(1)
+    optimizer.begin_update()
+    counts = optimizer.counts()
+    optimizer.begin_update()
+    optimizer.recount(counts)
     assert (optimizer.iterations, optimizer.learning_rate) == (1, 0.5)
 
 
-def test_accumulation_keeps_a_step_out_of_graphs():
+def test_no_optimizer_of_ours_keeps_a_step_out_of_graphs():
     inner = SGD(gradient_accumulation_steps=2)
-    assert SGD().obstacle is None
-    assert inner.obstacle == LossScaleOptimizer(inner).obstacle == "gradients are accumulated"
+    assert [inner.obstacle, LossScaleOptimizer(inner).obstacle] == [None, None]
+
+
+def test_gathering_counted_outside_of_a_graph_equals_that_of_steps():
+    a, b = weight(1.0), weight(1.0)
+    plain, by_hand = (SGD(0.5, gradient_accumulation_steps=2) for _ in range(2))
+    plain.build([a])
+    by_hand.build([b])
+    for value, rows in ((1.0, 3), (2.0, 1), (4.0, 2)):
+        gradients = [torch.full((1,), value)]
+        plain.apply(gradients, weight=rows)
+        (closes,) = by_hand.closes(1)
+        rate, step, total = by_hand.begin_gathered(rows)
+        by_hand.accumulate(gradients, rows)
+        if closes:
+            by_hand.update_accumulated(rate, step, total)
+            by_hand.zero_accumulated()
+    plain.flush()
+    by_hand.flush()
+    assert (a.item(), by_hand.iterations) == (b.item(), 2)
 
 
 def test_scale_loss_and_unscale_gradients():

@@ -1,7 +1,7 @@
 """What happens to one batch: the steps, the loss and the metrics, each of which may be overridden."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -184,14 +184,28 @@ class Steps(Gathering):
         self.optimizer.build(self.module.named_parameters())
 
     def _train_graph(self, batch: Batch, learning_rate: Tensor, number: Tensor) -> list[Tensor]:
+        self.optimizer.update(self._gradients(batch), learning_rate, number)
+        return []
+
+    def _gather_graph(
+        self, batch: Batch, learning_rate: Tensor, number: Tensor, weight: Tensor, closes: bool
+    ) -> list[Tensor]:
+        self.optimizer.accumulate(self._gradients(batch), self._rows(batch.inputs))
+        if closes:
+            self.optimizer.update_accumulated(learning_rate, number, weight)
+            self.optimizer.zero_accumulated()
+        return []
+
+    def _gradients(self, batch: Batch) -> Sequence[Tensor | None]:
+        """Return the gradients of one batch, and take its loss and outputs into the metrics."""
         inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
         loss, outputs = self.forward_loss(inputs, targets, sample_weight)
         scaled = self.optimizer.scale_loss(loss)
+        gradients: Sequence[Tensor | None]
         gradients = torch.autograd.grad(scaled, self.optimizer.parameters, allow_unused=True)
-        self.optimizer.update(gradients, learning_rate, number)
         self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
         self.compute_metrics(inputs, targets, outputs, sample_weight)
-        return []
+        return gradients
 
     def _test_graph(self, batch: Batch) -> list[Tensor]:
         inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
@@ -210,15 +224,23 @@ class Steps(Gathering):
             "train",
             self._step("train_step" if self._microbatches is None else "_train_in_parts", watched),
             last,
-            self._train_graph,
-            self._logs(watched),
-            self.optimizer.begin_update,
-            self.optimizer.rewind,
-            watched,
-            planned,
-            self._train_obstacle(),
-            self.compile_call,
+            finish=self._logs(watched),
+            counts=self.optimizer.counts,
+            recount=self.optimizer.recount,
+            watched=watched,
+            planned=planned,
+            obstacle=self._train_obstacle(),
+            instead=self.compile_call,
+            **self._update_pieces(),
         )
+
+    def _update_pieces(self) -> dict[str, Any]:
+        """Return how updates are counted: every step makes one, or ends or goes on with a window of gradients."""
+        optimizer = self.optimizer
+        if optimizer.gradient_accumulation_steps is None:
+            return {"numbers": lambda rows: optimizer.begin_update(), "graph": self._train_graph}
+        kinds = lambda steps: tuple((closes,) for closes in optimizer.closes(steps))  # noqa: E731
+        return {"numbers": optimizer.begin_gathered, "kinds": kinds, "graph": self._gather_graph}
 
     def _test_pieces(self, watched: bool) -> Pieces:
         return Pieces(

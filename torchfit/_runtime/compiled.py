@@ -150,14 +150,15 @@ class Runner:
 
     def _run(self, sources: Sequence[Any]) -> Any:
         tensors = sources if self._gather is not None else [leaf for batch in sources for leaf in tree.leaves(batch)]
-        key = (len(sources), *[tensor.shape for tensor in tensors])
+        key = (self._pieces.kinds(len(sources)), *[tensor.shape for tensor in tensors])
         graph = self._graphs.get(key)
         if graph is None or self._template is None:
             return self._without_graph(sources, tensors, key)
         return self._replay(graph, tensors, len(sources))
 
     def _replay(self, graph: Graph, tensors: Sequence[Tensor], steps: int) -> Any:
-        numbers = torch.tensor([self._pieces.numbers() for _ in range(steps)])
+        width = len(tensors) // steps
+        numbers = torch.tensor([self._pieces.numbers(tensor.shape[0]) for tensor in tensors[::width]])
         produced = graph([*tensors, numbers.to(tensors[0].device, non_blocking=True)], check=self.must_check)
         self.must_check = self._pieces.watched
         return self._pieces.finish(self._template, produced)
@@ -174,20 +175,22 @@ class Runner:
         """Tell whether a graph for these shapes is worth its compilation."""
         if not self._graphs:
             return self._policy.is_due()
+        if any(key[1:] == known[1:] for known in self._graphs):
+            return True  # Only what a step has to do is another: as often as not, it is the next one in turn.
         self._seen[key] += 1
         return self._seen[key] > _PAYS_AFTER and len(self._graphs) < _MOST_GRAPHS
 
     def _with_new_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
         self._graphs[key] = graph = Graph(self._function(sources))
         self.must_check = True
-        started = perf_counter()
+        started, counts = perf_counter(), self._pieces.counts()
         try:
             result = self._replay(graph, tensors, len(sources))
             self._policy.made(perf_counter() - started)
             return result
         except Exception as error:
             del self._graphs[key]
-            self._pieces.rewind(len(sources))
+            self._pieces.recount(counts)
             self._give_up_on(_reason(error))
             return self._without_graph(sources, tensors, key)
         finally:
@@ -202,13 +205,13 @@ class Runner:
     def _function(self, sources: Sequence[Any]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
         """Return the function of tensors that makes these steps: what varies comes first, the numbers last."""
         graph, unpack, width = self._pieces.graph, *self._unpacking(sources[0])
-        steps = len(sources)
+        kinds = self._pieces.kinds(len(sources))
 
         def function(tensors: Sequence[Tensor]) -> list[Tensor]:
             produced = []
-            for step in range(steps):
+            for step, kind in enumerate(kinds):
                 batch = unpack(tensors[step * width : (step + 1) * width])
-                produced += graph(batch, *tensors[-1][step].unbind())
+                produced += graph(batch, *tensors[-1][step].unbind(), *kind)
             return produced
 
         return function

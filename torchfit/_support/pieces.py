@@ -31,11 +31,17 @@ class Pieces:
     finish: Callable[[Any, list[Tensor]], Any]
     """Turns the tensors that a graph returned into a result like the one given first."""
 
-    numbers: Callable[[], tuple[float, ...]] = tuple
-    """Counts a step on the host and gives the numbers that its graph needs."""
+    numbers: Callable[[int], tuple[float, ...]] = lambda rows: ()
+    """Counts a step with so many rows on the host, and gives the numbers that its graph needs."""
 
-    rewind: Callable[[int], None] = lambda _: None
-    """Takes back so many counted steps that did not happen."""
+    counts: Callable[[], Any] = tuple
+    """Gives what was counted."""
+
+    recount: Callable[[Any], None] = lambda counts: None
+    """Goes back to what was counted before, because steps did not happen."""
+
+    kinds: Callable[[int], tuple[Any, ...]] = lambda steps: ((),) * steps
+    """Tells what the graph of each of the next steps needs to know beforehand: further arguments of `graph`."""
 
     watched: bool = False
     """Whether callbacks of the user run between the steps, where they may change anything."""

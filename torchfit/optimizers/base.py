@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchfit._support.names import snake_case
 from torchfit.optimizers import _arguments, _clipping, _state
-from torchfit.optimizers._accumulation import Window
+from torchfit.optimizers._accumulation import Gathering, Window
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, decay_, mix_, zeros_like
 from torchfit.optimizers._parameters import Parameters
 from torchfit.optimizers.schedules.base import Schedule, as_schedule
@@ -22,7 +22,7 @@ _gradient_of = attrgetter("grad")
 Slots = tuple[list[Any], ...]
 
 
-class Optimizer:
+class Optimizer(Gathering):
     """The base of all optimizers: made without parameters, bound to them by `build`.
 
     A rule of your own is a subclass that names its state in `slot_names` and defines `update_rule`, as foreach calls
@@ -310,54 +310,8 @@ class Optimizer:
         self._calls += 1
         return rate, self._updates
 
-    @property
-    def obstacle(self) -> str | None:
-        """Why an update with this optimizer cannot be part of a compiled step, or `None`."""
-        return "gradients are accumulated" if self.gradient_accumulation_steps else None
-
-    def rewind(self, updates: int) -> None:
-        """Take back so many calls of `begin_update` whose updates were not made."""
-        self._updates, self._calls = self._updates - updates, self._calls - updates
-
-    # Accumulation.
-
-    def accumulate(self, gradients: Sequence[Tensor | None], weight: Scalar = 1.0) -> None:
-        """Add `weight * gradients` to the window, in place. Counts nothing, so it may be part of a graph."""
-        self._window.add(gradients, weight)
-
-    def count_accumulated(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> bool:
-        """Count gradients that `accumulate` added, and tell whether the window is full now."""
-        full: bool = self._window.note(gradients, weight) == self.gradient_accumulation_steps
-        self._calls += not full  # the last one is counted by begin_update, after its schedule was asked
-        return full
-
-    def update_accumulated(self, learning_rate: Scalar, step: Scalar, weight: Scalar) -> None:
-        """Make one update with the window's sums divided by `weight`. Counts nothing, so it may be part of a graph.
-
-        The window is to be cleared with `clear_accumulated` afterwards.
-        """
-        self.update(self._window.means(weight), learning_rate, step)
-
-    def clear_accumulated(self) -> None:
-        """Begin a new window."""
-        self._window.clear()
-
-    def flush(self) -> None:
-        """Make the update of a window that is cut short; nothing if nothing was gathered."""
-        if self._window.count:
-            self._close_window()
-            self._calls -= 1
-
-    def _gather(self, gradients: Sequence[Tensor | None], weight: float) -> None:
-        if not gradients:
-            return  # a module without parameters is legal
-        self.accumulate(gradients, weight)
-        if self.count_accumulated(gradients, weight):
-            self._close_window()
-
-    def _close_window(self) -> None:
-        self.update_accumulated(*self.begin_update(), self._window.weight or 1.0)
-        self.clear_accumulated()
+    obstacle: str | None = None
+    """Why an update cannot be part of a compiled step; `None` if it can."""
 
     # What can be read and set.
 

@@ -44,6 +44,8 @@ class TorchOptimizer:
     (tensor([0.5000]), 0.5)
     """
 
+    gradient_accumulation_steps = None
+
     def __init__(self, optimizer: torch.optim.Optimizer | Factory, name: str | None = None):
         if not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
             _arguments.refuse(
@@ -160,9 +162,13 @@ class TorchOptimizer:
     def flush(self) -> None:
         """Do nothing: torch's optimizers gather no gradients."""
 
-    def rewind(self, updates: int) -> None:
-        """Take back so many calls of `begin_update` whose updates were not made."""
-        self._updates -= updates
+    def counts(self) -> tuple[Any, ...]:
+        """Return what was counted, for `recount`."""
+        return (self._updates,)
+
+    def recount(self, counts: tuple[Any, ...]) -> None:
+        """Take back what was counted since `counts`, because it did not happen."""
+        (self._updates,) = counts
 
     @property
     def parameters(self) -> list[Tensor]:
