@@ -57,7 +57,6 @@ class Paced(Batches):
         self._device = device
         self.ran_out: Callable[[], None] = _nothing
         self._stream: Iterator[Batch] | None = None
-        self._ahead: list[Batch] = []
         self._ahead_of: tuple[int, Iterator[Batch]] | None = None
         self._seen = False
         self._origin: int | None = None  # the epoch with which the shared stream began

@@ -149,11 +149,6 @@ class Objective:
         return {**self.__dict__, "_bound": {}, "_known": {}}
 
     @property
-    def has_loss(self) -> bool:
-        """Tell whether `compile` got any loss."""
-        return bool(tree.leaves(self._losses))
-
-    @property
     def output_names(self) -> list[str]:
         """The names of the outputs, empty before they were seen."""
         return [term.name for term in self.terms]

@@ -92,14 +92,6 @@ def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
     return huber_loss(y_pred, y_true, NONE, delta).mean(-1)
 
 
-def batch_huber(y_true: Tensor, y_pred: Tensor, delta: float = 1.0) -> Tensor:
-    """Return the mean of the Huber loss over everything, in one kernel."""
-    shape = y_pred.shape
-    if y_true.shape != shape or 0 in shape:
-        return batch_mean(huber(y_true, y_pred, delta))
-    return huber_loss(y_pred, y_true, MEAN, delta)
-
-
 def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
     """Return the mean of `log(cosh(y_pred - y_true))` over the last dimension.
 
