@@ -1,9 +1,8 @@
 """torchfit: Keras' compile, fit, evaluate and predict for any `torch.nn.Module`."""
 
-from torchfit import callbacks, functional, losses, metrics, mixed_precision, models, optimizers, saving, utils
-from torchfit._support.collector import Layer, add_loss, add_metric
+from typing import TYPE_CHECKING, Any
+
 from torchfit._version import __version__
-from torchfit.model import Model
 
 __all__ = [
     "Layer",
@@ -21,3 +20,30 @@ __all__ = [
     "saving",
     "utils",
 ]
+
+if TYPE_CHECKING:
+    from torchfit import callbacks, functional, losses, metrics, mixed_precision, models, optimizers, saving, utils
+    from torchfit._support.collector import Layer, add_loss, add_metric
+    from torchfit.model import Model
+else:
+    _HOMES = {
+        "Layer": "torchfit._support.collector",
+        "Model": "torchfit.model",
+        "add_loss": "torchfit._support.collector",
+        "add_metric": "torchfit._support.collector",
+    }
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for: `import torchfit` alone costs next to nothing."""
+        from importlib import import_module
+
+        if name in _HOMES:
+            value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+            return value
+        if name in __all__:
+            return import_module(f"torchfit.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """List the public names, those not imported yet as well."""
+        return sorted({*globals(), *__all__})

@@ -36,8 +36,14 @@ def heavy_after(statement):
     return finished.stdout
 
 
-def test_import_brings_in_nothing_heavy():
-    assert heavy_after("import torchfit") == heavy_after("import torch")
+def test_imports_bring_in_nothing_heavy():
+    assert heavy_after("from torchfit import *") == heavy_after("import torch")
+
+
+def test_import_alone_brings_in_the_version_only():
+    program = "import sys, torchfit; print(sorted(name for name in sys.modules if name.startswith(('torch', 'numpy'))))"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.stdout.strip() == "['torchfit', 'torchfit._version']", finished.stderr
 
 
 def test_runtime_dependencies_are_four():

@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -85,6 +87,13 @@ def test_predicts_alike(fitted, path):
     x, _ = data()
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), fitted.predict(x, verbose=0))
     assert loaded.evaluate(*data(), verbose=0) == fitted.evaluate(*data(), verbose=0)
+
+
+def test_loads_where_nothing_else_was_imported(fitted, path):
+    fitted.save(path)
+    program = "import sys; from torchfit.saving import load_model; print(type(load_model(sys.argv[1])).__name__)"
+    finished = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
+    assert finished.stdout.strip() == "Model", finished.stderr
 
 
 def test_is_a_single_file_of_any_name(fitted, tmp_path):

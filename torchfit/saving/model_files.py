@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -26,13 +27,20 @@ AnyModel = TypeVar("AnyModel", bound=type[ModuleWrapper])
 FORMAT = "torchfit model"
 VERSION = 1
 _PARTS = ("version", "written_by", "model", "architecture", "state", "frozen", "evaluating", "compiled", "optimizer")
-_model_class: list[Any] = []
+_loaded_as: list[Any] = []
 
 
 def loads_as(model_class: AnyModel) -> AnyModel:
     """Make files load as this class; `Model` says so of itself, since it stands above this package."""
-    _model_class[:] = [model_class]
+    _loaded_as[:] = [model_class]
     return model_class
+
+
+def _model_class() -> Any:
+    """Return the class that files load as; a program that only loads models has not asked for it yet."""
+    if not _loaded_as:
+        import_module("torchfit.model")
+    return _loaded_as[0]
 
 
 def save_model(model: Any, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
@@ -124,7 +132,7 @@ def load_model(
 
 def _hidden_attributes(model: Any) -> frozenset[str]:
     """Name the attributes of a subclass of `Model` that are `Model`'s own."""
-    return frozenset(vars(_model_class[0](nn.Identity()))) if bare(model) is model else frozenset()
+    return frozenset(vars(_model_class()(nn.Identity()))) if bare(model) is model else frozenset()
 
 
 def _describe_compiled(model: Any) -> Content:
@@ -158,8 +166,8 @@ def _initializer(settings: Content) -> Callable[[nn.Module], None]:
     """Return what prepares the outermost module: `Model`'s constructor for a subclass of it, else `nn.Module`'s."""
 
     def initialize(module: nn.Module) -> None:
-        if isinstance(module, _model_class[0]):
-            _model_class[0].__init__(module, **settings)
+        if isinstance(module, _model_class()):
+            _model_class().__init__(module, **settings)
         else:
             nn.Module.__init__(module)
 
@@ -188,7 +196,7 @@ def _cannot_build(name: str, problems: dict[str, str]) -> str:
 
 
 def _around(module: nn.Module, settings: Content) -> Any:
-    return module if isinstance(module, _model_class[0]) else _model_class[0](module, **settings)
+    return module if isinstance(module, _model_class()) else _model_class()(module, **settings)
 
 
 def _restore_flags(module: nn.Module, content: Content) -> None:
