@@ -1,5 +1,7 @@
+import hashlib
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -130,7 +132,7 @@ def save_pickle(value, path):
 
 
 def save_sealed(value, path):
-    files.write_atomically(path, lambda file: archive._save({"a": value}, file))
+    files.write_atomically(path, lambda file: archive._seal(archive._saved({"a": value})(80), file))
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_sealed])
@@ -163,3 +165,69 @@ def test_a_variable_cannot_turn_safety_off(path, tmp_path, monkeypatch):
 def test_a_missing_file_is_named(path):
     with pytest.raises(FileNotFoundError, match=str(path)):
         archive.read(path)
+
+
+@pytest.mark.parametrize("unusual", [torch.zeros(2, dtype=torch.complex64), torch.eye(2).to_sparse()])
+def test_every_flipped_bit_of_what_torch_wrote_for_us_is_noticed(path, unusual):
+    archive.write(path, {"values": torch.arange(5.0), "unusual": unusual})
+    whole = path.read_bytes()
+    assert torch.equal(archive.read(path)["unusual"].to_dense(), unusual.to_dense())
+    for position in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        assert refused(path), position
+
+
+def test_what_is_packed_with_a_copy_does_not_follow_the_original(path):
+    values = {"usual": torch.zeros(3), "unusual": torch.zeros(2, dtype=torch.complex64)}
+    packed = archive.pack(values, copy=True)
+    values["usual"].add_(1)
+    values["unusual"].add_(1)
+    archive.write_packed(path, packed)
+    found = archive.read(path)
+    assert (found["usual"].tolist(), found["unusual"].tolist()) == ([0, 0, 0], [0, 0])
+
+
+def test_plain_tensors_need_no_help_of_torch(path, monkeypatch):
+    monkeypatch.setattr(torch, "save", None)
+    kinds = (
+        torch.float64,
+        torch.bfloat16,
+        torch.float16,
+        torch.int64,
+        torch.int32,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
+    content = {
+        "kinds": [torch.ones(2, dtype=kind) for kind in kinds],
+        "column": torch.eye(3)[:, 1],
+        "empty": torch.ones(0),
+    }
+    archive.write(path, {**content, "parameter": nn.Parameter(torch.ones(1)), "bytes": b"some", "dtype": torch.int8})
+    found = archive.read(path)
+    assert all(torch.equal(*pair) for pair in zip(found["kinds"], content["kinds"], strict=True))
+    assert (found["column"].tolist(), found["column"].stride(), len(found["empty"])) == ([0, 1, 0], (3,), 0)
+    assert (found["bytes"], found["dtype"], found["parameter"].requires_grad) == (b"some", torch.int8, False)
+
+
+def test_it_is_a_zip_file_that_may_be_mapped_to_memory(path):
+    archive.write(path, {"first": torch.ones(3, dtype=torch.int8), "second": torch.arange(5.0)})
+    with zipfile.ZipFile(path) as parts:
+        assert parts.testzip() is None
+        assert parts.namelist()[:2] == ["archive/data.pkl", "archive/byteorder"]
+    mapped = torch.load(path, mmap=True)["second"]
+    assert (mapped.tolist(), mapped.data_ptr() % 64) == ([0, 1, 2, 3, 4], 0)
+
+
+def test_files_sealed_over_all_their_bytes_are_read(path):
+    torch.save(CONTENT, path)
+    start = path.read_bytes()[:-2] + (80).to_bytes(2, "little") + b"torchfit sha256 "
+    path.write_bytes(start + hashlib.sha256(start).hexdigest().encode())
+    assert archive.read(path)[3] == "text"
+    changed = bytearray(path.read_bytes())
+    changed[100] ^= 1
+    path.write_bytes(changed)
+    assert refused(path)

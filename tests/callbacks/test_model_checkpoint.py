@@ -1,6 +1,16 @@
-import pytest
+import os
+import threading
+import time
 
-from torchfit.callbacks import ModelCheckpoint
+import numpy as np
+import pytest
+import torch
+
+import torchfit
+from torchfit.callbacks import LambdaCallback, ModelCheckpoint
+from torchfit.models import load_model
+
+X, Y = np.ones((24, 2), "float32"), np.ones((24, 1), "float32")
 
 
 def epochs(*losses):
@@ -140,3 +150,111 @@ def test_it_goes_on_from_a_state(drive, model):
     second.on_train_batch_end(8, {"loss": 0.3})
     assert second.best == 0.3
     assert model.saved == ["3", "6", "9"]
+
+
+def fit(*heard, model_class=torchfit.Model, **options):
+    """Train for two epochs of six steps, and return the model."""
+    model = model_class(torch.nn.Linear(2, 1), device="cpu")
+    model.compile("adam", "mse")
+    model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=list(heard), **options)
+    return model
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    write = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.2), write(descriptor)))
+
+
+def test_a_step_does_not_wait_for_the_disk(tmp_path, slow_disk):
+    moments = []
+    watch = LambdaCallback(on_train_batch_begin=lambda batch, logs: moments.append(time.monotonic()))
+    fit(ModelCheckpoint(tmp_path / "m", save_freq=4), watch)
+    assert moments[5] - moments[2] < 0.2
+
+
+@pytest.mark.parametrize("name", ["m", "w.safetensors"])
+def test_the_file_holds_what_the_model_was_and_is_there_when_the_epoch_ends(tmp_path, slow_disk, name):
+    pytest.importorskip("safetensors")
+    seen = []
+    checkpoint = ModelCheckpoint(tmp_path / name, save_freq=4, save_weights_only=name != "m")
+    watch = LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(checkpoint.model.module.weight.detach().clone()),
+        on_epoch_end=lambda epoch, logs: seen.append((tmp_path / name).exists()),
+    )
+    model = fit(watch, checkpoint, watch)
+    weights = [value for value in seen if isinstance(value, torch.Tensor)]
+    assert [value for value in seen if value is True or value is False][1::2] == [True, True]
+    model.load_weights(tmp_path / name)
+    assert torch.equal(model.module.weight, weights[2 * 11])  # two watchers; the last save followed step 12
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_validation_begins_with_the_file_there_and_no_thread(tmp_path, slow_disk):
+    seen = []
+    watch = LambdaCallback(on_train_batch_end=None)
+    watch.on_test_begin = lambda logs=None: seen.append(((tmp_path / "m").exists(), writers()))
+    fit(ModelCheckpoint(tmp_path / "m", save_freq=5), watch, validation_data=(X, Y))
+    assert seen == [(True, 0), (True, 0)]
+
+
+def writers():
+    return sum(thread.name == "torchfit-writer" for thread in threading.enumerate())
+
+
+def test_the_file_is_there_after_an_interruption(tmp_path, slow_disk):
+    def stop(batch, logs):
+        if batch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(ModelCheckpoint(tmp_path / "m", save_freq=4), LambdaCallback(on_train_batch_end=stop))
+    assert load_model(tmp_path / "m").optimizer.iterations == 4
+    assert (os.listdir(tmp_path), writers()) == (["m"], 0)
+
+
+def full(descriptor):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_ends_training_with_the_file_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        fit(ModelCheckpoint(tmp_path / "m", save_freq=5))
+    assert (caught.value.filename, os.listdir(tmp_path)) == (str(tmp_path / "m"), [])
+
+
+def test_a_full_disk_is_told_beside_an_interruption_and_forgotten(tmp_path, monkeypatch):
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", full)
+    checkpoint = ModelCheckpoint(tmp_path / "m", save_freq=1)
+    with pytest.warns(UserWarning, match="No space left"), pytest.raises(KeyboardInterrupt):
+        fit(checkpoint, LambdaCallback(on_train_batch_end=stop))
+    monkeypatch.undo()
+    fit(checkpoint)
+    assert (tmp_path / "m").exists()
+
+
+def test_a_state_is_not_told_before_its_files_are_there(tmp_path, slow_disk):
+    there = []
+    checkpoint = ModelCheckpoint(tmp_path / "m", save_freq=2)
+    watch = LambdaCallback(
+        on_train_batch_end=lambda batch, logs: there.append((checkpoint.state_dict(), (tmp_path / "m").exists())[1])
+    )
+    fit(checkpoint, watch)
+    assert there[:3] == [False, True, True]
+
+
+def test_a_save_of_the_users_is_called_where_it_may_change_the_file(tmp_path):
+    threads = []
+
+    class Own(torchfit.Model):
+        def save(self, path, *arguments):
+            super().save(path, *arguments)
+            threads.append(threading.current_thread())
+            os.replace(path, f"{path}.moved")
+
+    fit(ModelCheckpoint(tmp_path / "m", save_freq=5), model_class=Own)
+    assert (set(threads), os.listdir(tmp_path)) == ({threading.main_thread()}, ["m.moved"])

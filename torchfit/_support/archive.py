@@ -1,16 +1,23 @@
 """Files of tensors and plain data: what `torch.save` writes, sealed with a checksum and read without running code.
 
-The seal is the comment of the zip file that torch writes: a SHA-256 of everything before it. `torch.load` does not
-mind it. Files of other origin have none; their parts are then checked by the checksums of the zip format itself.
+The contents of the parts of a zip file have checksums (CRC-32), which find every single flipped bit, and any damage
+but for one in 2**32. The seal sees to the rest: it is the comment of the file, a SHA-256 of everything before it but
+those contents. `torch.load` does not mind it. Files of other origin have none, and those of the first versions of
+torchfit one over the contents as well.
 """
 
+import errno
 import hashlib
+import io
 import os
 import re
+import struct
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +26,19 @@ from torch.nn.parameter import is_lazy
 
 from torchfit._support.errors import describe
 from torchfit._support.files import PathLike, open_read, write_atomically
+from torchfit._support.packing import Packed, UnusualError
+
+Pieces = Callable[[int], Iterable[Any]]
+Place = tuple[int, int]
+T = TypeVar("T")
 
 _END = b"PK\x05\x06"  # begins the last record of a zip file: 22 bytes, then the comment
 _END_SIZE = 22
-_MARK = b"torchfit sha256 "
+_MARK, _WHOLE_MARK = b"torchfit sealed ", b"torchfit sha256 "
 _COMMENT_SIZE = len(_MARK) + 64
 _ATOMS = (bool, int, float, str, bytes, type(None), torch.dtype)
 _CHUNK = 1 << 20
+_ASTRAY = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def write(path: PathLike, content: Any) -> None:
@@ -35,8 +48,32 @@ def write(path: PathLike, content: Any) -> None:
         TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
         OSError: The file cannot be written; it is named.
     """
-    plain = to_host(content)
-    write_atomically(path, lambda file: _save(plain, file))
+    write_packed(path, pack(content))
+
+
+def pack(content: Any, copy: bool = False) -> Pieces:
+    """Return tensors and plain data as `write_packed` takes them, to be written later or in another thread.
+
+    Args:
+        content: What is to be written.
+        copy: Whether to copy all tensors, so that what is written is what they hold now.
+
+    Raises:
+        TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
+    """
+    try:
+        return Packed(content, copy).pieces
+    except UnusualError:
+        return _saved(to_host(content))
+
+
+def write_packed(path: PathLike, pieces: Pieces, lasting: bool = True) -> None:
+    """Write what was packed, whole or not at all; `lasting` is that of `files.write_atomically`.
+
+    Raises:
+        OSError: The file cannot be written; it is named.
+    """
+    write_atomically(path, lambda file: _seal(pieces(_COMMENT_SIZE), file), lasting)
 
 
 def read(path: PathLike) -> Any:
@@ -103,7 +140,7 @@ class _Host:
         if value.device.type == "meta" or is_lazy(value):
             kind = "of a lazy layer that saw no data yet" if is_lazy(value) else "on the meta device"
             raise TypeError(f"A tensor {kind} has no values that could be saved. Received at {place}.")
-        if not self._copy and value.device.type == "cpu":
+        if not self._copy and value.device.type == "cpu" and value.layout is torch.strided:
             return value.detach().as_subclass(Tensor)
         if value.layout is not torch.strided or value.is_conj() or value.is_neg() or value.is_quantized:
             return value.detach().cpu().clone()
@@ -119,54 +156,33 @@ class _Host:
         return self._copies[key][1]
 
 
-class _Sealing:
-    """A file for `torch.save` to write to, which counts up the checksum of what passes through it.
+def _saved(content: Any) -> Callable[[int], Iterable[Any]]:
+    """Let torch write a file, in memory, and return what gives its pieces, with room for a comment of some size."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    whole = file.getbuffer()
+    with zipfile.ZipFile(file) as parts:
+        places = _places(parts)
 
-    The last two bytes, the length of the zip file's comment, are held back until `seal`.
-    """
+    def pieces(comment_size: int) -> Iterator[Any]:
+        end = 0
+        for start, size in places:
+            yield from (whole[end:start], whole[start : start + size])
+            end = start + size
+        yield bytes(whole[end:-2]) + comment_size.to_bytes(2, "little")
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sum = hashlib.sha256()
-        self._held = b""
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        size = len(data)
-        if size < 2:
-            data = self._held + bytes(data)
-        else:
-            self._pass_on(self._held)
-        cut = max(len(data) - 2, 0)
-        view = memoryview(data)
-        self._pass_on(view[:cut])
-        self._held = bytes(view[cut:])
-        return size
-
-    def flush(self) -> None:
-        """Do nothing: the file is flushed when it is complete."""
-
-    def seal(self) -> None:
-        self._pass_on(_COMMENT_SIZE.to_bytes(2, "little") + _MARK)
-        self._file.write(self._sum.hexdigest().encode())
-
-    def _pass_on(self, data: Any) -> None:
-        self._sum.update(data)
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
+    return pieces
 
 
-def _save(content: Any, file: BinaryIO) -> None:
-    sealing = _Sealing(file)
-    try:
-        torch.save(content, sealing)  # type: ignore[arg-type]
-    except Exception as error:
-        # torch tells a full disk as an internal error of its own.
-        raise (sealing.error or error) from None
-    sealing.seal()
+def _seal(pieces: Iterable[Any], file: BinaryIO) -> None:
+    """Write a zip file and its seal. Every second piece is the contents of a part, which has a checksum already."""
+    total = hashlib.sha256()
+    for number, piece in enumerate(pieces):
+        if number % 2 == 0:
+            total.update(piece)
+        file.write(piece)
+    total.update(_MARK)
+    file.write(_MARK + total.hexdigest().encode())
 
 
 def _check(path: PathLike, file: BinaryIO) -> None:
@@ -174,9 +190,13 @@ def _check(path: PathLike, file: BinaryIO) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - _END_SIZE - _COMMENT_SIZE, 0))
     tail = file.read()
-    if tail.startswith(_END) and tail[_END_SIZE:].startswith(_MARK):
-        if _checksum(file, size - 64) != tail[-64:]:
+    mark = tail[_END_SIZE:-64]
+    if tail.startswith(_END) and mark in (_MARK, _WHOLE_MARK):
+        places = _read_as_zip(path, file, _places) if mark == _MARK else []
+        if _checksum(file, size - 64, places) != tail[-64:]:
             raise _damaged(path, "its checksum does not match its contents")
+        if mark == _MARK:
+            _check_parts(path, file)
     elif tail[-_END_SIZE:].startswith(_END) and tail.endswith(b"\0\0"):
         _check_parts(path, file)
     else:
@@ -185,24 +205,47 @@ def _check(path: PathLike, file: BinaryIO) -> None:
             raise _damaged(path, "it ends too early, or its end was changed")
 
 
-def _checksum(file: BinaryIO, size: int) -> bytes:
+def _checksum(file: BinaryIO, size: int, places: Iterable[Place]) -> bytes:
+    """Return the SHA-256 of the first bytes of a file, without those at some places."""
     total = hashlib.sha256()
-    file.seek(0)
-    while size > 0:
-        chunk = file.read(min(size, _CHUNK))
-        total.update(chunk)
-        size -= len(chunk) or size
+    start = 0
+    for place, length in (*places, (size, 0)):
+        if place < start:
+            return b""
+        file.seek(start)
+        for position in range(start, place, _CHUNK):
+            total.update(file.read(min(place - position, _CHUNK)))
+        start = place + length
     return total.hexdigest().encode()
 
 
 def _check_parts(path: PathLike, file: BinaryIO) -> None:
-    try:
-        with zipfile.ZipFile(file) as parts:
-            broken = parts.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise _damaged(path, str(error)) from error
+    """Raise unless the contents of the parts match their checksums."""
+    broken = _read_as_zip(path, file, zipfile.ZipFile.testzip)
     if broken is not None:
         raise _damaged(path, f"the checksum of its part {broken!r} does not match")
+
+
+def _read_as_zip(path: PathLike, file: BinaryIO, look: Callable[[zipfile.ZipFile], T]) -> T:
+    """Return what `look` finds. Where a damaged file leads it astray, the file is named."""
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return look(parts)
+    except (*_ASTRAY, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise _damaged(path, str(error)) from error
+
+
+def _places(parts: zipfile.ZipFile) -> list[Place]:
+    """Return where the contents of the parts are: behind their headers, which end with a name and a field more."""
+    places = []
+    for part in sorted(parts.infolist(), key=lambda part: part.header_offset):
+        file: Any = parts.fp
+        file.seek(part.header_offset + 26)
+        name_size, more_size = struct.unpack("<2H", file.read(4))
+        places.append((part.header_offset + 30 + name_size + more_size, part.compress_size))
+    return places
 
 
 def _damaged(path: PathLike, why: str) -> ValueError:

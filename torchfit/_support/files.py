@@ -1,14 +1,16 @@
 """Files that are there whole or not at all, in folders of this machine and at addresses such as `s3://…`.
 
 A local file is written under a temporary name in the folder of its target, forced to the disk, and renamed:
-whoever looks at the target, also after a power cut, sees the old file or the new one. A remote file is written
-here first and then uploaded in one piece, which object stores make visible when it is complete.
+whoever looks at the target, also after a power cut, sees the old file or the new one. For that, the contents must be
+on the disk before the name is; when the name follows is a matter of seconds, unless the folder is forced to the disk
+as well. A remote file is written here first and then uploaded in one piece, which object stores make visible when it
+is complete.
 """
 
 import os
 import re
-import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: "C://" is a drive
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-(?P<process>\d+)-\d+\.tmp$")
+_BUFFER = 1 << 20  # bytes: what is small is written in one call
 _numbers = count()
 _in_use: set[str] = set()
 
@@ -34,10 +37,11 @@ def is_remote(path: PathLike) -> bool:
     return bool(_SCHEME.match(text)) and not text.startswith("file://")
 
 
-def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lasting: bool = True) -> None:
     """Call `write(file)` and put what it wrote at `path`, as a whole; missing folders are made.
 
-    If `write` raises, the file that was there stays as it was and nothing else is left behind.
+    If `write` raises, the file that was there stays as it was and nothing else is left behind. `lasting` says whether
+    to wait until a power cut cannot bring back the old file, which the disk may take a few milliseconds for.
 
     Raises:
         OSError: The file cannot be written (no space, no permission, …); it is named.
@@ -46,7 +50,7 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> Non
         if is_remote(path):
             _upload(os.fspath(path), write)
         else:
-            _replace(_target(path), write)
+            _replace(_target(path), write, lasting)
 
 
 def open_read(path: PathLike) -> BinaryIO:
@@ -154,8 +158,9 @@ def _named(path: PathLike) -> Iterator[None]:
         raise OSError(error.errno, f"Could not write the file: {error.strerror}", os.fspath(path)) from error
 
 
-def _replace(target: str, write: Callable[[BinaryIO], object]) -> None:
-    if os.path.exists(target) and not os.path.isfile(target):
+def _replace(target: str, write: Callable[[BinaryIO], object], lasting: bool) -> None:
+    mode = _mode(target)
+    if mode is not None and not stat.S_ISREG(mode):
         _write_into(target, write)
         return
     folder = os.path.dirname(target)
@@ -165,12 +170,12 @@ def _replace(target: str, write: Callable[[BinaryIO], object]) -> None:
     temporary = os.path.join(folder, name)
     _in_use.add(name)
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", _BUFFER) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        if os.path.exists(target):
-            shutil.copymode(target, temporary)
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
         os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):
@@ -178,7 +183,16 @@ def _replace(target: str, write: Callable[[BinaryIO], object]) -> None:
         raise
     finally:
         _in_use.discard(name)
-    _sync_folder(folder)
+    if lasting:
+        _sync_folder(folder)
+
+
+def _mode(target: str) -> int | None:
+    """Return what kind of file there is, and its permissions."""
+    try:
+        return os.stat(target).st_mode
+    except OSError:
+        return None
 
 
 def _write_into(target: str, write: Callable[[BinaryIO], object]) -> None:
@@ -210,14 +224,14 @@ def _sync_folder(folder: str) -> None:
 
 def _sweep(folder: str) -> None:
     """Remove temporary files of processes of this machine that were killed while they wrote."""
-    for entry in os.scandir(folder):
-        match = _TEMPORARY.match(entry.name)
+    for name in os.listdir(folder):
+        match = _TEMPORARY.match(name) if name.startswith(".torchfit-") else None
         if match is None or match["host"] != socket.gethostname():
             continue
         process = int(match["process"])
-        if entry.name not in _in_use and (process == os.getpid() or not _is_running(process)):
+        if name not in _in_use and (process == os.getpid() or not _is_running(process)):
             with suppress(OSError):
-                os.unlink(entry.path)
+                os.unlink(os.path.join(folder, name))
 
 
 def _is_running(process: int) -> bool:

@@ -2,12 +2,11 @@
 
 import os
 import warnings
-from collections.abc import Callable
-from threading import Thread
 from typing import Any
 
 from torchfit._support import archive, console, files
 from torchfit._support.errors import describe
+from torchfit.callbacks._writer import Writer
 from torchfit.callbacks.base import Callback
 
 _LATEST, _PREVIOUS = "latest.pt", "previous.pt"
@@ -32,7 +31,7 @@ class BackupAndRestore(Callback):
     Args:
         backup_dir: A folder, made if it is missing; also an address such as `s3://bucket/name`. One for each training.
         save_freq: `"epoch"`, or a number of batches, counted across epochs. The step waits only for the copy to host
-            memory; the file is written by a thread.
+            memory; the file is written by a thread. A power cut may bring back the state before the last.
         double_checkpoint: Whether to keep the state before the last as well, for the case that a disk damages the file.
         delete_checkpoint: Whether to delete the state when training ends by itself.
 
@@ -67,7 +66,7 @@ class BackupAndRestore(Callback):
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
         self._latest, self._previous = (_join(self.backup_dir, name) for name in (_LATEST, _PREVIOUS))
-        self._writer = _Writer()
+        self._writer = Writer()
         self._restored: Any = None
         self._forget()
 
@@ -169,57 +168,20 @@ class BackupAndRestore(Callback):
             return archive.read(self._previous)
 
     def _save(self, epoch: int, step: int, logs: Any) -> None:
-        self._writer.wait()
-        state = archive.to_host(self._course().state_dict(epoch, step, logs), copy=True)
-        self._writer.start(lambda: self._write(state))
+        packed = archive.pack(self._course().state_dict(epoch, step, logs), copy=True)
+        self._writer.start(lambda: self._write(packed))
 
-    def _write(self, state: Any) -> None:
+    def _write(self, packed: archive.Pieces) -> None:
         if self.double_checkpoint:
             files.move(self._latest, self._previous)
-        archive.write(self._latest, state)
+        archive.write_packed(self._latest, packed, lasting=False)
 
     def _hears(self, event: str) -> bool:
         return event != "on_train_batch_end" or self.save_freq != "epoch"
 
     def _release(self) -> None:
-        self._writer.join()
         self._restored = None
-
-
-class _Writer:
-    """Writes one file at a time in a thread; what went wrong is raised where it is waited for."""
-
-    def __init__(self) -> None:
-        self._thread: Thread | None = None
-        self._error: BaseException | None = None
-
-    def start(self, write: Callable[[], None]) -> None:
-        """Begin to write."""
-        self._thread = Thread(target=self._run, args=(write,), name="torchfit-backup")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Wait until it is written.
-
-        Raises:
-            OSError: It could not be.
-        """
-        self.join()
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def join(self) -> None:
-        """Wait, whatever became of it."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
-
-    def _run(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except BaseException as error:
-            self._error = error
+        self._writer.release()
 
 
 def _checked_frequency(save_freq: Any) -> str | int:

@@ -10,6 +10,7 @@ from torchfit._support import console
 from torchfit._support.errors import describe
 from torchfit._support.files import check_writable
 from torchfit.callbacks._monitor import Watch, check_monitor
+from torchfit.callbacks._writer import Writer
 from torchfit.callbacks.base import Callback
 
 
@@ -34,11 +35,16 @@ class ModelCheckpoint(Callback):
     Raises:
         ValueError: before the first epoch, for settings that can never save: a monitor or a field that cannot
             occur, a validation value or nothing but epochs where batches are counted.
-        OSError: before the first epoch, if the folder, or the nearest one above that is there, cannot be written.
+        OSError: before the first epoch, if the folder, or the nearest one above that is there, cannot be written; when
+            a file could not be written, which it names.
         KeyError: when saving, if a field is missing in this epoch's logs.
 
     Counting batches costs one call per step; reading values for the file name or `monitor` waits for the
-    device, only when it is time to save.
+    device, only when it is time to save. Where batches are counted, training goes on as soon as the model is
+    copied, and a thread writes the file. It is there, whole, when the next one is begun, when a validation or the
+    end of the epoch is told to the callbacks that come after this one, and when `fit` ends, by an exception as
+    well; until then, the one before it is. At the end of epochs, it is there at once. A model with a `save` (or
+    `save_weights`) of its own is always written at once, by it.
 
     >>> checkpoint = ModelCheckpoint("runs/{epoch:02d}-{val_loss:.2f}", save_best_only=True)
     """
@@ -71,6 +77,7 @@ class ModelCheckpoint(Callback):
         self._epoch = 0
         self._last_batch = -1
         self._unsaved_batches = 0
+        self._writer = Writer()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Refuse settings that can never save."""
@@ -90,6 +97,7 @@ class ModelCheckpoint(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save, if epochs are counted."""
+        self._writer.wait()
         if self.save_freq == "epoch":
             self._consider({"epoch": epoch + 1}, logs or {})
 
@@ -104,8 +112,17 @@ class ModelCheckpoint(Callback):
             self._unsaved_batches = 0
             self._consider({"epoch": self._epoch + 1, "batch": batch + 1}, logs or {})
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Let no thread write while the workers of a validation are started."""
+        self._writer.wait()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Wait for the last file."""
+        self._writer.wait()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and the count of batches."""
+        """Return the best value and the count of batches; their files are there then."""
+        self._writer.wait()
         return {"best": self.best, "last_batch": self._last_batch, "unsaved_batches": self._unsaved_batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -146,6 +163,11 @@ class ModelCheckpoint(Callback):
         return self.filepath.format(**values)
 
     def _save(self, path: str) -> None:
+        later = getattr(self.model, "_writing_later", None)
+        write = None if later is None or self.save_freq == "epoch" else later(path, self.save_weights_only)
+        if write is not None:
+            self._writer.start(write)
+            return
         folder = os.path.dirname(path)
         if folder and "://" not in path:
             os.makedirs(folder, exist_ok=True)
@@ -166,7 +188,10 @@ class ModelCheckpoint(Callback):
             check_monitor(name, names, "ModelCheckpoint: filepath or monitor")
 
     def _hears(self, event: str) -> bool:
-        return event != "on_train_batch_end" or self.save_freq != "epoch"
+        return event not in ("on_train_batch_end", "on_test_begin", "on_train_end") or self.save_freq != "epoch"
+
+    def _release(self) -> None:
+        self._writer.release()
 
 
 def _checked_frequency(save_freq: Any) -> str | int:

@@ -22,6 +22,7 @@ from torchfit.saving.wrappers import bare
 
 Plain = Any
 INTERNAL = frozenset(vars(nn.Module()))
+_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in name and isinstance(value, dict))
 _DERIVED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which make it anew
 _ATOMS = (bool, int, float, str, type(None))
 _SEQUENCES: dict[type[Any], str] = {
@@ -130,8 +131,8 @@ class Describer:
         if get_config is not None:
             return {"config": self.value(get_config(), "its configuration")}
         _refuse_hooks(module)
-        hidden = self._hidden if len(self.nodes) == 1 else frozenset()
-        own = {name: value for name, value in vars(module).items() if name not in INTERNAL | _DERIVED | hidden}
+        hidden = INTERNAL | _DERIVED | (self._hidden if len(self.nodes) == 1 else frozenset())
+        own = {name: value for name, value in vars(module).items() if name not in hidden}
         return {
             "attributes": {name: self.value(value, f"its attribute `{name}`") for name, value in own.items()},
             "parameters": {name: self._slot(name, value) for name, value in module._parameters.items()},
@@ -148,12 +149,11 @@ class Describer:
 
 def _refuse_hooks(module: nn.Module) -> None:
     """Raise if the user hung functions on the module, other than for the time of a training."""
-    for name in INTERNAL:
+    for name in _HOOKS:
         hooks = vars(module).get(name)
-        if "hook" in name and isinstance(hooks, dict):
-            foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
-            if foreign:
-                raise IndescribableError(f"it has hooks ({describe(foreign[0])}), which are code")
+        foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)] if hooks else []
+        if foreign:
+            raise IndescribableError(f"it has hooks ({describe(foreign[0])}), which are code")
 
 
 def _is_ours(hook: Any) -> bool:

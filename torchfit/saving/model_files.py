@@ -60,12 +60,15 @@ def save_model(model: Any, path: PathLike, overwrite: bool = True, include_optim
         FileExistsError: There is a file already, and `overwrite` is `False`.
         OSError: The file cannot be written; it is named.
     """
-    if os.fspath(path).endswith(".safetensors"):
-        raise ValueError(
-            f"A .safetensors file holds weights only: call save_weights({os.fspath(path)!r}), or choose another ending."
-        )
+    _require_model_path(path)
     require_free(path, overwrite)
     archive.write(path, content_of(model, include_optimizer))
+
+
+def writing_later(model: Any, path: PathLike) -> Callable[[], None]:
+    """Return what writes the present model, later or in another thread."""
+    _require_model_path(path)
+    return partial(archive.write_packed, path, archive.pack(content_of(model), copy=True), lasting=False)
 
 
 def content_of(model: Any, include_optimizer: bool = True) -> Content:
@@ -128,6 +131,13 @@ def load_model(
         if compile and content["compiled"] is not None:
             _restore_compiled(name, model, content)
     return model
+
+
+def _require_model_path(path: PathLike) -> None:
+    if os.fspath(path).endswith(".safetensors"):
+        raise ValueError(
+            f"A .safetensors file holds weights only: call save_weights({os.fspath(path)!r}), or choose another ending."
+        )
 
 
 def _hidden_attributes(model: Any) -> frozenset[str]:

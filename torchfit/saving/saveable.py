@@ -1,7 +1,7 @@
 """The methods of a model that have to do with files."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torchfit._support.files import PathLike
@@ -50,6 +50,17 @@ class Saveable:
             OSError: The file cannot be written; it is named.
         """
         weights.save_weights(self, path, overwrite)  # type: ignore[arg-type]
+
+    def _writing_later(self, path: PathLike, weights_only: bool) -> Callable[[], None] | None:
+        """Return what writes to a file, later or in another thread, what `save` or `save_weights` would write now.
+
+        `None` if the method is not ours: what one of the user's own writes is not known.
+        """
+        name = "save_weights" if weights_only else "save"
+        if getattr(type(self), name) is not getattr(Saveable, name) or name in vars(self):
+            return None
+        model: Any = self
+        return weights.writing_later(model, path) if weights_only else model_files.writing_later(model, path)
 
     def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
         """Copy the weights in a file into the module: all of them, or, if something does not fit, none.

@@ -42,18 +42,18 @@ class Weights:
 
     def state_dict(self) -> State:
         """Return the tensors in use."""
-        return {"state": state_of(self._model), "more": self._more()}
+        state = state_of(self._model)
+        return {"state": state, "more": self._more(state)}
 
     def load_state_dict(self, state: State) -> None:
         """Copy them in place."""
         load_state(self._model, state["state"], "the interrupted training")
         with torch.no_grad():
-            for name, buffer in self._more().items():
+            for name, buffer in self._more(state["state"]).items():
                 if name in state["more"]:
                     buffer.copy_(state["more"][name])
 
-    def _more(self) -> dict[str, Tensor]:
-        kept = state_of(self._model)
+    def _more(self, kept: State) -> dict[str, Tensor]:
         named = ((bare_key(name), buffer) for name, buffer in bare(self._model).named_buffers())
         return {name: buffer for name, buffer in named if name not in kept and not hasattr(buffer, "assign")}
 

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torchfit.saving import safetensors_files
 from torchfit.saving.wrappers import bare, bare_key, bare_keys
 
 State = dict[str, Any]
+Write = Callable[[], None]
 _NESTED = ("state_dict", "model_state_dict", "state")
 _HINT = "\n  (by_name=True leaves missing and unexpected keys alone, skip_mismatch=True those of another shape)"
 
@@ -35,10 +37,19 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
         OSError: The file cannot be written; it is named.
     """
     require_free(path, overwrite)
-    if os.fspath(path).endswith(".safetensors"):
-        safetensors_files.write(path, state_of(model))
+    state = state_of(model)
+    if _is_safetensors(path):
+        safetensors_files.write(path, state)
     else:
-        archive.write(path, state_of(model))
+        archive.write(path, state)
+
+
+def writing_later(model: nn.Module, path: PathLike) -> Write:
+    """Return what writes the present weights, later or in another thread."""
+    state = state_of(model)
+    if _is_safetensors(path):
+        return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
+    return partial(archive.write_packed, path, archive.pack(state, copy=True), lasting=False)
 
 
 def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
@@ -64,7 +75,7 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
     >>> bool((net.weight == other.weight).all())
     True
     """
-    if os.fspath(path).endswith(".safetensors"):
+    if _is_safetensors(path):
         state = safetensors_files.read(path)
     else:
         state = _state_in(path, archive.read(path))
@@ -109,6 +120,10 @@ def require_free(path: PathLike, overwrite: bool) -> None:
     """Raise if there is a file that must not be replaced."""
     if not overwrite and files.exists(path):
         raise FileExistsError(f"There is a file {os.fspath(path)!r} already. Pass overwrite=True to replace it.")
+
+
+def _is_safetensors(path: PathLike) -> bool:
+    return os.fspath(path).endswith(".safetensors")
 
 
 def _state_in(path: PathLike, content: Any) -> State:

@@ -1,0 +1,118 @@
+"""Tensors and plain data in the format of `torch.save`: a pickle of the structure, and beside it the bytes of storages.
+
+Of that format, this writes what checkpoints are made of, and writes it quickly: the walk through the structure is C,
+and asks Python about tensors alone. All else (sparse tensors, odd dtypes, what is only nearly plain) is `torch.save`'s.
+"""
+
+import codecs
+import io
+import pickle
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._utils import _rebuild_tensor_v2
+
+from torchfit._support.zipping import zipped
+
+_PROTOCOL = 2  # that of torch.save, all of which its safe reader understands
+_STORAGES: dict[torch.dtype, type] = {
+    torch.float64: torch.DoubleStorage,
+    torch.float32: torch.FloatStorage,
+    torch.float16: torch.HalfStorage,
+    torch.bfloat16: torch.BFloat16Storage,
+    torch.int64: torch.LongStorage,
+    torch.int32: torch.IntStorage,
+    torch.int16: torch.ShortStorage,
+    torch.int8: torch.CharStorage,
+    torch.uint8: torch.ByteStorage,
+    torch.bool: torch.BoolStorage,
+}
+_NAMED = (_rebuild_tensor_v2, OrderedDict, codecs.encode, *_STORAGES.values())
+"""What a pickle names, and nothing else."""
+
+
+class UnusualError(Exception):
+    """There is something that `torch.save` should write, or refuse."""
+
+
+class Packed:
+    """A structure as a pickle, and the bytes of its storages, in host memory.
+
+    Args:
+        content: Tensors and plain data, nested in dictionaries, lists and tuples.
+        copy: Whether to copy tensors that lie in host memory, so that what is written is what they hold now.
+
+    Raises:
+        UnusualError: This is a case for `torch.save`.
+    """
+
+    def __init__(self, content: Any, copy: bool) -> None:
+        file = io.BytesIO()
+        pickler = _Pickler(file, copy)
+        pickler.dump(content)
+        self._pickle = file.getvalue()
+        self._storages = pickler.storages
+
+    def pieces(self, comment_size: int) -> Iterator[Any]:
+        """Give the bytes of the file, but for the comment at its end."""
+        storages = ((f"archive/data/{number}", storage) for number, storage in enumerate(self._storages))
+        head = [("archive/data.pkl", self._pickle), ("archive/byteorder", sys.byteorder.encode())]
+        return zipped([*head, *storages, ("archive/version", b"3\n")], comment_size)
+
+
+class _Stored:
+    """Stands for a storage in the structure; `identity` is what the pickle says of it."""
+
+    def __init__(self, number: int, dtype: torch.dtype, storage: Any) -> None:
+        self.dtype = dtype
+        self.identity = ("storage", _STORAGES[dtype], str(number), "cpu", storage.nbytes() // dtype.itemsize)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles plain data; of tensors, the place in their storages, whose bytes are gathered in `storages`."""
+
+    def __init__(self, file: io.BytesIO, copy: bool) -> None:
+        super().__init__(file, _PROTOCOL)
+        self.storages: list[Any] = []
+        self._copy = copy
+        self._stored: dict[tuple[torch.device, int], tuple[_Stored, Any]] = {}
+
+    def persistent_id(self, value: Any) -> Any:
+        return value.identity if type(value) is _Stored else None
+
+    def reducer_override(self, value: Any) -> Any:
+        """Say how to make what is not known to the pickler itself."""
+        kind = type(value)
+        if kind is Tensor or kind is nn.Parameter:
+            return self._tensor(value)
+        if kind is OrderedDict or kind is torch.dtype or any(value is named for named in _NAMED):
+            return NotImplemented
+        raise UnusualError
+
+    def _tensor(self, value: Tensor) -> Any:
+        is_ordinary = value.dtype in _STORAGES and value.layout is torch.strided and value.device.type != "meta"
+        if not is_ordinary or value.is_neg():
+            raise UnusualError
+        stored = self._storage(value.untyped_storage(), value.dtype)
+        return _rebuild_tensor_v2, (stored, value.storage_offset(), tuple(value.size()), value.stride(), False, None)
+
+    def _storage(self, storage: Any, dtype: torch.dtype) -> _Stored:
+        key = storage.device, storage.data_ptr()
+        known = self._stored.get(key)
+        if known is None or not storage.nbytes():
+            stored = _Stored(len(self.storages), dtype, storage)
+            # The original is kept as well: its address must not be given to another one meanwhile.
+            known = self._stored[key] = stored, storage
+            self.storages.append(self._on_host(storage))
+        if known[0].dtype is not dtype:
+            raise UnusualError
+        return known[0]
+
+    def _on_host(self, storage: Any) -> Any:
+        is_here = storage.device.type == "cpu"
+        values: Any = torch.empty(0, dtype=torch.uint8).set_(storage if is_here else storage.cpu()).numpy()
+        return memoryview(values.copy() if is_here and self._copy else values)
