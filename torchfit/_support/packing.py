@@ -1,7 +1,8 @@
 """Tensors and plain data in the format of `torch.save`: a pickle of the structure, and beside it the bytes of storages.
 
-Of that format, this writes what checkpoints are made of, and writes it quickly: the walk through the structure is C,
-and asks Python about tensors alone. All else (sparse tensors, odd dtypes, what is only nearly plain) is `torch.save`'s.
+Of that format, this writes what checkpoints are made of, and writes it quickly: C code walks through the structure, and
+little but the tensors takes Python more than a glance. All else (sparse tensors, odd dtypes, what is only nearly plain)
+is `torch.save`'s.
 """
 
 import codecs
