@@ -30,7 +30,7 @@ SPARSE, SCORES = torch.randint(0, 10, (64,)), torch.rand(64, 10)
     ],
 )
 def test_an_update_is_the_comparison_and_three_calls(metric, labels, comparison):
-    assert count_torch_calls(metric, labels, SCORES) == [*comparison, "aten::sum", "aten::add_", "aten::add_"]
+    assert count_torch_calls(metric, labels, SCORES) == [*comparison, "aten::count_nonzero", "aten::add_", "aten::add_"]
 
 
 def test_an_update_of_scores_in_a_column_is_the_comparison_and_three_calls():

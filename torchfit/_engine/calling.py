@@ -75,6 +75,6 @@ def rows_of(inputs: Any) -> Callable[[Any], int]:
     if not isinstance(leaf, Tensor) or leaf.ndim == 0:
         return lambda _: 1
     if not path:
-        return len
+        return lambda inputs: int(inputs.shape[0])
     first = tree.getter(inputs, path)
     return lambda parts: int(first(parts).shape[0])

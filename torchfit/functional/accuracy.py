@@ -33,12 +33,18 @@ def categorical_matches(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 def sparse_categorical_matches(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Compare class numbers `(batch, …)` or `(batch, …, 1)` with the largest scores `(batch, …, classes)`."""
-    if y_true.ndim == y_pred.ndim and y_true.shape[-1] == 1:
-        y_true = y_true.squeeze(-1)
-    if y_true.shape != y_pred.shape[:-1]:
-        raise shapes_differ(y_true, y_pred, "class numbers, without the last dimension", _FOR_ONE_HOT)
-    found = torch.eq(y_true, y_pred.argmax(-1))
+    best = y_pred.argmax(-1)
+    if y_true.shape != best.shape:
+        y_true = _without_last(y_true, y_pred)
+    found = torch.eq(y_true, best)
     return found.squeeze(-1) if found.ndim > 1 and found.shape[-1] == 1 else found
+
+
+def _without_last(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return class numbers `(batch, …, 1)` as `(batch, …)`."""
+    if y_true.shape != (*y_pred.shape[:-1], 1):
+        raise shapes_differ(y_true, y_pred, "class numbers, without the last dimension", _FOR_ONE_HOT)
+    return y_true.squeeze(-1)
 
 
 def sparse_top_k_matches(y_true: Tensor, y_pred: Tensor, k: int = 5, from_sorted_ids: bool = False) -> Tensor:

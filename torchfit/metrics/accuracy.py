@@ -23,7 +23,12 @@ class _Matches(MeanMetricWrapper):
         if not (isinstance(y_true, Tensor) and isinstance(y_pred, Tensor)):
             y_pred = as_tensor(y_pred)
             y_true = as_tensor(y_true, device=y_pred.device)
-        self._accumulate(self._fn(y_true, y_pred, **self._fn_kwargs), sample_weight, mask)
+        found = self._fn(y_true, y_pred, **self._fn_kwargs)
+        if sample_weight is None and mask is None and found.ndim == 1 and found.device == self.total.device:
+            self.total.add_(found.count_nonzero())
+            self._count(found.shape[0])
+        else:
+            self._accumulate(found, sample_weight, mask)
 
 
 class Accuracy(_Matches):

@@ -61,16 +61,26 @@ class Mean(Metric):
         super().__init__(name=name, dtype=dtype)
         self.total = self.add_weight(name="total")
         self.count = self.add_weight(name="count")
+        self._one = torch.ones((), dtype=self._dtype)
 
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Add one batch of values."""
-        mask = getattr(values, "_keras_mask", None) if sample_weight is not None else None
-        values = as_tensor(values).detach()
-        if sample_weight.__class__ is int and values.ndim == 0:
-            self.total.add_(values, alpha=sample_weight)
-            self.count.add_(sample_weight)
+        if sample_weight.__class__ is int and values.__class__ is Tensor and values.ndim == 0:
+            self.total.add_(values.detach(), alpha=sample_weight)
+            self._count(sample_weight)
         else:
-            self._accumulate(values, sample_weight, mask)
+            mask = getattr(values, "_keras_mask", None) if sample_weight is not None else None
+            self._accumulate(as_tensor(values).detach(), sample_weight, mask)
+
+    def _count(self, samples: int) -> None:
+        """Add to the count in the same kernel as to the total: adding a number would first make a tensor of it."""
+        self.count.add_(self._one, alpha=samples)
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the unit with the count."""
+        super()._apply(fn, recurse)
+        self._one = self._one.to(self._device())
+        return self
 
     def _accumulate(self, values: Tensor, sample_weight: Any = None, mask: Any = None) -> None:
         """Add values that need no gradient."""
@@ -80,11 +90,11 @@ class Mean(Metric):
             self._accumulate_weighted(values.to(self._dtype), sample_weight, mask)
         elif values.ndim == 1 or (values.ndim and values.numel() == values.shape[0]):
             self.total.add_(values.sum())
-            self.count.add_(values.shape[0])
+            self._count(values.shape[0])
         else:
             samples = values.shape[0] if values.ndim else 1
-            self.total.add_(values.sum(dtype=self._dtype), alpha=1 / _size_of_one(values))
-            self.count.add_(samples)
+            self.total.add_(values.sum(dtype=self._dtype), alpha=samples / max(values.numel(), 1))
+            self._count(samples)
 
     def _accumulate_weighted(self, values: Tensor, sample_weight: Any, mask: Any) -> None:
         weights = _weights(sample_weight, mask, self._dtype, values.device)
