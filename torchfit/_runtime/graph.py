@@ -17,10 +17,12 @@ from torch import Tensor
 from torchfit._support.console import logger
 
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
+Code = Callable[[list[Tensor]], Any]
 _OPTIONS = {
     "fallback_random": True,  # Dropout draws what it would draw without a compiler.
     "size_asserts": False,  # The shapes are those of the recording: a Graph is made for one set of shapes.
 }
+_OPTIONS_OF_PROCESSORS = {**_OPTIONS, "cpp_wrapper": True}  # Kernels are called from C++: half the time of small steps.
 
 
 def traces_gradients() -> bool:
@@ -39,7 +41,7 @@ class Graph:
         # The compiler keeps what it made with the code object, and gives up on one with too many versions.
         function.__code__ = function.__code__.replace()
         self._guarded = torch.compile(function, fullgraph=True, dynamic=False, backend=self._backend)
-        self._compiled: Callable[..., Any] | None = None
+        self._compiled: Compiled | None = None
         self._recorded: Sequence[Tensor] = ()
         self._produced: Sequence[Any] = ()
         self._varying: list[tuple[int, int]] = []
@@ -86,16 +88,56 @@ class Graph:
 
         def run(*arguments: Tensor) -> Any:
             self._compiled, self._recorded = compiled, arguments
-            self._produced = compiled(*arguments)
+            self._produced = compiled.record(arguments)
             return self._produced
 
+        return run
+
+
+class Compiled:
+    """What inductor made of a function: code, inside of wrappers that look after arguments and results."""
+
+    def __init__(self, module: Any, examples: Any, options: dict[str, Any]) -> None:
+        """Compile."""
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+        self._code: Code | None = None
+        self._seen: tuple[Any, ...] = ()
+        inner: Any = self._compile_code if "cpp_wrapper" in options else compile_fx_inner
+        self._wrapped = cast(Callable[..., Any], compile_fx(module, examples, inner, config_patches=options))
+
+    def record(self, arguments: Sequence[Tensor]) -> Any:
+        """Run with all wrappers, and find out whether they hand on what they get."""
+        produced = self._wrapped(*arguments)
+        is_idle = [*map(id, self._seen)] == [*map(id, arguments), *map(id, produced)]
+        is_idle = is_idle and not torch.is_autocast_enabled("cpu")
+        self.run: Code = self._code if self._code is not None and is_idle else self._run_wrapped
+        self._seen = ()
+        return produced
+
+    def _run_wrapped(self, arguments: list[Tensor]) -> Any:
+        return self._wrapped(*arguments)
+
+    def _compile_code(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx_inner
+
+        code: Any = compile_fx_inner(*arguments, **options)
+        self._code = getattr(code, "current_callable", None)
+
+        def run(inputs: list[Any]) -> Any:
+            given = tuple(inputs)
+            produced = code(inputs)
+            self._seen = (*given, *produced)
+            return produced
+
+        run._boxed_call = True  # type: ignore[attr-defined]
         return run
 
 
 Replay = Callable[[Sequence[Tensor], list[int]], list[Tensor]]
 
 
-def _capture(compiled: Callable[..., Any], recorded: Sequence[Tensor], varying: list[tuple[int, int]]) -> Replay:
+def _capture(compiled: Compiled, recorded: Sequence[Tensor], varying: list[tuple[int, int]]) -> Replay:
     """Return what runs the compiled code again: on a CUDA device a CUDA graph of its kernels, if one can be made."""
     if recorded and all(tensor.is_cuda for tensor in recorded):
         try:
@@ -108,32 +150,29 @@ def _capture(compiled: Callable[..., Any], recorded: Sequence[Tensor], varying: 
 class _Call:
     """Calls the compiled code."""
 
-    def __init__(
-        self, compiled: Callable[..., Any], recorded: Sequence[Tensor], varying: list[tuple[int, int]]
-    ) -> None:
-        self._compiled, self._arguments, self._varying = compiled, list(recorded), varying
+    def __init__(self, compiled: Compiled, recorded: Sequence[Tensor], varying: list[tuple[int, int]]) -> None:
+        run = torch.no_grad()(compiled.run) if torch.is_grad_enabled() else compiled.run
+        self._run, self._arguments, self._varying = run, list(recorded), varying
 
     def __call__(self, tensors: Sequence[Tensor], returned: list[int]) -> list[Tensor]:
         arguments = self._arguments
         for position, index in self._varying:
             arguments[position] = tensors[index]
-        produced = self._compiled(*arguments)
+        produced = self._run(arguments[:])
         return [produced[position] for position in returned]
 
 
 class _CudaGraph:
     """Launches all kernels of the compiled code at once; inputs are copied to where they were captured."""
 
-    def __init__(
-        self, compiled: Callable[..., Any], recorded: Sequence[Tensor], varying: list[tuple[int, int]]
-    ) -> None:
+    def __init__(self, compiled: Compiled, recorded: Sequence[Tensor], varying: list[tuple[int, int]]) -> None:
         arguments = list(recorded)
         for position, _ in varying:
             arguments[position] = recorded[position].clone()
         self._inputs = [(arguments[position], index) for position, index in varying]
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):  # Capturing runs nothing: the state changes with the first replay.
-            self._produced = compiled(*arguments)
+            self._produced = compiled.run(arguments)
 
     def __call__(self, tensors: Sequence[Tensor], returned: list[int]) -> list[Tensor]:
         for buffer, index in self._inputs:
@@ -150,12 +189,17 @@ def _same(one: Sequence[Tensor], other: Sequence[Tensor], but: set[int]) -> bool
     return all(first is second for number, (first, second) in enumerate(zip(one, other)) if number not in but)
 
 
-def _inductor(module: Any, examples: Any) -> Callable[..., Any] | None:
+def _inductor(module: Any, examples: Sequence[Any]) -> Compiled | None:
     try:
-        from torch._inductor.compile_fx import compile_fx
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner  # noqa: F401
     except ImportError:
         return None
-    return cast(Callable[..., Any], compile_fx(module, examples, config_patches=_OPTIONS))
+    if not all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor)):
+        return Compiled(module, examples, _OPTIONS)
+    try:
+        return Compiled(module, examples, _OPTIONS_OF_PROCESSORS)
+    except Exception:
+        return Compiled(module, examples, _OPTIONS)
 
 
 def _lookup(name: str) -> Callable[..., Any]:
