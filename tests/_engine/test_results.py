@@ -51,14 +51,14 @@ def test_the_host_buffer_is_allocated_once(monkeypatch):
 
 
 class Wide(torch.nn.Module):
-    """Makes 1,000 numbers of one, and notes how many of its outputs are alive."""
+    """Makes 10,000 numbers of one, and notes how many of its outputs are alive."""
 
     def __init__(self):
         super().__init__()
         self.alive, self.most = 0, 0
 
     def forward(self, x):
-        output = x.expand(-1, 1000).clone()
+        output = x.expand(-1, 10_000).clone()
         self.alive += 1
         self.most = max(self.most, self.alive)
         weakref.finalize(output, self.gone)
@@ -76,7 +76,7 @@ def test_the_peak_is_the_result_and_one_batch():
         python_peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert found.shape == (640, 1000)
+    assert found.shape == (640, 10_000)
     assert module.most == 1
     assert python_peak < found.nbytes / 2
 

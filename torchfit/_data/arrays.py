@@ -123,6 +123,11 @@ class ArrayBatches(_RowBatches):
         self._give: Callable[[Tensor], Any] = self._gather
         super().__init__(len(self._leaves[0]), batch_size, order)
 
+    @property
+    def lasting(self) -> bool:  # type: ignore[override]
+        """Batches are views where the order is that of the data."""
+        return self._order is None
+
     def example(self) -> Batch | None:
         """Give the first rows."""
         return self._pack([leaf[: self._batch_size] for leaf in self._leaves])

@@ -24,6 +24,7 @@ class Batches:
         repeats: Whether the data may be gone through again and again, as arrays are, when `steps_per_epoch` cuts
             the epochs anew; else the data are gone through once.
         may_run_out: Whether an epoch may turn out to have no batch at all.
+        lasting: Whether a batch costs no memory and stays as it is when the next one is drawn, as views of arrays do.
     """
 
     steps: int | None = None
@@ -32,6 +33,7 @@ class Batches:
     replayable: bool = False
     repeats: bool = False
     may_run_out: bool = False
+    lasting: bool = False
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Give the batches of the epoch with this index from batch `start` on."""

@@ -61,6 +61,7 @@ class Paced(Batches):
         self._seen = False
         self._origin: int | None = None  # the epoch with which the shared stream began
         self.replayable = batches.replayable
+        self.lasting = batches.lasting
 
     @property
     def steps(self) -> int | None:  # type: ignore[override]

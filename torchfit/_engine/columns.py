@@ -28,6 +28,13 @@ def _is_users(member: Any) -> bool:
     return not type(member).__module__.startswith("torchfit.")
 
 
+def is_self_contained(member: Any) -> bool:
+    """Tell whether a loss or metric looks at nothing but targets, outputs and weights, as all of torchfit's do."""
+    function = getattr(member, "_fn", None) or getattr(member, "fn", None)
+    homes = [type(member).__module__, *([] if function is None else [str(getattr(function, "__module__", ""))])]
+    return all(home.startswith(("torchfit.", "torch.nn.")) for home in homes) and not hasattr(member, "metric")
+
+
 def _with_columns(function: Function, always: bool) -> Function:
     def call(target: Any, output: Any, *weights: Tensor | None) -> Any:
         if getattr(target, "ndim", 0) != 1 or output.ndim != 2 or not (always or output.shape[1] == 1):

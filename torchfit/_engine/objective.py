@@ -87,7 +87,8 @@ class Bound:
 class Uncompiled:
     """Stands where the objective will be, before `compile`."""
 
-    examines = sums = False
+    examines = sums = is_self_contained = False
+    output_bytes = 0
     metrics: Sequence[Any] = ()
     trackers: Sequence[Any] = ()
     silent: Sequence[Any] = ()
@@ -140,6 +141,7 @@ class Objective:
         self._checked: set[str] = set()
         self._layout = matching.Layout((), [])
         self.examines = False
+        self.output_bytes = 0
         self._latest: list[str] | None = None
         self.tracker = family.mean(name="loss")
         self.terms: list[Term] = []
@@ -175,6 +177,12 @@ class Objective:
         if len(kinds) > 1:
             raise ValueError("`microbatch` needs losses that all are means, or all are sums (`reduction=`).")
         return True in kinds
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Tell whether all losses and metrics look at nothing but targets, outputs and weights."""
+        members = [member for term in self.terms for member in (*_present(term.loss), *term.members)]
+        return all(map(columns.is_self_contained, members))
 
     @property
     def silent(self) -> list[Any]:
@@ -262,6 +270,7 @@ class Objective:
             self._known[key] = _picker(bound, sample_weight), [item.term.name for item in bound]
         pick, self._latest = self._known[key]
         self._bound[kinds] = pick
+        self.output_bytes = tree.nbytes(outputs)
         if self.examines:
             single = isinstance(pick, Term)
             self._examine([(pick, targets, outputs, None)] if single else pick(targets, outputs, sample_weight))

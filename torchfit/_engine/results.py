@@ -99,24 +99,24 @@ class _Column:
         self._filled = 0
 
     def add(self, part: Tensor) -> None:
-        part = host_ready(part)
-        if self._samples is None or part.ndim == 0:
-            self._pieces.append(part.to("cpu", copy=True))
-            return
         if self._buffer is None:
-            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=part.dtype)
-        self._place(part, self._buffer)
-
-    def _place(self, part: Tensor, buffer: Tensor) -> None:
-        end = self._filled + len(part)
-        if part.shape[1:] != buffer.shape[1:] or end > len(buffer):
-            raise ValueError(
-                f"`predict` joins the outputs of all batches along the first axis, but after {self._filled} rows of "
-                f"shape {tuple(buffer.shape[1:])} a batch gave {tuple(part.shape)}, with {len(buffer)} rows expected "
-                "in all. Use `predict_on_batch` for outputs whose shape changes from batch to batch."
-            )
-        buffer[self._filled : end].copy_(part)
+            if self._samples is None or part.ndim == 0:
+                self._pieces.append(host_ready(part).to("cpu", copy=True))
+                return
+            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=host_ready(part[:0]).dtype)
+        end = self._filled + part.shape[0]
+        place = self._buffer[self._filled : end]
+        if place.shape != part.shape:
+            raise self._misfit(part, self._buffer)
+        place.copy_(part)
         self._filled = end
+
+    def _misfit(self, part: Tensor, buffer: Tensor) -> ValueError:
+        return ValueError(
+            f"`predict` joins the outputs of all batches along the first axis, but after {self._filled} rows of "
+            f"shape {tuple(buffer.shape[1:])} a batch gave {tuple(part.shape)}, with {len(buffer)} rows expected "
+            "in all. Use `predict_on_batch` for outputs whose shape changes from batch to batch."
+        )
 
     def result(self) -> np.ndarray[Any, Any]:
         if self._buffer is not None:

@@ -12,7 +12,19 @@ from torchfit._engine.logs import Logs, Results
 from torchfit._engine.microbatch import Microbatches, detached
 from torchfit._support import tree
 from torchfit._support.batch import Batch, parts_of, unwrapped
-from torchfit._support.pieces import Pieces, Step, concatenated, last, overridden, unpacked
+from torchfit._support.pieces import (
+    DependentStepsError,
+    Pieces,
+    Step,
+    check_apart,
+    concatenated,
+    last,
+    overridden,
+    unpacked,
+)
+
+_MOST_TOGETHER = 32
+_BYTES_TOGETHER = 2**18  # Of outputs: small beside any result, and the caches hold them.
 
 
 class Steps(Gathering):
@@ -46,7 +58,7 @@ class Steps(Gathering):
         rows = self._rows(inputs)
         self.optimizer.step(rows)
         self.optimizer.zero_grad()
-        self._objective.tracker.update_state(loss.detach(), rows)
+        self._objective.tracker.update_state(loss, rows)
         return self.compute_metrics(inputs, targets, outputs, sample_weight)
 
     def test_step(self, batch: Batch) -> Results:
@@ -122,6 +134,42 @@ class Steps(Gathering):
     def compiled_metrics(self) -> "CompiledMetrics":
         """What updates the metrics of `compile`, for steps written for Keras 2; new ones call `compute_metrics`."""
         return CompiledMetrics(self._objective.update_metrics)
+
+    # -- small steps done together ------------------------------------------------------------------------------
+
+    def _call_all(self, batches: Sequence[Batch]) -> list[Any]:
+        """Call the module with every batch, if it neither adds losses or metrics to each nor reuses its outputs."""
+        call, _ = self._calls.get(type(batches[0][0])) or self._bind_call(batches[0][0])
+        previous = self._added.enter()
+        try:
+            outputs = [call(batch[0]) for batch in batches]
+        finally:
+            self._added.leave(previous)
+        if self._added.losses or self._added.values:
+            raise DependentStepsError
+        check_apart(outputs)
+        return outputs
+
+    def _test_together(self, batches: Sequence[Batch]) -> Logs:
+        """Do what `test_step` does with every batch, in turns."""
+        called = self._call_all(batches)
+        objective, parts = self._objective, [batch.parts for batch in batches]
+        losses = [
+            self.compute_loss(inputs, targets, outputs, weight, training=False)
+            for (inputs, targets, weight), outputs in zip(parts, called)
+        ]
+        for loss, (inputs, _, _) in zip(losses, parts):
+            objective.tracker.update_state(loss, self._rows(inputs))
+        for (_, targets, weight), outputs in zip(parts, called):
+            objective.update_metrics(targets, outputs, weight)
+        return Logs(self.get_metrics_result)
+
+    def _test_room(self, _: Any) -> int:
+        return _room(self._objective.output_bytes) if self._objective.is_self_contained else 1
+
+    def _predict_together(self, batches: Sequence[Batch]) -> Any:
+        """Do what `predict_step` does with every batch, and join the outputs."""
+        return concatenated(self._call_all(batches))
 
     # -- the training step in several passes ---------------------------------------------------------------
 
@@ -203,7 +251,7 @@ class Steps(Gathering):
         scaled = self.optimizer.scale_loss(loss)
         gradients: Sequence[Tensor | None]
         gradients = torch.autograd.grad(scaled, self.optimizer.parameters, allow_unused=True)
-        self._objective.tracker.update_state(loss.detach(), self._rows(inputs))
+        self._objective.tracker.update_state(loss, self._rows(inputs))
         self.compute_metrics(inputs, targets, outputs, sample_weight)
         return gradients
 
@@ -242,7 +290,9 @@ class Steps(Gathering):
         kinds = lambda steps: tuple((closes,) for closes in optimizer.closes(steps))  # noqa: E731
         return {"numbers": optimizer.begin_gathered, "kinds": kinds, "graph": self._gather_graph}
 
-    def _test_pieces(self, watched: bool) -> Pieces:
+    def _test_pieces(self, watched: bool, unheard: bool = False) -> Pieces:
+        own = overridden(self, Steps, "test_step", "forward_loss", "compute_loss", "compute_metrics")
+        is_plain = own is None and not self._added.gauges
         return Pieces(
             "test",
             self._step("test_step", watched),
@@ -251,18 +301,23 @@ class Steps(Gathering):
             self._logs(watched),
             watched=watched,
             obstacle=self._own_part("test_step"),
+            together=self._test_together if unheard and is_plain else None,
+            room=self._test_room,
             instead=self.compile_call,
         )
 
-    def _predict_pieces(self, watched: bool) -> Pieces:
+    def _predict_pieces(self, watched: bool, unheard: bool = False) -> Pieces:
+        own = overridden(self, Steps, "predict_step")
         return Pieces(
             "predict",
-            self.predict_step if overridden(self, Steps, "predict_step") is None else self._own_predict_step,
+            self.predict_step if own is None else self._own_predict_step,
             concatenated,
             self._predict_graph,
             unpacked,
             watched=watched,
-            obstacle=overridden(self, Steps, "predict_step"),
+            obstacle=own,
+            together=self._predict_together if unheard and own is None else None,
+            room=lambda outputs: _room(tree.nbytes(outputs)),
             instead=self.compile_call,
         )
 
@@ -310,6 +365,11 @@ class Steps(Gathering):
         if settle:
             return lambda *_: Logs(self.get_metrics_result).settle()
         return lambda *_: Logs(self.get_metrics_result)
+
+
+def _room(output_bytes: int) -> int:
+    """Return how many steps with so large an output are done together."""
+    return max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // max(1, output_bytes)))
 
 
 class CompiledMetrics:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._runtime.execution import Eager, Work
+from torchfit._runtime.execution import Eager, Work, several
 from torchfit._runtime.graph import Graph, traces_gradients
 from torchfit._support import tree
 from torchfit._support.batch import Batch
@@ -54,6 +54,10 @@ class Compiled(Eager):
         runner = self._runners[pieces.kind]
         runner.bind(pieces, batches.defer())
         return runner.several if self.steps > 1 else runner.single
+
+    def together(self, pieces: Pieces, step: Step) -> Step:
+        """Return what does several small steps at once: one graph after the other."""
+        return several(step, pieces.join)
 
     def _spend(self, seconds: float) -> None:
         self.compiling_seconds += seconds
@@ -157,19 +161,28 @@ class Runner:
         return self._replay(graph, tensors, len(sources))
 
     def _replay(self, graph: Graph, tensors: Sequence[Tensor], steps: int) -> Any:
-        width = len(tensors) // steps
-        numbers = torch.tensor([self._pieces.numbers(tensor.shape[0]) for tensor in tensors[::width]])
-        produced = graph([*tensors, numbers.to(tensors[0].device, non_blocking=True)], check=self.must_check)
+        produced = graph([*tensors, *self._numbers(tensors, steps)], check=self.must_check)
         self.must_check = self._pieces.watched
         return self._pieces.finish(self._template, produced)
+
+    def _numbers(self, tensors: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
+        """Return the numbers of all steps as one tensor (steps, numbers), if there are any."""
+        count = self._pieces.numbers
+        if count is None:
+            return ()
+        numbers = torch.tensor([count(tensor.shape[0]) for tensor in tensors[:: len(tensors) // steps]])
+        return (numbers.to(tensors[0].device, non_blocking=True),)
 
     def _without_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
         """Run as ordinary Python, unless it is time to make a graph for these shapes."""
         if not self._is_off and self._template is not None and key not in self._graphs and self._pays(key):
             return self._with_new_graph(sources, tensors, key)
-        results = [self._pieces.step(self._batch(source)) for source in sources]
-        self._template = results[-1]
-        return results[0] if len(results) == 1 else self._pieces.join(results)
+        batches = [self._batch(source) for source in sources]
+        if len(batches) == 1:
+            self._template = self._pieces.step(batches[0])
+        else:
+            self._template = several(self._pieces.step, self._pieces.join)(batches)
+        return self._template
 
     def _pays(self, key: Any) -> bool:
         """Tell whether a graph for these shapes is worth its compilation."""
@@ -205,13 +218,14 @@ class Runner:
     def _function(self, sources: Sequence[Any]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
         """Return the function of tensors that makes these steps: what varies comes first, the numbers last."""
         graph, unpack, width = self._pieces.graph, *self._unpacking(sources[0])
-        kinds = self._pieces.kinds(len(sources))
+        kinds, counts = self._pieces.kinds(len(sources)), self._pieces.numbers is not None
 
         def function(tensors: Sequence[Tensor]) -> list[Tensor]:
             produced = []
             for step, kind in enumerate(kinds):
                 batch = unpack(tensors[step * width : (step + 1) * width])
-                produced += graph(batch, *tensors[-1][step].unbind(), *kind)
+                numbers = tensors[-1][step].unbind() if counts else ()
+                produced += graph(batch, *numbers, *kind)
             return produced
 
         return function

@@ -31,8 +31,8 @@ class Pieces:
     finish: Callable[[Any, list[Tensor]], Any]
     """Turns the tensors that a graph returned into a result like the one given first."""
 
-    numbers: Callable[[int], tuple[float, ...]] = lambda rows: ()
-    """Counts a step with so many rows on the host, and gives the numbers that its graph needs."""
+    numbers: Callable[[int], tuple[float, ...]] | None = None
+    """Counts a step with so many rows on the host, and gives the numbers that its graph needs, if it needs any."""
 
     counts: Callable[[], Any] = tuple
     """Gives what was counted."""
@@ -52,6 +52,12 @@ class Pieces:
     obstacle: str | None = None
     """Why this step cannot be one graph, if that is known beforehand."""
 
+    together: Callable[[Sequence[Any]], Any] | None = None
+    """Does several small steps in turns; raises `DependentStepsError` where one must be over before the next begins."""
+
+    room: Callable[[Any], int] = lambda result: 1
+    """Tells, from the result of the first step, how many like it may be done together."""
+
     instead: Callable[[], None] = lambda: None
     """Compiles what can be compiled, where the whole step cannot."""
 
@@ -61,21 +67,46 @@ def last(results: Sequence[Any]) -> Any:
     return results[-1]
 
 
+class DependentStepsError(Exception):
+    """Steps that were made without looking between them turn out to depend on each other."""
+
+
 def concatenated(outputs: Sequence[Any]) -> Any:
-    """Join the outputs of several batches along the first axis."""
-    columns = zip(*(tree.leaves(output) for output in outputs))
-    return tree.packer(outputs[0])([_rows_of(column) for column in columns])
+    """Join the outputs of several batches along the first axis.
+
+    Raises:
+        DependentStepsError: If the module writes its outputs over each other.
+    """
+    check_apart(outputs)
+    columns = zip(*map(tree.leaves, outputs))
+    return tree.packer(outputs[0])([_joined(column) for column in columns])
 
 
-def _rows_of(column: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(column)) if column[0].ndim else torch.stack(list(column))
+def check_apart(outputs: Sequence[Any]) -> None:
+    """Find out whether a module writes its outputs over each other.
+
+    Raises:
+        DependentStepsError: If it does.
+    """
+    addresses = [
+        {leaf.data_ptr() for leaf in tree.leaves(output) if isinstance(leaf, Tensor)} for output in outputs[:2]
+    ]
+    if len(addresses) > 1 and addresses[0] & addresses[1]:
+        raise DependentStepsError
+
+
+def _joined(column: tuple[Any, ...]) -> Any:
+    if not isinstance(column[0], Tensor):
+        return column[0]
+    return torch.cat(column) if column[0].ndim else torch.stack(column)
 
 
 def unpacked(example: Any, leaves: Sequence[Tensor]) -> Any:
     """Put the outputs of one or several batches, as a graph returned them, into the structure of an example."""
     pack, size = tree.packer(example), len(tree.leaves(example))
-    outputs = [pack(leaves[start : start + size]) for start in range(0, len(leaves), size)]
-    return outputs[0] if len(outputs) == 1 else concatenated(outputs)
+    if len(leaves) == size:
+        return pack(leaves)
+    return concatenated([pack(leaves[start : start + size]) for start in range(0, len(leaves), size)])
 
 
 def overridden(instance: Any, base: type, *methods: str) -> str | None:
