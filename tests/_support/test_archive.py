@@ -132,7 +132,7 @@ def save_pickle(value, path):
 
 
 def save_sealed(value, path):
-    files.write_atomically(path, lambda file: archive._seal(archive._saved({"a": value})(80), file))
+    files.write_atomically(path, archive._writing(archive._pieces(archive._Saved({"a": value}))))
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_sealed])
@@ -179,14 +179,17 @@ def test_every_flipped_bit_of_what_torch_wrote_for_us_is_noticed(path, unusual):
         assert refused(path), position
 
 
-def test_what_is_packed_with_a_copy_does_not_follow_the_original(path):
-    values = {"usual": torch.zeros(3), "unusual": torch.zeros(2, dtype=torch.complex64)}
-    packed = archive.pack(values, copy=True)
-    values["usual"].add_(1)
-    values["unusual"].add_(1)
-    archive.write_packed(path, packed)
-    found = archive.read(path)
-    assert (found["usual"].tolist(), found["unusual"].tolist()) == ([0, 0, 0], [0, 0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("small", [0, 2**24])
+def test_what_is_written_later_does_not_follow_the_original(path, dtype, small, monkeypatch):
+    monkeypatch.setattr(archive, "_SMALL", small)
+    values = torch.zeros(3, dtype=dtype)
+    finish = archive.write_later(path, {"values": values})
+    values.add_(1)
+    assert not path.exists()
+    finish()
+    assert archive.read(path)["values"].tolist() == [0, 0, 0]
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_plain_tensors_need_no_help_of_torch(path, monkeypatch):

@@ -18,7 +18,10 @@ def test_metrics_are_updated():
 
 
 def test_checkpoints_are_compared_with_none():
-    findings = [*checkpoints.of_checkpoints(CASES["tiny"].of(64), 1), checkpoints.of_callback(CASES["tiny"].of(64), 1)]
+    findings = [
+        *checkpoints.of_checkpoints(CASES["tiny"].of(32 * 250), 1),
+        checkpoints.of_callback(CASES["tiny"].of(64), 1),
+    ]
     assert all(finding.value > 0 for finding in findings)
 
 

@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -28,7 +29,6 @@ from torchfit._support.errors import describe
 from torchfit._support.files import PathLike, open_read, write_atomically
 from torchfit._support.packing import Packed, UnusualError
 
-Pieces = Callable[[int], Iterable[Any]]
 Place = tuple[int, int]
 T = TypeVar("T")
 
@@ -38,6 +38,9 @@ _MARK, _WHOLE_MARK = b"torchfit sealed ", b"torchfit sha256 "
 _COMMENT_SIZE = len(_MARK) + 64
 _ATOMS = (bool, int, float, str, bytes, type(None), torch.dtype)
 _CHUNK = 1 << 20
+_SMALL = (
+    1 << 24
+)  # bytes that are sealed as quickly as they are copied, next to what a thread costs that is busy with it
 _ASTRAY = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -48,32 +51,25 @@ def write(path: PathLike, content: Any) -> None:
         TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
         OSError: The file cannot be written; it is named.
     """
-    write_packed(path, pack(content))
+    write_atomically(path, _writing(_pieces(_packed(content))))
 
 
-def pack(content: Any, copy: bool = False) -> Pieces:
-    """Return tensors and plain data as `write_packed` takes them, to be written later or in another thread.
+def write_later(path: PathLike, content: Any) -> Callable[[], None]:
+    """Take down what tensors and plain data hold now, and return what writes it: call it, in a thread.
 
-    Args:
-        content: What is to be written.
-        copy: Whether to copy all tensors, so that what is written is what they hold now.
+    A power cut soon afterwards may bring back the file that was there before.
 
     Raises:
         TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
     """
-    try:
-        return Packed(content, copy).pieces
-    except UnusualError:
-        return _saved(to_host(content))
-
-
-def write_packed(path: PathLike, pieces: Pieces, lasting: bool = True) -> None:
-    """Write what was packed, whole or not at all; `lasting` is that of `files.write_atomically`.
-
-    Raises:
-        OSError: The file cannot be written; it is named.
-    """
-    write_atomically(path, lambda file: _seal(pieces(_COMMENT_SIZE), file), lasting)
+    packed = _packed(content)
+    pieces: Iterable[Any]
+    if packed.size <= _SMALL:
+        pieces = (b"".join(_pieces(packed)),)
+    else:
+        packed.copy()
+        pieces = _pieces(packed)
+    return partial(write_atomically, path, _writing(pieces), lasting=False)
 
 
 def read(path: PathLike) -> Any:
@@ -156,33 +152,48 @@ class _Host:
         return self._copies[key][1]
 
 
-def _saved(content: Any) -> Callable[[int], Iterable[Any]]:
-    """Let torch write a file, in memory, and return what gives its pieces, with room for a comment of some size."""
-    file = io.BytesIO()
-    torch.save(content, file)
-    whole = file.getbuffer()
-    with zipfile.ZipFile(file) as parts:
-        places = _places(parts)
+class _Saved:
+    """What torch made a file of, in memory."""
 
-    def pieces(comment_size: int) -> Iterator[Any]:
-        end = 0
+    def __init__(self, content: Any) -> None:
+        file = io.BytesIO()
+        torch.save(content, file)
+        self._file, self.size = file, file.tell()
+
+    def copy(self) -> None:
+        """Do nothing: it is a copy."""
+
+    def pieces(self, comment_size: int) -> Iterator[Any]:
+        """Give the bytes of the file, but for the comment at its end."""
+        whole, end = self._file.getbuffer(), 0
+        with zipfile.ZipFile(self._file) as parts:
+            places = _places(parts)
         for start, size in places:
             yield from (whole[end:start], whole[start : start + size])
             end = start + size
         yield bytes(whole[end:-2]) + comment_size.to_bytes(2, "little")
 
-    return pieces
+
+def _packed(content: Any) -> Packed | _Saved:
+    try:
+        return Packed(content)
+    except UnusualError:
+        return _Saved(to_host(content))
 
 
-def _seal(pieces: Iterable[Any], file: BinaryIO) -> None:
-    """Write a zip file and its seal. Every second piece is the contents of a part, which has a checksum already."""
+def _writing(pieces: Iterable[Any]) -> Callable[[BinaryIO], object]:
+    return lambda file: file.writelines(pieces)
+
+
+def _pieces(packed: Packed | _Saved) -> Iterator[Any]:
+    """Give a zip file and its seal. Every second piece is the contents of a part, which has a checksum already."""
     total = hashlib.sha256()
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(packed.pieces(_COMMENT_SIZE)):
         if number % 2 == 0:
             total.update(piece)
-        file.write(piece)
+        yield piece
     total.update(_MARK)
-    file.write(_MARK + total.hexdigest().encode())
+    yield _MARK + total.hexdigest().encode()
 
 
 def _check(path: PathLike, file: BinaryIO) -> None:

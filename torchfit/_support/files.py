@@ -22,7 +22,6 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: "C://" is a drive
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-(?P<process>\d+)-\d+\.tmp$")
-_BUFFER = 1 << 20  # bytes: what is small is written in one call
 _numbers = count()
 _in_use: set[str] = set()
 
@@ -170,7 +169,7 @@ def _replace(target: str, write: Callable[[BinaryIO], object], lasting: bool) ->
     temporary = os.path.join(folder, name)
     _in_use.add(name)
     try:
-        with open(temporary, "xb", _BUFFER) as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

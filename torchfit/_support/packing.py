@@ -45,18 +45,26 @@ class Packed:
 
     Args:
         content: Tensors and plain data, nested in dictionaries, lists and tuples.
-        copy: Whether to copy tensors that lie in host memory, so that what is written is what they hold now.
 
     Raises:
         UnusualError: This is a case for `torch.save`.
     """
 
-    def __init__(self, content: Any, copy: bool) -> None:
+    def __init__(self, content: Any) -> None:
         file = io.BytesIO()
-        pickler = _Pickler(file, copy)
+        pickler = _Pickler(file)
         pickler.dump(content)
         self._pickle = file.getvalue()
         self._storages = pickler.storages
+
+    @property
+    def size(self) -> int:
+        """The bytes of the tensors."""
+        return sum(map(len, self._storages))
+
+    def copy(self) -> None:
+        """Copy the tensors, so that what is written is what they hold now."""
+        self._storages = [memoryview(bytearray(storage)) for storage in self._storages]
 
     def pieces(self, comment_size: int) -> Iterator[Any]:
         """Give the bytes of the file, but for the comment at its end."""
@@ -76,10 +84,9 @@ class _Stored:
 class _Pickler(pickle.Pickler):
     """Pickles plain data; of tensors, the place in their storages, whose bytes are gathered in `storages`."""
 
-    def __init__(self, file: io.BytesIO, copy: bool) -> None:
+    def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, _PROTOCOL)
         self.storages: list[Any] = []
-        self._copy = copy
         self._stored: dict[tuple[torch.device, int], tuple[_Stored, Any]] = {}
 
     def persistent_id(self, value: Any) -> Any:
@@ -108,12 +115,13 @@ class _Pickler(pickle.Pickler):
             stored = _Stored(len(self.storages), dtype, storage)
             # The original is kept as well: its address must not be given to another one meanwhile.
             known = self._stored[key] = stored, storage
-            self.storages.append(self._on_host(storage))
+            self.storages.append(_on_host(storage))
         if known[0].dtype is not dtype:
             raise UnusualError
         return known[0]
 
-    def _on_host(self, storage: Any) -> Any:
-        is_here = storage.device.type == "cpu"
-        values: Any = torch.empty(0, dtype=torch.uint8).set_(storage if is_here else storage.cpu()).numpy()
-        return memoryview(values.copy() if is_here and self._copy else values)
+
+def _on_host(storage: Any) -> Any:
+    here: Any = storage if storage.device.type == "cpu" else storage.cpu()
+    values: Any = torch.empty(0, dtype=torch.uint8).set_(here).numpy()
+    return memoryview(values)

@@ -2,15 +2,15 @@
 
 import warnings
 from collections.abc import Callable
-from threading import Thread
+from concurrent import futures
 
 
 class Writer:
     """Writes one file at a time in a thread; what went wrong is raised where it is waited for."""
 
     def __init__(self) -> None:
-        self._thread: Thread | None = None
-        self._error: BaseException | None = None
+        self._threads: futures.Executor | None = None
+        self._file: futures.Future[None] | None = None
 
     def start(self, write: Callable[[], None]) -> None:
         """Begin to write, after what is being written.
@@ -19,9 +19,9 @@ class Writer:
             OSError: The last file could not be written.
         """
         self.wait()
-        thread = Thread(target=self._run, args=(write,), name="torchfit-writer")
-        thread.start()
-        self._thread = thread
+        if self._threads is None:
+            self._threads = futures.ThreadPoolExecutor(1, "torchfit-writer")
+        self._file = self._threads.submit(write)
 
     def wait(self) -> None:
         """Wait until the file is there.
@@ -29,25 +29,18 @@ class Writer:
         Raises:
             OSError: It could not be written.
         """
-        self._join()
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        if self._file is not None:
+            futures.wait([self._file])
+            file, self._file = self._file, None
+            file.result()
 
     def release(self) -> None:
         """Wait, where an exception is under way already: an error becomes a warning beside it."""
-        self._join()
-        error, self._error = self._error, None
-        if error is not None:
-            warnings.warn(f"A file of the training that ends here is not there: {error}", stacklevel=2)
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def _run(self, write: Callable[[], None]) -> None:
         try:
-            write()
-        except BaseException as error:
-            self._error = error
+            self.wait()
+        except OSError as error:
+            warnings.warn(f"A file of the training that ends here is not there: {error}", stacklevel=2)
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown()
+                self._threads = None

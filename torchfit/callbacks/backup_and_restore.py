@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from torchfit._support import archive, console, files
@@ -168,13 +169,13 @@ class BackupAndRestore(Callback):
             return archive.read(self._previous)
 
     def _save(self, epoch: int, step: int, logs: Any) -> None:
-        packed = archive.pack(self._course().state_dict(epoch, step, logs), copy=True)
-        self._writer.start(lambda: self._write(packed))
+        write = archive.write_later(self._latest, self._course().state_dict(epoch, step, logs))
+        self._writer.start(lambda: self._write(write))
 
-    def _write(self, packed: archive.Pieces) -> None:
+    def _write(self, write: Callable[[], None]) -> None:
         if self.double_checkpoint:
             files.move(self._latest, self._previous)
-        archive.write_packed(self._latest, packed, lasting=False)
+        write()
 
     def _hears(self, event: str) -> bool:
         return event != "on_train_batch_end" or self.save_freq != "epoch"

@@ -68,7 +68,7 @@ def save_model(model: Any, path: PathLike, overwrite: bool = True, include_optim
 def writing_later(model: Any, path: PathLike) -> Callable[[], None]:
     """Return what writes the present model, later or in another thread."""
     _require_model_path(path)
-    return partial(archive.write_packed, path, archive.pack(content_of(model), copy=True), lasting=False)
+    return archive.write_later(path, content_of(model))
 
 
 def content_of(model: Any, include_optimizer: bool = True) -> Content:

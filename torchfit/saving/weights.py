@@ -49,7 +49,7 @@ def writing_later(model: nn.Module, path: PathLike) -> Write:
     state = state_of(model)
     if _is_safetensors(path):
         return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
-    return partial(archive.write_packed, path, archive.pack(state, copy=True), lasting=False)
+    return archive.write_later(path, state)
 
 
 def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
