@@ -222,8 +222,9 @@ class Model(Saveable, Steps):
         self._check_compiled("fit")
         epochs = check_integer("epochs", epochs, at_least=0)
         loading = Loading(workers, use_multiprocessing, max_queue_size)
+        conversion = self._conversion()
         source, held_out = training_sources(
-            x, y, sample_weight, class_weight, validation_split, validation_data, self._conversion()
+            x, y, sample_weight, class_weight, validation_split, validation_data, conversion
         )
         sizes = batch_size, validation_batch_size
         validation = validation_batches(held_out, *sizes, validation_steps, loading)
@@ -234,7 +235,8 @@ class Model(Saveable, Steps):
         self._announce_names(callbacks, batches, validation)
         self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
         bus, verbose = callbacks.bus, callbacks.params["verbose"]
-        watch = Stopwatch(self._device, lambda: self._execution.compiling_seconds, tells=verbose == 2)
+        compiled, copied = lambda: self._execution.compiling_seconds, lambda: conversion.copies.seconds
+        watch = Stopwatch(self._device, compiled, copied, tells=verbose == 2)
         watch.listen(bus)
         self.history.timing = watch.timing
         validate = self._validation(validation, validation_freq, bus)

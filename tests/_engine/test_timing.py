@@ -9,7 +9,7 @@ from torchfit import Model, callbacks
 from torchfit._engine.timing import Stopwatch, peak_memory
 
 x, y = np.zeros((64, 2), "float32"), np.zeros((64, 1), "float32")
-NAMES = ["data", "step", "callbacks", "validation", "compile", "total", "peak_memory"]
+NAMES = ["data", "copy", "step", "callbacks", "validation", "compile", "total", "peak_memory"]
 
 
 def model():
@@ -36,7 +36,7 @@ def test_every_epoch_is_taken_apart():
     assert all(seconds >= 0.05 for seconds in timing["callbacks"])
     assert all(seconds > 0 for seconds in timing["validation"])
     for epoch in range(2):
-        assert sum(timing[name][epoch] for name in NAMES[:5]) == pytest.approx(timing["total"][epoch], abs=1e-6)
+        assert sum(timing[name][epoch] for name in NAMES[:6]) == pytest.approx(timing["total"][epoch], abs=1e-6)
 
 
 def test_an_epoch_that_is_broken_off_is_recorded():
@@ -55,13 +55,21 @@ def test_waiting_for_data_gets_a_line_of_advice_once(capsys):
     assert "went into waiting for data" in lines[2]
 
 
+def test_batches_that_need_another_dtype_are_copied():
+    batches = [(np.zeros((256, 1000)), np.zeros((256, 1)))] * 4
+    network = Model(nn.Linear(1000, 1))
+    network.compile("sgd", "mse")
+    assert network.fit(iter(batches), verbose=0).timing["copy"][0] > 0
+    assert network.fit(np.zeros((256, 1000)), np.zeros((256, 1)), verbose=0).timing["copy"] == [0.0]
+
+
 def test_silent_trainings_say_nothing(capsys):
     model().fit(slow_data(), epochs=1, verbose=0)
     assert capsys.readouterr().out == ""
 
 
 def test_what_a_wrapped_function_raises_is_timed_and_passed_on():
-    watch = Stopwatch(torch.device("cpu"), lambda: 0.0, tells=False)
+    watch = Stopwatch(torch.device("cpu"), lambda: 0.0, lambda: 0.0, tells=False)
     next(watch.epochs([0]))
     with pytest.raises(ZeroDivisionError):
         watch.timed("validation", lambda: 1 / 0)()

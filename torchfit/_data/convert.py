@@ -1,8 +1,9 @@
 """From what users hold to tensors of the right dtype: done once for arrays, per batch for streams."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Number
+from time import perf_counter
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -16,6 +17,13 @@ from torchfit._support.errors import describe
 
 _WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 Leaf = Callable[[str, Any], Any]
+
+
+@dataclass
+class Copies:
+    """The seconds that it took to give batches their device and dtype."""
+
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Conversion:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     inputs_only: bool = False
+    copies: Copies = field(default_factory=Copies, compare=False)
 
     @property
     def target_dtype(self) -> torch.dtype:
@@ -59,15 +68,19 @@ class Conversion:
 
     def placement(self, dtype: torch.dtype, all_floating: bool = False) -> Callable[[Tensor], Tensor]:
         """Return a function that puts a tensor on the device and gives floating numbers `dtype`."""
-        device, pins = self.device, self.device.type == "cuda"
+        device, pins, copies = self.device, self.device.type == "cuda", self.copies
 
         def place(tensor: Tensor) -> Tensor:
             wanted = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
             if wanted is tensor.dtype and tensor.device == device:
                 return tensor
+            started = perf_counter()
             if pins and tensor.device.type == "cpu":
-                return tensor.to(wanted).pin_memory().to(device, non_blocking=True)
-            return tensor.to(device, wanted)
+                placed = tensor.to(wanted).pin_memory().to(device, non_blocking=True)
+            else:
+                placed = tensor.to(device, wanted)
+            copies.seconds += perf_counter() - started
+            return placed
 
         return place
 

@@ -10,6 +10,7 @@ import torch
 from torchfit._support.console import write_line
 
 _WAITING_TOO_LONG = 1 / 3
+_PARTS = ("data", "copy", "step", "callbacks", "validation", "compile")
 Seconds = dict[str, float]
 
 
@@ -17,30 +18,36 @@ class Stopwatch:
     """Adds up the seconds of an epoch by what they were spent on; what is measured nowhere is the step's.
 
     Attributes:
-        timing: For every epoch the seconds of `data` (waiting for a batch, its copy to the device included), `step`,
-            `callbacks`, `validation` and `compile`, their sum `total`, and `peak_memory` in bytes.
+        timing: For every epoch the seconds of `data` (waiting for a batch), `copy` (giving it its device and dtype),
+            `step`, `callbacks`, `validation` and `compile`, their sum `total`, and `peak_memory` in bytes.
     """
 
-    def __init__(self, device: torch.device, compiled: Callable[[], float], tells: bool) -> None:
-        """Measure a training on `device`; `compiled()` gives the seconds spent compiling so far.
+    def __init__(
+        self, device: torch.device, compiled: Callable[[], float], copied: Callable[[], float], tells: bool
+    ) -> None:
+        """Measure a training on `device`; `compiled()` and `copied()` give the seconds spent on that so far.
 
         With `tells`, a line is written after every epoch.
         """
         self.timing: dict[str, list[float]] = {}
-        self._device, self._compiled, self._tells = device, compiled, tells
+        self._device, self._compiled, self._copied, self._tells = device, compiled, copied, tells
         self._advised = self._is_open = False
         self._seconds: Seconds = {}
 
     def items(self, items: Iterator[Any]) -> Iterator[Any]:
-        """Give the same items, and count the waiting for them as `data`."""
-        seconds = self._seconds
-        while True:
-            asked = perf_counter()
-            item = next(items, self)
-            seconds["data"] += perf_counter() - asked
-            if item is self:
-                return
-            yield item
+        """Give the same items, and count the waiting for them as `data`, but for what `copied` takes of it."""
+        seconds, copied = self._seconds, self._copied()
+        try:
+            while True:
+                asked = perf_counter()
+                item = next(items, self)
+                seconds["data"] += perf_counter() - asked
+                if item is self:
+                    return
+                yield item
+        finally:
+            seconds["copy"] = min(self._copied() - copied, seconds["data"])
+            seconds["data"] -= seconds["copy"]
 
     def timed(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the same function, its time counted as `kind`."""
@@ -77,7 +84,14 @@ class Stopwatch:
         total = perf_counter() - self._started
         seconds["compile"] = self._compiled() - self._compiled_before
         step = max(0.0, total - sum(seconds.values()))
-        epoch = {"data": 0.0, "step": step, **seconds, "total": total, "peak_memory": float(peak_memory(self._device))}
+        epoch = {
+            "data": 0.0,
+            "copy": 0.0,
+            "step": step,
+            **seconds,
+            "total": total,
+            "peak_memory": float(peak_memory(self._device)),
+        }
         for name, value in epoch.items():
             self.timing.setdefault(name, []).append(value)
         if self._tells:
@@ -85,12 +99,14 @@ class Stopwatch:
 
     def _start(self) -> None:
         self._is_open = True
-        self._seconds.update(data=0.0, callbacks=0.0, validation=0.0, compile=0.0)
+        self._seconds.update(data=0.0, copy=0.0, callbacks=0.0, validation=0.0, compile=0.0)
         self._compiled_before = self._compiled()
         self._started = perf_counter()
 
     def _tell(self, epoch: Seconds) -> None:
-        spent = [f"{name} {epoch[name]:.1f}s" for name in ("data", "step", "callbacks", "validation", "compile")]
+        spent = [
+            f"{name} {epoch[name]:.1f}s" for name in ("data", "copy", "step", "callbacks", "validation", "compile")
+        ]
         write_line(f"  time: {' - '.join(spent)} - peak memory: {epoch['peak_memory'] / 2**20:.0f} MB")
         share = epoch["data"] / epoch["total"]
         if share > _WAITING_TOO_LONG and not self._advised:
