@@ -12,6 +12,10 @@ from benchmarks.contenders import ENVIRONMENTS, FILES
 
 PATIENCE = 300.0  # Seconds without an answer after which a contender is left out.
 
+# Whether glibc gives memory back between two steps, to be faulted in again, hangs on what lies at the end of the heap,
+# and decides more about large activations than who trains. Here it keeps it, for everybody.
+KEPT_MEMORY = {name: str(2**30) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
+
 
 class LeftOutError(Exception):
     """A contender cannot go on, for the reason given."""
@@ -35,7 +39,7 @@ class Player:
                 stderr=log,
                 text=True,
                 bufsize=1,
-                env=os.environ | ENVIRONMENTS.get(FILES[name], {}),
+                env=os.environ | KEPT_MEMORY | ENVIRONMENTS.get(FILES[name], {}),
             )
 
     def ask(self, **request: Any) -> dict[str, Any]:

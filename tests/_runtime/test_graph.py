@@ -51,6 +51,23 @@ def test_gradients_are_part_of_a_graph():
     assert weight.item() == pytest.approx(1.28)
 
 
+def test_wrappers_that_change_nothing_are_left_out():
+    graph = Graph(lambda tensors: [tensors[0] + 1])
+    graph([torch.zeros(2)])
+    assert graph._compiled.run is graph._compiled._code
+    assert graph([torch.ones(2)], check=False)[0].tolist() == [2.0, 2.0]
+
+
+def test_wrappers_that_change_something_stay():
+    graph = Graph(lambda tensors: [tensors[0].add_(1).view(2, 2)])  # a view of the argument itself, made outside
+    graph([torch.zeros(4)])
+    assert graph._compiled.run is not graph._compiled._code
+    ones = torch.ones(4)
+    (view,) = graph([ones], check=False)
+    assert view.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert view.data_ptr() == ones.data_ptr()
+
+
 def test_a_released_graph_holds_no_tensor_and_runs_again():
     graph = Graph(lambda tensors: [tensors[0] + 1])
     graph([torch.zeros(2)])

@@ -198,7 +198,7 @@ def _inductor(module: Any, examples: Sequence[Any]) -> Compiled | None:
         return Compiled(module, examples, _OPTIONS)
     try:
         return Compiled(module, examples, _OPTIONS_OF_PROCESSORS)
-    except Exception:
+    except Exception:  # Not every torch can do everything in C++; what is really wrong comes up again.
         return Compiled(module, examples, _OPTIONS)
 
 
