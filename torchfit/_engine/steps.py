@@ -138,7 +138,7 @@ class Steps(Gathering):
     # -- small steps done together ------------------------------------------------------------------------------
 
     def _call_all(self, batches: Sequence[Batch]) -> list[Any]:
-        """Call the module with every batch, if it neither adds losses or metrics to each nor reuses its outputs."""
+        """Call the module with every batch, if it does not add losses or metrics to each."""
         call, _ = self._calls.get(type(batches[0][0])) or self._bind_call(batches[0][0])
         previous = self._added.enter()
         try:
@@ -147,12 +147,12 @@ class Steps(Gathering):
             self._added.leave(previous)
         if self._added.losses or self._added.values:
             raise DependentStepsError
-        check_apart(outputs)
         return outputs
 
     def _test_together(self, batches: Sequence[Batch]) -> Logs:
         """Do what `test_step` does with every batch, in turns."""
         called = self._call_all(batches)
+        check_apart(called)
         objective, parts = self._objective, [batch.parts for batch in batches]
         losses = [
             self.compute_loss(inputs, targets, outputs, weight, training=False)

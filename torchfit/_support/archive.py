@@ -38,9 +38,7 @@ _MARK, _WHOLE_MARK = b"torchfit sealed ", b"torchfit sha256 "
 _COMMENT_SIZE = len(_MARK) + 64
 _ATOMS = (bool, int, float, str, bytes, type(None), torch.dtype)
 _CHUNK = 1 << 20
-_SMALL = (
-    1 << 24
-)  # bytes that are sealed as quickly as they are copied, next to what a thread costs that is busy with it
+_SMALL = 1 << 24  # bytes: to put them together at once costs less than a thread that takes turns with the training
 _ASTRAY = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 

@@ -18,7 +18,7 @@ from torchfit._support.registry import custom_object_scope
 from torchfit._version import __version__
 from torchfit.saving.description import Describer
 from torchfit.saving.rebuilding import Builder
-from torchfit.saving.weights import load_state, require_free, state_of
+from torchfit.saving.weights import is_safetensors, load_state, require_free, state_of
 from torchfit.saving.wrappers import bare, bare_key
 
 Content = dict[str, Any]
@@ -134,7 +134,7 @@ def load_model(
 
 
 def _require_model_path(path: PathLike) -> None:
-    if os.fspath(path).endswith(".safetensors"):
+    if is_safetensors(path):
         raise ValueError(
             f"A .safetensors file holds weights only: call save_weights({os.fspath(path)!r}), or choose another ending."
         )

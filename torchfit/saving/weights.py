@@ -38,7 +38,7 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
     """
     require_free(path, overwrite)
     state = state_of(model)
-    if _is_safetensors(path):
+    if is_safetensors(path):
         safetensors_files.write(path, state)
     else:
         archive.write(path, state)
@@ -47,7 +47,7 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
 def writing_later(model: nn.Module, path: PathLike) -> Write:
     """Return what writes the present weights, later or in another thread."""
     state = state_of(model)
-    if _is_safetensors(path):
+    if is_safetensors(path):
         return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
     return archive.write_later(path, state)
 
@@ -75,7 +75,7 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
     >>> bool((net.weight == other.weight).all())
     True
     """
-    if _is_safetensors(path):
+    if is_safetensors(path):
         state = safetensors_files.read(path)
     else:
         state = _state_in(path, archive.read(path))
@@ -122,7 +122,8 @@ def require_free(path: PathLike, overwrite: bool) -> None:
         raise FileExistsError(f"There is a file {os.fspath(path)!r} already. Pass overwrite=True to replace it.")
 
 
-def _is_safetensors(path: PathLike) -> bool:
+def is_safetensors(path: PathLike) -> bool:
+    """Tell by its ending whether a file is to hold weights alone, for other libraries."""
     return os.fspath(path).endswith(".safetensors")
 
 
