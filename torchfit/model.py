@@ -446,7 +446,8 @@ class Model(Saveable, Steps):
                 yield
         finally:
             self._is_fitting = was_fitting
-            self._execution.release()
+            if not was_fitting:  # An evaluation amid a training leaves it its graphs.
+                self._execution.release()
             bus.release()
 
     def _evaluate(self, batches: Any, bus: Bus) -> Any:

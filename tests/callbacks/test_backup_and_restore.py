@@ -1,6 +1,8 @@
 import os
 import random
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 import torchfit
 from torchfit import callbacks, optimizers
+from torchfit._runtime.graph import traces_gradients
 from torchfit.callbacks import BackupAndRestore
 
 X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
@@ -86,6 +89,30 @@ def test_every_counter_and_average_goes_on(name, tmp_path):
     assert interrupted(MODELS[name], 8, tmp_path, 2) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph")
+def test_a_training_that_goes_on_has_the_graphs_that_it_would_have_had(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchfit._runtime.compiled._PAYS_AFTER", 1)
+    batches = {"batch_size": 10}  # Four full ones and one of eight samples, whose second occurrence gets a graph.
+
+    class Evaluate(callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.evaluate(X, Y, verbose=0)
+
+    def make():
+        return compiled(optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9), jit_compile=True)
+
+    def watch():
+        return [Evaluate()]
+
+    model = make()
+    expected = outcome(model, fit(model, tmp_path, more=watch(), **batches))
+    behind_the_epoch = interrupted(make, 6, tmp_path, 5, watch, **batches)
+    before_its_last_step = interrupted(make, 6, tmp_path, 4, watch, **batches)
+    assert behind_the_epoch == expected
+    assert before_its_last_step == expected
+
+
 def test_callbacks_go_on_counting(tmp_path):
     def watch():
         return [
@@ -138,6 +165,18 @@ def test_a_model_that_gave_up_goes_on_in_the_same_process(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(model, tmp_path, step=10)
     assert outcome(model, fit(model, tmp_path)) == expected
+
+
+def test_a_state_of_the_first_version_still_goes_on(tmp_path):
+    seen = []
+    watch = callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: seen.append(batch))
+    whole = fit(compiled(), tmp_path)
+    (tmp_path / "backup").mkdir()
+    shutil.copy(Path(__file__).with_name("data") / "training_version_1.pt", tmp_path / "backup" / "latest.pt")
+    history = fit(compiled(), tmp_path, more=[watch])
+    assert seen == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
+    for name, values in whole.items():
+        assert history[name] == pytest.approx(values, rel=1e-4)
 
 
 def test_the_state_is_one_file_and_goes_when_training_ends(tmp_path):

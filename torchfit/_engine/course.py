@@ -12,7 +12,7 @@ State = dict[str, Any]
 Work = Iterator[tuple[int, int, Any]]
 
 FORMAT = "torchfit training"
-VERSION = 1
+VERSION = 2
 _CHANGED_BY_A_STEP = ("weights", "optimizers", "metrics", "random")
 
 
@@ -122,14 +122,13 @@ class Course:
 
     def work(self, epoch: int) -> Work:
         """Give (index of the first batch, index of the last, what one call takes) for an epoch, or the rest of it."""
-        if epoch != self._epochs.start:
-            return self._work(self._batches, epoch, 0)
-        work = self._work(self._batches, epoch, self._step)
+        work = self._work(self._batches, epoch, self._step if epoch == self._epochs.start else 0)
         return work if self.rehearse is None or not self._is_resumed else self._rehearsed(work, self.rehearse)
 
     def _rehearsed(self, work: Work, rehearse: Callable[[Any], Any]) -> Work:
-        first = next(work, None)
+        first = next(work, None)  # Behind the last step of an epoch there is none: the next epoch has it.
         if first is not None:
+            self._is_resumed = False
             before = to_host({name: self.state_of(name) for name in _CHANGED_BY_A_STEP}, copy=True)
             rehearse(first[2])
             for name, state in before.items():
@@ -165,7 +164,8 @@ class Course:
         Raises:
             ValueError: It is no such state, or belongs to another model or other data.
         """
-        position = _checked(state)["position"]
+        state = _checked(state)
+        position = state["position"]
         steps = self._batches.steps
         if position["step"] and steps is not None and position["steps"] != steps:
             raise ValueError(
@@ -189,4 +189,4 @@ def _checked(state: Any) -> State:
             f"The state of a training was written in version {state['version']} of its format; this torchfit reads "
             f"versions up to {VERSION}. Upgrade."
         )
-    return state
+    return {"graphs": {}, **state}  # Version 1 did not tell which graphs there were.

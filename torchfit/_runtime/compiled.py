@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -49,15 +49,27 @@ class Compiled(Eager):
 
     def wrap(self, pieces: Pieces, batches: Any) -> Step:
         """Return what is called with one piece of work; rows of tensors on the device are gathered inside the graph."""
-        if pieces.kind not in self._runners:
-            self._runners[pieces.kind] = Runner(self._tell, Patience() if self._patient else Eagerness(), self._spend)
-        runner = self._runners[pieces.kind]
+        runner = self._runner(pieces.kind)
         runner.bind(pieces, batches.defer())
         return runner.several if self.steps > 1 else runner.single
 
     def together(self, pieces: Pieces, step: Step) -> Step:
         """Return what does several small steps at once: one graph after the other."""
         return several(step, pieces.join)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which graphs there are, by kind of step, since graphs round differently."""
+        return {kind: runner.state_dict() for kind, runner in self._runners.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the graphs that there were then, and no others, once their shapes come again."""
+        for kind, of_kind in state.items():
+            self._runner(kind).load_state_dict(of_kind)
+
+    def _runner(self, kind: str) -> "Runner":
+        if kind not in self._runners:
+            self._runners[kind] = Runner(self._tell, Patience() if self._patient else Eagerness(), self._spend)
+        return self._runners[kind]
 
     def _spend(self, seconds: float) -> None:
         self.compiling_seconds += seconds
@@ -122,7 +134,7 @@ class Runner:
     def __init__(self, tell: Tell, policy: Eagerness, spend: Callable[[float], None]) -> None:
         """Begin without graphs; `spend` is told the seconds that one took to make."""
         self._tell, self._policy, self._spend = tell, policy, spend
-        self._graphs: dict[Any, Graph] = {}
+        self._graphs: dict[Any, Graph | None] = {}  # `None` until a graph of a training that goes on is made again.
         self._seen: Counter[Any] = Counter()
         self._is_off = False
         self._template: Any = None
@@ -140,7 +152,20 @@ class Runner:
         """Let go of data and model."""
         self._template = None
         for graph in self._graphs.values():
-            graph.release()
+            if graph is not None:
+                graph.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the shapes that have a graph, and how often others were seen."""
+        return {
+            "graphs": [_plain(key) for key in self._graphs],
+            "seen": [(_plain(key), count) for key, count in self._seen.items()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Count on from there."""
+        self._graphs = {key: self._graphs.get(key) for key in state["graphs"]}
+        self._seen = Counter(dict(state["seen"]))
 
     def single(self, source: Any) -> Any:
         """Make one step."""
@@ -175,7 +200,7 @@ class Runner:
 
     def _without_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
         """Run as ordinary Python, unless it is time to make a graph for these shapes."""
-        if not self._is_off and self._template is not None and key not in self._graphs and self._pays(key):
+        if not self._is_off and self._template is not None and self._pays(key):
             return self._with_new_graph(sources, tensors, key)
         batches = [self._batch(source) for source in sources]
         if len(batches) == 1:
@@ -240,6 +265,10 @@ class Runner:
 
     def _batch(self, source: Any) -> Batch:
         return source if self._gather is None else self._gather(source)
+
+
+def _plain(key: Any) -> Any:
+    return (key[0], *map(tuple, key[1:]))
 
 
 def _reason(error: Exception) -> str:

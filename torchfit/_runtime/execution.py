@@ -1,6 +1,6 @@
 """How steps are carried out: as ordinary Python or as one graph, one at a time or several to a call."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -44,6 +44,13 @@ class Eager:
 
     def release(self) -> None:
         """Let go of what a loop used."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next steps depend on: nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
 
 
 class Bunches:

@@ -198,7 +198,8 @@ def _inductor(module: Any, examples: Sequence[Any]) -> Compiled | None:
         return Compiled(module, examples, _OPTIONS)
     try:
         return Compiled(module, examples, _OPTIONS_OF_PROCESSORS)
-    except Exception:  # Not every torch can do everything in C++; what is really wrong comes up again.
+    except Exception as error:  # Not every torch can do everything in C++; what is really wrong comes up again.
+        logger.debug("jit_compile: kernels are called from Python: %s: %s", type(error).__name__, error)
         return Compiled(module, examples, _OPTIONS)
 
 

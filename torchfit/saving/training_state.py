@@ -30,6 +30,7 @@ def training_parts(model: Any, callbacks: Iterable[Any], validation: Any) -> dic
         "metrics": Metrics(model),
         "callbacks": Callbacks(callbacks),
         "validation": Nothing() if validation is None else validation,
+        "graphs": model._execution,
         "random": Randomness(),
     }
 
