@@ -7,8 +7,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -16,12 +16,13 @@ import torch
 from benchmarks.budget import Finding, tell
 from benchmarks.cases import CASES, Case
 from benchmarks.contenders.torchfit_fit import compiled
-from benchmarks.measure import interleaved, ratio
+from benchmarks.measure import interleaved
 from torchfit import callbacks
 
 OFTEN, BEHIND = 100, 10
 CHECKPOINT_LIMIT, CALLBACK_LIMIT = 1.02, 1.001
-ROUNDS, CALLBACK_ROUNDS = 15, 21
+ROUNDS = 15
+SHORT, LONG = 10, 60  # steps; what a long run has more than a short one is what steps cost
 
 
 class EpochOnly(callbacks.Callback):
@@ -76,22 +77,48 @@ class Clock(callbacks.Callback):
         self._last = now
 
     def extra(self) -> float:
-        """Return how many more steps could be made in the time of a checkpoint: of the step at it and those behind."""
-        at = [
-            [epoch[step] for epoch in self.epochs for step in range(OFTEN - 1 + distance, len(epoch), OFTEN)]
-            for distance in range(OFTEN)
+        """Return how many more steps could be made in the time of a checkpoint: of the step at it and those behind.
+
+        A step counts by what one between two checkpoints takes in its epoch: the machine is now faster, now slower.
+        """
+        relative = [_relative(epoch) for epoch in self.epochs]
+        behind = [
+            [epoch[step] for epoch in relative for step in range(OFTEN - 1 + distance, len(epoch), OFTEN)]
+            for distance in range(BEHIND)
         ]
-        between = statistics.median(chain.from_iterable(at[OFTEN // 2 : -1]))
-        return sum(statistics.median(taken) - between for taken in at[:BEHIND]) / between
+        return sum(map(statistics.median, behind))
 
 
-def of_callback(case: Case, rounds: int = CALLBACK_ROUNDS) -> Finding:
-    """Compare the median step of epochs with the callback and without, in each round."""
-    model, clocks = compiled(case), {"plain": Clock(), "callback": Clock()}
-    made = {"plain": callbacks.Callback, "callback": EpochOnly}
-    interleaved({name: fit(model, case, make, clocks[name]) for name, make in made.items()}, rounds)
-    medians = {name: [statistics.median(epoch) for epoch in clock.epochs] for name, clock in clocks.items()}
-    return Finding("callback that hears of epochs only", ratio(medians["callback"], medians["plain"]), CALLBACK_LIMIT)
+def _relative(epoch: list[float]) -> list[float]:
+    """Return by how much each step of an epoch exceeds the median of those between two checkpoints, as a share."""
+    between = statistics.median(taken for step, taken in enumerate(epoch) if OFTEN // 2 <= step % OFTEN < OFTEN - 1)
+    return [taken / between - 1 for taken in epoch]
+
+
+def of_callback(case: Case) -> Finding:
+    """Compare the calls in a step, of functions in Python and in C: times of the very same steps differ by percents."""
+    model = compiled(case)
+    calls(model, case, callbacks.Callback(), SHORT)  # The first training also settles what the others use.
+    plain, beside = (calls_in_a_step(model, case, callback) for callback in (callbacks.Callback(), EpochOnly()))
+    what = f"calls in a step ({plain:g}) beside a callback that hears of epochs only"
+    return Finding(what, beside / plain, CALLBACK_LIMIT)
+
+
+def calls_in_a_step(model: Any, case: Case, callback: callbacks.Callback) -> float:
+    """Return how many functions a step calls."""
+    return (calls(model, case, callback, LONG) - calls(model, case, callback, SHORT)) / (LONG - SHORT)
+
+
+def calls(model: Any, case: Case, callback: callbacks.Callback, steps: int) -> int:
+    """Return how many functions are called in a training of so many steps."""
+    x, y = (column[: steps * case.batch] for column in case.data)
+    seen: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, argument: seen.update((event,)))
+    try:
+        model.fit(x, y, batch_size=case.batch, callbacks=[callback], verbose=0)
+    finally:
+        sys.setprofile(None)
+    return seen["call"] + seen["c_call"]
 
 
 def fit(model: Any, case: Case, make: Callable[[], callbacks.Callback], clock: "Clock") -> Callable[[], object]:

@@ -144,11 +144,12 @@ class Course:
             step: The number of its steps that are done.
             logs: The logs of these steps.
         """
+        steps = self._batches.steps
         return {
             "format": FORMAT,
             "version": VERSION,
-            "position": {"epoch": epoch, "step": step, "steps": self._batches.steps},
-            "logs": dict(logs) if step else {},
+            "position": {"epoch": epoch, "step": step, "steps": steps},
+            "logs": dict(logs) if step and step == (steps or step) else {},  # The next step gives others.
             "stop_training": bool(self._signals.stop_training),
             "data": self._batches.state_dict(is_inside=step > 0),
             **{name: part.state_dict() for name, part in self._parts.items()},

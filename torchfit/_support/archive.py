@@ -185,13 +185,12 @@ def _writing(pieces: Iterable[Any]) -> Callable[[BinaryIO], object]:
 
 def _pieces(packed: Packed | _Saved) -> Iterator[Any]:
     """Give a zip file and its seal. Every second piece is the contents of a part, which has a checksum already."""
-    total = hashlib.sha256()
+    sealed = []
     for number, piece in enumerate(packed.pieces(_COMMENT_SIZE)):
         if number % 2 == 0:
-            total.update(piece)
+            sealed.append(piece)
         yield piece
-    total.update(_MARK)
-    yield _MARK + total.hexdigest().encode()
+    yield _MARK + hashlib.sha256(b"".join((*sealed, _MARK))).hexdigest().encode()
 
 
 def _check(path: PathLike, file: BinaryIO) -> None:

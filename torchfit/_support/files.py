@@ -24,6 +24,7 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: "
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-(?P<process>\d+)-\d+\.tmp$")
 _numbers = count()
 _in_use: set[str] = set()
+_swept: set[tuple[int, str]] = set()  # processes, and the folders that they have looked through
 
 
 def is_remote(path: PathLike) -> bool:
@@ -49,7 +50,7 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lastin
         if is_remote(path):
             _upload(os.fspath(path), write)
         else:
-            _replace(_target(path), write, lasting)
+            _replace(_local(path), write, lasting)
 
 
 def open_read(path: PathLike) -> BinaryIO:
@@ -136,11 +137,6 @@ def _local(path: PathLike) -> str:
     return text.removeprefix("file://")
 
 
-def _target(path: PathLike) -> str:
-    """Follow links: the file is replaced, not the link to it."""
-    return os.path.realpath(_local(path))
-
-
 def _remote(path: PathLike) -> tuple[Any, str]:
     system, inner = import_module("fsspec").core.url_to_fs(os.fspath(path))
     return system, inner
@@ -159,17 +155,20 @@ def _named(path: PathLike) -> Iterator[None]:
 
 def _replace(target: str, write: Callable[[BinaryIO], object], lasting: bool) -> None:
     mode = _mode(target)
+    if mode is not None and stat.S_ISLNK(mode):  # The file is replaced, not the link to it.
+        target = os.path.realpath(target)
+        mode = _mode(target)
     if mode is not None and not stat.S_ISREG(mode):
         _write_into(target, write)
         return
-    folder = os.path.dirname(target)
-    os.makedirs(folder, exist_ok=True)
-    _sweep(folder)
+    folder = os.path.dirname(target) or os.curdir
+    if (os.getpid(), folder) not in _swept:
+        _sweep(folder)
     name = f".torchfit-{socket.gethostname()}-{os.getpid()}-{next(_numbers)}.tmp"
     temporary = os.path.join(folder, name)
     _in_use.add(name)
     try:
-        with open(temporary, "xb") as file:
+        with _new(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -189,9 +188,18 @@ def _replace(target: str, write: Callable[[BinaryIO], object], lasting: bool) ->
 def _mode(target: str) -> int | None:
     """Return what kind of file there is, and its permissions."""
     try:
-        return os.stat(target).st_mode
+        return os.lstat(target).st_mode
     except OSError:
         return None
+
+
+def _new(path: str) -> BinaryIO:
+    """Open a new file; its folder is made if it is missing."""
+    try:
+        return open(path, "xb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "xb")
 
 
 def _write_into(target: str, write: Callable[[BinaryIO], object]) -> None:
@@ -223,7 +231,8 @@ def _sync_folder(folder: str) -> None:
 
 def _sweep(folder: str) -> None:
     """Remove temporary files of processes of this machine that were killed while they wrote."""
-    for name in os.listdir(folder):
+    _swept.add((os.getpid(), folder))
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
         match = _TEMPORARY.match(name) if name.startswith(".torchfit-") else None
         if match is None or match["host"] != socket.gethostname():
             continue

@@ -6,6 +6,7 @@ is `torch.save`'s.
 """
 
 import codecs
+import ctypes
 import io
 import pickle
 import sys
@@ -36,6 +37,11 @@ _NAMED = (_rebuild_tensor_v2, OrderedDict, codecs.encode, *_STORAGES.values())
 """What a pickle names, and nothing else."""
 
 
+_READABLE = 0x100
+_view = ctypes.pythonapi.PyMemoryView_FromMemory
+_view.argtypes, _view.restype = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int), ctypes.py_object
+
+
 class UnusualError(Exception):
     """There is something that `torch.save` should write, or refuse."""
 
@@ -55,7 +61,8 @@ class Packed:
         pickler = _Pickler(file)
         pickler.dump(content)
         self._pickle = file.getvalue()
-        self._storages = pickler.storages
+        self._storages: list[Any] = [_bytes_of(storage) for storage in pickler.storages]
+        self._alive: Any = pickler.storages
 
     @property
     def size(self) -> int:
@@ -64,7 +71,7 @@ class Packed:
 
     def copy(self) -> None:
         """Copy the tensors, so that what is written is what they hold now."""
-        self._storages = [memoryview(bytearray(storage)) for storage in self._storages]
+        self._storages, self._alive = [bytes(storage) for storage in self._storages], None
 
     def pieces(self, comment_size: int) -> Iterator[Any]:
         """Give the bytes of the file, but for the comment at its end."""
@@ -76,18 +83,20 @@ class Packed:
 class _Stored:
     """Stands for a storage in the structure; `identity` is what the pickle says of it."""
 
-    def __init__(self, number: int, dtype: torch.dtype, storage: Any) -> None:
-        self.dtype = dtype
-        self.identity = ("storage", _STORAGES[dtype], str(number), "cpu", storage.nbytes() // dtype.itemsize)
+    __slots__ = ("dtype", "identity")
+
+    def __init__(self, dtype: torch.dtype, identity: Any) -> None:
+        self.dtype, self.identity = dtype, identity
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles plain data; of tensors, the place in their storages, whose bytes are gathered in `storages`."""
+    """Pickles plain data; of tensors, the place in their storages, which are gathered in `storages`, in host memory."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, _PROTOCOL)
         self.storages: list[Any] = []
-        self._stored: dict[tuple[torch.device, int], tuple[_Stored, Any]] = {}
+        self._stored: dict[int, _Stored] = {}
+        self._originals: list[Any] = []  # Kept, since another one may be made where one was that is gone.
 
     def persistent_id(self, value: Any) -> Any:
         return value.identity if type(value) is _Stored else None
@@ -102,26 +111,24 @@ class _Pickler(pickle.Pickler):
         raise UnusualError
 
     def _tensor(self, value: Tensor) -> Any:
-        is_ordinary = value.dtype in _STORAGES and value.layout is torch.strided and value.device.type != "meta"
-        if not is_ordinary or value.is_neg():
+        dtype = value.dtype
+        if dtype not in _STORAGES or value.layout is not torch.strided or value.is_meta or value.is_neg():
             raise UnusualError
-        stored = self._storage(value.untyped_storage(), value.dtype)
+        storage = value.untyped_storage()
+        stored = self._stored.get(storage._cdata) or self._new(storage, dtype)
+        if stored.dtype is not dtype:
+            raise UnusualError
         return _rebuild_tensor_v2, (stored, value.storage_offset(), tuple(value.size()), value.stride(), False, None)
 
-    def _storage(self, storage: Any, dtype: torch.dtype) -> _Stored:
-        key = storage.device, storage.data_ptr()
-        known = self._stored.get(key)
-        if known is None or not storage.nbytes():
-            stored = _Stored(len(self.storages), dtype, storage)
-            # The original is kept as well: its address must not be given to another one meanwhile.
-            known = self._stored[key] = stored, storage
-            self.storages.append(_on_host(storage))
-        if known[0].dtype is not dtype:
-            raise UnusualError
-        return known[0]
+    def _new(self, storage: Any, dtype: torch.dtype) -> _Stored:
+        identity = ("storage", _STORAGES[dtype], str(len(self.storages)), "cpu", storage.nbytes() // dtype.itemsize)
+        stored = self._stored[storage._cdata] = _Stored(dtype, identity)
+        self._originals.append(storage)
+        self.storages.append(storage if storage.device.type == "cpu" else storage.cpu())
+        return stored
 
 
-def _on_host(storage: Any) -> Any:
-    here: Any = storage if storage.device.type == "cpu" else storage.cpu()
-    values: Any = torch.empty(0, dtype=torch.uint8).set_(here).numpy()
-    return memoryview(values)
+def _bytes_of(storage: Any) -> memoryview:
+    """Return the memory of a storage of the CPU, which must outlive it."""
+    view: memoryview = _view(storage.data_ptr(), storage.nbytes(), _READABLE)
+    return view

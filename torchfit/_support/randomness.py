@@ -19,7 +19,7 @@ def random_state(devices: bool = True) -> State:
     version, words, normal = random.getstate()
     kind, numpy_words, position, has_normal, numpy_normal = np.random.get_state()
     return {
-        "python": [version, torch.from_numpy(np.array(words, dtype=np.int64)), normal],
+        "python": [version, torch.from_numpy(np.fromiter(words, np.int64, len(words))), normal],
         "numpy": [kind, torch.from_numpy(np.asarray(numpy_words).astype(np.int64)), position, has_normal, numpy_normal],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if devices and _uses_cuda() else [],

@@ -29,9 +29,10 @@ class Writer:
         Raises:
             OSError: It could not be written.
         """
-        if self._file is not None:
-            futures.wait([self._file])
-            file, self._file = self._file, None
+        file = self._file
+        if file is not None:
+            file.exception()  # Waits. If that is interrupted, the file is still to be waited for.
+            self._file = None
             file.result()
 
     def release(self) -> None:

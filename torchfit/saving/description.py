@@ -149,9 +149,9 @@ class Describer:
 
 def _refuse_hooks(module: nn.Module) -> None:
     """Raise if the user hung functions on the module, other than for the time of a training."""
-    for name in _HOOKS:
-        hooks = vars(module).get(name)
-        foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)] if hooks else []
+    own = vars(module)
+    for hooks in [own[name] for name in _HOOKS if own.get(name)]:
+        foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
         if foreign:
             raise IndescribableError(f"it has hooks ({describe(foreign[0])}), which are code")
 

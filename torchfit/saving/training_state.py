@@ -85,9 +85,10 @@ class Optimizers:
         return {
             name: value
             for name, value in vars(self._model).items()
-            if not name.startswith("_")
+            if hasattr(type(value), "load_state_dict")
+            and hasattr(type(value), "state_dict")
+            and not name.startswith("_")
             and name != "history"
-            and all(hasattr(type(value), method) for method in ("state_dict", "load_state_dict"))
         }
 
 
@@ -99,9 +100,10 @@ class Flags:
 
     def state_dict(self) -> State:
         """Return their names."""
+        modules = list(self._model.named_modules())
         return {
-            "frozen": [name for name, parameter in self._model.named_parameters() if not parameter.requires_grad],
-            "evaluating": [name for name, module in self._model.named_modules() if not module.training],
+            "frozen": [name for path, module in modules for name in _frozen_in(module, path)],
+            "evaluating": [path for path, module in modules if not module.training],
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -110,6 +112,11 @@ class Flags:
             parameter.requires_grad_(name not in state["frozen"])
         for name, module in self._model.named_modules():
             module.training = name not in state["evaluating"]
+
+
+def _frozen_in(module: nn.Module, path: str) -> list[str]:
+    own = [name for name, value in module._parameters.items() if value is not None and not value.requires_grad]
+    return [f"{path}.{name}" if path else name for name in own]
 
 
 class Metrics:
