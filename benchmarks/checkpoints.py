@@ -121,7 +121,7 @@ def calls(model: Any, case: Case, callback: callbacks.Callback, steps: int) -> i
     return seen["call"] + seen["c_call"]
 
 
-def fit(model: Any, case: Case, make: Callable[[], callbacks.Callback], clock: "Clock") -> Callable[[], object]:
+def fit(model: Any, case: Case, make: Callable[[], callbacks.Callback], clock: Clock) -> Callable[[], object]:
     """Return a training of one epoch with a new callback and a clock."""
     x, y = case.data
     return lambda: model.fit(x, y, batch_size=case.batch, callbacks=[make(), clock], verbose=0)

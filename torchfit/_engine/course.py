@@ -149,7 +149,7 @@ class Course:
             "format": FORMAT,
             "version": VERSION,
             "position": {"epoch": epoch, "step": step, "steps": steps},
-            "logs": dict(logs) if step and step == (steps or step) else {},  # The next step gives others.
+            "logs": dict(logs) if step and steps in (None, step) else {},  # The next step gives others.
             "stop_training": bool(self._signals.stop_training),
             "data": self._batches.state_dict(is_inside=step > 0),
             **{name: part.state_dict() for name, part in self._parts.items()},

@@ -83,15 +83,8 @@ class Stopwatch:
         seconds = self._seconds
         total = perf_counter() - self._started
         seconds["compile"] = self._compiled() - self._compiled_before
-        step = max(0.0, total - sum(seconds.values()))
-        epoch = {
-            "data": 0.0,
-            "copy": 0.0,
-            "step": step,
-            **seconds,
-            "total": total,
-            "peak_memory": float(peak_memory(self._device)),
-        }
+        seconds["step"] = max(0.0, total - sum(seconds.values()))
+        epoch = {**seconds, "total": total, "peak_memory": float(peak_memory(self._device))}
         for name, value in epoch.items():
             self.timing.setdefault(name, []).append(value)
         if self._tells:
@@ -99,14 +92,12 @@ class Stopwatch:
 
     def _start(self) -> None:
         self._is_open = True
-        self._seconds.update(data=0.0, copy=0.0, callbacks=0.0, validation=0.0, compile=0.0)
+        self._seconds.update(dict.fromkeys(_PARTS, 0.0))
         self._compiled_before = self._compiled()
         self._started = perf_counter()
 
     def _tell(self, epoch: Seconds) -> None:
-        spent = [
-            f"{name} {epoch[name]:.1f}s" for name in ("data", "copy", "step", "callbacks", "validation", "compile")
-        ]
+        spent = [f"{name} {epoch[name]:.1f}s" for name in _PARTS]
         write_line(f"  time: {' - '.join(spent)} - peak memory: {epoch['peak_memory'] / 2**20:.0f} MB")
         share = epoch["data"] / epoch["total"]
         if share > _WAITING_TOO_LONG and not self._advised:

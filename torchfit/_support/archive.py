@@ -185,12 +185,13 @@ def _writing(pieces: Iterable[Any]) -> Callable[[BinaryIO], object]:
 
 def _pieces(packed: Packed | _Saved) -> Iterator[Any]:
     """Give a zip file and its seal. Every second piece is the contents of a part, which has a checksum already."""
-    sealed = []
+    total = hashlib.sha256()
     for number, piece in enumerate(packed.pieces(_COMMENT_SIZE)):
         if number % 2 == 0:
-            sealed.append(piece)
+            total.update(piece)
         yield piece
-    yield _MARK + hashlib.sha256(b"".join((*sealed, _MARK))).hexdigest().encode()
+    total.update(_MARK)
+    yield _MARK + total.hexdigest().encode()
 
 
 def _check(path: PathLike, file: BinaryIO) -> None:

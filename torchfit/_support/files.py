@@ -162,8 +162,7 @@ def _replace(target: str, write: Callable[[BinaryIO], object], lasting: bool) ->
         _write_into(target, write)
         return
     folder = os.path.dirname(target) or os.curdir
-    if (os.getpid(), folder) not in _swept:
-        _sweep(folder)
+    _sweep(folder)
     name = f".torchfit-{socket.gethostname()}-{os.getpid()}-{next(_numbers)}.tmp"
     temporary = os.path.join(folder, name)
     _in_use.add(name)
@@ -230,8 +229,11 @@ def _sync_folder(folder: str) -> None:
 
 
 def _sweep(folder: str) -> None:
-    """Remove temporary files of processes of this machine that were killed while they wrote."""
-    _swept.add((os.getpid(), folder))
+    """Remove temporary files of processes of this machine that were killed while they wrote; once in each process."""
+    place = os.getpid(), folder
+    if place in _swept:
+        return
+    _swept.add(place)
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         match = _TEMPORARY.match(name) if name.startswith(".torchfit-") else None
         if match is None or match["host"] != socket.gethostname():

@@ -77,7 +77,7 @@ class Packed:
         """Give the bytes of the file, but for the comment at its end."""
         storages = ((f"archive/data/{number}", storage) for number, storage in enumerate(self._storages))
         head = [("archive/data.pkl", self._pickle), ("archive/byteorder", sys.byteorder.encode())]
-        return zipped([*head, *storages, ("archive/version", b"3\n")], comment_size)
+        yield from zipped([*head, *storages, ("archive/version", b"3\n")], comment_size)
 
 
 class _Stored:

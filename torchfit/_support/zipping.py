@@ -33,12 +33,13 @@ def zipped(parts: Iterable[Part], comment_size: int) -> Iterator[Any]:
         name, size = text.encode("ascii"), len(content)
         padding = -(place + _PART_SIZE + _SIZES_SIZE + len(name)) % _ALIGNMENT
         common = (_VERSION, 0, 0, 0, _DAY, crc32(content), _SEE_BELOW, _SEE_BELOW, len(name))
-        part = _PART.pack(b"PK\3\4", *common, _SIZES_SIZE + padding)
-        yield part + name + _SIZES.pack(1, 16, size, size, b"FB", padding) + bytes(padding)
+        sizes = _SIZES.pack(1, 16, size, size, b"FB", padding)
+        header = b"".join((_PART.pack(b"PK\3\4", *common, _SIZES_SIZE + padding), name, sizes, bytes(padding)))
+        yield header
         yield content
         entry = _ENTRY.pack(b"PK\1\2", _VERSION, *common, _PLACE.size, 0, 0, 0, 0, _SEE_BELOW)
         directory += [entry, name, _PLACE.pack(1, 24, size, size, place)]
-        place += _PART_SIZE + len(name) + _SIZES_SIZE + padding + size
+        place += len(header) + size
     records = b"".join(directory)
     yield records + _end(len(directory) // 3, len(records), place, comment_size)
 

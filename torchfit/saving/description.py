@@ -149,8 +149,7 @@ class Describer:
 
 def _refuse_hooks(module: nn.Module) -> None:
     """Raise if the user hung functions on the module, other than for the time of a training."""
-    own = vars(module)
-    for hooks in [own[name] for name in _HOOKS if own.get(name)]:
+    for hooks in filter(None, map(vars(module).get, _HOOKS)):
         foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
         if foreign:
             raise IndescribableError(f"it has hooks ({describe(foreign[0])}), which are code")

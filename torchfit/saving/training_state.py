@@ -100,10 +100,9 @@ class Flags:
 
     def state_dict(self) -> State:
         """Return their names."""
-        modules = list(self._model.named_modules())
         return {
-            "frozen": [name for path, module in modules for name in _frozen_in(module, path)],
-            "evaluating": [path for path, module in modules if not module.training],
+            "frozen": [name for name, parameter in self._model.named_parameters() if not parameter.requires_grad],
+            "evaluating": [name for name, module in self._model.named_modules() if not module.training],
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -112,11 +111,6 @@ class Flags:
             parameter.requires_grad_(name not in state["frozen"])
         for name, module in self._model.named_modules():
             module.training = name not in state["evaluating"]
-
-
-def _frozen_in(module: nn.Module, path: str) -> list[str]:
-    own = [name for name, value in module._parameters.items() if value is not None and not value.requires_grad]
-    return [f"{path}.{name}" if path else name for name in own]
 
 
 class Metrics:

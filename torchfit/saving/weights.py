@@ -13,7 +13,7 @@ from torchfit._support import archive, files
 from torchfit._support.errors import describe
 from torchfit._support.files import PathLike
 from torchfit.saving import safetensors_files
-from torchfit.saving.wrappers import COMPILED, bare, bare_key, bare_keys
+from torchfit.saving.wrappers import bare, bare_key, bare_keys
 
 State = dict[str, Any]
 Write = Callable[[], None]
@@ -84,10 +84,9 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
 
 def state_of(model: nn.Module) -> State:
     """Return the state of a module under bare keys."""
-    state: State = bare(model).state_dict()
-    if any(COMPILED in key for key in state):
-        for key in list(state):
-            state[bare_key(key)] = state.pop(key)
+    state = bare(model).state_dict()
+    for key in list(state):
+        state[bare_key(key)] = state.pop(key)
     return state
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torchfit._engine.wrapper import ModuleWrapper
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-COMPILED = "_orig_mod"
+_COMPILED = "_orig_mod"
 
 
 def bare(module: nn.Module) -> nn.Module:
@@ -28,7 +28,7 @@ def bare(module: nn.Module) -> nn.Module:
 def _inside(module: nn.Module) -> nn.Module:
     if isinstance(module, ModuleWrapper):
         return module.module
-    inner = module._modules.get("module" if isinstance(module, _PARALLEL) else COMPILED)
+    inner = module._modules.get("module" if isinstance(module, _PARALLEL) else _COMPILED)
     return module if inner is None else inner
 
 
@@ -38,7 +38,7 @@ def bare_key(key: str) -> str:
     >>> bare_key("encoder._orig_mod.weight")
     'encoder.weight'
     """
-    return ".".join(part for part in key.split(".") if part != COMPILED)
+    return ".".join(part for part in key.split(".") if part != _COMPILED)
 
 
 def bare_keys(state: dict[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
