@@ -25,6 +25,7 @@ INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in name and isinstance(value, dict))
 _DERIVED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which make it anew
 _ATOMS = (bool, int, float, str, type(None))
+_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 _SEQUENCES: dict[type[Any], str] = {
     list: "list",
     tuple: "tuple",
@@ -112,24 +113,24 @@ class Describer:
         return {"#": "function", **reference}
 
     def _tensor(self, tensor: Tensor, place: str) -> Plain:
-        if is_lazy(tensor):
-            raise IndescribableError(f"{place} belongs to a lazy layer that saw no data yet")
-        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        if type(tensor) not in _TENSORS:
+            if is_lazy(tensor):
+                raise IndescribableError(f"{place} belongs to a lazy layer that saw no data yet")
             raise IndescribableError(f"{place} is {describe(tensor)}, a {type(tensor).__name__}")
         number = self._tensor_numbers.get(id(tensor))
         if number is None:
             number = self._tensor_numbers[id(tensor)] = len(self.tensors)
             self._alive.append(tensor)
             self.tensors.append(tensor)
-        is_parameter = isinstance(tensor, nn.Parameter)
+        is_parameter = type(tensor) is nn.Parameter
         return {"#": "tensor", "number": number, "parameter": is_parameter, "requires_grad": tensor.requires_grad}
 
     def _parts(self, module: nn.Module) -> dict[str, Plain]:
         if isinstance(module, metrics.Metric):
             return {"metric": self.value(metrics.serialize(module), "its configuration")}
-        get_config: Any = getattr(module, "get_config", None)
-        if get_config is not None:
-            return {"config": self.value(get_config(), "its configuration")}
+        if hasattr(type(module), "get_config"):
+            config: Any = module.get_config
+            return {"config": self.value(config(), "its configuration")}
         _refuse_hooks(module)
         hidden = INTERNAL | _DERIVED | (self._hidden if len(self.nodes) == 1 else frozenset())
         own = {name: value for name, value in vars(module).items() if name not in hidden}

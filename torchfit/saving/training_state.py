@@ -85,10 +85,10 @@ class Optimizers:
         return {
             name: value
             for name, value in vars(self._model).items()
-            if hasattr(type(value), "load_state_dict")
-            and hasattr(type(value), "state_dict")
-            and not name.startswith("_")
+            if not name.startswith("_")
             and name != "history"
+            and hasattr(type(value), "load_state_dict")
+            and hasattr(type(value), "state_dict")
         }
 
 

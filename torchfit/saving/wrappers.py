@@ -38,7 +38,7 @@ def bare_key(key: str) -> str:
     >>> bare_key("encoder._orig_mod.weight")
     'encoder.weight'
     """
-    return ".".join(part for part in key.split(".") if part != _COMPILED)
+    return ".".join(part for part in key.split(".") if part != _COMPILED) if _COMPILED in key else key
 
 
 def bare_keys(state: dict[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
