@@ -12,8 +12,8 @@ import re
 import socket
 import stat
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import count
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -22,7 +22,6 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: "C://" is a drive
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-(?P<process>\d+)-\d+\.tmp$")
-_BUFFER = 1 << 16  # bytes; where nothing is said, the system is asked what suits it
 _numbers = count()
 _in_use: set[str] = set()
 _swept: set[tuple[int, str]] = set()  # processes, and the folders that they have looked through
@@ -47,13 +46,11 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lastin
     Raises:
         OSError: The file cannot be written (no space, no permission, …); it is named.
     """
-    try:
+    with _named(path):
         if is_remote(path):
             _upload(os.fspath(path), write)
         else:
             _replace(_local(path), write, lasting)
-    except OSError as error:
-        raise _naming(path, error) from error
 
 
 def open_read(path: PathLike) -> BinaryIO:
@@ -106,15 +103,13 @@ def move(path: PathLike, target: PathLike) -> None:
     Raises:
         OSError: It cannot be; the target is named.
     """
-    try:
+    with _named(target):
         if not is_remote(path):
             with suppress(FileNotFoundError):
                 os.replace(_local(path), _local(target))
         elif exists(path):
             system, inner = _remote(path)
             system.mv(inner, _remote(target)[1])
-    except OSError as error:
-        raise _naming(target, error) from error
 
 
 def require_writable(folder: PathLike) -> None:
@@ -125,12 +120,10 @@ def require_writable(folder: PathLike) -> None:
     """
     if is_remote(folder):
         return
-    try:
+    with _named(folder):
         os.makedirs(_local(folder), exist_ok=True)
         with tempfile.TemporaryFile(dir=_local(folder)) as file:
             file.write(b"torchfit")
-    except OSError as error:
-        raise _naming(folder, error) from error
 
 
 def remove_empty_folder(folder: PathLike) -> None:
@@ -149,11 +142,15 @@ def _remote(path: PathLike) -> tuple[Any, str]:
     return system, inner
 
 
-def _naming(path: PathLike, error: OSError) -> OSError:
-    """Return an error that names the file that was asked for, and not a temporary one."""
-    if error.errno is None:
-        return OSError(f"Could not write the file {os.fspath(path)!r}: {error}")
-    return OSError(error.errno, f"Could not write the file: {error.strerror}", os.fspath(path))
+@contextmanager
+def _named(path: PathLike) -> Iterator[None]:
+    """Let every OSError name the file that was asked for, and not a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(f"Could not write the file {os.fspath(path)!r}: {error}") from error
+        raise OSError(error.errno, f"Could not write the file: {error.strerror}", os.fspath(path)) from error
 
 
 def _replace(target: str, write: Callable[[BinaryIO], object], lasting: bool) -> None:
@@ -198,10 +195,10 @@ def _mode(target: str) -> int | None:
 def _new(path: str) -> BinaryIO:
     """Open a new file; its folder is made if it is missing."""
     try:
-        return open(path, "xb", _BUFFER)
+        return open(path, "xb")
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return open(path, "xb", _BUFFER)
+        return open(path, "xb")
 
 
 def _write_into(target: str, write: Callable[[BinaryIO], object]) -> None:
