@@ -1,5 +1,6 @@
 """The random generators of this process: their state as plain data, and back."""
 
+import ctypes
 import random
 from typing import Any
 
@@ -17,14 +18,45 @@ def random_state(devices: bool = True) -> State:
         devices: Whether to include those of the accelerators that are in use.
     """
     version, words, normal = random.getstate()
-    kind, numpy_words, position, has_normal, numpy_normal = np.random.get_state()
     return {
         "python": [version, torch.from_numpy(np.fromiter(words, np.int64, len(words))), normal],
-        "numpy": [kind, torch.from_numpy(np.asarray(numpy_words).astype(np.int64)), position, has_normal, numpy_normal],
+        "numpy": _numpy.state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if devices and _uses_cuda() else [],
         "mps": torch.mps.get_rng_state() if devices and torch.backends.mps.is_available() else None,
     }
+
+
+class _NumpyState:
+    """The state of NumPy's global generator, kept for as long as nobody draws: NumPy takes long to tell it.
+
+    Whether nobody does is seen in its memory, if that is laid out as is known: 624 words and the position. The second
+    of two normal numbers, which are drawn together, is kept elsewhere; while there is one, NumPy is always asked.
+    """
+
+    _random: Any = np.random
+
+    def __init__(self) -> None:
+        self._state: list[Any] = []
+        self._memory = b""
+
+    def state(self) -> list[Any]:
+        memory = self._look()
+        if not self._memory or memory != self._memory:
+            kind, words, position, has_normal, normal = self._random.get_state()
+            is_known = not has_normal and memory == words.tobytes() + np.int32(position).tobytes()
+            self._memory = memory if is_known else b""
+            self._state = [kind, torch.from_numpy(words.astype(np.int64)), position, has_normal, normal]
+        return list(self._state)
+
+    def _look(self) -> bytes:
+        generator = self._random.get_bit_generator()
+        if type(generator) is not np.random.MT19937:
+            return b""
+        return ctypes.string_at(generator.ctypes.state_address, 625 * 4)
+
+
+_numpy = _NumpyState()
 
 
 def restore_random_state(state: State) -> None:
