@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchfit._support import archive, files
+from torchfit._support.zipping import COMMENT_SIZE, sealed
 
 CONTENT = {"values": torch.arange(5.0), "nested": [1, (2.5, None, True)], 3: "text"}
 
@@ -132,7 +133,7 @@ def save_pickle(value, path):
 
 
 def save_sealed(value, path):
-    files.write_atomically(path, archive._writing(archive._pieces(archive._Saved({"a": value}))))
+    files.write_atomically(path, sealed(archive._Saved({"a": value}).pieces(COMMENT_SIZE)))
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_sealed])
@@ -192,7 +193,15 @@ def test_what_is_written_later_does_not_follow_the_original(path, dtype, small, 
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_plain_tensors_need_no_help_of_torch(path, monkeypatch):
+def write_at_once(path, content):
+    archive.write_later(path, content)()
+
+
+writes = pytest.mark.parametrize("write", [archive.write, write_at_once])
+
+
+@writes
+def test_plain_tensors_need_no_help_of_torch(path, monkeypatch, write):
     monkeypatch.setattr(torch, "save", None)
     kinds = (
         torch.float64,
@@ -209,20 +218,47 @@ def test_plain_tensors_need_no_help_of_torch(path, monkeypatch):
         "column": torch.eye(3)[:, 1],
         "empty": torch.ones(0),
     }
-    archive.write(path, {**content, "parameter": nn.Parameter(torch.ones(1)), "bytes": b"some", "dtype": torch.int8})
+    write(path, {**content, "parameter": nn.Parameter(torch.ones(1)), "bytes": b"some", "dtype": torch.int8})
     found = archive.read(path)
     assert all(torch.equal(*pair) for pair in zip(found["kinds"], content["kinds"], strict=True))
     assert (found["column"].tolist(), found["column"].stride(), len(found["empty"])) == ([0, 1, 0], (3,), 0)
     assert (found["bytes"], found["dtype"], found["parameter"].requires_grad) == (b"some", torch.int8, False)
 
 
-def test_it_is_a_zip_file_that_may_be_mapped_to_memory(path):
-    archive.write(path, {"first": torch.ones(3, dtype=torch.int8), "second": torch.arange(5.0)})
+@writes
+def test_it_is_a_zip_file_that_may_be_mapped_to_memory(path, write):
+    write(path, {"first": torch.ones(3, dtype=torch.int8), "second": torch.arange(5.0)})
     with zipfile.ZipFile(path) as parts:
         assert parts.testzip() is None
         assert parts.namelist()[:2] == ["archive/data.pkl", "archive/byteorder"]
     mapped = torch.load(path, mmap=True)["second"]
     assert (mapped.tolist(), mapped.data_ptr() % 64) == ([0, 1, 2, 3, 4], 0)
+
+
+@pytest.mark.parametrize("safely", [True, False])
+def test_torch_reads_what_was_written_later(path, safely):
+    content = {"first": torch.ones(3, dtype=torch.int8), "second": [torch.arange(5.0), 7], "bytes": b"some"}
+    write_at_once(path, content)
+    found = torch.load(path, weights_only=safely)
+    assert (found["first"].tolist(), found["second"][0].tolist()) == ([1, 1, 1], [0, 1, 2, 3, 4])
+    assert (found["second"][1], found["bytes"]) == (7, b"some")
+
+
+def test_nothing_but_plain_data_is_written_later(path):
+    write_at_once(path, {"values": 2**80, "none": None, "nest": (1.5, ["text", {"deep": ()}])})
+    assert archive.read(path) == {"values": 2**80, "none": None, "nest": (1.5, ["text", {"deep": ()}])}
+
+
+def test_what_shares_memory_shares_it_still_and_nothing_else_does(path):
+    base = torch.arange(12.0)
+    ones = torch.ones(5)
+    write_at_once(path, {"base": base, "part": base[2:4], "rows": base.view(3, 4).t(), "other": ones, "again": ones})
+    found = archive.read(path)
+    found["base"][2] = 50
+    assert found.pop("again") is found["other"]
+    assert (found["part"].tolist(), found["rows"][2, 0].item(), found["other"].tolist()) == ([50, 3], 50, [1] * 5)
+    sizes = {name: tensor.untyped_storage().nbytes() for name, tensor in found.items()}
+    assert sizes == {"base": 48, "part": 48, "rows": 48, "other": 20}
 
 
 def test_files_sealed_over_all_their_bytes_are_read(path):

@@ -23,7 +23,7 @@ def test_files_are_written_one_after_the_other_by_one_thread(writer):
     for _ in range(3):
         writer.start(lambda: threads.append(threading.current_thread().name))
     writer.wait()
-    assert threads == ["torchfit-writer_0"] * 3
+    assert threads == ["torchfit-writer"] * 3
 
 
 def test_waiting_lasts_until_the_file_is_there(writer):
@@ -61,7 +61,7 @@ def test_at_the_end_an_error_is_a_warning_and_no_thread_is_left():
     writer.start(full_disk)
     with pytest.warns(UserWarning, match="A file of the training that ends here is not there: .*No space left"):
         writer.release()
-    assert "torchfit-writer_0" not in [thread.name for thread in threading.enumerate()]
+    assert "torchfit-writer" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_it_writes_again_after_the_end(writer):

@@ -13,7 +13,10 @@ import torchfit
 from torchfit._support import archive
 from torchfit.models import load_model
 
-OLD = os.path.join(os.path.dirname(__file__), "data", "version_1.torchfit")
+OLD = [
+    os.path.join(os.path.dirname(__file__), "data", name)
+    for name in ("version_1.torchfit", "version_1_between_steps.torchfit")
+]
 
 
 class Evil:
@@ -312,8 +315,19 @@ def test_the_guides_checkpoints(tmp_path):
     assert_same_state(torchfit.models.load_model(tmp_path / "ckpt" / "mymodel_2"), model)
 
 
-def test_old_files_keep_loading():
-    model = load_model(OLD)
+def test_a_checkpoint_between_steps_leaves_nothing_else_in_memory(tmp_path):
+    model = torchfit.Model(network(), device="cpu")
+    model.compile("adam", nn.CrossEntropyLoss())
+    checkpoint = torchfit.callbacks.ModelCheckpoint(tmp_path / "model", save_freq=1)
+    model.fit(*data(), verbose=0, callbacks=[checkpoint])
+    loaded = load_model(tmp_path / "model")
+    assert_same_state(loaded, model)
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in loaded.state_dict().values())
+
+
+@pytest.mark.parametrize("path", OLD)
+def test_old_files_keep_loading(path):
+    model = load_model(path)
     assert model.predict(torch.ones(1, 4)).round(5).tolist() == [[-0.25, 1.75]]
     assert model.optimizer.iterations == 3
     assert model.get_compile_config()["metrics"] == ["mae"]

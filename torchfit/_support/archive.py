@@ -1,9 +1,7 @@
 """Files of tensors and plain data: what `torch.save` writes, sealed with a checksum and read without running code.
 
-The contents of the parts of a zip file have checksums (CRC-32), which find every single flipped bit, and any damage
-but for one in 2**32. The seal sees to the rest: it is the comment of the file, a SHA-256 of everything before it but
-those contents. `torch.load` does not mind it. Files of other origin have none, and those of the first versions of
-torchfit one over the contents as well.
+`torch.load` does not mind the seal. Files of other origin have none, and those of the first versions of torchfit one
+over the contents of their parts as well.
 """
 
 import errno
@@ -25,20 +23,22 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from torchfit._support import tree
 from torchfit._support.errors import describe
-from torchfit._support.files import PathLike, open_read, write_atomically
-from torchfit._support.packing import Packed, UnusualError
+from torchfit._support.files import PathLike, look_at, open_read, write_at, write_atomically
+from torchfit._support.packing import Bundle, Packed, UnusualError
+from torchfit._support.sharing import separate
+from torchfit._support.zipping import COMMENT_SIZE, MARK, sealed
 
 Place = tuple[int, int]
 T = TypeVar("T")
 
 _END = b"PK\x05\x06"  # begins the last record of a zip file: 22 bytes, then the comment
 _END_SIZE = 22
-_MARK, _WHOLE_MARK = b"torchfit sealed ", b"torchfit sha256 "
-_COMMENT_SIZE = len(_MARK) + 64
+_WHOLE_MARK = b"torchfit sha256 "
 _ATOMS = (bool, int, float, str, bytes, type(None), torch.dtype)
 _CHUNK = 1 << 20
-_SMALL = 1 << 24  # bytes: to put them together at once costs less than a thread that takes turns with the training
+_SMALL = 1 << 24  # bytes: of that little, the tensors are put together at once
 _ASTRAY = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -49,7 +49,7 @@ def write(path: PathLike, content: Any) -> None:
         TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
         OSError: The file cannot be written; it is named.
     """
-    write_atomically(path, _writing(_pieces(_packed(content))))
+    write_atomically(path, sealed(_packed(content).pieces(COMMENT_SIZE)))
 
 
 def write_later(path: PathLike, content: Any) -> Callable[[], None]:
@@ -60,14 +60,13 @@ def write_later(path: PathLike, content: Any) -> Callable[[], None]:
     Raises:
         TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
     """
-    packed = _packed(content)
-    pieces: Iterable[Any]
-    if packed.size <= _SMALL:
-        pieces = (b"".join(_pieces(packed)),)
-    else:
+    packed: Any
+    try:
+        packed = Bundle(content, _SMALL)
+    except UnusualError:
+        packed = _packed(content)
         packed.copy()
-        pieces = _pieces(packed)
-    return partial(write_atomically, path, _writing(pieces), lasting=False)
+    return partial(write_at, look_at(path), sealed(packed.pieces(COMMENT_SIZE)), lasting=False)
 
 
 def read(path: PathLike) -> Any:
@@ -80,7 +79,9 @@ def read(path: PathLike) -> Any:
     with open_read(path) as file:
         _check(path, file)
         file.seek(0)
-        return _load(path, file)
+        content = _load(path, file)
+    separate(leaf for leaf in tree.leaves(content) if isinstance(leaf, Tensor) and leaf.layout is torch.strided)
+    return content
 
 
 def to_host(content: Any, copy: bool = False) -> Any:
@@ -156,7 +157,7 @@ class _Saved:
     def __init__(self, content: Any) -> None:
         file = io.BytesIO()
         torch.save(content, file)
-        self._file, self.size = file, file.tell()
+        self._file = file
 
     def copy(self) -> None:
         """Do nothing: it is a copy."""
@@ -179,32 +180,17 @@ def _packed(content: Any) -> Packed | _Saved:
         return _Saved(to_host(content))
 
 
-def _writing(pieces: Iterable[Any]) -> Callable[[BinaryIO], object]:
-    return lambda file: file.writelines(pieces)
-
-
-def _pieces(packed: Packed | _Saved) -> Iterator[Any]:
-    """Give a zip file and its seal. Every second piece is the contents of a part, which has a checksum already."""
-    total = hashlib.sha256()
-    for number, piece in enumerate(packed.pieces(_COMMENT_SIZE)):
-        if number % 2 == 0:
-            total.update(piece)
-        yield piece
-    total.update(_MARK)
-    yield _MARK + total.hexdigest().encode()
-
-
 def _check(path: PathLike, file: BinaryIO) -> None:
     """Raise unless the file is whole. What is no zip file at all is left to torch."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(size - _END_SIZE - _COMMENT_SIZE, 0))
+    file.seek(max(size - _END_SIZE - COMMENT_SIZE, 0))
     tail = file.read()
     mark = tail[_END_SIZE:-64]
-    if tail.startswith(_END) and mark in (_MARK, _WHOLE_MARK):
-        places = _read_as_zip(path, file, _places) if mark == _MARK else []
+    if tail.startswith(_END) and mark in (MARK, _WHOLE_MARK):
+        places = _read_as_zip(path, file, _places) if mark == MARK else []
         if _checksum(file, size - 64, places) != tail[-64:]:
             raise _damaged(path, "its checksum does not match its contents")
-        if mark == _MARK:
+        if mark == MARK:
             _check_parts(path, file)
     elif tail[-_END_SIZE:].startswith(_END) and tail.endswith(b"\0\0"):
         _check_parts(path, file)

@@ -12,19 +12,29 @@ import re
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
-from itertools import count
-from typing import Any, BinaryIO, TypeAlias, cast
+from itertools import count, islice
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
+Piece: TypeAlias = "bytes | bytearray | memoryview"
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: "C://" is a drive
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-(?P<process>\d+)-\d+\.tmp$")
+_AT_ONCE = 64  # pieces of a file that are handed to the system together, if it can
 _numbers = count()
 _in_use: set[str] = set()
 _swept: set[tuple[int, str]] = set()  # processes, and the folders that they have looked through
+
+
+def _write_one(descriptor: int, pieces: Sequence[Piece]) -> int:
+    return os.write(descriptor, pieces[0])
+
+
+_write = getattr(os, "writev", _write_one)  # not on Windows
 
 
 def is_remote(path: PathLike) -> bool:
@@ -37,20 +47,60 @@ def is_remote(path: PathLike) -> bool:
     return bool(_SCHEME.match(text)) and not text.startswith("file://")
 
 
-def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lasting: bool = True) -> None:
-    """Call `write(file)` and put what it wrote at `path`, as a whole; missing folders are made.
+class Place(NamedTuple):
+    """Where a file is to be written."""
 
-    If `write` raises, the file that was there stays as it was and nothing else is left behind. `lasting` says whether
+    path: str
+    """As it was asked for."""
+
+    target: str
+    """Where that is on this machine, or its address."""
+
+    permissions: int
+    """Those of the file that is there, or of a new one."""
+
+    is_special: bool = False
+    """Whether there is a device, a pipe or a folder."""
+
+    is_remote: bool = False
+    """Whether it is an address that fsspec opens."""
+
+
+def look_at(path: PathLike) -> Place:
+    """Return what a path leads to: of a link, the file is replaced, and not the link."""
+    if is_remote(path):
+        return Place(os.fspath(path), os.fspath(path), 0, is_remote=True)
+    target = os.path.abspath(_local(path))
+    mode = _mode(target)
+    if mode is not None and stat.S_ISLNK(mode):
+        target = os.path.realpath(target)
+        mode = _mode(target)
+    if mode is None:
+        return Place(os.fspath(path), target, 0o666 & ~_umask())
+    return Place(os.fspath(path), target, stat.S_IMODE(mode), not stat.S_ISREG(mode))
+
+
+def write_atomically(path: PathLike, pieces: Iterable[Piece]) -> None:
+    """Put a file of these pieces at `path`, as `write_at` does, and wait until a power cut cannot take it back."""
+    write_at(look_at(path), pieces)
+
+
+def write_at(place: Place, pieces: Iterable[Piece], lasting: bool = True) -> None:
+    """Put a file of these pieces at its place, as a whole; missing folders are made.
+
+    If `pieces` raises, the file that was there stays as it was and nothing else is left behind. `lasting` says whether
     to wait until a power cut cannot bring back the old file, which the disk may take a few milliseconds for.
 
     Raises:
         OSError: The file cannot be written (no space, no permission, …); it is named.
     """
-    with _named(path):
-        if is_remote(path):
-            _upload(os.fspath(path), write)
+    with _named(place.path):
+        if place.is_remote:
+            _upload(place.target, pieces)
+        elif place.is_special:
+            _write_into(place.target, pieces)
         else:
-            _replace(_local(path), write, lasting)
+            _replace(place.target, place.permissions, pieces, lasting)
 
 
 def open_read(path: PathLike) -> BinaryIO:
@@ -153,26 +203,16 @@ def _named(path: PathLike) -> Iterator[None]:
         raise OSError(error.errno, f"Could not write the file: {error.strerror}", os.fspath(path)) from error
 
 
-def _replace(target: str, write: Callable[[BinaryIO], object], lasting: bool) -> None:
-    mode = _mode(target)
-    if mode is not None and stat.S_ISLNK(mode):  # The file is replaced, not the link to it.
-        target = os.path.realpath(target)
-        mode = _mode(target)
-    if mode is not None and not stat.S_ISREG(mode):
-        _write_into(target, write)
-        return
-    folder = os.path.dirname(target) or os.curdir
+def _replace(target: str, permissions: int, pieces: Iterable[Piece], lasting: bool) -> None:
+    folder = os.path.dirname(target)
     _sweep(folder)
-    name = f".torchfit-{socket.gethostname()}-{os.getpid()}-{next(_numbers)}.tmp"
+    name = f".torchfit-{_host()}-{os.getpid()}-{next(_numbers)}.tmp"
     temporary = os.path.join(folder, name)
     _in_use.add(name)
     try:
-        with _new(temporary) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if mode is not None:
-            os.chmod(temporary, stat.S_IMODE(mode))
+        _write_new(temporary, permissions, pieces)
+        if permissions & _umask():
+            os.chmod(temporary, permissions)
         os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):
@@ -192,27 +232,51 @@ def _mode(target: str) -> int | None:
         return None
 
 
-def _new(path: str) -> BinaryIO:
-    """Open a new file; its folder is made if it is missing."""
+def _write_new(path: str, permissions: int, pieces: Iterable[Piece]) -> None:
+    """Write a new file, and wait until the disk has it; its folder is made if it is missing.
+
+    This asks the system for no more than it must: a thread that writes takes turns with the training at each question.
+    """
+    descriptor = _new(path, permissions)
     try:
-        return open(path, "xb")
+        remaining = iter(pieces)
+        while some := list(islice(remaining, _AT_ONCE)):
+            _write_all(descriptor, some)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _new(path: str, permissions: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        return os.open(path, flags, permissions)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return open(path, "xb")
+        return os.open(path, flags, permissions)
 
 
-def _write_into(target: str, write: Callable[[BinaryIO], object]) -> None:
+def _write_all(descriptor: int, pieces: Iterable[Piece]) -> None:
+    """Write some pieces, at once if the system can."""
+    left = [memoryview(piece) for piece in pieces]
+    while left:
+        size = _write(descriptor, left)
+        while left and size >= len(left[0]):
+            size -= len(left.pop(0))
+        left[:1] = [piece[size:] for piece in left[:1]]
+
+
+def _write_into(target: str, pieces: Iterable[Piece]) -> None:
     """Write to what must not be replaced, such as a device or a pipe; a folder raises."""
     with open(target, "wb") as file:
-        write(file)
+        file.writelines(pieces)
 
 
-def _upload(address: str, write: Callable[[BinaryIO], object]) -> None:
+def _upload(address: str, pieces: Iterable[Piece]) -> None:
     system, inner = _remote(address)
     with tempfile.TemporaryDirectory(prefix="torchfit-") as folder:
         local = os.path.join(folder, "upload")
-        with open(local, "wb") as file:
-            write(file)
+        _write_into(local, pieces)
         system.put_file(local, inner)
 
 
@@ -236,12 +300,25 @@ def _sweep(folder: str) -> None:
     _swept.add(place)
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         match = _TEMPORARY.match(name) if name.startswith(".torchfit-") else None
-        if match is None or match["host"] != socket.gethostname():
+        if match is None or match["host"] != _host():
             continue
         process = int(match["process"])
         if name not in _in_use and (process == os.getpid() or not _is_running(process)):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, name))
+
+
+@cache
+def _umask() -> int:
+    """Return the permissions that new files do not get; asked for once, since to ask is to set it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
 
 
 def _is_running(process: int) -> bool:

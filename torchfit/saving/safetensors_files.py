@@ -31,7 +31,7 @@ def write(path: PathLike, state: dict[str, Any]) -> None:
             )
     tensors = {key: value.contiguous().clone() for key, value in to_host(dict(state)).items()}
     metadata = {"format": "pt", "torchfit": "1", "sha256": _checksum(tensors)}
-    write_atomically(path, lambda file: file.write(package.save(tensors, metadata)))
+    write_atomically(path, [package.save(tensors, metadata)])
 
 
 def read(path: PathLike) -> dict[str, Tensor]:
