@@ -261,6 +261,14 @@ def test_what_shares_memory_shares_it_still_and_nothing_else_does(path):
     assert sizes == {"base": 48, "part": 48, "rows": 48, "other": 20}
 
 
+def test_parameters_that_torch_wrote_from_one_storage_are_read(path):
+    flat = torch.arange(40.0)
+    torch.save({"first": nn.Parameter(flat[:20]), "second": nn.Parameter(flat[20:])}, path)
+    found = archive.read(path)
+    assert (found["first"].tolist(), found["second"].tolist()) == (list(range(20)), list(range(20, 40)))
+    assert all(type(parameter) is nn.Parameter and parameter.requires_grad for parameter in found.values())
+
+
 def test_files_sealed_over_all_their_bytes_are_read(path):
     torch.save(CONTENT, path)
     start = path.read_bytes()[:-2] + (80).to_bytes(2, "little") + b"torchfit sha256 "

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor
 
 _ALIGNMENT = 64  # bytes: a multiple of the size of every dtype
 
 
+@torch.no_grad()
 def separate(tensors: Iterable[Tensor]) -> None:
     """Give tensors that lie beside each other in one storage storages of their own. Those that overlap share one.
 
@@ -14,7 +16,7 @@ def separate(tensors: Iterable[Tensor]) -> None:
     """
     for neighbours in _overlapping(tensors):
         storage = neighbours[0].untyped_storage()
-        begin = min(map(_begin, neighbours)) // _ALIGNMENT * _ALIGNMENT
+        begin = _begin(neighbours[0]) // _ALIGNMENT * _ALIGNMENT
         end = max(map(_end, neighbours))
         if end - begin < storage.nbytes():
             own = storage[begin:end].clone()
@@ -23,7 +25,7 @@ def separate(tensors: Iterable[Tensor]) -> None:
 
 
 def _overlapping(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Put those together that have bytes in common."""
+    """Put those together that have bytes in common, the first ones first."""
     group: list[Tensor] = []
     place, end = 0, 0
     different = {id(tensor): tensor for tensor in tensors}.values()
