@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchfit._support import archive, files
-from torchfit._support.zipping import COMMENT_SIZE, sealed
+from torchfit._support.zipping import sealed
 
 CONTENT = {"values": torch.arange(5.0), "nested": [1, (2.5, None, True)], 3: "text"}
 
@@ -133,7 +133,7 @@ def save_pickle(value, path):
 
 
 def save_sealed(value, path):
-    files.write_atomically(path, sealed(archive._Saved({"a": value}).pieces(COMMENT_SIZE)))
+    files.write_atomically(path, sealed(archive._Saved({"a": value}).pieces()))
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_sealed])

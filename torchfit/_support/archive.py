@@ -49,7 +49,7 @@ def write(path: PathLike, content: Any) -> None:
         TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
         OSError: The file cannot be written; it is named.
     """
-    write_atomically(path, sealed(_packed(content).pieces(COMMENT_SIZE)))
+    write_atomically(path, sealed(_packed(content).pieces()))
 
 
 def write_later(path: PathLike, content: Any) -> Callable[[], None]:
@@ -60,13 +60,7 @@ def write_later(path: PathLike, content: Any) -> Callable[[], None]:
     Raises:
         TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
     """
-    packed: Any
-    try:
-        packed = Bundle(content, _SMALL)
-    except UnusualError:
-        packed = _packed(content)
-        packed.copy()
-    return partial(write_at, look_at(path), sealed(packed.pieces(COMMENT_SIZE)), lasting=False)
+    return partial(write_at, look_at(path), sealed(_copied(content).pieces()), lasting=False)
 
 
 def read(path: PathLike) -> Any:
@@ -162,7 +156,7 @@ class _Saved:
     def copy(self) -> None:
         """Do nothing: it is a copy."""
 
-    def pieces(self, comment_size: int) -> Iterator[Any]:
+    def pieces(self) -> Iterator[Any]:
         """Give the bytes of the file, but for the comment at its end."""
         whole, end = self._file.getbuffer(), 0
         with zipfile.ZipFile(self._file) as parts:
@@ -170,7 +164,7 @@ class _Saved:
         for start, size in places:
             yield from (whole[end:start], whole[start : start + size])
             end = start + size
-        yield bytes(whole[end:-2]) + comment_size.to_bytes(2, "little")
+        yield bytes(whole[end:-2]) + COMMENT_SIZE.to_bytes(2, "little")
 
 
 def _packed(content: Any) -> Packed | _Saved:
@@ -178,6 +172,15 @@ def _packed(content: Any) -> Packed | _Saved:
         return Packed(content)
     except UnusualError:
         return _Saved(to_host(content))
+
+
+def _copied(content: Any) -> Bundle | Packed | _Saved:
+    try:
+        return Bundle(content, _SMALL)
+    except UnusualError:
+        packed = _packed(content)
+        packed.copy()
+        return packed
 
 
 def _check(path: PathLike, file: BinaryIO) -> None:

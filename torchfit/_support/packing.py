@@ -72,9 +72,9 @@ class Packed:
         """Copy the tensors, so that what is written is what they hold now."""
         self._storages, self._alive = [bytes(storage) for storage in self._storages], None
 
-    def pieces(self, comment_size: int) -> Iterator[Any]:
+    def pieces(self) -> Iterator[Any]:
         """Give the bytes of the file, but for the comment at its end."""
-        return _file(self._pickle, self._storages, comment_size)
+        return _file(self._pickle, self._storages)
 
 
 class Bundle:
@@ -99,15 +99,15 @@ class Bundle:
         self._pickle = b"".join((identity[:-1], _FETCH, file.getbuffer()[2:]))
         self._storage = _together(pickler.storages)
 
-    def pieces(self, comment_size: int) -> Iterator[Any]:
+    def pieces(self) -> Iterator[Any]:
         """Give the bytes of the file, but for the comment at its end."""
-        return _file(self._pickle, [self._storage], comment_size)
+        return _file(self._pickle, [self._storage])
 
 
-def _file(structure: bytes, storages: Iterable[Any], comment_size: int) -> Iterator[Any]:
+def _file(structure: bytes, storages: Iterable[Any]) -> Iterator[Any]:
     data = ((f"archive/data/{number}", storage) for number, storage in enumerate(storages))
     head = [("archive/data.pkl", structure), ("archive/byteorder", sys.byteorder.encode())]
-    return zipped([*head, *data, ("archive/version", b"3\n")], comment_size)
+    return zipped([*head, *data, ("archive/version", b"3\n")])
 
 
 class _Pickler(pickle.Pickler):

@@ -39,12 +39,11 @@ def sealed(pieces: Iterable[Any]) -> Iterator[Any]:
     yield MARK + total.hexdigest().encode()
 
 
-def zipped(parts: Iterable[Part], comment_size: int) -> Iterator[Any]:
-    """Give the bytes of a zip file, but for the comment at its end, piece by piece: every second is a part's contents.
+def zipped(parts: Iterable[Part]) -> Iterator[Any]:
+    """Give the bytes of a zip file, but for the seal at its end, piece by piece: every second is a part's contents.
 
     Args:
         parts: Names in ASCII, and contents: bytes, or what gives its bytes as a buffer of them.
-        comment_size: The size of the comment that will follow, in bytes.
     """
     place, directory = 0, []
     for text, content in parts:
@@ -59,11 +58,11 @@ def zipped(parts: Iterable[Part], comment_size: int) -> Iterator[Any]:
         directory += [entry, name, _PLACE.pack(1, 24, size, size, place)]
         place += len(header) + size
     records = b"".join(directory)
-    yield records + _end(len(directory) // 3, len(records), place, comment_size)
+    yield records + _end(len(directory) // 3, len(records), place)
 
 
-def _end(count: int, size: int, place: int, comment_size: int) -> bytes:
+def _end(count: int, size: int, place: int) -> bytes:
     record = (b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, place)
     where = (b"PK\6\7", 0, place + size, 1)
     many = (_SEE_BELOW_TOO, _SEE_BELOW_TOO, _SEE_BELOW, _SEE_BELOW)
-    return _END.pack(*record, *where, b"PK\5\6", 0, 0, *many, comment_size)
+    return _END.pack(*record, *where, b"PK\5\6", 0, 0, *many, COMMENT_SIZE)

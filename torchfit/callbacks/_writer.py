@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TypeAlias
 
-Write: TypeAlias = Callable[[], None]
+Tasks: TypeAlias = "SimpleQueue[tuple[_File, Callable[[], None]] | None]"
 
 
 class Writer:
@@ -16,11 +16,11 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[tuple[_File, Write] | None] = SimpleQueue()
+        self._tasks: Tasks = SimpleQueue()
         self._thread: Thread | None = None
         self._file: _File | None = None
 
-    def start(self, write: Write) -> None:
+    def start(self, write: Callable[[], None]) -> None:
         """Begin to write, after what is being written.
 
         Raises:
@@ -68,7 +68,7 @@ class _File:
         self.is_being_written.acquire()
 
 
-def _carry_out(tasks: "SimpleQueue[tuple[_File, Write] | None]") -> None:
+def _carry_out(tasks: Tasks) -> None:
     """Do what is to be done, one after the other, until there is None."""
     for file, write in iter(tasks.get, None):
         try:

@@ -2,12 +2,12 @@
 
 import os
 import warnings
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from torchfit._support import archive, console, files
 from torchfit._support.errors import describe
-from torchfit.callbacks._writer import Write, Writer
+from torchfit.callbacks._writer import Writer
 from torchfit.callbacks.base import Callback
 
 _LATEST, _PREVIOUS = "latest.pt", "previous.pt"
@@ -170,9 +170,9 @@ class BackupAndRestore(Callback):
 
     def _save(self, epoch: int, step: int, logs: Any) -> None:
         write = archive.write_later(self._latest, self._course().state_dict(epoch, step, logs))
-        self._writer.start(partial(self._write, write))
+        self._writer.start(lambda: self._write(write))
 
-    def _write(self, write: Write) -> None:
+    def _write(self, write: Callable[[], None]) -> None:
         if self.double_checkpoint:
             files.move(self._latest, self._previous)
         write()
