@@ -23,14 +23,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from torchfit import callbacks, functional, losses, metrics, mixed_precision, models, optimizers, saving, utils
-    from torchfit._support.collector import Layer, add_loss, add_metric
+    from torchfit._utils.collector import Layer, add_loss, add_metric
     from torchfit.model import Model
 else:
     _HOMES = {
-        "Layer": "torchfit._support.collector",
+        "Layer": "torchfit._utils.collector",
         "Model": "torchfit.model",
-        "add_loss": "torchfit._support.collector",
-        "add_metric": "torchfit._support.collector",
+        "add_loss": "torchfit._utils.collector",
+        "add_metric": "torchfit._utils.collector",
     }
 
     def __getattr__(name: str) -> Any:

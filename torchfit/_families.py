@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from torchfit import losses, metrics
-from torchfit._engine.objective import Family
+from torchfit._trainer.objective import Family
 
 
 def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:

@@ -6,7 +6,7 @@
 >>> set_global_policy(None)
 """
 
-from torchfit._runtime.precision import DTypePolicy, dtype_policy, set_dtype_policy
+from torchfit._execution.precision import DTypePolicy, dtype_policy, set_dtype_policy
 
 Policy = DTypePolicy
 global_policy = dtype_policy

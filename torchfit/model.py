@@ -14,24 +14,24 @@ from torchfit._data.convert import Conversion
 from torchfit._data.source import as_batch, as_source
 from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
 from torchfit._data.validation import due_epochs, validation_batches
-from torchfit._engine.added import Added
-from torchfit._engine.course import Course
-from torchfit._engine.explain import explained
-from torchfit._engine.logs import Logs
-from torchfit._engine.loops import evaluate_loop, predict_loop, train_loop
-from torchfit._engine.microbatch import Microbatches
-from torchfit._engine.objective import Objective, Uncompiled
-from torchfit._engine.preflight import preflight
-from torchfit._engine.results import Predictions, report, to_numpy
-from torchfit._engine.steps import Steps
-from torchfit._engine.timing import Stopwatch
+from torchfit._execution.compiled import choose_execution
+from torchfit._execution.device import resolve_device
+from torchfit._execution.execution import Eager
+from torchfit._execution.precision import choose_precision
 from torchfit._families import FAMILY, aggregate
-from torchfit._runtime.compiled import choose_execution
-from torchfit._runtime.device import resolve_device
-from torchfit._runtime.execution import Eager
-from torchfit._runtime.precision import choose_precision
-from torchfit._support.batch import Batch
-from torchfit._support.modules import floating_dtype_of, mode
+from torchfit._trainer.auxiliary import Added
+from torchfit._trainer.course import Course
+from torchfit._trainer.error_context import explained
+from torchfit._trainer.logs import Logs
+from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
+from torchfit._trainer.microbatches import Microbatches
+from torchfit._trainer.objective import Objective, Uncompiled
+from torchfit._trainer.predictions import Predictions, report, to_numpy
+from torchfit._trainer.preflight import preflight
+from torchfit._trainer.steps import Steps
+from torchfit._trainer.timing import Stopwatch
+from torchfit._utils.batch import Batch
+from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
 from torchfit.saving.model_files import loads_as
 from torchfit.saving.saveable import Saveable
@@ -442,7 +442,7 @@ class Model(Saveable, Steps):
         apart = self._apart() if self._is_fitting else nullcontext()
         was_fitting, self._is_fitting = self._is_fitting, self._is_fitting or training
         try:
-            with apart, self._gathering(), mode(self, training), explained(self.module):
+            with apart, self._gathering(), training_mode(self, training), explained(self.module):
                 yield
         finally:
             self._is_fitting = was_fitting
@@ -480,7 +480,7 @@ class Model(Saveable, Steps):
         def validate(epoch: int) -> dict[str, float]:
             if not is_due(epoch + 1):
                 return {}
-            with mode(self, training=False):
+            with training_mode(self, training=False):
                 return {f"val_{name}": value for name, value in self._evaluate(batches, bus).items()}
 
         return validate

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from torchfit import losses
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.model import Model
 
 try:

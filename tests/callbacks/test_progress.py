@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from torchfit._support import console
+from torchfit._utils import console
 from torchfit.callbacks import CallbackList, EarlyStopping, ProgbarLogger, resolve_verbose
 
 

@@ -11,7 +11,7 @@ from torchfit._data.arguments import Loading
 from torchfit._data.convert import Conversion
 from torchfit._data.pace import Paced
 from torchfit._data.source import as_source
-from torchfit._support.randomness import random_state, restore_random_state
+from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.utils import Sequence
 
 X = np.arange(20, dtype="float32")[:, None]

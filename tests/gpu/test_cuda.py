@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from torchfit import Model, losses
-from torchfit._runtime.graph import _CudaGraph
-from torchfit._support.batch import Batch
+from torchfit._execution.graph import _CudaGraph
+from torchfit._utils.batch import Batch
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-import torchfit._support.registry as registry
+import torchfit._utils.registry as registry
 from torchfit import losses
 
 

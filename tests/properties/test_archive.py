@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchfit._support import archive
+from torchfit._serialization import archive
 
 
 @settings(max_examples=40, deadline=None)
@@ -25,7 +25,7 @@ def test_tensors_of_all_kinds_come_back_each_with_no_more_memory_than_its_own(tm
     tensors = [torch.randint(0, 2, (skipped + math.prod(shape),)).to(dtype) for dtype, shape, skipped in kinds]
     content = [values[skipped:].view(shape) for values, (_, shape, skipped) in zip(tensors, kinds, strict=True)]
     content += content[1:3]
-    archive.write_later(path, content)()
+    archive.prepare_write(path, content)()
     for found, given_one in zip(archive.read(path), content, strict=True):
         assert torch.equal(found, given_one)
         assert found.dtype is given_one.dtype

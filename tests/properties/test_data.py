@@ -14,7 +14,7 @@ from torchfit._data.arguments import Loading
 from torchfit._data.convert import Conversion
 from torchfit._data.pace import Paced
 from torchfit._data.source import as_source
-from torchfit._support import tree
+from torchfit._utils import tree
 from torchfit.utils import Sequence
 
 CONVERSION = Conversion(torch.device("cpu"))

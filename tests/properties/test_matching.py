@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchfit._engine.matching import Layout, by_output, spread
-from torchfit._support import tree
+from torchfit._trainer.output_matching import Layout, by_output, spread
+from torchfit._utils import tree
 
 KEYS = st.text(alphabet="abcd", min_size=1, max_size=2)
 
@@ -27,7 +27,7 @@ STRUCTURES = nests(st.just(None).map(lambda _: 0)).filter(lambda nest: not tree.
 
 def numbered(nest):
     """Put the numbers 0, 1, … into the leaves."""
-    return tree.packer(nest)(list(range(len(tree.leaves(nest)))))
+    return tree.unflattener(nest)(list(range(len(tree.leaves(nest)))))
 
 
 def as_lists(nest):
@@ -47,7 +47,7 @@ def found(value, layout):
 @settings(max_examples=200, deadline=None)
 @given(STRUCTURES)
 def test_targets_nested_like_the_outputs_meet_them(nest):
-    outputs = tree.map_leaves(float, numbered(nest))
+    outputs = tree.map(float, numbered(nest))
     layout = Layout.of(outputs)
     expected = {name: get(outputs) for name, get in layout.getters(outputs).items()}
     assert sorted(expected.values()) == list(range(len(layout.names)))
@@ -82,6 +82,6 @@ def test_what_is_missing_is_missing_and_nothing_else(nest, data):
 @settings(max_examples=100, deadline=None)
 @given(STRUCTURES)
 def test_names_are_unique_and_do_not_depend_on_the_values(nest):
-    names = Layout.of(tree.map_leaves(lambda _: torch.zeros(2), nest)).names
+    names = Layout.of(tree.map(lambda _: torch.zeros(2), nest)).names
     assert len(set(names)) == len(names)
     assert names == Layout.of(numbered(nest)).names

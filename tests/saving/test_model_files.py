@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import torchfit
-from torchfit._support import archive
+from torchfit._serialization import archive
 from torchfit.models import load_model
 
 OLD = [

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import torchfit
-from torchfit._support import tree
+from torchfit._utils import tree
 from torchfit.models import load_model
 
 

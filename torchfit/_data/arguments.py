@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 # What counts as "not given" besides `None`.
 _DEFAULTS: dict[str, tuple[Any, ...]] = {"validation_split": (0, 0.0), "workers": (0, 1)}

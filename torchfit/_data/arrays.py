@@ -16,8 +16,8 @@ from torchfit._data.forms import Source
 from torchfit._data.order import Order, order_for
 from torchfit._data.placement import fits_on
 from torchfit._data.split import split_last, warn_of_sorted_labels
-from torchfit._support import tree
-from torchfit._support.batch import Batch
+from torchfit._utils import tree
+from torchfit._utils.batch import Batch
 
 Parts = tuple[Any, ...]
 
@@ -71,7 +71,7 @@ class ArraySource(Source):
         if on_disk or not fits_on(self.conversion.device, leaves):
             return GatheredBatches(self.parts, size, self.conversion, order, self.class_weights)
         device = self.conversion.device
-        return ArrayBatches(tree.map_leaves(lambda leaf: leaf.to(device), self.parts), size, order)
+        return ArrayBatches(tree.map(lambda leaf: leaf.to(device), self.parts), size, order)
 
     def batch(self) -> Batch:
         """Give all rows as one batch."""
@@ -195,7 +195,7 @@ def batch_packer(parts: Parts) -> Callable[[Sequence[Tensor]], Batch]:
     """Return a function that makes a `Batch` from a flat sequence of the leaves of `parts`."""
     if all(tree.is_leaf(part) for part in Batch(*parts)):
         return _flat_batch
-    pack = tree.packer(tuple(parts))
+    pack = tree.unflattener(tuple(parts))
     return lambda leaves: Batch(*pack(leaves))
 
 

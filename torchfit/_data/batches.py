@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.batch import Batch
+from torchfit._utils.batch import Batch
 
 Gather = Callable[[Tensor], Batch]
 

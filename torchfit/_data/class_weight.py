@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from torchfit._data.arguments import Form
-from torchfit._support import tree
-from torchfit._support.batch import Batch
-from torchfit._support.errors import describe
-from torchfit._support.names import did_you_mean
+from torchfit._utils import tree
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
 
 ByClass = Mapping[int, float]
 Rules = Mapping[str | None, "ByClass | str"]
@@ -154,11 +154,7 @@ class ClassWeights:
         if tree.is_leaf(targets):
             table = self._table(_only(self._tables, targets), targets.device)
             found = _lookup(table, targets)
-            return (
-                found
-                if sample_weight is None
-                else tree.map_leaves(lambda weight: _product(found, weight), sample_weight)
-            )
+            return found if sample_weight is None else tree.map(lambda weight: _product(found, weight), sample_weight)
         keys = {name: _key(targets, name, self._names) for name in self._tables}
         weights = _spread(sample_weight, targets)
         for name, key in keys.items():

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from torchfit._data import frames
-from torchfit._support import tree
-from torchfit._support.errors import describe
+from torchfit._utils import tree
+from torchfit._utils.errors import describe
 
 _WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 Leaf = Callable[[str, Any], Any]
@@ -105,12 +105,12 @@ def _convert(argument: str, value: Any, leaf: Leaf) -> Any:
     converted = [leaf(tree.format_path(path, argument), part) for path, part in tree.leaves_with_path(value)]
     if not converted:
         raise ValueError(f"`{argument}` is {describe(value)}: it holds no array.")
-    return tree.packer(value)(converted)
+    return tree.unflattener(value)(converted)
 
 
 def flat_weights(value: Any) -> Any:
     """Return weights with pandas' columns as flat arrays: a weight for each sample."""
-    return tree.map_leaves(
+    return tree.map(
         lambda leaf: frames.array_of("sample_weight", leaf).squeeze(-1) if _is_series(leaf) else leaf, value
     )
 
@@ -129,7 +129,7 @@ def join_numbers(argument: str, value: Any) -> Any:
         return value
     leaves = tree.leaves(value)
     if not isinstance(value, (list, tuple)) or not leaves or not all(map(_is_number, leaves)):
-        return tree.like(value, [join_numbers(argument, part) for _, part in tree.children(value)])
+        return tree.rebuild(value, [join_numbers(argument, part) for _, part in tree.children(value)])
     try:
         return np.asarray(value)
     except ValueError as error:

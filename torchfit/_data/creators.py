@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from torchfit._data.order import order_for
 from torchfit._data.split import boundary, warn_of_sorted_labels
 from torchfit._data.stream import BatchReader
 from torchfit._data.workers import Pool, Request, located, read_from, seed_everything
-from torchfit._support.batch import Batch
-from torchfit._support.errors import describe
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
 
 _FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
 

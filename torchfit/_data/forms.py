@@ -6,8 +6,8 @@ from torchfit._data.arguments import Form, Loading
 from torchfit._data.batches import Batches
 from torchfit._data.class_weight import ClassWeights, as_class_weights, balanced
 from torchfit._data.convert import Conversion
-from torchfit._support.batch import Batch
-from torchfit._support.errors import describe
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
 
 
 class Source:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 Array = np.ndarray[Any, Any]
 

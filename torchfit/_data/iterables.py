@@ -11,7 +11,7 @@ from torchfit._data.forms import Source
 from torchfit._data.loaders import length_of
 from torchfit._data.stream import BatchReader
 from torchfit._data.workers import located, read_ahead
-from torchfit._support.batch import Batch
+from torchfit._utils.batch import Batch
 
 _FROM_BATCHES = "its batches carry them: yield (x, y) or (x, y, sample_weight)"
 _END = object()

@@ -13,8 +13,8 @@ from torchfit._data.convert import Conversion
 from torchfit._data.forms import Source
 from torchfit._data.stream import BatchReader
 from torchfit._data.workers import read_from
-from torchfit._support.batch import Batch
-from torchfit._support.randomness import random_state, restore_random_state
+from torchfit._utils.batch import Batch
+from torchfit._utils.rng import random_state, restore_random_state
 
 _FROM_BATCHES = "its batches carry them, as tuples (x, y) or (x, y, sample_weight)"
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 Order = Callable[[int, int, int], Tensor]
 

@@ -10,7 +10,7 @@ import torch
 from torchfit._data.arguments import check_steps
 from torchfit._data.batches import Batches, Gather
 from torchfit._data.placement import one_ahead
-from torchfit._support.batch import Batch
+from torchfit._utils.batch import Batch
 
 
 def _nothing() -> None:

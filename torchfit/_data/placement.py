@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support import tree
+from torchfit._utils import tree
 
 # The rest is for the model, its gradients and activations.
 _SHARE_OF_FREE_MEMORY = 0.5

@@ -15,7 +15,7 @@ from torchfit._data.loaders import length_of
 from torchfit._data.order import shuffled_rows
 from torchfit._data.stream import BatchReader
 from torchfit._data.workers import Pool, Request, located, read_ahead
-from torchfit._support.batch import Batch
+from torchfit._utils.batch import Batch
 
 _FROM_BATCHES = "its batches carry them: return (x, y) or (x, y, sample_weight) from `__getitem__`"
 

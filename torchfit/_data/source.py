@@ -16,9 +16,9 @@ from torchfit._data.forms import Source
 from torchfit._data.iterables import StreamSource
 from torchfit._data.loaders import LoaderSource
 from torchfit._data.sequence import SequenceSource, is_sequence
-from torchfit._support import tree
-from torchfit._support.batch import Batch
-from torchfit._support.errors import describe
+from torchfit._utils import tree
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
 
 __all__ = ["Source", "as_batch", "as_source"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchfit._data.class_weight import class_counts
-from torchfit._support import tree
-from torchfit._support.errors import describe
+from torchfit._utils import tree
+from torchfit._utils.errors import describe
 
 _MOST_CLASSES = 1000
 _EXPECTED_AT_LEAST = 5
@@ -40,8 +40,8 @@ def split_last(parts: tuple[Any, ...], fraction: Any) -> tuple[tuple[Any, ...], 
         ValueError: If `fraction` is not between 0 and 1, or one side would be empty.
     """
     start = boundary(len(tree.leaves(parts)[0]), fraction)
-    first = tuple(tree.map_leaves(lambda leaf: leaf[:start], part) for part in parts)
-    last = tuple(tree.map_leaves(lambda leaf: leaf[start:], part) for part in parts)
+    first = tuple(tree.map(lambda leaf: leaf[:start], part) for part in parts)
+    last = tuple(tree.map(lambda leaf: leaf[start:], part) for part in parts)
     return first, last
 
 

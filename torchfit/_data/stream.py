@@ -10,8 +10,8 @@ from torchfit._data.arrays import batch_packer
 from torchfit._data.convert import Conversion, join_numbers, tensor_of
 from torchfit._data.forms import unpack
 from torchfit._data.frames import array_of, by_input, has_columns_for, is_frame
-from torchfit._support import tree
-from torchfit._support.batch import Batch
+from torchfit._utils import tree
+from torchfit._utils.batch import Batch
 
 Convert = Callable[[Any], Any]
 _ARGUMENTS = ("x", "y", "sample_weight")
@@ -53,7 +53,7 @@ class BatchReader:
 
     def _plan_of_arrays(self, parts: Any, paths: Any, is_wrapped: bool) -> Callable[[Any], Batch]:
         """Return the conversion of tensors and NumPy arrays: one flat list of them, taken from their places."""
-        takes = [tree.getter(parts, path) for path, _ in paths]
+        takes = [tree.path_getter(parts, path) for path, _ in paths]
         roots = [tree.format_path(path[1:], _ARGUMENTS[path[0]]) for path, _ in paths]
         places = [self._place(path[0]) for path, _ in paths]
         pack = batch_packer(parts)
@@ -79,7 +79,7 @@ class BatchReader:
                 self._leaf(tree.format_path(path, root), leaf, place) for path, leaf in tree.leaves_with_path(part)
             ]
             lengths += [len(leaf) for leaf in found if type(leaf) is Tensor]
-            parts.append(tree.packer(part)(found) if part is not None else None)
+            parts.append(tree.unflattener(part)(found) if part is not None else None)
         _check_rows(lengths)
         return Batch(*parts)
 

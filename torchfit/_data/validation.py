@@ -6,7 +6,7 @@ from typing import Any
 from torchfit._data.arguments import Loading, check_batch_size
 from torchfit._data.pace import Paced
 from torchfit._data.source import Source
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 
 def unpack_validation(data: Any) -> tuple[Any, Any, Any]:

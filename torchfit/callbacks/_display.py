@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from torchfit._support import console
+from torchfit._utils import console
 from torchfit.callbacks import _line
 
 

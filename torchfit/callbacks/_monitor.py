@@ -4,8 +4,8 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from torchfit._support.errors import describe
-from torchfit._support.names import did_you_mean
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
 
 _UP = (
     "acc",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfit._support.modules import mode
-from torchfit._support.tree import map_leaves
+from torchfit._utils.modules import training_mode
+from torchfit._utils.tree import map as tree_map
 
 
 def open_writer(folder: str) -> Any:
@@ -59,7 +59,7 @@ def write_embeddings(writer: Any, module: nn.Module, metadata: Any, step: int) -
 def write_graph(writer: Any, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
     """Write the graph of a module, found by running it once, without touching its state or random numbers."""
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad(), mode(module, training=False):
+        with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad(), training_mode(module, training=False):
             warnings.simplefilter("ignore")  # about the limits of tracing, which do not matter for a picture
             writer.add_graph(_Positional(module, tuple(named)), (*inputs, *named.values()), use_strict_trace=False)
     except Exception as error:
@@ -86,7 +86,7 @@ class FirstInputs:
     def _take(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
-        self.inputs, self.named = map_leaves(_copy, inputs), map_leaves(_copy, named)
+        self.inputs, self.named = tree_map(_copy, inputs), tree_map(_copy, named)
         self.remove()
 
 

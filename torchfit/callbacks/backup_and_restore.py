@@ -5,8 +5,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from torchfit._support import archive, console, files
-from torchfit._support.errors import describe
+from torchfit._serialization import archive, files
+from torchfit._utils import console
+from torchfit._utils.errors import describe
 from torchfit.callbacks._writer import Writer
 from torchfit.callbacks.base import Callback
 
@@ -169,7 +170,7 @@ class BackupAndRestore(Callback):
             return archive.read(self._previous)
 
     def _save(self, epoch: int, step: int, logs: Any) -> None:
-        write = archive.write_later(self._latest, self._course().state_dict(epoch, step, logs))
+        write = archive.prepare_write(self._latest, self._course().state_dict(epoch, step, logs))
         self._writer.start(lambda: self._write(write))
 
     def _write(self, write: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.callbacks._monitor import with_possible_names
 from torchfit.callbacks.base import EVENTS
 from torchfit.callbacks.bus import Bus

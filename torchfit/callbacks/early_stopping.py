@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torchfit._support import console
+from torchfit._utils import console
 from torchfit.callbacks._monitor import Watch
 from torchfit.callbacks.base import Callback
 

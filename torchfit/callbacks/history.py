@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from torchfit._support import pictures
-from torchfit._support.names import did_you_mean
+from torchfit._utils import figures
+from torchfit._utils.names import did_you_mean
 from torchfit.callbacks import _curves
 from torchfit.callbacks._monitor import direction_of
 from torchfit.callbacks.base import Callback
@@ -95,7 +95,7 @@ class History(Callback):
                 raise ValueError(f"{name!r} was not recorded. {did_you_mean(name, known)}")
         if names:
             record = {key: values for key, values in record.items() if key.removeprefix("val_") in names}
-        return pictures.drawn(lambda figure: self._draw(figure, record))
+        return figures.make_figure(lambda figure: self._draw(figure, record))
 
     def _draw(self, figure: Any, record: _curves.Record) -> None:
         _curves.draw_curves(figure, record, lambda name: direction_of(self.model, name))
@@ -115,13 +115,13 @@ class History(Callback):
         record = self._record(first=1)
         if not record:
             return "<p>History without epochs</p>"
-        picture = pictures.png_html(lambda figure: self._draw(figure, record), "Curves of the training")
+        picture = figures.png_html(lambda figure: self._draw(figure, record), "Curves of the training")
         rows = []
         for name, (epochs, values) in record.items():
             best = _curves.best_of(epochs, values, direction_of(self.model, name))
             shown = ("–", "–") if best is None else (f"{best[1]:.4g}", str(best[0]))
             rows.append((name, f"{values[-1]:.4g}", *shown))
-        return picture + pictures.table_html(("", "last", "best", "in epoch"), rows)
+        return picture + figures.table_html(("", "last", "best", "in epoch"), rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record so far."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from torchfit._support.errors import describe
-from torchfit._support.names import did_you_mean
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
 from torchfit.callbacks.base import ALIASES, EVENTS, Callback
 
 

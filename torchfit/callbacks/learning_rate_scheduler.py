@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torchfit._support import console
-from torchfit._support.errors import describe
+from torchfit._utils import console
+from torchfit._utils.errors import describe
 from torchfit.callbacks._rate import rate_of
 from torchfit.callbacks.base import Callback
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import Any
 
-from torchfit._support import console
-from torchfit._support.errors import describe
-from torchfit._support.files import check_writable
+from torchfit._serialization.files import check_writable
+from torchfit._utils import console
+from torchfit._utils.errors import describe
 from torchfit.callbacks._monitor import Watch, check_monitor
 from torchfit.callbacks._writer import Writer
 from torchfit.callbacks.base import Callback

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-from torchfit._support import console
-from torchfit._support.errors import describe
+from torchfit._utils import console
+from torchfit._utils.errors import describe
 from torchfit.callbacks import _line
 from torchfit.callbacks._display import Display, Nowhere, choose
 from torchfit.callbacks.base import Callback

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from torchfit._support import console
-from torchfit._support.errors import describe
+from torchfit._utils import console
+from torchfit._utils.errors import describe
 from torchfit.callbacks._monitor import Watch
 from torchfit.callbacks._rate import rate_of
 from torchfit.callbacks.base import Callback

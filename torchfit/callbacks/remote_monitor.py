@@ -8,7 +8,7 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback
 
 _SECONDS_TO_WAIT = 10

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.callbacks import _summaries
 from torchfit.callbacks.base import Callback
 
@@ -21,7 +21,7 @@ class TensorBoard(Callback):
         log_dir: folder for the files.
         histogram_freq: write histograms of the parameters every so many epochs; 0 never.
         write_graph: write the model's graph, found by tracing it on its first inputs. Not for compiled steps.
-        write_images: with the histograms, write the parameters as pictures.
+        write_images: with the histograms, write the parameters as figures.
         write_steps_per_second: write the speed, per epoch and per written batch.
         update_freq: `"epoch"`, `"batch"`, or write the scalars of every so many batches. Writing reads them,
             which waits for the device.

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from torchfit._support import console
+from torchfit._utils import console
 from torchfit.callbacks.base import Callback
 
 

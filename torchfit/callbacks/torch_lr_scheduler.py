@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.callbacks._monitor import Watch
 from torchfit.callbacks._rate import optimizer_of, rate_of
 from torchfit.callbacks.base import Callback

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.errors import describe
+from torchfit._utils.tensors import as_tensor
 
 
 def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor
 
 Counts = tuple[Tensor, Tensor, Tensor, Tensor]
 NEVER = -1e10  # the score of a class that is not among the top k: below every threshold but itself

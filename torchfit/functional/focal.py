@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import as_labels, as_pair, as_rows
 from torchfit.functional.crossentropy import binary_terms, normalised, smooth_binary, smooth_categorical
 

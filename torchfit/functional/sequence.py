@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.errors import describe
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import as_floating
 
 BLANK = 0

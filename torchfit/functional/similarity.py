@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import as_floating, shapes_differ
 
 

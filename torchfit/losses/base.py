@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from torchfit._support.dtypes import as_dtype, dtype_name
-from torchfit._support.names import snake_case
-from torchfit._support.tensors import as_tensor
-from torchfit._support.tree import children, like
+from torchfit._utils.dtypes import as_dtype, dtype_name
+from torchfit._utils.names import snake_case
+from torchfit._utils.tensors import as_tensor
+from torchfit._utils.tree import children, rebuild
 from torchfit.losses.reduction import checked_reduction, reduce_weighted
 
 AnyLoss = TypeVar("AnyLoss", bound="Loss")
@@ -105,7 +105,7 @@ def as_tensors(value: Any, dtype: torch.dtype, device: torch.device | None = Non
     """
     parts = [part for _, part in children(value)]
     if isinstance(value, Mapping) or any(hasattr(part, "shape") or isinstance(part, Mapping) for part in parts):
-        return like(value, [as_tensors(part, dtype, device, integers) for part in parts])
+        return rebuild(value, [as_tensors(part, dtype, device, integers) for part in parts])
     tensor = as_tensor(value, device=device)
     keep = integers and not tensor.is_floating_point() and tensor.dtype is not torch.bool
     return tensor if keep else tensor.to(dtype)

@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 
 def checked_flag(name: str, value: Any) -> bool:

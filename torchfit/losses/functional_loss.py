@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from torchfit import functional
-from torchfit._support.names import snake_case
-from torchfit._support.registry import find, registered_name
+from torchfit._utils.names import snake_case
+from torchfit._utils.registry import find_custom, registered_name
 from torchfit.functional.alignment import align_ranks
 from torchfit.losses.base import Loss, as_tensors
 from torchfit.losses.reduction import MEANS
@@ -94,7 +94,7 @@ class LossFunctionWrapper(Loss):
 
 def function_named(name: Any) -> LossFunction:
     """Return the custom loss function of this name, or this package's; raise `ValueError` if there is none."""
-    function: LossFunction | None = find(name) or getattr(functional, name, None)
+    function: LossFunction | None = find_custom(name) or getattr(functional, name, None)
     if function is None:
         raise ValueError(
             f"Unknown loss function: {name!r}. Pass it in custom_objects={{{name!r}: ...}}, or register it with "

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchfit import functional
-from torchfit._support.registry import Family
+from torchfit._utils.registry import Registry
 from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import LossFunctionWrapper, function_name
@@ -51,7 +51,7 @@ _ALIASES = {
     "logcosh": functional.log_cosh,
 }
 
-FAMILY = Family(
+FAMILY = Registry(
     "loss",
     "torchfit.losses",
     {

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.errors import describe
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, batch_mean
 
 Reduce = Callable[[Tensor, Tensor | None], Tensor]

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchfit._support.registry import find
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.registry import find_custom
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import batch_mean, shapes_differ
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import function_name
@@ -103,7 +103,7 @@ class TorchLoss(Loss):
     def from_config(cls, config: Mapping[str, Any]) -> "TorchLoss":
         """Build the loss from what `get_config` returned, looking its name up in torch and among custom objects."""
         name = config["fn"]
-        found = find(name) or getattr(nn, name, None) or getattr(F, name, None)
+        found = find_custom(name) or getattr(nn, name, None) or getattr(F, name, None)
         if found is None:
             raise ValueError(f"Unknown loss: {name!r}. Pass it in custom_objects={{{name!r}: ...}}.")
         given = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in config["arguments"].items()}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 
 def one_of(argument: str, value: Any, allowed: tuple[Any, ...]) -> Any:

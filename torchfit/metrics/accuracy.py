@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.errors import describe
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional import accuracy as of_samples
 from torchfit.metrics.reductions import MeanMetricWrapper
 

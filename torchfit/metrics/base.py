@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchfit._support import tree
-from torchfit._support.dtypes import as_dtype, dtype_name
-from torchfit._support.errors import describe
-from torchfit._support.names import snake_case
+from torchfit._utils import tree
+from torchfit._utils.dtypes import as_dtype, dtype_name
+from torchfit._utils.errors import describe
+from torchfit._utils.names import snake_case
 from torchfit.metrics.variable import Variable
 
 Self = TypeVar("Self", bound="Metric")

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.errors import describe
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, shapes_differ
 from torchfit.functional.confusion import NEVER, Counts, broadcast_weights, counts_above, keep_top_k, ratio
 from torchfit.metrics._arguments import optional_number, shares

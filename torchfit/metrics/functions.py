@@ -1,7 +1,7 @@
 """The functions that metrics are made of, by name: a wrapped one can be written down and read back."""
 
 from torchfit import functional as F
-from torchfit._support.registry import Family
+from torchfit._utils.registry import Registry
 
 _NAMES = (
     "binary_accuracy",
@@ -30,4 +30,4 @@ _NAMES = (
     "top_k_categorical_accuracy",
 )
 
-FUNCTIONS = Family("metric function", "torchfit.metrics", {name: getattr(F, name) for name in _NAMES})
+FUNCTIONS = Registry("metric function", "torchfit.metrics", {name: getattr(F, name) for name in _NAMES})

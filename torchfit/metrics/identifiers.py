@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import loss as torch_losses
 
-from torchfit._support.errors import describe
-from torchfit._support.names import snake_case
-from torchfit._support.registry import Family
+from torchfit._utils.errors import describe
+from torchfit._utils.names import snake_case
+from torchfit._utils.registry import Registry
 from torchfit.metrics import (
     accuracy,
     auc,
@@ -91,11 +91,11 @@ _ALIASES: dict[str, type[Metric]] = {
     "msle": regression.MeanSquaredLogarithmicError,
     "rmse": regression.RootMeanSquaredError,
 }
-_FAMILY = Family(
+_FAMILY = Registry(
     "metric",
     "torchfit.metrics",
     {
-        **FUNCTIONS.members,
+        **FUNCTIONS.entries,
         **{snake_case(kind.__name__): kind for kind in _CLASSES},
         **{kind.__name__: kind for kind in _CLASSES},
         **_ALIASES,

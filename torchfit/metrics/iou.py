@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.dtypes import as_dtype, dtype_name
-from torchfit._support.errors import describe
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.dtypes import as_dtype, dtype_name
+from torchfit._utils.errors import describe
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, shapes_differ
 from torchfit.functional.confusion import broadcast_weights, confusion_matrix, ratio
 from torchfit.metrics._arguments import share, whole_number

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional import crossentropy, probabilistic
 from torchfit.functional.confusion import broadcast_weights
 from torchfit.metrics._arguments import share

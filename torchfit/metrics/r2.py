@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.errors import describe
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional.confusion import broadcast_weights
 from torchfit.metrics._arguments import one_of, whole_number
 from torchfit.metrics.base import Metric

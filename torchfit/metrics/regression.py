@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
 from torchfit.functional.alignment import align_ranks, shapes_differ
 from torchfit.metrics.reductions import Mean, MeanMetricWrapper

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.names import snake_case
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.errors import describe
+from torchfit._utils.names import snake_case
+from torchfit._utils.tensors import as_tensor
 from torchfit.metrics.base import Metric
 
 _DIRECTIONS = {True: "up", False: "down", None: None}

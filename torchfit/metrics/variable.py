@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor
 
 # Operations on a variable then give plain tensors, with no Python dispatch per operation. It is the same
 # private switch that torch.nn.Parameter uses; without it, the results are variables, only slower.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import numpy as np
 
-from torchfit._support.errors import describe
-from torchfit._support.names import did_you_mean
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack

@@ -1,5 +1,5 @@
 """The optimizers by name. `identifiers` fills it; those that hold another optimizer save and build it with this."""
 
-from torchfit._support.registry import Family
+from torchfit._utils.registry import Registry
 
-FAMILY = Family("optimizer", "torchfit.optimizers", {})
+FAMILY = Registry("optimizer", "torchfit.optimizers", {})

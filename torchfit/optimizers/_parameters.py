@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 _WANTED = "parameters (such as module.parameters()) or (name, parameter) pairs (such as module.named_parameters())"
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 Named: TypeAlias = "Mapping[str, list[Tensor] | list[Tensor | None]]"
 

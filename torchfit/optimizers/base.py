@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.names import snake_case
+from torchfit._utils.names import snake_case
 from torchfit.optimizers import _arguments, _clipping, _state
 from torchfit.optimizers._accumulation import Gathering, Window
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, decay_, mix_, zeros_like

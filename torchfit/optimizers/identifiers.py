@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.optimizers._family import FAMILY
 from torchfit.optimizers.adadelta import Adadelta
 from torchfit.optimizers.adafactor import Adafactor
@@ -46,7 +46,7 @@ _CLASSES = (
     ScheduleFreeAdamW,
     TorchOptimizer,
 )
-FAMILY.members.update({cls.__name__: cls for cls in _CLASSES})
+FAMILY.entries.update({cls.__name__: cls for cls in _CLASSES})
 
 
 def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:

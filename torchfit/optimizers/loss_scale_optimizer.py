@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.names import did_you_mean
+from torchfit._utils.names import did_you_mean
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._family import FAMILY
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_

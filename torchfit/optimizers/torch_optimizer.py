@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
-from torchfit._support.names import did_you_mean, snake_case
-from torchfit._support.registry import find
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean, snake_case
+from torchfit._utils.registry import find_custom
 from torchfit.optimizers import _arguments, _state
 from torchfit.optimizers._parameters import Parameters
 
@@ -220,7 +220,7 @@ class TorchOptimizer:
         """Build from what `get_config` returned; classes outside `torch.optim` are looked up as custom objects."""
         known = {name: value for name, value in vars(torch.optim).items() if _is_optimizer_class(value)}
         name = config["optimizer"]
-        target = find(name, custom_objects) or known.get(name)
+        target = find_custom(name, custom_objects) or known.get(name)
         if target is None:
             raise ValueError(f"Unknown torch optimizer: {name!r}. {did_you_mean(name, known)}")
         return cls(functools.partial(target, **config["arguments"]), name=config["name"])

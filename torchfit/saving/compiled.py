@@ -7,7 +7,7 @@ from typing import Any
 from torch import optim
 
 from torchfit import losses, metrics, optimizers
-from torchfit._support import tree
+from torchfit._utils import tree
 
 Config = dict[str, Any]
 _FAMILIES: dict[str, Any] = {"optimizer": optimizers, "loss": losses, "metrics": metrics, "weighted_metrics": metrics}
@@ -31,7 +31,7 @@ def compile_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(family: Any, value: Any) -> Any:
-    return value if family is None else tree.map_leaves(lambda leaf: _serialized(family, leaf), value)
+    return value if family is None else tree.map(lambda leaf: _serialized(family, leaf), value)
 
 
 def _serialized(family: Any, leaf: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchfit import metrics
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.saving.references import class_reference, function_reference
 from torchfit.saving.wrappers import bare
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from torchfit._engine.wrapper import ModuleWrapper
-from torchfit._support import archive
-from torchfit._support.errors import describe
-from torchfit._support.files import PathLike
-from torchfit._support.registry import custom_object_scope
+from torchfit._serialization import archive
+from torchfit._serialization.files import PathLike
+from torchfit._trainer.wrapper import ModuleWrapper
+from torchfit._utils.errors import describe
+from torchfit._utils.registry import custom_object_scope
 from torchfit._version import __version__
 from torchfit.saving.description import Describer
 from torchfit.saving.rebuilding import Builder
@@ -65,10 +65,10 @@ def save_model(model: Any, path: PathLike, overwrite: bool = True, include_optim
     archive.write(path, content_of(model, include_optimizer))
 
 
-def writing_later(model: Any, path: PathLike) -> Callable[[], None]:
+def prepare_save(model: Any, path: PathLike) -> Callable[[], None]:
     """Return what writes the present model, later or in another thread."""
     _require_model_path(path)
-    return archive.write_later(path, content_of(model))
+    return archive.prepare_write(path, content_of(model))
 
 
 def content_of(model: Any, include_optimizer: bool = True) -> Content:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torchfit._support.registry import find, registered_name
+from torchfit._utils.registry import find_custom, registered_name
 
 
 def get_registered_name(obj: Any) -> str:
@@ -21,4 +21,4 @@ def get_registered_object(name: str, custom_objects: Mapping[str, Any] | None = 
     >>> get_registered_object("Net", {"Net": dict})
     <class 'dict'>
     """
-    return find(name, custom_objects)
+    return find_custom(name, custom_objects)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from torchfit import functional
-from torchfit._support.registry import find, registered_name
+from torchfit._utils.registry import find_custom, registered_name
 
 Reference = dict[str, Any]
 _TORCH = "torch.nn"
@@ -85,5 +85,5 @@ _PLACES: dict[str, Callable[[str], Any]] = {
 
 def _find_custom(reference: Reference, fits: Callable[[Any], bool]) -> Any:
     names = (reference["registered"], f"{reference['module']}.{reference['name']}", reference["name"])
-    found = (find(name) for name in names if name)
+    found = (find_custom(name) for name in names if name)
     return next((each for each in found if each is not None and fits(each)), None)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._support.archive import to_host
-from torchfit._support.errors import describe
-from torchfit._support.files import PathLike, open_read, write_atomically
+from torchfit._serialization.archive import to_host
+from torchfit._serialization.files import PathLike, open_read, write_atomically
+from torchfit._utils.errors import describe
 
 _OURS = ("torchfit", "sha256")
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torchfit._support.files import PathLike
+from torchfit._serialization.files import PathLike
 from torchfit.saving import compiled, model_files, weights
 
 
@@ -60,7 +60,7 @@ class Saveable:
         if getattr(type(self), name) is not getattr(Saveable, name) or name in vars(self):
             return None
         model: Any = self
-        return weights.writing_later(model, path) if weights_only else model_files.writing_later(model, path)
+        return weights.prepare_save(model, path) if weights_only else model_files.prepare_save(model, path)
 
     def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
         """Copy the weights in a file into the module: all of them, or, if something does not fit, none.

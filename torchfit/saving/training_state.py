@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfit._engine.course import Stateful
-from torchfit._support.plain import with_arrays, without_arrays
-from torchfit._support.randomness import random_state, restore_random_state
+from torchfit._serialization.array_encoding import decode_arrays, encode_arrays
+from torchfit._trainer.course import Stateful
+from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.saving.weights import load_state, state_of
 from torchfit.saving.wrappers import bare, bare_key
 
@@ -68,7 +68,7 @@ class Optimizers:
     def state_dict(self) -> State:
         """Return the states by attribute; `None` for an optimizer that is bound to no parameters yet."""
         return {
-            name: without_arrays(value.state_dict()) if getattr(value, "built", True) else None
+            name: encode_arrays(value.state_dict()) if getattr(value, "built", True) else None
             for name, value in self._found().items()
         }
 
@@ -78,7 +78,7 @@ class Optimizers:
             self._model.build_optimizer()
         for name, value in self._found().items():
             if state.get(name) is not None:
-                value.load_state_dict(with_arrays(state[name]))
+                value.load_state_dict(decode_arrays(state[name]))
 
     def _found(self) -> dict[str, Any]:
         """Return the attributes of the model that have a state, such as the second optimizer of an own train_step."""
@@ -125,14 +125,14 @@ class Metrics:
         return {
             "outputs": self._model._objective.outlook,
             "added": self._model._added.outlook,
-            "states": without_arrays(states),
+            "states": encode_arrays(states),
         }
 
     def load_state_dict(self, state: State) -> None:
         """Make them for the same outputs, and go on counting."""
         self._model._objective.foresee(state["outputs"], self._model._device)
         self._model._added.foresee(state["added"])
-        states = with_arrays(state["states"])
+        states = decode_arrays(state["states"])
         for metric in self._known():
             if metric.name in states:
                 metric.load_state_dict(states[metric.name])
@@ -155,7 +155,7 @@ class Callbacks:
     def state_dict(self) -> State:
         """Return the states by name."""
         return {
-            name: without_arrays(callback.state_dict())
+            name: encode_arrays(callback.state_dict())
             for name, callback in self._callbacks.items()
             if hasattr(callback, "state_dict")
         }
@@ -164,7 +164,7 @@ class Callbacks:
         """Go on from the states; callbacks that were not there begin afresh."""
         for name, callback in self._callbacks.items():
             if name in state:
-                callback.load_state_dict(with_arrays(state[name]))
+                callback.load_state_dict(decode_arrays(state[name]))
 
 
 class Randomness:

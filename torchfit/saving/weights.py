@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchfit._support import archive, files
-from torchfit._support.errors import describe
-from torchfit._support.files import PathLike
+from torchfit._serialization import archive, files
+from torchfit._serialization.files import PathLike
+from torchfit._utils.errors import describe
 from torchfit.saving import safetensors_files
 from torchfit.saving.wrappers import bare, bare_key, bare_keys
 
@@ -44,12 +44,12 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
         archive.write(path, state)
 
 
-def writing_later(model: nn.Module, path: PathLike) -> Write:
+def prepare_save(model: nn.Module, path: PathLike) -> Write:
     """Return what writes the present weights, later or in another thread."""
     state = state_of(model)
     if is_safetensors(path):
         return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
-    return archive.write_later(path, state)
+    return archive.prepare_write(path, state)
 
 
 def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from torchfit._data.creators import DatasetCreator, InputContext
 from torchfit._data.sequence import PyDataset, Sequence
-from torchfit._support.console import (
+from torchfit._utils.console import (
     disable_interactive_logging,
     enable_interactive_logging,
     is_interactive_logging_enabled,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 Array = np.ndarray[Any, Any]
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfit._engine.summary import zeros_of
-from torchfit._support import tree
-from torchfit._support.console import in_notebook
-from torchfit._support.errors import describe
-from torchfit._support.modules import device_of, floating_dtype_of, mode
+from torchfit._trainer.summary import zeros_of
+from torchfit._utils import tree
+from torchfit._utils.console import in_notebook
+from torchfit._utils.errors import describe
+from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
 from torchfit.utils.random_state import kept_random_state
 
 _EVERY_LEVEL = 1_000
@@ -103,11 +103,11 @@ def model_to_dot(
     torchview = _torchview()
     module = getattr(model, "module", model)
     example = _example(model, input_shape)
-    inputs = tree.map_leaves(lambda leaf: _placed(leaf, module), example)
+    inputs = tree.map(lambda leaf: _placed(leaf, module), example)
     arguments = inputs if isinstance(inputs, (list, tuple, Mapping)) else [inputs]
     depth = _EVERY_LEVEL if expand_nested else 1
     options = {"depth": depth, "expand_nested": expand_nested, "device": device_of(module), "mode": "eval"}
-    with mode(module, training=False), kept_random_state():
+    with training_mode(module, training=False), kept_random_state():
         traced = torchview.draw_graph(module, input_data=arguments, **options)
     graph = traced.visual_graph
     labels = Labels(module, inputs, style)
@@ -194,7 +194,7 @@ def _dtypes(module: nn.Module, inputs: Any) -> dict[int, str]:
 
     handles = [layer.register_forward_hook(note) for layer in module.modules()]
     try:
-        with torch.no_grad(), mode(module, training=False), kept_random_state():
+        with torch.no_grad(), training_mode(module, training=False), kept_random_state():
             _call(module, inputs)
     finally:
         for handle in handles:

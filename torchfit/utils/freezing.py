@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from torchfit._support.errors import describe
-from torchfit._support.modules import has_statistics, keep_evaluation_mode
-from torchfit._support.names import did_you_mean
+from torchfit._utils.errors import describe
+from torchfit._utils.modules import has_running_stats, set_stays_in_eval
+from torchfit._utils.names import did_you_mean
 
 
 def freeze(model: Any, *patterns: str) -> list[str]:
@@ -56,8 +56,8 @@ def _set(model: Any, patterns: tuple[str, ...], *, trained: bool) -> list[str]:
             parameter.requires_grad_(trained)
     for submodule in module.modules():
         own = list(submodule.parameters(recurse=False))
-        if own and has_statistics(submodule):
-            keep_evaluation_mode(submodule, not any(parameter.requires_grad for parameter in own))
+        if own and has_running_stats(submodule):
+            set_stays_in_eval(submodule, not any(parameter.requires_grad for parameter in own))
     return [name for name, _ in module.named_parameters() if name in chosen]
 
 

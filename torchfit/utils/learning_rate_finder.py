@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from torchfit._support.errors import describe
-from torchfit._support.pictures import drawn, png_html
+from torchfit._utils.errors import describe
+from torchfit._utils.figures import make_figure, png_html
 from torchfit.callbacks import Callback
 from torchfit.utils.random_state import kept_random_state
 
@@ -39,7 +39,7 @@ class LearningRates:
             The figure.
         """
         if ax is None:
-            return drawn(self._draw)
+            return make_figure(self._draw)
         self._draw_in(ax)
         return ax.figure
 

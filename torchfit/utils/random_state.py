@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 
 def set_random_seed(seed: int, deterministic: bool = False) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from torchfit._support import tree
-from torchfit._support.errors import describe
+from torchfit._utils import tree
+from torchfit._utils.errors import describe
 
 
 def split_dataset(
@@ -55,7 +55,7 @@ class Rows(Dataset[Any]):
 
     def __init__(self, arrays: Any) -> None:
         """Take arrays of one length."""
-        self._pack: Callable[[Any], Any] = tree.packer(arrays)
+        self._pack: Callable[[Any], Any] = tree.unflattener(arrays)
         self._leaves = tree.leaves(arrays)
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ def _as_dataset(dataset: Any) -> Dataset[Any]:
         raise ValueError(f"`dataset` must be a Dataset with indices, or arrays, but it is {describe(dataset)}.")
     if isinstance(dataset, Dataset) or (hasattr(dataset, "__getitem__") and not _holds_arrays(dataset)):
         return dataset  # type: ignore[no-any-return]
-    arrays = tree.map_leaves(_tensor, dataset)
+    arrays = tree.map(_tensor, dataset)
     lengths = {len(array) for array in tree.leaves(arrays)}
     if len(lengths) != 1:
         raise ValueError(f"`dataset` must hold arrays with one number of samples, but they have {sorted(lengths)}.")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from torchfit._data.sequence import PyDataset
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 Array = np.ndarray[Any, Any]
 

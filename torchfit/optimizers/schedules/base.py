@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 
 Schedule: TypeAlias = Callable[[int], float]
 

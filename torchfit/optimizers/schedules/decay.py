@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from torchfit._support.errors import describe
+from torchfit._utils.errors import describe
 from torchfit.optimizers.schedules.base import LearningRateSchedule
 
 

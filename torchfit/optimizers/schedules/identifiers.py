@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchfit._support.registry import Family
+from torchfit._utils.registry import Registry
 from torchfit.optimizers.schedules.cosine import CosineDecay, CosineDecayRestarts
 from torchfit.optimizers.schedules.decay import (
     ExponentialDecay,
@@ -13,7 +13,7 @@ from torchfit.optimizers.schedules.decay import (
     PolynomialDecay,
 )
 
-_FAMILY = Family(
+_FAMILY = Registry(
     "learning rate schedule",
     "torchfit.optimizers.schedules",
     {

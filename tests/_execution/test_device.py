@@ -1,0 +1,21 @@
+import pytest
+import torch
+from torch import nn
+
+from torchfit._execution.device import best_device, resolve_device
+
+
+@pytest.mark.parametrize("device", ["auto", None])
+def test_auto_is_where_the_module_is_or_the_best(device):
+    assert resolve_device(device, nn.Linear(1, 1)) == best_device()
+    assert resolve_device(device, nn.Linear(1, 1, device="meta")) == torch.device("meta")
+
+
+def test_a_device_is_taken_as_it_is():
+    assert resolve_device("cpu", nn.Linear(1, 1)) == resolve_device(torch.device("cpu"), nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_others_are_refused(device):
+    with pytest.raises(ValueError, match=f"`device` must be 'auto' or a device.*{device}.*torch says"):
+        resolve_device(device, nn.Linear(1, 1))

@@ -1,0 +1,137 @@
+from collections import namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from torchfit._trainer.output_matching import Layout, by_output, output_getters, output_names, spread
+from torchfit._utils import tree
+
+Pair = namedtuple("Pair", "mean spread")
+T = torch.zeros(2, 1)
+
+
+@dataclass
+class Answer:
+    kind: torch.Tensor
+    boxes: list
+
+
+@pytest.mark.parametrize(
+    ("outputs", "given", "names"),
+    [
+        (T, None, ["output_1"]),
+        (T, ["score"], ["score"]),
+        ((T, T), None, ["output_1", "output_2"]),
+        ([T, T], ["a", "b"], ["a", "b"]),
+        ({"b": T, "a": T}, None, ["b", "a"]),
+        (Pair(T, T), None, ["mean", "spread"]),
+        (Answer(T, [T, T]), None, ["kind", "boxes_1", "boxes_2"]),
+        ({"a": T}, ["ignored"], ["a"]),
+    ],
+)
+def test_outputs_are_named(outputs, given, names):
+    assert output_names(outputs, given) == names
+
+
+def test_too_few_names_are_refused():
+    with pytest.raises(ValueError, match=r"`output_names` names 1 outputs \['a'\], but the model returned 2"):
+        output_names((T, T), ["a"])
+
+
+def test_outputs_are_found_again():
+    outputs = {"a": 1, "b": (2, 3)}
+    getters = output_getters(outputs, ["a", "b_1", "b_2"])
+    assert {name: get({"a": 4, "b": (5, 6)}) for name, get in getters.items()} == {"a": 4, "b_1": 5, "b_2": 6}
+
+
+def layout(names):
+    """Name the outputs of a module that returns a tuple."""
+    return Layout.of((T,) * len(names), names) if len(names) > 1 else Layout.of(T, names)
+
+
+def parts(value, names=("a", "b"), served=("a", "b")):
+    return {name: get(value) for name, get in by_output("y", value, layout(names), list(served)).items()}
+
+
+def test_parts_belong_to_outputs():
+    assert parts(None) == {}
+    assert parts([1, 2]) == {"a": 1, "b": 2}
+    assert parts({"b": 2}) == {"b": 2}
+    assert parts([1, None]) == {"a": 1}
+    assert parts({"a": 1, "b": None}) == {"a": 1}
+    assert parts(7, names=("a",), served=("a",)) == {"a": 7}
+    assert parts(7, served=("b",)) == {"b": 7}
+    assert parts([7], served=("b",)) == {"b": 7}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (T, r"`y` is a tensor of shape \(2, 1\).* but 2 outputs need one each: \['a', 'b'\]"),
+        ([1, 2, 3], r"`y` has 3 parts, but the model has 2 outputs \['a', 'b'\]"),
+        ({"A": 1}, r"`y` names the output 'A'.*Did you mean 'a'\?"),
+    ],
+)
+def test_parts_that_fit_no_output_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        parts(value)
+
+
+def spread_over(value, names=("a", "b")):
+    return spread("loss", value, layout(names), is_one=tree.is_leaf)
+
+
+def test_what_compile_got_is_spread_over_the_outputs():
+    assert spread_over(None) == {}
+    assert spread_over("mse") == {"a": "mse", "b": "mse"}
+    assert spread_over(["mse", None]) == {"a": "mse"}
+    assert spread_over({"b": "mae"}) == {"b": "mae"}
+
+
+def test_what_fits_no_output_is_refused():
+    with pytest.raises(ValueError, match=r"`loss` has 3 parts, but the model has 2 outputs \['a', 'b'\]"):
+        spread_over(["mse"] * 3)
+    with pytest.raises(ValueError, match="`loss` names the output 'c'"):
+        spread_over({"c": "mse"})
+
+
+NEST = {"a": (T, T), "b": {"c": T}, "d": T}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2], "b": {"c": 3}, "d": 4},
+        {"d": 4, "b": [3], "a": Pair(1, 2)},
+        {"a_1": 1, "a_2": 2, "b_c": 3, "d": 4},
+        [1, 2, 3, 4],
+        ((1, 2), {"c": 3}, 4),
+    ],
+)
+def test_nested_parts_meet_nested_outputs(value):
+    names = Layout.of(NEST).names
+    assert names == ("a_1", "a_2", "b_c", "d")
+    found = by_output("y", value, Layout.of(NEST), names)
+    assert {name: found[name](value) for name in names} == {"a_1": 1, "a_2": 2, "b_c": 3, "d": 4}
+
+
+def test_parts_of_a_nest_may_be_missing():
+    found = by_output("y", {"a": [None, 2]}, Layout.of(NEST), ["a_2"])
+    assert list(found) == ["a_2"]
+
+
+@pytest.mark.parametrize("value", [{"a": [1, 2, 3]}, {"a": 1}, {"b": {"x": 1}}, [[1, 2], 3]])
+def test_nests_of_another_shape_are_refused(value):
+    with pytest.raises(ValueError, match=r"`y` .* outputs .*'a_1', 'a_2', 'b_c', 'd'"):
+        by_output("y", value, Layout.of(NEST), ["a_1", "a_2", "b_c", "d"])
+
+
+def test_losses_may_be_nested_like_the_outputs():
+    found = spread("loss", {"a": ["mse", None], "b": {"c": "mae"}}, Layout.of(NEST), is_one=tree.is_leaf)
+    assert found == {"a_1": "mse", "b_c": "mae"}
+
+
+def test_a_module_without_outputs_is_refused():
+    with pytest.raises(ValueError, match="holds no output"):
+        Layout.of((None, []))

@@ -1,0 +1,33 @@
+"""Which device a model lives on."""
+
+import torch
+from torch import nn
+
+from torchfit._utils.errors import describe
+from torchfit._utils.modules import device_of
+
+
+def resolve_device(device: str | torch.device | None, module: nn.Module) -> torch.device:
+    """Return the device that `device` asks for.
+
+    "auto" is the accelerator that the module is already on, else the one that the machine has, else the CPU.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if device in ("auto", None):
+        current = device_of(module)
+        return current if current.type != "cpu" else best_device()
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"`device` must be 'auto' or a device that this machine has, such as 'cpu' or 'cuda:0', but it is "
+            f"{describe(device)}. torch says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def best_device() -> torch.device:
+    """Return the machine's accelerator (cuda, mps, xpu), or the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")

@@ -1,0 +1,140 @@
+"""In which precision a module computes: a context around its call, and a null one for the module's own dtype."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+_NAMES = (*_DTYPES, "mixed_float16", "mixed_bfloat16")
+
+
+class DTypePolicy:
+    """In which dtype a model computes, and in which it keeps its weights.
+
+    Args:
+        name: `"mixed_bfloat16"` or `"mixed_float16"`: weights in float32, what gains from it computed in the half
+            precision (`torch.autocast`). `"float32"`, `"float64"`, `"bfloat16"`, `"float16"`: everything in this dtype.
+
+    Attributes:
+        name: the name.
+        compute_dtype: the dtype of the computation, such as `"bfloat16"`.
+        variable_dtype: the dtype of the weights, such as `"float32"`.
+
+    Raises:
+        ValueError: if there is no such policy.
+
+    >>> policy = DTypePolicy("mixed_bfloat16")
+    >>> policy.compute_dtype, policy.variable_dtype
+    ('bfloat16', 'float32')
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in _NAMES:
+            raise ValueError(f"`name` must be a dtype policy, but it is {describe(name)}. {did_you_mean(name, _NAMES)}")
+        self.name = name
+        self.is_mixed = name.startswith("mixed_")
+        self.compute_dtype = name.removeprefix("mixed_")
+        self.variable_dtype = "float32" if self.is_mixed else name
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's argument."""
+        return {"name": self.name}
+
+    def __repr__(self) -> str:
+        return f'<DTypePolicy "{self.name}">'
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DTypePolicy) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+_global_policy: DTypePolicy | None = None
+
+
+def set_dtype_policy(policy: "DTypePolicy | str | None") -> None:
+    """Set the policy of the models that are made from now on; `None` leaves each module its own dtype again.
+
+    Raises:
+        ValueError: If there is no such policy.
+    """
+    global _global_policy
+    _global_policy = as_policy(policy)
+
+
+def dtype_policy() -> DTypePolicy:
+    """Return the policy of new models, `"float32"` unless it was set."""
+    return _global_policy or DTypePolicy("float32")
+
+
+def as_policy(policy: Any) -> DTypePolicy | None:
+    """Return a policy by its name; `None` stays `None`."""
+    return policy if policy is None or isinstance(policy, DTypePolicy) else DTypePolicy(policy)
+
+
+class Precision:
+    """The module's own dtype: the null precision."""
+
+    policy: DTypePolicy | None = None
+    scales_loss = False
+
+    def prepare(self, module: nn.Module) -> None:
+        """Leave the module as it is."""
+
+    def wrap(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Leave its call as it is."""
+        return call
+
+
+class Cast(Precision):
+    """Weights and computation in one dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Cast to `dtype`."""
+        self._dtype = dtype
+
+    def prepare(self, module: nn.Module) -> None:
+        """Cast the module."""
+        module.to(self._dtype)
+
+
+class Mixed(Precision):
+    """Weights as they are, and half precision where torch's autocast finds it safe."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Compute in `dtype`; gradients of float16 need a scaled loss."""
+        self._dtype, self._device_type = dtype, device.type
+        self.scales_loss = dtype == torch.float16
+
+    def wrap(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Call within autocast."""
+        dtype, device_type = self._dtype, self._device_type
+
+        @wraps(call)
+        def mixed(inputs: Any) -> Any:
+            with torch.autocast(device_type, dtype):
+                return call(inputs)
+
+        return mixed
+
+
+def choose_precision(policy: Any, device: torch.device) -> Precision:
+    """Return the precision that `Model(dtype_policy=)`, or else the global policy, asks for.
+
+    Raises:
+        ValueError: If there is no such policy.
+    """
+    chosen = as_policy(policy) or _global_policy
+    if chosen is None:
+        return Precision()
+    dtype = _DTYPES[chosen.compute_dtype]
+    precision = Mixed(dtype, device) if chosen.is_mixed else Cast(dtype)
+    precision.policy = chosen
+    return precision

@@ -1,0 +1,1 @@
+"""The checkpoint file: tensors and plain data, written atomically and read without running code."""

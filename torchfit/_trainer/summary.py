@@ -1,0 +1,207 @@
+"""The table that `summary` prints: layers, the shapes they give, and what they weigh."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchfit._utils import tree
+from torchfit._utils.figures import table_html
+from torchfit._utils.modules import weight_tensors
+
+Row = tuple[str, ...]
+
+
+@dataclass
+class Summary:
+    """What is told about a model."""
+
+    name: str
+    header: Row
+    rows: list[Row]
+    totals: list[str]
+
+    def text(self, line_length: int | None = None, positions: Sequence[float] | None = None) -> str:
+        """Return the table, `line_length` characters wide, or as wide as the contents need, at least 65.
+
+        `positions` are where the columns end: characters, or shares of the line up to 1.
+        """
+        lines = _table([self.header, *self.rows], line_length, positions)
+        return "\n".join([f'Model: "{self.name}"', *lines, *self.totals])
+
+    def html(self) -> str:
+        """Return the same for a notebook."""
+        totals = "<br/>".join(map(escape, self.totals))
+        return f"<p><b>Model: {escape(self.name)}</b></p>{table_html(self.header, self.rows)}<p>{totals}</p>"
+
+
+def summarize(
+    name: str,
+    module: nn.Module,
+    run: Callable[[], Any] | None = None,
+    expand_nested: bool = False,
+    show_trainable: bool = False,
+    layer_range: Sequence[str] | None = None,
+    optimizer_weights: Sequence[Tensor] = (),
+) -> Summary:
+    """Gather what is told about a module.
+
+    Args:
+        name: The name of the model.
+        module: What is described: its children, or itself where it has none.
+        run: Calls the module on an example batch, for the shapes; without it they are unknown.
+        expand_nested: Whether to list the layers inside of layers.
+        show_trainable: Whether to tell which layers are trained.
+        layer_range: Patterns (`re`) for the first and the last layer to list; all by default.
+        optimizer_weights: What the optimizer holds.
+
+    Raises:
+        ValueError: If no layer matches a pattern of `layer_range`.
+    """
+    layers = list(_layers(module, expand_nested))
+    shapes = _output_shapes([layer for _, layer in layers], run)
+    layers = layers if layer_range is None else _between(layers, layer_range)
+    header: Row = ("Layer (type)", "Output Shape", "Param #")
+    rows: list[Row] = [
+        (f"{path} ({type(layer).__name__})", shapes.get(id(layer), "?"), _count(layer)) for path, layer in layers
+    ]
+    if show_trainable:
+        header = (*header, "Trainable")
+        rows = [(*row, _trainable(layer)) for row, (_, layer) in zip(rows, layers)]
+    return Summary(name, header, rows, _totals(module, list(optimizer_weights)))
+
+
+def _between(layers: list[tuple[str, nn.Module]], layer_range: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    if isinstance(layer_range, str) or len(layer_range) != 2:
+        raise ValueError("`layer_range` must be two patterns: of the name of the first layer, and of the last.")
+    first, last = (
+        [number for number, (path, _) in enumerate(layers) if re.match(pattern, path)] for pattern in layer_range
+    )
+    if not first or not last:
+        raise ValueError(
+            f"`layer_range` matches no layer with {layer_range[0 if not first else 1]!r}. "
+            f"The layers are {[path for path, _ in layers]}."
+        )
+    return layers[min(first) : max(last) + 1]
+
+
+def _layers(module: nn.Module, deep: bool) -> Iterator[tuple[str, nn.Module]]:
+    if deep:
+        inner = [(path, layer) for path, layer in module.named_modules() if path]
+    else:
+        inner = list(module.named_children())
+    yield from inner or [(type(module).__name__.lower(), module)]
+
+
+def _output_shapes(layers: list[nn.Module], run: Callable[[], Any] | None) -> dict[int, str]:
+    shapes: dict[int, str] = {}
+    if run is None:
+        return shapes
+    with _recording(layers, shapes), torch.no_grad():
+        run()
+    return shapes
+
+
+@contextmanager
+def _recording(layers: list[nn.Module], shapes: dict[int, str]) -> Iterator[None]:
+    def record(layer: nn.Module, _: Any, outputs: Any) -> None:
+        shapes[id(layer)] = ", ".join(_shape(leaf) for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor))
+
+    handles = [layer.register_forward_hook(record) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(['None', *map(str, tensor.shape[1:])])})" if tensor.ndim else "()"
+
+
+def _count(layer: nn.Module) -> str:
+    tensors = weight_tensors(layer)
+    return "?" if any(map(is_lazy, tensors)) else f"{sum(tensor.numel() for tensor in tensors):,}"
+
+
+def _trainable(layer: nn.Module) -> str:
+    return "-" if not weight_tensors(layer) else "Y" if any(p.requires_grad for p in layer.parameters()) else "N"
+
+
+def _table(rows: list[Row], line_length: int | None, positions: Sequence[float] | None) -> list[str]:
+    widths = _widths(rows, line_length) if positions is None else _placed(positions, line_length, len(rows[0]))
+    lines = ["".join(_fit(cell, room) for cell, room in zip(row, widths)).rstrip() for row in rows]
+    width = line_length or sum(widths)
+    return ["_" * width, lines[0], "=" * width, *lines[1:], "=" * width]
+
+
+def _widths(rows: list[Row], line_length: int | None) -> list[int]:
+    widths = [max(map(len, column)) + 2 for column in zip(*rows)]
+    width = line_length or max(65, sum(widths))
+    widths[0] += max(0, width - sum(widths)) * 2 // 3
+    widths[1] = max(1, width - widths[0] - sum(widths[2:]))
+    return widths
+
+
+def _placed(positions: Sequence[float], line_length: int | None, columns: int) -> list[int]:
+    if len(positions) < columns:
+        raise ValueError(f"`positions` must tell where each of the {columns} columns ends, not {len(positions)}.")
+    ends = [round(end * (line_length or 65)) if end <= 1 else int(end) for end in positions[:columns]]
+    return [max(1, end - start) for start, end in zip([0, *ends], ends)]
+
+
+def _fit(cell: str, room: int) -> str:
+    return (cell if len(cell) < room else cell[: max(0, room - 2)] + "…").ljust(room)
+
+
+def _totals(module: nn.Module, optimizer_weights: list[Tensor]) -> list[str]:
+    weights = weight_tensors(module)
+    trained = [tensor for tensor in weights if tensor.requires_grad]
+    rest = [tensor for tensor in weights if not tensor.requires_grad]
+    kinds = [("Total", weights), ("Trainable", trained), ("Non-trainable", rest)]
+    if optimizer_weights:
+        kinds.append(("Optimizer", optimizer_weights))
+    return [f"{kind} params: {_size(tensors)}" for kind, tensors in kinds]
+
+
+def _size(tensors: list[Tensor]) -> str:
+    known = [tensor for tensor in tensors if not is_lazy(tensor)]
+    count = f"{sum(tensor.numel() for tensor in known):,}" + ("" if len(known) == len(tensors) else " and lazy ones")
+    return f"{count} ({readable_size(sum(tensor.numel() * tensor.element_size() for tensor in known))})"
+
+
+def readable_size(size: float) -> str:
+    """Write a number of bytes.
+
+    >>> readable_size(218_856)
+    '213.73 KB'
+    """
+    for unit in ("B", "KB", "MB"):
+        if size < 1024:
+            return f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GB"
+
+
+def zeros_of(shape: Any) -> Any:
+    """Return a batch of one sample of zeros for a shape, or for a list or dictionary of shapes."""
+    if isinstance(shape, Mapping):
+        return {name: zeros_of(part) for name, part in shape.items()}
+    if any(isinstance(part, (tuple, list)) for part in shape):
+        return [zeros_of(part) for part in shape]
+    return torch.zeros(1, *(1 if size is None else size for size in shape))
+
+
+def blank(inputs: Any) -> Any:
+    """Return one sample of zeros like a batch of inputs, on the CPU, to remember what data look like."""
+    return tree.map(_blank_leaf, inputs)
+
+
+def _blank_leaf(leaf: Any) -> Any:
+    return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if isinstance(leaf, Tensor) and leaf.ndim else leaf

@@ -1,0 +1,1 @@
+"""Shared helpers: nested structures, names, error messages, registries. Imports only torch, NumPy and the stdlib."""

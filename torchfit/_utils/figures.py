@@ -1,0 +1,63 @@
+"""Pictures with matplotlib, which is imported when one is drawn and not before."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from html import escape
+from importlib import import_module
+from typing import Any
+
+from torchfit._utils.console import in_notebook
+
+
+def make_figure(draw: Callable[[Any], None]) -> Any:
+    """Draw on a new figure with `draw(figure)`, and return it.
+
+    In a notebook it is shown at once, wherever the call stands in a cell, and only once if the call stands last;
+    elsewhere `matplotlib.pyplot.show()` shows it.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    pyplot = _matplotlib("pyplot")
+    figure = pyplot.figure(layout="constrained")
+    draw(figure)
+    if in_notebook():
+        import_module("IPython.display").display(figure)
+        pyplot.close(figure)
+        figure._ipython_display_ = lambda: vars(figure).pop("_ipython_display_")
+    return figure
+
+
+def png_html(draw: Callable[[Any], None], text: str) -> str:
+    """Return the picture that `draw(figure)` draws as an image for HTML, `text` if matplotlib is not installed."""
+    try:
+        figure = _matplotlib("figure").Figure(layout="constrained")
+    except ImportError:
+        return f"<p>{escape(text)}</p>"
+    draw(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}"/>'
+
+
+def table_html(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Return a table for HTML; the first column stands left, the others right."""
+    head = "".join(f"<th{_side(column)}>{escape(cell)}</th>" for column, cell in enumerate(header))
+    body = [
+        "<tr>" + "".join(f"<td{_side(column)}>{escape(cell)}</td>" for column, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    ]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _side(column: int) -> str:
+    return f' style="text-align:{"right" if column else "left"}; padding:0.1em 0.7em"'
+
+
+def _matplotlib(part: str) -> Any:
+    try:
+        return import_module(f"matplotlib.{part}")
+    except ImportError as error:
+        raise ImportError('Pictures need matplotlib. Type: pip install "torchfit[plot]"') from error

@@ -1,0 +1,63 @@
+"""What there is to know about any module: its device, its dtype, its weights, its mode."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+_KEPT = "_torchfit_keeps_evaluation_mode"
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of the first parameter or buffer, the CPU if there is none."""
+    return next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
+
+
+def floating_dtype_of(module: nn.Module) -> torch.dtype:
+    """Return the floating dtype of the first parameter or buffer that has one, else torch's default."""
+    tensors = (tensor for tensor in chain(module.parameters(), module.buffers()) if not is_lazy(tensor))
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+
+
+def weight_tensors(module: nn.Module) -> list[Tensor]:
+    """Return what counts as weights, as in Keras: parameters, and buffers of floating numbers."""
+    return [*module.parameters(), *(buffer for buffer in module.buffers() if buffer.is_floating_point())]
+
+
+@contextmanager
+def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Put every submodule into train or evaluation mode, and each back into its own mode afterwards.
+
+    Layers that were told to keep evaluation mode are not put into train mode.
+    """
+    before = [(submodule, submodule.training) for submodule in module.modules()]
+    nn.Module.train(module, training)
+    for submodule, _ in before if training else ():
+        if stays_in_eval(submodule):
+            submodule.training = False
+    try:
+        yield
+    finally:
+        for submodule, was_training in before:
+            submodule.training = was_training
+
+
+def has_running_stats(module: nn.Module) -> bool:
+    """Tell whether a layer follows its inputs with running statistics when in train mode, as `nn.BatchNorm1d` does."""
+    return getattr(module, "running_mean", None) is not None
+
+
+def stays_in_eval(module: nn.Module) -> bool:
+    """Tell whether a layer stays in evaluation mode when the model is trained."""
+    return getattr(module, _KEPT, False)
+
+
+def set_stays_in_eval(module: nn.Module, kept: bool) -> None:
+    """Say whether a layer stays in evaluation mode when the model is trained; copies of it remember."""
+    if kept:
+        setattr(module, _KEPT, True)
+    else:
+        vars(module).pop(_KEPT, None)

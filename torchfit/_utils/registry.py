@@ -1,0 +1,178 @@
+"""The user's own classes and functions, by name: registered ones, and those handed over for one call.
+
+What is turned into data (`serialize`) is named; what is read back (`deserialize`) is looked up by that name
+among the objects handed over for this call, those of the enclosing `custom_object_scope`, the registered ones
+and the family's own, in this order. Nothing is ever imported by a name that comes out of the data.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from torch import nn
+
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
+
+Registered = TypeVar("Registered", bound=Callable[..., Any])
+
+_registered: dict[str, Any] = {}
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_scoped: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=_NOTHING)
+
+
+def register_serializable(package: str = "Custom", name: str | None = None) -> Callable[[Registered], Registered]:
+    """Return a decorator that registers a class or function as `package>name`, to be found when loading.
+
+    `name` defaults to the object's own. A class needs `get_config`, unless it is
+    a `torch.nn.Module`, which is then rebuilt from its attributes and weights. Registering the same name twice replaces
+    the first, so that a notebook cell may be run again.
+
+    >>> @register_serializable("shop")
+    ... def squared(y_true, y_pred):
+    ...     return (y_pred - y_true) ** 2
+    >>> registered_name(squared), find_custom("shop>squared") is squared, find_custom("squared") is squared
+    ('shop>squared', True, True)
+    """
+    if callable(package):
+        raise TypeError("register_serializable is called first: write @register_serializable().")
+
+    def register(target: Registered) -> Registered:
+        needs_config = isinstance(target, type) and not issubclass(target, nn.Module)
+        if needs_config and not hasattr(target, "get_config"):
+            raise ValueError(
+                f"register_serializable: the class {target.__name__} has no get_config() and cannot be "
+                "saved. Define get_config() returning the constructor's arguments."
+            )
+        _registered[f"{package}>{name or target.__name__}"] = target
+        return target
+
+    return register
+
+
+@contextmanager
+def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Make `objects` (name -> class or function) known by name inside the `with` block.
+
+    >>> with custom_object_scope({"plain": print}):
+    ...     find_custom("plain") is print
+    True
+    """
+    token = _scoped.set({**_scoped.get(), **objects})
+    try:
+        yield
+    finally:
+        _scoped.reset(token)
+
+
+def registered_name(target: Any) -> str | None:
+    """Return the full name under which a class or function was registered, or `None`."""
+    return next((name for name, known in _registered.items() if known is target), None)
+
+
+def find_custom(name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Return the custom class or function of this name (bare or `package>name`), or `None`."""
+    for objects in (custom_objects or {}, _scoped.get(), _registered):
+        if name in objects:
+            return objects[name]
+    return next((known for full, known in reversed(_registered.items()) if full.split(">", 1)[-1] == name), None)
+
+
+class Registry:
+    """The members of one family by name, with Keras' `get`, `serialize` and `deserialize`.
+
+    `kind` is the word for messages ("loss"), `module` the public module ("torchfit.losses"), `members` maps
+    names and aliases to classes and functions. Names are looked up without regard to case, except where two
+    members differ by nothing else.
+    """
+
+    def __init__(self, kind: str, module: str, entries: Mapping[str, Any]):
+        self.kind = kind
+        self.module = module
+        self.entries = dict(entries)
+
+    @functools.cached_property
+    def _by_lower_case(self) -> dict[str, Any]:
+        return {name.lower(): member for name, member in reversed(self.entries.items())}
+
+    def lookup(self, name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+        """Return the class or function called `name`; an unknown one raises a `ValueError`."""
+        custom = find_custom(name, custom_objects)
+        if custom is not None:
+            return custom
+        member = self.entries.get(name, self._by_lower_case.get(name.lower()))
+        if member is None:
+            known = [*self.entries, *(custom_objects or {}), *_registered]
+            raise ValueError(f"Unknown {self.kind}: {name!r}. {did_you_mean(name, known)}")
+        return member
+
+    def get(self, identifier: Any) -> Any:
+        """Return the object or function that a name, a config, a class or a callable stands for."""
+        if identifier is None:
+            return None
+        if isinstance(identifier, Mapping):
+            return self.deserialize(identifier)
+        found = self.lookup(identifier) if isinstance(identifier, str) else identifier
+        if isinstance(found, type):
+            return found()
+        if not callable(found):
+            raise ValueError(
+                f"Could not interpret the {self.kind} identifier {describe(identifier)}: "
+                f"expected a name, a config, a class, an object or a function."
+            )
+        return found
+
+    def serialize(self, member: Any) -> dict[str, Any]:
+        """Return the config of an object or function: plain data with its module, name and arguments."""
+        if hasattr(member, "get_config"):
+            return self._describe(type(member), type(member).__name__, member.get_config())
+        if not callable(member) or not hasattr(member, "__name__"):
+            raise ValueError(
+                f"Could not serialize {describe(member)} as a {self.kind}: expected an object with "
+                "get_config() or a named function."
+            )
+        return self._describe(member, "function", registered_name(member) or member.__name__)
+
+    def _describe(self, target: Any, class_name: str, config: Any) -> dict[str, Any]:
+        own = target.__module__.partition(".")[0] == self.module.partition(".")[0]
+        if class_name == "function":
+            return {
+                "module": "builtins",
+                "class_name": "function",
+                "config": config,
+                "registered_name": "function",
+            }
+        return {
+            "module": self.module if own else None,
+            "class_name": class_name,
+            "config": config,
+            "registered_name": None if own else registered_name(target) or class_name,
+        }
+
+    def deserialize(self, config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+        """Return what `serialize` was given; a name alone is looked up."""
+        if isinstance(config, str):
+            return self.lookup(config, custom_objects)
+        if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
+            raise ValueError(
+                f"Could not read the {self.kind} config: expected a name or a dictionary with 'class_name' "
+                f"and 'config', received {describe(config)}."
+            )
+        if config["class_name"] == "function":
+            return self.lookup(config["config"], custom_objects)
+        with custom_object_scope(custom_objects or {}):
+            return self._build(self._class_of(config), config.get("config") or {})
+
+    def _class_of(self, config: Mapping[str, Any]) -> Any:
+        full_name = config.get("registered_name")
+        registered = find_custom(full_name) if full_name else None
+        return registered if registered is not None else self.lookup(config["class_name"])
+
+    def _build(self, target: Any, arguments: Mapping[str, Any]) -> Any:
+        if not isinstance(target, type):
+            return target
+        from_config = getattr(target, "from_config", None)
+        return from_config(dict(arguments)) if from_config else target(**arguments)
