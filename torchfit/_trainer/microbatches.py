@@ -1,4 +1,4 @@
-"""One batch in several passes: the same gradients and the same update with less memory."""
+"""Microbatches: one batch in several passes, for the same gradients and update with less memory."""
 
 import math
 from collections.abc import Iterator
@@ -13,36 +13,36 @@ from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
 
 
-class Microbatches:
-    """How many rows of a batch go through the module at once.
+class MicrobatchSplitter:
+    """Splits batches into parts that go through the module one after the other.
 
-    Given as a number, or "auto": whole batches until memory runs out, then half as many rows, and so on.
+    Args:
+        size: The number of rows of a part, or "auto": whole batches until memory runs out, then half as many rows,
+            and so on.
+
+    Raises:
+        ValueError: If `size` is neither a positive integer nor "auto".
     """
 
     def __init__(self, size: int | str) -> None:
-        """Check the size.
-
-        Raises:
-            ValueError: If it is neither a positive integer nor "auto".
-        """
         is_number = isinstance(size, int) and not isinstance(size, bool) and size > 0
         if not is_number and size != "auto":
             raise ValueError(f"`microbatch` must be a positive integer or 'auto', but it is {describe(size)}.")
         self._adapts = size == "auto"
         self._size: float = math.inf if isinstance(size, str) else size
 
-    def parts(self, batch: Batch, rows: int) -> Iterator[tuple[Batch, float]]:
-        """Give the parts of a batch of so many rows, each with its share of them."""
+    def split(self, batch: Batch, rows: int) -> Iterator[tuple[Batch, float]]:
+        """Yield the parts of a batch of `rows` samples, each with its share of them."""
         if rows <= self._size:
             yield batch, 1.0
             return
         size = int(self._size)
-        pack = tree.unflattener(tuple(batch))
+        unflatten = tree.unflattener(tuple(batch))
         for leaves in zip(*(torch.split(leaf, size) for leaf in tree.leaves(batch))):
-            yield Batch(*pack(leaves)), len(leaves[0]) / rows
+            yield Batch(*unflatten(leaves)), len(leaves[0]) / rows
 
-    def shrink(self, rows: int, error: BaseException) -> None:
-        """Halve the size after memory ran out, and say so; raise `error` where it says something else."""
+    def halve_after_oom(self, rows: int, error: BaseException) -> None:
+        """Halve the size and log it if `error` says that memory ran out; else raise `error`."""
         if not (self._adapts and is_out_of_memory(error)) or min(rows, self._size) <= 1:
             raise error
         self._size = math.ceil(min(rows, self._size) / 2)
@@ -57,12 +57,12 @@ class Microbatches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out, on an accelerator or on the host."""
+    """Return whether memory ran out, on an accelerator or on the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)
 
 
-def detached(outputs: Any) -> Any:
-    """Return outputs without what is needed to go back through them."""
+def detach(outputs: Any) -> Any:
+    """Return outputs detached from the autograd graph."""
     return tree.map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)

@@ -13,25 +13,15 @@ from torch import Tensor
 from torchfit._trainer import output_matching, target_rank
 from torchfit._utils import tree
 from torchfit._utils.names import unique_names
+from torchfit.losses import as_loss, check_targets, probability_problem
+from torchfit.metrics import Mean, as_metric, resolve
 
 Getter = output_matching.Getter
-Pick = Any  # A function (targets, outputs, weights) -> [(term, target, output, weight)], or a single term.
+Selector = Any  # A function (targets, outputs, weights) -> [(term, target, output, weight)], or a single term.
 Shape = tuple[int, ...]
 
 
-@dataclass
-class Family:
-    """How the objective gets its parts made; handed in, because losses and metrics live beside the engine."""
-
-    as_loss: Callable[[Any], Any]
-    loss_problem: Callable[[Any, Tensor], str | None]
-    as_metric: Callable[[Any], Any]
-    resolve_metric: Callable[[str, Any, Tensor, Tensor], Any]
-    mean: Callable[..., Any]
-    check_targets: Callable[[Any, Any, Any], None] = lambda *_: None
-
-
-class Deferred:
+class DeferredMetric:
     """A metric such as "accuracy", whose class depends on the loss and on shapes not yet seen."""
 
     def __init__(self, name: str) -> None:
@@ -39,12 +29,12 @@ class Deferred:
         self.name = name
 
 
-_MOST_STRUCTURES = 16
+_MAX_CACHED_STRUCTURES = 16
 _DEFERRED = ("accuracy", "acc", "crossentropy", "ce")
 
 
 @dataclass
-class Term:
+class OutputObjective:
     """What is computed for one output."""
 
     name: str
@@ -54,47 +44,47 @@ class Term:
     metrics: list[Any] = field(default_factory=list)
     weighted_metrics: list[Any] = field(default_factory=list)
     shapes: tuple[Shape, Shape] | None = None  # of the target and the output that were seen first
-    compute: Callable[..., Any] = output_matching.whole
+    compute: Callable[..., Any] = output_matching.identity
     updates: list[Callable[..., Any]] = field(default_factory=list)
     weighted_updates: list[Callable[..., Any]] = field(default_factory=list)
 
     @property
-    def is_served(self) -> bool:
-        """Tell whether anything here needs a target."""
+    def needs_target(self) -> bool:
+        """Return whether anything here needs a target."""
         return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
 
     @property
-    def members(self) -> list[Any]:
+    def resolved_metrics(self) -> list[Any]:
         """All metrics of this output that are settled, the mean of its loss first."""
-        metrics = (*_present(self.tracker), *self.metrics, *self.weighted_metrics)
-        return [metric for metric in metrics if not isinstance(metric, Deferred)]
+        metrics = (*_as_iterable(self.tracker), *self.metrics, *self.weighted_metrics)
+        return [metric for metric in metrics if not isinstance(metric, DeferredMetric)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the functions that belong to these very metrics: copies find their own."""
-        return {**self.__dict__, "compute": output_matching.whole, "updates": [], "weighted_updates": []}
+        return {**self.__dict__, "compute": output_matching.identity, "updates": [], "weighted_updates": []}
 
 
 @dataclass
-class Bound:
+class BoundOutput:
     """A term with the ways to its target, its output and its weights."""
 
-    term: Term
+    term: OutputObjective
     target: Getter
     output: Getter
     weight: Getter
 
 
-class Uncompiled:
+class UncompiledObjective:
     """Stands where the objective will be, before `compile`."""
 
-    examines = sums = is_self_contained = False
+    checks_first_batch = uses_sum_reduction = is_builtin = False
     output_bytes = 0
     metrics: Sequence[Any] = ()
     trackers: Sequence[Any] = ()
-    silent: Sequence[Any] = ()
+    unreported_metrics: Sequence[Any] = ()
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def isolated(self) -> Iterator[None]:
         """Do nothing: there is nothing to put back."""
         yield
 
@@ -122,7 +112,6 @@ class Objective:
 
     def __init__(
         self,
-        family: Family,
         loss: Any = None,
         loss_weights: Any = None,
         metrics: Any = None,
@@ -130,25 +119,24 @@ class Objective:
         output_names: Sequence[str] | None = None,
     ) -> None:
         """Check every identifier now, so that a wrong name fails in `compile`."""
-        self._family = family
-        self._losses = tree.map(family.as_loss, loss)
+        self._losses = tree.map(as_loss, loss)
         self._loss_weights = loss_weights
         self._metrics = tree.map(self._as_metric, metrics)
         self._weighted_metrics = tree.map(self._as_metric, weighted_metrics)
         self._given_names = output_names
-        self._bound: dict[Any, Pick] = {}
-        self._known: dict[Any, tuple[Pick, list[str]]] = {}
-        self._checked: set[str] = set()
-        self._layout = output_matching.Layout((), [])
-        self.examines = False
+        self._bindings: dict[Any, Selector] = {}
+        self._binding_cache: dict[Any, tuple[Selector, list[str]]] = {}
+        self._checked_outputs: set[str] = set()
+        self._output_spec = output_matching.OutputSpec((), [])
+        self.checks_first_batch = False
         self.output_bytes = 0
-        self._latest: list[str] | None = None
-        self.tracker = family.mean(name="loss")
-        self.terms: list[Term] = []
+        self._active_outputs: list[str] | None = None
+        self.tracker = Mean(name="loss")
+        self.terms: list[OutputObjective] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was worked out for these very terms: copies match their own."""
-        return {**self.__dict__, "_bound": {}, "_known": {}}
+        return {**self.__dict__, "_bindings": {}, "_binding_cache": {}}
 
     @property
     def output_names(self) -> list[str]:
@@ -158,7 +146,7 @@ class Objective:
     @property
     def metrics(self) -> list[Any]:
         """The loss tracker, then each output's loss, then each output's metrics, in the order of the logs."""
-        compiled = [metric for term in self.terms for metric in term.members if metric is not term.tracker]
+        compiled = [metric for term in self.terms for metric in term.resolved_metrics if metric is not term.tracker]
         return [self.tracker, *self.trackers, *compiled]
 
     @property
@@ -167,8 +155,8 @@ class Objective:
         return [term.tracker for term in self.terms if term.tracker is not None]
 
     @property
-    def sums(self) -> bool:
-        """Tell whether the losses are sums over a batch, and not means.
+    def uses_sum_reduction(self) -> bool:
+        """Return whether the losses are sums over a batch, and not means.
 
         Raises:
             ValueError: If some are and some are not.
@@ -179,58 +167,69 @@ class Objective:
         return True in kinds
 
     @property
-    def is_self_contained(self) -> bool:
-        """Tell whether all losses and metrics look at nothing but targets, outputs and weights."""
-        members = [member for term in self.terms for member in (*_present(term.loss), *term.members)]
-        return all(map(target_rank.is_self_contained, members))
+    def is_builtin(self) -> bool:
+        """Return whether all losses and metrics look at nothing but targets, outputs and weights."""
+        members = [member for term in self.terms for member in (*_as_iterable(term.loss), *term.resolved_metrics)]
+        return all(map(target_rank.is_builtin, members))
 
     @property
-    def silent(self) -> list[Any]:
+    def unreported_metrics(self) -> list[Any]:
         """The metrics of outputs or targets that were not there in this loop: they are left out of its logs."""
-        terms = self.terms if self._latest is not None else []
-        return [metric for term in terms if term.name not in (self._latest or ()) for metric in term.members]
+        terms = self.terms if self._active_outputs is not None else []
+        return [
+            metric
+            for term in terms
+            if term.name not in (self._active_outputs or ())
+            for metric in term.resolved_metrics
+        ]
 
     @property
-    def outlook(self) -> dict[str, Any]:
+    def build_config(self) -> dict[str, Any]:
         """What was seen of the outputs, as plain data: their names, structure, and shapes with those of the targets."""
         shapes = {term.name: term.shapes for term in self.terms if term.shapes is not None}
-        return {"names": list(self._layout.names), "nest": self._layout.nest, "shapes": shapes}
+        return {"names": list(self._output_spec.names), "nest": self._output_spec.structure, "shapes": shapes}
 
-    def foresee(self, outlook: Mapping[str, Any], device: torch.device) -> None:
+    def build_from_config(self, build_config: Mapping[str, Any], device: torch.device) -> None:
         """Make the losses and metrics for outputs that another objective saw, unless some were seen here."""
-        if self.terms or not outlook["names"]:
+        if self.terms or not build_config["names"]:
             return
-        self._layout = output_matching.Layout(tuple(outlook["names"]), outlook["nest"])
-        self._build(self._layout)
+        self._output_spec = output_matching.OutputSpec(tuple(build_config["names"]), build_config["nest"])
+        self._build(self._output_spec)
         for term in self.terms:
-            term.shapes = outlook["shapes"].get(term.name)
+            term.shapes = build_config["shapes"].get(term.name)
             if term.shapes is not None:
                 target, output = (torch.empty(shape, device="meta") for shape in term.shapes)
-                self._settle(term, target, output, device)
+                self._resolve_metrics(term, target, output, device)
         self._name_metrics()
 
     def forget_structures(self) -> None:
         """Look at the structure of data and outputs anew: they may change from one call to the next."""
-        self._bound = {}
-        self.examines = False
+        self._bindings = {}
+        self.checks_first_batch = False
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def isolated(self) -> Iterator[None]:
         """Put back, after a loop inside of a loop, what was found out about the data of the outer one."""
-        bound, latest = self._bound, self._latest
-        self._bound = {}
+        bound, latest = self._bindings, self._active_outputs
+        self._bindings = {}
         try:
             yield
         finally:
-            self._bound, self._latest = bound, latest
+            self._bindings, self._active_outputs = bound, latest
 
     def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
         """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
         total = None
         kinds = type(targets), type(outputs), type(sample_weight)
-        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
-        alone = isinstance(pick, Term)  # The usual case, which needs no call to take things apart.
-        parts = ((pick, targets, outputs, sample_weight),) if alone else pick(targets, outputs, sample_weight)
+        select = self._bindings.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
+        is_single_output = isinstance(
+            select, OutputObjective
+        )  # The usual case, which needs no call to take things apart.
+        parts = (
+            ((select, targets, outputs, sample_weight),)
+            if is_single_output
+            else select(targets, outputs, sample_weight)
+        )
         for term, target, output, weight in parts:
             if term.loss is None:
                 continue
@@ -244,9 +243,15 @@ class Objective:
     def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
         """Update every compiled metric; only the weighted ones see the weights."""
         kinds = type(targets), type(outputs), type(sample_weight)
-        pick = self._bound.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
-        alone = isinstance(pick, Term)  # The usual case, which needs no call to take things apart.
-        parts = ((pick, targets, outputs, sample_weight),) if alone else pick(targets, outputs, sample_weight)
+        select = self._bindings.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
+        is_single_output = isinstance(
+            select, OutputObjective
+        )  # The usual case, which needs no call to take things apart.
+        parts = (
+            ((select, targets, outputs, sample_weight),)
+            if is_single_output
+            else select(targets, outputs, sample_weight)
+        )
         for term, target, output, weight in parts:
             for update in term.updates:
                 update(target, output)
@@ -255,46 +260,48 @@ class Objective:
 
     def _as_metric(self, identifier: Any) -> Any:
         is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
-        return Deferred(identifier) if is_deferred else self._family.as_metric(identifier)
+        return DeferredMetric(identifier) if is_deferred else as_metric(identifier)
 
-    def _bind(self, kinds: Any, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
+    def _bind(self, kinds: Any, targets: Any, outputs: Any, sample_weight: Any) -> Selector:
         """Return what gives (term, target, output, weight) for every output that something is computed for.
 
         What was worked out for the same structures in an earlier loop is taken up: compiled graphs rely on it.
         """
         key = tree.treedef(targets), tree.treedef(outputs), tree.treedef(sample_weight)
-        if key not in self._known:
+        if key not in self._binding_cache:
             bound = self._match(targets, outputs, sample_weight)
-            if len(self._known) >= _MOST_STRUCTURES:
-                self._known.clear()
-            self._known[key] = _picker(bound, sample_weight), [item.term.name for item in bound]
-        pick, self._latest = self._known[key]
-        self._bound[kinds] = pick
+            if len(self._binding_cache) >= _MAX_CACHED_STRUCTURES:
+                self._binding_cache.clear()
+            self._binding_cache[key] = _make_selector(bound, sample_weight), [item.term.name for item in bound]
+        select, self._active_outputs = self._binding_cache[key]
+        self._bindings[kinds] = select
         self.output_bytes = tree.nbytes(outputs)
-        if self.examines:
-            single = isinstance(pick, Term)
-            self._examine([(pick, targets, outputs, None)] if single else pick(targets, outputs, sample_weight))
-        return pick
+        if self.checks_first_batch:
+            single = isinstance(select, OutputObjective)
+            self._examine([(select, targets, outputs, None)] if single else select(targets, outputs, sample_weight))
+        return select
 
-    def _examine(self, parts: Iterable[tuple[Term, Any, Any, Any]]) -> None:
+    def _examine(self, parts: Iterable[tuple[OutputObjective, Any, Any, Any]]) -> None:
         """Look once at how targets and outputs go together."""
-        self.examines = False
+        self.checks_first_batch = False
         for term, target, output, _ in parts:
             if term.loss is not None:
-                self._family.check_targets(term.loss, target, output)
+                check_targets(term.loss, target, output)
 
-    def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[Bound]:
-        find_output = self._laid_out(outputs).getters(outputs)
-        served = [term.name for term in self.terms if term.is_served and term.name in find_output]
-        find_target = output_matching.by_output("y", targets, self._layout, served)
+    def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[BoundOutput]:
+        find_output = self._update_output_spec(outputs).getters(outputs)
+        active_outputs = [term.name for term in self.terms if term.needs_target and term.name in find_output]
+        find_target = output_matching.match_to_outputs("y", targets, self._output_spec, active_outputs)
         find_weight: dict[str, Getter] = {}
         if tree.is_leaf(sample_weight):
-            find_weight = dict.fromkeys(served, output_matching.whole)
+            find_weight = dict.fromkeys(active_outputs, output_matching.identity)
         else:
-            find_weight = output_matching.by_output("sample_weight", sample_weight, self._layout, served)
-        terms = [term for term in self.terms if term.name in find_target and term.name in served]
+            find_weight = output_matching.match_to_outputs(
+                "sample_weight", sample_weight, self._output_spec, active_outputs
+            )
+        terms = [term for term in self.terms if term.name in find_target and term.name in active_outputs]
         bound = [
-            Bound(term, find_target[term.name], find_output[term.name], find_weight.get(term.name, _nothing))
+            BoundOutput(term, find_target[term.name], find_output[term.name], find_weight.get(term.name, _nothing))
             for term in terms
         ]
         for item in bound:
@@ -302,72 +309,79 @@ class Objective:
         self._name_metrics()
         return bound
 
-    def _laid_out(self, outputs: Any) -> output_matching.Layout:
+    def _update_output_spec(self, outputs: Any) -> output_matching.OutputSpec:
         """Name these outputs; where they are more than those seen so far, the terms are built anew.
 
         A module may return less in evaluation than in training: a single tensor is the first of its outputs then.
         """
-        layout = output_matching.Layout.of(outputs, self._given_names)
-        known = self._layout.names
+        output_spec = output_matching.OutputSpec.of(outputs, self._given_names)
+        known = self._output_spec.names
         if len(known) > 1 and tree.is_leaf(outputs):
-            return output_matching.Layout(known[:1], known[0])
-        if not set(layout.names) <= set(known):
-            shared = set(layout.names) & set(known)
-            self._layout = layout.joined(self._layout) if shared else layout
-            self._known.clear()
-            self._checked.clear()
-            self._build(self._layout)
-        return layout
+            return output_matching.OutputSpec(known[:1], known[0])
+        if not set(output_spec.names) <= set(known):
+            shared = set(output_spec.names) & set(known)
+            self._output_spec = output_spec.merge(self._output_spec) if shared else output_spec
+            self._binding_cache.clear()
+            self._checked_outputs.clear()
+            self._build(self._output_spec)
+        return output_spec
 
-    def _build(self, layout: output_matching.Layout) -> None:
-        losses = output_matching.spread("loss", self._losses, layout, is_one=tree.is_leaf)
-        weights = output_matching.spread("loss_weights", self._loss_weights, layout, is_one=tree.is_leaf)
-        metrics = output_matching.spread("metrics", self._metrics, layout, is_one=_is_flat)
-        weighted = output_matching.spread("weighted_metrics", self._weighted_metrics, layout, is_one=_is_flat)
-        several = len(layout.names) > 1
+    def _build(self, output_spec: output_matching.OutputSpec) -> None:
+        losses = output_matching.broadcast_to_outputs("loss", self._losses, output_spec, is_single=tree.is_leaf)
+        weights = output_matching.broadcast_to_outputs(
+            "loss_weights", self._loss_weights, output_spec, is_single=tree.is_leaf
+        )
+        metrics = output_matching.broadcast_to_outputs("metrics", self._metrics, output_spec, is_single=_is_flat)
+        weighted = output_matching.broadcast_to_outputs(
+            "weighted_metrics", self._weighted_metrics, output_spec, is_single=_is_flat
+        )
+        several = len(output_spec.names) > 1
         self.terms = [
-            Term(
+            OutputObjective(
                 name,
                 losses.get(name),
                 float(weights.get(name, 1.0)),
-                self._family.mean(name="loss") if several and losses.get(name) is not None else None,
+                Mean(name="loss") if several and losses.get(name) is not None else None,
                 _own_metrics(metrics.get(name), shared=several and _is_flat(self._metrics)),
                 _own_metrics(weighted.get(name), shared=several and _is_flat(self._weighted_metrics)),
             )
-            for name in layout.names
+            for name in output_spec.names
         ]
 
-    def _resolve(self, bound: Bound, targets: Any, outputs: Any) -> None:
+    def _resolve(self, bound: BoundOutput, targets: Any, outputs: Any) -> None:
         """Settle names such as "accuracy", which depend on loss and shapes, and place the states."""
         target, output, term = bound.target(targets), bound.output(outputs), bound.term
-        if term.loss is not None and term.name not in self._checked:
-            self._checked.add(term.name)
-            problem = self._family.loss_problem(term.loss, output)
+        if term.loss is not None and term.name not in self._checked_outputs:
+            self._checked_outputs.add(term.name)
+            problem = probability_problem(term.loss, output)
             if problem:
                 warnings.warn(problem, stacklevel=2)
-        self._settle(term, target, output, output.device)
+        self._resolve_metrics(term, target, output, output.device)
         term.shapes = _shape_of(target), _shape_of(output)
-        term.compute = target_rank.suited(term.loss, term.loss)
-        term.updates = [target_rank.suited(metric, metric.update_state) for metric in term.metrics]
-        term.weighted_updates = [target_rank.suited(metric, metric.update_state) for metric in term.weighted_metrics]
+        term.compute = target_rank.with_column_targets(term.loss, term.loss)
+        term.updates = [target_rank.with_column_targets(metric, metric.update_state) for metric in term.metrics]
+        term.weighted_updates = [
+            target_rank.with_column_targets(metric, metric.update_state) for metric in term.weighted_metrics
+        ]
 
-    def _settle(self, term: Term, target: Tensor, output: Tensor, device: torch.device) -> None:
+    def _resolve_metrics(self, term: OutputObjective, target: Tensor, output: Tensor, device: torch.device) -> None:
         for metrics in (term.metrics, term.weighted_metrics):
-            metrics[:] = [self._settled(metric, term.loss, target, output) for metric in metrics]
-        for metric in (self.tracker, *term.members):
+            metrics[:] = [self._resolve_metric(metric, term.loss, target, output) for metric in metrics]
+        for metric in (self.tracker, *term.resolved_metrics):
             metric.to(device)
 
-    def _settled(self, metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
-        if not isinstance(metric, Deferred):
+    def _resolve_metric(self, metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
+        if not isinstance(metric, DeferredMetric):
             return metric
-        return self._family.resolve_metric(metric.name, loss, target, output)
+        from_logits = getattr(loss, "from_logits", False)
+        return resolve(metric.name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
 
     def _name_metrics(self) -> None:
         """Prefix with the output where there are several; number what occurs again, alike in every fit."""
         several = len(self.terms) > 1
         for term in self.terms:
             prefix = f"{term.name}_" if several else ""
-            for metric in term.members:
+            for metric in term.resolved_metrics:
                 if not hasattr(metric, "_given_name"):
                     metric._given_name = metric.name
                 metric.name = prefix + metric._given_name
@@ -379,7 +393,7 @@ class Objective:
             metric.name = name
 
 
-def _picker(bound: list[Bound], sample_weight: Any) -> Any:
+def _make_selector(bound: list[BoundOutput], sample_weight: Any) -> Any:
     """Return what takes targets, outputs and weights apart, or the one term that they all belong to as they are."""
     if len(bound) == 1 and _is_whole(bound[0], sample_weight):
         return bound[0].term
@@ -388,9 +402,9 @@ def _picker(bound: list[Bound], sample_weight: Any) -> Any:
     ]
 
 
-def _is_whole(bound: Bound, sample_weight: Any) -> bool:
+def _is_whole(bound: BoundOutput, sample_weight: Any) -> bool:
     ways = [bound.target, bound.output, *(() if sample_weight is None else (bound.weight,))]
-    return all(way is output_matching.whole for way in ways)
+    return all(way is output_matching.identity for way in ways)
 
 
 def _is_flat(value: Any) -> bool:
@@ -403,7 +417,7 @@ def _own_metrics(spec: Any, *, shared: bool) -> list[Any]:
     return copy.deepcopy(metrics) if shared else metrics
 
 
-def _present(value: Any) -> Iterable[Any]:
+def _as_iterable(value: Any) -> Iterable[Any]:
     return () if value is None else (value,)
 
 

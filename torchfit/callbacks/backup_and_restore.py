@@ -76,7 +76,7 @@ class BackupAndRestore(Callback):
         """Go on with the training that was interrupted, if there was one."""
         self._forget()
         course = self._course()
-        if not course.is_replayable:
+        if not course.is_resumable:
             warnings.warn(
                 "BackupAndRestore: these data cannot be entered in the middle of an epoch (a generator, or data whose "
                 "order is not known). The state is stored at the end of epochs only, and a training that was "
@@ -91,7 +91,7 @@ class BackupAndRestore(Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remember the epoch. One that was entered in the middle goes on where it was."""
         self._epoch = epoch
-        if self._restored is not None and self._course().is_inside_epoch:
+        if self._restored is not None and self._course().is_mid_epoch:
             self._take_up()
         self._restored = None
 
@@ -99,7 +99,7 @@ class BackupAndRestore(Callback):
         """Count, and store the state when enough batches have come."""
         self._unsaved_batches += batch - self._last_batch
         self._last_batch = batch
-        if not self._is_due() or self.model.stop_training or not self._course().is_replayable:
+        if not self._is_due() or self.model.stop_training or not self._course().is_resumable:
             return
         self._unsaved_batches = 0
         self._save(self._epoch, batch + 1, logs or {})
@@ -112,7 +112,7 @@ class BackupAndRestore(Callback):
         """Store the state, if epochs are counted or are all that can be stored."""
         self._writer.wait()
         self._last_batch = -1
-        if self.save_freq == "epoch" or (self._is_due() and not self._course().is_replayable):
+        if self.save_freq == "epoch" or (self._is_due() and not self._course().is_resumable):
             self._unsaved_batches = 0
             self._save(epoch + 1, 0, {})
             self._writer.wait()
@@ -134,7 +134,7 @@ class BackupAndRestore(Callback):
         return self.save_freq != "epoch" and self._unsaved_batches >= int(self.save_freq)
 
     def _course(self) -> Any:
-        course = getattr(self.model, "_course", None)
+        course = self.training_state
         if course is None:
             raise RuntimeError("BackupAndRestore: only a training by `fit` can be stored, not a loop of one's own.")
         return course

@@ -97,6 +97,12 @@ class Callback:
     _is_builtin = False
     _written_logs: tuple[str, ...] = ()
 
+    training_state: Any = None
+
+    def set_training_state(self, state: Any) -> None:
+        """Called before `on_train_begin` of `fit` with what is needed to save and resume the run, `None` after it."""
+        self.training_state = state
+
     def set_model(self, model: Any) -> None:
         """Receive the model, before the first event."""
         self.model = model

@@ -96,6 +96,12 @@ class CallbackList:
             callback.set_model(model)
         self.bus = Bus(self.callbacks)
 
+    def set_training_state(self, state: Any) -> None:
+        """Hand what is needed to save and resume a run to every callback."""
+        for callback in self.callbacks:
+            if hasattr(callback, "set_training_state"):
+                callback.set_training_state(state)
+
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Hand the parameters to every callback, with the names that callbacks add to the logs."""
         self.params = with_possible_names(params, self.callbacks)

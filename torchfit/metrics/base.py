@@ -1,6 +1,7 @@
 """What every metric is: an `nn.Module` that accumulates on the device and is read with `result()`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -263,3 +264,14 @@ def _initial_value(shape: tuple[int, ...], initializer: Any, dtype: torch.dtype)
         )
     value = initializer(shape, dtype=dtype) if callable(initializer) else initializer
     return torch.as_tensor(1 if isinstance(value, str) else value, dtype=dtype).expand(shape)
+
+
+@contextmanager
+def preserve_state(metrics: Sequence[Any]) -> Iterator[None]:
+    """Restore the states of metrics on exit, in place."""
+    states = [metric._snapshot() for metric in metrics]
+    try:
+        yield
+    finally:
+        for metric, state in zip(metrics, states):
+            metric._restore(state)

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchfit._serialization import archive
 from torchfit._serialization.files import PathLike
-from torchfit._trainer.wrapper import ModuleWrapper
+from torchfit._trainer.module_wrapper import ModuleWrapper
 from torchfit._utils.errors import describe
 from torchfit._utils.registry import custom_object_scope
 from torchfit._version import __version__
@@ -76,7 +76,7 @@ def content_of(model: Any, include_optimizer: bool = True) -> Content:
     describer = Describer(_hidden_attributes(model))
     root = describer.module(bare(model))
     compiled = _describe_compiled(model) if include_optimizer and model.compiled else None
-    input_names, output_names = model._given_names
+    input_names, output_names = model._torchfit.input_names, model._torchfit.output_names
     policy = model.dtype_policy and model.dtype_policy.name
     names = {"input_names": _listed(input_names), "output_names": _listed(output_names)}
     return {

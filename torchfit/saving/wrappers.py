@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from torchfit._trainer.wrapper import ModuleWrapper
+from torchfit._trainer.module_wrapper import ModuleWrapper
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COMPILED = "_orig_mod"
