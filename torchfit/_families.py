@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit import losses, metrics
+from torchfit import metrics
 from torchfit._trainer.objective import Family
+from torchfit.losses import checks, identifiers
 
 
 def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:
@@ -19,10 +20,10 @@ def aggregate(aggregation: str, name: str) -> Any:
 
 
 FAMILY = Family(
-    losses.as_loss,
-    losses.probability_problem,
+    identifiers.resolve_loss,
+    checks.find_probability_problem,
     metrics.as_metric,
     _resolve_metric,
     metrics.Mean,
-    losses.check_targets,
+    checks.check_targets,
 )
