@@ -13,7 +13,8 @@ from torch import Tensor
 from torchfit._trainer import output_matching, target_rank
 from torchfit._utils import tree
 from torchfit._utils.names import unique_names
-from torchfit.losses import as_loss, check_targets, probability_problem
+from torchfit.losses.checks import check_targets, find_probability_problem
+from torchfit.losses.identifiers import resolve_loss
 from torchfit.metrics import Mean, as_metric, resolve
 
 Getter = output_matching.Getter
@@ -119,7 +120,7 @@ class Objective:
         output_names: Sequence[str] | None = None,
     ) -> None:
         """Check every identifier now, so that a wrong name fails in `compile`."""
-        self._losses = tree.map(as_loss, loss)
+        self._losses = tree.map(resolve_loss, loss)
         self._loss_weights = loss_weights
         self._metrics = tree.map(self._as_metric, metrics)
         self._weighted_metrics = tree.map(self._as_metric, weighted_metrics)
@@ -353,7 +354,7 @@ class Objective:
         target, output, term = bound.target(targets), bound.output(outputs), bound.term
         if term.loss is not None and term.name not in self._checked_outputs:
             self._checked_outputs.add(term.name)
-            problem = probability_problem(term.loss, output)
+            problem = find_probability_problem(term.loss, output)
             if problem:
                 warnings.warn(problem, stacklevel=2)
         self._resolve_metrics(term, target, output, output.device)

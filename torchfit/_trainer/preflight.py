@@ -6,7 +6,7 @@ Each check stands where it costs least, and none needs a step of its own:
 - frozen layers that go on changing: here, from the modules alone;
 - shapes: the losses, at every call;
 - class numbers, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
-  before anything is updated (`Family.check_targets`);
+  before anything is updated (`losses.checks.check_targets`);
 - parameters without a gradient: the optimizer, at its first update.
 
 So data that can be gone through once lose nothing, and random states, buffers and metrics are what they would be.
