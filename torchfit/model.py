@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchfit import optimizers as optimizer_family
 from torchfit._data.arguments import Loading, check_integer
 from torchfit._data.convert import Conversion
 from torchfit._data.source import as_batch, as_source
@@ -33,6 +32,7 @@ from torchfit._trainer.timing import Stopwatch
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
+from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 from torchfit.saving.model_files import loads_as
 from torchfit.saving.saveable import Saveable
 from torchfit.saving.training_state import training_parts
@@ -139,9 +139,9 @@ class Model(Saveable, Steps):
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
-        self.optimizer = optimizer_family.as_optimizer(optimizer)
+        self.optimizer = resolve_optimizer(optimizer)
         if auto_scale_loss and self._precision.scales_loss:
-            self.optimizer = optimizer_family.scaled(self.optimizer)
+            self.optimizer = with_loss_scaling(self.optimizer)
         self._objective = Objective(FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
         self.prepare_calls(self._precision.wrap)
         self._microbatches = None if microbatch is None else Microbatches(microbatch)

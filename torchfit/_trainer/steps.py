@@ -273,8 +273,8 @@ class Steps(Gathering):
             self._step("train_step" if self._microbatches is None else "_train_in_parts", watched),
             last,
             finish=self._logs(watched),
-            counts=self.optimizer.counts,
-            recount=self.optimizer.recount,
+            counts=self.optimizer.counter_state,
+            recount=self.optimizer.set_counter_state,
             watched=watched,
             planned=planned,
             obstacle=self._train_obstacle(),
@@ -287,8 +287,8 @@ class Steps(Gathering):
         optimizer = self.optimizer
         if optimizer.gradient_accumulation_steps is None:
             return {"numbers": lambda rows: optimizer.begin_update(), "graph": self._train_graph}
-        kinds = lambda steps: tuple((closes,) for closes in optimizer.closes(steps))  # noqa: E731
-        return {"numbers": optimizer.begin_gathered, "kinds": kinds, "graph": self._gather_graph}
+        kinds = lambda steps: tuple((closes,) for closes in optimizer.update_schedule(steps))  # noqa: E731
+        return {"numbers": optimizer.begin_accumulation_step, "kinds": kinds, "graph": self._gather_graph}
 
     def _test_pieces(self, watched: bool, unheard: bool = False) -> Pieces:
         own = overridden(self, Steps, "test_step", "forward_loss", "compute_loss", "compute_metrics")
@@ -323,7 +323,7 @@ class Steps(Gathering):
 
     def _train_obstacle(self) -> str | None:
         in_parts = "`microbatch` splits the batches" if self._microbatches is not None else None
-        return self._own_part("train_step") or in_parts or self.optimizer.obstacle
+        return self._own_part("train_step") or in_parts or self.optimizer.compile_blocker
 
     def _own_part(self, step: str) -> str | None:
         return overridden(self, Steps, step, "compute_metrics")
