@@ -15,7 +15,7 @@ from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import CompileOptions, Trainer
 from torchfit._utils.console import write_line
 from torchfit.callbacks import History
-from torchfit.optimizers import as_optimizer, scaled
+from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 from torchfit.saving import compiled, model_files, weights
 from torchfit.saving.model_files import loads_as
 
@@ -111,7 +111,7 @@ class Model(TrainableModule):
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
-        optimizer = as_optimizer(optimizer)
+        optimizer = resolve_optimizer(optimizer)
         scales_loss = auto_scale_loss and self._torchfit.precision.scales_loss
         options = CompileOptions(
             loss,
@@ -125,7 +125,7 @@ class Model(TrainableModule):
             microbatch,
         )
         self._torchfit.compile(options)
-        self.optimizer = scaled(optimizer) if scales_loss else optimizer
+        self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer
         object.__setattr__(self, "loss", loss)  # A loss that is a module must not become a submodule of the model.
         self.run_eagerly = bool(run_eagerly)
 

@@ -228,27 +228,29 @@ class TrainStep(_LoggingStep):
     def step_scalars(self, rows: int) -> tuple[float, ...]:
         """Count a step, and return the scalars of the optimizer's update."""
         scalars: tuple[float, ...]
-        scalars = self._optimizer.begin_gathered(rows) if self._accumulates else self._optimizer.begin_update()
+        scalars = self._optimizer.begin_accumulation_step(rows) if self._accumulates else self._optimizer.begin_update()
         return scalars
 
     def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
         """Return which of the next steps end an accumulation window."""
         if not self._accumulates:
             return super().variants(steps)
-        return tuple((is_update_step,) for is_update_step in self._optimizer.closes(steps))
+        return tuple((is_update_step,) for is_update_step in self._optimizer.update_schedule(steps))
 
     def get_counters(self) -> Any:
         """Return the counters of the optimizer."""
-        return self._optimizer.counts()
+        return self._optimizer.counter_state()
 
     def set_counters(self, counters: Any) -> None:
         """Set the counters of the optimizer back."""
-        self._optimizer.recount(counters)
+        self._optimizer.set_counter_state(counters)
 
     def _find_compile_blocker(self) -> str | None:
         microbatched = "`microbatch` splits the batches" if self._microbatches is not None else None
         blocker: str | None = (
-            overridden_method(self._model, "train_step", "compute_metrics") or microbatched or self._optimizer.obstacle
+            overridden_method(self._model, "train_step", "compute_metrics")
+            or microbatched
+            or self._optimizer.compile_blocker
         )
         return blocker
 
