@@ -6,11 +6,12 @@ from torch import Tensor
 
 from torchfit import losses, metrics
 from torchfit._trainer.objective import Family
+from torchfit.metrics.identifiers import as_metric, resolve_metric
 
 
 def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:
     from_logits = getattr(loss, "from_logits", False)
-    return metrics.resolve(name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
+    return resolve_metric(name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
 
 
 def aggregate(aggregation: str, name: str) -> Any:
@@ -21,7 +22,7 @@ def aggregate(aggregation: str, name: str) -> Any:
 FAMILY = Family(
     losses.as_loss,
     losses.probability_problem,
-    metrics.as_metric,
+    as_metric,
     _resolve_metric,
     metrics.Mean,
     losses.check_targets,

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torchfit._trainer.auxiliary import Added, submodule_name
 from torchfit._trainer.module_call import bind_call
 from torchfit._trainer.objective import Objective, Uncompiled
-from torchfit._trainer.preserve import preserved
 from torchfit._trainer.shape_inference import logged_names
 from torchfit._trainer.wrapper import ModuleWrapper
 from torchfit._utils import collector
 from torchfit._utils.errors import describe
+from torchfit.metrics.base import preserve_state
 
 
 class Gathering(ModuleWrapper):
@@ -133,7 +133,7 @@ class Gathering(ModuleWrapper):
     @contextmanager
     def _metrics_apart(self) -> Iterator[None]:
         """Let a loop inside of a loop disturb no metric of the outer one."""
-        with preserved(self.metrics), self._apart():
+        with preserve_state(self.metrics), self._apart():
             yield
 
     # -- metrics -------------------------------------------------------------------------------------------

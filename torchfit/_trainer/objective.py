@@ -368,15 +368,13 @@ class Objective:
         for term in self.terms:
             prefix = f"{term.name}_" if several else ""
             for metric in term.members:
-                if not hasattr(metric, "_given_name"):
-                    metric._given_name = metric.name
-                metric.name = prefix + metric._given_name
+                metric.set_log_name(prefix + metric.given_name)
             plain = {metric.name for metric in term.metrics}
             for metric in term.weighted_metrics:
                 if metric.name in plain:
-                    metric.name = f"{prefix}weighted_{metric._given_name}"
+                    metric.set_log_name(f"{prefix}weighted_{metric.given_name}")
         for metric, name in zip(self.metrics, unique_names(metric.name for metric in self.metrics)):
-            metric.name = name
+            metric.set_log_name(name)
 
 
 def _picker(bound: list[Bound], sample_weight: Any) -> Any:

@@ -178,13 +178,13 @@ class Steps(Gathering):
         rows, parts = self._rows(batch.inputs), self._microbatches
         assert parts is not None
         while True:
-            kept = [(tracker, tracker._snapshot()) for tracker in self._objective.trackers]
+            kept = [(tracker, tracker.snapshot_state()) for tracker in self._objective.trackers]
             try:
                 return self._train_on_parts(parts.parts(batch, rows), rows)
             except (RuntimeError, MemoryError) as error:
                 parts.shrink(rows, error)
             for tracker, state in kept:
-                tracker._restore(state)
+                tracker.restore_state(state)
             self.module.zero_grad()
 
     def _train_on_parts(self, parts: Iterable[tuple[Batch, float]], rows: int) -> Results:

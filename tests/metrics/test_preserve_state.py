@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from torchfit import metrics
-from torchfit._trainer.preserve import preserved
+from torchfit.metrics.base import preserve_state
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -11,7 +11,7 @@ def test_states_come_back_in_place(fails):
     mean.update_state([1.0, 3.0])
     total = mean.total
     try:
-        with preserved([mean]):
+        with preserve_state([mean]):
             mean.reset_state()
             mean.update_state(torch.tensor([100.0]))
             assert mean.result() == 100
