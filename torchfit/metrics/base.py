@@ -55,22 +55,21 @@ class Metric(nn.Module):
 
     direction: str | None = None
     _given_name: str | None = None
+    _nested_keys: tuple[str, ...] = ()
+    _dtype: torch.dtype = torch.float32
 
     def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
         """Initialise the module first, so that subclasses may set attributes in any order."""
         metric = super().__new__(cls)
         nn.Module.__init__(metric)
-        metric._nested_keys = ()
         metric.name = snake_case(cls.__name__)
-        metric._dtype = torch.float32
         return metric
 
     def __init__(self, dtype: Any = None, name: str | None = None):
         if name is not None and not isinstance(name, str):
             raise ValueError(f"`name` must be a string. Received: {describe(name)}.")
         self.name: str = name or self.name
-        self._dtype: torch.dtype = as_dtype(dtype)
-        self._nested_keys: tuple[str, ...]
+        self._dtype = as_dtype(dtype)
 
     # Names
 

@@ -30,19 +30,18 @@ class Variable(Tensor):
     aggregation: str
 
     @staticmethod
-    def __new__(
-        cls: Any,
-        value: Tensor,
-        name: str = "variable",
-        aggregation: str = "sum",
-        initial: Tensor | None = None,
-    ) -> "Variable":
-        """Wrap `value`, which becomes the storage. `initial` of `None` means zeros."""
+    def __new__(cls: Any, value: Tensor, *_: Any, **__: Any) -> "Variable":
+        """Wrap `value`, which becomes the storage."""
         variable: Variable = value.detach().as_subclass(cls)
-        variable._label = name
-        variable._initial = initial
-        variable.aggregation = aggregation
         return variable
+
+    def __init__(
+        self, value: Tensor, name: str = "variable", aggregation: str = "sum", initial: Tensor | None = None
+    ) -> None:
+        """Store the name, how processes combine the values, and the initial value, where `None` means zeros."""
+        self._label = name
+        self._initial = initial
+        self.aggregation = aggregation
 
     @property
     def name(self) -> str:
