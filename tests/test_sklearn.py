@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from torch import nn
 
+import torchfit
+
 pytest.importorskip("sklearn", minversion="1.6", reason="tests the estimators for scikit-learn")
 
 from sklearn.datasets import load_diabetes, load_iris
@@ -99,5 +101,10 @@ def test_cross_validation_of_a_regressor():
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(ValueError, match="`module` must be a module or make one"):
+    with pytest.raises(ValueError, match="`module` must be a module or return one"):
         Classifier("net").fit(X, y)
+
+
+def test_the_estimators_are_an_attribute_of_the_package():
+    assert torchfit.sklearn.Classifier is Classifier
+    assert "sklearn" in dir(torchfit)

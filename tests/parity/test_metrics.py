@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from torchfit import metrics
+from torchfit.metrics.identifiers import resolve_metric
 
 cases = runpy.run_path(str(Path(__file__).parents[1] / "metrics" / "members.py"))
 MEMBERS, ROWS = cases["MEMBERS"], cases["ROWS"]
@@ -292,5 +293,5 @@ def test_accuracy_means_the_same(name, target, output):
         np.ones(output, "float32"), np.ones(target if len(target) == len(output) else output, "float32"), verbose=0
     )
     theirs = keras.src.trainers.compile_utils.get_metric(name, np.ones(target), np.ones(output))
-    ours = metrics.resolve(name, None, target, output)
+    ours = resolve_metric(name, None, target, output)
     assert (type(ours).__name__, ours.name) == (type(theirs).__name__, theirs.name)

@@ -15,7 +15,8 @@ from torchfit._utils import tree
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, find_probability_problem
 from torchfit.losses.identifiers import resolve_loss
-from torchfit.metrics import Mean, as_metric, resolve
+from torchfit.metrics import Mean
+from torchfit.metrics.identifiers import as_metric, resolve_metric
 
 Getter = output_matching.Getter
 Selector = Any  # A function (targets, outputs, weights) -> [(term, target, output, weight)], or a single term.
@@ -375,7 +376,7 @@ class Objective:
         if not isinstance(metric, DeferredMetric):
             return metric
         from_logits = getattr(loss, "from_logits", False)
-        return resolve(metric.name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
+        return resolve_metric(metric.name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
 
     def _name_metrics(self) -> None:
         """Prefix with the output where there are several; number what occurs again, alike in every fit."""
@@ -383,15 +384,13 @@ class Objective:
         for term in self.terms:
             prefix = f"{term.name}_" if several else ""
             for metric in term.resolved_metrics:
-                if not hasattr(metric, "_given_name"):
-                    metric._given_name = metric.name
-                metric.name = prefix + metric._given_name
+                metric.set_log_name(prefix + metric.given_name)
             plain = {metric.name for metric in term.metrics}
             for metric in term.weighted_metrics:
                 if metric.name in plain:
-                    metric.name = f"{prefix}weighted_{metric._given_name}"
+                    metric.set_log_name(f"{prefix}weighted_{metric.given_name}")
         for metric, name in zip(self.metrics, unique_names(metric.name for metric in self.metrics)):
-            metric.name = name
+            metric.set_log_name(name)
 
 
 def _make_selector(bound: list[BoundOutput], sample_weight: Any) -> Any:

@@ -262,13 +262,13 @@ class TrainStep(_LoggingStep):
         assert microbatches is not None
         rows = self._state.call.batch_size(batch.inputs)
         while True:
-            snapshots = [(tracker, tracker._snapshot()) for tracker in objective.trackers]
+            snapshots = [(tracker, tracker.snapshot_state()) for tracker in objective.trackers]
             try:
                 return self._run_parts(microbatches.split(batch, rows), rows)
             except (RuntimeError, MemoryError) as error:
                 microbatches.halve_after_oom(rows, error)
             for tracker, snapshot in snapshots:
-                tracker._restore(snapshot)
+                tracker.restore_state(snapshot)
             self._model.module.zero_grad()
 
     def _run_parts(self, parts: Any, rows: int) -> LazyLogs:

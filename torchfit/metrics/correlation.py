@@ -1,4 +1,4 @@
-"""How far predictions vary together with targets."""
+"""Correlations of predictions and targets."""
 
 from typing import Any
 

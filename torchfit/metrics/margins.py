@@ -1,4 +1,4 @@
-"""How far scores are from the right side of a margin."""
+"""Hinge losses as metrics."""
 
 from typing import Any
 

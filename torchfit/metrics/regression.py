@@ -1,4 +1,4 @@
-"""How far numbers are from numbers."""
+"""Distances between numbers."""
 
 from typing import Any
 

@@ -44,8 +44,8 @@ def _serialized(family: Any, leaf: Any) -> Any:
         config = _completed(leaf, described["config"])
     except (ValueError, AttributeError):
         return leaf
-    given_name = getattr(leaf, "_given_name", None)
-    return {**described, "config": config if given_name is None else {**config, "name": given_name}}
+    given_name = getattr(leaf, "given_name", None)
+    return {**described, "config": {**config, "name": given_name} if given_name and "name" in config else config}
 
 
 def _completed(leaf: Any, config: Config) -> Config:

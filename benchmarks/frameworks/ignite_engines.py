@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
+from benchmarks.frameworks import Runs
 
 
 def fit(case: Case) -> Runs:
@@ -40,4 +40,4 @@ def fit(case: Case) -> Runs:
     }
 
 
-CONTENDERS = {"ignite": fit}
+FRAMEWORKS = {"ignite": fit}

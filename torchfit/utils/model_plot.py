@@ -1,4 +1,4 @@
-"""The graph of a model as a picture, traced by torchview and drawn by Graphviz."""
+"""Plots of a model's graph, traced by torchview and drawn by Graphviz."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from torchfit._utils import tree
 from torchfit._utils.console import in_notebook
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
-from torchfit.utils.random_state import kept_random_state
+from torchfit.utils.random_state import preserve_rng_state
 
 _EVERY_LEVEL = 1_000
 _COLOURS = {"TensorNode": "#fff7d6", "ModuleNode": "#dcefdc", "FunctionNode": "#e3ecf7"}
@@ -24,7 +24,7 @@ _FONT = "Helvetica"
 
 @dataclass(frozen=True)
 class Style:
-    """What is written into the boxes."""
+    """What the boxes of a plot show."""
 
     shapes: bool
     dtype: bool
@@ -107,7 +107,7 @@ def model_to_dot(
     arguments = inputs if isinstance(inputs, (list, tuple, Mapping)) else [inputs]
     depth = _EVERY_LEVEL if expand_nested else 1
     options = {"depth": depth, "expand_nested": expand_nested, "device": device_of(module), "mode": "eval"}
-    with training_mode(module, training=False), kept_random_state():
+    with training_mode(module, training=False), preserve_rng_state():
         traced = torchview.draw_graph(module, input_data=arguments, **options)
     graph = traced.visual_graph
     labels = Labels(module, inputs, style)
@@ -194,7 +194,7 @@ def _dtypes(module: nn.Module, inputs: Any) -> dict[int, str]:
 
     handles = [layer.register_forward_hook(note) for layer in module.modules()]
     try:
-        with torch.no_grad(), training_mode(module, training=False), kept_random_state():
+        with torch.no_grad(), training_mode(module, training=False), preserve_rng_state():
             _call(module, inputs)
     finally:
         for handle in handles:

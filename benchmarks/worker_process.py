@@ -1,4 +1,4 @@
-"""The processes of the contenders, as objects that one can ask."""
+"""The processes of the frameworks, as objects that take requests."""
 
 import json
 import os
@@ -8,24 +8,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import ENVIRONMENTS, FILES
+from benchmarks.frameworks import ENVIRONMENTS, MODULES
 
-PATIENCE = 300.0  # Seconds without an answer after which a contender is left out.
+TIMEOUT_SECONDS = 300.0  # Seconds without an answer after which a framework is left out.
 
-# Whether glibc gives memory back between two steps, to be faulted in again, hangs on what lies at the end of the heap,
-# and decides more about large activations than who trains. Here it keeps it, for everybody.
-KEPT_MEMORY = {name: str(2**30) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
+# Whether glibc returns memory between two steps, to be faulted in again, depends on what lies at the end of the heap,
+# and affects large activations more than the framework does. With these options it keeps the memory, for all alike.
+MALLOC_OPTIONS = {name: str(2**30) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
 
 
 class LeftOutError(Exception):
-    """A contender cannot go on, for the reason given."""
+    """A framework cannot continue, for the given reason."""
 
 
-class Player:
-    """One contender in its own process."""
+class WorkerProcess:
+    """One framework in its own process."""
 
     def __init__(self, name: str, processor: int, folder: Path) -> None:
-        """Start the process, pinned to a processor unless that is -1; `folder` takes what it writes."""
+        """Start the process, pinned to a processor unless that is -1; it writes into `folder`."""
         self.name = name
         self._folder = folder
         self._caches = 0
@@ -39,12 +39,12 @@ class Player:
                 stderr=log,
                 text=True,
                 bufsize=1,
-                env=os.environ | KEPT_MEMORY | ENVIRONMENTS.get(FILES[name], {}),
+                env=os.environ | MALLOC_OPTIONS | ENVIRONMENTS.get(MODULES[name], {}),
             )
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request and return the answer."""
-        if request["do"] in ("first", "play"):
+        if request["do"] in ("first", "run"):
             self._caches += 1
             request["cache"] = str(self._folder / f"cache-{self._caches}")
         try:
@@ -60,16 +60,16 @@ class Player:
             LeftOutError: If there is none, or it is an error.
         """
         output = self._process.stdout
-        if output is None or not select.select([output], [], [], PATIENCE)[0]:
-            raise LeftOutError(f"no answer within {PATIENCE:.0f} seconds")
+        if output is None or not select.select([output], [], [], TIMEOUT_SECONDS)[0]:
+            raise LeftOutError(f"no answer within {TIMEOUT_SECONDS:.0f} seconds")
         line = output.readline()
         answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             raise LeftOutError(answer["error"])
         return answer
 
-    def remarks(self) -> list[str]:
-        """Return what torchfit said about compilation."""
+    def compile_messages(self) -> list[str]:
+        """Return what torchfit logged about compilation."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         return sorted({line for line in lines if "jit_compile:" in line})
 

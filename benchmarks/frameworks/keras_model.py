@@ -6,7 +6,7 @@ import keras
 from keras import layers
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
+from benchmarks.frameworks import Runs
 
 NETWORKS: dict[str, Callable[[], list[layers.Layer]]] = {
     "mnist": lambda: [

@@ -5,7 +5,7 @@ from typing import Any
 
 import torchfit
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
+from benchmarks.frameworks import Runs
 from benchmarks.terminal import unseen_terminal
 
 
@@ -22,9 +22,9 @@ def compiled(case: Case, **options: Any) -> torchfit.Model:
 
 
 def silent(**options: Any) -> Callable[[Case], Runs]:
-    """Return a contender without progress; `options` go to `compile`."""
+    """Return a framework without progress; `options` go to `compile`."""
 
-    def contender(case: Case) -> Runs:
+    def framework(case: Case) -> Runs:
         model = compiled(case, **options)
         x, y = case.data
         return {
@@ -33,7 +33,7 @@ def silent(**options: Any) -> Callable[[Case], Runs]:
             "predict": lambda: model.predict(x, batch_size=case.batch, verbose=0),
         }
 
-    return contender
+    return framework
 
 
 def with_bar(case: Case) -> Runs:
@@ -48,7 +48,7 @@ def with_bar(case: Case) -> Runs:
     return {"train": train}
 
 
-CONTENDERS = {
+FRAMEWORKS = {
     "torchfit": silent(),
     "torchfit, verbose=1": with_bar,
     "torchfit, jit_compile": silent(jit_compile=True),

@@ -1,7 +1,7 @@
-"""Who takes part: one small file for each, listed here.
+"""The frameworks, one small file for each, listed here.
 
-A contender turns a case into three runs, each one pass over the data: `train`, `evaluate`, `predict`.
-A run that it does not have is left out. What cannot be imported does not take part.
+A framework turns a case into three runs, each one pass over the data: `train`, `evaluate`, `predict`.
+A run that it does not support is left out. Frameworks that cannot be imported are left out.
 """
 
 import importlib
@@ -10,16 +10,16 @@ from collections.abc import Callable
 from benchmarks.cases import Case
 
 Runs = dict[str, Callable[[], object]]
-Contender = Callable[[Case], Runs]
+Framework = Callable[[Case], Runs]
 
 REFERENCE = "loop tuned by hand"
 TASKS = ["train", "evaluate", "predict"]
 
-# The file that each is in, the reference first.
-FILES = {
-    REFERENCE: "by_hand",
-    "loop of the tutorials": "by_hand",
-    "loop with torch.compile": "compiled_by_hand",
+# The module of each, the reference first.
+MODULES = {
+    REFERENCE: "pytorch_loop",
+    "loop of the tutorials": "pytorch_loop",
+    "loop with torch.compile": "compiled_pytorch_loop",
     "torchfit": "torchfit_fit",
     "torchfit, verbose=1": "torchfit_fit",
     "torchfit, jit_compile": "torchfit_fit",
@@ -33,7 +33,7 @@ FILES = {
     "accelerate": "accelerate_loop",
 }
 
-# What has to be said before anything is imported.
+# Environment variables that must be set before anything is imported.
 ENVIRONMENTS = {
     "keras_on_jax": {
         "KERAS_BACKEND": "jax",
@@ -42,16 +42,16 @@ ENVIRONMENTS = {
 }
 
 
-def load(name: str) -> Contender:
-    """Return a contender.
+def load(name: str) -> Framework:
+    """Return a framework.
 
     Raises:
         ImportError: If what it needs is not installed.
     """
-    found: Contender = importlib.import_module(f"{__name__}.{FILES[name]}").CONTENDERS[name]
+    found: Framework = importlib.import_module(f"{__name__}.{MODULES[name]}").FRAMEWORKS[name]
     return found
 
 
-def named(words: list[str]) -> list[str]:
+def matching_names(words: list[str]) -> list[str]:
     """Return the names that have one of the words in them, and the reference."""
-    return [name for name in FILES if name == REFERENCE or any(word.lower() in name.lower() for word in words)]
+    return [name for name in MODULES if name == REFERENCE or any(word.lower() in name.lower() for word in words)]

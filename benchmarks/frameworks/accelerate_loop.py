@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
-from benchmarks.contenders.by_hand import totals
+from benchmarks.frameworks import Runs
+from benchmarks.frameworks.pytorch_loop import totals
 
 
 def loop(case: Case) -> Runs:
@@ -56,4 +56,4 @@ def loop(case: Case) -> Runs:
     return {"train": train, "evaluate": evaluate, "predict": predict}
 
 
-CONTENDERS = {"accelerate": loop}
+FRAMEWORKS = {"accelerate": loop}

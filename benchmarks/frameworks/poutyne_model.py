@@ -4,7 +4,7 @@ import torch
 from poutyne import Model
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
+from benchmarks.frameworks import Runs
 
 
 def fit(case: Case) -> Runs:
@@ -20,4 +20,4 @@ def fit(case: Case) -> Runs:
     }
 
 
-CONTENDERS = {"Poutyne": fit}
+FRAMEWORKS = {"Poutyne": fit}

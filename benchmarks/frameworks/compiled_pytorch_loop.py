@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
-from benchmarks.contenders.by_hand import predicted, totals
+from benchmarks.frameworks import Runs
+from benchmarks.frameworks.pytorch_loop import predicted, totals
 
 
 def compiled(case: Case) -> Runs:
@@ -51,4 +51,4 @@ def compiled(case: Case) -> Runs:
     return {"train": train, "evaluate": evaluate, "predict": predict}
 
 
-CONTENDERS = {"loop with torch.compile": compiled}
+FRAMEWORKS = {"loop with torch.compile": compiled}

@@ -6,7 +6,7 @@ from skorch.callbacks import EpochScoring
 from torch import nn
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
+from benchmarks.frameworks import Runs
 
 
 def fit(case: Case) -> Runs:
@@ -35,4 +35,4 @@ def fit(case: Case) -> Runs:
     }
 
 
-CONTENDERS = {"skorch": fit}
+FRAMEWORKS = {"skorch": fit}

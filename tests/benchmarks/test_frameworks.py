@@ -1,10 +1,10 @@
-"""Every contender does its work, on a handful of samples."""
+"""Every framework runs, on a handful of samples."""
 
 import numpy as np
 import pytest
 
 from benchmarks.cases import CASES
-from benchmarks.contenders import FILES, REFERENCE, load, named
+from benchmarks.frameworks import MODULES, REFERENCE, load, matching_names
 
 pytestmark = pytest.mark.filterwarnings("default")  # the peers' own
 
@@ -16,10 +16,10 @@ NEEDS = {
     "ignite": "ignite",
     "accelerate": "accelerate",
 }
-PLAIN = [name for name in FILES if "compile" not in name and name != "Keras on JAX"]  # JAX needs a process of its own
+PLAIN = [name for name in MODULES if "compile" not in name and name != "Keras on JAX"]  # JAX needs a process of its own
 
 
-def plays(name, case):
+def run_all(name, case):
     runs = load(name)(case)
     for run in runs.values():
         run()
@@ -27,18 +27,18 @@ def plays(name, case):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_contender_trains_evaluates_and_predicts(name):
+def test_a_framework_trains_evaluates_and_predicts(name):
     pytest.importorskip(NEEDS.get(name, "torch"))
-    runs = plays(name, CASES["tiny"].of(64))
+    runs = run_all(name, CASES["tiny"].of(64))
     assert runs.keys() <= {"train", "evaluate", "predict"}
     if "predict" in runs:
         assert np.shape(runs["predict"]()) == (64, 2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FILES if "compile" in name])
-def test_a_compiled_contender_trains_evaluates_and_predicts(name):
-    runs = plays(name, CASES["tiny"].of(512))
+@pytest.mark.parametrize("name", [name for name in MODULES if "compile" in name])
+def test_a_compiled_framework_trains_evaluates_and_predicts(name):
+    runs = run_all(name, CASES["tiny"].of(512))
     assert np.shape(runs["predict"]()) == (512, 2)
 
 
@@ -49,4 +49,4 @@ def test_networks_learn_the_same_data(name):
 
 
 def test_names_are_found_by_words_and_the_reference_is_always_there():
-    assert named(["poutyne"]) == [REFERENCE, "Poutyne"]
+    assert matching_names(["poutyne"]) == [REFERENCE, "Poutyne"]

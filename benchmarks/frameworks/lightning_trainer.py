@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
+from benchmarks.frameworks import Runs
 
 # Advice about the number of workers and about metrics that nobody logs elsewhere.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -78,4 +78,4 @@ def fit(case: Case) -> Runs:
     return {"train": train, "evaluate": lambda: trainer.test(model, in_order, verbose=False), "predict": predict}
 
 
-CONTENDERS = {"Lightning": fit}
+FRAMEWORKS = {"Lightning": fit}

@@ -1,4 +1,4 @@
-"""Loops as one writes them by hand: tuned for speed, and as in the tutorials."""
+"""Plain PyTorch loops: tuned for speed, and as in the tutorials."""
 
 import numpy as np
 import torch
@@ -7,11 +7,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.cases import Case
-from benchmarks.contenders import Runs
+from benchmarks.frameworks import Runs
 
 
 def tuned(case: Case) -> Runs:
-    """All that is known to help: whole batches indexed, foreach updates, one read at the epoch's end."""
+    """Everything known to help: whole batches indexed, foreach updates, one read at the epoch's end."""
     network = case.fresh_network()
     optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-3, alpha=0.9, eps=1e-7, foreach=True)
     x, y = (part.to(case.device) for part in case.data)
@@ -68,7 +68,7 @@ def predicted(network: nn.Module, x: Tensor, batch: int) -> np.ndarray:
 
 
 def tutorial(case: Case) -> Runs:
-    """What tutorials show: a DataLoader over a TensorDataset, and `.item()` at every step."""
+    """As in tutorials: a DataLoader over a TensorDataset, and `.item()` at every step."""
     network = case.fresh_network()
     optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-3, alpha=0.9, eps=1e-7)
     loss_function = nn.CrossEntropyLoss()
@@ -109,4 +109,4 @@ def tutorial(case: Case) -> Runs:
     return {"train": train, "evaluate": evaluate, "predict": predict}
 
 
-CONTENDERS = {"loop tuned by hand": tuned, "loop of the tutorials": tutorial}
+FRAMEWORKS = {"loop tuned by hand": tuned, "loop of the tutorials": tutorial}
