@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from torchfit import optimizers as optimizer_family
-from torchfit._data.arguments import Loading, check_integer
-from torchfit._data.convert import Conversion
-from torchfit._data.source import as_batch, as_source
-from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
-from torchfit._data.validation import due_epochs, validation_batches
+from torchfit._data import pipelines
+from torchfit._data.adapters.dispatch import as_batch, get_data_adapter
+from torchfit._data.convert import BatchSpec
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.workers import LoaderConfig
 from torchfit._execution.compiled import choose_execution
 from torchfit._execution.device import resolve_device
 from torchfit._execution.execution import Eager
@@ -32,6 +32,7 @@ from torchfit._trainer.steps import Steps
 from torchfit._trainer.timing import Stopwatch
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import floating_dtype_of, training_mode
+from torchfit._utils.validation import integer
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
 from torchfit.saving.model_files import loads_as
 from torchfit.saving.saveable import Saveable
@@ -220,27 +221,27 @@ class Model(Saveable, Steps):
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
         self._check_compiled("fit")
-        epochs = check_integer("epochs", epochs, at_least=0)
-        loading = Loading(workers, use_multiprocessing, max_queue_size)
+        epochs = integer("epochs", epochs, min_value=0)
+        loading = LoaderConfig(workers, use_multiprocessing, max_queue_size)
         conversion = self._conversion()
-        source, held_out = training_sources(
+        source, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, conversion
         )
         sizes = batch_size, validation_batch_size
-        validation = validation_batches(held_out, *sizes, validation_steps, loading)
-        batches = training_batches(source, batch_size, shuffle, steps_per_epoch, epochs, loading)
-        batches.ran_out = lambda: setattr(self, "stop_training", True)
+        validation = pipelines.make_validation_batches(held_out, *sizes, validation_steps, loading)
+        batches = pipelines.make_training_batches(source, batch_size, shuffle, steps_per_epoch, epochs, loading)
+        batches.on_exhausted = lambda: setattr(self, "stop_training", True)
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callbacks = self._callbacks(callbacks, verbose, add_history=True, **params)
         self._announce_names(callbacks, batches, validation)
         self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
         bus, verbose = callbacks.bus, callbacks.params["verbose"]
-        compiled, copied = lambda: self._execution.compiling_seconds, lambda: conversion.copies.seconds
+        compiled, copied = lambda: self._execution.compiling_seconds, lambda: conversion.transfer_timer.seconds
         watch = Stopwatch(self._device, compiled, copied, tells=verbose == 2)
         watch.listen(bus)
         self.history.timing = watch.timing
         validate = self._validation(validation, validation_freq, bus)
-        indices = range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)
+        indices = range(integer("initial_epoch", initial_epoch, min_value=0), epochs)
         pieces = self._train_pieces(bus.reads_batch_logs, batches.steps and batches.steps * len(indices))
         parts = training_parts(self, callbacks.callbacks, validation)
         course = Course(batches, self._execution.work, indices, self, self.reset_metrics, parts)
@@ -298,8 +299,9 @@ class Model(Saveable, Steps):
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
         self._check_compiled("evaluate")
-        source = as_source(x, y, sample_weight, self._conversion())
-        batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
+        source = get_data_adapter(x, y, sample_weight, self._conversion())
+        loading = LoaderConfig(workers, use_multiprocessing, max_queue_size)
+        batches = pipelines.make_evaluation_batches(source, batch_size, steps, loading)
         bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._running(bus, training=False):
             logs = self._evaluate(batches, bus)
@@ -339,8 +341,9 @@ class Model(Saveable, Steps):
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
-        batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
+        source = get_data_adapter(x, None, None, replace(self._conversion(), inputs_only=True))
+        loading = LoaderConfig(workers, use_multiprocessing, max_queue_size)
+        batches = pipelines.make_evaluation_batches(source, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out)
         bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._running(bus, training=False), torch.no_grad():
@@ -358,8 +361,8 @@ class Model(Saveable, Steps):
         Nothing but one batch is held, so data without an end will do. Arguments as in `predict`; `loading` takes its
         `max_queue_size`, `workers` and `use_multiprocessing`. Between the batches the model may be used, and trained.
         """
-        source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
-        return self._predictions(whole_pass(source, batch_size, steps, Loading(**loading)))
+        source = get_data_adapter(x, None, None, replace(self._conversion(), inputs_only=True))
+        return self._predictions(pipelines.make_evaluation_batches(source, batch_size, steps, LoaderConfig(**loading)))
 
     def train_on_batch(
         self,
@@ -418,19 +421,19 @@ class Model(Saveable, Steps):
         if self._compile_arguments is not None:
             self._execution = choose_execution(*(self._compile_arguments[key] for key in keys))
 
-    def _conversion(self) -> Conversion:
-        return Conversion(self._device, floating_dtype_of(self.module), *self._given_names)
+    def _conversion(self) -> BatchSpec:
+        return BatchSpec(self._device, floating_dtype_of(self.module), *self._given_names)
 
     def _callbacks(self, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any) -> CallbackList:
         """Gather the user's callbacks, the progress and, for `fit`, the history."""
         verbose = resolve_verbose(verbose)
         return CallbackList(callbacks, add_history, verbose > 0, self, verbose=verbose, **params)
 
-    def _announce_names(self, callbacks: CallbackList, batches: Paced, validation: Paced | None) -> None:
+    def _announce_names(self, callbacks: CallbackList, batches: EpochIterator, validation: Any) -> None:
         """Tell callbacks that look for a name, before training, which ones there will be, if that can be known."""
         if not callbacks.look_for_names or self._own_part("train_step") or self._own_part("test_step"):
             return
-        names = self._foreseen_names(batches.example())
+        names = self._foreseen_names(batches.peek())
         if names is not None:
             validated = [] if validation is None else [f"val_{name}" for name in names]
             callbacks.set_params({**callbacks.params, "metrics": [*names, *validated]})
@@ -465,17 +468,17 @@ class Model(Saveable, Steps):
         events = f"on_{kind}_batch_begin", f"on_{kind}_batch_end"
         return self._device.type == "cpu" and not any(map(bus.heard, events))
 
-    def _predictions(self, batches: Paced) -> Iterator[Any]:
+    def _predictions(self, batches: EpochIterator) -> Iterator[Any]:
         step = self._predict_pieces(False).step
         for batch in batches.epoch(0):
             with self._running(Bus([]), training=False), torch.no_grad():
                 outputs = to_numpy(step(batch))
             yield outputs
 
-    def _validation(self, batches: Paced | None, frequency: Any, bus: Bus) -> Callable[[int], dict[str, float]]:
+    def _validation(self, batches: EpochIterator | None, frequency: Any, bus: Bus) -> Callable[[int], dict[str, float]]:
         if batches is None:
             return lambda _: {}
-        is_due = due_epochs(frequency)
+        is_due = pipelines.validation_schedule(frequency)
 
         def validate(epoch: int) -> dict[str, float]:
             if not is_due(epoch + 1):

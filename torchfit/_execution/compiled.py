@@ -50,7 +50,7 @@ class Compiled(Eager):
     def wrap(self, pieces: Pieces, batches: Any) -> Step:
         """Return what is called with one piece of work; rows of tensors on the device are gathered inside the graph."""
         runner = self._runner(pieces.kind)
-        runner.bind(pieces, batches.defer())
+        runner.bind(pieces, batches.defer_indexing())
         return runner.several if self.steps > 1 else runner.single
 
     def together(self, pieces: Pieces, step: Step) -> Step:

@@ -28,7 +28,7 @@ class Eager:
     def once(self, pieces: Pieces, batches: Any) -> tuple[Work, Step]:
         """Return the work of one pass over batches and its step; small steps are done together where they may be."""
         step = self.wrap(pieces, batches)
-        if self.steps > 1 or pieces.together is None or not batches.lasting:
+        if self.steps > 1 or pieces.together is None or not batches.yields_views:
             return self.work(batches, 0), step
         bunches = Bunches(step, self.together(pieces, step), pieces)
         return bunches.work(self.work(batches, 0)), bunches

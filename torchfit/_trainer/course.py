@@ -37,7 +37,7 @@ class Batches(Protocol):
         ...
 
     @property
-    def replayable(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether an epoch can be entered in the middle."""
         ...
 
@@ -45,7 +45,7 @@ class Batches(Protocol):
         """Give the epochs for which there are data."""
         ...
 
-    def state_dict(self, is_inside: bool = False) -> State:
+    def state_dict(self, is_mid_epoch: bool = False) -> State:
         """Return what the batches to come depend on."""
         ...
 
@@ -93,7 +93,7 @@ class Course:
     @property
     def is_replayable(self) -> bool:
         """Whether an epoch can be entered in the middle."""
-        return self._batches.replayable
+        return self._batches.is_resumable
 
     @property
     def is_inside_epoch(self) -> bool:
@@ -151,7 +151,7 @@ class Course:
             "position": {"epoch": epoch, "step": step, "steps": steps},
             "logs": dict(logs) if step and steps in (None, step) else {},  # The next step gives others.
             "stop_training": bool(self._signals.stop_training),
-            "data": self._batches.state_dict(is_inside=step > 0),
+            "data": self._batches.state_dict(is_mid_epoch=step > 0),
             **{name: part.state_dict() for name, part in self._parts.items()},
         }
 

@@ -1,7 +1,7 @@
 """What helps around training: data by batches, arrays, randomness, pictures, layers that do not learn."""
 
-from torchfit._data.creators import DatasetCreator, InputContext
-from torchfit._data.sequence import PyDataset, Sequence
+from torchfit._data.adapters.factories import DatasetCreator, InputContext
+from torchfit._data.adapters.sequence import PyDataset, Sequence
 from torchfit._utils.console import (
     disable_interactive_logging,
     enable_interactive_logging,
