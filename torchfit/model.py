@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchfit._data.arguments import Loading
+from torchfit._data.workers import LoaderConfig
 from torchfit._serialization.files import PathLike
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.steps import overridden_method
@@ -206,7 +206,7 @@ class Model(TrainableModule):
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
             validation_freq=validation_freq,
-            loading=Loading(workers, use_multiprocessing, max_queue_size),
+            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
         )
         return history
 
@@ -253,7 +253,7 @@ class Model(TrainableModule):
             verbose=verbose,
             steps=steps,
             callbacks=callbacks,
-            loading=Loading(workers, use_multiprocessing, max_queue_size),
+            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
         )
         return format_results(logs, return_dict)
 
@@ -298,7 +298,7 @@ class Model(TrainableModule):
             verbose=verbose,
             steps=steps,
             callbacks=callbacks,
-            loading=Loading(workers, use_multiprocessing, max_queue_size),
+            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
             out=out,
         )
 
@@ -311,7 +311,7 @@ class Model(TrainableModule):
         its `max_queue_size`, `workers` and `use_multiprocessing`. Between the batches the model may be used, and
         trained.
         """
-        return self._torchfit.predict_iter(self, x, batch_size, steps, Loading(**loading))
+        return self._torchfit.predict_iter(self, x, batch_size, steps, LoaderConfig(**loading))
 
     def train_on_batch(
         self,

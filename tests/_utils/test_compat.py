@@ -1,9 +1,14 @@
-"""The kernels, and the public functions that stand in for them, give the same."""
+"""Private API and what stands in for it."""
 
+import mmap
+
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from torchfit._utils import compat
+from torchfit._utils.compat import mapping_of, shutdown_workers
 
 FIRST, SECOND = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -1.0]])
 
@@ -14,3 +19,23 @@ def test_stand_ins(name, arguments, reduction):
     native = getattr(compat, name)(FIRST, SECOND, reduction, *arguments)
     public = getattr(compat, f"_public_{name}")(FIRST, SECOND, reduction, *arguments)
     torch.testing.assert_close(native, public)
+
+
+def test_workers_of_an_iterator_are_shut_down():
+    loader = DataLoader(range(8), num_workers=1, persistent_workers=True)
+    iterator = iter(loader)
+    next(iterator)
+    shutdown_workers(loader, iterator)
+    assert loader._iterator is None
+    assert len(list(loader)) == 8
+
+
+def test_an_iterator_without_workers_needs_no_shutdown():
+    loader = DataLoader(range(8))
+    shutdown_workers(loader, iter(loader))
+
+
+def test_the_mapping_of_a_memory_map(tmp_path):
+    array = np.memmap(tmp_path / "x.dat", "float32", "w+", shape=(4,))
+    assert isinstance(mapping_of(array), mmap.mmap)
+    assert mapping_of(np.zeros(3)) is None

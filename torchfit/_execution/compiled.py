@@ -59,7 +59,7 @@ class CompiledExecution(EagerExecution):
     def bind(self, program: StepProgram, batches: Any) -> StepFn:
         """Return the function that runs the items of `iter_steps`; rows of device tensors are indexed in the graph."""
         step = self._compiled_step(program.mode)
-        step.bind(program, batches.defer())
+        step.bind(program, batches.defer_indexing())
         return step.run_steps if self.steps_per_execution > 1 else step.run_step
 
     def grouped_step(self, program: StepProgram, step: StepFn) -> StepFn:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from torchfit._data.arguments import Loading, check_integer
-from torchfit._data.convert import Conversion
-from torchfit._data.source import as_batch, as_source
-from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
-from torchfit._data.validation import due_epochs, validation_batches
+from torchfit._data import pipelines
+from torchfit._data.adapters.dispatch import as_batch, get_data_adapter
+from torchfit._data.convert import BatchSpec
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.workers import LoaderConfig
 from torchfit._execution.compiled import choose_execution
 from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
@@ -44,6 +44,7 @@ from torchfit._types import Stateful, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
+from torchfit._utils.validation import integer
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
 from torchfit.metrics.base import preserve_state
 
@@ -170,21 +171,23 @@ class Trainer:
         validation_steps: int | None,
         validation_batch_size: int | None,
         validation_freq: Any,
-        loading: Loading,
+        loading: LoaderConfig,
     ) -> Any:
         """Train `model` and return its `History`; arguments as those of `Model.fit`."""
         self._require_compiled("fit")
-        epochs = check_integer("epochs", epochs, at_least=0)
+        epochs = integer("epochs", epochs, min_value=0)
         batch_spec = self._batch_spec(model)
-        adapter, held_out = training_sources(
+        adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
-        validation = validation_batches(held_out, batch_size, validation_batch_size, validation_steps, loading)
-        batches = training_batches(adapter, batch_size, shuffle, steps_per_epoch, epochs, loading)
-        batches.ran_out = lambda: setattr(model, "stop_training", True)
-        indices = range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)
-        sizes = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
-        callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **sizes)
+        validation = pipelines.make_validation_batches(
+            held_out, batch_size, validation_batch_size, validation_steps, loading
+        )
+        batches = pipelines.make_training_batches(adapter, batch_size, shuffle, steps_per_epoch, epochs, loading)
+        batches.on_exhausted = lambda: setattr(model, "stop_training", True)
+        indices = range(integer("initial_epoch", initial_epoch, min_value=0), epochs)
+        params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
+        callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **params)
         self._set_log_names(model, callback_list, batches, validation)
         model.history = _find_history(callback_list)
         timer = self._make_timer(batch_spec, callback_list, model.history)
@@ -207,7 +210,7 @@ class Trainer:
         return model.history
 
     def _bind_train_step(
-        self, model: Any, callbacks: CallbackList, batches: Paced, epochs: int, run: TrainingState
+        self, model: Any, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
     ) -> StepFn:
         if model.preflight:
             preflight(model.module, self.state.objective)
@@ -217,11 +220,11 @@ class Trainer:
         run.warmup_step = run_step if self.execution.first_step_is_eager else None
         return run_step
 
-    def _make_timer(self, batch_spec: Conversion, callbacks: CallbackList, history: History) -> EpochTimer:
+    def _make_timer(self, batch_spec: BatchSpec, callbacks: CallbackList, history: History) -> EpochTimer:
         timer = EpochTimer(
             self.device,
             lambda: self.execution.compile_seconds,
-            lambda: batch_spec.copies.seconds,
+            lambda: batch_spec.transfer_timer.seconds,
             verbose=callbacks.params["verbose"] == 2,
         )
         timer.time_callbacks(callbacks.bus)
@@ -229,10 +232,10 @@ class Trainer:
         return timer
 
     def _make_validate(
-        self, model: Any, batches: Paced | None, frequency: Any, callbacks: CallbackList
+        self, model: Any, batches: EpochIterator | None, frequency: Any, callbacks: CallbackList
     ) -> Callable[[int], dict[str, float]]:
         """Return what ends an epoch: it applies leftover accumulated gradients, and validates if that is due."""
-        is_due = due_epochs(frequency)
+        is_due = pipelines.validation_schedule(frequency)
 
         def validate(epoch: int) -> dict[str, float]:
             if model.optimizer.built:
@@ -246,7 +249,12 @@ class Trainer:
         return validate
 
     def _make_training_state(
-        self, model: Any, batches: Paced, epochs: range, callbacks: CallbackList, validation: Paced | None
+        self,
+        model: Any,
+        batches: EpochIterator,
+        epochs: range,
+        callbacks: CallbackList,
+        validation: EpochIterator | None,
     ) -> TrainingState:
         objective = self.state.objective
         assert isinstance(objective, Objective)
@@ -277,17 +285,17 @@ class Trainer:
         verbose: int | str,
         steps: int | None,
         callbacks: Any,
-        loading: Loading,
+        loading: LoaderConfig,
     ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
         self._require_compiled("evaluate")
-        adapter = as_source(x, y, sample_weight, self._batch_spec(model))
-        batches = whole_pass(adapter, batch_size, steps, loading)
+        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model))
+        batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         bus = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
         with self._loop_context(model, bus, training=False):
             return self._run_evaluation(model, batches, bus)
 
-    def _run_evaluation(self, model: Any, batches: Paced, callbacks: Bus) -> dict[str, float]:
+    def _run_evaluation(self, model: Any, batches: EpochIterator, callbacks: Bus) -> dict[str, float]:
         model.stop_evaluating = False
         with self._metrics_isolated(model), torch.no_grad():
             model.reset_metrics()
@@ -305,7 +313,7 @@ class Trainer:
         verbose: int | str,
         steps: int | None,
         callbacks: Any,
-        loading: Loading,
+        loading: LoaderConfig,
         out: Any,
     ) -> Any:
         """Predict with `model`; arguments as those of `Model.predict`."""
@@ -321,21 +329,23 @@ class Trainer:
         return predictions.result()
 
     def predict_iter(
-        self, model: Any, x: Any, batch_size: int | None, steps: int | None, loading: Loading
+        self, model: Any, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> Iterator[Any]:
         """Return an iterator over the outputs for each batch; arguments as those of `Model.predict_iter`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         return self._iter_predictions(model, batches)
 
-    def _iter_predictions(self, model: Any, batches: Paced) -> Iterator[Any]:
+    def _iter_predictions(self, model: Any, batches: EpochIterator) -> Iterator[Any]:
         for batch in batches.epoch(0):
             yield self._predict_batch(model, batch)
 
     def _prediction_batches(
-        self, model: Any, x: Any, batch_size: int | None, steps: int | None, loading: Loading
-    ) -> Paced:
+        self, model: Any, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
+    ) -> EpochIterator:
         batch_spec = replace(self._batch_spec(model), inputs_only=True)
-        return whole_pass(as_source(x, None, None, batch_spec), batch_size, steps, loading)
+        return pipelines.make_evaluation_batches(
+            get_data_adapter(x, None, None, batch_spec), batch_size, steps, loading
+        )
 
     # -- single batches ------------------------------------------------------------------------------------
 
@@ -385,10 +395,12 @@ class Trainer:
         unreported = {id(metric) for metric in (*objective.unreported_metrics, *auxiliary.unreported_metrics)}
         return [metric for metric in model.metrics if id(metric) not in unreported]
 
-    def _set_log_names(self, model: Any, callbacks: CallbackList, batches: Paced, validation: Paced | None) -> None:
+    def _set_log_names(
+        self, model: Any, callbacks: CallbackList, batches: EpochIterator, validation: EpochIterator | None
+    ) -> None:
         """Pass the names that the logs will have to callbacks that monitor one, if they can be inferred."""
         is_known = overridden_method(model, "train_step", "test_step", "compute_metrics") is None
-        names = self._infer_log_names(model, batches.example()) if callbacks.look_for_names and is_known else None
+        names = self._infer_log_names(model, batches.peek()) if callbacks.look_for_names and is_known else None
         if names is not None:
             validated = [] if validation is None else [f"val_{name}" for name in names]
             callbacks.set_params({**callbacks.params, "metrics": [*names, *validated]})
@@ -460,8 +472,8 @@ class Trainer:
         if self.compile_options is None:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
-    def _batch_spec(self, model: Any) -> Conversion:
-        return Conversion(self.device, floating_dtype_of(model.module), self.input_names, self.output_names)
+    def _batch_spec(self, model: Any) -> BatchSpec:
+        return BatchSpec(self.device, floating_dtype_of(model.module), self.input_names, self.output_names)
 
     def _build_callbacks(
         self, model: Any, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any

@@ -32,7 +32,7 @@ class Batches(Protocol):
         ...
 
     @property
-    def replayable(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether an epoch can be entered midway."""
         ...
 
@@ -40,7 +40,7 @@ class Batches(Protocol):
         """Yield the epochs for which there are data."""
         ...
 
-    def state_dict(self, is_inside: bool = False) -> StateDict:
+    def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return what the remaining batches depend on."""
         ...
 
@@ -87,7 +87,7 @@ class TrainingState:
     @property
     def is_resumable(self) -> bool:
         """Whether an epoch can be entered midway."""
-        return self._batches.replayable
+        return self._batches.is_resumable
 
     @property
     def is_mid_epoch(self) -> bool:
@@ -138,7 +138,7 @@ class TrainingState:
             "position": {"epoch": epoch, "step": step, "steps": steps},
             "logs": dict(logs) if step and steps in (None, step) else {},  # The next step overwrites them.
             "stop_training": bool(self._stop_flags.stop_training),
-            "data": self._batches.state_dict(is_inside=step > 0),
+            "data": self._batches.state_dict(is_mid_epoch=step > 0),
             **{name: component.state_dict() for name, component in self._components.items()},
         }
 

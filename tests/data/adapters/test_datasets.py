@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from torchfit._data.arguments import Loading
-from torchfit._data.arrays import ArrayBatches
-from torchfit._data.source import as_source
+from torchfit._data.adapters.arrays import ArrayBatches
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.workers import LoaderConfig
 
-PROCESSES = Loading(workers=2, use_multiprocessing=True)
+PROCESSES = LoaderConfig(workers=2, use_multiprocessing=True)
 
 
 class Squares(Dataset):
@@ -44,43 +44,43 @@ def test_samples_are_collated(batches_of):
 
 
 def test_workers_give_the_same_batches(batches_of):
-    assert batches_of(Squares(), batch_size=4, loading=PROCESSES) == batches_of(Squares(), batch_size=4)
+    assert batches_of(Squares(), batch_size=4, loader_config=PROCESSES) == batches_of(Squares(), batch_size=4)
 
 
-def test_workers_stay_from_epoch_to_epoch(conversion):
-    batches = as_source(Squares(), None, None, conversion).batches(4, shuffle=True, loading=PROCESSES)
+def test_workers_stay_from_epoch_to_epoch(batch_spec):
+    batches = get_data_adapter(Squares(), None, None, batch_spec).batches(4, shuffle=True, loader_config=PROCESSES)
     assert [sorted(x for batch in batches.epoch(epoch) for x in batch.inputs.tolist()) for epoch in (0, 1)] == [
         list(range(7)),
         list(range(7)),
     ]
 
 
-def test_an_epoch_may_begin_at_any_batch(conversion):
-    batches = as_source(Squares(20), None, None, conversion).batches(3, shuffle=True)
+def test_an_epoch_may_begin_at_any_batch(batch_spec):
+    batches = get_data_adapter(Squares(20), None, None, batch_spec).batches(3, shuffle=True)
     whole = [batch.inputs.tolist() for batch in batches.epoch(2)]
     assert [batch.inputs.tolist() for batch in batches.epoch(2, start=4)] == whole[4:]
 
 
-def test_randomness_in_workers_is_that_of_the_batch_whatever_the_number_of_workers(conversion):
+def test_randomness_in_workers_is_that_of_the_batch_whatever_the_number_of_workers(batch_spec):
     found = []
     for workers in (1, 2):
-        loading = Loading(workers, use_multiprocessing=True)
-        batches = as_source(Random(8), None, None, conversion).batches(2, loading=loading)
+        loader_config = LoaderConfig(workers, use_multiprocessing=True)
+        batches = get_data_adapter(Random(8), None, None, batch_spec).batches(2, loader_config=loader_config)
         batches.seed = 1
         found.append([(batch.inputs.tolist(), batch.targets.tolist()) for batch in batches.epoch(0)])
     assert found[0] == found[1]
     assert len({value for batch in found[0] for value in batch[0]}) == 8
 
 
-def test_randomness_in_workers_changes_from_epoch_to_epoch(conversion):
-    batches = as_source(Random(4), None, None, conversion).batches(4, loading=PROCESSES)
+def test_randomness_in_workers_changes_from_epoch_to_epoch(batch_spec):
+    batches = get_data_adapter(Random(4), None, None, batch_spec).batches(4, loader_config=PROCESSES)
     assert next(batches.epoch(0)).inputs.tolist() != next(batches.epoch(1)).inputs.tolist()
 
 
-@pytest.mark.parametrize("loading", [None, PROCESSES])
-def test_an_exception_keeps_its_type_and_tells_the_index(loading, batches_of):
+@pytest.mark.parametrize("loader_config", [None, PROCESSES])
+def test_an_exception_keeps_its_type_and_tells_the_index(loader_config, batches_of):
     with pytest.raises(KeyError, match=r"no such picture.*sample 5 of the Dataset"):
-        batches_of(Failing(), batch_size=2, loading=loading)
+        batches_of(Failing(), batch_size=2, loader_config=loader_config)
 
 
 def test_a_dataset_whose_length_lies(batches_of):
@@ -101,32 +101,32 @@ def test_samples_of_different_shapes_are_refused(batches_of):
         batches_of(Ragged())
 
 
-def test_a_dataset_of_tensors_is_taken_as_arrays(conversion):
+def test_a_dataset_of_tensors_is_taken_as_arrays(batch_spec):
     dataset = TensorDataset(torch.arange(6.0), torch.arange(6))
-    source = as_source(Subset(dataset, [4, 2]), None, None, conversion)
-    assert isinstance(source.batches(), ArrayBatches)
-    assert [part.tolist() for part in next(source.batches().epoch(0))] == [[4, 2], [4, 2]]
+    adapter = get_data_adapter(Subset(dataset, [4, 2]), None, None, batch_spec)
+    assert isinstance(adapter.batches(), ArrayBatches)
+    assert [part.tolist() for part in next(adapter.batches().epoch(0))] == [[4, 2], [4, 2]]
 
 
-def test_the_last_samples_are_split_off(conversion):
-    first, last = as_source(Squares(10), None, None, conversion).split(0.3)
+def test_the_last_samples_are_split_off(batch_spec):
+    first, last = get_data_adapter(Squares(10), None, None, batch_spec).split(0.3)
     assert next(last.batches().epoch(0)).inputs.tolist() == [7, 8, 9]
     assert first.batches().samples == 7
 
 
-def test_labels_that_a_dataset_shows_can_be_balanced(conversion):
+def test_labels_that_a_dataset_shows_can_be_balanced(batch_spec):
     dataset = Squares(4)
     dataset.targets = [0, 1, 4, 9]
-    source = as_source(dataset, None, None, conversion).weighted("balanced")
-    assert next(source.batches().epoch(0)).sample_weight.tolist() == [1, 1, 1, 1]
+    adapter = get_data_adapter(dataset, None, None, batch_spec).with_class_weight("balanced")
+    assert next(adapter.batches().epoch(0)).sample_weight.tolist() == [1, 1, 1, 1]
 
 
 def test_iterable_datasets(batches_of):
     assert batches_of(Stream(), batch_size=3) == [([0, 1, 2], [0, -1, -2]), ([3, 4], [-3, -4])]
 
 
-def test_iterable_datasets_give_every_epoch_anew(conversion):
-    batches = as_source(Stream(), None, None, conversion).batches(3)
+def test_iterable_datasets_give_every_epoch_anew(batch_spec):
+    batches = get_data_adapter(Stream(), None, None, batch_spec).batches(3)
     assert [len(list(batches.epoch(epoch))) for epoch in range(3)] == [2, 2, 2]
     assert next(batches.epoch(0, start=1)).inputs.tolist() == [3, 4]
 

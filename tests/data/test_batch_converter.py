@@ -5,14 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from torchfit._data.convert import Conversion
-from torchfit._data.forms import unpack
-from torchfit._data.stream import BatchReader
+from torchfit._data.batch_converter import BatchConverter, unpack
+from torchfit._data.convert import BatchSpec
 
 
 @pytest.fixture
-def read(conversion):
-    return BatchReader(conversion)
+def read(batch_spec):
+    return BatchConverter(batch_spec)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +69,12 @@ def test_objects_that_can_be_moved_are_moved(read):
 
 
 def test_frames_are_taken_apart_by_input():
-    read = BatchReader(Conversion(torch.device("cpu"), input_names=["b", "a"]))
+    read = BatchConverter(BatchSpec(torch.device("cpu"), input_names=["b", "a"]))
     assert read(pd.DataFrame({"a": [1.0], "b": [2.0]})).inputs["b"].tolist() == [[2]]
 
 
 def test_targets_are_left_aside_where_only_inputs_matter():
-    read = BatchReader(Conversion(torch.device("cpu"), inputs_only=True))
+    read = BatchConverter(BatchSpec(torch.device("cpu"), inputs_only=True))
     assert len(read((torch.zeros(1), ["text"]))) == 1
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from torchfit._data.arrays import ArrayBatches
-from torchfit._data.order import shuffled_batches, shuffled_rows
-from torchfit._data.source import as_source
+from torchfit._data.adapters.arrays import ArrayBatches
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.sampling import shuffled_batches, shuffled_rows
 
 
 def test_batches_keep_the_order_of_the_data(batches_of):
@@ -27,8 +27,8 @@ def test_nests_keep_their_structure(batches_of):
     ]
 
 
-def test_floats_become_the_dtype_of_the_module_and_integers_stay(conversion):
-    parts = as_source(np.zeros(3), np.zeros(3, "int64"), np.ones(3, "int32"), conversion).parts
+def test_floats_become_the_dtype_of_the_module_and_integers_stay(batch_spec):
+    parts = get_data_adapter(np.zeros(3), np.zeros(3, "int64"), np.ones(3, "int32"), batch_spec).parts
     assert [part.dtype for part in parts] == [torch.float32, torch.int64, torch.float32]
 
 
@@ -53,9 +53,9 @@ def test_shuffling_by_batch_keeps_neighbours_together():
     assert chunks[2] == [8, 9]
 
 
-def test_the_number_of_steps_and_samples_is_known(conversion):
-    batches = as_source(np.zeros((10, 1)), None, None, conversion).batches(4)
-    assert (batches.steps, batches.samples, batches.replayable) == (3, 10, True)
+def test_the_number_of_steps_and_samples_is_known(batch_spec):
+    batches = get_data_adapter(np.zeros((10, 1)), None, None, batch_spec).batches(4)
+    assert (batches.steps, batches.samples, batches.is_resumable) == (3, 10, True)
 
 
 def test_a_list_of_numbers_is_one_array(batches_of):

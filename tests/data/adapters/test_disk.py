@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from torchfit._data import disk
-from torchfit._data.disk import DiskRows, is_on_disk
-from torchfit._data.source import as_source
+from torchfit._data.adapters import disk
+from torchfit._data.adapters.disk import DiskArray, is_on_disk
+from torchfit._data.adapters.dispatch import get_data_adapter
 
 
 @pytest.fixture(params=["float32", "float64", "int16"])
@@ -45,8 +45,10 @@ def test_arrays_in_memory_are_not_on_disk(value):
 
 
 @pytest.mark.parametrize("shuffle", [False, True, "batch"])
-def test_batches_are_those_of_the_array_in_memory(memory_map, shuffle, conversion):
-    on_disk, in_memory = (as_source(x, np.arange(50), None, conversion) for x in (memory_map, np.array(memory_map)))
+def test_batches_are_those_of_the_array_in_memory(memory_map, shuffle, batch_spec):
+    on_disk, in_memory = (
+        get_data_adapter(x, np.arange(50), None, batch_spec) for x in (memory_map, np.array(memory_map))
+    )
     one, other = on_disk.batches(8, shuffle=shuffle), in_memory.batches(8, shuffle=shuffle)
     other.seed = one.seed
     for found, expected in zip(one.epoch(3), other.epoch(3), strict=True):
@@ -55,45 +57,45 @@ def test_batches_are_those_of_the_array_in_memory(memory_map, shuffle, conversio
         assert found.targets.tolist() == expected.targets.tolist()
 
 
-def test_only_the_rows_of_a_batch_are_read(conversion):
+def test_only_the_rows_of_a_batch_are_read(batch_spec):
     file = SlicesOnly(np.zeros((1000, 2)))
-    batches = as_source(file, None, None, conversion).batches(10, shuffle=True)
+    batches = get_data_adapter(file, None, None, batch_spec).batches(10, shuffle=True)
     next(iter(batches.epoch(0)))
     assert file.rows_read == 10
 
 
-def test_hdf5(tmp_path, conversion):
+def test_hdf5(tmp_path, batch_spec):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["x"] = np.arange(20.0)[:, None]
-        batches = as_source(file["x"], file["x"], None, conversion).batches(6, shuffle=True)
+        batches = get_data_adapter(file["x"], file["x"], None, batch_spec).batches(6, shuffle=True)
         rows = torch.cat([batch.inputs for batch in batches.epoch(0)])
     assert sorted(rows.flatten().tolist()) == list(range(20))
 
 
-def test_splitting_reads_nothing(conversion):
+def test_splitting_reads_nothing(batch_spec):
     file = SlicesOnly(np.arange(20.0)[:, None])
-    first, last = as_source(file, None, None, conversion).split(0.25)
+    first, last = get_data_adapter(file, None, None, batch_spec).split(0.25)
     assert file.rows_read == 0
     assert next(last.batches(3).epoch(0)).inputs.flatten().tolist() == [15, 16, 17]
     assert first.batches().samples == 15
 
 
-def test_class_weights_are_looked_up_for_each_batch(conversion):
+def test_class_weights_are_looked_up_for_each_batch(batch_spec):
     labels = SlicesOnly(np.array([0, 1, 1, 1]))
-    source = as_source(np.zeros(4), labels, None, conversion).weighted("balanced")
-    assert next(source.batches(2).epoch(0)).sample_weight.tolist() == pytest.approx([2.0, 2 / 3])
+    adapter = get_data_adapter(np.zeros(4), labels, None, batch_spec).with_class_weight("balanced")
+    assert next(adapter.batches(2).epoch(0)).sample_weight.tolist() == pytest.approx([2.0, 2 / 3])
 
 
-def test_text_in_a_file_is_refused(conversion):
+def test_text_in_a_file_is_refused(batch_spec):
     with pytest.raises(ValueError, match="`x` must hold numbers"):
-        as_source(SlicesOnly(np.array(["a", "b"])), None, None, conversion)
+        get_data_adapter(SlicesOnly(np.array(["a", "b"])), None, None, batch_spec)
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot let go of mapped pages")
 def test_mapped_pages_are_let_go(memory_map, monkeypatch):
-    monkeypatch.setattr(disk, "_MAPPED_AT_MOST", 0)
-    rows = DiskRows("x", memory_map, torch.float32)
+    monkeypatch.setattr(disk, "_MAX_MAPPED_BYTES", 0)
+    rows = DiskArray("x", memory_map, torch.float32)
     expected = rows.read(slice(0, 50)).clone()
     assert torch.equal(rows.read(slice(0, 50)), expected)
 
@@ -102,6 +104,6 @@ def test_a_private_map_keeps_what_was_written_to_it(tmp_path, monkeypatch):
     np.zeros(50, "float32").tofile(tmp_path / "x.dat")
     private = np.memmap(tmp_path / "x.dat", "float32", mode="c")
     private[:] = 1
-    monkeypatch.setattr(disk, "_MAPPED_AT_MOST", 0)
-    rows = DiskRows("x", private, torch.float32)
+    monkeypatch.setattr(disk, "_MAX_MAPPED_BYTES", 0)
+    rows = DiskArray("x", private, torch.float32)
     assert rows.read(slice(0, 50)).sum() == rows.read(slice(0, 50)).sum() == 50

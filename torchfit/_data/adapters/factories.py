@@ -1,4 +1,4 @@
-"""Functions that make the data: `DatasetCreator`, and plain functions."""
+"""Functions that return the data: `DatasetCreator`, and plain functions."""
 
 import inspect
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class InputContext:
     """Which part of the data a process is to read.
 
     Attributes:
-        num_input_pipelines: The number of processes that read.
-        input_pipeline_id: The number of this one.
+        num_input_pipelines: The number of processes that read data.
+        input_pipeline_id: The index of this process.
         num_replicas_in_sync: The number of replicas that train together.
     """
 
@@ -26,10 +26,10 @@ class InputContext:
     num_replicas_in_sync: int = 1
 
     def get_per_replica_batch_size(self, global_batch_size: int) -> int:
-        """Return the share of a batch that one replica gets.
+        """Return the part of a batch that one replica gets.
 
         Raises:
-            ValueError: If the batch cannot be divided.
+            ValueError: If the batch cannot be divided evenly.
 
         >>> InputContext(num_replicas_in_sync=4).get_per_replica_batch_size(64)
         16
@@ -44,10 +44,10 @@ class InputContext:
 
 
 class DatasetCreator:
-    """Wraps a function that makes the data for one process of several.
+    """Wraps a function that returns the data for one process of several.
 
     Args:
-        dataset_fn: A function of one argument, an `InputContext`, that returns data of any form that `fit` takes.
+        dataset_fn: A function of one argument, an `InputContext`, that returns data of any kind that `fit` accepts.
         input_options: Kept, and not used.
 
     Raises:
@@ -64,33 +64,33 @@ class DatasetCreator:
         self.input_options = input_options
 
     def __call__(self, context: InputContext) -> Any:
-        """Make the data."""
+        """Return the data."""
         return self.dataset_fn(context)
 
 
-def is_creator(value: Any) -> bool:
-    """Tell whether `value` is a function, or an object made to be called, that makes data."""
+def is_dataset_factory(value: Any) -> bool:
+    """Return whether `value` is a function, or an object written to be called, that returns data."""
     return callable(value) and not isinstance(value, (type, nn.Module)) and not hasattr(type(value), "__iter__")
 
 
-def maker(function: Callable[..., Any]) -> Callable[[], Any]:
-    """Return a function without arguments that makes the data for this process.
+def bind_factory(function: Callable[..., Any]) -> Callable[[], Any]:
+    """Return a function without arguments that returns the data for this process.
 
     Raises:
         ValueError: If `function` takes more than an `InputContext`.
     """
     parameters = inspect.signature(function).parameters.values()
-    needed = [parameter for parameter in parameters if parameter.default is parameter.empty]
-    if len(needed) > 1:
+    required = [parameter for parameter in parameters if parameter.default is parameter.empty]
+    if len(required) > 1:
         raise ValueError(
-            f"`x` is {describe(function)}, which needs {len(needed)} arguments. A function that makes data takes none, "
-            "or an InputContext: bind the others with functools.partial."
+            f"`x` is {describe(function)}, which needs {len(required)} arguments. A function that returns data takes "
+            "none, or an InputContext: bind the others with functools.partial."
         )
-    return (lambda: function(this_process())) if needed else function
+    return (lambda: function(current_input_context())) if required else function
 
 
-def this_process() -> InputContext:
-    """Return which part of the data this process is to read: all of it, unless torch.distributed runs."""
+def current_input_context() -> InputContext:
+    """Return which part of the data this process is to read: all of it, unless torch.distributed is initialized."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         world = torch.distributed.get_world_size()
         return InputContext(world, torch.distributed.get_rank(), world)

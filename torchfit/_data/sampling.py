@@ -1,4 +1,4 @@
-"""The order of an epoch: a function of a seed and the index of the epoch, and of nothing else."""
+"""The order of an epoch: a function of a seed and the epoch's index, and of nothing else."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 
-Order = Callable[[int, int, int], Tensor]
+OrderFn = Callable[[int, int, int], Tensor]
 
 
-def order_for(shuffle: Any) -> Order | None:
-    """Return the function (samples, batch size, seed) → permutation that `shuffle` asks for, `None` for no change.
+def make_order(shuffle: Any) -> OrderFn | None:
+    """Return the function (samples, batch size, seed) → permutation for `shuffle`, `None` to keep the order.
 
     Raises:
         ValueError: If `shuffle` is not a bool or "batch".
@@ -21,16 +21,16 @@ def order_for(shuffle: Any) -> Order | None:
         return shuffled_batches
     if isinstance(shuffle, bool) or shuffle in (0, 1, None):
         return shuffled_rows if shuffle else None
-    raise ValueError(f"`shuffle` must be True, False or 'batch', but it is {describe(shuffle)}.")
+    raise ValueError(f"`shuffle` must be True, False or 'batch'. Received: {describe(shuffle)}.")
 
 
 def shuffled_rows(samples: int, batch_size: int, seed: int) -> Tensor:
-    """Return the rows in random order."""
+    """Return the row indices in random order."""
     return torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
 
 
 def shuffled_batches(samples: int, batch_size: int, seed: int) -> Tensor:
-    """Return the rows in batches of neighbours, the batches in random order; a smaller last batch stays last.
+    """Return the row indices in batches of neighbours, in random order of batches; a smaller last batch stays last.
 
     >>> sorted(shuffled_batches(5, 2, seed=0).tolist()[:4]), shuffled_batches(5, 2, seed=0)[4].item()
     ([0, 1, 2, 3], 4)

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from torchfit._data.convert import Conversion
-from torchfit._data.source import as_source
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.convert import BatchSpec
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def test_numeric_columns_are_one_matrix(frame, batches_of):
     assert batches_of(frame) == [([[1, 0.5, 1], [2, 1.5, 0]],)]
 
 
-def test_columns_of_bools_and_integers_are_integers(frame, conversion):
-    x = as_source(frame[["age", "member"]], None, None, conversion).parts[0]
+def test_columns_of_bools_and_integers_are_integers(frame, batch_spec):
+    x = get_data_adapter(frame[["age", "member"]], None, None, batch_spec).parts[0]
     assert x.dtype == torch.int64
     assert x.tolist() == [[1, 1], [2, 0]]
 
@@ -35,42 +35,42 @@ def test_nullable_dtypes(batches_of):
     assert batches_of(frame) == [([[1, 0.5], [2, 1]],)]
 
 
-def test_missing_values_are_nan(conversion):
-    x = as_source(pd.Series([1, None], dtype="Int64"), None, None, conversion).parts[0]
+def test_missing_values_are_nan(batch_spec):
+    x = get_data_adapter(pd.Series([1, None], dtype="Int64"), None, None, batch_spec).parts[0]
     assert x[0] == 1
     assert x[1].isnan()
 
 
 def test_columns_go_to_the_inputs_of_their_name(frame):
-    conversion = Conversion(torch.device("cpu"), input_names=["income", "age"])
-    x = as_source(frame, None, None, conversion).parts[0]
+    batch_spec = BatchSpec(torch.device("cpu"), input_names=["income", "age"])
+    x = get_data_adapter(frame, None, None, batch_spec).parts[0]
     assert {name: part.tolist() for name, part in x.items()} == {"income": [[0.5], [1.5]], "age": [[1], [2]]}
 
 
 def test_a_single_input_that_is_no_column_gets_the_matrix(frame):
-    conversion = Conversion(torch.device("cpu"), input_names=["x"])
-    assert as_source(frame, None, None, conversion).parts[0].shape == (2, 3)
+    batch_spec = BatchSpec(torch.device("cpu"), input_names=["x"])
+    assert get_data_adapter(frame, None, None, batch_spec).parts[0].shape == (2, 3)
 
 
 def test_an_input_without_column_is_named(frame):
-    conversion = Conversion(torch.device("cpu"), input_names=["age", "height"])
+    batch_spec = BatchSpec(torch.device("cpu"), input_names=["age", "height"])
     with pytest.raises(ValueError, match=r"`x` has no column for the inputs \['height'\]"):
-        as_source(frame, None, None, conversion)
+        get_data_adapter(frame, None, None, batch_spec)
 
 
 @pytest.mark.parametrize(
     "values",
     [["a", "b"], pd.Categorical(["a", "b"]), pd.to_datetime(["2020-01-01", "2020-01-02"]), [object(), object()]],
 )
-def test_columns_without_numbers_are_named(frame, values, conversion):
+def test_columns_without_numbers_are_named(frame, values, batch_spec):
     frame["color"] = values
     with pytest.raises(ValueError, match=r"`x` .* hold no numbers: 'color' .*get_dummies"):
-        as_source(frame, None, None, conversion)
+        get_data_adapter(frame, None, None, batch_spec)
 
 
-def test_a_categorical_series_is_refused(conversion):
+def test_a_categorical_series_is_refused(batch_spec):
     with pytest.raises(ValueError, match=r"`y` .* 'kind' \(category\)"):
-        as_source(np.zeros(2), pd.Series(["a", "b"], dtype="category", name="kind"), None, conversion)
+        get_data_adapter(np.zeros(2), pd.Series(["a", "b"], dtype="category", name="kind"), None, batch_spec)
 
 
 def test_frames_inside_dictionaries(frame, batches_of):

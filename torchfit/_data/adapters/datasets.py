@@ -1,4 +1,4 @@
-"""torch's Datasets: samples by index, or one after the other."""
+"""torch's Datasets: samples by index, or one after another."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -16,15 +16,22 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from torchfit._data.arguments import Form, Loading, check_batch_size
-from torchfit._data.arrays import ArraySource
-from torchfit._data.batches import Batches, draw_seed
-from torchfit._data.convert import Conversion, tensor_of
-from torchfit._data.forms import Source
-from torchfit._data.order import order_for
-from torchfit._data.split import boundary, warn_of_sorted_labels
-from torchfit._data.stream import BatchReader
-from torchfit._data.workers import Pool, Request, located, read_from, seed_everything
+from torchfit._data.adapters.arrays import ArrayAdapter
+from torchfit._data.adapters.base import AdapterSpec, DataAdapter
+from torchfit._data.batch_converter import BatchConverter
+from torchfit._data.batch_source import BatchSource, draw_seed
+from torchfit._data.convert import BatchSpec, tensor_of
+from torchfit._data.sampling import make_order
+from torchfit._data.validation_split import split_index, warn_of_sorted_labels
+from torchfit._data.workers import (
+    LoaderConfig,
+    Request,
+    WorkerPool,
+    iterate_loader,
+    reraise_with_location,
+    seed_everything,
+)
+from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 
@@ -32,7 +39,7 @@ _FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weigh
 
 
 def is_map_style(value: Any) -> bool:
-    """Tell whether `value` gives samples by index: a Dataset of torch, or an object that works like one."""
+    """Return whether `value` has samples by index: a Dataset of torch, or an object that works like one."""
     if isinstance(value, (Dataset, Subset)) or hasattr(value, "__getitems__"):
         return not isinstance(value, IterableDataset)
     kind = type(value)
@@ -40,17 +47,17 @@ def is_map_style(value: Any) -> bool:
     return is_indexed and not hasattr(kind, "__iter__") and not hasattr(value, "shape")
 
 
-def source_of(dataset: Any, conversion: Conversion) -> Source:
-    """Return the source for a Dataset with indices; one that merely holds tensors is taken as those tensors."""
+def make_dataset_adapter(dataset: Any, batch_spec: BatchSpec) -> DataAdapter:
+    """Return the adapter for a Dataset with indices; a `TensorDataset` is adapted as its tensors."""
     tensors = tensors_of(dataset)
     if tensors is None or len(tensors) not in (1, 2, 3):
-        return DatasetSource(dataset, conversion)
+        return DatasetAdapter(dataset, batch_spec)
     x, y, sample_weight = (*tensors, None, None)[:3]
-    return TensorDatasetSource.of(x, y, sample_weight, conversion)
+    return TensorDatasetAdapter.of(x, y, sample_weight, batch_spec)
 
 
 def tensors_of(dataset: Any) -> tuple[Tensor, ...] | None:
-    """Return the tensors of a `TensorDataset`, or of a `Subset` of one; subclasses may do more, so they are none."""
+    """Return the tensors of a `TensorDataset` or a `Subset` of one; subclasses do not count, they may do more."""
     if type(dataset) is TensorDataset:
         return dataset.tensors
     if type(dataset) is Subset:
@@ -60,41 +67,41 @@ def tensors_of(dataset: Any) -> tuple[Tensor, ...] | None:
     return None
 
 
-class TensorDatasetSource(ArraySource):
-    """A Dataset of tensors: batches are gathered as from arrays, without going through single samples."""
+class TensorDatasetAdapter(ArrayAdapter):
+    """A `TensorDataset`: batches are indexed as those of arrays, without reading single samples."""
 
-    form = Form("a Dataset", {"y": _FROM_SAMPLES, "sample_weight": _FROM_SAMPLES})
+    spec = AdapterSpec("a Dataset", {"y": _FROM_SAMPLES, "sample_weight": _FROM_SAMPLES})
 
 
-class DatasetSource(Source):
-    """A Dataset that gives samples by index; they are collated into batches as torch's `DataLoader` does."""
+class DatasetAdapter(DataAdapter):
+    """A Dataset with samples by index, which are collated into batches as in torch's `DataLoader`."""
 
-    form = Form("a Dataset", {"y": _FROM_SAMPLES, "sample_weight": _FROM_SAMPLES})
+    spec = AdapterSpec("a Dataset", {"y": _FROM_SAMPLES, "sample_weight": _FROM_SAMPLES})
 
-    def __init__(self, dataset: Any, conversion: Conversion, rows: range | None = None) -> None:
-        """Take the samples `rows` of a dataset, all of them by default.
+    def __init__(self, dataset: Any, batch_spec: BatchSpec, rows: range | None = None) -> None:
+        """Adapt the samples `rows` of a dataset, all of them by default.
 
         Raises:
             ValueError: If there are none.
         """
-        super().__init__(conversion)
+        super().__init__(batch_spec)
         self._dataset = dataset
         self._rows = range(_length(dataset)) if rows is None else rows
         if not self._rows:
             raise ValueError(f"`x` is {describe(dataset)} without samples: there is nothing to make a batch from.")
 
-    def split(self, fraction: float) -> "tuple[DatasetSource, DatasetSource]":
-        """Set the last `fraction` of the samples apart."""
-        start = boundary(len(self._rows), fraction)
+    def split(self, fraction: float) -> "tuple[DatasetAdapter, DatasetAdapter]":
+        """Hold out the last `fraction` of the samples."""
+        start = split_index(len(self._rows), fraction)
         first, last = (
-            DatasetSource(self._dataset, self.conversion, rows) for rows in (self._rows[:start], self._rows[start:])
+            DatasetAdapter(self._dataset, self.batch_spec, rows) for rows in (self._rows[:start], self._rows[start:])
         )
         if first.labels() is not None:
             warn_of_sorted_labels(first.labels(), last.labels())
         return first, last
 
     def labels(self) -> Tensor | None:
-        """Return what the dataset says about its labels in `targets` or `labels`, as torchvision's do."""
+        """Return the labels that the dataset has as `targets` or `labels`, as those of torchvision have."""
         for name in ("targets", "labels"):
             found = getattr(self._dataset, name, None)
             if found is not None and hasattr(found, "__len__") and len(found) == len(self._dataset):
@@ -102,29 +109,29 @@ class DatasetSource(Source):
         return None
 
     def batches(
-        self, batch_size: int | None = None, *, shuffle: bool | str = False, loading: Loading | None = None
+        self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
     ) -> "DatasetBatches":
-        """Give batches of `batch_size` samples (32 by default); more than one worker are processes."""
+        """Return batches of `batch_size` samples (32 by default); more than one worker are processes."""
         return DatasetBatches(
             self._dataset,
             self._rows,
-            check_batch_size(batch_size),
+            validation.batch_size(batch_size),
             shuffle,
-            _processes(loading),
-            BatchReader(self.conversion, self.class_weights),
-            pin_memory=self.conversion.device.type == "cuda",
+            _processes(loader_config),
+            BatchConverter(self.batch_spec, self.class_weights),
+            pin_memory=self.batch_spec.device.type == "cuda",
         )
 
 
-def _processes(loading: Loading | None) -> int:
-    loading = loading or Loading()
-    return loading.workers if loading.workers > 1 or loading.use_multiprocessing else 0
+def _processes(loader_config: LoaderConfig | None) -> int:
+    loader_config = loader_config or LoaderConfig()
+    return loader_config.workers if loader_config.workers > 1 or loader_config.use_multiprocessing else 0
 
 
-class DatasetBatches(Batches):
-    """Batches of samples by index, read in this process or in workers that stay from epoch to epoch."""
+class DatasetBatches(BatchSource):
+    """Batches of samples by index, read in this process or in workers that live from epoch to epoch."""
 
-    replayable = True
+    is_resumable = True
 
     def __init__(
         self,
@@ -133,24 +140,24 @@ class DatasetBatches(Batches):
         batch_size: int,
         shuffle: bool | str,
         processes: int,
-        reader: BatchReader,
+        convert: BatchConverter,
         *,
         pin_memory: bool,
     ) -> None:
-        """Take the samples `rows` of a dataset."""
+        """Read the samples `rows` of a dataset."""
         self.samples = len(rows)
         self.steps = -(-self.samples // batch_size)
-        self._rows, self._batch_size, self._order = rows, batch_size, order_for(shuffle)
-        self._reader = reader
-        self._fetch = Fetch(dataset)
+        self._rows, self._batch_size, self._order = rows, batch_size, make_order(shuffle)
+        self._convert = convert
+        self._fetcher = SampleFetcher(dataset)
         self.seed = draw_seed() if self._order or processes else 0
-        self._pool = Pool(self._fetch, processes, 2 * processes, pin_memory) if processes else None
+        self._pool = WorkerPool(self._fetcher, processes, 2 * processes, pin_memory) if processes else None
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Give the batches of one epoch."""
+        """Yield the batches of one epoch."""
         requests = self._requests(index, start)
-        found = self._pool.map(requests) if self._pool else (self._fetch(request.what) for request in requests)
-        return map(self._reader, found)
+        fetched = self._pool.map(requests) if self._pool else (self._fetcher(request.index) for request in requests)
+        return map(self._convert, fetched)
 
     def _requests(self, index: int, start: int) -> Iterator[Request]:
         size, seed, samples = self._batch_size, self.seed + index, len(self._rows)
@@ -161,7 +168,7 @@ class DatasetBatches(Batches):
                 yield Request(rows, hash((seed, step)) % 2**63)
 
 
-class Fetch:
+class SampleFetcher:
     """Reads samples of a dataset and collates them."""
 
     def __init__(self, dataset: Any) -> None:
@@ -186,27 +193,27 @@ class Fetch:
 
     def _read(self, rows: list[int]) -> Any:
         if hasattr(self._dataset, "__getitems__"):
-            return _located(self._dataset.__getitems__, rows, f"samples {rows[0]} … {rows[-1]} of the Dataset")
+            return _with_location(self._dataset.__getitems__, rows, f"samples {rows[0]} … {rows[-1]} of the Dataset")
         dataset, row, samples = self._dataset, 0, []
         try:
             for row in rows:
                 samples.append(dataset[row])
         except Exception as error:
-            located(error, f"sample {row} of the Dataset, whose length is {len(dataset)}")
+            reraise_with_location(error, f"sample {row} of the Dataset, whose length is {len(dataset)}")
         return samples
 
 
-def _located(read: Callable[[Any], Any], what: Any, where: str) -> Any:
+def _with_location(read: Callable[[Any], Any], index: Any, where: str) -> Any:
     try:
-        return read(what)
+        return read(index)
     except Exception as error:
-        located(error, where)
+        reraise_with_location(error, where)
 
 
-class IterableSource(Source):
-    """A Dataset that gives samples one after the other."""
+class IterableDatasetAdapter(DataAdapter):
+    """A Dataset that yields samples one after another."""
 
-    form = Form(
+    spec = AdapterSpec(
         "an iterable Dataset",
         {
             "y": _FROM_SAMPLES,
@@ -215,31 +222,33 @@ class IterableSource(Source):
         },
     )
 
-    def __init__(self, dataset: Any, conversion: Conversion) -> None:
-        """Take a dataset."""
-        super().__init__(conversion)
+    def __init__(self, dataset: Any, batch_spec: BatchSpec) -> None:
+        """Adapt a dataset."""
+        super().__init__(batch_spec)
         self._dataset = dataset
 
     def batches(
-        self, batch_size: int | None = None, *, shuffle: bool | str = False, loading: Loading | None = None
-    ) -> "IterableBatches":
-        """Give batches of `batch_size` samples (32 by default), in the order in which they come."""
-        reader = BatchReader(self.conversion, self.class_weights)
-        return IterableBatches(self._dataset, check_batch_size(batch_size), _processes(loading), reader)
+        self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
+    ) -> "IterableDatasetBatches":
+        """Return batches of `batch_size` samples (32 by default), in the order of the Dataset."""
+        convert = BatchConverter(self.batch_spec, self.class_weights)
+        return IterableDatasetBatches(
+            self._dataset, validation.batch_size(batch_size), _processes(loader_config), convert
+        )
 
 
-class IterableBatches(Batches):
-    """Batches of samples that come one after the other."""
+class IterableDatasetBatches(BatchSource):
+    """Batches of samples that come one after another."""
 
-    may_run_out = True
+    may_be_exhausted = True
 
-    def __init__(self, dataset: Any, batch_size: int, processes: int, reader: BatchReader) -> None:
-        """Collate `batch_size` samples at a time; each worker process goes through its own copy of the dataset."""
+    def __init__(self, dataset: Any, batch_size: int, processes: int, convert: BatchConverter) -> None:
+        """Collate `batch_size` samples at a time; each worker process iterates over its own copy of the dataset."""
         self.samples = _length(dataset) if hasattr(type(dataset), "__len__") else None
         self.steps = None if self.samples is None else -(-self.samples // batch_size)
         self.seed = draw_seed() if processes else 0
         self._stream = SeededStream(dataset, self.seed)
-        self._reader = reader
+        self._convert = convert
         self._loader: DataLoader[Any] = DataLoader(
             self._stream,
             batch_size=batch_size,
@@ -249,21 +258,21 @@ class IterableBatches(Batches):
         )
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Give the batches of one epoch; those before `start` are read and dropped."""
-        return map(self._reader, islice(read_from(self._loader), start, None))
+        """Yield the batches of one epoch; those before `start` are read and dropped."""
+        return map(self._convert, islice(iterate_loader(self._loader), start, None))
 
 
 class SeededStream(IterableDataset[Any]):
-    """A stream of samples whose randomness, in a worker, is that of the epoch and the worker."""
+    """A stream of samples whose randomness, in a worker, depends on the epoch and the worker alone."""
 
     def __init__(self, dataset: Any, seed: int) -> None:
-        """Go through a dataset."""
+        """Iterate over a dataset."""
         self._dataset = dataset
         self._seed = seed
         self._passes = 0
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the dataset once.
+        """Iterate over the dataset once.
 
         Raises:
             Exception: What the dataset raised, with the number of the sample.
@@ -278,7 +287,7 @@ class SeededStream(IterableDataset[Any]):
                 yield sample
                 number += 1
         except Exception as error:
-            located(error, f"sample {number} of the iterable Dataset, counted from 0")
+            reraise_with_location(error, f"sample {number} of the iterable Dataset, counted from 0")
 
 
 def _length(dataset: Any) -> int:
@@ -286,6 +295,6 @@ def _length(dataset: Any) -> int:
         return len(dataset)
     except (TypeError, NotImplementedError) as error:
         raise ValueError(
-            f"`x` is {describe(dataset)} without a length. A Dataset that gives samples by index needs `__len__`; one "
+            f"`x` is {describe(dataset)} without a length. A Dataset with samples by index needs `__len__`; one "
             "without is a torch.utils.data.IterableDataset, with `__iter__`."
         ) from error

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from torchfit._data.arguments import Loading
-from torchfit._data.source import as_source
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.workers import LoaderConfig
 from torchfit.utils import DatasetCreator
 
 
@@ -14,19 +14,21 @@ def numbers(count=3):
 EXPECTED = [([0], [0]), ([1], [1]), ([2], [2])]
 
 
-@pytest.mark.parametrize("loading", [Loading(), Loading(workers=2), Loading(use_multiprocessing=True)])
-def test_a_generator_is_read_in_order(loading, batches_of):
-    assert batches_of(numbers(), loading=loading) == EXPECTED
+@pytest.mark.parametrize(
+    "loader_config", [LoaderConfig(), LoaderConfig(workers=2), LoaderConfig(use_multiprocessing=True)]
+)
+def test_a_generator_is_read_in_order(loader_config, batches_of):
+    assert batches_of(numbers(), loader_config=loader_config) == EXPECTED
 
 
-def test_a_generator_gives_its_batches_once(conversion):
-    batches = as_source(numbers(), None, None, conversion).batches()
+def test_a_generator_gives_its_batches_once(batch_spec):
+    batches = get_data_adapter(numbers(), None, None, batch_spec).batches()
     assert [len(list(batches.epoch(epoch))) for epoch in range(2)] == [3, 0]
 
 
-def test_a_generator_outlives_an_epoch_that_is_broken_off(conversion):
+def test_a_generator_outlives_an_epoch_that_is_broken_off(batch_spec):
     generator = numbers()
-    epoch = as_source(generator, None, None, conversion).batches().epoch(0)
+    epoch = get_data_adapter(generator, None, None, batch_spec).batches().epoch(0)
     next(epoch)
     del epoch
     assert next(generator)[1] == 1
@@ -43,11 +45,11 @@ def test_a_list_of_batches_would_be_inputs_but_an_iterable_is_data(batches_of):
     assert batches_of(Batches()) == EXPECTED
 
 
-def test_a_function_makes_a_new_generator_for_every_epoch(conversion):
-    batches = as_source(numbers, None, None, conversion)
+def test_a_function_makes_a_new_generator_for_every_epoch(batch_spec):
+    batches = get_data_adapter(numbers, None, None, batch_spec)
     with pytest.raises(ValueError, match="needs 2 arguments"):
-        as_source(lambda a, b: None, None, None, conversion)
-    batches = as_source(lambda: numbers(2), None, None, conversion).batches()
+        get_data_adapter(lambda a, b: None, None, None, batch_spec)
+    batches = get_data_adapter(lambda: numbers(2), None, None, batch_spec).batches()
     assert [len(list(batches.epoch(epoch))) for epoch in range(3)] == [2, 2, 2]
 
 
