@@ -1,6 +1,7 @@
 """`Model`: Keras' training interface around any `torch.nn.Module`."""
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,9 @@ from torchfit._execution.device import resolve_device
 from torchfit._execution.execution import Eager
 from torchfit._execution.precision import choose_precision
 from torchfit._families import FAMILY, aggregate
+from torchfit._saving import compile_config, model_file, weights
+from torchfit._saving.model_file import ModelSettings
+from torchfit._serialization.files import PathLike
 from torchfit._trainer.auxiliary import Added
 from torchfit._trainer.course import Course
 from torchfit._trainer.error_context import explained
@@ -30,18 +34,15 @@ from torchfit._trainer.predictions import Predictions, report, to_numpy
 from torchfit._trainer.preflight import preflight
 from torchfit._trainer.steps import Steps
 from torchfit._trainer.timing import Stopwatch
+from torchfit._trainer.training_state import training_parts
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
-from torchfit.saving.model_files import loads_as
-from torchfit.saving.saveable import Saveable
-from torchfit.saving.training_state import training_parts
 
 Step = Callable[[Any], Any]
 
 
-@loads_as
-class Model(Saveable, Steps):
+class Model(Steps):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
 
     Wrap a module that you have, or subclass and define `forward`. The module stays what it was: its parameters
@@ -492,3 +493,104 @@ class Model(Saveable, Steps):
                 self.reset_metrics()
             logs = dict(Logs.of(step(batch)))
         return report(logs, return_dict)
+
+    # -- files ---------------------------------------------------------------------------------------------
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return self._compile_arguments is not None
+
+    def save(self, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
+        """Write the whole model to one file: architecture, weights, optimizer, and how it was compiled.
+
+        `torchfit.models.load_model` reads it. The file holds tensors and plain data, no code, and is written whole or
+        not at all. A module with custom code can always be saved; pass it again when loading.
+
+        Args:
+            path: Where to write, with any or no extension; also an address such as `s3://bucket/name`.
+            overwrite: Whether an existing file may be replaced.
+            include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
+
+        Raises:
+            FileExistsError: The file exists, and `overwrite` is `False`.
+            OSError: The file cannot be written; it is named.
+        """
+        model_file.save(self, self._settings(), path, overwrite, include_optimizer)
+
+    def save_weights(self, path: PathLike, overwrite: bool = True) -> None:
+        """Write the weights to one file: the module's `state_dict`, which `torch.load` reads.
+
+        If `path` ends in `.safetensors`, the file has that format.
+
+        Args:
+            path: Where to write; also an address such as `s3://bucket/name`.
+            overwrite: Whether an existing file may be replaced.
+
+        Raises:
+            FileExistsError: The file exists, and `overwrite` is `False`.
+            OSError: The file cannot be written; it is named.
+        """
+        weights.save_weights(self, path, overwrite)
+
+    def prepare_save(self, path: PathLike, weights_only: bool = False) -> Callable[[], None] | None:
+        """Snapshot the model and return a function that writes the file, e.g. from another thread.
+
+        Args:
+            path: Where to write.
+            weights_only: Whether to write what `save_weights` writes, instead of `save`.
+
+        Returns:
+            The function, or `None` if `save` (or `save_weights`) is overridden: what it would write is not known.
+        """
+        name = "save_weights" if weights_only else "save"
+        if getattr(type(self), name) is not getattr(Model, name) or name in vars(self):
+            return None
+        if weights_only:
+            return weights.prepare_save(self, path)
+        return model_file.prepare_save(self, self._settings(), path)
+
+    def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
+        """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
+
+        Args:
+            path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`.
+            by_name: Whether keys that are only in the file or only in the module are ignored.
+            skip_mismatch: Whether tensors of another shape are ignored, with a warning.
+
+        Raises:
+            ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or
+                holds something else.
+            FileNotFoundError: There is no such file.
+        """
+        weights.load_weights(self, path, by_name, skip_mismatch)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return the arguments of `compile`, empty before it was called.
+
+        Losses, metrics and the optimizer are plain data; names stay names, custom functions themselves.
+        """
+        if self._compile_arguments is None:
+            return {}
+        return compile_config.compile_config({"optimizer": self.optimizer, **self._compile_arguments})
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Call `compile` as `get_compile_config` says. An overridden `compile` is not called, with a warning.
+
+        Raises:
+            ValueError: A name is not known.
+        """
+        if type(self).compile is not Model.compile:
+            warnings.warn(
+                f"{type(self).__name__} has a compile() of its own and was not compiled. Call it, or define "
+                "compile_from_config(config).",
+                stacklevel=2,
+            )
+        elif config:
+            self.compile(**compile_config.compile_arguments(config))
+
+    def _settings(self) -> ModelSettings:
+        """Return what a file holds of the model beside its module."""
+        policy = None if self.dtype_policy is None else self.dtype_policy.name
+        hidden = frozenset(vars(Model(nn.Identity()))) if self.module is self else frozenset()
+        return ModelSettings(self.name, *self._given_names, policy, hidden)

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torchfit._trainer.module_call import Call, Signature, bind_call, rows_of
 from torchfit._trainer.predictions import host_ready
 from torchfit._trainer.summary import Summary, blank, summarize, zeros_of
-from torchfit._utils import tree
+from torchfit._utils import tree, wrapping
 from torchfit._utils.console import write_line
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode, weight_tensors
@@ -21,7 +21,7 @@ from torchfit._utils.names import snake_case
 Array = np.ndarray[Any, Any]
 
 
-class ModuleWrapper(nn.Module):
+class ModuleWrapper(wrapping.ModuleWrapper):
     """Holds any module (or is one itself, when subclassed) and calls it with inputs of any structure."""
 
     def __init__(

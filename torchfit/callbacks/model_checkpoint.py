@@ -163,7 +163,7 @@ class ModelCheckpoint(Callback):
         return self.filepath.format(**values)
 
     def _save(self, path: str) -> None:
-        later = getattr(self.model, "_writing_later", None)
+        later = getattr(self.model, "prepare_save", None)
         write = None if later is None or self.save_freq == "epoch" else later(path, self.save_weights_only)
         if write is not None:
             self._writer.start(write)

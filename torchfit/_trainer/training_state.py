@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfit._saving.weights import get_module_state, load_state
 from torchfit._serialization.array_encoding import decode_arrays, encode_arrays
 from torchfit._trainer.course import Stateful
 from torchfit._utils.rng import random_state, restore_random_state
-from torchfit.saving.weights import load_state, state_of
-from torchfit.saving.wrappers import bare, bare_key
+from torchfit._utils.wrapping import unwrap_key, unwrap_module
 
 State = dict[str, Any]
 
@@ -43,7 +43,7 @@ class Weights:
 
     def state_dict(self) -> State:
         """Return the tensors in use."""
-        state = state_of(self._model)
+        state = get_module_state(self._model)
         return {"state": state, "more": self._more(state)}
 
     def load_state_dict(self, state: State) -> None:
@@ -55,7 +55,7 @@ class Weights:
                     buffer.copy_(state["more"][name])
 
     def _more(self, kept: State) -> dict[str, Tensor]:
-        named = ((bare_key(name), buffer) for name, buffer in bare(self._model).named_buffers())
+        named = ((unwrap_key(name), buffer) for name, buffer in unwrap_module(self._model).named_buffers())
         return {name: buffer for name, buffer in named if name not in kept and not hasattr(buffer, "assign")}
 
 
