@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from torchfit._data.workers import LoaderConfig
+from torchfit._saving import compile_config, model_file, weights
+from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.steps import overridden_method
@@ -16,11 +18,8 @@ from torchfit._trainer.trainer import CompileOptions, Trainer
 from torchfit._utils.console import write_line
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
-from torchfit.saving import compiled, model_files, weights
-from torchfit.saving.model_files import loads_as
 
 
-@loads_as
 class Model(TrainableModule):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
 
@@ -400,30 +399,30 @@ class Model(TrainableModule):
         """Write the whole model to one file: architecture, weights, optimizer, and how it was compiled.
 
         `torchfit.models.load_model` reads it. The file holds tensors and plain data, no code, and is written whole or
-        not at all. A module with code of its own can always be saved; it is to be handed over again when loading.
+        not at all. A module with custom code can always be saved; pass it again when loading.
 
         Args:
-            path: Where to write, with any ending or none; also an address such as `s3://bucket/name`.
-            overwrite: Whether a file that is there may be replaced.
-            include_optimizer: Whether to store how the model was compiled and the optimizer's state.
+            path: Where to write, with any or no extension; also an address such as `s3://bucket/name`.
+            overwrite: Whether an existing file may be replaced.
+            include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
 
         Raises:
-            FileExistsError: There is a file already, and `overwrite` is `False`.
+            FileExistsError: The file exists, and `overwrite` is `False`.
             OSError: The file cannot be written; it is named.
         """
-        model_files.save_model(self, path, overwrite, include_optimizer)
+        model_file.save(self, _settings(self), path, overwrite, include_optimizer)
 
     def save_weights(self, path: PathLike, overwrite: bool = True) -> None:
         """Write the weights to one file: the module's `state_dict`, which `torch.load` reads.
 
-        If `path` ends in `.safetensors`, it is a file of that format.
+        If `path` ends in `.safetensors`, the file has that format.
 
         Args:
             path: Where to write; also an address such as `s3://bucket/name`.
-            overwrite: Whether a file that is there may be replaced.
+            overwrite: Whether an existing file may be replaced.
 
         Raises:
-            FileExistsError: There is a file already, and `overwrite` is `False`.
+            FileExistsError: The file exists, and `overwrite` is `False`.
             OSError: The file cannot be written; it is named.
         """
         weights.save_weights(self, path, overwrite)
@@ -433,22 +432,24 @@ class Model(TrainableModule):
 
         Args:
             path: Where to write.
-            weights_only: Whether to write what `save_weights` writes instead of what `save` writes.
+            weights_only: Whether to write what `save_weights` writes, instead of `save`.
 
         Returns:
-            The function, or `None` if that method is overridden: what an override writes is not known.
+            The function, or `None` if `save` (or `save_weights`) is overridden: what it would write is not known.
         """
         if overridden_method(self, "save_weights" if weights_only else "save") is not None:
             return None
-        return weights.prepare_save(self, path) if weights_only else model_files.prepare_save(self, path)
+        if weights_only:
+            return weights.prepare_save(self, path)
+        return model_file.prepare_save(self, _settings(self), path)
 
     def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
         """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
 
         Args:
             path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`.
-            by_name: Whether keys that are only in the file or only in the module are left alone.
-            skip_mismatch: Whether tensors of another shape are left alone, with a warning.
+            by_name: Whether keys that are only in the file or only in the module are ignored.
+            skip_mismatch: Whether tensors of another shape are ignored, with a warning.
 
         Raises:
             ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or
@@ -460,15 +461,13 @@ class Model(TrainableModule):
     def get_compile_config(self) -> dict[str, Any]:
         """Return the arguments of `compile`, empty before it was called.
 
-        Losses, metrics and the optimizer are plain data; names stay names, your own functions themselves.
+        Losses, metrics and the optimizer are plain data; names stay names, custom functions themselves.
         """
         options = self._torchfit.compile_options
-        if options is None:
-            return {}
-        return compiled.compile_config({"optimizer": self.optimizer, **vars(options)})
+        return {} if options is None else compile_config.compile_config({"optimizer": self.optimizer, **vars(options)})
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
-        """Call `compile` as `get_compile_config` says. A `compile` of your own is not called, with a warning.
+        """Call `compile` as `get_compile_config` says. An overridden `compile` is not called, with a warning.
 
         Raises:
             ValueError: A name is not known.
@@ -480,4 +479,12 @@ class Model(TrainableModule):
                 stacklevel=2,
             )
         elif config:
-            self.compile(**compiled.compile_arguments(config))
+            self.compile(**compile_config.compile_arguments(config))
+
+
+def _settings(model: Model) -> ModelSettings:
+    """Return what a file holds of the model beside its module."""
+    trainer = model._torchfit
+    policy = None if model.dtype_policy is None else model.dtype_policy.name
+    hidden = frozenset(vars(Model(nn.Identity()))) if model.module is model else frozenset()
+    return ModelSettings(model.name, trainer.input_names, trainer.output_names, policy, hidden)

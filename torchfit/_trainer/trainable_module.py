@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from torchfit._trainer.auxiliary import submodule_name
+from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.module_wrapper import ModuleWrapper
 from torchfit._trainer.steps import forward_pass, record, update
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Results
@@ -18,7 +18,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.modules import training_mode
 
 
-class TrainableModule(ModuleWrapper):
+class TrainableModule(BaseModel):
     """A module with the steps of training, evaluation and prediction, and with its losses and metrics."""
 
     _torchfit: Trainer

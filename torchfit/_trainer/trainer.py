@@ -17,12 +17,12 @@ from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
 from torchfit._trainer.auxiliary import AuxiliaryTerms
+from torchfit._trainer.base_model import iter_attribute_metrics
 from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
 from torchfit._trainer.module_call import ModuleCaller, call_with_one, make_module_call
-from torchfit._trainer.module_wrapper import iter_attribute_metrics
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight

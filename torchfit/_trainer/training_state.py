@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from torchfit._saving.weights import get_module_state, load_state
 from torchfit._serialization.archive import to_host
 from torchfit._serialization.array_encoding import decode_arrays, encode_arrays
 from torchfit._trainer.auxiliary import AuxiliaryTerms
@@ -15,8 +16,7 @@ from torchfit._trainer.objective import Objective
 from torchfit._types import StateDict, Stateful, StepFn, StepIterator
 from torchfit._utils.errors import describe
 from torchfit._utils.rng import random_state, restore_random_state
-from torchfit.saving.weights import load_state, state_of
-from torchfit.saving.wrappers import bare, bare_key
+from torchfit._utils.wrapping import unwrap_key, unwrap_module
 
 FORMAT = "torchfit training"
 VERSION = 2
@@ -191,7 +191,7 @@ class ModelState:
 
     def state_dict(self) -> StateDict:
         """Return the tensors in use."""
-        state = state_of(self._model)
+        state = get_module_state(self._model)
         return {"state": state, "more": self._other_buffers(state)}
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -203,7 +203,7 @@ class ModelState:
                     buffer.copy_(state["more"][name])
 
     def _other_buffers(self, known: StateDict) -> dict[str, Tensor]:
-        named = ((bare_key(name), buffer) for name, buffer in bare(self._model).named_buffers())
+        named = ((unwrap_key(name), buffer) for name, buffer in unwrap_module(self._model).named_buffers())
         return {name: buffer for name, buffer in named if name not in known and not hasattr(buffer, "assign")}
 
 

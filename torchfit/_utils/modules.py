@@ -1,4 +1,4 @@
-"""Properties of any module: its device, dtype, weights and mode."""
+"""Device, dtype, weights and mode of any module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def floating_dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def weight_tensors(module: nn.Module) -> list[Tensor]:
-    """Return the tensors that count as weights, as in Keras: parameters, and buffers of floating numbers."""
+    """Return the weights as Keras counts them: parameters, and floating-point buffers."""
     return [*module.parameters(), *(buffer for buffer in module.buffers() if buffer.is_floating_point())]
 
 
@@ -34,7 +34,7 @@ def has_lazy_weights(module: nn.Module) -> bool:
 
 @contextmanager
 def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put every submodule into train or evaluation mode, and each back into its own mode afterwards.
+    """Put every submodule into train or evaluation mode, and restore the mode of each on exit.
 
     Layers that stay in evaluation mode (`set_stays_in_eval`) are not put into train mode.
     """
@@ -51,17 +51,17 @@ def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def has_running_stats(module: nn.Module) -> bool:
-    """Return whether a layer updates running statistics in train mode, as `nn.BatchNorm1d` does."""
+    """Return whether a layer keeps running statistics of its inputs in train mode, as `nn.BatchNorm1d` does."""
     return getattr(module, "running_mean", None) is not None
 
 
 def stays_in_eval(module: nn.Module) -> bool:
-    """Return whether a layer stays in evaluation mode when the model is trained."""
+    """Return whether a layer stays in evaluation mode during training."""
     return getattr(module, _EVAL_FLAG, False)
 
 
 def set_stays_in_eval(module: nn.Module, kept: bool) -> None:
-    """Set whether a layer stays in evaluation mode when the model is trained; copies of it do as well."""
+    """Set whether a layer stays in evaluation mode during training; copies of it do the same."""
     if kept:
         setattr(module, _EVAL_FLAG, True)
     else:

@@ -1,4 +1,4 @@
-"""`ModuleWrapper`: a module that stands for another one, with its weights under the wrapped module's own keys."""
+"""`BaseModel`: a module that stands for another one, with its weights under the wrapped module's own keys."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,9 +11,10 @@ from torchfit._types import Array, StateDict
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import has_lazy_weights, weight_tensors
 from torchfit._utils.names import snake_case
+from torchfit._utils.wrapping import ModuleWrapper
 
 
-class ModuleWrapper(nn.Module):
+class BaseModel(ModuleWrapper):
     """Holds any module, or is one itself when subclassed.
 
     Args:
@@ -31,11 +32,6 @@ class ModuleWrapper(nn.Module):
         if module is not None:
             self._modules["module"] = module
         self.name = name or snake_case(type(module or self).__name__)
-
-    @property
-    def module(self) -> nn.Module:
-        """The wrapped module; the model itself if it was subclassed."""
-        return self._modules.get("module") or self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped module; subclasses define their own."""
@@ -117,7 +113,7 @@ class ModuleWrapper(nn.Module):
         return sum(tensor.numel() for tensor in weight_tensors(self.module))
 
 
-def _metric_keys(model: ModuleWrapper, state: Iterable[str], prefix: str = "") -> list[str]:
+def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> list[str]:
     """Return the keys of a state that belong to metrics in attributes of the model."""
     names = tuple(f"{prefix}{name}." for name, part in model.named_modules() if name and is_metric(part))
     return [key for key in state if key.startswith(names)] if names else []

@@ -1,7 +1,7 @@
-"""Modules from descriptions: the way back from plain data.
+"""Modules from the plain data of `ModuleSerializer`.
 
-Classes of `torch.nn` and the user's own ones are made as copies and pickles are, without their constructors: their
-attributes, parameters, buffers and children are put in place. A class with `get_config()` is made by its constructor.
+Classes of `torch.nn` and custom ones are built as copies and pickles are, without their constructors: their attributes,
+parameters, buffers and children are set. A class with `get_config()` is built by its constructor.
 """
 
 import functools
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from torchfit import metrics
-from torchfit.saving.description import INTERNAL
-from torchfit.saving.references import find_class, find_function
+from torchfit._saving.module_serializer import INTERNAL
+from torchfit._saving.references import find_class, find_function
 
 Plain = Any
 _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
@@ -28,10 +28,10 @@ _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class Builder:
+class ModuleDeserializer:
     """Builds modules and values from the tables of nodes and tensors.
 
-    `initialize` is called on the first module instead of `nn.Module.__init__`.
+    `initialize` is called for the first module instead of `nn.Module.__init__`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Builder:
         self._made: dict[int, Tensor] = {}
 
     def problems(self) -> dict[str, str]:
-        """Return what stands in the way: the names of classes, each with the reason."""
+        """Return why modules cannot be built: the reason by class name."""
         found = {}
         for node in self._nodes:
             reference = node["class"]
@@ -58,7 +58,7 @@ class Builder:
         return found
 
     def module(self, number: int) -> nn.Module:
-        """Return the module of a node, the same one at every call."""
+        """Return the module of a node, the same one on every call."""
         if number not in self._modules:
             node = self._nodes[number]
             if "problem" in node:
@@ -68,14 +68,14 @@ class Builder:
             elif "config" in node:
                 self._modules[number] = self._construct(node)
             else:
-                self._assemble(number, node)
+                self._from_attributes(number, node)
         return self._modules[number]
 
     def value(self, plain: Plain) -> Any:
-        """Return the value that plain data stands for.
+        """Return the value that plain data describes.
 
         Raises:
-            ValueError: It could not be described when it was saved, or names something that nobody knows.
+            ValueError: It could not be serialized, or names something unknown.
         """
         if isinstance(plain, list):
             return [self.value(part) for part in plain]
@@ -86,7 +86,7 @@ class Builder:
             return _COLLECTIONS[kind]((self.value(key), self.value(part)) for key, part in plain["items"])
         if kind in _COLLECTIONS:
             return _COLLECTIONS[kind](self.value(part) for part in plain["items"])
-        special: Callable[[dict[str, Plain]], Any] | None = getattr(self, f"_make_{kind}", None)
+        special: Callable[[dict[str, Plain]], Any] | None = getattr(self, f"_load_{kind}", None)
         if special is None:
             raise ValueError(f"it holds something of the unknown kind {kind!r}.")
         return special(plain)
@@ -98,7 +98,7 @@ class Builder:
             raise ValueError(f"{node['class']['name']}.from_config must return a module.")
         return made
 
-    def _assemble(self, number: int, node: dict[str, Plain]) -> None:
+    def _from_attributes(self, number: int, node: dict[str, Plain]) -> None:
         kind = self._class_of(node)
         module = self._modules[number] = nn.Module.__new__(kind)
         (self._initialize if number == 0 else nn.Module.__init__)(module)
@@ -110,10 +110,10 @@ class Builder:
         module._modules.update({name: None if child is None else self.module(child) for name, child in children})
         _set_state(module, {**vars(module), **attributes})
 
-    def _make_module(self, plain: dict[str, Plain]) -> nn.Module:
+    def _load_module(self, plain: dict[str, Plain]) -> nn.Module:
         return self.module(plain["number"])
 
-    def _make_tensor(self, plain: dict[str, Plain]) -> Tensor:
+    def _load_tensor(self, plain: dict[str, Plain]) -> Tensor:
         number = plain["number"]
         if number not in self._made:
             tensor = self._tensors[number]
@@ -122,38 +122,38 @@ class Builder:
             self._made[number] = made
         return self._made[number]
 
-    def _make_array(self, plain: dict[str, Plain]) -> Any:
+    def _load_array(self, plain: dict[str, Plain]) -> Any:
         return self.value(plain["value"]).numpy()
 
-    def _make_number(self, plain: dict[str, Plain]) -> Any:
+    def _load_number(self, plain: dict[str, Plain]) -> Any:
         return np.dtype(plain["dtype"]).type(plain["value"])
 
-    def _make_dtype(self, plain: dict[str, Plain]) -> Any:
+    def _load_dtype(self, plain: dict[str, Plain]) -> Any:
         found = getattr(torch, plain["name"], None)
         if not isinstance(found, torch.dtype):
             raise ValueError(f"torch has no dtype {plain['name']!r}.")
         return found
 
-    def _make_device(self, plain: dict[str, Plain]) -> torch.device:
+    def _load_device(self, plain: dict[str, Plain]) -> torch.device:
         return torch.device(plain["name"])
 
-    def _make_partial(self, plain: dict[str, Plain]) -> Any:
+    def _load_partial(self, plain: dict[str, Plain]) -> Any:
         function, args, keywords = (self.value(part) for part in plain["items"])
         return functools.partial(function, *args, **keywords)
 
-    def _make_class(self, plain: dict[str, Plain]) -> Any:
-        return self._known(find_class(plain), "class", plain)
+    def _load_class(self, plain: dict[str, Plain]) -> Any:
+        return self._require(find_class(plain), "class", plain)
 
     def _class_of(self, node: dict[str, Plain]) -> Any:
-        return self._make_class(node["class"])
+        return self._load_class(node["class"])
 
-    def _make_function(self, plain: dict[str, Plain]) -> Any:
-        return self._known(find_function(plain), "function", plain)
+    def _load_function(self, plain: dict[str, Plain]) -> Any:
+        return self._require(find_function(plain), "function", plain)
 
-    def _make_problem(self, plain: dict[str, Plain]) -> Any:
+    def _load_problem(self, plain: dict[str, Plain]) -> Any:
         raise ValueError(f"it could not be saved as plain data: {plain['problem']}")
 
-    def _known(self, found: Any, kind: str, plain: dict[str, Plain]) -> Any:
+    def _require(self, found: Any, kind: str, plain: dict[str, Plain]) -> Any:
         if found is None:
             name = plain["name"]
             raise ValueError(
@@ -165,9 +165,9 @@ class Builder:
 
 
 def _set_state(module: nn.Module, state: dict[str, Any]) -> None:
-    """Put the attributes in place, torch's classes filling in what older versions did not have."""
+    """Set the attributes; torch's classes add what older versions did not have."""
     own: Callable[[nn.Module, dict[str, Any]], None] = type(module).__setstate__
     default: Callable[[nn.Module, dict[str, Any]], None] = nn.Module.__setstate__
     (own if own.__module__.partition(".")[0] == "torch" else default)(module, state)
     for name in (*module._modules, *module._parameters, *module._buffers):
-        vars(module).pop(name, None)  # torch takes a missing `activation` for relu, even if it is among the children
+        vars(module).pop(name, None)  # torch sets a missing `activation` to relu, even if it is a child

@@ -1,8 +1,8 @@
-"""Modules as plain data: how they are made, without any code.
+"""Modules as plain data, without any code.
 
-A description is a table of nodes, one for each module, and a table of tensors. A node names the class and holds the
-module's attributes, parameters, buffers and children; a module or tensor that occurs in several places is one entry,
-so that what is shared stays shared. A class with `get_config()` is described by that instead of its attributes.
+A description is a table of nodes, one per module, and a table of tensors. A node names the class and holds the module's
+attributes, parameters, buffers and children; a module or tensor that occurs in several places is one entry, so that
+what is shared stays shared. A class with `get_config()` is described by that instead of its attributes.
 """
 
 import functools
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchfit import metrics
+from torchfit._saving.references import class_reference, function_reference
 from torchfit._utils.errors import describe
-from torchfit.saving.references import class_reference, function_reference
-from torchfit.saving.wrappers import bare
+from torchfit._utils.wrapping import unwrap_module
 
 Plain = Any
 INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in name and isinstance(value, dict))
-_DERIVED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which make it anew
+_SKIPPED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which rebuild it
 _ATOMS = (bool, int, float, str, type(None))
 _TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 _SEQUENCES: dict[type[Any], str] = {
@@ -36,14 +36,14 @@ _SEQUENCES: dict[type[Any], str] = {
 _MAPPINGS: dict[type[Any], str] = {dict: "dict", OrderedDict: "ordered"}
 
 
-class IndescribableError(Exception):
-    """Something is neither plain data nor known by a name; the text says what and where."""
+class NotSerializableError(Exception):
+    """Something is neither plain data nor known by name; the message says what and where."""
 
 
-class Describer:
-    """Turns modules and values into plain data, and gathers their nodes and tensors.
+class ModuleSerializer:
+    """Turns modules and values into plain data, and collects their nodes and tensors.
 
-    `hidden` are the attributes of the first module described that are not its own (those of `Model`).
+    `hidden` are attributes of the first module that are left out (those that `Model` sets).
     """
 
     def __init__(self, hidden: frozenset[str] = frozenset()) -> None:
@@ -52,32 +52,32 @@ class Describer:
         self._hidden = hidden
         self._node_numbers: dict[int, int] = {}
         self._tensor_numbers: dict[int, int] = {}
-        self._alive: list[Any] = []  # so that no number stands for two objects
+        self._keepalive: list[Any] = []  # so that no two objects get the same id
 
     def module(self, module: nn.Module) -> int:
-        """Return the number of a module's node. What cannot be described is noted there, as a problem."""
-        module = module if not self.nodes else bare(module)
+        """Return the number of a module's node. If it cannot be serialized, the node holds the reason."""
+        module = module if not self.nodes else unwrap_module(module)
         number = self._node_numbers.get(id(module))
         if number is None:
             number = self._node_numbers[id(module)] = len(self.nodes)
-            self._alive.append(module)
+            self._keepalive.append(module)
             node: dict[str, Plain] = {"class": class_reference(type(module))}
             self.nodes.append(node)
-            node.update(self.attempt(lambda: self._parts(module)))
+            node.update(self.or_problem(lambda: self._parts(module)))
         return number
 
-    def attempt(self, make: Callable[[], Plain]) -> Plain:
-        """Return what `make` returns, or the problem that it ran into, to be told when it is needed."""
+    def or_problem(self, make: Callable[[], Plain]) -> Plain:
+        """Return what `make` returns, or the reason why it cannot, which is reported when the value is needed."""
         try:
             return make()
-        except (IndescribableError, ValueError) as problem:
-            return {"#": "problem", "problem": str(problem)}
+        except (NotSerializableError, ValueError) as reason:
+            return {"#": "problem", "problem": str(reason)}
 
     def value(self, value: Any, place: str) -> Plain:
         """Return a value as plain data.
 
         Raises:
-            IndescribableError: It is neither plain data, a tensor, a module, nor a class or function with a name.
+            NotSerializableError: It is neither plain data, a tensor, a module, nor a named class or function.
         """
         if type(value) in _ATOMS:
             return value
@@ -89,9 +89,9 @@ class Describer:
         if type(value) in _MAPPINGS:
             items = [[self.value(key, place), self.value(part, f"{place}[{key!r}]")] for key, part in value.items()]
             return {"#": _MAPPINGS[type(value)], "items": items}
-        return self._special(value, place)
+        return self._other(value, place)
 
-    def _special(self, value: Any, place: str) -> Plain:
+    def _other(self, value: Any, place: str) -> Plain:
         if isinstance(value, nn.Module):
             return {"#": "module", "number": self.module(value)}
         if isinstance(value, (torch.dtype, torch.device)):
@@ -109,18 +109,18 @@ class Describer:
         if reference is None or isinstance(value, type):
             hint = ": get_config() of its class must return all that the constructor needs"
             known = hint if hasattr(value, "get_config") else ""
-            raise IndescribableError(f"{place} is {describe(value)}, which is no plain data{known}")
+            raise NotSerializableError(f"{place} is {describe(value)}, which is no plain data{known}")
         return {"#": "function", **reference}
 
     def _tensor(self, tensor: Tensor, place: str) -> Plain:
         if type(tensor) not in _TENSORS:
             if is_lazy(tensor):
-                raise IndescribableError(f"{place} belongs to a lazy layer that saw no data yet")
-            raise IndescribableError(f"{place} is {describe(tensor)}, a {type(tensor).__name__}")
+                raise NotSerializableError(f"{place} belongs to a lazy layer that saw no data yet")
+            raise NotSerializableError(f"{place} is {describe(tensor)}, a {type(tensor).__name__}")
         number = self._tensor_numbers.get(id(tensor))
         if number is None:
             number = self._tensor_numbers[id(tensor)] = len(self.tensors)
-            self._alive.append(tensor)
+            self._keepalive.append(tensor)
             self.tensors.append(tensor)
         is_parameter = type(tensor) is nn.Parameter
         return {"#": "tensor", "number": number, "parameter": is_parameter, "requires_grad": tensor.requires_grad}
@@ -132,28 +132,28 @@ class Describer:
             config: Any = module.get_config
             return {"config": self.value(config(), "its configuration")}
         _refuse_hooks(module)
-        hidden = INTERNAL | _DERIVED | (self._hidden if len(self.nodes) == 1 else frozenset())
+        hidden = INTERNAL | _SKIPPED | (self._hidden if len(self.nodes) == 1 else frozenset())
         own = {name: value for name, value in vars(module).items() if name not in hidden}
         return {
             "attributes": {name: self.value(value, f"its attribute `{name}`") for name, value in own.items()},
-            "parameters": {name: self._slot(name, value) for name, value in module._parameters.items()},
-            "buffers": {name: self._slot(name, value) for name, value in module._buffers.items()},
+            "parameters": {name: self._tensor_ref(name, value) for name, value in module._parameters.items()},
+            "buffers": {name: self._tensor_ref(name, value) for name, value in module._buffers.items()},
             "unsaved": sorted(module._non_persistent_buffers_set),
             "children": {
                 name: None if child is None else self.module(child) for name, child in module._modules.items()
             },
         }
 
-    def _slot(self, name: str, tensor: Tensor | None) -> Plain:
+    def _tensor_ref(self, name: str, tensor: Tensor | None) -> Plain:
         return None if tensor is None else self._tensor(tensor, f"its tensor `{name}`")
 
 
 def _refuse_hooks(module: nn.Module) -> None:
-    """Raise if the user hung functions on the module, other than for the time of a training."""
+    """Raise if the module has hooks, other than ours, which are there only during a run."""
     for hooks in filter(None, map(vars(module).get, _HOOKS)):
         foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
         if foreign:
-            raise IndescribableError(f"it has hooks ({describe(foreign[0])}), which are code")
+            raise NotSerializableError(f"it has hooks ({describe(foreign[0])}), which are code")
 
 
 def _is_ours(hook: Any) -> bool:

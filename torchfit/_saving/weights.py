@@ -1,4 +1,4 @@
-"""Weights in files, under the keys of the bare module: `net.load_state_dict(torch.load(path))` works."""
+"""Weights in files, under the keys of the user's module: `net.load_state_dict(torch.load(path))` works."""
 
 import os
 import warnings
@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchfit._saving import safetensors_files
 from torchfit._serialization import archive, files
 from torchfit._serialization.files import PathLike
 from torchfit._utils.errors import describe
-from torchfit.saving import safetensors_files
-from torchfit.saving.wrappers import bare, bare_key, bare_keys
+from torchfit._utils.wrapping import unwrap_key, unwrap_keys, unwrap_module
 
 State = dict[str, Any]
 Write = Callable[[], None]
@@ -28,16 +28,16 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
     `.safetensors`, it is a file of that format.
 
     Args:
-        model: A `Model` or any module; wrappers such as `torch.compile`'s leave no trace in the keys.
+        model: A `Model` or any module; wrappers such as `torch.compile`'s do not appear in the keys.
         path: Where to write; also an address such as `s3://bucket/name`.
-        overwrite: Whether a file that is there may be replaced.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
-        FileExistsError: There is a file already, and `overwrite` is `False`.
+        FileExistsError: The file exists, and `overwrite` is `False`.
         OSError: The file cannot be written; it is named.
     """
-    require_free(path, overwrite)
-    state = state_of(model)
+    check_can_write(path, overwrite)
+    state = get_module_state(model)
     if is_safetensors(path):
         safetensors_files.write(path, state)
     else:
@@ -45,8 +45,8 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
 
 
 def prepare_save(model: nn.Module, path: PathLike) -> Write:
-    """Return what writes the present weights, later or in another thread."""
-    state = state_of(model)
+    """Snapshot the weights and return a function that writes them, e.g. from another thread."""
+    state = get_module_state(model)
     if is_safetensors(path):
         return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
     return archive.prepare_write(path, state)
@@ -58,9 +58,9 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
     Args:
         model: A `Model` or any module.
         path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`. Only
-            tensors and plain data are read. Prefixes of wrappers (`_orig_mod.`, `module.`) are taken off.
-        by_name: Whether keys that are only in the file or only in the model are left alone.
-        skip_mismatch: Whether tensors of another shape are left alone, with a warning.
+            tensors and plain data are read. Prefixes of wrappers (`_orig_mod.`, `module.`) are removed.
+        by_name: Whether keys that are only in the file or only in the model are ignored.
+        skip_mismatch: Whether tensors of another shape are ignored, with a warning.
 
     Raises:
         ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or holds
@@ -78,15 +78,15 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
     if is_safetensors(path):
         state = safetensors_files.read(path)
     else:
-        state = _state_in(path, archive.read(path))
+        state = _find_state_dict(path, archive.read(path))
     load_state(model, state, f"the file {os.fspath(path)!r}", by_name, skip_mismatch, _HINT)
 
 
-def state_of(model: nn.Module) -> State:
-    """Return the state of a module under bare keys."""
-    state = bare(model).state_dict()
+def get_module_state(model: nn.Module) -> State:
+    """Return the state of a module, under the keys of the unwrapped module."""
+    state = unwrap_module(model).state_dict()
     for key in list(state):
-        state[bare_key(key)] = state.pop(key)
+        state[unwrap_key(key)] = state.pop(key)
     return state
 
 
@@ -99,36 +99,36 @@ def load_state(
     hint: str = "",
 ) -> None:
     """Copy a state into a module, or raise a `ValueError` that names every key that does not fit."""
-    module = bare(model)
-    own_keys = {bare_key(key): key for key in module.state_dict()}
-    targets = {bare_key(key): value for key, value in module.state_dict(keep_vars=True).items()}
-    state = bare_keys(dict(state), targets)
+    module = unwrap_module(model)
+    own_keys = {unwrap_key(key): key for key in module.state_dict()}
+    targets = {unwrap_key(key): value for key, value in module.state_dict(keep_vars=True).items()}
+    state = unwrap_keys(dict(state), targets)
     missing = [] if by_name else [key for key in targets if key not in state]
     unexpected = [] if by_name else [key for key in state if key not in targets]
-    different = [key for key in state if key in targets and not _fits(state[key], targets[key])]
-    if missing or unexpected or (different and not skip_mismatch):
-        lines = _lines(missing, unexpected, [] if skip_mismatch else different, state, targets)
+    mismatched = [key for key in state if key in targets and not _fits(state[key], targets[key])]
+    if missing or unexpected or (mismatched and not skip_mismatch):
+        lines = _format_mismatches(missing, unexpected, [] if skip_mismatch else mismatched, state, targets)
         raise ValueError(f"The weights of {origin} do not fit {type(module).__name__}:\n{lines}{hint}")
-    if different:
-        lines = _lines([], [], different, state, targets)
+    if mismatched:
+        lines = _format_mismatches([], [], mismatched, state, targets)
         warnings.warn(f"Some weights of {origin} were left alone:\n{lines}", stacklevel=3)
-    fitting = {own_keys[key]: state[key] for key in state if key in targets and key not in different}
+    fitting = {own_keys[key]: state[key] for key in state if key in targets and key not in mismatched}
     module.load_state_dict(fitting, strict=False)
 
 
-def require_free(path: PathLike, overwrite: bool) -> None:
-    """Raise if there is a file that must not be replaced."""
+def check_can_write(path: PathLike, overwrite: bool) -> None:
+    """Raise if there is a file, and it must not be replaced."""
     if not overwrite and files.exists(path):
         raise FileExistsError(f"There is a file {os.fspath(path)!r} already. Pass overwrite=True to replace it.")
 
 
 def is_safetensors(path: PathLike) -> bool:
-    """Tell by its ending whether a file is to hold weights alone, for other libraries."""
+    """Return whether a path has the extension of the safetensors format."""
     return os.fspath(path).endswith(".safetensors")
 
 
-def _state_in(path: PathLike, content: Any) -> State:
-    """Find the state among what a file holds: at the top, or under one of the usual names."""
+def _find_state_dict(path: PathLike, content: Any) -> State:
+    """Return the state in the content of a file: at the top level, or under one of the usual names."""
     candidates = [content[name] for name in _NESTED if name in content] if isinstance(content, dict) else []
     found = next((state for state in (*candidates, content) if _is_state(state)), None)
     if found is None:
@@ -153,13 +153,13 @@ def _fits(found: Any, target: Any) -> bool:
     return isinstance(found, Tensor) and found.shape == target.shape
 
 
-def _lines(
-    missing: list[str], unexpected: list[str], different: list[str], state: Mapping[str, Any], targets: State
+def _format_mismatches(
+    missing: list[str], unexpected: list[str], mismatched: list[str], state: Mapping[str, Any], targets: State
 ) -> str:
     lines = [
         *(f"  missing: {key} {_shape(targets[key])}" for key in missing),
         *(f"  unexpected: {key} {_shape(state[key])}" for key in unexpected),
-        *(f"  {key}: {_shape(state[key])} in the file, {_shape(targets[key])} here" for key in different),
+        *(f"  {key}: {_shape(state[key])} in the file, {_shape(targets[key])} here" for key in mismatched),
     ]
     return "\n".join(lines)
 

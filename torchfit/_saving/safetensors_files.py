@@ -1,4 +1,4 @@
-"""Weights in the safetensors format, with a checksum in the metadata. The package is imported when it is used."""
+"""Weights in the safetensors format, with a checksum in the metadata. The package is imported only when needed."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ _OURS = ("torchfit", "sha256")
 
 
 def write(path: PathLike, state: dict[str, Any]) -> None:
-    """Write a state; tensors that share memory are written once for each name, since the format knows no sharing.
+    """Write a state; tensors that share memory are written once per name, since the format has no sharing.
 
     Raises:
         ImportError: The package safetensors is not installed.

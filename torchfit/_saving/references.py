@@ -1,7 +1,7 @@
-"""Classes and functions by name: what may be named in a file, and where the name is looked up again.
+"""Classes and functions by name: what a file may refer to, and where references are looked up.
 
-Names are looked up in `torch.nn`, among torch's functions of tensors, in `torchfit.functional`, and among what the
-user handed over (`custom_object_scope`) or registered. Nothing is ever imported by a name that stands in a file.
+Names are looked up in `torch.nn`, among torch's functions of tensors, in `torchfit.functional`, and among the custom
+objects (of a `custom_object_scope`, and registered ones). Nothing is ever imported by a name in a file.
 """
 
 from collections.abc import Callable
@@ -21,34 +21,34 @@ _INSIDE_TORCH = {"NonDynamicallyQuantizableLinear": NonDynamicallyQuantizableLin
 
 
 def class_reference(kind: type) -> Reference:
-    """Return the name of a class, where it comes from, and the name it was registered under."""
+    """Return the name of a class, its module, and the name it was registered under."""
     if _torch_class(kind.__name__) is kind:
         return {"name": kind.__name__, "module": _TORCH, "registered": None}
     return {"name": kind.__name__, "module": kind.__module__, "registered": registered_name(kind)}
 
 
 def find_class(reference: Reference) -> Any:
-    """Return the module class of a reference, or `None` if nobody knows it."""
+    """Return the module class of a reference, or `None` if it is unknown."""
     if reference["module"] == _TORCH:
         return _torch_class(reference["name"])
     return _find_custom(reference, lambda found: isinstance(found, type))
 
 
 def function_reference(function: Callable[..., Any]) -> Reference | None:
-    """Return the name of a function and where it comes from, or `None` if it has no name to find it by."""
+    """Return the name of a function and its module, or `None` if it cannot be found by a name."""
     name = getattr(function, "__name__", "<lambda>")
-    for place in _PLACES:
-        if _PLACES[place](name) is function:
-            return {"name": name, "module": place, "registered": None}
+    for namespace, look_up in _FUNCTION_NAMESPACES.items():
+        if look_up(name) is function:
+            return {"name": name, "module": namespace, "registered": None}
     if not name.isidentifier() or getattr(function, "__self__", None) is not None:
         return None
     return {"name": name, "module": function.__module__, "registered": registered_name(function)}
 
 
 def find_function(reference: Reference) -> Any:
-    """Return the function of a reference, or `None` if nobody knows it."""
-    if reference["module"] in _PLACES:
-        return _PLACES[reference["module"]](reference["name"])
+    """Return the function of a reference, or `None` if it is unknown."""
+    if reference["module"] in _FUNCTION_NAMESPACES:
+        return _FUNCTION_NAMESPACES[reference["module"]](reference["name"])
     return _find_custom(reference, callable)
 
 
@@ -58,7 +58,7 @@ def _torch_class(name: str) -> Any:
 
 
 def _torch_function(name: str) -> Any:
-    """Return a function such as `torch.tanh`: those that are methods of tensors as well, and no others of torch."""
+    """Return a function of torch that is a method of tensors as well, such as `torch.tanh`; no others."""
     return _public_function(torch, name) if hasattr(Tensor, name) else None
 
 
@@ -76,14 +76,14 @@ def _own_functional(name: str) -> Any:
     return getattr(functional, name, None) if name in functional.__all__ else None
 
 
-_PLACES: dict[str, Callable[[str], Any]] = {
+_FUNCTION_NAMESPACES: dict[str, Callable[[str], Any]] = {
     F.__name__: _functional,
     "torch": _torch_function,
     functional.__name__: _own_functional,
 }
 
 
-def _find_custom(reference: Reference, fits: Callable[[Any], bool]) -> Any:
+def _find_custom(reference: Reference, predicate: Callable[[Any], bool]) -> Any:
     names = (reference["registered"], f"{reference['module']}.{reference['name']}", reference["name"])
     found = (find_custom(name) for name in names if name)
-    return next((each for each in found if each is not None and fits(each)), None)
+    return next((each for each in found if each is not None and predicate(each)), None)
