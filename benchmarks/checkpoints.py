@@ -61,7 +61,7 @@ def of_checkpoints(case: Case, rounds: int) -> list[Finding]:
 class Clock(callbacks.Callback):
     """Gathers what the steps of every epoch take."""
 
-    _reads_logs_at_once = True  # It reads none.
+    reads_logs_synchronously = True  # It reads none.
 
     def __init__(self) -> None:
         super().__init__()
