@@ -32,7 +32,7 @@ class Metric(nn.Module):
         name: key in the logs. Default: the class name in snake case.
 
     Attributes:
-        direction: `"up"` if more is better, `"down"` if less is, `None` if the metric cannot say.
+        mode: `"max"` if higher is better, `"min"` if lower is, `None` if neither.
 
     Raises:
         ValueError: if `dtype` or `name` is not one.
@@ -49,7 +49,7 @@ class Metric(nn.Module):
     3.0
     """
 
-    direction: str | None = None
+    mode: str | None = None
 
     def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
         """Make the module part first, so that subclasses may set attributes in any order."""
