@@ -5,25 +5,7 @@ from typing import Any, Protocol
 
 from torchfit._trainer.logs import LazyLogs
 from torchfit._types import StepFn, StepIterator
-
-
-class CallbackHooks(Protocol):
-    """The hooks that the loops call, each with the logs as its last argument."""
-
-    on_train_begin: Callable[[Any], None]
-    on_train_end: Callable[[Any], None]
-    on_epoch_begin: Callable[[int, Any], None]
-    on_epoch_end: Callable[[int, Any], None]
-    on_train_batch_begin: Callable[[int, Any], None]
-    on_train_batch_end: Callable[[int, Any], None]
-    on_test_begin: Callable[[Any], None]
-    on_test_end: Callable[[Any], None]
-    on_test_batch_begin: Callable[[int, Any], None]
-    on_test_batch_end: Callable[[int, Any], None]
-    on_predict_begin: Callable[[Any], None]
-    on_predict_end: Callable[[Any], None]
-    on_predict_batch_begin: Callable[[int, Any], None]
-    on_predict_batch_end: Callable[[int, Any], None]
+from torchfit.callbacks.callback_list import CallbackList
 
 
 class StopFlags(Protocol):
@@ -38,7 +20,7 @@ def train_loop(
     epochs: Iterable[int],
     iter_steps: Callable[[int], StepIterator],
     step: StepFn,
-    callbacks: CallbackHooks,
+    callbacks: CallbackList,
     stop_flags: StopFlags,
     start_epoch: Callable[[], Any],
     validate: Callable[[int], dict[str, float]],
@@ -79,7 +61,7 @@ def train_loop(
     callbacks.on_train_end(logs)
 
 
-def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackHooks, stop_flags: StopFlags) -> Any:
+def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackList, stop_flags: StopFlags) -> Any:
     """Evaluate and return the logs of the last step, which hold the metrics over all steps."""
     logs: Any = LazyLogs.wrap(None)
     callbacks.on_test_begin({})
@@ -94,7 +76,7 @@ def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackHooks, s
 
 
 def predict_loop(
-    steps: StepIterator, step: StepFn, callbacks: CallbackHooks, stop_flags: StopFlags, collect: Callable[[Any], None]
+    steps: StepIterator, step: StepFn, callbacks: CallbackList, stop_flags: StopFlags, collect: Callable[[Any], None]
 ) -> None:
     """Predict, passing the outputs of each batch to `collect`."""
     callbacks.on_predict_begin({})

@@ -71,7 +71,7 @@ class EpochTimer:
     def time_callbacks(self, callbacks: Any) -> None:
         """Time the hooks of the callbacks; those of batches only if a user-defined callback has them."""
         hooks = ["on_epoch_begin", "on_epoch_end"]
-        hooks += ["on_train_batch_begin", "on_train_batch_end"] if callbacks.reads_batch_logs else []
+        hooks += ["on_train_batch_begin", "on_train_batch_end"] if callbacks.keeps_batch_logs else []
         for hook in hooks:
             setattr(callbacks, hook, self.timed("callbacks", getattr(callbacks, hook)))
 

@@ -45,7 +45,9 @@ from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
 from torchfit._utils.validation import integer
-from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
+from torchfit.callbacks import CallbackList, History
+from torchfit.callbacks.callback_list import NO_CALLBACKS
+from torchfit.callbacks.progress import resolve_verbose
 from torchfit.metrics.base import preserve_state
 
 
@@ -194,19 +196,18 @@ class Trainer:
         validate = self._make_validate(model, validation, validation_freq, callback_list)
         run = self._make_training_state(model, batches, indices, callback_list, validation)
         model.stop_training = False
-        with self._loop_context(model, callback_list.bus, training=True):
+        with self._loop_context(model, callback_list, training=True):
             train_loop(
                 timer.epochs(run.epochs()),
                 lambda epoch: timer.time_iterator(run.iter_steps(epoch)),
                 self._bind_train_step(model, callback_list, batches, len(indices), run),
-                callback_list.bus,
+                callback_list,
                 model,
                 run.start_epoch,
                 timer.timed("validation", validate),
                 lambda: _finalize_weights(model.optimizer),
             )
         timer.close()
-        callback_list.set_training_state(None)
         return model.history
 
     def _bind_train_step(
@@ -215,7 +216,7 @@ class Trainer:
         if model.preflight:
             preflight(model.module, self.state.objective)
         expected_steps = batches.steps and batches.steps * epochs
-        step = TrainStep(model, self.state, callbacks.bus.reads_batch_logs, self._microbatches, expected_steps)
+        step = TrainStep(model, self.state, callbacks.keeps_batch_logs, self._microbatches, expected_steps)
         run_step = self.execution.bind(step, batches)
         run.warmup_step = run_step if self.execution.first_step_is_eager else None
         return run_step
@@ -227,7 +228,7 @@ class Trainer:
             lambda: batch_spec.transfer_timer.seconds,
             verbose=callbacks.params["verbose"] == 2,
         )
-        timer.time_callbacks(callbacks.bus)
+        timer.time_callbacks(callbacks)
         history.timing = timer.timing
         return timer
 
@@ -243,7 +244,7 @@ class Trainer:
             if batches is None or not is_due(epoch + 1):
                 return {}
             with training_mode(model, training=False):
-                logs = self._run_evaluation(model, batches, callbacks.bus)
+                logs = self._run_evaluation(model, batches, callbacks)
             return {f"val_{name}": value for name, value in logs.items()}
 
         return validate
@@ -291,16 +292,16 @@ class Trainer:
         self._require_compiled("evaluate")
         adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
-        bus = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
-        with self._loop_context(model, bus, training=False):
-            return self._run_evaluation(model, batches, bus)
+        callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
+        with self._loop_context(model, callback_list, training=False):
+            return self._run_evaluation(model, batches, callback_list)
 
-    def _run_evaluation(self, model: Any, batches: EpochIterator, callbacks: Bus) -> dict[str, float]:
+    def _run_evaluation(self, model: Any, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
         model.stop_evaluating = False
         with self._metrics_isolated(model), torch.no_grad():
             model.reset_metrics()
             no_hooks = self._has_no_batch_hooks(callbacks, "test")
-            step = EvaluateStep(model, self.state, callbacks.reads_batch_logs, no_hooks)
+            step = EvaluateStep(model, self.state, callbacks.keeps_batch_logs, no_hooks)
             steps, run_step = self.execution.single_pass(step, batches)
             return dict(evaluate_loop(steps, run_step, callbacks, model))
 
@@ -319,13 +320,13 @@ class Trainer:
         """Predict with `model`; arguments as those of `Model.predict`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out)
-        bus = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
-        with self._loop_context(model, bus, training=False), torch.no_grad():
+        callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
+        with self._loop_context(model, callback_list, training=False), torch.no_grad():
             model.stop_predicting = False
-            no_hooks = self._has_no_batch_hooks(bus, "predict")
-            step = PredictStep(model, self.state, bus.heard("on_predict_batch_end"), no_hooks)
+            no_hooks = self._has_no_batch_hooks(callback_list, "predict")
+            step = PredictStep(model, self.state, callback_list.has_listeners("on_predict_batch_end"), no_hooks)
             iterator, run_step = self.execution.single_pass(step, batches)
-            predict_loop(iterator, run_step, bus, model, predictions.append)
+            predict_loop(iterator, run_step, callback_list, model, predictions.append)
         return predictions.result()
 
     def predict_iter(
@@ -370,12 +371,12 @@ class Trainer:
         return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model)))
 
     def _predict_batch(self, model: Any, batch: Batch) -> Any:
-        with self._loop_context(model, Bus([]), training=False), torch.no_grad():
+        with self._loop_context(model, NO_CALLBACKS, training=False), torch.no_grad():
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
     @contextmanager
     def _single_step(self, model: Any, reset_metrics: bool, training: bool) -> Iterator[None]:
-        with self._metrics_isolated(model), self._loop_context(model, Bus([]), training=training):
+        with self._metrics_isolated(model), self._loop_context(model, NO_CALLBACKS, training=training):
             if reset_metrics:
                 model.reset_metrics()
             yield
@@ -400,10 +401,10 @@ class Trainer:
     ) -> None:
         """Pass the names that the logs will have to callbacks that monitor one, if they can be inferred."""
         is_known = overridden_method(model, "train_step", "test_step", "compute_metrics") is None
-        names = self._infer_log_names(model, batches.peek()) if callbacks.look_for_names and is_known else None
+        names = self._infer_log_names(model, batches.peek()) if callbacks.needs_log_names and is_known else None
         if names is not None:
             validated = [] if validation is None else [f"val_{name}" for name in names]
-            callbacks.set_params({**callbacks.params, "metrics": [*names, *validated]})
+            callbacks.set_log_names([*names, *validated])
 
     def _infer_log_names(self, model: Any, batch: Batch | None) -> list[str] | None:
         auxiliary, module = self.state.auxiliary, model.module
@@ -421,7 +422,7 @@ class Trainer:
     # -- the surroundings of a loop ------------------------------------------------------------------------
 
     @contextmanager
-    def _loop_context(self, model: Any, callbacks: Bus, *, training: bool) -> Iterator[None]:
+    def _loop_context(self, model: Any, callbacks: CallbackList, *, training: bool) -> Iterator[None]:
         """Prepare for a loop and set the mode of the module; restore and release everything on exit."""
         state = self.state
         state.call.start_loop()
@@ -434,7 +435,7 @@ class Trainer:
             self._is_fitting = was_fitting
             if not was_fitting:  # An evaluation inside a fit keeps the graphs of the fit.
                 self.execution.release()
-            callbacks.release()
+            callbacks.close()
 
     @contextmanager
     def _terms_collected(self, model: Any) -> Iterator[None]:
@@ -463,10 +464,10 @@ class Trainer:
         with preserve_state(model.metrics), self._isolated():
             yield
 
-    def _has_no_batch_hooks(self, callbacks: Bus, mode: str) -> bool:
+    def _has_no_batch_hooks(self, callbacks: CallbackList, mode: str) -> bool:
         """Return whether nothing runs between the steps, which are computed by the processor itself."""
         hooks = f"on_{mode}_batch_begin", f"on_{mode}_batch_end"
-        return self.device.type == "cpu" and not any(map(callbacks.heard, hooks))
+        return self.device.type == "cpu" and not any(map(callbacks.has_listeners, hooks))
 
     def _require_compiled(self, method: str) -> None:
         if self.compile_options is None:
