@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._trainer.summary import as_template
-from torchfit._types import StateDict
+from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
@@ -71,12 +71,12 @@ class ModuleCaller:
         """Leave out the bound calls: copies bind their own."""
         return {**self.__dict__, "_bound": {}, "_cache": {}}
 
-    def __call__(self, module: nn.Module, inputs: Any) -> Any:
+    def __call__(self, module: nn.Module, inputs: Nested) -> Any:
         """Call the module with one batch of inputs."""
         call, _ = self._bound.get(type(inputs)) or self._bind(module, inputs)
         return call(module, inputs)
 
-    def batch_size(self, inputs: Any) -> int:
+    def batch_size(self, inputs: Nested) -> int:
         """Return the number of samples in one batch of inputs."""
         bound = self._bound.get(type(inputs))
         return (bound[1] if bound is not None else make_batch_size_getter(inputs))(inputs)
@@ -99,7 +99,7 @@ class ModuleCaller:
         """Compile the call of the module from now on, where a whole step cannot be one graph."""
         self.set_wrapper(partial(_compile, self._wrap))
 
-    def _bind(self, module: nn.Module, inputs: Any) -> tuple[Call, BatchSize]:
+    def _bind(self, module: nn.Module, inputs: Nested) -> tuple[Call, BatchSize]:
         structure = tree.treedef(inputs)
         if structure not in self._cache:
             call = make_module_call(self.signature(module), inputs)
@@ -109,7 +109,7 @@ class ModuleCaller:
         return bound
 
 
-def make_module_call(signature: Signature, inputs: Any) -> Call:
+def make_module_call(signature: Signature, inputs: Nested) -> Call:
     """Return a function that calls a module with inputs structured like `inputs`.
 
     A tensor is the single positional argument, a list or tuple holds the positional arguments, a dictionary is passed
@@ -144,7 +144,7 @@ def _call_by_name(signature: Signature, inputs: Mapping[str, Any]) -> Call:
     )
 
 
-def call_with_one(module: nn.Module, inputs: Any) -> Any:
+def call_with_one(module: nn.Module, inputs: Nested) -> Any:
     """Call a module with the inputs as its single argument."""
     return module(inputs)
 
@@ -157,7 +157,7 @@ def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
     return module(**inputs)
 
 
-def make_batch_size_getter(inputs: Any) -> BatchSize:
+def make_batch_size_getter(inputs: Nested) -> BatchSize:
     """Return a function that counts the samples in inputs structured like `inputs`."""
     path, leaf = next(tree.leaves_with_path(inputs))
     if not isinstance(leaf, Tensor) or leaf.ndim == 0:
@@ -175,7 +175,7 @@ def _identity(call: Call) -> Call:
 def _compile(wrap: Callable[[Call], Call], call: Call) -> Call:
     wrapped = wrap(call)
 
-    def forward(module: nn.Module, inputs: Any) -> Any:
+    def forward(module: nn.Module, inputs: Nested) -> Any:
         return wrapped(module, inputs)
 
     forward.__code__ = forward.__code__.replace()  # The compiler counts versions by code object: one for each model.

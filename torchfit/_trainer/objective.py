@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchfit._trainer import output_matching, target_rank
+from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, find_probability_problem
@@ -219,7 +220,7 @@ class Objective:
         finally:
             self._bindings, self._active_outputs = bound, latest
 
-    def loss(self, targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
+    def loss(self, targets: Nested, outputs: Nested, sample_weight: Nested) -> Tensor | None:
         """Return the weighted sum of the losses of all outputs, or `None` if there is none."""
         total = None
         kinds = type(targets), type(outputs), type(sample_weight)
@@ -242,7 +243,7 @@ class Objective:
             total = weighted if total is None else total + weighted
         return total
 
-    def update_metrics(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
+    def update_metrics(self, targets: Nested, outputs: Nested, sample_weight: Nested) -> None:
         """Update every compiled metric; only the weighted ones see the weights."""
         kinds = type(targets), type(outputs), type(sample_weight)
         select = self._bindings.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
@@ -264,7 +265,7 @@ class Objective:
         is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
         return DeferredMetric(identifier) if is_deferred else as_metric(identifier)
 
-    def _bind(self, kinds: Any, targets: Any, outputs: Any, sample_weight: Any) -> Selector:
+    def _bind(self, kinds: Any, targets: Nested, outputs: Nested, sample_weight: Nested) -> Selector:
         """Return what gives (term, target, output, weight) for every output that something is computed for.
 
         What was worked out for the same structures in an earlier loop is taken up: compiled graphs rely on it.
@@ -290,7 +291,7 @@ class Objective:
             if term.loss is not None:
                 check_targets(term.loss, target, output)
 
-    def _match(self, targets: Any, outputs: Any, sample_weight: Any) -> list[BoundOutput]:
+    def _match(self, targets: Nested, outputs: Nested, sample_weight: Nested) -> list[BoundOutput]:
         find_output = self._update_output_spec(outputs).getters(outputs)
         active_outputs = [term.name for term in self.terms if term.needs_target and term.name in find_output]
         find_target = output_matching.match_to_outputs("y", targets, self._output_spec, active_outputs)
@@ -311,7 +312,7 @@ class Objective:
         self._name_metrics()
         return bound
 
-    def _update_output_spec(self, outputs: Any) -> output_matching.OutputSpec:
+    def _update_output_spec(self, outputs: Nested) -> output_matching.OutputSpec:
         """Name these outputs; where they are more than those seen so far, the terms are built anew.
 
         A module may return less in evaluation than in training: a single tensor is the first of its outputs then.
@@ -350,7 +351,7 @@ class Objective:
             for name in output_spec.names
         ]
 
-    def _resolve(self, bound: BoundOutput, targets: Any, outputs: Any) -> None:
+    def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
         """Settle names such as "accuracy", which depend on loss and shapes, and place the states."""
         target, output, term = bound.target(targets), bound.output(outputs), bound.term
         if term.loss is not None and term.name not in self._checked_outputs:
@@ -393,7 +394,7 @@ class Objective:
             metric.set_log_name(name)
 
 
-def _make_selector(bound: list[BoundOutput], sample_weight: Any) -> Any:
+def _make_selector(bound: list[BoundOutput], sample_weight: Nested) -> Any:
     """Return what takes targets, outputs and weights apart, or the one term that they all belong to as they are."""
     if len(bound) == 1 and _is_whole(bound[0], sample_weight):
         return bound[0].term
@@ -402,7 +403,7 @@ def _make_selector(bound: list[BoundOutput], sample_weight: Any) -> Any:
     ]
 
 
-def _is_whole(bound: BoundOutput, sample_weight: Any) -> bool:
+def _is_whole(bound: BoundOutput, sample_weight: Nested) -> bool:
     ways = [bound.target, bound.output, *(() if sample_weight is None else (bound.weight,))]
     return all(way is output_matching.identity for way in ways)
 

@@ -25,14 +25,16 @@ from torchfit._execution.step_program import (
     unflatten_outputs,
 )
 from torchfit._trainer.auxiliary import AuxiliaryTerms
+from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.microbatches import MicrobatchSplitter, detach
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
-from torchfit._types import Results, StepFn
+from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch, parts_of, unwrapped
 from torchfit._utils.modules import has_lazy_weights
+from torchfit.optimizers.identifiers import AnyOptimizer
 
 _MAX_GROUP_SIZE = 32
 _MAX_GROUP_OUTPUT_BYTES = 2**18  # Small beside any result, and the caches hold it.
@@ -58,10 +60,10 @@ class StepState:
 class ForwardResult(NamedTuple):
     """A batch, the outputs of the module for it, and the loss to minimise, a scalar."""
 
-    inputs: Any
-    targets: Any
-    sample_weight: Any
-    outputs: Any
+    inputs: Nested
+    targets: Nested
+    sample_weight: Nested
+    outputs: Nested
     loss: Tensor
     rows: int
 
@@ -69,7 +71,7 @@ class ForwardResult(NamedTuple):
 # -- the phases of a step ----------------------------------------------------------------------------------
 
 
-def forward_pass(model: Any, state: StepState, batch: Any) -> ForwardResult:
+def forward_pass(model: BaseModel, state: StepState, batch: Any) -> ForwardResult:
     """Call the module with a batch and compute the loss."""
     parts = parts_of(batch)
     previous = state.auxiliary.enter()
@@ -79,7 +81,9 @@ def forward_pass(model: Any, state: StepState, batch: Any) -> ForwardResult:
         state.auxiliary.leave(previous)
 
 
-def _with_loss(model: Any, state: StepState, parts: tuple[Any, Any, Any], outputs: Any) -> ForwardResult:
+def _with_loss(
+    model: BaseModel, state: StepState, parts: tuple[Nested, Nested, Nested], outputs: Nested
+) -> ForwardResult:
     inputs, targets, sample_weight = parts
     if state.passes_training:
         loss = model.compute_loss(inputs, targets, outputs, sample_weight, training=model.training)
@@ -90,13 +94,13 @@ def _with_loss(model: Any, state: StepState, parts: tuple[Any, Any, Any], output
     return ForwardResult(inputs, targets, sample_weight, outputs, loss, rows)
 
 
-def update(optimizer: Any, rows: int) -> None:
+def update(optimizer: AnyOptimizer, rows: int) -> None:
     """Update the parameters with their gradients, which are those of a batch of `rows` samples."""
     optimizer.step(rows)
     optimizer.zero_grad()
 
 
-def record(model: Any, state: StepState, result: ForwardResult) -> Results:
+def record(model: BaseModel, state: StepState, result: ForwardResult) -> Results:
     """Update the mean of the loss and all metrics with one batch, and return the logs."""
     inputs, targets, sample_weight, outputs, loss, rows = result
     state.objective.tracker.update_state(loss, rows)
@@ -116,7 +120,7 @@ class ModelStep(StepProgram):
         keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
     """
 
-    def __init__(self, model: Any, state: StepState, keeps_step_logs: bool) -> None:
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
         self._model, self._state = model, state
         self.keeps_step_logs = keeps_step_logs
         self.run = self._make_run()
@@ -189,7 +193,7 @@ class TrainStep(_LoggingStep):
 
     def __init__(
         self,
-        model: Any,
+        model: BaseModel,
         state: StepState,
         keeps_step_logs: bool,
         microbatches: MicrobatchSplitter | None = None,
@@ -302,7 +306,7 @@ class EvaluateStep(_LoggingStep):
 
     mode = "test"
 
-    def __init__(self, model: Any, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = overridden_method(model, "test_step", "compute_metrics")
         is_builtin = overridden_method(model, "test_step", "compute_loss", "compute_metrics") is None
@@ -336,7 +340,7 @@ class PredictStep(ModelStep):
 
     mode = "predict"
 
-    def __init__(self, model: Any, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = overridden_method(model, "predict_step")
         self.supports_grouping = no_batch_hooks and self.compile_blocker is None
@@ -368,7 +372,7 @@ class PredictStep(ModelStep):
         return _group_size(tree.nbytes(result))
 
 
-def _grouped_call(model: Any, state: StepState, batches: Sequence[Batch]) -> list[Any]:
+def _grouped_call(model: BaseModel, state: StepState, batches: Sequence[Batch]) -> list[Nested]:
     """Call the module with every batch, unless it adds losses or metrics to each."""
     auxiliary = state.auxiliary
     previous = auxiliary.enter()
@@ -386,13 +390,13 @@ def _group_size(output_bytes: int) -> int:
     return max(1, min(_MAX_GROUP_SIZE, _MAX_GROUP_OUTPUT_BYTES // max(1, output_bytes)))
 
 
-def build_optimizer(model: Any, unless_lazy: bool = False) -> None:
+def build_optimizer(model: BaseModel, unless_lazy: bool = False) -> None:
     """Bind the optimizer to the parameters of the module unless it is bound, or lazy layers have not seen data yet."""
     if not model.optimizer.built and not (unless_lazy and has_lazy_weights(model.module)):
         model.build_optimizer()
 
 
-def overridden_method(model: Any, *names: str) -> str | None:
+def overridden_method(model: BaseModel, *names: str) -> str | None:
     """Return which of these methods of `Model` a subclass or the instance overrides, as text, `None` if none is."""
     for name in names:
         owner = next(kind for kind in type(model).__mro__ if name in vars(kind))
