@@ -32,7 +32,6 @@ EXCEPTIONS = {
     },
     "torchfit/_trainer/target_rank.py": {"member._fn"},
     "torchfit/_utils/wrapping.py": {"module._modules"},
-    "torchfit/losses/torch_losses.py": {"nn.modules.loss._Loss"},
     "torchfit/metrics/identifiers.py": {"torch_losses._Loss"},
     "torchfit/metrics/torchmetrics_adapter.py": {"part._defaults"},
     "torchfit/metrics/variable.py": {"torch._C", "torch._C._disabled_torch_function_impl"},

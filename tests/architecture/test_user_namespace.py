@@ -10,18 +10,19 @@ import torchfit
 
 WORDS = """
     accumulate active adapter added after args attributes auxiliary backend backward batch batches before begin
-    bind bound buffer build bus cache call callback callbacks calls check clear clip close collect compile compiled
-    compute config conversion convert copy count course criterion data decay decode device dtype encode encoder end
-    engine epoch epochs evaluate evaluator example execution executor fit flags flush forward_fn function gather
-    given_names gradients graph graphs head helper history hooks index init inputs iterate iterator key kwargs lr layers
-    length load log logger logs loop loss losses make mask match metric metrics mode model module names net network
-    norm objective optimizer optimizers options outputs params parts policy precision predict prepare process progress
-    read record register release render reset restore result results rows run running sample save scale scheduler score
-    seed seen set settings setup shape shapes signature size source split start started state stats step steps stop
-    stored structure summary targets task tell template test time timer total trace tracked tracker train trained
-    trainer transform unit update updates validate validation value values watch weights wrap writer x y
-""".split()
-NAMES = [f"_{word}" for word in WORDS]
+    bind bound buffer build bus cache call callback callbacks calls check clear clip close collect compile
+    compiled compute config conversion convert copy count course criterion data decay decode device dtype encode
+    encoder end engine epoch epochs evaluate evaluator example execution executor fit flags flush forward_fn
+    function gather given_names gradients graph graphs head helper history hooks index init inputs iterate
+    iterator key kwargs lr layers length load log logger logs loop loss losses make mask match metric metrics
+    mode model module names net network norm objective optimizer optimizers options outputs params parts policy
+    precision predict prepare process progress read record register release render reset restore result results
+    rows run running sample save scale scheduler score seed seen set settings setup shape shapes signature size
+    source split start started state stats step steps stop stored structure summary targets task tell template
+    test time timer total trace tracked tracker train trained trainer transform unit update updates validate
+    validation value values watch weights wrap writer x y
+"""
+NAMES = [f"_{word}" for word in WORDS.split()]
 
 
 def wrong(self, *_, **__):
