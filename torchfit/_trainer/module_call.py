@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchfit._trainer.summary import as_template
 from torchfit._types import Nested, StateDict
@@ -15,9 +15,6 @@ from torchfit._utils.errors import describe
 
 Call = Callable[[nn.Module, Any], Any]
 """Calls a module with one batch of inputs."""
-
-BatchSize = Callable[[Any], int]
-"""Returns the number of samples in one batch of inputs."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -63,8 +60,8 @@ class ModuleCaller:
     def __init__(self, input_names: Sequence[str] | None) -> None:
         self._input_names = input_names
         self._wrap: Callable[[Call], Call] = _identity
-        self._bound: dict[type, tuple[Call, BatchSize]] = {}
-        self._cache: dict[Any, tuple[Call, BatchSize]] = {}
+        self._bound: dict[Any, Call] = {}
+        self._cache: dict[Any, Call] = {}
         self.example: Any = None
 
     def __getstate__(self) -> StateDict:
@@ -73,13 +70,8 @@ class ModuleCaller:
 
     def __call__(self, module: nn.Module, inputs: Nested) -> Any:
         """Call the module with one batch of inputs."""
-        call, _ = self._bound.get(type(inputs)) or self._bind(module, inputs)
+        call = self._bound.get(type(inputs)) or self._bind(module, inputs)
         return call(module, inputs)
-
-    def batch_size(self, inputs: Nested) -> int:
-        """Return the number of samples in one batch of inputs."""
-        bound = self._bound.get(type(inputs))
-        return (bound[1] if bound is not None else make_batch_size_getter(inputs))(inputs)
 
     def signature(self, module: nn.Module) -> Signature:
         """Return what the module takes."""
@@ -99,14 +91,15 @@ class ModuleCaller:
         """Compile the call of the module from now on, where a whole step cannot be one graph."""
         self.set_wrapper(partial(_compile, self._wrap))
 
-    def _bind(self, module: nn.Module, inputs: Nested) -> tuple[Call, BatchSize]:
+    def _bind(self, module: nn.Module, inputs: Nested) -> Call:
         structure = tree.treedef(inputs)
+        if structure in self._bound:
+            return self._bound[structure]
         if structure not in self._cache:
-            call = make_module_call(self.signature(module), inputs)
-            self._cache[structure] = self._wrap(call), make_batch_size_getter(inputs)
+            self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
         self.example = as_template(inputs)
-        bound = self._bound[type(inputs)] = self._cache[structure]
-        return bound
+        call = self._bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
+        return call
 
 
 def make_module_call(signature: Signature, inputs: Nested) -> Call:
@@ -155,17 +148,6 @@ def _call_with_all(module: nn.Module, inputs: Sequence[Any]) -> Any:
 
 def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
     return module(**inputs)
-
-
-def make_batch_size_getter(inputs: Nested) -> BatchSize:
-    """Return a function that counts the samples in inputs structured like `inputs`."""
-    path, leaf = next(tree.leaves_with_path(inputs))
-    if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-        return lambda _: 1
-    if not path:
-        return lambda inputs: int(inputs.shape[0])
-    first = tree.path_getter(inputs, path)
-    return lambda parts: int(first(parts).shape[0])
 
 
 def _identity(call: Call) -> Call:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.steps import forward_pass, record, update
+from torchfit._trainer.loss_tracking import NO_LOSSES
+from torchfit._trainer.steps import ForwardResult, forward_pass, record
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results
 from torchfit._utils import collector
@@ -75,7 +76,8 @@ class TrainableModule(BaseModel):
         if not self.optimizer.built:
             self.build_optimizer()
         self.optimizer.scale_loss(result.loss).backward()
-        update(self.optimizer, result.rows)
+        self.optimizer.step(result.denominator)
+        self.optimizer.zero_grad()
         return record(self, state, result)
 
     def test_step(self, batch: Batch) -> Results:
@@ -108,10 +110,13 @@ class TrainableModule(BaseModel):
             loss = state.auxiliary.add_to(loss)
         if loss is not None:
             return loss
-        if training:
+        if state.objective.has_losses:
             raise ValueError(
-                "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
+                f"`{state.data_name}` came without targets, but a loss was compiled. Pass `y`, or data that yield "
+                "(inputs, targets)."
             )
+        if training:
+            raise ValueError("There is no loss to compute: pass `loss=` to `compile`, or add losses with `add_loss`.")
         return torch.zeros((), device=self._torchfit.device)
 
     def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:
@@ -135,7 +140,7 @@ class TrainableModule(BaseModel):
             loss = value.sum() if loss is None else loss + value.sum()
         if loss is None:
             raise ValueError("There is no loss to compute: pass `loss=` to `compile` and targets `y`.")
-        objective.tracker.update_state(loss.detach())
+        objective.tracker.update(ForwardResult(None, y, sample_weight, y_pred, loss.detach(), NO_LOSSES))
         return loss
 
     @property

@@ -243,8 +243,12 @@ class Trainer:
                 model.optimizer.flush()
             if batches is None or not is_due(epoch + 1):
                 return {}
-            with training_mode(model, training=False):
-                logs = self._run_evaluation(model, batches, callbacks)
+            self.state.data_name = "validation_data"
+            try:
+                with training_mode(model, training=False):
+                    logs = self._run_evaluation(model, batches, callbacks)
+            finally:
+                self.state.data_name = "x"
             return {f"val_{name}": value for name, value in logs.items()}
 
         return validate
@@ -440,7 +444,7 @@ class Trainer:
     @contextmanager
     def _terms_collected(self, model: BaseModel) -> Iterator[None]:
         """Look at the structures of data, at added terms and at metrics in attributes again."""
-        self.state.objective.forget_structures()
+        self.state.objective.start_loop()
         self.state.auxiliary.start_loop()
         previous, self._attribute_metrics = self._attribute_metrics, list(iter_attribute_metrics(model))
         try:
