@@ -20,6 +20,7 @@ SPARSE = losses.SparseCategoricalCrossentropy(from_logits=True)
         (SPARSE, [[-1], [2]], "from -1 to 2"),
         (SPARSE, [1.0, 3.0], "from 1 to 3"),
         (SPARSE, [0.5, 1.0], "not all are whole numbers"),
+        (SPARSE, [1.0, float("nan")], r"some are missing \(NaN\)"),
         (nn.CrossEntropyLoss(), [0, 3], "from 0 to 3"),
         (nn.NLLLoss(), [0, 3], "from 0 to 3"),
     ],

@@ -11,7 +11,7 @@ from torchfit.functional.alignment import (
     align_class_indices,
     align_one_hot,
     align_pair,
-    check_has_axis_beside_batch,
+    check_has_vectors,
     detach_below,
     mean_per_sample,
 )
@@ -73,7 +73,7 @@ def categorical_focal_crossentropy(
     0.0433
     """
     y_true, y_pred = align_one_hot(y_true, y_pred)
-    check_has_axis_beside_batch("categorical_focal_crossentropy", y_pred, "classes", USE_BINARY)
+    check_has_vectors("categorical_focal_crossentropy", y_pred, "(batch, …, classes)", USE_BINARY)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
     if from_logits:
         y_pred = y_pred.softmax(axis)

@@ -11,7 +11,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
 from torchfit._utils.tree import children, leaves, rebuild
-from torchfit.losses.masks import as_mask, drop_unusable, get_mask
+from torchfit.functional.masks import as_mask, drop_unusable, get_mask
 from torchfit.losses.reduction import Denominator, check_reduction, divide, reduce_weighted
 
 AnyLoss = TypeVar("AnyLoss", bound="Loss")

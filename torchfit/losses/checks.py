@@ -1,5 +1,6 @@
 """Do targets, outputs and loss belong together? Checked once, with the first batch of a training run."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,7 @@ def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
         y_pred: The outputs `(batch, …)`.
 
     Raises:
-        ValueError: If class indices are not whole numbers, or the outputs have no class for them.
+        ValueError: If class indices are missing or not whole numbers, or the outputs have no class for them.
 
     Warns of targets outside [0, 1] where the loss wants that, of a single class, and of probabilities in place of
     logits.
@@ -63,6 +64,11 @@ def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> N
     lowest, highest = counted.aminmax() if counted.dtype is not torch.bool else (counted, counted)
     if labels.is_floating_point():
         values = torch.stack([lowest, highest, (counted - counted.round()).abs().amax()]).tolist()
+        if any(math.isnan(value) for value in values):
+            raise ValueError(
+                "`y` must hold class indices for this loss, but some are missing (NaN). Leave these samples out, or "
+                "give them a label for `ignore_class=` (torch: `ignore_index=`)."
+            )
         if values[2] > 0:
             raise ValueError(
                 "`y` must hold class indices for this loss, but not all are whole numbers. Use a loss for regression, "
