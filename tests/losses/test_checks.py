@@ -118,3 +118,11 @@ def test_nan_is_no_evidence():
 def test_classes_on_another_axis():
     loss = losses.CategoricalCrossentropy(axis=1)
     assert find_probability_problem(loss, torch.rand(2, 3, 4).softmax(1)) is None
+
+
+def test_crossentropy_by_shapes_expects_probabilities():
+    loss = resolve_loss("crossentropy")
+    assert "CategoricalCrossentropy(from_logits=True)" in find_probability_problem(loss, OUTPUTS)
+    assert "BinaryCrossentropy(from_logits=True)" in find_probability_problem(loss, OUTPUTS[:, :1])
+    with pytest.raises(ValueError, match="the outputs have 2 classes"):
+        check_targets(loss, torch.tensor([0, 2]), OUTPUTS.softmax(-1))

@@ -186,6 +186,12 @@ def test_an_own_function_is_found_out_from_what_it_returns():
         duplicate.with_denominator(ZEROS, ONES)
 
 
+def test_one_row_does_not_make_a_function_one_of_batches():
+    loss = resolve_loss(lambda y_true, y_pred: (y_true - y_pred).square().squeeze())
+    assert loss.with_denominator(ZEROS[:1, 0, 0], ONES[:1, 0, 0]) == (1.0, 1.0)
+    assert loss.is_separable
+
+
 def test_a_subclass_with_a_call_of_its_own_is_asked():
     class Doubled(losses.MeanSquaredError):
         def __call__(self, y_true, y_pred, sample_weight=None):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit.losses.crossentropy import BinaryCrossentropy, SparseCategoricalCrossentropy
+from torchfit.losses.crossentropy import BinaryCrossentropy, Crossentropy, SparseCategoricalCrossentropy
 from torchfit.losses.focal import BinaryFocalCrossentropy, CategoricalGeneralizedCrossEntropy
 from torchfit.losses.torch_losses import TorchLoss
 
@@ -39,6 +39,8 @@ def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
     """
     if not isinstance(y_true, Tensor) or not isinstance(y_pred, Tensor) or not y_true.numel() or not y_pred.numel():
         return
+    if isinstance(loss, Crossentropy):
+        loss = loss.select(y_true, y_pred)
     y_pred = y_pred.detach() if y_pred.grad_fn is None else y_pred
     classes = _class_axis(loss, y_true, y_pred)
     if classes is not None:
@@ -139,6 +141,8 @@ def find_probability_problem(loss: Any, y_pred: Any) -> str | None:
     The loss binary_crossentropy expects probabilities, but the model outputs values outside [0, 1]. \
 Use BinaryCrossentropy(from_logits=True), or end the model with a sigmoid.
     """
+    if isinstance(loss, Crossentropy):
+        loss = loss.select(y_pred, y_pred)
     expected = getattr(loss, "expects_probabilities", None)
     if expected is None or getattr(loss, "from_logits", False) or not isinstance(y_pred, Tensor):
         return None
