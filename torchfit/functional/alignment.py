@@ -1,4 +1,4 @@
-"""Bringing targets and predictions to one kind and one shape, or saying why they do not fit."""
+"""Align the shapes and dtypes of targets and predictions, or say why they do not fit."""
 
 from collections.abc import Sequence
 from typing import Any

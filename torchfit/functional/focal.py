@@ -1,4 +1,4 @@
-"""Crossentropies that look past the easy samples: focal and generalized, sample by sample."""
+"""Crossentropies that down-weight easy samples, or are robust to wrong labels, sample by sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -87,7 +87,7 @@ def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) ->
     """Return `(1 - p[y_true]^q) / q`, between the crossentropy (`q` near 0) and the absolute error (`q` = 1).
 
     `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`. It
-    bears wrong labels better than crossentropy (Zhang and Sabuncu, 2018, https://arxiv.org/abs/1805.07836).
+    is more robust to wrong labels than crossentropy (Zhang and Sabuncu, 2018, https://arxiv.org/abs/1805.07836).
 
     >>> categorical_generalized_cross_entropy([1], [[0.75, 0.25]], q=0.5).item()
     1.0

@@ -168,7 +168,7 @@ class Loss:
         return values, 1.0 if self.is_sum else rows
 
     def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
-        """Keep what the mask leaves out from spoiling the rest: NaN and infinity."""
+        """Replace NaN and infinity in masked positions, which would reach the gradients of the others."""
         return drop_unusable(y_true, mask), drop_unusable(y_pred, mask)
 
     def _of_own_call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:

@@ -18,7 +18,7 @@ _SIGMOIDS = ("SigmoidBackward", "SoftmaxBackward")
 
 
 def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
-    """Look for mix-ups that no shape shows, before they become a wrong number or stop a GPU.
+    """Look for mistakes that shapes do not reveal, before they give a wrong number or stop a GPU.
 
     This reads values, which waits for the device: call it once, not at every step.
 
@@ -46,7 +46,7 @@ def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
     if classes is not None:
         axis, ignored = classes
         _check_class_indices(y_true.detach(), y_pred.shape[axis], ignored)
-    for problem in _find_mix_ups(loss, y_true.detach(), y_pred):
+    for problem in _find_mistakes(loss, y_true.detach(), y_pred):
         warnings.warn(problem, stacklevel=2)
 
 
@@ -87,7 +87,7 @@ def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> N
         )
 
 
-def _find_mix_ups(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
+def _find_mistakes(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
     kind = _output_kind(loss)
     if kind == "single" and _exceeds_unit_interval(y_true):
         yield (

@@ -56,7 +56,7 @@ class FunctionalLoss(Loss):
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None))
 
     def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
-        """Do away with labels beyond the classes as well, which is what fills up sequences as often as not."""
+        """Replace masked labels too: padding is often a number outside the classes."""
         fitted = fit_mask(mask, y_true) if self._takes_class_indices else None
         if fitted is not None:
             y_true = torch.where(fitted, y_true, 0)
@@ -67,7 +67,7 @@ class LossFunctionWrapper(Loss):
     """A loss made of any function `fn(y_true, y_pred, **kwargs)`, per sample or scalar.
 
     Targets and predictions `(batch,)` and `(batch, 1)` are aligned first; integer targets stay integers. The
-    name is the function's.
+    name is the function's. Weights of samples need a function that returns one value per sample, `(batch, …)`.
 
     >>> def largest_error(y_true, y_pred):
     ...     return (y_pred - y_true).abs().amax(-1)

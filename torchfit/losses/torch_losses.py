@@ -185,7 +185,7 @@ class TorchLoss(Loss):
         return self._function_name in _ELEMENTWISE_LOSSES
 
     def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
-        """Do away with labels beyond the classes as well, and look for classes where torch has them."""
+        """Replace masked labels too, which may be outside the classes; torch has the classes second."""
         fitted = fit_mask(mask, y_true) if self.expects_class_indices(y_true, y_pred) else None
         if fitted is not None:
             ignored = self.ignore_index
