@@ -82,7 +82,7 @@ WRONG = {
     "bytes": ({"x": b"data"}, "`x` must be arrays"),
     "a set": ({"x": {1, 2}}, "`x` must be arrays"),
     "an object": ({"x": object()}, "`x` must be arrays, .* an object of type object"),
-    "a class": ({"x": Samples}, "`x` must be .* the class Samples. Make an object"),
+    "a class": ({"x": Samples}, "`x` must be .* the class Samples. Create an object"),
     "a module": ({"x": nn.Linear(1, 1)}, "`x` must be arrays"),
     "a number": ({"x": 3, "y": Y}, "`x` must have samples along its first axis"),
     "a tensor without axes": ({"x": torch.tensor(1.0), "y": Y}, r"`x` must have samples.*x\[None\]"),

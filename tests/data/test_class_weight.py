@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from torchfit._data.adapters.dispatch import get_data_adapter
 from torchfit._data.class_weight import ClassWeights, as_class_weights
-from torchfit._data.convert import Conversion
-from torchfit._data.source import as_source
+from torchfit._data.convert import BatchSpec
 
 
 def weights(rules, targets, sample_weight=None, names=None):
@@ -82,38 +82,38 @@ def test_what_is_no_class_weight_is_refused(rules):
         as_class_weights(rules)
 
 
-def test_balanced_gives_every_class_the_same_sum(conversion):
-    source = as_source(np.zeros(4), np.array([0, 0, 0, 2]), None, conversion).weighted("balanced")
-    assert next(source.batches().epoch(0)).sample_weight.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+def test_balanced_gives_every_class_the_same_sum(batch_spec):
+    adapter = get_data_adapter(np.zeros(4), np.array([0, 0, 0, 2]), None, batch_spec).with_class_weight("balanced")
+    assert next(adapter.batches().epoch(0)).sample_weight.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
 
 
-def test_balanced_agrees_with_scikit_learn(conversion):
+def test_balanced_agrees_with_scikit_learn(batch_spec):
     learn = pytest.importorskip("sklearn.utils.class_weight")
     labels = np.random.randint(0, 5, 100)
-    source = as_source(np.zeros(100), labels, None, conversion).weighted("balanced")
-    found = next(source.batches(100).epoch(0)).sample_weight
+    adapter = get_data_adapter(np.zeros(100), labels, None, batch_spec).with_class_weight("balanced")
+    found = next(adapter.batches(100).epoch(0)).sample_weight
     np.testing.assert_allclose(found, learn.compute_sample_weight("balanced", labels), rtol=1e-6)
 
 
-def test_balanced_by_output(conversion):
+def test_balanced_by_output(batch_spec):
     y = {"a": np.zeros(2), "b": np.array([0, 1])}
-    source = as_source(np.zeros(2), y, None, conversion).weighted({"b": "balanced"})
-    assert next(source.batches().epoch(0)).sample_weight["b"].tolist() == [1, 1]
+    adapter = get_data_adapter(np.zeros(2), y, None, batch_spec).with_class_weight({"b": "balanced"})
+    assert next(adapter.batches().epoch(0)).sample_weight["b"].tolist() == [1, 1]
 
 
-def test_balanced_is_refused_where_labels_cannot_be_counted(conversion):
+def test_balanced_is_refused_where_labels_cannot_be_counted(batch_spec):
     loader = DataLoader(TensorDataset(torch.zeros(4), torch.zeros(4)))
     with pytest.raises(ValueError, match=r"`class_weight='balanced'` needs the labels .* a DataLoader"):
-        as_source(loader, None, None, conversion).weighted("balanced")
+        get_data_adapter(loader, None, None, batch_spec).with_class_weight("balanced")
 
 
-def test_streams_are_weighted_batch_by_batch(conversion):
+def test_streams_are_weighted_batch_by_batch(batch_spec):
     stream = iter([(np.zeros(2), np.array([0, 1]), np.array([1.0, 3.0]))])
-    source = as_source(stream, None, None, conversion).weighted({1: 2})
-    assert next(source.batches().epoch(0)).sample_weight.tolist() == [1, 6]
+    adapter = get_data_adapter(stream, None, None, batch_spec).with_class_weight({1: 2})
+    assert next(adapter.batches().epoch(0)).sample_weight.tolist() == [1, 6]
 
 
 def test_weights_are_float64_where_the_module_is():
-    conversion = Conversion(torch.device("cpu"), torch.float64)
-    source = as_source(np.zeros(1), np.array([0]), None, conversion).weighted({0: 0.1})
-    assert next(source.batches().epoch(0)).sample_weight.tolist() == [0.1]
+    batch_spec = BatchSpec(torch.device("cpu"), torch.float64)
+    adapter = get_data_adapter(np.zeros(1), np.array([0]), None, batch_spec).with_class_weight({0: 0.1})
+    assert next(adapter.batches().epoch(0)).sample_weight.tolist() == [0.1]

@@ -31,7 +31,7 @@ from torchfit import metrics
         (lambda: metrics.FBetaScore(beta=-1.0), "`beta` must be a float above 0. Received: -1.0"),
         (lambda: metrics.R2Score(class_aggregation="X"), "`class_aggregation` must be one of"),
         (lambda: metrics.R2Score(num_regressors=-1), "`num_regressors` must be an integer of at least 0"),
-        (lambda: metrics.IoU(2, [3]), "`target_class_ids` must be class numbers from 0 to 1"),
+        (lambda: metrics.IoU(2, [3]), "`target_class_ids` must be class indices from 0 to 1"),
         (lambda: metrics.MeanIoU(0), "`num_classes` must be an integer of at least 1. Received: 0"),
         (lambda: metrics.BinaryIoU(threshold=2), "`threshold` must be a number from 0 to 1. Received: 2"),
         (lambda: metrics.BinaryAccuracy(threshold="X"), "`threshold` must be a number. Received: 'X'"),

@@ -1,4 +1,4 @@
-"""`class_weight`: what a sample weighs by its class, for every output and every form of targets."""
+"""`class_weight`: weights of samples by their class, for every output and every form of targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._data.arguments import Form
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
 
-ByClass = Mapping[int, float]
-Rules = Mapping[str | None, "ByClass | str"]
-_PIECE = 65536
+ClassWeightMap = Mapping[int, float]
+ClassWeightRules = Mapping[str | None, ClassWeightMap | str]
+_CHUNK_ROWS = 65536
 
 
-def as_class_weights(class_weight: Any) -> Rules:
+def as_class_weights(class_weight: Any) -> ClassWeightRules:
     """Return, for each output (`None` for the only one), the weights by class or "balanced".
 
     Classes may be written as 0, 0.0 or "0".
@@ -38,7 +37,7 @@ def as_class_weights(class_weight: Any) -> Rules:
     return {None: _rule(class_weight)}
 
 
-def _rule(value: Any) -> ByClass | str:
+def _rule(value: Any) -> ClassWeightMap | str:
     if isinstance(value, str) and value == "balanced":
         return value
     if not isinstance(value, Mapping) or not value:
@@ -71,8 +70,10 @@ def _weight(label: Any, weight: Any) -> float:
     )
 
 
-def balanced(rules: Rules, labels: Callable[[], Any], form: Form) -> dict[str | None, ByClass]:
-    """Replace "balanced" by weights that give every class the same sum: samples / (classes · samples of the class).
+def resolve_balanced(rules: ClassWeightRules, labels: Callable[[], Any], kind: str) -> dict[str | None, ClassWeightMap]:
+    """Replace "balanced" by weights of the same sum for every class: samples / (classes · samples of the class).
+
+    `labels` returns the targets of all samples, or `None`; `kind` is the name of the data in messages.
 
     Raises:
         ValueError: If the labels cannot be counted.
@@ -82,14 +83,14 @@ def balanced(rules: Rules, labels: Callable[[], Any], form: Form) -> dict[str | 
     targets = labels()
     if targets is None:
         raise ValueError(
-            f"`class_weight='balanced'` needs the labels of all samples, which {form.name} does not show. Count them "
+            f"`class_weight='balanced'` needs the labels of all samples, which {kind} does not have. Count them "
             "yourself and pass a dictionary {class: weight}, or pass arrays."
         )
     found = {name: _part(targets, name, None) for name in rules}
     return {name: _balance(found[name]) if isinstance(rule, str) else rule for name, rule in rules.items()}
 
 
-def _balance(targets: Any) -> ByClass:
+def _balance(targets: Any) -> ClassWeightMap:
     counts = class_counts(targets)
     present = counts.nonzero().flatten().tolist()
     total = int(counts.sum())
@@ -98,19 +99,19 @@ def _balance(targets: Any) -> ByClass:
 
 def class_counts(targets: Any) -> Tensor:
     """Count the samples of every class in targets `(samples, …)`, one-hot or sparse, in memory or on disk."""
-    counts = [torch.bincount(classes_of(piece).clamp(min=0)) for piece in _pieces(targets)]
+    counts = [torch.bincount(classes_of(chunk).clamp(min=0)) for chunk in _chunks(targets)]
     total = torch.zeros(max(map(len, counts)), dtype=torch.int64)
     for count in counts:
         total[: len(count)] += count.cpu()
     return total
 
 
-def _pieces(targets: Any) -> list[Tensor]:
-    """Return targets in memory as they are, and those on disk piece by piece."""
+def _chunks(targets: Any) -> list[Tensor]:
+    """Return targets in memory as they are, and those on disk in chunks."""
     if isinstance(targets, Tensor):
         return [targets]
-    starts = range(0, len(targets), _PIECE)
-    return [targets.read(slice(start, min(start + _PIECE, len(targets)))) for start in starts]
+    starts = range(0, len(targets), _CHUNK_ROWS)
+    return [targets.read(slice(start, min(start + _CHUNK_ROWS, len(targets)))) for start in starts]
 
 
 def classes_of(targets: Tensor) -> Tensor:
@@ -130,12 +131,12 @@ def classes_of(targets: Tensor) -> Tensor:
 
 
 class ClassWeights:
-    """Multiplies the weights of a batch by those of its classes: one lookup on the device for each output."""
+    """Multiplies the weights of samples by those of their classes: one lookup on the device for each output."""
 
     def __init__(
-        self, rules: Mapping[str | None, ByClass], output_names: Sequence[str] | None, dtype: torch.dtype
+        self, rules: Mapping[str | None, ClassWeightMap], output_names: Sequence[str] | None, dtype: torch.dtype
     ) -> None:
-        """Make a table for each output. Its first and last entries are for labels that are no class: they weigh 1."""
+        """Build a table for each output. Its first and last entries are for labels that are no class: they weigh 1."""
         self._tables = {name: _table(rule, dtype) for name, rule in rules.items()}
         self._names = output_names
 
@@ -147,16 +148,16 @@ class ClassWeights:
         """Return `sample_weight` times the weights of the classes, in the structure of `targets`.
 
         Raises:
-            ValueError: If there are no targets, or it is open which output is meant.
+            ValueError: If there are no targets, or it is ambiguous which output is meant.
         """
         if targets is None:
             raise ValueError("`class_weight` needs the classes of the samples: pass them as `y`.")
         if tree.is_leaf(targets):
-            table = self._table(_only(self._tables, targets), targets.device)
+            table = self._table(_single_output(self._tables, targets), targets.device)
             found = _lookup(table, targets)
             return found if sample_weight is None else tree.map(lambda weight: _product(found, weight), sample_weight)
         keys = {name: _key(targets, name, self._names) for name in self._tables}
-        weights = _spread(sample_weight, targets)
+        weights = _weights_per_output(sample_weight, targets)
         for name, key in keys.items():
             part = targets if key is None else targets[key]
             found = _lookup(self._table(name, part.device), part)
@@ -170,7 +171,7 @@ class ClassWeights:
         return table
 
 
-def _table(rule: ByClass, dtype: torch.dtype) -> Tensor:
+def _table(rule: ClassWeightMap, dtype: torch.dtype) -> Tensor:
     table = torch.ones(max(rule) + 3, dtype=dtype)
     for label, weight in rule.items():
         table[label + 1] = weight
@@ -188,7 +189,7 @@ def _product(by_class: Tensor, sample_weight: Tensor | None) -> Tensor:
     return sample_weight * by_class.reshape(-1, *[1] * (sample_weight.ndim - 1))
 
 
-def _only(tables: Mapping[str | None, Any], targets: Any) -> str | None:
+def _single_output(tables: Mapping[str | None, Any], targets: Any) -> str | None:
     if len(tables) > 1:
         raise ValueError(
             f"`class_weight` names the outputs {list(tables)}, but `y` is {describe(targets)}, for one output. Pass "
@@ -225,8 +226,8 @@ def _names(count: int, given: Sequence[str] | None) -> list[str]:
     return list(given) if given is not None else [f"output_{number + 1}" for number in range(count)]
 
 
-def _spread(sample_weight: Any, targets: Any) -> Any:
-    """Return the weights in the structure of targets for several outputs, ready to be written to."""
+def _weights_per_output(sample_weight: Any, targets: Any) -> Any:
+    """Return the weights in the structure of the targets of several outputs, as a new dictionary or list."""
     keys = [key for key, _ in tree.children(targets)]
     if sample_weight is None or tree.is_leaf(sample_weight):
         found = dict.fromkeys(keys, sample_weight)

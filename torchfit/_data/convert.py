@@ -1,4 +1,4 @@
-"""From what users hold to tensors of the right dtype: done once for arrays, per batch for streams."""
+"""Converts arrays of all kinds to tensors: once for arrays, per batch for everything that yields batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,28 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._data import frames
+from torchfit._data.adapters import frames
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
-_WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
-Leaf = Callable[[str, Any], Any]
+_SIGNED_DTYPE = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
+LeafConverter = Callable[[str, Any], Any]
+LeafConverterFactory = Callable[..., LeafConverter]
 
 
 @dataclass
-class Copies:
-    """The seconds that it took to give batches their device and dtype."""
+class TransferTimer:
+    """The seconds spent on converting batches to their device and dtype."""
 
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """Which dtype floating inputs and targets get, and the device that batches are wanted on.
+class BatchSpec:
+    """The device of batches, and the floating dtypes of inputs and targets.
 
     Inputs follow the floating dtype of the module; targets and weights are float32, or float64 with it.
-    `input_names` and `output_names` are those that the user gave to the model, `None` where there are none;
-    with `inputs_only`, targets and weights that a stream yields are left aside.
+    `input_names` and `output_names` are those that the user passed to the model, `None` where there are none. With
+    `inputs_only`, targets and weights in the batches of an iterable are dropped.
     """
 
     device: torch.device
@@ -40,37 +41,37 @@ class Conversion:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     inputs_only: bool = False
-    copies: Copies = field(default_factory=Copies, compare=False)
+    transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
 
     @property
     def target_dtype(self) -> torch.dtype:
         """The floating dtype of targets and sample weights."""
         return torch.float64 if self.input_dtype == torch.float64 else torch.float32
 
-    def parts(self, x: Any, y: Any, sample_weight: Any, leaf: "LeafOf") -> tuple[Any, Any, Any]:
-        """Convert the three parts, making each leaf with `leaf(argument, value, dtype, floating)`."""
+    def parts(self, x: Any, y: Any, sample_weight: Any, leaf: LeafConverterFactory) -> tuple[Any, Any, Any]:
+        """Convert the three parts; `leaf(dtype, all_floating)` returns the conversion of one array."""
         if frames.has_columns_for(x, self.input_names):
-            x = frames.by_input("x", x, self.input_names or ())
+            x = frames.columns_by_input("x", x, self.input_names or ())
         return (
             _convert("x", x, leaf(self.input_dtype)),
             _convert("y", y, leaf(self.target_dtype)),
-            _convert("sample_weight", flat_weights(sample_weight), leaf(self.target_dtype, all_floating=True)),
+            _convert("sample_weight", squeeze_weights(sample_weight), leaf(self.target_dtype, all_floating=True)),
         )
 
     def inputs(self, argument: str, value: Any) -> Any:
-        """Convert a nest of arrays that the module is called with, and place it on the device."""
+        """Convert a nest of arrays that the module is called with, and move it to the device."""
         return _convert(argument, value, self.leaf(self.input_dtype))
 
-    def leaf(self, dtype: torch.dtype, all_floating: bool = False) -> Leaf:
+    def leaf(self, dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
         """Return the conversion of one array to a tensor on the device."""
-        place = self.placement(dtype, all_floating)
-        return lambda argument, value: place(tensor_of(argument, value))
+        transfer = self.make_transfer(dtype, all_floating)
+        return lambda argument, value: transfer(tensor_of(argument, value))
 
-    def placement(self, dtype: torch.dtype, all_floating: bool = False) -> Callable[[Tensor], Tensor]:
-        """Return a function that puts a tensor on the device and gives floating numbers `dtype`."""
-        device, pins, copies = self.device, self.device.type == "cuda", self.copies
+    def make_transfer(self, dtype: torch.dtype, all_floating: bool = False) -> Callable[[Tensor], Tensor]:
+        """Return a function that moves a tensor to the device and casts floating values to `dtype`."""
+        device, pins, transfer_timer = self.device, self.device.type == "cuda", self.transfer_timer
 
-        def place(tensor: Tensor) -> Tensor:
+        def transfer(tensor: Tensor) -> Tensor:
             wanted = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
             if wanted is tensor.dtype and tensor.device == device:
                 return tensor
@@ -79,17 +80,14 @@ class Conversion:
                 placed = tensor.to(wanted).pin_memory().to(device, non_blocking=True)
             else:
                 placed = tensor.to(device, wanted)
-            copies.seconds += perf_counter() - started
+            transfer_timer.seconds += perf_counter() - started
             return placed
 
-        return place
+        return transfer
 
 
-LeafOf = Callable[..., Leaf]
-
-
-def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> Leaf:
-    """Return the conversion of one array to a tensor that stays where it is."""
+def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
+    """Return the conversion of one array to a tensor that stays on the host."""
 
     def convert(argument: str, value: Any) -> Tensor:
         tensor = tensor_of(argument, value)
@@ -98,18 +96,18 @@ def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> Leaf:
     return convert
 
 
-def _convert(argument: str, value: Any, leaf: Leaf) -> Any:
+def _convert(argument: str, value: Any, leaf: LeafConverter) -> Any:
     if value is None:
         return None
-    value = join_numbers(argument, value)
+    value = lists_to_arrays(argument, value)
     converted = [leaf(tree.format_path(path, argument), part) for path, part in tree.leaves_with_path(value)]
     if not converted:
         raise ValueError(f"`{argument}` is {describe(value)}: it holds no array.")
     return tree.unflattener(value)(converted)
 
 
-def flat_weights(value: Any) -> Any:
-    """Return weights with pandas' columns as flat arrays: a weight for each sample."""
+def squeeze_weights(value: Any) -> Any:
+    """Return weights with every Series as a flat array: one weight for each sample."""
     return tree.map(
         lambda leaf: frames.array_of("sample_weight", leaf).squeeze(-1) if _is_series(leaf) else leaf, value
     )
@@ -119,17 +117,17 @@ def _is_series(value: Any) -> bool:
     return frames.is_frame(value) and not hasattr(value, "columns")
 
 
-def join_numbers(argument: str, value: Any) -> Any:
-    """Read (nested) lists of nothing but numbers as arrays, and leave everything else alone.
+def lists_to_arrays(argument: str, value: Any) -> Any:
+    """Convert (nested) lists of nothing but numbers to arrays, and leave everything else as it is.
 
-    >>> join_numbers("y", {"a": [0, 1, 1]})
+    >>> lists_to_arrays("y", {"a": [0, 1, 1]})
     {'a': array([0, 1, 1])}
     """
     if tree.is_leaf(value) or not tree.children(value):
         return value
     leaves = tree.leaves(value)
     if not isinstance(value, (list, tuple)) or not leaves or not all(map(_is_number, leaves)):
-        return tree.rebuild(value, [join_numbers(argument, part) for _, part in tree.children(value)])
+        return tree.rebuild(value, [lists_to_arrays(argument, part) for _, part in tree.children(value)])
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -161,22 +159,22 @@ def tensor_of(argument: str, value: Any) -> Tensor:
 
 
 def from_numpy(argument: str, value: Any) -> Tensor:
-    """Return anything that NumPy reads as an array as a tensor.
+    """Return anything that NumPy can convert to an array as a tensor.
 
     Raises:
         ValueError: If it holds no numbers.
     """
     array = frames.array_of(argument, value) if frames.is_frame(value) else _array(argument, value)
     dtype = array.dtype
-    if dtype.kind == "u" and dtype.name in _WIDER:
-        array = array.astype(_WIDER[dtype.name])
+    if dtype.kind == "u" and dtype.name in _SIGNED_DTYPE:
+        array = array.astype(_SIGNED_DTYPE[dtype.name])
     if not dtype.isnative or min(array.strides, default=0) < 0:
         array = array.astype(array.dtype.newbyteorder("="), copy=True)
     return torch.from_numpy(array) if array.flags.writeable else _read_only(array)
 
 
 def _read_only(array: np.ndarray[Any, Any]) -> Tensor:
-    """Share the memory of a read-only array, of which torch warns: batches are never written to."""
+    """Share the memory of a read-only array, which torch warns about: batches are never written to."""
     with catch_warnings():
         simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
@@ -36,7 +37,7 @@ class Predictions:
                     f"`out` is {describe(array)}, but there are {samples} samples: it needs a row for each."
                 )
 
-    def keep(self, outputs: Any) -> None:
+    def append(self, outputs: Nested) -> None:
         """Take the outputs of one batch."""
         parts = tree.leaves(outputs)
         if not self._columns:
@@ -48,19 +49,19 @@ class Predictions:
     def _new_columns(self, parts: list[Any]) -> list[Any]:
         is_tensor = [isinstance(part, Tensor) for part in parts]
         if self._out is None:
-            return [_Column(self._samples) if found else _NoColumn() for found in is_tensor]
+            return [_OutputBuffer(self._samples) if found else _SkippedOutput() for found in is_tensor]
         arrays = tree.leaves(self._out)
         if len(arrays) != sum(is_tensor):
             raise ValueError(f"`out` has {len(arrays)} arrays, but the model returns {sum(is_tensor)} tensors.")
         given = iter(arrays)
-        return [_Given(next(given)) if found else _NoColumn() for found in is_tensor]
+        return [_UserBuffer(next(given)) if found else _SkippedOutput() for found in is_tensor]
 
     def result(self) -> Any:
         """Return NumPy arrays in the structure of the outputs, or what was given to write into."""
         return self._pack([column.result() for column in self._columns]) if self._out is None else self._out
 
 
-class _NoColumn:
+class _SkippedOutput:
     """Stands for an output that is no tensor, and leaves it out."""
 
     def add(self, part: Any) -> None:
@@ -70,7 +71,7 @@ class _NoColumn:
         """Have nothing."""
 
 
-class _Given:
+class _UserBuffer:
     """Writes into an array of the user's, from its first row on."""
 
     def __init__(self, array: Any) -> None:
@@ -78,7 +79,7 @@ class _Given:
         self._filled = 0
 
     def add(self, part: Tensor) -> None:
-        values = host_ready(part).cpu().numpy()
+        values = numpy_compatible(part).cpu().numpy()
         end = self._filled + len(values) if values.ndim else 0
         fits = end and values.shape[1:] == tuple(self._array.shape[1:]) and end <= len(self._array)
         if not fits or not np.can_cast(values.dtype, self._array.dtype, "same_kind"):
@@ -91,7 +92,7 @@ class _Given:
         self._filled = end
 
 
-class _Column:
+class _OutputBuffer:
     def __init__(self, samples: int | None) -> None:
         self._samples = samples
         self._buffer: Tensor | None = None
@@ -101,9 +102,9 @@ class _Column:
     def add(self, part: Tensor) -> None:
         if self._buffer is None:
             if self._samples is None or part.ndim == 0:
-                self._pieces.append(host_ready(part).to("cpu", copy=True))
+                self._pieces.append(numpy_compatible(part).to("cpu", copy=True))
                 return
-            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=host_ready(part[:0]).dtype)
+            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=numpy_compatible(part[:0]).dtype)
         end = self._filled + part.shape[0]
         place = self._buffer[self._filled : end]
         if place.shape != part.shape:
@@ -125,22 +126,22 @@ class _Column:
         return np.concatenate(pieces)
 
 
-def host_ready(tensor: Tensor) -> Tensor:
+def numpy_compatible(tensor: Tensor) -> Tensor:
     """Return a tensor that NumPy can hold: detached, and bfloat16 as float32."""
     tensor = tensor.detach()
     return tensor.float() if tensor.dtype in _NO_NUMPY else tensor
 
 
-def to_numpy(outputs: Any) -> Any:
+def to_numpy(outputs: Nested) -> Any:
     """Return the outputs of one batch as NumPy arrays in their structure, `None` for what is no tensor."""
     return tree.map(_array_of, outputs)
 
 
 def _array_of(leaf: Any) -> Any:
-    return host_ready(leaf).cpu().numpy() if isinstance(leaf, Tensor) else None
+    return numpy_compatible(leaf).cpu().numpy() if isinstance(leaf, Tensor) else None
 
 
-def report(logs: Mapping[str, Any], as_dict: bool) -> Any:
+def format_results(logs: Mapping[str, Any], as_dict: bool) -> Any:
     """Return results as a user asked for them: by name, as a list, or the only one alone."""
     if as_dict:
         return dict(logs)

@@ -14,8 +14,8 @@ Path = tuple[Key, ...]
 
 
 def is_leaf(value: Any) -> bool:
-    """Tell whether `value` is an end of the tree."""
-    if isinstance(value, Tensor):  # the usual one, told apart in no time
+    """Return whether `value` is a leaf."""
+    if isinstance(value, Tensor):  # the common case, decided quickly
         return True
     return not (isinstance(value, (list, tuple)) or value is None or isinstance(value, Mapping) or _is_dataclass(value))
 
@@ -61,7 +61,7 @@ def nbytes(tree: Any) -> int:
 
 
 def treedef(tree: Any) -> Any:
-    """Return what trees have in common whose leaves sit in the same places and have the same number of axes.
+    """Return a hashable that is equal for trees whose leaves are at the same paths and have the same number of axes.
 
     >>> treedef({"a": [1, 2]}) == treedef({"a": [3, 4]}), treedef([1]) == treedef((1,))
     (True, False)
@@ -72,7 +72,7 @@ def treedef(tree: Any) -> Any:
 
 
 def map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Build the same structure with `function(leaf)` in place of each leaf.
+    """Build the same structure with each leaf replaced by `function(leaf)`.
 
     >>> map(str, {"a": [1, None]})
     {'a': ['1', None]}
@@ -131,7 +131,7 @@ def path_getter(tree: Any, path: Path) -> Callable[[Any], Any]:
 
 
 def _step(tree: Any, key: Key) -> Callable[[Any], Any]:
-    """Return a function that goes one level down. A lambda can be compiled, an `itemgetter` cannot."""
+    """Return a function that goes one level down: a lambda, since an `itemgetter` cannot be compiled."""
     if isinstance(key, str) and not isinstance(tree, Mapping):
         return lambda parts: getattr(parts, key)
     return lambda parts: parts[key]
@@ -154,12 +154,12 @@ def _chain(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 
 
 def _is_dataclass(value: Any) -> bool:
-    """Tell a record of values; a dataclass that can be called is a function with settings, and a leaf."""
+    """Return whether `value` is a dataclass of values; a callable dataclass is a function with settings, and a leaf."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and not callable(value)
 
 
 def format_path(path: Path, root: str) -> str:
-    """Write where a leaf sits, as a user would index it.
+    """Format the path of a leaf as a user would index it.
 
     >>> format_path(("image", 0), "x")
     "x['image'][0]"

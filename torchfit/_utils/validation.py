@@ -37,10 +37,15 @@ def number_or_numbers(name: str, value: Any, low: float = -math.inf, high: float
     return number(name, value, low, high)
 
 
-def integer(name: str, value: Any) -> int:
-    """Accept an integer."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"`{name}` must be an integer. Received: {describe(value)}.")
+def integer(name: str, value: Any, min_value: float = -math.inf) -> int:
+    """Accept an integer of at least `min_value`.
+
+    >>> integer("epochs", 3, min_value=0)
+    3
+    """
+    if not _is_integer(value) or value < min_value:
+        at_least = f" of at least {min_value}" if min_value > -math.inf else ""
+        raise ValueError(f"`{name}` must be an integer{at_least}. Received: {describe(value)}.")
     return int(value)
 
 
@@ -51,6 +56,48 @@ def axes(name: str, value: Any) -> int | tuple[int, ...] | None:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(integer(name, axis) for axis in value)
     return integer(name, value)
+
+
+def batch_size(value: Any, name: str = "batch_size") -> int:
+    """Accept a positive integer; `None` is 32."""
+    if value is None:
+        return 32
+    if not _is_integer(value) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {describe(value)}.")
+    return int(value)
+
+
+def steps(name: str, value: Any) -> int | None:
+    """Accept a positive number of steps; `None` and -1 mean "until the data end" and give `None`."""
+    if value is None or (isinstance(value, int) and value == -1):
+        return None
+    if not _is_integer(value) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer, -1 or None (until the data end). Received: {describe(value)}."
+        )
+    return int(value)
+
+
+def save_freq(name: str, value: Any, *words: str) -> Any:
+    """Return a word such as "epoch", or a positive number of batches.
+
+    Raises:
+        ValueError: for anything else.
+
+    >>> save_freq("save_freq", "epoch"), save_freq("save_freq", 100)
+    ('epoch', 100)
+    """
+    words = words or ("epoch",)
+    if isinstance(value, str) and value in words:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    expected = ", ".join(map(repr, words))
+    raise ValueError(f"{name}: expected {expected} or a positive number of batches. Received: {describe(value)}")
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _bounds(low: float, high: float) -> str:

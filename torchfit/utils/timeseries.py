@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torchfit._data.sequence import PyDataset
+from torchfit._data.adapters.sequence import PyDataset
 from torchfit._utils.errors import describe
 
 Array = np.ndarray[Any, Any]
@@ -101,7 +101,7 @@ class WindowBatches(PyDataset):
     """Windows of a series in batches."""
 
     def __init__(self, windows: Windows, batch_size: int) -> None:
-        """Give `batch_size` windows at a time, the last batch may have fewer."""
+        """Return `batch_size` windows at a time; the last batch may have fewer."""
         super().__init__()
         self._windows, self._batch_size = windows, batch_size
 

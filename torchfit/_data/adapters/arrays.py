@@ -1,0 +1,196 @@
+"""Arrays and tensors: a batch is a slice or one indexing operation per tensor, never assembled sample by sample."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchfit._data.adapters.base import AdapterSpec, DataAdapter
+from torchfit._data.adapters.disk import DiskArray, InMemoryArray, is_on_disk
+from torchfit._data.batch_converter import batch_packer
+from torchfit._data.batch_source import BatchIndexer, BatchSource, draw_seed
+from torchfit._data.class_weight import ClassWeights
+from torchfit._data.convert import BatchSpec, LeafConverter, check_lengths, host_leaf
+from torchfit._data.prefetch import fits_on
+from torchfit._data.sampling import OrderFn, make_order
+from torchfit._data.validation_split import split_last, warn_of_sorted_labels
+from torchfit._data.workers import LoaderConfig
+from torchfit._utils import tree, validation
+from torchfit._utils.batch import Batch
+
+XYWeights = tuple[Any, ...]
+
+
+class ArrayAdapter(DataAdapter):
+    """Nests `(x, y, sample_weight)` of tensors and of arrays on disk, all with the same number of rows."""
+
+    spec = AdapterSpec("arrays", {})
+
+    def __init__(self, parts: XYWeights, batch_spec: BatchSpec, class_weights: ClassWeights | None = None) -> None:
+        """Adapt converted parts, which need not be on the device yet."""
+        super().__init__(batch_spec, class_weights)
+        self.parts = parts
+
+    @classmethod
+    def of(cls, x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) -> "ArrayAdapter":
+        """Convert what the user passed; arrays on disk stay there.
+
+        Raises:
+            ValueError: If there is no sample, the lengths differ, or something holds no numbers.
+        """
+        parts = batch_spec.parts(x, y, sample_weight, _leaf)
+        check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
+        return cls(parts, batch_spec)
+
+    def split(self, fraction: float) -> tuple["ArrayAdapter", "ArrayAdapter"]:
+        """Hold out the last `fraction` of the rows, with a warning if their labels differ from the rest."""
+        first, last = split_last(self.parts, fraction)
+        warn_of_sorted_labels(first[1], last[1])
+        return ArrayAdapter(first, self.batch_spec), ArrayAdapter(last, self.batch_spec)
+
+    def with_class_weight(self, class_weight: Any) -> "ArrayAdapter":
+        """Multiply the weights of the samples by those of their classes, all at once unless the targets are on disk."""
+        super().with_class_weight(class_weight)
+        if self.class_weights is None or any(isinstance(leaf, DiskArray) for leaf in tree.leaves(self.parts[1:])):
+            return self
+        x, y, sample_weight = self.parts
+        return ArrayAdapter((x, y, self.class_weights.weights(y, sample_weight)), self.batch_spec)
+
+    def labels(self) -> Any:
+        """Return the targets."""
+        return self.parts[1]
+
+    def batches(
+        self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
+    ) -> BatchSource:
+        """Return batches of `batch_size` rows (32 by default), in the order of the data or shuffled every epoch."""
+        size, order = validation.batch_size(batch_size), make_order(shuffle)
+        leaves = tree.leaves(self.parts)
+        on_disk = any(isinstance(leaf, DiskArray) for leaf in leaves)
+        if on_disk or not fits_on(self.batch_spec.device, leaves):
+            return HostArrayBatches(self.parts, size, self.batch_spec, order, self.class_weights)
+        device = self.batch_spec.device
+        return ArrayBatches(tree.map(lambda leaf: leaf.to(device), self.parts), size, order)
+
+    def batch(self) -> Batch:
+        """Return all rows as one batch."""
+        return next(self.batches(check_lengths({"x": self.parts})).epoch(0))
+
+
+def _leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
+    in_memory = host_leaf(dtype, all_floating)
+
+    def convert(argument: str, value: Any) -> Any:
+        return DiskArray(argument, value, dtype) if is_on_disk(value) else in_memory(argument, value)
+
+    return convert
+
+
+class _ArrayBatchesBase(BatchSource):
+    """What all batches of rows have in common."""
+
+    is_resumable = True
+    is_repeatable = True
+
+    def __init__(self, samples: int, batch_size: int, order: OrderFn | None) -> None:
+        self.samples = samples
+        self.steps = -(-samples // batch_size)
+        self._batch_size = batch_size
+        self._order = order
+        self.seed = 0 if order is None else draw_seed()
+
+    def _rows(self, index: int) -> Tensor | None:
+        """Return the order of an epoch, `None` for that of the data."""
+        if self._order is None or self.samples is None:
+            return None
+        return self._order(self.samples, self._batch_size, self.seed + index)
+
+
+class ArrayBatches(_ArrayBatchesBase):
+    """Batches of tensors that are on the device already, all with the same number of rows."""
+
+    def __init__(self, parts: XYWeights, batch_size: int, order: OrderFn | None = None) -> None:
+        """Cut `(x, y, sample_weight)` into batches: nests of tensors `(samples, …)`, or `None`.
+
+        Args:
+            parts: The nests.
+            batch_size: Samples in a batch; the last one of an epoch may be smaller.
+            order: A function (samples, batch size, seed) → permutation; `None` keeps the order of the data.
+        """
+        self._leaves: list[Tensor] = tree.leaves(parts)
+        self._pack = batch_packer(parts)
+        self._emit: Callable[[Tensor], Any] = self._index
+        super().__init__(len(self._leaves[0]), batch_size, order)
+
+    @property
+    def yields_views(self) -> bool:  # type: ignore[override]
+        """Batches are views where the order is that of the data."""
+        return self._order is None
+
+    def peek(self) -> Batch | None:
+        """Return the first rows."""
+        return self._pack([leaf[: self._batch_size] for leaf in self._leaves])
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch: views where the order is that of the data, else indexed rows."""
+        rows, first = self._rows(index), start * self._batch_size
+        if first >= len(self._leaves[0]):
+            return iter(())  # torch.split would return one empty batch
+        if rows is None:
+            return map(self._pack, zip(*(torch.split(leaf[first:], self._batch_size) for leaf in self._leaves)))
+        return map(self._emit, torch.split(rows[first:].to(self._leaves[0].device), self._batch_size))
+
+    def defer_indexing(self) -> BatchIndexer | None:
+        """Yield row indices from now on, unless the order is that of the data: views are free."""
+        if self._order is None:
+            return None
+        self._emit = _identity
+        return self._index
+
+    def _index(self, rows: Tensor) -> Batch:
+        return self._pack([leaf.index_select(0, rows) for leaf in self._leaves])
+
+
+class HostArrayBatches(_ArrayBatchesBase):
+    """Batches of arrays on disk, or too large for the device: indexed where they are, then transferred."""
+
+    def __init__(
+        self,
+        parts: XYWeights,
+        batch_size: int,
+        batch_spec: BatchSpec,
+        order: OrderFn | None = None,
+        apply_class_weight: Callable[[Batch], Batch] | None = None,
+    ) -> None:
+        """Take `(x, y, sample_weight)` as `ArrayBatches` does; `apply_class_weight` is called with every batch."""
+        leaves = tree.leaves(parts)
+        kinds = [(batch_spec.input_dtype, False)] * len(tree.leaves(parts[0]))
+        kinds += [(batch_spec.target_dtype, False)] * len(tree.leaves(parts[1]))
+        kinds += [(batch_spec.target_dtype, True)] * (len(leaves) - len(kinds))
+        self._readers = [leaf if isinstance(leaf, DiskArray) else InMemoryArray(leaf) for leaf in leaves]
+        self._transfers = [batch_spec.make_transfer(*kind) for kind in kinds]
+        self._pack = batch_packer(parts)
+        self._apply_class_weight = apply_class_weight
+        super().__init__(len(leaves[0]), batch_size, order)
+
+    def peek(self) -> Batch | None:
+        """Return the first rows."""
+        return self._index(slice(0, self._batch_size))
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, each read when it is drawn."""
+        order, size = self._rows(index), self._batch_size
+        rows = None if order is None else order.numpy()
+        for first in range(start * size, self.samples or 0, size):
+            last = min(first + size, self.samples or 0)
+            batch = self._index(slice(first, last) if rows is None else rows[first:last])
+            yield batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+
+    def _index(self, rows: slice | np.ndarray[Any, Any]) -> Batch:
+        return self._pack([transfer(reader.read(rows)) for reader, transfer in zip(self._readers, self._transfers)])
+
+
+def _identity(rows: Tensor) -> Tensor:
+    return rows
