@@ -3,6 +3,7 @@
 `None` is an empty structure; every other object is a leaf. Dictionaries keep the order of their keys.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -89,10 +90,18 @@ def rebuild(tree: Any, parts: Sequence[Any]) -> Any:
     if isinstance(tree, Mapping):
         return dict(zip(tree, parts))
     if hasattr(tree, "_fields"):
-        return type(tree)(*parts)
+        return tree._make(parts)
     if _is_dataclass(tree):
-        return dataclasses.replace(tree, **{str(key): part for (key, _), part in zip(children(tree), parts)})
+        return _with_fields(tree, parts)
     return list(parts) if isinstance(tree, list) else tuple(parts)
+
+
+def _with_fields(record: Any, parts: Sequence[Any]) -> Any:
+    """Return a copy of a dataclass with other fields, without calling its `__init__` and `__post_init__` again."""
+    rebuilt = copy.copy(record)
+    for (name, _), part in zip(children(record), parts):
+        object.__setattr__(rebuilt, str(name), part)
+    return rebuilt
 
 
 def unflattener(tree: Any) -> Callable[[Sequence[Any]], Any]:
