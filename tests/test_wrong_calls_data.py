@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torchfit import Model
@@ -84,6 +85,7 @@ WRONG = {
     "an object": ({"x": object()}, "`x` must be arrays, .* an object of type object"),
     "a class": ({"x": Samples}, "`x` must be .* the class Samples. Create an object"),
     "a module": ({"x": nn.Linear(1, 1)}, "`x` must be arrays"),
+    "a packed batch": ({"x": pack_sequence([torch.ones(2)]), "y": Y[:1]}, "`x` is a PackedSequence.*train_on_batch"),
     "a number": ({"x": 3, "y": Y}, "`x` must have samples along its first axis"),
     "a tensor without axes": ({"x": torch.tensor(1.0), "y": Y}, r"`x` must have samples.*x\[None\]"),
     "a single label": ({"x": X, "y": 1}, "`y` must have samples along its first axis"),

@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from torchfit._data.adapters import frames, sparse
-from torchfit._data.convert import BatchSpec, Transfer, array_of_numbers, holds_numbers, is_numeric, share_memory
+from torchfit._data.convert import (
+    NUMERIC_KINDS,
+    BatchSpec,
+    Transfer,
+    array_of_numbers,
+    holds_numbers,
+    is_numeric,
+    share_memory,
+)
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
@@ -176,7 +184,7 @@ def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[Any], Any]
             if value.requires_grad:
                 return _own_leaf(value, transfer)
             tensor = value
-        elif is_numeric(value.dtype):
+        elif value.dtype.kind in NUMERIC_KINDS:
             tensor = share_memory(value)
         else:
             return value
@@ -217,7 +225,9 @@ def _holds_plain_numbers(value: Any) -> bool:
 
 def _check_samples(leaves: Sequence[Any]) -> None:
     """Check that some tensor of a batch has an element; single ones, such as the boxes of an image, may be empty."""
-    if leaves and all(isinstance(leaf, Tensor) and leaf.ndim and not leaf.size(0) for leaf in leaves):
+    if not leaves or not isinstance(leaves[0], Tensor) or leaves[0].numel():
+        return
+    if all(isinstance(leaf, Tensor) and leaf.ndim and not leaf.size(0) for leaf in leaves):
         raise ValueError("The data gave a batch without samples. Leave out the empty batch, or correct its length.")
 
 

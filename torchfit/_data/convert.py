@@ -16,8 +16,11 @@ from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
 _SIGNED_DTYPE = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
+_SHARED_DTYPES = frozenset(
+    map(np.dtype, ("f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "?", "c8", "c16"))  # those that torch has as well
+)
 _MAX_LISTED = 4  # arrays that a message about lengths lists
-_NUMERIC_KINDS = "fiubc"
+NUMERIC_KINDS = "fiubc"
 LeafConverter = Callable[[str, Any], Any]
 Transfer = Callable[[Tensor], Tensor]
 
@@ -194,6 +197,8 @@ def from_numpy(argument: str, value: Any) -> Tensor:
 def share_memory(array: np.ndarray[Any, Any]) -> Tensor:
     """Return a tensor over the memory of a numeric array, or over a copy where torch lacks its dtype or layout."""
     dtype = array.dtype
+    if dtype in _SHARED_DTYPES and array.flags.c_contiguous and array.flags.writeable:
+        return torch.from_numpy(array)
     if dtype.kind == "f" and dtype.itemsize > 8:
         array = array.astype(np.float64)
     elif dtype.name in _SIGNED_DTYPE:
@@ -205,7 +210,7 @@ def share_memory(array: np.ndarray[Any, Any]) -> Tensor:
 
 def is_numeric(dtype: Any) -> bool:
     """Return whether a NumPy dtype is one of numbers or bools."""
-    return getattr(dtype, "kind", "") in _NUMERIC_KINDS
+    return getattr(dtype, "kind", "") in NUMERIC_KINDS
 
 
 def _read_only(array: np.ndarray[Any, Any]) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from torchfit._utils.compat import version_of
 
-# Up to this many bytes of batches are copied together, which costs less than finding out whether a step writes.
-BLOCK_BYTES = 2**18
+# Up to this many bytes of batches are copied together, which costs next to nothing: the caches hold them, and the
+# allocator does not ask the system for memory.
+BLOCK_BYTES = 120 * 2**10
 
 
 class WriteGuard:

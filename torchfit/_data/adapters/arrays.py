@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
 from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, is_on_disk
@@ -43,6 +44,11 @@ class ArrayAdapter(DataAdapter):
         Raises:
             ValueError: If there is no sample, the lengths differ, or something holds no numbers.
         """
+        if isinstance(x, PackedSequence):
+            raise ValueError(
+                "`x` is a PackedSequence, which is one batch and has no rows to cut batches from. Pass a DataLoader or "
+                "iter([(x, y)]), or call `train_on_batch`, `test_on_batch` or `predict_on_batch`."
+            )
         x = x.tocsr() if is_sparse(x) and not tree.is_leaf(x) else x  # A `dok_matrix` is a dictionary as well.
         parts = batch_spec.parts(x, y, sample_weight, _leaf)
         check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
