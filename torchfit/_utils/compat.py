@@ -118,3 +118,8 @@ def takes_arguments_as_list(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a function that takes its tensors as one list, which it may empty, as compiled code does."""
     function._boxed_call = True  # type: ignore[attr-defined]
     return function
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor, or one that shares its memory as a view, was written to in place."""
+    return tensor._version
