@@ -320,7 +320,5 @@ def test_a_hook_that_takes_other_arguments_is_refused_at_once():
         def on_epoch_end(self, args, state, control, **kwargs):
             pass
 
-    with pytest.raises(
-        TypeError, match=r"on_epoch_end is called with \(index, logs\), but takes \(args"
-    ):
+    with pytest.raises(TypeError, match=r"on_epoch_end is called with \(index, logs\), but takes \(args"):
         CallbackList([OfAnotherLibrary()])

@@ -102,6 +102,9 @@ class Callback:
     reads_logs_synchronously: bool = False
     runs_last: bool = False
 
+    # Attributes that belong to a run in progress, and are left out of copies and pickles.
+    _not_copied: Collection[str] = ("training_state",)
+
     def set_model(self, model: Any) -> None:
         """Receive the model, before the first hook is called."""
         self.model = model
@@ -179,7 +182,5 @@ class Callback:
         """Called when a loop is left, also by an exception: release files, bars and module hooks. May come twice."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the state of the run in progress, which belongs to `fit`, from copies and pickles."""
-        state = dict(vars(self))
-        state.pop("training_state", None)
-        return state
+        """Return what copies and pickles hold: all attributes but those of a run in progress."""
+        return {name: value for name, value in vars(self).items() if name not in self._not_copied}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 from torchfit._utils import figures
@@ -29,6 +30,9 @@ class History(Callback):
     """
 
     written_logs = ()
+
+    _modes: Mapping[str, str | None] = MappingProxyType({})
+    _not_copied = ("training_state", "model")
 
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
@@ -98,7 +102,14 @@ class History(Callback):
         return figures.make_figure(lambda figure: self._draw(figure, record))
 
     def _draw(self, figure: Any, record: _history_plot.Record) -> None:
-        _history_plot.draw_curves(figure, record, lambda name: mode_of(self.model, name))
+        _history_plot.draw_curves(figure, record, self._mode_of)
+
+    def _mode_of(self, name: str) -> str | None:
+        return self._modes.get(name) if self.model is None and name in self._modes else mode_of(self.model, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model out of copies and pickles, but for which values are better."""
+        return {**super().__getstate__(), "_modes": {name: self._mode_of(name) for name in self.history}}
 
     def _record(self, first: int) -> dict[str, tuple[list[int], list[Any]]]:
         """Return epochs, counted from `first`, and numbers for each name."""
@@ -118,7 +129,7 @@ class History(Callback):
         image = figures.png_html(lambda figure: self._draw(figure, record), "Training curves")
         rows = []
         for name, (epochs, values) in record.items():
-            best = _history_plot.best_epoch(epochs, values, mode_of(self.model, name))
+            best = _history_plot.best_epoch(epochs, values, self._mode_of(name))
             shown = ("–", "–") if best is None else (f"{best[1]:.4g}", str(best[0]))
             rows.append((name, f"{values[-1]:.4g}", *shown))
         return image + figures.table_html(("", "last", "best", "in epoch"), rows)

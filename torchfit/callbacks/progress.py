@@ -51,6 +51,7 @@ class ProgbarLogger(Callback):
     epochs: int = 1
     target: int | None = None
     _in_fit = False
+    _not_copied = ("training_state", "_display")
     _display: Display = NullDisplay()
     _text = ""
 

@@ -103,6 +103,10 @@ class TorchLRScheduler(Callback):
         self._last_batch = state["last_batch"]
         self._copy_rate()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave a scheduler that `on_train_begin` creates out of copies and pickles."""
+        return {**super().__getstate__(), "scheduler": self.scheduler if self._create is None else None}
+
     def _step(self, logs: Any) -> None:
         if not self._needs_value:
             self.scheduler.step()
