@@ -46,7 +46,7 @@ class CallbackList(Callback):
         **params: passed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
 
     Attributes:
-        callbacks: the callbacks, in the order in which they are called.
+        callbacks: the callbacks, in the order in which they are called, but for what they call last (`runs_last`).
         keeps_batch_logs: whether a callback may look at the `logs` of a batch of training or evaluation after its
             hook has returned, so that each batch needs a mapping of its own. torchfit's own callbacks do not.
 
@@ -74,8 +74,6 @@ class CallbackList(Callback):
             self.callbacks.insert(0, ProgbarLogger())
         if add_history and not _contains(self.callbacks, History):
             self.callbacks.append(History())
-        if any(getattr(callback, "runs_last", False) for callback in self.callbacks):
-            self.callbacks.sort(key=lambda callback: getattr(callback, "runs_last", False))
         if params:
             self._pass_params(params)
         if model is not None:
@@ -84,9 +82,9 @@ class CallbackList(Callback):
 
     @property
     def needs_log_names(self) -> bool:
-        """Whether a callback monitors a log entry, and all names that callbacks add to the logs are known."""
-        monitors = any(hasattr(callback, "monitor") for callback in self.callbacks)
-        return monitors and all(vars(type(callback)).get("written_logs") is not None for callback in self.callbacks)
+        """Whether a callback uses the names in the logs, and all those that callbacks add are known."""
+        uses = any(hasattr(each, "monitor") or getattr(each, "uses_log_names", False) for each in self.callbacks)
+        return uses and all(vars(type(callback)).get("written_logs") is not None for callback in self.callbacks)
 
     def has_listeners(self, hook: str) -> bool:
         """Return whether a callback has the hook, given by name."""
@@ -136,12 +134,19 @@ class CallbackList(Callback):
     def _bind(self) -> None:
         """Bind every hook to the callbacks that have it."""
         found: dict[str, list[Hook]] = {}
+        last: list[tuple[str, Hook]] = []
         self.keeps_batch_logs = False
         for callback in self.callbacks:
+            runs_last = getattr(callback, "runs_last", ())
             for hook, method in _resolve_hooks(callback):
-                found.setdefault(hook, []).append(method)
+                if hook in runs_last:
+                    last.append((hook, method))
+                else:
+                    found.setdefault(hook, []).append(method)
                 if hook in _WITH_BATCH_LOGS and not _reads_logs_synchronously(callback, hook):
                     self.keeps_batch_logs = True
+        for hook, method in last:
+            found.setdefault(hook, []).append(method)
         attributes = vars(self)
         attributes.update(_NO_HOOKS)
         for hook, listeners in found.items():
