@@ -9,7 +9,7 @@ from torchfit._serialization import archive, files
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks._background_writer import BackgroundWriter
-from torchfit.callbacks.base import Callback
+from torchfit.callbacks.base import HOOKS, Callback
 
 _LATEST, _PREVIOUS = "latest.pt", "previous.pt"
 
@@ -48,7 +48,7 @@ class BackupAndRestore(Callback):
 
     written_logs = ()
     reads_logs_synchronously = True
-    runs_last = True  # after the callbacks whose states it stores
+    runs_last = HOOKS  # after the callbacks whose states it stores
 
     _epoch: int
     _last_batch: int
