@@ -6,6 +6,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+
+Nested: TypeAlias = Any
+"""A tensor `(batch, …)`, or lists, tuples, dictionaries, named tuples or dataclasses of such."""
+
 StateDict: TypeAlias = dict[str, Any]
 Results: TypeAlias = Mapping[str, Any]
 """What a step logs: tensors, numbers, or dictionaries of them, by name."""

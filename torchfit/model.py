@@ -50,11 +50,6 @@ class Model(TrainableModule):
     (3, 1)
     """
 
-    preflight: bool = True
-    stop_training: bool = False
-    stop_evaluating: bool = False
-    stop_predicting: bool = False
-
     def __init__(
         self,
         module: nn.Module | None = None,
@@ -69,9 +64,9 @@ class Model(TrainableModule):
         # The only private attribute, so that subclasses may name their own as they like.
         self._torchfit = Trainer(self, input_names, output_names, device, dtype_policy)
         self.dtype_policy = self._torchfit.precision.policy
-        self.optimizer: Any = None
+        self.optimizer = None
         self.loss: Any = None
-        self.history: History | None = None
+        self.history = None
 
     def compile(
         self,
@@ -410,7 +405,7 @@ class Model(TrainableModule):
             FileExistsError: The file exists, and `overwrite` is `False`.
             OSError: The file cannot be written; it is named.
         """
-        model_file.save(self, _settings(self), path, overwrite, include_optimizer)
+        model_file.save(self, _settings(self, self._torchfit), path, overwrite, include_optimizer)
 
     def save_weights(self, path: PathLike, overwrite: bool = True) -> None:
         """Write the weights to one file: the module's `state_dict`, which `torch.load` reads.
@@ -441,7 +436,7 @@ class Model(TrainableModule):
             return None
         if weights_only:
             return weights.prepare_save(self, path)
-        return model_file.prepare_save(self, _settings(self), path)
+        return model_file.prepare_save(self, _settings(self, self._torchfit), path)
 
     def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
         """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
@@ -482,9 +477,8 @@ class Model(TrainableModule):
             self.compile(**compile_config.compile_arguments(config))
 
 
-def _settings(model: Model) -> ModelSettings:
+def _settings(model: Model, trainer: Trainer) -> ModelSettings:
     """Return what a file holds of the model beside its module."""
-    trainer = model._torchfit
     policy = None if model.dtype_policy is None else model.dtype_policy.name
     hidden = frozenset(vars(Model(nn.Identity()))) if model.module is model else frozenset()
     return ModelSettings(model.name, trainer.input_names, trainer.output_names, policy, hidden)

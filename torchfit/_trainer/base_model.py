@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._trainer.predictions import numpy_compatible
-from torchfit._types import Array, StateDict
+from torchfit._types import Array, Nested, Results, StateDict
+from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import has_lazy_weights, weight_tensors
 from torchfit._utils.names import snake_case
@@ -23,7 +24,16 @@ class BaseModel(ModuleWrapper):
 
     Raises:
         TypeError: If `module` is not a module.
+
+    The trainer uses what is declared here, and nothing else, of a model.
     """
+
+    optimizer: Any
+    history: Any
+    preflight: bool = True
+    stop_training: bool = False
+    stop_evaluating: bool = False
+    stop_predicting: bool = False
 
     def __init__(self, module: nn.Module | None = None, name: str | None = None) -> None:
         super().__init__()
@@ -38,6 +48,54 @@ class BaseModel(ModuleWrapper):
         if self.module is self:
             raise NotImplementedError(f"{type(self).__name__} wraps no module: define its `forward`.")
         return self.module(*args, **kwargs)
+
+    # -- the steps and what they are made of, defined by `TrainableModule` ---------------------------------
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All metrics, in the order of the logs."""
+        raise NotImplementedError
+
+    def build_optimizer(self) -> None:
+        """Bind the optimizer to the parameters of the module."""
+        raise NotImplementedError
+
+    def train_step(self, batch: Batch) -> Results:
+        """Train on one batch."""
+        raise NotImplementedError
+
+    def test_step(self, batch: Batch) -> Results:
+        """Evaluate one batch."""
+        raise NotImplementedError
+
+    def predict_step(self, batch: Batch) -> Nested:
+        """Return the outputs for one batch."""
+        raise NotImplementedError
+
+    def compute_loss(
+        self,
+        x: Nested = None,
+        y: Nested = None,
+        y_pred: Nested = None,
+        sample_weight: Nested = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return the loss to minimise, a scalar."""
+        raise NotImplementedError
+
+    def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:
+        """Update the metrics with one batch and return all results."""
+        raise NotImplementedError
+
+    def get_metrics_result(self) -> Results:
+        """Return the results by name."""
+        raise NotImplementedError
+
+    def reset_metrics(self) -> None:
+        """Reset the state of every metric."""
+        raise NotImplementedError
+
+    # -- weights, under the keys of the module itself ------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state of the module, under its own keys; metrics in attributes of the model are not part of it."""

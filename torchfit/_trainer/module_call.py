@@ -6,18 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchfit._trainer.summary import as_template
-from torchfit._types import StateDict
+from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
 Call = Callable[[nn.Module, Any], Any]
 """Calls a module with one batch of inputs."""
-
-BatchSize = Callable[[Any], int]
-"""Returns the number of samples in one batch of inputs."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -63,23 +60,18 @@ class ModuleCaller:
     def __init__(self, input_names: Sequence[str] | None) -> None:
         self._input_names = input_names
         self._wrap: Callable[[Call], Call] = _identity
-        self._bound: dict[type, tuple[Call, BatchSize]] = {}
-        self._cache: dict[Any, tuple[Call, BatchSize]] = {}
+        self._bound: dict[Any, Call] = {}
+        self._cache: dict[Any, Call] = {}
         self.example: Any = None
 
     def __getstate__(self) -> StateDict:
         """Leave out the bound calls: copies bind their own."""
         return {**self.__dict__, "_bound": {}, "_cache": {}}
 
-    def __call__(self, module: nn.Module, inputs: Any) -> Any:
+    def __call__(self, module: nn.Module, inputs: Nested) -> Any:
         """Call the module with one batch of inputs."""
-        call, _ = self._bound.get(type(inputs)) or self._bind(module, inputs)
+        call = self._bound.get(type(inputs)) or self._bind(module, inputs)
         return call(module, inputs)
-
-    def batch_size(self, inputs: Any) -> int:
-        """Return the number of samples in one batch of inputs."""
-        bound = self._bound.get(type(inputs))
-        return (bound[1] if bound is not None else make_batch_size_getter(inputs))(inputs)
 
     def signature(self, module: nn.Module) -> Signature:
         """Return what the module takes."""
@@ -99,17 +91,18 @@ class ModuleCaller:
         """Compile the call of the module from now on, where a whole step cannot be one graph."""
         self.set_wrapper(partial(_compile, self._wrap))
 
-    def _bind(self, module: nn.Module, inputs: Any) -> tuple[Call, BatchSize]:
+    def _bind(self, module: nn.Module, inputs: Nested) -> Call:
         structure = tree.treedef(inputs)
+        if structure in self._bound:
+            return self._bound[structure]
         if structure not in self._cache:
-            call = make_module_call(self.signature(module), inputs)
-            self._cache[structure] = self._wrap(call), make_batch_size_getter(inputs)
+            self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
         self.example = as_template(inputs)
-        bound = self._bound[type(inputs)] = self._cache[structure]
-        return bound
+        call = self._bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
+        return call
 
 
-def make_module_call(signature: Signature, inputs: Any) -> Call:
+def make_module_call(signature: Signature, inputs: Nested) -> Call:
     """Return a function that calls a module with inputs structured like `inputs`.
 
     A tensor is the single positional argument, a list or tuple holds the positional arguments, a dictionary is passed
@@ -144,7 +137,7 @@ def _call_by_name(signature: Signature, inputs: Mapping[str, Any]) -> Call:
     )
 
 
-def call_with_one(module: nn.Module, inputs: Any) -> Any:
+def call_with_one(module: nn.Module, inputs: Nested) -> Any:
     """Call a module with the inputs as its single argument."""
     return module(inputs)
 
@@ -157,17 +150,6 @@ def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
     return module(**inputs)
 
 
-def make_batch_size_getter(inputs: Any) -> BatchSize:
-    """Return a function that counts the samples in inputs structured like `inputs`."""
-    path, leaf = next(tree.leaves_with_path(inputs))
-    if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-        return lambda _: 1
-    if not path:
-        return lambda inputs: int(inputs.shape[0])
-    first = tree.path_getter(inputs, path)
-    return lambda parts: int(first(parts).shape[0])
-
-
 def _identity(call: Call) -> Call:
     return call
 
@@ -175,7 +157,7 @@ def _identity(call: Call) -> Call:
 def _compile(wrap: Callable[[Call], Call], call: Call) -> Call:
     wrapped = wrap(call)
 
-    def forward(module: nn.Module, inputs: Any) -> Any:
+    def forward(module: nn.Module, inputs: Nested) -> Any:
         return wrapped(module, inputs)
 
     forward.__code__ = forward.__code__.replace()  # The compiler counts versions by code object: one for each model.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, unique_names
@@ -25,7 +26,7 @@ class OutputSpec:
     structure: Any
 
     @classmethod
-    def of(cls, outputs: Any, given: Sequence[str] | None = None) -> "OutputSpec":
+    def of(cls, outputs: Nested, given: Sequence[str] | None = None) -> "OutputSpec":
         """Name the outputs.
 
         Dictionaries, named tuples and dataclasses name their own parts; tensors in a tuple or list are called
@@ -42,7 +43,7 @@ class OutputSpec:
             raise ValueError(f"The model returned {describe(outputs)}, which holds no output.")
         return cls(tuple(names), tree.unflattener(_plain(outputs))(names))
 
-    def getters(self, outputs: Any) -> dict[str, Getter]:
+    def getters(self, outputs: Nested) -> dict[str, Getter]:
         """Return, for each named output, a function that takes it out of what the module returned."""
         return output_getters(outputs, self.names)
 
@@ -52,7 +53,7 @@ class OutputSpec:
         return OutputSpec((*self.names, *extra), self.structure)
 
 
-def _plain(outputs: Any) -> Any:
+def _plain(outputs: Nested) -> Any:
     """Return a structure in which all that has named parts is a dictionary, and all else a list."""
     if tree.is_leaf(outputs):
         return 0
@@ -62,7 +63,7 @@ def _plain(outputs: Any) -> Any:
     return [_plain(part) for _, part in parts if part is not None]
 
 
-def output_names(outputs: Any, given: Sequence[str] | None = None) -> list[str]:
+def output_names(outputs: Nested, given: Sequence[str] | None = None) -> list[str]:
     """Name the outputs, as `OutputSpec.of` does.
 
     >>> output_names({"score": 1, "boxes": [2, 3]}), output_names((1, 2))
@@ -79,7 +80,7 @@ def output_names(outputs: Any, given: Sequence[str] | None = None) -> list[str]:
     return unique_names(_name(path) for path in paths)
 
 
-def _is_positional(outputs: Any) -> bool:
+def _is_positional(outputs: Nested) -> bool:
     return tree.is_leaf(outputs) or not _is_named(outputs)
 
 
@@ -99,7 +100,7 @@ def _name(path: tree.Path) -> str:
     return "_".join(words)
 
 
-def output_getters(outputs: Any, names: Sequence[str]) -> dict[str, Getter]:
+def output_getters(outputs: Nested, names: Sequence[str]) -> dict[str, Getter]:
     """Return, for each named output, a function that takes it out of what the module returned."""
     paths = [path for path, _ in tree.leaves_with_path(outputs)]
     return {name: _getter(outputs, path) for name, path in zip(names, paths)}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
@@ -36,7 +37,7 @@ class Predictions:
                     f"`out` is {describe(array)}, but there are {samples} samples: it needs a row for each."
                 )
 
-    def append(self, outputs: Any) -> None:
+    def append(self, outputs: Nested) -> None:
         """Take the outputs of one batch."""
         parts = tree.leaves(outputs)
         if not self._columns:
@@ -131,7 +132,7 @@ def numpy_compatible(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _NO_NUMPY else tensor
 
 
-def to_numpy(outputs: Any) -> Any:
+def to_numpy(outputs: Nested) -> Any:
     """Return the outputs of one batch as NumPy arrays in their structure, `None` for what is no tensor."""
     return tree.map(_array_of, outputs)
 

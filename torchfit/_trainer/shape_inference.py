@@ -38,9 +38,9 @@ def infer_log_names(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             objective, others = copy.deepcopy((objective, others))
-            if not objective.terms and call is not None and batch is not None:
+            if not objective.outputs and call is not None and batch is not None:
                 _dry_run(objective, call, module, batch)
-            if not objective.terms:
+            if not objective.outputs:
                 return None
             return list(flatten({metric.name: metric.result() for metric in (*objective.metrics, *others)}))
     except Exception:  # The first training step will raise it with a better message.

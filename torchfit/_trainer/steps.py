@@ -3,7 +3,7 @@
 Each form is composed of the same phases, which are functions of a model and its `StepState`:
 
 - `forward_pass`: call the module and compute the loss;
-- backward, and `update`: the optimizer's step;
+- backward and the optimizer's step;
 - `record`: take the loss and the outputs into the metrics, and return the logs.
 
 `Model.train_step` and `Model.test_step` are these phases for one batch; a subclass may override them.
@@ -11,7 +11,7 @@ Each form is composed of the same phases, which are functions of a model and its
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +25,17 @@ from torchfit._execution.step_program import (
     unflatten_outputs,
 )
 from torchfit._trainer.auxiliary import AuxiliaryTerms
+from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.microbatches import MicrobatchSplitter, detach
+from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
+from torchfit._trainer.microbatches import MicrobatchSplitter, WholeBatchGradients, detach, warn_if_not_separable
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
-from torchfit._types import Results, StepFn
+from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch, parts_of, unwrapped
 from torchfit._utils.modules import has_lazy_weights
+from torchfit.losses.reduction import Denominator
 
 _MAX_GROUP_SIZE = 32
 _MAX_GROUP_OUTPUT_BYTES = 2**18  # Small beside any result, and the caches hold it.
@@ -46,30 +49,59 @@ class StepState:
         objective: The losses and metrics of all outputs.
         auxiliary: The losses and metrics added with `add_loss` and `add_metric`.
         passes_training: Whether `compute_loss`, which may be an override, takes the argument `training`.
+        data_name: The argument that the data of the current loop came as, for messages.
     """
 
     def __init__(self, call: ModuleCaller, auxiliary: AuxiliaryTerms, compute_loss: Callable[..., Any]) -> None:
         self.call, self.auxiliary = call, auxiliary
+        self.data_name = "x"
         parameters = inspect.signature(compute_loss).parameters
         self.passes_training = "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self.objective: Objective | UncompiledObjective = UncompiledObjective()
 
 
 class ForwardResult(NamedTuple):
-    """A batch, the outputs of the module for it, and the loss to minimise, a scalar."""
+    """A batch, and what the module and the loss gave for it.
 
-    inputs: Any
-    targets: Any
-    sample_weight: Any
-    outputs: Any
+    Attributes:
+        inputs: The inputs of the batch; likewise `targets` and `sample_weight`.
+        outputs: What the module returned.
+        loss: The loss to minimise, a scalar.
+        losses: The losses of the outputs that it is made of, as far as they are known.
+    """
+
+    inputs: Nested
+    targets: Nested
+    sample_weight: Nested
+    outputs: Nested
     loss: Tensor
-    rows: int
+    losses: LossTerms
+
+    @property
+    def rows(self) -> int:
+        """The number of samples."""
+        return count_rows(self.targets, self.outputs)
+
+    @property
+    def denominator(self) -> Denominator:
+        """What the loss was divided by: known where it is that of a single output, else the number of samples."""
+        losses = self.losses
+        if len(losses.terms) == 1 and self.loss is losses.total:
+            return losses.terms[0].denominator
+        return self.rows
+
+    def detached(self) -> "ForwardResult":
+        """Return the same without the autograd graph."""
+        losses = self.losses.detached()
+        loss = losses.total if self.loss is self.losses.total else self.loss.detach()
+        assert loss is not None
+        return self._replace(outputs=detach(self.outputs), loss=loss, losses=losses)
 
 
 # -- the phases of a step ----------------------------------------------------------------------------------
 
 
-def forward_pass(model: Any, state: StepState, batch: Any) -> ForwardResult:
+def forward_pass(model: BaseModel, state: StepState, batch: Any) -> ForwardResult:
     """Call the module with a batch and compute the loss."""
     parts = parts_of(batch)
     previous = state.auxiliary.enter()
@@ -79,29 +111,34 @@ def forward_pass(model: Any, state: StepState, batch: Any) -> ForwardResult:
         state.auxiliary.leave(previous)
 
 
-def _with_loss(model: Any, state: StepState, parts: tuple[Any, Any, Any], outputs: Any) -> ForwardResult:
+def _with_loss(
+    model: BaseModel, state: StepState, parts: tuple[Nested, Nested, Nested], outputs: Nested
+) -> ForwardResult:
     inputs, targets, sample_weight = parts
     if state.passes_training:
         loss = model.compute_loss(inputs, targets, outputs, sample_weight, training=model.training)
     else:
         loss = model.compute_loss(inputs, targets, outputs, sample_weight)
     state.auxiliary.losses.clear()
-    rows = state.call.batch_size(inputs)
-    return ForwardResult(inputs, targets, sample_weight, outputs, loss, rows)
+    losses, state.objective.losses = state.objective.losses, NO_LOSSES
+    return ForwardResult(inputs, targets, sample_weight, outputs, loss, losses)
 
 
-def update(optimizer: Any, rows: int) -> None:
-    """Update the parameters with their gradients, which are those of a batch of `rows` samples."""
-    optimizer.step(rows)
-    optimizer.zero_grad()
-
-
-def record(model: Any, state: StepState, result: ForwardResult) -> Results:
+def record(model: BaseModel, state: StepState, result: ForwardResult) -> Results:
     """Update the mean of the loss and all metrics with one batch, and return the logs."""
-    inputs, targets, sample_weight, outputs, loss, rows = result
-    state.objective.tracker.update_state(loss, rows)
-    logs: Results = model.compute_metrics(inputs, targets, outputs, sample_weight)
-    return logs
+    inputs, targets, sample_weight, outputs, _, _ = result
+    state.objective.tracker.update(result)
+    return model.compute_metrics(inputs, targets, outputs, sample_weight)
+
+
+def count_rows(targets: Nested, outputs: Nested) -> int:
+    """Return the number of samples of a batch: the size of the first axis of the targets, or else of the outputs."""
+    for value in (targets, outputs):
+        leaves = (value,) if isinstance(value, Tensor) else tree.leaves(value)
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf.ndim:
+                return leaf.shape[0]
+    return 1
 
 
 # -- the steps as programs for an executor -----------------------------------------------------------------
@@ -116,7 +153,7 @@ class ModelStep(StepProgram):
         keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
     """
 
-    def __init__(self, model: Any, state: StepState, keeps_step_logs: bool) -> None:
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
         self._model, self._state = model, state
         self.keeps_step_logs = keeps_step_logs
         self.run = self._make_run()
@@ -189,7 +226,7 @@ class TrainStep(_LoggingStep):
 
     def __init__(
         self,
-        model: Any,
+        model: BaseModel,
         state: StepState,
         keeps_step_logs: bool,
         microbatches: MicrobatchSplitter | None = None,
@@ -198,6 +235,7 @@ class TrainStep(_LoggingStep):
         self._optimizer = model.optimizer
         self._accumulates = self._optimizer.gradient_accumulation_steps is not None
         self._microbatches = microbatches
+        self._is_checked = False
         self.expected_steps = expected_steps
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = self._find_compile_blocker()
@@ -258,32 +296,38 @@ class TrainStep(_LoggingStep):
 
     def _run_microbatched(self, batch: Batch) -> LazyLogs:
         """Run the step with as many rows at once as the memory allows."""
-        microbatches, objective = self._microbatches, self._state.objective
+        microbatches = self._microbatches
         assert microbatches is not None
-        rows = self._state.call.batch_size(batch.inputs)
         while True:
-            snapshots = [(tracker, tracker.snapshot_state()) for tracker in objective.trackers]
+            snapshots = [(metric, metric.snapshot_state()) for metric in self._state.objective.output_metrics]
             try:
-                return self._run_parts(microbatches.split(batch, rows), rows)
+                return self._run_parts(microbatches.split(batch))
             except (RuntimeError, MemoryError) as error:
-                microbatches.halve_after_oom(rows, error)
-            for tracker, snapshot in snapshots:
-                tracker.restore_state(snapshot)
+                microbatches.halve_after_oom(batch, error)
+            for metric, snapshot in snapshots:
+                metric.restore_state(snapshot)
             self._model.module.zero_grad()
 
-    def _run_parts(self, parts: Any, rows: int) -> LazyLogs:
+    def _run_parts(self, parts: Iterable[tuple[Batch, float]]) -> LazyLogs:
         model, state = self._model, self._state
-        results, values = [], []
+        gradients, results, values = None, [], []
         for part, share in parts:
             result = forward_pass(model, state, part)
             build_optimizer(model)
-            loss = result.loss * (1.0 if state.objective.uses_sum_reduction else share)
-            self._optimizer.scale_loss(loss).backward()
-            results.append(result._replace(outputs=detach(result.outputs), loss=loss.detach()))
+            if gradients is None:
+                gradients = WholeBatchGradients(self._optimizer)
+            if share < 1.0 and not self._is_checked:
+                self._is_checked = True
+                warn_if_not_separable(result.losses)
+            gradients.add(result.loss, result.losses, share)
+            results.append(result.detached())
             values += state.auxiliary.values
-        update(self._optimizer, rows)
-        state.objective.tracker.update_state(torch.stack([result.loss for result in results]).sum(), rows)
+        assert gradients is not None
+        gradients.finish()
+        self._optimizer.step(sum(result.rows for result in results))
+        self._optimizer.zero_grad()
         for result in results:
+            state.objective.tracker.update(result)
             state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
         state.auxiliary.values = values
         state.auxiliary.update_metrics()
@@ -302,7 +346,7 @@ class EvaluateStep(_LoggingStep):
 
     mode = "test"
 
-    def __init__(self, model: Any, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = overridden_method(model, "test_step", "compute_metrics")
         is_builtin = overridden_method(model, "test_step", "compute_loss", "compute_metrics") is None
@@ -336,7 +380,7 @@ class PredictStep(ModelStep):
 
     mode = "predict"
 
-    def __init__(self, model: Any, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = overridden_method(model, "predict_step")
         self.supports_grouping = no_batch_hooks and self.compile_blocker is None
@@ -368,7 +412,7 @@ class PredictStep(ModelStep):
         return _group_size(tree.nbytes(result))
 
 
-def _grouped_call(model: Any, state: StepState, batches: Sequence[Batch]) -> list[Any]:
+def _grouped_call(model: BaseModel, state: StepState, batches: Sequence[Batch]) -> list[Nested]:
     """Call the module with every batch, unless it adds losses or metrics to each."""
     auxiliary = state.auxiliary
     previous = auxiliary.enter()
@@ -386,13 +430,13 @@ def _group_size(output_bytes: int) -> int:
     return max(1, min(_MAX_GROUP_SIZE, _MAX_GROUP_OUTPUT_BYTES // max(1, output_bytes)))
 
 
-def build_optimizer(model: Any, unless_lazy: bool = False) -> None:
+def build_optimizer(model: BaseModel, unless_lazy: bool = False) -> None:
     """Bind the optimizer to the parameters of the module unless it is bound, or lazy layers have not seen data yet."""
     if not model.optimizer.built and not (unless_lazy and has_lazy_weights(model.module)):
         model.build_optimizer()
 
 
-def overridden_method(model: Any, *names: str) -> str | None:
+def overridden_method(model: BaseModel, *names: str) -> str | None:
     """Return which of these methods of `Model` a subclass or the instance overrides, as text, `None` if none is."""
     for name in names:
         owner = next(kind for kind in type(model).__mro__ if name in vars(kind))

@@ -9,9 +9,10 @@ from torch import Tensor
 from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.steps import forward_pass, record, update
+from torchfit._trainer.loss_tracking import NO_LOSSES
+from torchfit._trainer.steps import ForwardResult, forward_pass, record
 from torchfit._trainer.trainer import Trainer
-from torchfit._types import Results
+from torchfit._types import Nested, Results
 from torchfit._utils import collector
 from torchfit._utils.batch import Batch, parts_of
 from torchfit._utils.errors import describe
@@ -22,7 +23,6 @@ class TrainableModule(BaseModel):
     """A module with the steps of training, evaluation and prediction, and with its losses and metrics."""
 
     _torchfit: Trainer
-    optimizer: Any
 
     def __call__(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Run the module on one batch; `losses` are those of this call then.
@@ -52,6 +52,11 @@ class TrainableModule(BaseModel):
         """The names of the inputs: as given, else the parameters of the module's `forward`."""
         return self._torchfit.state.call.signature(self.module).input_names
 
+    @property
+    def example_inputs(self) -> Nested:
+        """One sample of zeros like the inputs of the last batch, on the CPU; `None` before the first batch."""
+        return self._torchfit.state.call.example
+
     def build_optimizer(self) -> None:
         """Bind the optimizer to the parameters of the module, by name."""
         self.optimizer.build(self.module.named_parameters())
@@ -71,7 +76,8 @@ class TrainableModule(BaseModel):
         if not self.optimizer.built:
             self.build_optimizer()
         self.optimizer.scale_loss(result.loss).backward()
-        update(self.optimizer, result.rows)
+        self.optimizer.step(result.denominator)
+        self.optimizer.zero_grad()
         return record(self, state, result)
 
     def test_step(self, batch: Batch) -> Results:
@@ -84,7 +90,12 @@ class TrainableModule(BaseModel):
         return self._torchfit.state.call(self.module, parts_of(batch)[0])
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+        self,
+        x: Nested = None,
+        y: Nested = None,
+        y_pred: Nested = None,
+        sample_weight: Nested = None,
+        training: bool = True,
     ) -> Tensor:
         """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs, and what was added.
 
@@ -99,13 +110,16 @@ class TrainableModule(BaseModel):
             loss = state.auxiliary.add_to(loss)
         if loss is not None:
             return loss
-        if training:
+        if state.objective.has_losses:
             raise ValueError(
-                "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
+                f"`{state.data_name}` came without targets, but a loss was compiled. Pass `y`, or data that yield "
+                "(inputs, targets)."
             )
+        if training:
+            raise ValueError("There is no loss to compute: pass `loss=` to `compile`, or add losses with `add_loss`.")
         return torch.zeros((), device=self._torchfit.device)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Results:
+    def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:
         """Update the compiled and added metrics with one batch and return all results, read when needed."""
         state = self._torchfit.state
         state.objective.update_metrics(y, y_pred, sample_weight)
@@ -114,7 +128,7 @@ class TrainableModule(BaseModel):
         return LazyLogs(self.get_metrics_result)
 
     def compiled_loss(
-        self, y: Any, y_pred: Any, sample_weight: Any = None, regularization_losses: Any = None
+        self, y: Nested, y_pred: Nested, sample_weight: Nested = None, regularization_losses: Any = None
     ) -> Tensor:
         """Return the loss of `compile` plus the sum of `regularization_losses`, and update the mean `loss` with it.
 
@@ -126,7 +140,7 @@ class TrainableModule(BaseModel):
             loss = value.sum() if loss is None else loss + value.sum()
         if loss is None:
             raise ValueError("There is no loss to compute: pass `loss=` to `compile` and targets `y`.")
-        objective.tracker.update_state(loss.detach())
+        objective.tracker.update(ForwardResult(None, y, sample_weight, y_pred, loss.detach(), NO_LOSSES))
         return loss
 
     @property
@@ -225,7 +239,7 @@ class CompiledMetrics:
     def __init__(self, update: Callable[[Any, Any, Any], None]) -> None:
         self._update = update
 
-    def update_state(self, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> None:
         """Update every metric with one batch."""
         self._update(y, y_pred, sample_weight)
 

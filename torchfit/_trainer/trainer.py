@@ -17,7 +17,7 @@ from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
 from torchfit._trainer.auxiliary import AuxiliaryTerms
-from torchfit._trainer.base_model import iter_attribute_metrics
+from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
 from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
@@ -85,7 +85,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        model: BaseModel,
         input_names: Sequence[str] | None,
         output_names: Sequence[str] | None,
         device: str | torch.device | None,
@@ -128,7 +128,7 @@ class Trainer:
         self.state.auxiliary.register_hook(on, add)
         self.invalidate_compiled_steps()
 
-    def call(self, model: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, model: BaseModel, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the model by `run`; a single list, tuple or dictionary is passed to the module as in `fit`."""
         if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
             call = make_module_call(self.state.call.signature(model.module), args[0])
@@ -136,14 +136,14 @@ class Trainer:
                 return call(model.module, args[0])
         return run(*args, **kwargs)
 
-    def summary(self, model: Any, input_shape: Any = None, **options: Any) -> Summary:
+    def summary(self, model: BaseModel, input_shape: Any = None, **options: Any) -> Summary:
         """Return the summary of the model; `input_shape` and `options` as those of `Model.summary`."""
         example = self.state.call.example if input_shape is None else zeros_for_shape(input_shape)
         run = None if example is None else lambda: self._run_example(model, example)
         held = model.optimizer.variables if getattr(model.optimizer, "built", False) else ()
         return summarize(model.name, model.module, run, optimizer_weights=held, **options)
 
-    def _run_example(self, model: Any, example: Any) -> None:
+    def _run_example(self, model: BaseModel, example: Any) -> None:
         module = model.module
         device, dtype = device_of(module), floating_dtype_of(module)
         inputs = tree.map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
@@ -155,7 +155,7 @@ class Trainer:
 
     def fit(
         self,
-        model: Any,
+        model: BaseModel,
         x: Any,
         y: Any,
         *,
@@ -211,7 +211,7 @@ class Trainer:
         return model.history
 
     def _bind_train_step(
-        self, model: Any, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
+        self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
     ) -> StepFn:
         if model.preflight:
             preflight(model.module, self.state.objective)
@@ -233,7 +233,7 @@ class Trainer:
         return timer
 
     def _make_validate(
-        self, model: Any, batches: EpochIterator | None, frequency: Any, callbacks: CallbackList
+        self, model: BaseModel, batches: EpochIterator | None, frequency: Any, callbacks: CallbackList
     ) -> Callable[[int], dict[str, float]]:
         """Return what ends an epoch: it applies leftover accumulated gradients, and validates if that is due."""
         is_due = pipelines.validation_schedule(frequency)
@@ -243,15 +243,19 @@ class Trainer:
                 model.optimizer.flush()
             if batches is None or not is_due(epoch + 1):
                 return {}
-            with training_mode(model, training=False):
-                logs = self._run_evaluation(model, batches, callbacks)
+            self.state.data_name = "validation_data"
+            try:
+                with training_mode(model, training=False):
+                    logs = self._run_evaluation(model, batches, callbacks)
+            finally:
+                self.state.data_name = "x"
             return {f"val_{name}": value for name, value in logs.items()}
 
         return validate
 
     def _make_training_state(
         self,
-        model: Any,
+        model: BaseModel,
         batches: EpochIterator,
         epochs: range,
         callbacks: CallbackList,
@@ -277,7 +281,7 @@ class Trainer:
 
     def evaluate(
         self,
-        model: Any,
+        model: BaseModel,
         x: Any,
         y: Any,
         sample_weight: Any,
@@ -296,7 +300,7 @@ class Trainer:
         with self._loop_context(model, callback_list, training=False):
             return self._run_evaluation(model, batches, callback_list)
 
-    def _run_evaluation(self, model: Any, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
+    def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
         model.stop_evaluating = False
         with self._metrics_isolated(model), torch.no_grad():
             model.reset_metrics()
@@ -307,7 +311,7 @@ class Trainer:
 
     def predict(
         self,
-        model: Any,
+        model: BaseModel,
         x: Any,
         *,
         batch_size: int | None,
@@ -330,18 +334,18 @@ class Trainer:
         return predictions.result()
 
     def predict_iter(
-        self, model: Any, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
+        self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> Iterator[Any]:
         """Return an iterator over the outputs for each batch; arguments as those of `Model.predict_iter`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         return self._iter_predictions(model, batches)
 
-    def _iter_predictions(self, model: Any, batches: EpochIterator) -> Iterator[Any]:
+    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Any]:
         for batch in batches.epoch(0):
             yield self._predict_batch(model, batch)
 
     def _prediction_batches(
-        self, model: Any, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
+        self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> EpochIterator:
         batch_spec = replace(self._batch_spec(model), inputs_only=True)
         return pipelines.make_evaluation_batches(
@@ -350,7 +354,7 @@ class Trainer:
 
     # -- single batches ------------------------------------------------------------------------------------
 
-    def train_on_batch(self, model: Any, data: tuple[Any, Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+    def train_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
         """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
         self._require_compiled("train_on_batch")
         x, y, sample_weight, class_weight = data
@@ -358,7 +362,7 @@ class Trainer:
         with self._single_step(model, reset_metrics, training=True):
             return dict(LazyLogs.wrap(TrainStep(model, self.state, False, self._microbatches).run(batch)))
 
-    def test_on_batch(self, model: Any, data: tuple[Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+    def test_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
         """Evaluate `(x, y, sample_weight)`, and return the logs."""
         self._require_compiled("test_on_batch")
         with torch.no_grad():
@@ -366,16 +370,16 @@ class Trainer:
             with self._single_step(model, reset_metrics, training=False):
                 return dict(LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)))
 
-    def predict_on_batch(self, model: Any, x: Any) -> Any:
+    def predict_on_batch(self, model: BaseModel, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays."""
         return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model)))
 
-    def _predict_batch(self, model: Any, batch: Batch) -> Any:
+    def _predict_batch(self, model: BaseModel, batch: Batch) -> Any:
         with self._loop_context(model, NO_CALLBACKS, training=False), torch.no_grad():
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
     @contextmanager
-    def _single_step(self, model: Any, reset_metrics: bool, training: bool) -> Iterator[None]:
+    def _single_step(self, model: BaseModel, reset_metrics: bool, training: bool) -> Iterator[None]:
         with self._metrics_isolated(model), self._loop_context(model, NO_CALLBACKS, training=training):
             if reset_metrics:
                 model.reset_metrics()
@@ -383,21 +387,21 @@ class Trainer:
 
     # -- metrics -------------------------------------------------------------------------------------------
 
-    def metrics(self, model: Any) -> list[Any]:
+    def metrics(self, model: BaseModel) -> list[Any]:
         """Return all metrics: the mean of the loss, those of `compile`, those in attributes, and added ones."""
         in_attributes = self._attribute_metrics
         if in_attributes is None:
             in_attributes = list(iter_attribute_metrics(model))
         return [*self.state.objective.metrics, *in_attributes, *self.state.auxiliary.metrics.values()]
 
-    def reported_metrics(self, model: Any) -> list[Any]:
+    def reported_metrics(self, model: BaseModel) -> list[Any]:
         """Return the metrics, except those whose outputs, targets or values were missing in the last loop."""
         objective, auxiliary = self.state.objective, self.state.auxiliary
         unreported = {id(metric) for metric in (*objective.unreported_metrics, *auxiliary.unreported_metrics)}
         return [metric for metric in model.metrics if id(metric) not in unreported]
 
     def _set_log_names(
-        self, model: Any, callbacks: CallbackList, batches: EpochIterator, validation: EpochIterator | None
+        self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, validation: EpochIterator | None
     ) -> None:
         """Pass the names that the logs will have to callbacks that monitor one, if they can be inferred."""
         is_known = overridden_method(model, "train_step", "test_step", "compute_metrics") is None
@@ -406,7 +410,7 @@ class Trainer:
             validated = [] if validation is None else [f"val_{name}" for name in names]
             callbacks.set_log_names([*names, *validated])
 
-    def _infer_log_names(self, model: Any, batch: Batch | None) -> list[str] | None:
+    def _infer_log_names(self, model: BaseModel, batch: Batch | None) -> list[str] | None:
         auxiliary, module = self.state.auxiliary, model.module
         others = [*iter_attribute_metrics(model), *auxiliary.metrics.values()]
         previous = auxiliary.enter()
@@ -422,7 +426,7 @@ class Trainer:
     # -- the surroundings of a loop ------------------------------------------------------------------------
 
     @contextmanager
-    def _loop_context(self, model: Any, callbacks: CallbackList, *, training: bool) -> Iterator[None]:
+    def _loop_context(self, model: BaseModel, callbacks: CallbackList, *, training: bool) -> Iterator[None]:
         """Prepare for a loop and set the mode of the module; restore and release everything on exit."""
         state = self.state
         state.call.start_loop()
@@ -438,9 +442,9 @@ class Trainer:
             callbacks.close()
 
     @contextmanager
-    def _terms_collected(self, model: Any) -> Iterator[None]:
+    def _terms_collected(self, model: BaseModel) -> Iterator[None]:
         """Look at the structures of data, at added terms and at metrics in attributes again."""
-        self.state.objective.forget_structures()
+        self.state.objective.start_loop()
         self.state.auxiliary.start_loop()
         previous, self._attribute_metrics = self._attribute_metrics, list(iter_attribute_metrics(model))
         try:
@@ -456,7 +460,7 @@ class Trainer:
             yield
 
     @contextmanager
-    def _metrics_isolated(self, model: Any) -> Iterator[None]:
+    def _metrics_isolated(self, model: BaseModel) -> Iterator[None]:
         """Protect the metrics of an outer loop, if there is one, from a loop inside of it."""
         if not self._is_fitting:
             yield
@@ -473,11 +477,11 @@ class Trainer:
         if self.compile_options is None:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
-    def _batch_spec(self, model: Any) -> BatchSpec:
+    def _batch_spec(self, model: BaseModel) -> BatchSpec:
         return BatchSpec(self.device, floating_dtype_of(model.module), self.input_names, self.output_names)
 
     def _build_callbacks(
-        self, model: Any, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any
+        self, model: BaseModel, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any
     ) -> CallbackList:
         """Return the user's callbacks with the progress and, for `fit`, the history."""
         verbose = resolve_verbose(verbose)

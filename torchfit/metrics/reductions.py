@@ -65,14 +65,14 @@ class Mean(Metric):
 
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Add one batch of values."""
-        if sample_weight.__class__ is int and values.__class__ is Tensor and values.ndim == 0:
+        if sample_weight.__class__ in (int, float) and values.__class__ is Tensor and values.ndim == 0:
             self.total.add_(values.detach(), alpha=sample_weight)
             self._count(sample_weight)
         else:
             mask = getattr(values, "_keras_mask", None) if sample_weight is not None else None
             self._accumulate(as_tensor(values).detach(), sample_weight, mask)
 
-    def _count(self, samples: int) -> None:
+    def _count(self, samples: float) -> None:
         """Add to the count in the same kernel as to the total: adding a number would first make a tensor of it."""
         self.count.add_(self._unit, alpha=samples)
 

@@ -209,7 +209,7 @@ def _call(module: nn.Module, inputs: Any) -> Any:
 
 
 def _example(model: Any, input_shape: Any) -> Any:
-    example = getattr(model, "_example", None) if input_shape is None else zeros_for_shape(input_shape)
+    example = getattr(model, "example_inputs", None) if input_shape is None else zeros_for_shape(input_shape)
     if example is None:
         raise ValueError("The model saw no data yet: pass `input_shape=`, the shape of one sample, or call it first.")
     return example
