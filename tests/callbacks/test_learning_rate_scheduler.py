@@ -111,8 +111,6 @@ def test_a_schedule_of_the_optimizer_is_refused_before_the_first_epoch(drive, mo
     optimizer = optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 10, 0.9))
     model.optimizer = optimizers.LossScaleOptimizer(optimizer) if wrapped else optimizer
     begun = []
-    with pytest.raises(
-        TypeError, match=rf"{type(callback).__name__}: the learning rate .* is set by a schedule"
-    ):
+    with pytest.raises(TypeError, match=rf"{type(callback).__name__}: the learning rate .* is set by a schedule"):
         drive([callback, LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))], [{"loss": 1.0}])
     assert begun == []
