@@ -92,7 +92,7 @@ def test_every_counter_and_average_goes_on(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph")
 def test_a_training_that_goes_on_has_the_graphs_that_it_would_have_had(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchfit._execution.compiled._PAYS_AFTER", 1)
+    monkeypatch.setattr("torchfit._execution.compiled._MIN_STEPS_PER_SHAPE", 1)
     batches = {"batch_size": 10}  # Four full ones and one of eight samples, whose second occurrence gets a graph.
 
     class Evaluate(callbacks.Callback):

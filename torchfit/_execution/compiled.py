@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from torchfit._execution.compile_policy import CompileImmediately, CompileWhenWorthwhile
-from torchfit._execution.eager import EagerExecution, StepGroups, run_each
+from torchfit._execution.eager import EagerExecution, StepGroups
 from torchfit._execution.graph import GraphRunner, traces_gradients
-from torchfit._execution.step_program import StepProgram
+from torchfit._execution.step_program import StepProgram, run_each
 from torchfit._types import StateDict, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
@@ -64,7 +65,7 @@ class CompiledExecution(EagerExecution):
 
     def grouped_step(self, program: StepProgram, step: StepFn) -> StepFn:
         """Return the function that runs several small steps at once: one graph after the other."""
-        return run_each(step, program.merge_results)
+        return partial(run_each, program, step)
 
     def state_dict(self) -> StateDict:
         """Return which graphs there are, by mode, since graphs round differently."""
@@ -145,8 +146,8 @@ class CompiledStep:
     def run_steps(self, inputs: Sequence[Any]) -> Any:
         """Run the steps of a group, in graphs of a few each."""
         size = math.ceil(len(inputs) / math.ceil(len(inputs) / _MAX_UNROLLED_STEPS))
-        results = [self._run(inputs[start : start + size]) for start in range(0, len(inputs), size)]
-        return results[0] if len(results) == 1 else self._program.merge_results(results)
+        groups = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        return self._run(groups[0]) if len(groups) == 1 else run_each(self._program, self._run, groups)
 
     def _run(self, inputs: Sequence[Any]) -> Any:
         tensors = inputs if self._indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
@@ -177,7 +178,7 @@ class CompiledStep:
         if len(batches) == 1:
             self._result_template = self._program.run(batches[0])
         else:
-            self._result_template = run_each(self._program.run, self._program.merge_results)(batches)
+            self._result_template = run_each(self._program, self._program.run, batches)
         return self._result_template
 
     def _is_worthwhile(self, key: Any) -> bool:

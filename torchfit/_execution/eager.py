@@ -1,10 +1,11 @@
 """Eager execution: every step runs as ordinary Python, one at a time or several per call."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
-from torchfit._execution.step_program import StepProgram, StepsNotIndependentError
+from torchfit._execution.step_program import StepProgram, run_each
 from torchfit._types import StateDict, StepFn
 
 
@@ -62,7 +63,7 @@ class EagerExecution:
 
     def bind(self, program: StepProgram, batches: Any) -> StepFn:
         """Return the function that runs the items of `iter_steps`."""
-        return run_each(program.run, program.merge_results) if self.steps_per_execution > 1 else program.run
+        return partial(run_each, program, program.run) if self.steps_per_execution > 1 else program.run
 
     def single_pass(self, program: StepProgram, batches: Any) -> tuple[StepGroups, StepFn]:
         """Return the steps of one pass over the batches and what runs them; small steps run in groups if they may."""
@@ -97,35 +98,13 @@ class GroupedSteps:
 
     def __init__(self, step: StepFn, grouped_step: StepFn, program: StepProgram, steps: StepGroups) -> None:
         self._step, self._grouped_step, self._steps = step, grouped_step, steps
-        self._program: StepProgram | None = program
-        self._merge = program.merge_results
+        self._max_group_size: Callable[[Any], int] | None = program.max_group_size
 
     def __call__(self, group: Sequence[Any]) -> Any:
-        """Run the steps as a group, or one by one from the first group that turns out to be dependent."""
+        """Run the steps of a group."""
         if len(group) > 1:
-            try:
-                return self._grouped_step(group)
-            except StepsNotIndependentError:
-                self._steps.group_size = 1
-                return run_one_by_one(self._step, self._merge, group)
+            return self._grouped_step(group)
         result = self._step(group[0])
-        if self._program is not None:
-            self._steps.group_size, self._program = self._program.max_group_size(result), None
+        if self._max_group_size is not None:
+            self._steps.group_size, self._max_group_size = self._max_group_size(result), None
         return result
-
-
-def run_each(step: StepFn, merge: Callable[[Sequence[Any]], Any]) -> StepFn:
-    """Return a function that runs a step with each batch of a group."""
-
-    def run(group: Sequence[Any]) -> Any:
-        try:
-            return merge([step(batch) for batch in group])
-        except StepsNotIndependentError:
-            return run_one_by_one(step, merge, group)
-
-    return run
-
-
-def run_one_by_one(step: StepFn, merge: Callable[[Sequence[Any]], Any], group: Sequence[Any]) -> Any:
-    """Run the step per batch, copying each result before the next step can overwrite it."""
-    return merge([merge([step(batch)]) for batch in group])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torchfit._types import StepFn
+from torchfit._types import Nested, StepFn
 from torchfit._utils import tree
 
 
@@ -34,11 +34,11 @@ class StepProgram(ABC):
 
     @abstractmethod
     def merge_results(self, results: Sequence[Any]) -> Any:
-        """Return one result for several steps.
+        """Return one result for several steps, of results that `keep_result` returned."""
 
-        Raises:
-            StepsNotIndependentError: A step overwrote the result of the one before it.
-        """
+    def keep_result(self, result: Any) -> Any:
+        """Return the result of a step in a form that later steps do not overwrite."""
+        return result
 
     @abstractmethod
     def traceable(self, batch: Any, *arguments: Any) -> list[Tensor]:
@@ -70,12 +70,8 @@ class StepProgram(ABC):
         return
 
     def run_group(self, batches: Sequence[Any]) -> Any:
-        """Run several small steps phase by phase: first all forward passes, then all losses, and so on.
-
-        Raises:
-            StepsNotIndependentError: A step depends on what the one before it did.
-        """
-        return self.merge_results([self.run(batch) for batch in batches])
+        """Run several small steps phase by phase: first all forward passes, then all losses, and so on."""
+        return run_each(self, self.run, batches)
 
     def max_group_size(self, result: Any) -> int:
         """Return how many steps like the one that gave `result` may run as a group."""
@@ -86,32 +82,39 @@ class StepProgram(ABC):
         return
 
 
-class StepsNotIndependentError(Exception):
-    """Steps that ran as a group turn out to depend on each other."""
+def run_each(program: StepProgram, step: StepFn, batches: Sequence[Any]) -> Any:
+    """Run a step with each batch of a group, and merge the results."""
+    return program.merge_results([program.keep_result(step(batch)) for batch in batches])
 
 
-def concatenate_outputs(outputs: Sequence[Any]) -> Any:
-    """Join the outputs of several batches along the first axis.
-
-    Raises:
-        StepsNotIndependentError: The module writes its outputs into the same memory.
-    """
-    check_no_aliasing(outputs)
+def concatenate_outputs(outputs: Sequence[Nested]) -> Nested:
+    """Join the outputs of several batches along the first axis."""
+    if len(outputs) == 1:
+        return outputs[0]
     columns = zip(*map(tree.leaves, outputs))
     return tree.unflattener(outputs[0])([_join(column) for column in columns])
 
 
-def check_no_aliasing(outputs: Sequence[Any]) -> None:
-    """Raise if a module writes the outputs of several batches into the same memory.
+def copy_outputs(outputs: Nested) -> Nested:
+    """Return outputs in memory of their own; masks and other attributes of tensors stay with them."""
+    return tree.map(_copy_leaf, outputs)
 
-    Raises:
-        StepsNotIndependentError: It does.
-    """
-    addresses = [
-        {leaf.data_ptr() for leaf in tree.leaves(output) if isinstance(leaf, Tensor)} for output in outputs[:2]
-    ]
-    if len(addresses) > 1 and addresses[0] & addresses[1]:
-        raise StepsNotIndependentError
+
+def _copy_leaf(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    copied = leaf.clone()
+    vars(copied).update(vars(leaf))
+    return copied
+
+
+def share_memory(a: Nested, b: Nested) -> bool:
+    """Return whether a tensor of `a` and one of `b` have the same memory."""
+    first, second = (
+        {leaf.data_ptr() for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor) and leaf.numel()}
+        for outputs in (a, b)
+    )
+    return bool(first & second)
 
 
 def _join(column: tuple[Any, ...]) -> Any:

@@ -20,6 +20,7 @@ class AuxiliaryTerms(Collector):
     Attributes:
         regularizers: Zero-argument callables added to the loss, such as weight regularizers.
         metric_fns: `(name, function, aggregation)` of zero-argument callables whose values are logged.
+        is_suspended: Whether nothing is collected, as in prediction, which needs no losses and metrics.
         metrics_updated: Whether the metrics were updated with the values of the current step.
         metrics: The metrics that aggregate the logged values, by name, in the order of their first appearance.
     """
@@ -33,6 +34,7 @@ class AuxiliaryTerms(Collector):
         self._aggregations: dict[str, str] = {}
         self._seen: set[str] = set()
         self._hooks_installed = False
+        self.is_suspended = False
         self.metrics_updated = False
 
     # -- user-defined functions ----------------------------------------------------------------------------
@@ -41,7 +43,7 @@ class AuxiliaryTerms(Collector):
         """Call `add(output)` with the output of the submodule `on` whenever it runs within this model."""
 
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if self.is_active or self.is_nested():
+            if (self.is_active or self.is_nested()) and not self.is_suspended:
                 add(output)
 
         self._hooks.append((on, hook))
@@ -129,6 +131,15 @@ class AuxiliaryTerms(Collector):
         self.losses.clear()
         self.values.clear()
         self._seen = set()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Collect nothing: call no function that adds losses or metrics."""
+        was_suspended, self.is_suspended = self.is_suspended, True
+        try:
+            yield
+        finally:
+            self.is_suspended = was_suspended
 
     @contextmanager
     def isolated(self) -> Iterator[None]:

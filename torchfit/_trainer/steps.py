@@ -19,9 +19,9 @@ from torch import Tensor
 
 from torchfit._execution.step_program import (
     StepProgram,
-    StepsNotIndependentError,
-    check_no_aliasing,
     concatenate_outputs,
+    copy_outputs,
+    share_memory,
     unflatten_outputs,
 )
 from torchfit._trainer.auxiliary import AuxiliaryTerms
@@ -351,6 +351,7 @@ class EvaluateStep(_LoggingStep):
         self.compile_blocker = overridden_method(model, "test_step", "compute_metrics")
         is_builtin = overridden_method(model, "test_step", "compute_loss", "compute_metrics") is None
         self.supports_grouping = no_batch_hooks and is_builtin and not state.auxiliary.metric_fns
+        self._outputs = _OwnMemory()
 
     def _make_run(self) -> StepFn:
         return self._wrap_logs(self._model.test_step, "test_step")
@@ -363,10 +364,21 @@ class EvaluateStep(_LoggingStep):
     def run_group(self, batches: Sequence[Batch]) -> LazyLogs:
         """Run several small steps phase by phase."""
         model, state = self._model, self._state
-        outputs = _grouped_call(model, state, batches)
-        check_no_aliasing(outputs)
-        for result in [_with_loss(model, state, batch.parts, output) for batch, output in zip(batches, outputs)]:
-            record(model, state, result)
+        auxiliary = state.auxiliary
+        called = []
+        previous = auxiliary.enter()
+        try:
+            for batch in batches:
+                outputs = self._outputs.own(state.call(model.module, batch.inputs))
+                called.append((batch.parts, outputs, auxiliary.take()))
+            results = []
+            for parts, outputs, added in called:
+                auxiliary.losses, values = added
+                results.append((_with_loss(model, state, parts, outputs), values))
+            for result, auxiliary.values in results:
+                record(model, state, result)
+        finally:
+            auxiliary.leave(previous)
         return LazyLogs(model.get_metrics_result)
 
     def max_group_size(self, result: Any) -> int:
@@ -384,6 +396,7 @@ class PredictStep(ModelStep):
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = overridden_method(model, "predict_step")
         self.supports_grouping = no_batch_hooks and self.compile_blocker is None
+        self._outputs = _OwnMemory()
 
     def _make_run(self) -> StepFn:
         step: StepFn = self._model.predict_step
@@ -395,6 +408,10 @@ class PredictStep(ModelStep):
         """Run the step on tensors alone, and return the leaves of the outputs."""
         return tree.leaves(self._state.call(self._model.module, batch.inputs))
 
+    def keep_result(self, result: Nested) -> Nested:
+        """Return the outputs in memory that the next call of the module does not overwrite."""
+        return self._outputs.own(result)
+
     def merge_results(self, results: Sequence[Any]) -> Any:
         """Join the outputs of several batches."""
         return concatenate_outputs(results)
@@ -405,24 +422,34 @@ class PredictStep(ModelStep):
 
     def run_group(self, batches: Sequence[Batch]) -> Any:
         """Call the module with all batches, and join the outputs."""
-        return concatenate_outputs(_grouped_call(self._model, self._state, batches))
+        call, module = self._state.call, self._model.module
+        return concatenate_outputs([self._outputs.own(call(module, batch.inputs)) for batch in batches])
 
     def max_group_size(self, result: Any) -> int:
         """Return how many steps may run as a group, by the size of their outputs."""
         return _group_size(tree.nbytes(result))
 
 
-def _grouped_call(model: BaseModel, state: StepState, batches: Sequence[Batch]) -> list[Nested]:
-    """Call the module with every batch, unless it adds losses or metrics to each."""
-    auxiliary = state.auxiliary
-    previous = auxiliary.enter()
-    try:
-        outputs = [state.call(model.module, batch[0]) for batch in batches]
-    finally:
-        auxiliary.leave(previous)
-    if auxiliary.losses or auxiliary.values:
-        raise StepsNotIndependentError
-    return outputs
+class _OwnMemory:
+    """Copies the outputs of a module that writes them into the same memory at every call.
+
+    Whether it does is seen at the second call; until then, and if it does, outputs are copied.
+    """
+
+    def __init__(self) -> None:
+        self._first: Nested = None
+        self._reuses_memory: bool | None = None
+
+    def own(self, outputs: Nested) -> Nested:
+        """Return outputs that the next call does not overwrite."""
+        if self._reuses_memory is False:
+            return outputs
+        if self._first is None:
+            self._first = outputs
+        elif self._reuses_memory is None:
+            self._reuses_memory = share_memory(self._first, outputs)
+            self._first = ()
+        return copy_outputs(outputs) if self._reuses_memory is not False else outputs
 
 
 def _group_size(output_bytes: int) -> int:

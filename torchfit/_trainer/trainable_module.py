@@ -34,7 +34,7 @@ class TrainableModule(BaseModel):
             with training_mode(self, training):
                 return self(*args, **kwargs)
         auxiliary = self._torchfit.state.auxiliary
-        if auxiliary.is_active:
+        if auxiliary.is_active or auxiliary.is_suspended:
             return self._torchfit.call(self, super().__call__, args, kwargs)
         if auxiliary.has_uninstalled_hooks:
             with auxiliary.hooks_installed(self.module):

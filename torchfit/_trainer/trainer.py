@@ -325,7 +325,7 @@ class Trainer:
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._loop_context(model, callback_list, training=False), torch.no_grad():
+        with self._prediction_context(model, callback_list):
             model.stop_predicting = False
             no_hooks = self._has_no_batch_hooks(callback_list, "predict")
             step = PredictStep(model, self.state, callback_list.has_listeners("on_predict_batch_end"), no_hooks)
@@ -375,7 +375,7 @@ class Trainer:
         return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model)))
 
     def _predict_batch(self, model: BaseModel, batch: Batch) -> Any:
-        with self._loop_context(model, NO_CALLBACKS, training=False), torch.no_grad():
+        with self._prediction_context(model, NO_CALLBACKS):
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
     @contextmanager
@@ -440,6 +440,12 @@ class Trainer:
             if not was_fitting:  # An evaluation inside a fit keeps the graphs of the fit.
                 self.execution.release()
             callbacks.close()
+
+    @contextmanager
+    def _prediction_context(self, model: BaseModel, callbacks: CallbackList) -> Iterator[None]:
+        suspended = self.state.auxiliary.suspended()
+        with suspended, self._loop_context(model, callbacks, training=False), torch.no_grad():
+            yield
 
     @contextmanager
     def _terms_collected(self, model: BaseModel) -> Iterator[None]:

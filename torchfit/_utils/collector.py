@@ -43,6 +43,12 @@ class Collector:
         _active.collector = previous
         self.is_active = False
 
+    def take(self) -> tuple[list[Tensor], list[tuple[str, Any, str]]]:
+        """Return the losses and values that were added, and start over."""
+        taken = self.losses, self.values
+        self.losses, self.values = [], []
+        return taken
+
     def is_nested(self) -> bool:
         """Return whether the collector of another model is active in this thread."""
         return _active.collector is not None and _active.collector is not self
