@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from torchfit._utils import figures
 from torchfit._utils.names import did_you_mean
 from torchfit.callbacks import _history_plot
 from torchfit.callbacks._monitor import mode_of
 from torchfit.callbacks.base import Callback
+
+Record: TypeAlias = "dict[str, Any]"
+"""A part of a history: its `history`, its list `epoch`, and in `recorded_at` the epochs of each value."""
 
 
 class History(Callback):
@@ -30,6 +33,10 @@ class History(Callback):
     """
 
     written_logs = ()
+
+    # What BackupAndRestore stores in files of its own, while a state is taken or loaded.
+    stored_lengths: Mapping[str, int] = MappingProxyType({})
+    stored_records: Sequence[Record] = ()
 
     _modes: Mapping[str, str | None] = MappingProxyType({})
     _not_copied = ("training_state", "model")
@@ -135,15 +142,26 @@ class History(Callback):
         return image + figures.table_html(("", "last", "best", "in epoch"), rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the record so far."""
-        return {
-            "history": {name: list(values) for name, values in self.history.items()},
-            "epoch": list(self.epoch),
-            "recorded_at": {name: list(epochs) for name, epochs in self._recorded_at.items()},
-        }
+        """Return the record so far, without what is stored elsewhere (`stored_lengths`)."""
+        return self.record(self.stored_lengths)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue a record."""
-        self.history = {name: list(values) for name, values in state["history"].items()}
-        self.epoch = list(state["epoch"])
-        self._recorded_at = {name: list(epochs) for name, epochs in state.get("recorded_at", {}).items()}
+        """Continue a record, after what was stored elsewhere (`stored_records`)."""
+        self.history, self.epoch, self._recorded_at = {}, [], {}
+        for record in [*self.stored_records, state]:
+            self.epoch += record["epoch"]
+            for lists, part in ((self.history, "history"), (self._recorded_at, "recorded_at")):
+                for name, values in record.get(part, {}).items():
+                    lists.setdefault(name, []).extend(values)
+
+    def record(self, start: Mapping[str, int]) -> Record:
+        """Return the values, from a position in each list."""
+        return {
+            "history": {name: values[start.get(name, 0) :] for name, values in self.history.items()},
+            "epoch": self.epoch[start.get("", 0) :],
+            "recorded_at": {name: epochs[start.get(name, 0) :] for name, epochs in self._recorded_at.items()},
+        }
+
+    def lengths(self) -> dict[str, int]:
+        """Return the number of values by name, and that of the epochs as `""`."""
+        return {"": len(self.epoch), **{name: len(values) for name, values in self.history.items()}}
