@@ -50,6 +50,13 @@ def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
         warnings.warn(problem, stacklevel=2)
 
 
+def has_index_targets(loss: Any) -> bool:
+    """Return whether the integer targets of a loss are class indices, as those of a sparse crossentropy."""
+    if isinstance(loss, TorchLoss):
+        return loss.has_index_targets
+    return getattr(loss, "name", "").startswith("sparse_") or type(loss).__name__.startswith("Sparse")
+
+
 def _class_axis(loss: Any, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
     """Return the axis of the classes and the ignored number, where the targets are class indices."""
     if isinstance(loss, (SparseCategoricalCrossentropy, CategoricalGeneralizedCrossEntropy)):

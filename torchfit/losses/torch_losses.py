@@ -106,6 +106,11 @@ class TorchLoss(Loss):
         return self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred)
 
     @property
+    def has_index_targets(self) -> bool:
+        """Whether integer targets are class indices."""
+        return self._function_name in _CLASS_INDEX_LOSSES
+
+    @property
     def ignore_index(self) -> int | None:
         """The class index that does not count."""
         return self._ignore_index if self._function_name in _LABEL_COUNTING_LOSSES else None
