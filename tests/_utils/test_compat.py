@@ -55,3 +55,15 @@ def test_the_mapping_of_a_memory_map(tmp_path):
     array = np.memmap(tmp_path / "x.dat", "float32", "w+", shape=(4,))
     assert isinstance(mapping_of(array), mmap.mmap)
     assert mapping_of(np.zeros(3)) is None
+
+
+def test_the_compiler_is_found():
+    assert callable(compat.lookup_compiler_backend("inductor"))
+    assert callable(compat.inductor().compile_fx)
+    assert compat.dynamo_config().recompile_limit > 0
+    assert compat.takes_arguments_as_list(lambda inputs: inputs)._boxed_call
+
+
+def test_a_torch_without_the_parts_of_the_compiler(monkeypatch):
+    monkeypatch.delattr(compat.inductor(), "compile_fx_inner")
+    assert compat.inductor() is None
