@@ -166,7 +166,7 @@ def weights_of(random, n, shapes, kind):
     return {"sample_weight": (random.random(shape) * (random.random(shape) > 0.2)).astype("float32")}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(OURS)), st.sampled_from(REDUCTIONS), seeds, rows, sizes, st.integers(0, 3))
 def test_our_losses(name, reduction, seed, n, sizes, kind):
     shape, targets, loss, shapes = OURS[name]
@@ -177,7 +177,7 @@ def test_our_losses(name, reduction, seed, n, sizes, kind):
     check_updates(Reshaped(*shape), loss(reduction), data, sizes[0], **weights)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(TORCH)), st.sampled_from(["mean", "sum"]), seeds, rows, sizes, st.booleans())
 def test_losses_of_torch(name, reduction, seed, n, sizes, is_weighted):
     shape, targets, make = TORCH[name]
@@ -193,7 +193,7 @@ def test_losses_of_torch(name, reduction, seed, n, sizes, is_weighted):
         np.testing.assert_allclose(found, np.nan_to_num(by_hand), rtol=2e-5, atol=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(REDUCTIONS), seeds, rows, sizes, st.booleans())
 def test_masks(reduction, seed, n, sizes, is_weighted):
     random = np.random.default_rng(seed)
@@ -204,7 +204,7 @@ def test_masks(reduction, seed, n, sizes, is_weighted):
     check_updates(Masked(STEPS, 2), losses.MeanSquaredError(reduction=reduction), data, sizes[0], **weights)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(REDUCTIONS), seeds, rows, sizes)
 def test_outputs_with_denominators_of_their_own(reduction, seed, n, sizes):
     random = np.random.default_rng(seed)
@@ -215,7 +215,7 @@ def test_outputs_with_denominators_of_their_own(reduction, seed, n, sizes):
     check_updates(Pair(), loss, data, sizes[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds, rows, sizes)
 def test_class_weights(seed, n, sizes):
     random = np.random.default_rng(seed)
