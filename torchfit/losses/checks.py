@@ -51,7 +51,7 @@ def check_targets(loss: Loss, y_true: Nested, y_pred: Nested) -> None:
         warnings.warn(problem, stacklevel=2)
 
 
-def has_index_targets(loss: Any) -> bool:
+def has_index_targets(loss: Loss | None) -> bool:
     """Return whether the integer targets of a loss are class indices, as those of a sparse crossentropy."""
     if isinstance(loss, TorchLoss):
         return loss.has_index_targets
