@@ -1,4 +1,4 @@
-"""What something may cost at the most, and what it costs."""
+"""Measured costs and their limits."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from benchmarks.measure import markdown_table
 
 
 @dataclass(frozen=True)
-class Finding:
+class BudgetResult:
     """A measured value and its limit, both in the same unit."""
 
     what: str
@@ -29,17 +29,17 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Say whether the limit holds."""
+        """Whether the limit holds, as a word."""
         return "yes" if self.value <= self.at_most else "**no**"
 
 
 HEADER = ["", "measured", "at most", "holds"]
 
 
-def tell(findings: Sequence[Finding]) -> int:
-    """Print findings, as JSON if the command line says `--json`; return an exit status: 1 if a limit is exceeded."""
+def report_results(results: Sequence[BudgetResult]) -> int:
+    """Print results, as JSON with `--json` on the command line; return the exit status, 1 if a limit is exceeded."""
     if "--json" in sys.argv:
-        print(json.dumps([finding.as_json() for finding in findings]))
+        print(json.dumps([result.as_json() for result in results]))
         return 0
-    print(markdown_table(HEADER, [finding.cells() for finding in findings]))
-    return int(any(finding.value > finding.at_most for finding in findings))
+    print(markdown_table(HEADER, [result.cells() for result in results]))
+    return int(any(result.value > result.at_most for result in results))

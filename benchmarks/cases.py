@@ -1,4 +1,4 @@
-"""What is trained: three networks, with data of the right shape made up from a fixed seed."""
+"""The benchmarked networks, with random data of a fixed seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,13 +28,13 @@ class Case:
 
     @cached_property
     def data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels in memory, the same for every contender."""
+        """Inputs and labels in memory, the same for every framework."""
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(self.samples, *self.shape, generator=generator)
         return x, torch.randint(0, self.classes, (self.samples,), generator=generator)
 
     def fresh_network(self) -> nn.Module:
-        """Return the network on its device, with the same first weights for every contender."""
+        """Return the network on its device, with the same first weights for every framework."""
         torch.manual_seed(0)
         return self.network().to(self.device)
 
@@ -53,7 +53,7 @@ def mnist() -> nn.Module:
 
 
 def tiny() -> nn.Module:
-    """Return a network that costs next to nothing, so that the loop around it shows."""
+    """Return a network so small that the overhead of the loop dominates."""
     return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 2))
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import REFERENCE, TASKS
+from benchmarks.frameworks import REFERENCE, TASKS
 from benchmarks.measure import ratio
 from benchmarks.report import DEVICES, load, ordered
 
@@ -16,7 +16,7 @@ OURS, THEIRS, HAND = "#d1495b", "#8d99ae", "#2b2d42"
 
 
 def draw(folder: Path) -> None:
-    """Draw a picture for each device that was measured; without matplotlib, say so and draw nothing."""
+    """Draw a chart for each device that was measured; without matplotlib, print so and return."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -39,7 +39,7 @@ def draw(folder: Path) -> None:
 
 
 def panel(axes: Any, times: dict[str, Any], task: str) -> None:
-    """Draw the bars of one case and task, the quickest on top."""
+    """Draw the bars of one case and task, the fastest on top."""
     reference = times.get(REFERENCE, {}).get(task, [])
     ratios = {
         name: ratio(times[name][task], reference)
@@ -59,7 +59,7 @@ def panel(axes: Any, times: dict[str, Any], task: str) -> None:
 
 
 def colour(name: str) -> str:
-    """Return the colour of a contender's bar."""
+    """Return the colour of a framework's bar."""
     if name.startswith("torchfit"):
         return OURS
     return HAND if "by hand" in name or name.startswith("loop") else THEIRS

@@ -1,4 +1,4 @@
-"""What checkpoints cost during training, and callbacks that only hear of epochs, on the 784-64-64-10 network.
+"""Cost of checkpoints during training, and of callbacks without batch hooks, on the 784-64-64-10 network.
 
 python -m benchmarks.checkpoints
 """
@@ -13,33 +13,33 @@ from typing import Any
 
 import torch
 
-from benchmarks.budget import Finding, tell
+from benchmarks.budget import BudgetResult, report_results
 from benchmarks.cases import CASES, Case
-from benchmarks.contenders.torchfit_fit import compiled
+from benchmarks.frameworks.torchfit_fit import compiled
 from benchmarks.measure import interleaved
 from torchfit import callbacks
 
-OFTEN, BEHIND = 100, 10
+SAVE_FREQ, STEPS_AFTER = 100, 10
 CHECKPOINT_LIMIT, CALLBACK_LIMIT = 1.02, 1.001
 ROUNDS = 15
-SHORT, LONG = 10, 60  # steps; what a long run has more than a short one is what steps cost
+SHORT, LONG = 10, 60  # steps; the difference of a long and a short run is the cost of steps
 
 
 class EpochOnly(callbacks.Callback):
-    """Hears of the ends of epochs and of nothing else."""
+    """Overrides `on_epoch_end` only."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.last = epoch
 
 
-def findings() -> list[Finding]:
-    """Return what each costs, as a ratio to a training without."""
+def results() -> list[BudgetResult]:
+    """Return the cost of each, as a ratio to a run without it."""
     torch.set_num_threads(1)
     return [*of_checkpoints(CASES["mnist"], ROUNDS), of_callback(CASES["mnist"])]
 
 
-def of_checkpoints(case: Case, rounds: int) -> list[Finding]:
-    """Compare the steps at a checkpoint of the whole training state, and behind it, with the steps between two.
+def of_checkpoints(case: Case, rounds: int) -> list[BudgetResult]:
+    """Compare the steps at a checkpoint of the whole training state, and just after it, with those between two.
 
     Whole epochs differ by more from one to the next than checkpoints cost; what a step takes at the same distance from
     the last checkpoint, in the median over many of them, does not.
@@ -47,21 +47,21 @@ def of_checkpoints(case: Case, rounds: int) -> list[Finding]:
     model = compiled(case)
     with tempfile.TemporaryDirectory() as folder:
         made: dict[str, Callable[[], callbacks.Callback]] = {
-            "ModelCheckpoint": lambda: callbacks.ModelCheckpoint(f"{folder}/model.torchfit", save_freq=OFTEN),
-            "BackupAndRestore": lambda: callbacks.BackupAndRestore(folder, save_freq=OFTEN),
+            "ModelCheckpoint": lambda: callbacks.ModelCheckpoint(f"{folder}/model.torchfit", save_freq=SAVE_FREQ),
+            "BackupAndRestore": lambda: callbacks.BackupAndRestore(folder, save_freq=SAVE_FREQ),
         }
-        clocks = {name: Clock() for name in made}
-        interleaved({name: fit(model, case, make, clocks[name]) for name, make in made.items()}, rounds)
+        timers = {name: StepTimer() for name in made}
+        interleaved({name: fit(model, case, make, timers[name]) for name, make in made.items()}, rounds)
     return [
-        Finding(f"`{name}` every {OFTEN} steps", 1 + clock.extra() / OFTEN, CHECKPOINT_LIMIT)
-        for name, clock in clocks.items()
+        BudgetResult(f"`{name}` every {SAVE_FREQ} steps", 1 + timer.extra() / SAVE_FREQ, CHECKPOINT_LIMIT)
+        for name, timer in timers.items()
     ]
 
 
-class Clock(callbacks.Callback):
-    """Gathers what the steps of every epoch take."""
+class StepTimer(callbacks.Callback):
+    """Records the time of every step, by epoch."""
 
-    _reads_logs_at_once = True  # It reads none.
+    reads_logs_synchronously = True  # It reads none.
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,31 +77,33 @@ class Clock(callbacks.Callback):
         self._last = now
 
     def extra(self) -> float:
-        """Return how many more steps could be made in the time of a checkpoint: of the step at it and those behind.
+        """Return the time of a checkpoint in steps: the extra time of the step at it and of those after it.
 
-        A step counts by what one between two checkpoints takes in its epoch: the machine is now faster, now slower.
+        Times are relative to a step between two checkpoints of the same epoch, since the speed of the machine varies.
         """
         relative = [_relative(epoch) for epoch in self.epochs]
-        behind = [
-            [epoch[step] for epoch in relative for step in range(OFTEN - 1 + distance, len(epoch), OFTEN)]
-            for distance in range(BEHIND)
+        after = [
+            [epoch[step] for epoch in relative for step in range(SAVE_FREQ - 1 + distance, len(epoch), SAVE_FREQ)]
+            for distance in range(STEPS_AFTER)
         ]
-        return sum(map(statistics.median, behind))
+        return sum(map(statistics.median, after))
 
 
 def _relative(epoch: list[float]) -> list[float]:
     """Return by how much each step of an epoch exceeds the median of those between two checkpoints, as a share."""
-    between = statistics.median(taken for step, taken in enumerate(epoch) if OFTEN // 2 <= step % OFTEN < OFTEN - 1)
+    between = statistics.median(
+        taken for step, taken in enumerate(epoch) if SAVE_FREQ // 2 <= step % SAVE_FREQ < SAVE_FREQ - 1
+    )
     return [taken / between - 1 for taken in epoch]
 
 
-def of_callback(case: Case) -> Finding:
+def of_callback(case: Case) -> BudgetResult:
     """Compare the calls in a step, of functions in Python and in C: times of the very same steps differ by percents."""
     model = compiled(case)
     calls(model, case, callbacks.Callback(), SHORT)  # The first training also settles what the others use.
     plain, beside = (calls_in_a_step(model, case, callback) for callback in (callbacks.Callback(), EpochOnly()))
     what = f"calls in a step ({plain:g}) beside a callback that hears of epochs only"
-    return Finding(what, beside / plain, CALLBACK_LIMIT)
+    return BudgetResult(what, beside / plain, CALLBACK_LIMIT)
 
 
 def calls_in_a_step(model: Any, case: Case, callback: callbacks.Callback) -> float:
@@ -121,11 +123,11 @@ def calls(model: Any, case: Case, callback: callbacks.Callback, steps: int) -> i
     return seen["call"] + seen["c_call"]
 
 
-def fit(model: Any, case: Case, make: Callable[[], callbacks.Callback], clock: Clock) -> Callable[[], object]:
+def fit(model: Any, case: Case, make: Callable[[], callbacks.Callback], timer: StepTimer) -> Callable[[], object]:
     """Return a training of one epoch with a new callback and a clock."""
     x, y = case.data
-    return lambda: model.fit(x, y, batch_size=case.batch, callbacks=[make(), clock], verbose=0)
+    return lambda: model.fit(x, y, batch_size=case.batch, callbacks=[make(), timer], verbose=0)
 
 
 if __name__ == "__main__":
-    sys.exit(tell(findings()))
+    sys.exit(report_results(results()))

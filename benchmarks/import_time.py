@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 
-from benchmarks.budget import Finding, tell
+from benchmarks.budget import BudgetResult, report_results
 from benchmarks.measure import ratio
 
 LIMIT, ROUNDS = 1.10, 9
@@ -20,7 +20,7 @@ OURS = ["import torchfit", "from torchfit import Model"]
 PROGRAM = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 
 
-def findings(rounds: int = ROUNDS) -> list[Finding]:
+def results(rounds: int = ROUNDS) -> list[BudgetResult]:
     """Return the ratio of each way of importing torchfit to `import torch`."""
     statements = [TORCH, *OURS]
     times: dict[str, list[float]] = {statement: [] for statement in statements}
@@ -30,7 +30,7 @@ def findings(rounds: int = ROUNDS) -> list[Finding]:
             if number:  # the first round warms the disk's cache and writes bytecode
                 times[statement].append(seconds)
     return [
-        Finding(
+        BudgetResult(
             f"`{ours}` ({statistics.median(times[ours]):.2f} s) over `{TORCH}`", ratio(times[ours], times[TORCH]), LIMIT
         )
         for ours in OURS
@@ -45,4 +45,4 @@ def import_seconds(statement: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(tell(findings()))
+    sys.exit(report_results(results()))

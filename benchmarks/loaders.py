@@ -1,4 +1,4 @@
-"""What `fit` costs over a loop written by hand around the same DataLoader with workers.
+"""Cost of `fit` relative to a PyTorch loop around the same DataLoader with workers.
 
 python -m benchmarks.loaders
 """
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.budget import Finding, tell
+from benchmarks.budget import BudgetResult, report_results
 from benchmarks.cases import CASES, Case
-from benchmarks.contenders.by_hand import totals
-from benchmarks.contenders.torchfit_fit import compiled
+from benchmarks.frameworks.pytorch_loop import totals
+from benchmarks.frameworks.torchfit_fit import compiled
 from benchmarks.measure import interleaved, ratio
 
 LIMIT = 1.03
@@ -22,8 +22,8 @@ CASE = CASES["mnist"].of(200 * 64)
 ROUNDS, WORKERS = 11, 2
 
 
-class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Samples that take a worker some time: bytes made into floats, and turned a little brighter or darker."""
+class Images(Dataset[tuple[Tensor, Tensor]]):
+    """Samples that take a worker some time: bytes converted to floats, with a random brightness."""
 
     def __init__(self, case: Case) -> None:
         inputs, self._labels = case.data
@@ -33,23 +33,21 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture = self._bytes[index].float().div_(255)
-        return picture.mul_(0.9 + 0.2 * torch.rand(())).clamp_(0, 1), self._labels[index]
+        image = self._bytes[index].float().div_(255)
+        return image.mul_(0.9 + 0.2 * torch.rand(())).clamp_(0, 1), self._labels[index]
 
 
-def findings(case: Case = CASE, rounds: int = ROUNDS) -> list[Finding]:
-    """Return the ratio of both trainings."""
-    loader = DataLoader(
-        Pictures(case), batch_size=case.batch, shuffle=True, num_workers=WORKERS, persistent_workers=True
-    )
+def results(case: Case = CASE, rounds: int = ROUNDS) -> list[BudgetResult]:
+    """Return the ratio of both runs."""
+    loader = DataLoader(Images(case), batch_size=case.batch, shuffle=True, num_workers=WORKERS, persistent_workers=True)
     model = compiled(case)
-    runs = {"loop": by_hand(case, loader), "torchfit": lambda: model.fit(loader, verbose=0)}
+    runs = {"loop": pytorch_loop(case, loader), "torchfit": lambda: model.fit(loader, verbose=0)}
     times = interleaved(runs, rounds)
     what = f"`fit` from a DataLoader with {WORKERS} workers, over a loop by hand"
-    return [Finding(what, ratio(times["torchfit"], times["loop"]), LIMIT)]
+    return [BudgetResult(what, ratio(times["torchfit"], times["loop"]), LIMIT)]
 
 
-def by_hand(case: Case, loader: DataLoader[tuple[Tensor, Tensor]]) -> Callable[[], object]:
+def pytorch_loop(case: Case, loader: DataLoader[tuple[Tensor, Tensor]]) -> Callable[[], object]:
     """Return one pass of training over the loader, with nothing read back before its end."""
     network = case.fresh_network()
     optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-3, alpha=0.9, eps=1e-7, foreach=True)
@@ -71,4 +69,4 @@ def by_hand(case: Case, loader: DataLoader[tuple[Tensor, Tensor]]) -> Callable[[
 
 
 if __name__ == "__main__":
-    sys.exit(tell(findings()))
+    sys.exit(report_results(results()))

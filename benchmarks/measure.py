@@ -1,4 +1,4 @@
-"""Fair timing: everybody in turn, round after round, medians, and ratios within a round."""
+"""Fair timing: interleaved rounds, medians, and ratios within a round."""
 
 import gc
 import platform
@@ -15,7 +15,7 @@ Seconds = float
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Seconds]]:
     """Time every run once a round, after one round that does not count; each round starts with another one.
 
-    What the machine does besides then hits everybody alike.
+    Other load on the machine then affects all of them alike.
     """
     names = list(runs)
     times: dict[str, list[Seconds]] = {name: [] for name in names}
@@ -29,7 +29,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def timed(run: Callable[[], object]) -> Seconds:
-    """Time one call, with the garbage of the others collected before."""
+    """Time one call, after collecting the garbage of the others."""
     gc.collect()
     start = time.perf_counter()
     run()
@@ -57,7 +57,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """Describe what the numbers were taken on."""
+    """Describe the machine."""
     return (
         f"{processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}; "
         f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
@@ -65,7 +65,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the processor's name as the operating system reports it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""How much memory this process holds, and held at the most."""
+"""Resident memory of this process, now and at its peak."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ def now() -> float:
     """Return the resident memory in MiB."""
     if _STATUS.exists():
         return _status("VmRSS")
-    return peak()  # The system does not tell without help; the peak is the nearest that it does.
+    return peak()  # without /proc only the peak is known
 
 
 def peak() -> float:
@@ -24,8 +24,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
-def forget_peak() -> None:
-    """Count the peak from now on, where the system can (Linux)."""
+def reset_peak() -> None:
+    """Count the peak from now on, where the system supports it (Linux)."""
     try:
         Path(f"/proc/{os.getpid()}/clear_refs").write_text("5")
     except OSError:

@@ -1,4 +1,4 @@
-"""What an update of the accuracies costs, which run on every step: 64 samples, 10 classes, on one thread.
+"""Cost of an update of the accuracies, which run on every step: 64 samples, 10 classes, on one thread.
 
 python -m benchmarks.metrics
 """
@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.budget import Finding, tell
+from benchmarks.budget import BudgetResult, report_results
 from torchfit import metrics
 
 LIMIT = 40.0
 ROUNDS, UPDATES = 15, 400
 
 
-def findings() -> list[Finding]:
+def results() -> list[BudgetResult]:
     """Return the microseconds of an update of each accuracy."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -28,7 +28,8 @@ def findings() -> list[Finding]:
             if number:  # the first round only warms up
                 times[name].append(taken)
     return [
-        Finding(f"update of {name}, 64 × 10", statistics.median(taken), LIMIT, "µs") for name, taken in times.items()
+        BudgetResult(f"update of {name}, 64 × 10", statistics.median(taken), LIMIT, "µs")
+        for name, taken in times.items()
     ]
 
 
@@ -51,7 +52,7 @@ def updating(metric: metrics.Metric, target: torch.Tensor, scores: torch.Tensor)
 
 @torch.no_grad()
 def microseconds(update: Callable[[], None]) -> float:
-    """Return what one update takes."""
+    """Return the time of one update."""
     start = time.perf_counter()
     for _ in range(UPDATES):
         update()
@@ -59,4 +60,4 @@ def microseconds(update: Callable[[], None]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(tell(findings()))
+    sys.exit(report_results(results()))

@@ -1,6 +1,6 @@
-"""Turn what was measured into `RESULTS.md`: `results-cpu.json` and, where there was a GPU, `results-cuda.json`.
+"""Turn measurements into `RESULTS.md`: `results-cpu.json` and, where there was a GPU, `results-cuda.json`.
 
-python -m benchmarks.report [folder]           # write the report again from the measurements that are there
+python -m benchmarks.report [folder]           # rewrite the report from existing measurements
 """
 
 import importlib.metadata
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 import torchfit
-from benchmarks.budget import HEADER, Finding
+from benchmarks.budget import HEADER, BudgetResult
 from benchmarks.cases import CASES
-from benchmarks.contenders import FILES, REFERENCE, TASKS
+from benchmarks.frameworks import MODULES, REFERENCE, TASKS
 from benchmarks.measure import markdown_table, processor, ratio
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
@@ -37,20 +37,20 @@ Result = dict[str, Any]
 INTRODUCTION = """\
 # Results
 
-Written by `python -m benchmarks.suite` (`make bench`). The numbers are those of the machines described below; yours are
-the ones that count. Networks, data and batch sizes are the same for all, so is RMSprop (torch's, or the library's own),
-and all track loss and accuracy. One thread. Everybody has a process of its own; one works while the others wait.
-A round is one pass over the data for each, and every round starts with another one.
+Written by `python -m benchmarks.suite` (`make bench`). The numbers are those of the machines described below; run it on
+yours. Networks, data and batch sizes are the same for all, and so is RMSprop (torch's, or the library's own); all track
+loss and accuracy. One thread. Each framework has a process of its own; one runs while the others wait. A round is one
+pass over the data for each, and every round starts with another one.
 
 *Ratio*: the median, over the rounds, of the time divided by that of the loop tuned by hand in the same round. *Median*
-and *least*: µs per step over the rounds. The loop tuned by hand indexes whole batches, updates with a foreach optimizer
+and *min*: µs per step over the rounds. The loop tuned by hand indexes whole batches, updates with a foreach optimizer
 and reads nothing back before the end of the epoch.
 
 """
 
 
 def machine(device: str, pinned: int) -> dict[str, str]:
-    """Describe what the numbers are taken on: hardware, system and versions, nothing that names the machine."""
+    """Describe the machine: hardware, system and versions, without the name of the machine."""
     described = {
         "processor": f"{processor()}, {os.cpu_count()} cores",
         "memory": memory(),
@@ -89,7 +89,7 @@ def version(package: str) -> str | None:
 
 
 def save(result: Result, folder: Path) -> None:
-    """Keep measurements, so that those of another device can be written into the same report."""
+    """Store measurements, so that those of another device can be added to the same report."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"results-{result['device']}.json"
     path.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
@@ -111,7 +111,7 @@ def load(folder: Path, device: str) -> Result | None:
 
 
 def write(folder: Path) -> None:
-    """Write the report from the measurements that are there."""
+    """Write the report from the stored measurements."""
     sections = [section(device, load(folder, device)) for device in DEVICES]
     (folder / "RESULTS.md").write_text(INTRODUCTION + "\n\n".join(sections) + "\n", encoding="utf-8")
 
@@ -120,7 +120,7 @@ def section(device: str, result: Result | None) -> str:
     """Return everything about one device."""
     title = f"## {DEVICES[device]}"
     if result is None:
-        return f"{title}\n\nNot measured: there was no {DEVICES[device]} at hand. The same command measures on one."
+        return f"{title}\n\nNot measured: no {DEVICES[device]} was available. The same command measures on one."
     parts = [
         title,
         "\n".join(f"- {key}: {value}" for key, value in result["machine"].items()),
@@ -133,22 +133,22 @@ def section(device: str, result: Result | None) -> str:
         lines = [f"- {name}: {reason}" for name, reason in result["left out"].items()]
         parts += ["Left out:", "\n".join(lines)]
     if result["budgets"]:
-        rows = [Finding(**values).cells() for values in result["budgets"]]
+        rows = [BudgetResult(**values).cells() for values in result["budgets"]]
         parts += ["### What parts cost", markdown_table(HEADER, rows)]
     return "\n\n".join(parts)
 
 
 def speed(case: str, result: Result) -> str:
-    """Return the table of one case: for each task the ratio, the median and the least time of a step."""
+    """Return the table of one case: for each task the ratio, the median and the minimum time of a step."""
     times = result["times"][case]
-    header = ["", *(f"{task}: {column}" for task in TASKS for column in ("ratio", "median", "least"))]
+    header = ["", *(f"{task}: {column}" for task in TASKS for column in ("ratio", "median", "min"))]
     rows = [[name, *(cell for task in TASKS for cell in cells(times, name, task))] for name in ordered(times)]
     title = f"### {case}: {CASES[case].what} ({result['rounds'][case]} rounds)"
     return f"{title}\n\n{markdown_table(header, rows)}"
 
 
 def cells(times: Result, name: str, task: str) -> list[str]:
-    """Return ratio, median and least time of a step."""
+    """Return ratio, median and minimum time of a step."""
     taken = times[name].get(task)
     if not taken:
         return ["", "", ""]
@@ -158,8 +158,8 @@ def cells(times: Result, name: str, task: str) -> list[str]:
 
 
 def ordered(names: Any) -> list[str]:
-    """Return the names in the order of the list of contenders."""
-    return [name for name in FILES if name in names]
+    """Return the names in the order of the list of frameworks."""
+    return [name for name in MODULES if name in names]
 
 
 def starting(result: Result) -> str:
@@ -170,9 +170,9 @@ def starting(result: Result) -> str:
     rows = [[name, *start_cells(result, case, name, on_device)] for name in ordered(result["times"][case])]
     explained = (
         f"On the case {case}. *First step*: from data and imported libraries to the end of the first training step,"
-        " in a fresh process. *Warm-up*: what the first pass takes longer than the later ones, compilation above all;"
-        " torchfit makes the first step of a training before it compiles. *Peak*: the most resident memory of the"
-        " process up to the end of the first pass of training; *above start*: without what libraries and data take."
+        " in a fresh process. *Warm-up*: the extra time of the first pass over later ones, mostly compilation;"
+        " torchfit runs the first step of a run before it compiles. *Peak*: the most resident memory of the"
+        " process up to the end of the first pass of training; *above start*: without that of libraries and data."
     )
     return f"{explained}\n\n{markdown_table([*header, *(['GPU MiB'] if on_device else [])], rows)}"
 
@@ -187,7 +187,7 @@ def start_cells(result: Result, case: str, name: str, on_device: bool) -> list[s
 
 
 def extra_seconds(result: Result, case: str, name: str, task: str) -> str:
-    """Return what the first pass took longer than the later ones."""
+    """Return the extra time of the first pass over the later ones."""
     first = result["warm-up"][case][name].get(task)
     if first is None:
         return ""

@@ -4,8 +4,8 @@ python -m benchmarks.suite                       # all of it in about eleven min
 python -m benchmarks.suite --minutes 30          # more rounds
 python -m benchmarks.suite --cases tiny --only "by hand" torchfit --output /tmp/results
 
-Everybody has an own process, all pinned to the same processor; one works while the others wait. A round is one pass
-over the data of training, evaluation and prediction for each of them, and each round starts with another one. There
+Each framework has its own process, all pinned to the same processor; one runs while the others wait. A round is one
+pass over the data of training, evaluation and prediction for each, and each round starts with another one. There
 are as many rounds as fit into the time. On a machine with a GPU the same command measures on it (`--device`).
 """
 
@@ -22,11 +22,11 @@ import torch
 
 from benchmarks import budgets, chart, report
 from benchmarks.cases import CASES
-from benchmarks.contenders import FILES, TASKS, named
-from benchmarks.players import LeftOutError, Player
+from benchmarks.frameworks import MODULES, TASKS, matching_names
+from benchmarks.worker_process import LeftOutError, WorkerProcess
 
-FEWEST_ROUNDS = 3
-# Whole batches: what compilers do about other sizes is a question of its own.
+MIN_ROUNDS = 3
+# Whole batches, so that compilers do not need to handle a second size.
 SAMPLES = {"mnist": 469 * 64, "tiny": 1000 * 32, "convnet": 100 * 64}
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     found = budgets.measured(options.budgets)
     with tempfile.TemporaryDirectory() as folder:
         result = Suite(options, Path(folder), end).run()
-    result["budgets"] = [finding.as_json() for finding in found]
+    result["budgets"] = [result.as_json() for result in found]
     report.save(result, options.output)
     report.write(options.output)
     chart.draw(options.output)
@@ -48,10 +48,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=11.0, help="what all of it may take")
-    parser.add_argument("--rounds", type=int, default=15, help="at most so many")
+    parser.add_argument("--minutes", type=float, default=11.0, help="total time limit")
+    parser.add_argument("--rounds", type=int, default=15, help="maximum number of rounds")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--only", nargs="+", default=[""], help="words, one of which a contender's name has")
+    parser.add_argument("--only", nargs="+", default=[""], help="words, one of which a framework's name has")
     parser.add_argument("--samples", type=int, help="size of the data, if not the case's own")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processor", type=int, default=last_processor(), help="pin to this one; -1: do not pin")
@@ -61,17 +61,17 @@ def arguments() -> argparse.Namespace:
 
 
 def last_processor() -> int:
-    """Return the number of the last processor that may be used, or -1 where processes cannot be pinned."""
+    """Return the number of the last processor that is available, or -1 where processes cannot be pinned."""
     return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else -1
 
 
 class Suite:
-    """All players and what was found out about them."""
+    """The workers of all frameworks, and what was measured."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, end: float) -> None:
         """Take the command line, a folder for temporary files, and the time (monotonic) to be done by."""
         self._options, self._folder, self._end = options, folder, end
-        self._players: dict[str, Player] = {}
+        self._workers: dict[str, WorkerProcess] = {}
         self._result: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
         self._left_out: dict[str, str] = {}
 
@@ -79,16 +79,16 @@ class Suite:
         """Measure, and return everything as plain data."""
         options = self._options
         try:
-            for name in named(options.only):
+            for name in matching_names(options.only):
                 self._attempt(name, lambda name=name: self._start(name))
             for index, name in enumerate(options.cases):
                 cases_left = len(options.cases) - index
                 self._measure(name, time.monotonic() + (self._end - time.monotonic()) / cases_left)
         finally:
-            for player in self._players.values():
-                for remark in player.remarks():
-                    print(f"{player.name}: {remark}")
-                player.close()
+            for worker in self._workers.values():
+                for message in worker.compile_messages():
+                    print(f"{worker.name}: {message}")
+                worker.close()
         return {
             "device": options.device,
             "machine": report.machine(options.device, options.processor),
@@ -97,20 +97,20 @@ class Suite:
         }
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
-        """Do something with a player, and do without the player if that fails."""
+        """Do something with a worker, and leave the framework out if that fails."""
         try:
             action()
         except LeftOutError as reason:
             print(f"  {name} is left out: {reason}", flush=True)
             self._left_out[name] = str(reason)
-            if name in self._players:
-                self._players.pop(name).close()
+            if name in self._workers:
+                self._workers.pop(name).close()
 
     def _start(self, name: str) -> None:
-        number = list(FILES).index(name)
-        self._players[name] = player = Player(name, self._options.processor, self._folder / str(number))
-        importing = player.answer()["seconds"]
-        step = player.ask(do="first", **self._case(self._options.cases[0]))["seconds"]
+        number = list(MODULES).index(name)
+        self._workers[name] = worker = WorkerProcess(name, self._options.processor, self._folder / str(number))
+        importing = worker.answer()["seconds"]
+        step = worker.ask(do="first", **self._case(self._options.cases[0]))["seconds"]
         self._result["start"][name] = {"import": importing, "first step": step}
         print(f"  {name}: imported in {importing:.1f} s, first step after {step:.2f} s more", flush=True)
 
@@ -122,38 +122,38 @@ class Suite:
 
     def _measure(self, case: str, end: float) -> None:
         print(f"\n{case}: {CASES[case].what}", flush=True)
-        for name in list(self._players):
+        for name in list(self._workers):
             self._attempt(name, lambda name=name: self._warm_up(name, case))
         rounds = 0
         before = time.monotonic()
         while rounds < self._options.rounds:
             took = time.monotonic() - before
-            if rounds >= FEWEST_ROUNDS and time.monotonic() + took / rounds > end:
+            if rounds >= MIN_ROUNDS and time.monotonic() + took / rounds > end:
                 break
             self._round(case, rounds)
             rounds += 1
         self._result["rounds"][case] = rounds
         self._result["steps"][case] = self._steps(case)
         print(f"  {rounds} rounds in {time.monotonic() - before:.0f} s", flush=True)
-        for name, player in list(self._players.items()):
-            self._attempt(name, lambda player=player: player.ask(do="end") and None)
+        for name, worker in list(self._workers.items()):
+            self._attempt(name, lambda worker=worker: worker.ask(do="end") and None)
 
     def _warm_up(self, name: str, case: str) -> None:
         began = time.monotonic()
-        answer = self._players[name].ask(do="play", **self._case(case))
+        answer = self._workers[name].ask(do="run", **self._case(case))
         self._result["warm-up"].setdefault(case, {})[name] = answer["warm-up"]
         self._result["memory"].setdefault(case, {})[name] = answer["memory"]
         print(f"  {name}: warm after {time.monotonic() - began:.1f} s", flush=True)
 
     def _round(self, case: str, number: int) -> None:
         steps = self._steps(case)
-        names = list(self._players)
+        names = list(self._workers)
         start = number % len(names)
         for name in names[start:] + names[:start]:
             self._attempt(name, lambda name=name: self._take_times(name, case, steps))
 
     def _take_times(self, name: str, case: str, steps: int) -> None:
-        seconds = self._players[name].ask(do="run", tasks=TASKS)["seconds"]
+        seconds = self._workers[name].ask(do="run", tasks=TASKS)["seconds"]
         for task, taken in seconds.items():
             times = self._result["times"].setdefault(case, {}).setdefault(name, {}).setdefault(task, [])
             times.append(taken / steps * 1e6)

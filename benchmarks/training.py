@@ -11,7 +11,7 @@ import statistics
 import torch
 
 from benchmarks.cases import CASES, Case
-from benchmarks.contenders import REFERENCE, TASKS, Contender, load, named
+from benchmarks.frameworks import REFERENCE, TASKS, Framework, load, matching_names
 from benchmarks.measure import interleaved, machine, markdown_table, ratio
 
 
@@ -19,13 +19,13 @@ def main() -> None:
     """Measure what the command line asks for."""
     options = arguments()
     torch.set_num_threads(options.threads)
-    takers = chosen(options.only)
+    frameworks = chosen(options.only)
     print(f"{machine()}\n{options.rounds} interleaved rounds; medians; the ratio is to the loop tuned by hand")
     for name in options.cases:
         case = CASES[name].of(options.samples or CASES[name].samples)
         for task in options.tasks:
             print(f"\n### {task}: {case.name} ({case.what}, {case.steps} steps a run)\n", flush=True)
-            print(compared(case, task, takers, options.rounds), flush=True)
+            print(compared(case, task, frameworks, options.rounds), flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -36,19 +36,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--samples", type=int, help="size of the data, if not the case's own")
     parser.add_argument(
-        "--only", nargs="+", default=["by hand", "torchfit"], help="words, one of which a contender's name has"
+        "--only", nargs="+", default=["by hand", "torchfit"], help="words, one of which a framework's name has"
     )
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
-def chosen(words: list[str]) -> dict[str, Contender]:
-    """Return the contenders that the words name, and the reference, as far as they are installed."""
-    return {name: contender for name in named(words) if (contender := installed(name)) is not None}
+def chosen(words: list[str]) -> dict[str, Framework]:
+    """Return the frameworks that the words name, and the reference, as far as they are installed."""
+    return {name: framework for name in matching_names(words) if (framework := installed(name)) is not None}
 
 
-def installed(name: str) -> Contender | None:
-    """Return a contender, or say why there is none."""
+def installed(name: str) -> Framework | None:
+    """Return a framework, or say why there is none."""
     try:
         return load(name)
     except ImportError as error:
@@ -56,9 +56,9 @@ def installed(name: str) -> Contender | None:
         return None
 
 
-def compared(case: Case, task: str, takers: dict[str, Contender], rounds: int) -> str:
+def compared(case: Case, task: str, frameworks: dict[str, Framework], rounds: int) -> str:
     """Return a table of microseconds per step and ratios."""
-    runs = {name: made[task] for name, make in takers.items() if task in (made := make(case))}
+    runs = {name: made[task] for name, make in frameworks.items() if task in (made := make(case))}
     times = interleaved(runs, rounds)
     rows = [
         [

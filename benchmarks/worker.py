@@ -1,7 +1,7 @@
-"""One contender in a process of its own, which does what it is told: a line of JSON in, a line of JSON out.
+"""One framework in a process of its own, driven by requests: a line of JSON in, a line of JSON out.
 
-It imports what the contender needs, and then forks for every case: each starts with everything imported and nothing
-made or compiled. Not to be called by hand; see `benchmarks/suite.py`.
+It imports what the framework needs, and then forks for every case: each starts with everything imported and nothing
+built or compiled. It is started by `benchmarks/suite.py`.
 """
 
 import json
@@ -17,33 +17,33 @@ Reply = Callable[[Ask], None]
 
 
 def main() -> None:
-    """Import the contender that the command line names, on the processor that it names, and serve."""
+    """Import the framework that the command line names, on the processor that it names, and serve."""
     name, processor = sys.argv[1], int(sys.argv[2])
     reply = replies()
     if processor >= 0:
-        os.sched_setaffinity(0, {processor})  # as `taskset -c` does, and before any pool of threads is made
+        os.sched_setaffinity(0, {processor})  # as `taskset -c` does, and before any thread pool starts
     started = time.perf_counter()
     try:
-        from benchmarks.contenders import load
+        from benchmarks.frameworks import load
 
-        contender = load(name)
+        framework = load(name)
     except Exception as error:
         reply({"error": f"{type(error).__name__}: {error}"})
         return
     reply({"seconds": time.perf_counter() - started})
     while request := sys.stdin.readline():
-        in_a_fork(lambda: handle(contender, json.loads(request), reply), reply)
+        in_a_fork(lambda: handle(framework, json.loads(request), reply), reply)
 
 
 def replies() -> Reply:
-    """Return a function that answers; what anybody prints from now on goes nowhere."""
+    """Return a function that answers; anything printed from now on is discarded."""
     channel: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return lambda answer: print(json.dumps(answer), file=channel, flush=True)
 
 
 def in_a_fork(work: Callable[[], None], reply: Reply) -> None:
-    """Do something in a child, which answers for itself, and wait for its end."""
+    """Run `work` in a child process, which answers itself, and wait for it."""
     child = os.fork()
     if child == 0:
         try:
@@ -57,34 +57,34 @@ def in_a_fork(work: Callable[[], None], reply: Reply) -> None:
         reply({"error": f"its process ended with status {status}"})
 
 
-def handle(contender: Any, request: Ask, reply: Reply) -> None:
-    """Do one thing in a fresh child."""
+def handle(framework: Any, request: Ask, reply: Reply) -> None:
+    """Handle one request in a fresh child."""
     from benchmarks.cases import CASES
 
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = request["cache"]  # Nothing that another one compiled.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = request["cache"]  # shares nothing that another one compiled
     case = CASES[request["case"]].on(request["device"]).of(request["samples"])
     if request["do"] == "first":
-        reply({"seconds": first_step(contender, case)})
+        reply({"seconds": first_step(framework, case)})
     else:
-        play(contender, case, reply)
+        run(framework, case, reply)
 
 
-def first_step(contender: Any, case: Any) -> float:
+def first_step(framework: Any, case: Any) -> float:
     """Return the seconds from nothing but data to the end of the first training step."""
     case = case.of(case.batch)
     _ = case.data
-    return timed(lambda: contender(case)["train"]())
+    return timed(lambda: framework(case)["train"]())
 
 
-def play(contender: Any, case: Any, reply: Reply) -> None:
-    """Warm up, tell what that took, and then run what is asked for until the end."""
+def run(framework: Any, case: Any, reply: Reply) -> None:
+    """Warm up, report the time, and then run what is requested until the end."""
     from benchmarks import memory
 
     _ = case.data
-    memory.forget_peak()
+    memory.reset_peak()
     start = memory.now()
     runs: dict[str, Callable[[], object]] = {}
-    making = timed(lambda: runs.update(contender(case)))
+    making = timed(lambda: runs.update(framework(case)))
     training = timed(runs["train"])
     held = {"peak": memory.peak(), "above start": memory.peak() - start, **accelerator_memory()}
     warm_up = {"train": making + training, **{task: timed(run) for task, run in runs.items() if task != "train"}}

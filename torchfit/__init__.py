@@ -40,10 +40,12 @@ else:
         if name in _HOMES:
             value = globals()[name] = getattr(import_module(_HOMES[name]), name)
             return value
-        if name in __all__:
+        if name in __all__ or name == "sklearn":  # not listed in `__all__`: it needs scikit-learn
             return import_module(f"torchfit.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        """List the public names, those not imported yet as well."""
-        return sorted({*globals(), *__all__})
+        """List the public names, including those not imported yet."""
+        from importlib.util import find_spec
+
+        return sorted({*globals(), *__all__, *(["sklearn"] if find_spec("sklearn") else [])})

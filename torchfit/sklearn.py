@@ -1,6 +1,6 @@
-"""Networks as estimators of scikit-learn, for its pipelines and searches. Needs the package scikit-learn.
+"""scikit-learn estimators that train a network, for pipelines and searches. Needs the package scikit-learn.
 
-`import torchfit` does not bring this module in: write `from torchfit.sklearn import Classifier`.
+It is imported when `torchfit.sklearn` is first used, not by `import torchfit`.
 """
 
 import copy
@@ -13,6 +13,7 @@ from torch import nn
 
 from torchfit import losses
 from torchfit._utils.errors import describe
+from torchfit.losses.identifiers import resolve_loss
 from torchfit.model import Model
 
 try:
@@ -31,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]
-    """What both kinds of estimators have in common."""
+    """Base of both estimators."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def _fit(self, X: Array, y: Array, sample_weight: Any, inputs: int, outputs: int) -> Any:
-        """Build the network, unless a warm start goes on with the last one, and train it."""
+        """Train the network: a new one, or with `warm_start` the one that exists."""
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with torch.random.fork_rng():
@@ -91,12 +92,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _compiled(self, inputs: int, outputs: int) -> Model:
         module: Any = self.module if self.module is not None else _network
         if isinstance(module, nn.Module):
-            made: Any = copy.deepcopy(module)
+            network: Any = copy.deepcopy(module)
         elif callable(module):
-            made = module(inputs, outputs, **(self.module_arguments or {}))
+            network = module(inputs, outputs, **(self.module_arguments or {}))
         else:
-            raise ValueError(f"`module` must be a module or make one from (inputs, outputs), not {describe(module)}.")
-        model = Model(made, device=self.device)
+            raise ValueError(
+                f"`module` must be a module or return one for (inputs, outputs). Received: {describe(module)}."
+            )
+        model = Model(network, device=self.device)
         optimizer, loss, metrics = (copy.deepcopy(part) for part in (self.optimizer, self.loss, self.metrics))
         model.compile(optimizer, self._default_loss() if loss is None else loss, metrics=metrics)
         if self.learning_rate is not None:
@@ -112,25 +115,25 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.model_.predict(X, batch_size=max(self.batch_size, 256)))
 
     def _dtype(self) -> Any:
-        """Return what inputs are converted to: a network of the user's may look integers up."""
+        """Return the dtype of inputs: integers are kept for user-defined networks, which may have embeddings."""
         return np.float32 if self.module is None else "numeric"
 
 
 class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
-    """A network that tells classes apart.
+    """A network that predicts classes.
 
     Args:
-        module: A function or class `(inputs, outputs, **module_arguments)` that makes a module, inputs and outputs
-            being the numbers of features and of classes; or a module, which is copied. Its outputs are logits
+        module: A function or class `(inputs, outputs, **module_arguments)` that returns a module, where inputs and
+            outputs are the numbers of features and of classes; or a module, which is copied. Its outputs are logits
             `(batch, classes)` for the default loss. By default one hidden layer of 100 units.
         module_arguments: More arguments for `module`.
         optimizer: As in `Model.compile`.
         learning_rate: The learning rate; by default the optimizer's.
-        loss: As in `Model.compile`; by default the crossentropy of logits. Targets are class numbers.
+        loss: As in `Model.compile`; by default the crossentropy of logits. Targets are class indices.
         metrics: As in `Model.compile`.
         epochs, batch_size, validation_split, callbacks, verbose: As in `Model.fit`; callbacks are used as they are.
         device: As in `Model`.
-        warm_start: Whether another `fit` goes on with the network that is there.
+        warm_start: Whether another `fit` continues with the trained network.
         random_state: A seed, or NumPy's `RandomState`, that decides weights and order.
 
     Attributes:
@@ -150,7 +153,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         """Train on inputs `(samples, features, …)` and classes `(samples,)` of any kind.
 
         Raises:
-            ValueError: If the data are not what they must be, or there is one class only.
+            ValueError: If the data have a wrong shape or dtype, or there is only one class.
         """
         X, y = validate_data(self, X, y, dtype=self._dtype(), allow_nd=True)
         check_classification_targets(y)
@@ -163,7 +166,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         """Return the probabilities of the classes, `(samples, classes)`."""
         outputs = torch.from_numpy(self._outputs(X)).double()
         are_logits = getattr(
-            self._default_loss() if self.loss is None else losses.as_loss(self.loss), "from_logits", False
+            self._default_loss() if self.loss is None else resolve_loss(self.loss), "from_logits", False
         )
         if outputs.ndim == 1 or outputs.shape[1] == 1:
             single = outputs.reshape(-1, 1)
@@ -183,8 +186,8 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """A network that predicts one or several numbers.
 
-    The arguments and attributes are those of `Classifier`, without classes; `module` gives `(batch, outputs)`, and the
-    default loss is the mean squared error.
+    The arguments and attributes are those of `Classifier`, without classes; `module` returns `(batch, outputs)`, and
+    the default loss is the mean squared error.
 
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
     >>> bool(Regressor(learning_rate=0.01, random_state=0).fit(X, X.sum(1)).score(X, X.sum(1)) > 0.9)
@@ -195,7 +198,7 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         """Train on inputs `(samples, features, …)` and numbers `(samples,)` or `(samples, outputs)`.
 
         Raises:
-            ValueError: If the data are not what they must be.
+            ValueError: If the data have a wrong shape or dtype.
         """
         X, y = validate_data(self, X, y, dtype=self._dtype(), allow_nd=True, multi_output=True, y_numeric=True)
         self._is_flat = y.ndim == 1
@@ -203,7 +206,7 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         return self._fit(X, targets, sample_weight, X.shape[1], targets.shape[1])  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:
-        """Return the predictions, in the shape of the targets of the training."""
+        """Return the predictions, in the shape of the targets passed to `fit`."""
         outputs = self._outputs(X).astype("float64")
         return outputs.reshape(-1) if self._is_flat else outputs
 
@@ -211,7 +214,7 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         return losses.MeanSquaredError()
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn that there may be several targets."""
+        """Declare that several targets are supported."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

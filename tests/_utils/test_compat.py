@@ -1,9 +1,24 @@
+"""Private API and what stands in for it."""
+
 import mmap
 
 import numpy as np
+import pytest
+import torch
 from torch.utils.data import DataLoader
 
+from torchfit._utils import compat
 from torchfit._utils.compat import mapping_of, shutdown_workers
+
+FIRST, SECOND = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -1.0]])
+
+
+@pytest.mark.parametrize("reduction", [compat.NONE, compat.MEAN])
+@pytest.mark.parametrize(("name", "arguments"), [("mse_loss", ()), ("l1_loss", ()), ("huber_loss", (0.5,))])
+def test_stand_ins(name, arguments, reduction):
+    native = getattr(compat, name)(FIRST, SECOND, reduction, *arguments)
+    public = getattr(compat, f"_public_{name}")(FIRST, SECOND, reduction, *arguments)
+    torch.testing.assert_close(native, public)
 
 
 def test_workers_of_an_iterator_are_shut_down():
@@ -24,3 +39,15 @@ def test_the_mapping_of_a_memory_map(tmp_path):
     array = np.memmap(tmp_path / "x.dat", "float32", "w+", shape=(4,))
     assert isinstance(mapping_of(array), mmap.mmap)
     assert mapping_of(np.zeros(3)) is None
+
+
+def test_the_compiler_is_found():
+    assert callable(compat.lookup_compiler_backend("inductor"))
+    assert callable(compat.inductor().compile_fx)
+    assert compat.dynamo_config().recompile_limit > 0
+    assert compat.takes_arguments_as_list(lambda inputs: inputs)._boxed_call
+
+
+def test_a_torch_without_the_parts_of_the_compiler(monkeypatch):
+    monkeypatch.delattr(compat.inductor(), "compile_fx_inner")
+    assert compat.inductor() is None

@@ -3,13 +3,13 @@
 import pytest
 
 from benchmarks import checkpoints, import_time, loaders, memmap, metrics
-from benchmarks.budget import Finding
+from benchmarks.budget import BudgetResult
 from benchmarks.cases import CASES
 
 
-def test_a_finding_says_whether_its_limit_holds():
-    assert Finding("x", 2.0, 3.0, "µs").cells() == ["x", "2 µs", "3 µs", "yes"]
-    assert Finding("x", 4.0, 3.0).verdict == "**no**"
+def test_a_result_says_whether_its_limit_holds():
+    assert BudgetResult("x", 2.0, 3.0, "µs").cells() == ["x", "2 µs", "3 µs", "yes"]
+    assert BudgetResult("x", 4.0, 3.0).verdict == "**no**"
 
 
 def test_metrics_are_updated():
@@ -18,24 +18,24 @@ def test_metrics_are_updated():
 
 
 def test_checkpoints_are_compared_with_none():
-    findings = checkpoints.of_checkpoints(CASES["tiny"].of(32 * 250), 1)
-    assert all(finding.value > 0 for finding in findings)
+    results = checkpoints.of_checkpoints(CASES["tiny"].of(32 * 250), 1)
+    assert all(result.value > 0 for result in results)
 
 
-def test_a_callback_that_hears_of_epochs_only_adds_no_call_to_a_step():
+def test_a_callback_without_batch_hooks_adds_no_call_to_a_step():
     case = CASES["tiny"].of(32 * 60)
     assert checkpoints.of_callback(case).value == 1.0
 
 
 @pytest.mark.slow
 def test_loaders_are_compared_with_a_loop():
-    assert loaders.findings(CASES["tiny"].of(64), 1)[0].value > 0
+    assert loaders.results(CASES["tiny"].of(64), 1)[0].value > 0
 
 
 def test_a_memory_map_is_fitted():
-    assert memmap.findings(2**24)[0].value < 1024
+    assert memmap.results(2**24)[0].value < 1024
 
 
 @pytest.mark.slow
 def test_imports_are_timed():
-    assert import_time.findings(1)[0].value > 0
+    assert import_time.results(1)[0].value > 0

@@ -50,7 +50,7 @@ def test_the_report_says_what_was_measured_and_what_was_not(tmp_path):
     report.save(RESULT, tmp_path)
     report.write(tmp_path)
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert "|         1.00 |           200 |          100 |" in text
+    assert "|         1.00 |           200 |        100 |" in text
     assert "- skorch: ImportError" in text
     assert "| an update |    50 µs |   40 µs | **no** |" in text
     assert "## GPU\n\nNot measured" in text

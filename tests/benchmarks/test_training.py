@@ -1,14 +1,14 @@
 """The quick look in one process."""
 
 from benchmarks.cases import CASES
-from benchmarks.contenders import REFERENCE
+from benchmarks.frameworks import REFERENCE
 from benchmarks.measure import markdown_table, ratio
 from benchmarks.training import chosen, compared
 
 
-def test_everybody_chosen_is_in_the_table():
-    takers = {name: taker for name, taker in chosen(["torchfit"]).items() if "jit" not in name}
-    table = compared(CASES["tiny"].of(64), "train", takers, rounds=1)
+def test_every_chosen_framework_is_in_the_table():
+    frameworks = {name: framework for name, framework in chosen(["torchfit"]).items() if "jit" not in name}
+    table = compared(CASES["tiny"].of(64), "train", frameworks, rounds=1)
     assert f"| {REFERENCE} " in table
     assert "| torchfit " in table
 

@@ -102,17 +102,17 @@ def test_copies_keep_names_and_attributes_together(copied):
 def test_a_snapshot_of_nested_metrics_is_brought_back():
     metric = Family()
     metric.update_state([1.0])
-    snapshot = metric._snapshot()
+    snapshot = metric.snapshot_state()
     metric.update_state([5.0])
-    metric._restore(snapshot)
+    metric.restore_state(snapshot)
     assert [variable.tolist() for variable in metric.variables] == [[2.0, 2.0], 1.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_what_was_made_after_the_snapshot_is_reset():
     metric = metrics.F1Score()
-    snapshot = metric._snapshot()
+    snapshot = metric.snapshot_state()
     metric.update_state([[1, 0]], [[0.9, 0.1]])
-    metric._restore(snapshot)
+    metric.restore_state(snapshot)
     assert metric.result().tolist() == [0.0, 0.0]
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from torchfit import metrics
+from torchfit.metrics.identifiers import as_metric, resolve_metric
 
 
 def squared(y_true, y_pred):
@@ -29,7 +30,7 @@ def squared(y_true, y_pred):
 )
 def test_names(name, kind):
     assert type(metrics.get(name)) is kind
-    assert metrics.as_metric(name).name == name
+    assert as_metric(name).name == name
 
 
 def test_get_leaves_objects_and_functions_alone():
@@ -41,13 +42,13 @@ def test_get_leaves_objects_and_functions_alone():
 
 
 def test_functions_without_a_class_are_wrapped():
-    metric = metrics.as_metric("huber")
+    metric = as_metric("huber")
     assert metric.name == "huber"
     assert metric([[0.0]], [[1.0]]).item() == 0.5
 
 
 def test_a_function_gives_its_name():
-    metric = metrics.as_metric(squared)
+    metric = as_metric(squared)
     assert metric.name == "squared"
     assert metric([[0.0, 1.0]], [[1.0, 3.0]]).item() == 2.5
 
@@ -55,17 +56,17 @@ def test_a_function_gives_its_name():
 def test_a_torch_loss_gets_the_predictions_first():
     y_true, y_pred = torch.tensor([0, 1]), torch.tensor([[2.0, 1.0], [0.0, 3.0]])
     expected = torch.nn.functional.cross_entropy(y_pred, y_true).item()
-    assert metrics.as_metric(torch.nn.CrossEntropyLoss())(y_true, y_pred).item() == pytest.approx(expected)
-    metric = metrics.as_metric(torch.nn.functional.cross_entropy)
+    assert as_metric(torch.nn.CrossEntropyLoss())(y_true, y_pred).item() == pytest.approx(expected)
+    metric = as_metric(torch.nn.functional.cross_entropy)
     assert metric.name == "cross_entropy"
     assert metric(y_true, y_pred).item() == pytest.approx(expected)
 
 
 def test_unknown_names_come_with_near_ones():
     with pytest.raises(ValueError, match=r"Unknown metric: 'acuracy'. Did you mean .*ccuracy"):
-        metrics.as_metric("acuracy")
+        as_metric("acuracy")
     with pytest.raises(ValueError, match=r"A metric must be a name.*Received: 3"):
-        metrics.as_metric(3)
+        as_metric(3)
     with pytest.raises(ValueError, match=r"IoU needs the argument.*num_classes, target_class_ids"):
         metrics.get("io_u")
 
@@ -83,7 +84,7 @@ def test_unknown_names_come_with_near_ones():
     ],
 )
 def test_accuracy_by_shape(target, output, kind):
-    metric = metrics.resolve("acc", "mean_squared_error", target, output)
+    metric = resolve_metric("acc", "mean_squared_error", target, output)
     assert (type(metric), metric.name) == (kind, "acc")
 
 
@@ -97,15 +98,9 @@ def test_accuracy_by_shape(target, output, kind):
     ],
 )
 def test_crossentropy_by_shape_and_loss(loss, target, output, kind):
-    metric = metrics.resolve("ce", loss, target, output, from_logits=True)
+    metric = resolve_metric("ce", loss, target, output, from_logits=True)
     assert (type(metric), metric.name) == (kind, "ce")
     assert metric.get_config()["from_logits"] is True
-
-
-def test_which_names_wait_for_the_output():
-    assert metrics.depends_on_output("Accuracy")
-    assert not metrics.depends_on_output("binary_accuracy")
-    assert not metrics.depends_on_output(metrics.Accuracy())
 
 
 def test_own_metrics_are_read_back_with_custom_objects():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from torchfit import metrics
+from torchfit.metrics.identifiers import as_metric
 
 torchmetrics = pytest.importorskip("torchmetrics", exc_type=ImportError)
 
@@ -9,14 +9,14 @@ LABELS, SCORES = torch.tensor([0, 1, 1]), torch.tensor([[0.9, 0.1], [0.2, 0.8], 
 
 
 def test_predictions_come_first():
-    metric = metrics.as_metric(torchmetrics.classification.MulticlassAccuracy(2, average="micro"))
+    metric = as_metric(torchmetrics.classification.MulticlassAccuracy(2, average="micro"))
     assert metric(LABELS, SCORES).item() == pytest.approx(2 / 3)
-    assert (metric.name, metric.direction) == ("multiclass_accuracy", "up")
+    assert (metric.name, metric.mode) == ("multiclass_accuracy", "max")
 
 
 def test_a_class_and_a_function_are_taken_too():
-    assert metrics.as_metric(torchmetrics.MeanSquaredError)([1.0, 2.0], [1.0, 4.0]).item() == 2.0
-    assert metrics.as_metric(torchmetrics.MeanSquaredError).direction == "down"
+    assert as_metric(torchmetrics.MeanSquaredError)([1.0, 2.0], [1.0, 4.0]).item() == 2.0
+    assert as_metric(torchmetrics.MeanSquaredError).mode == "min"
 
 
 def several():
@@ -26,17 +26,17 @@ def several():
 @pytest.mark.filterwarnings("ignore:.*save all targets and predictions")
 @pytest.mark.parametrize("kind", [torchmetrics.MeanSquaredError, torchmetrics.SpearmanCorrCoef, several])
 def test_state_is_copied_out_and_back(kind):
-    metric = metrics.as_metric(kind())
+    metric = as_metric(kind())
     metric.update_state(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 2.0]))
     expected = metric.result()
-    snapshot = metric._snapshot()
+    snapshot = metric.snapshot_state()
     metric.reset_state()
     metric.update_state(torch.tensor([1.0, 5.0]), torch.tensor([7.0, 4.0]))
-    metric._restore(snapshot)
+    metric.restore_state(snapshot)
     assert metric.result() == expected
 
 
 def test_sample_weights_are_refused():
-    metric = metrics.as_metric(torchmetrics.MeanSquaredError())
+    metric = as_metric(torchmetrics.MeanSquaredError())
     with pytest.raises(ValueError, match="torchmetrics has no sample weights"):
         metric.update_state([1.0], [2.0], sample_weight=[1.0])

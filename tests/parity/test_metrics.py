@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from torchfit import metrics
+from torchfit.metrics.identifiers import resolve_metric
 
 cases = runpy.run_path(str(Path(__file__).parents[1] / "metrics" / "members.py"))
 MEMBERS, ROWS = cases["MEMBERS"], cases["ROWS"]
@@ -166,11 +167,11 @@ def test_signatures_are_the_same(name):
 
 
 @pytest.mark.parametrize("name", sorted({member.name for member in MEMBERS} | {"Mean", "Sum"}))
-def test_directions_agree_where_keras_has_one(name):
+def test_modes_agree_where_keras_has_one(name):
     member = next((member for member in MEMBERS if member.name == name), None)
     arguments = member.arguments if member else {}
-    direction = getattr(getattr(keras.metrics, name)(**arguments), "_direction", None)
-    assert direction in (None, getattr(metrics, name)(**arguments).direction)
+    expected = {"up": "max", "down": "min"}.get(getattr(getattr(keras.metrics, name)(**arguments), "_direction", None))
+    assert expected in (None, getattr(metrics, name)(**arguments).mode)
 
 
 def test_every_name_of_keras_is_here():
@@ -292,5 +293,5 @@ def test_accuracy_means_the_same(name, target, output):
         np.ones(output, "float32"), np.ones(target if len(target) == len(output) else output, "float32"), verbose=0
     )
     theirs = keras.src.trainers.compile_utils.get_metric(name, np.ones(target), np.ones(output))
-    ours = metrics.resolve(name, None, target, output)
+    ours = resolve_metric(name, None, target, output)
     assert (type(ours).__name__, ours.name) == (type(theirs).__name__, theirs.name)

@@ -108,9 +108,9 @@ def test_copies_go_their_own_way(member, copied):
 def test_a_snapshot_brings_everything_back(member):
     metric = build(member)
     expected = after(metric, member.data(0)).clone()
-    snapshot = metric._snapshot()
+    snapshot = metric.snapshot_state()
     after(metric, member.data(1))
-    metric._restore(snapshot)
+    metric.restore_state(snapshot)
     same(metric.result(), expected)
 
 

@@ -20,7 +20,7 @@ def test_tensors_stay_tensors():
 
 @pytest.mark.parametrize(("labels", "classes"), [([-1, 1], None), ([0, 3], 3)])
 def test_numbers_without_a_class_are_refused(labels, classes):
-    with pytest.raises(ValueError, match="`x` must hold class numbers from 0 to"):
+    with pytest.raises(ValueError, match="`x` must hold class indices from 0 to"):
         to_categorical(labels, classes)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import torchfit
-from torchfit.utils import LearningRates, lr_find
+from torchfit.utils import LRFinderResult, lr_find
 
 x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
 y = x.sum(1, keepdims=True)
@@ -45,8 +45,8 @@ def test_the_suggestion_is_where_the_loss_falls():
 
 
 def test_no_suggestion_where_nothing_falls():
-    assert LearningRates([0.1, 0.2, 0.3], [1.0, 2.0, 3.0]).suggestion is None
-    assert "suggestion none" in repr(LearningRates([], []))
+    assert LRFinderResult([0.1, 0.2, 0.3], [1.0, 2.0, 3.0]).suggestion is None
+    assert "suggestion none" in repr(LRFinderResult([], []))
 
 
 def test_the_picture_has_names():

@@ -134,7 +134,7 @@ def validation_schedule(validation_freq: Any) -> Callable[[int], bool]:
     Raises:
         ValueError: If `validation_freq` is neither a positive integer nor a container of epochs.
     """
-    schedule = validation.epochs_or_frequency("validation_freq", validation_freq)
+    schedule = validation.frequency_or_epochs("validation_freq", validation_freq)
     if isinstance(schedule, int):
         return lambda epoch: epoch % schedule == 0
     return lambda epoch: epoch in schedule

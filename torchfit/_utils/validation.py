@@ -1,23 +1,63 @@
 """Checks of arguments: each returns the value, or raises `ValueError` naming the argument."""
 
+import math
+import numbers
 import operator
 import sys
-from collections.abc import Container, Iterable
-from numbers import Real
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from torchfit._utils.errors import describe
 
 
-def integer(name: str, value: Any, min_value: int) -> int:
+def boolean(name: str, value: Any) -> bool:
+    """Accept `True` and `False`, also 1, 0 and those of NumPy."""
+    if not (is_bool(value) or (is_integer(value) and value in (0, 1))):
+        raise ValueError(f"`{name}` must be True or False. Received: {describe(value)}.")
+    return bool(value)
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """Accept a number from `low` to `high`, both included."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
+        raise ValueError(f"`{name}` must be a number{_bounds(low, high)}. Received: {describe(value)}.")
+    return float(value)
+
+
+def number_between(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """Accept a number between `low` and `high`, both excluded."""
+    if number(name, value) <= low or value >= high:
+        until = "" if high == math.inf else f" and less than {high:g}"
+        raise ValueError(f"`{name}` must be greater than {low:g}{until}. Received: {describe(value)}.")
+    return float(value)
+
+
+def number_or_numbers(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float | list[float]:
+    """Accept a number from `low` to `high`, or a sequence of them."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [number(name, item, low, high) for item in value]
+    return number(name, value, low, high)
+
+
+def integer(name: str, value: Any, min_value: float = -math.inf) -> int:
     """Accept an integer of at least `min_value`, also one of NumPy or torch.
 
     >>> integer("epochs", 3, min_value=0)
     3
     """
     if not is_integer(value) or value < min_value:
-        raise ValueError(f"`{name}` must be an integer of at least {min_value}. Received: {describe(value)}.")
+        at_least = f" of at least {min_value}" if min_value > -math.inf else ""
+        raise ValueError(f"`{name}` must be an integer{at_least}. Received: {describe(value)}.")
     return _native(name, value)
+
+
+def axes(name: str, value: Any) -> int | tuple[int, ...] | None:
+    """Accept an integer, a sequence of them, or `None`."""
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(integer(name, axis) for axis in value)
+    return integer(name, value)
 
 
 def batch_size(value: Any, name: str = "batch_size") -> int:
@@ -42,12 +82,12 @@ def steps(name: str, value: Any) -> int | None:
 
 def fraction(name: str, value: Any) -> float:
     """Accept a number between 0 and 1, both excluded, also one of NumPy."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
         raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {describe(value)}.")
     return float(value)
 
 
-def epochs_or_frequency(name: str, value: Any) -> int | Container[int]:
+def frequency_or_epochs(name: str, value: Any) -> int | Container[int]:
     """Accept a positive integer, or a container of integers."""
     if is_integer(value) and value > 0:
         return _native(name, value)
@@ -59,14 +99,31 @@ def epochs_or_frequency(name: str, value: Any) -> int | Container[int]:
     )
 
 
+def save_freq(name: str, value: Any, *words: str) -> Any:
+    """Return a word such as "epoch", or a positive number of batches.
+
+    Raises:
+        ValueError: for anything else.
+
+    >>> save_freq("save_freq", "epoch"), save_freq("save_freq", 100)
+    ('epoch', 100)
+    """
+    words = words or ("epoch",)
+    if isinstance(value, str) and value in words:
+        return value
+    if is_integer(value) and value > 0:
+        return _native(name, value)
+    expected = ", ".join(map(repr, words))
+    raise ValueError(f"{name}: expected {expected} or a positive number of batches. Received: {describe(value)}")
+
+
 def is_integer(value: Any) -> bool:
     """Return whether `value` is a single integer and no bool.
 
     >>> is_integer(3), is_integer(True), is_integer(int), is_integer([3])
     (True, False, False, False)
     """
-    is_array = getattr(value, "shape", ()) != ()
-    if is_array or isinstance(value, (bool, type)) or str(getattr(value, "dtype", "")).endswith("bool"):
+    if getattr(value, "shape", ()) != () or isinstance(value, type) or is_bool(value):
         return False
     try:
         operator.index(value)
@@ -75,9 +132,15 @@ def is_integer(value: Any) -> bool:
     return True
 
 
+def is_bool(value: Any) -> bool:
+    """Return whether `value` is a bool, also one of NumPy or torch."""
+    is_one = str(getattr(value, "dtype", "")).endswith("bool") and getattr(value, "shape", None) == ()
+    return isinstance(value, bool) or is_one
+
+
 def _native(name: str, value: Any) -> int:
     number = operator.index(value)
-    if number > sys.maxsize:
+    if abs(number) > sys.maxsize:
         raise ValueError(f"`{name}` must be at most {sys.maxsize}. Received: {describe(number)}.")
     return number
 
@@ -86,3 +149,9 @@ def _holds_integers(value: Any) -> bool:
     if isinstance(value, range) or not isinstance(value, Iterable):
         return True
     return getattr(value, "ndim", 1) == 1 and all(map(is_integer, value))
+
+
+def _bounds(low: float, high: float) -> str:
+    if high < math.inf:
+        return f" from {low:g} to {high:g}"
+    return f", at least {low:g}" if low > -math.inf else ""

@@ -1,5 +1,6 @@
 """Bringing targets and predictions to one kind and one shape, or saying why they do not fit."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,13 +28,38 @@ def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def mean_per_sample(values: Tensor, axis: int = -1) -> Tensor:
+    """Return the mean of `values (batch, …, values)` over `axis`.
+
+    A vector `(batch,)` holds one value per sample already and is returned as it is.
+
+    >>> mean_per_sample(torch.tensor([[1.0, 3.0]])).tolist(), mean_per_sample(torch.tensor([1.0, 3.0])).tolist()
+    ([2.0], [1.0, 3.0])
+    """
+    return values.mean(axis) if values.dim() > 1 else values
+
+
+def check_has_axis_beside_batch(name: str, y_pred: Tensor, axis_holds: str, way_out: str) -> None:
+    """Raise `ValueError` unless predictions are `(batch, …, values)`: of a vector, the batch would be compared."""
+    if y_pred.dim() < 2:
+        raise ValueError(
+            f"{name} compares {axis_holds} within a sample, so y_pred must be (batch, …, {axis_holds}). "
+            f"Received: y_pred, {describe(y_pred)}. {way_out}"
+        )
+
+
+def detach_below(values: Tensor, floor: float) -> Tensor:
+    """Return `values`, without their gradient below `floor`, such as at 0, where a power has an infinite slope."""
+    return torch.where(values < floor, values.detach(), values)
+
+
 def as_floating(values: Any) -> Tensor:
     """Return `values` as a tensor of real numbers; integers and booleans become float32."""
     tensor = as_tensor(values)
     return tensor if tensor.is_floating_point() else tensor.float()
 
 
-def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+def align_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     """Return targets and predictions as tensors of one shape, in the predictions' dtype and on their device.
 
     Raises `ValueError` if the shapes differ by more than a last dimension of size 1: nothing is broadcast.
@@ -50,28 +76,31 @@ def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
     y_true, y_pred = align_ranks(y_true, y_pred)
     if y_true.shape != y_pred.shape:
-        raise shapes_differ(y_true, y_pred, "of the same shape", "Reshape one of them to the shape of the other.")
-    return y_true, y_pred
-
-
-def as_rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
-    """Do as `as_pair` does for one-hot or soft labels, with the way out for those who hold class numbers."""
-    y_pred = as_floating(y_pred)
-    y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
-    if y_true.shape != y_pred.shape:
-        raise shapes_differ(
-            y_true,
-            y_pred,
-            "one-hot or soft labels of the shape of y_pred",
-            "If the labels are class numbers, use sparse_categorical_crossentropy.",
+        raise shape_mismatch_error(
+            y_true, y_pred, "of the same shape", "Reshape one of them to the shape of the other."
         )
     return y_true, y_pred
 
 
-def as_labels(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """Return class numbers as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
+def align_one_hot(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+    """Do as `align_pair` does for one-hot or soft labels, with the way out for those who hold class indices."""
+    y_pred = as_floating(y_pred)
+    y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
+    if y_true.shape != y_pred.shape:
+        raise shape_mismatch_error(
+            y_true,
+            y_pred,
+            "one-hot or soft labels of the shape of y_pred",
+            "If the labels are class indices, use sparse_categorical_crossentropy.",
+        )
+    return y_true, y_pred
 
-    Labels `(batch, …, 1)` lose their last dimension; labels of another kind are cast, fractions cut off.
+
+def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """Return class indices as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
+
+    Labels with a dimension of size 1 in place of the classes, or as their last one, lose it; labels of another kind
+    are cast, fractions cut off.
     """
     if (
         axis == -1
@@ -84,23 +113,34 @@ def as_labels(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]
         return y_true, y_pred
     y_pred = as_floating(y_pred)
     y_true = as_tensor(y_true, device=y_pred.device).long()
-    if y_true.dim() == y_pred.dim() and y_true.shape[-1:] == (1,):
-        y_true = y_true.squeeze(-1)
     expected = list(y_pred.shape)
     if not -len(expected) <= axis < len(expected):
         raise ValueError(f"`axis` must be a dimension of y_pred. Received: {axis}, and y_pred, {describe(y_pred)}.")
     del expected[axis]
+    if y_true.dim():
+        check_has_axis_beside_batch("The loss", y_pred, "classes", "For one output, use a binary loss.")
+    if y_true.dim() == y_pred.dim():
+        y_true = squeeze_class_axis(y_true, axis, expected)
     if list(y_true.shape) != expected:
-        raise shapes_differ(
+        raise shape_mismatch_error(
             y_true,
             y_pred,
-            f"class numbers of the shape of y_pred without its dimension {axis}, {tuple(expected)}",
+            f"class indices of the shape of y_pred without its dimension {axis}, {tuple(expected)}",
             "If the labels are one-hot, use categorical_crossentropy.",
         )
     return y_true, y_pred
 
 
-def shapes_differ(y_true: Tensor, y_pred: Tensor, expected: str, way_out: str) -> ValueError:
+def squeeze_class_axis(labels: Tensor, axis: int, expected: Sequence[int]) -> Tensor:
+    """Drop a dimension of size 1, at `axis` or else the last one, if that leaves the `expected` shape."""
+    for dimension in (axis, -1):
+        squeezed = labels.squeeze(dimension)
+        if list(squeezed.shape) == list(expected):
+            return squeezed
+    return labels
+
+
+def shape_mismatch_error(y_true: Tensor, y_pred: Tensor, expected: str, way_out: str) -> ValueError:
     """Return the error for a `y_true` that does not fit `y_pred`."""
     return ValueError(
         f"y_true must be {expected}. Received: y_true, {describe(y_true)}, and y_pred, {describe(y_pred)}. {way_out}"

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._utils import validation
 from torchfit.functional import crossentropy
-from torchfit.losses.checks import checked_flag, checked_integer, checked_number
 from torchfit.losses.functional_loss import FunctionalLoss
+
+FusedMean = Callable[[Tensor, Tensor], Tensor | None]
 
 
 class BinaryCrossentropy(FunctionalLoss):
@@ -26,7 +28,7 @@ class BinaryCrossentropy(FunctionalLoss):
     0.6931...
     """
 
-    probabilities = "single"
+    expects_probabilities = "single"
 
     def __init__(
         self,
@@ -42,15 +44,15 @@ class BinaryCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _of_batch(
+            _select_fused_mean(
                 from_logits,
                 axis == -1 and not label_smoothing,
-                crossentropy.batch_binary_crossentropy,
-                crossentropy.batch_binary_crossentropy_from_logits,
+                crossentropy.fused_binary_crossentropy,
+                crossentropy.fused_binary_crossentropy_from_logits,
             ),
-            from_logits=checked_flag("from_logits", from_logits),
-            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
-            axis=checked_integer("axis", axis),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
         )
 
 
@@ -69,7 +71,7 @@ class CategoricalCrossentropy(FunctionalLoss):
     0.6931...
     """
 
-    probabilities = "distribution"
+    expects_probabilities = "distribution"
 
     def __init__(
         self,
@@ -85,24 +87,25 @@ class CategoricalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _of_batch(
+            _select_fused_mean(
                 from_logits,
                 axis == -1 and not label_smoothing,
-                crossentropy.batch_categorical_crossentropy,
-                crossentropy.batch_categorical_crossentropy_from_logits,
+                crossentropy.fused_categorical_crossentropy,
+                crossentropy.fused_categorical_crossentropy_from_logits,
             ),
-            from_logits=checked_flag("from_logits", from_logits),
-            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
-            axis=checked_integer("axis", axis),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
         )
 
 
 class SparseCategoricalCrossentropy(FunctionalLoss):
-    """The crossentropy of class numbers and predicted probabilities of classes.
+    """The crossentropy of class indices and predicted probabilities of classes.
 
-    `y_true` holds numbers from 0 to classes - 1 of any number kind, `(batch, …)` or `(batch, …, 1)`; `y_pred`
-    is `(batch, …, classes)`. Labels out of range are not looked for, as that would wait for the device at
-    every step: torch raises `IndexError` for them on the CPU and stops the process on a GPU.
+    `y_true` holds class indices from 0 to classes - 1 of any number kind, `(batch, …)`, or with a dimension of size 1
+    in place of the classes or at the end; `y_pred` is `(batch, …, classes)`. Labels out of range are not looked for, as
+    that would wait for the device at every step: torch raises `IndexError` for them on the CPU and stops the process
+    on a GPU.
 
     Arguments:
         from_logits: `y_pred` holds logits rather than probabilities.
@@ -113,7 +116,8 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
     0.6931...
     """
 
-    probabilities = "distribution"
+    expects_probabilities = "distribution"
+    _takes_class_indices = True
 
     def __init__(
         self,
@@ -129,23 +133,23 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _of_batch(
+            _select_fused_mean(
                 from_logits,
                 axis == -1 and ignore_class is None,
-                crossentropy.batch_sparse_categorical_crossentropy,
-                crossentropy.batch_sparse_categorical_crossentropy_from_logits,
+                crossentropy.fused_sparse_categorical_crossentropy,
+                crossentropy.fused_sparse_categorical_crossentropy_from_logits,
             ),
-            from_logits=checked_flag("from_logits", from_logits),
-            ignore_class=None if ignore_class is None else checked_integer("ignore_class", ignore_class),
-            axis=checked_integer("axis", axis),
+            from_logits=validation.boolean("from_logits", from_logits),
+            ignore_class=None if ignore_class is None else validation.integer("ignore_class", ignore_class),
+            axis=validation.integer("axis", axis),
         )
         self._target_dtype = torch.int64
 
 
-def _of_batch(
-    from_logits: bool, usual: bool, of_probabilities: Callable[..., Tensor], of_logits: Callable[..., Tensor]
-) -> Callable[..., Tensor] | None:
-    """Choose the short way for a whole batch, if the arguments are the usual ones."""
-    if not usual:
+def _select_fused_mean(
+    from_logits: bool, is_default: bool, of_probabilities: FusedMean, of_logits: FusedMean
+) -> FusedMean | None:
+    """Return the function that computes the mean over a batch at once, if the arguments allow for it."""
+    if not is_default:
         return None
     return of_logits if from_logits else of_probabilities

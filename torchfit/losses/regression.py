@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from torchfit._utils import validation
 from torchfit.functional import regression
-from torchfit.losses.checks import checked_inner_number, checked_integer
 from torchfit.losses.functional_loss import FunctionalLoss
 
 
@@ -20,7 +20,7 @@ class MeanSquaredError(FunctionalLoss):
         name: str | None = "mean_squared_error",
         dtype: Any = None,
     ):
-        super().__init__(regression.mean_squared_error, name, reduction, dtype, regression.batch_mean_squared_error)
+        super().__init__(regression.mean_squared_error, name, reduction, dtype, regression.fused_mean_squared_error)
 
 
 class MeanAbsoluteError(FunctionalLoss):
@@ -36,7 +36,7 @@ class MeanAbsoluteError(FunctionalLoss):
         name: str | None = "mean_absolute_error",
         dtype: Any = None,
     ):
-        super().__init__(regression.mean_absolute_error, name, reduction, dtype, regression.batch_mean_absolute_error)
+        super().__init__(regression.mean_absolute_error, name, reduction, dtype, regression.fused_mean_absolute_error)
 
 
 class MeanAbsolutePercentageError(FunctionalLoss):
@@ -92,7 +92,7 @@ class Huber(FunctionalLoss):
             name,
             reduction,
             dtype,
-            delta=checked_inner_number("delta", delta, 0),
+            delta=validation.number_between("delta", delta, 0),
         )
 
 
@@ -126,4 +126,4 @@ class CosineSimilarity(FunctionalLoss):
         name: str | None = "cosine_similarity",
         dtype: Any = None,
     ):
-        super().__init__(regression.cosine_similarity, name, reduction, dtype, axis=checked_integer("axis", axis))
+        super().__init__(regression.cosine_similarity, name, reduction, dtype, axis=validation.integer("axis", axis))

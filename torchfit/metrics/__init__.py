@@ -1,4 +1,4 @@
-"""Metrics: what a model is judged by, accumulated over batches, with Keras' names and numbers."""
+"""Metrics, accumulated over batches on the device, with Keras' names and numbers."""
 
 from torchfit.functional import (
     binary_accuracy,
@@ -51,14 +51,7 @@ from torchfit.metrics.curves import (
     SpecificityAtSensitivity,
 )
 from torchfit.metrics.f_score import F1Score, FBetaScore
-from torchfit.metrics.identifiers import (
-    as_metric,
-    depends_on_output,
-    deserialize,
-    get,
-    resolve,
-    serialize,
-)
+from torchfit.metrics.identifiers import deserialize, get, serialize
 from torchfit.metrics.iou import (
     BinaryIoU,
     IoU,
@@ -137,7 +130,6 @@ __all__ = [
     "TrueNegatives",
     "TruePositives",
     "Variable",
-    "as_metric",
     "binary_accuracy",
     "binary_crossentropy",
     "binary_focal_crossentropy",
@@ -146,7 +138,6 @@ __all__ = [
     "categorical_focal_crossentropy",
     "categorical_hinge",
     "concordance_correlation",
-    "depends_on_output",
     "deserialize",
     "get",
     "hinge",
@@ -159,7 +150,6 @@ __all__ = [
     "mean_squared_logarithmic_error",
     "pearson_correlation",
     "poisson",
-    "resolve",
     "serialize",
     "sparse_categorical_accuracy",
     "sparse_categorical_crossentropy",

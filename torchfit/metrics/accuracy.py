@@ -1,4 +1,4 @@
-"""How often predictions are right."""
+"""Accuracies: how often predictions are right."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from torchfit.metrics.reductions import MeanMetricWrapper
 
 
 class _Matches(MeanMetricWrapper):
-    """Share of samples for which a function says yes: counted, with no floating-point work per sample."""
+    """Fraction of samples that match: counted, without floating-point work per sample."""
 
-    direction = "up"
+    mode = "max"
 
     def update_state(  # type: ignore[override]
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
@@ -71,7 +71,7 @@ class CategoricalAccuracy(_Matches):
 class SparseCategoricalAccuracy(_Matches):
     """How often the largest score is that of the labelled class.
 
-    Labels are class numbers `(batch, …)` or `(batch, …, 1)`, scores are `(batch, …, classes)`.
+    Labels are class indices `(batch, …)` or `(batch, …, 1)`, scores are `(batch, …, classes)`.
 
     >>> SparseCategoricalAccuracy()([[2], [1]], [[0.1, 0.6, 0.3], [0.05, 0.95, 0]]).item()
     0.5
@@ -95,8 +95,8 @@ class TopKCategoricalAccuracy(_Matches):
 class SparseTopKCategoricalAccuracy(_Matches):
     """How often the labelled class is among the `k` best scores.
 
-    Labels are class numbers `(batch, …)` or `(batch, …, 1)`, scores are `(batch, …, classes)`. With
-    `from_sorted_ids=True` predictions are class numbers, the best first, instead of scores.
+    Labels are class indices `(batch, …)` or `(batch, …, 1)`, scores are `(batch, …, classes)`. With
+    `from_sorted_ids=True` predictions are class indices, the best first, instead of scores.
 
     >>> SparseTopKCategoricalAccuracy(k=1)([2, 1], [[0.1, 0.9, 0.8], [0.05, 0.95, 0]]).item()
     0.5

@@ -1,4 +1,4 @@
-"""The area under a curve of decisions."""
+"""The area under the ROC and the precision-recall curve."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import broadcast_weights, ratio
-from torchfit.metrics._arguments import one_of, optional_number, shares, whole_number
+from torchfit.metrics._validation import choice, integer, optional_integer, unit_intervals
 from torchfit.metrics.confusion import Samples
-from torchfit.metrics.curves import Curve, spread
+from torchfit.metrics.curves import Curve, linspace_thresholds
 
 _CURVES = ("ROC", "PR", "PRGAIN")
 _SUMS = ("interpolation", "majoring", "minoring")
@@ -59,11 +59,11 @@ class AUC(Curve):
         label_weights: Any = None,
         from_logits: bool = False,
     ):
-        super().__init__(_limits(num_thresholds, thresholds), name, dtype)
-        self.curve: str = one_of("curve", curve, _CURVES)
-        self.summation_method: str = one_of("summation_method", summation_method, _SUMS)
+        super().__init__(_with_end_points(num_thresholds, thresholds), name, dtype)
+        self.curve: str = choice("curve", curve, _CURVES)
+        self.summation_method: str = choice("summation_method", summation_method, _SUMS)
         self.multi_label, self.from_logits = bool(multi_label), bool(from_logits)
-        self.num_labels = optional_number("num_labels", num_labels, 1)
+        self.num_labels = optional_integer("num_labels", num_labels, 1)
         self._given_thresholds = thresholds
         self.label_weights = _checked_weights(label_weights, self.num_labels if multi_label else None)
         weights = torch.tensor(1.0 if self.label_weights is None else self.label_weights, dtype=self._dtype)
@@ -101,7 +101,7 @@ class AUC(Curve):
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
-            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Class numbers must be made one-hot.")
+            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
         if self.multi_label and y_pred.shape[1:] != (self.num_labels or y_pred.shape[-1],):
             raise ValueError(
                 f"`y_pred` must be (batch, {self.num_labels or 'labels'}) with multi_label=True. "
@@ -116,7 +116,7 @@ class AUC(Curve):
     def result(self) -> Tensor:
         """Return the area, a scalar; 0 before the first batch of an unknown number of labels."""
         if not self._own_variables():
-            return self._limits.new_zeros(())
+            return self._threshold_tensor.new_zeros(())
         areas = self._areas()
         if not self.multi_label:
             return areas
@@ -185,11 +185,11 @@ class AUC(Curve):
         return config if given is None else {**config, "thresholds": sorted(float(limit) for limit in given)}
 
 
-def _limits(num_thresholds: Any, thresholds: Any) -> list[float]:
+def _with_end_points(num_thresholds: Any, thresholds: Any) -> list[float]:
     if thresholds is None:
-        return spread(whole_number("num_thresholds", num_thresholds, 2))
-    ends = spread(2)
-    return [ends[0], *sorted(shares("thresholds", thresholds)), ends[1]]
+        return linspace_thresholds(integer("num_thresholds", num_thresholds, 2))
+    ends = linspace_thresholds(2)
+    return [ends[0], *sorted(unit_intervals("thresholds", thresholds)), ends[1]]
 
 
 def _checked_weights(label_weights: Any, labels: int | None) -> list[float] | None:

@@ -1,6 +1,7 @@
-"""What every metric is: an `nn.Module` that accumulates on the device and is read with `result()`."""
+"""Base class of all metrics: an `nn.Module` that accumulates on the device and is read with `result()`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -14,25 +15,28 @@ from torchfit.metrics.variable import Variable
 
 Self = TypeVar("Self", bound="Metric")
 
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_listed"}
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_nested_keys"}
 _AGGREGATIONS = ("sum", "mean", "only_first_replica", "none", None)
 
 
 class Metric(nn.Module):
     """Base of all metrics: named state, updated in place and read lazily.
 
-    A subclass makes its state in `__init__` with `add_weight` and defines `update_state` and `result`;
+    A subclass creates its state in `__init__` with `add_weight` and defines `update_state` and `result`;
     `reset_state` sets every variable back to its initial value unless it is overridden. Calling a metric
     updates it and returns the result. Metrics kept in attributes, lists or dictionaries of a metric belong
     to its state. State follows `.to(device)` and `state_dict()`, keeps its dtype, and nothing here reads
     a tensor on the host.
 
+    A metric that keeps state outside of its variables overrides `snapshot_state` and `restore_state` as well.
+
     Args:
-        dtype: kind of the state and of the calculation: a name or a torch dtype. Default `"float32"`.
+        dtype: dtype of the state and of the computation: a name or a torch dtype. Default `"float32"`.
         name: key in the logs. Default: the class name in snake case.
 
     Attributes:
-        direction: `"up"` if more is better, `"down"` if less is, `None` if the metric cannot say.
+        name: key in the logs; `given_name` is the name without the prefix of an output.
+        mode: `"max"` if higher is better, `"min"` if lower is, `None` if neither.
 
     Raises:
         ValueError: if `dtype` or `name` is not one.
@@ -49,23 +53,35 @@ class Metric(nn.Module):
     3.0
     """
 
-    direction: str | None = None
+    mode: str | None = None
+    _given_name: str | None = None
+    _nested_keys: tuple[str, ...] = ()
+    _dtype: torch.dtype = torch.float32
 
     def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
-        """Make the module part first, so that subclasses may set attributes in any order."""
+        """Initialise the module first, so that subclasses may set attributes in any order."""
         metric = super().__new__(cls)
         nn.Module.__init__(metric)
-        metric._listed = ()
         metric.name = snake_case(cls.__name__)
-        metric._dtype = torch.float32
         return metric
 
     def __init__(self, dtype: Any = None, name: str | None = None):
         if name is not None and not isinstance(name, str):
             raise ValueError(f"`name` must be a string. Received: {describe(name)}.")
         self.name: str = name or self.name
-        self._dtype: torch.dtype = as_dtype(dtype)
-        self._listed: tuple[str, ...]
+        self._dtype = as_dtype(dtype)
+
+    # Names
+
+    @property
+    def given_name(self) -> str:
+        """The name that the user gave, or the default; `name` may differ from it, see `set_log_name`."""
+        return self.name if self._given_name is None else self._given_name
+
+    def set_log_name(self, name: str) -> None:
+        """Use `name` as the key in the logs, such as `given_name` after the name of an output."""
+        self._given_name = self.given_name
+        self.name = name
 
     # State
 
@@ -77,7 +93,7 @@ class Metric(nn.Module):
         aggregation: str | None = "sum",
         name: str | None = None,
     ) -> Variable:
-        """Make a state tensor, register it and return it.
+        """Create a state tensor, register it and return it.
 
         Args:
             shape: its shape; `()` is a scalar.
@@ -95,7 +111,7 @@ class Metric(nn.Module):
         initial = _initial_value(_shape(shape), initializer, kind)
         value = torch.zeros(_shape(shape), dtype=kind) if initial is None else initial.clone()
         variable = Variable(value.to(self._device()), name or "variable", aggregation or "none", initial)
-        self._buffers[self._free_key(name or "variable")] = variable
+        self._buffers[self._unique_key(name or "variable")] = variable
         return variable
 
     def add_weight(
@@ -105,28 +121,28 @@ class Metric(nn.Module):
         dtype: Any = None,
         name: str | None = None,
     ) -> Variable:
-        """Make a state tensor as `add_variable` does; by default a scalar that starts at zero."""
+        """Create a state tensor as `add_variable` does; by default a scalar that starts at zero."""
         return self.add_variable(shape, initializer, dtype, name=name)
 
     @property
     def variables(self) -> list[Variable]:
-        """All state, own and of nested metrics."""
+        """All state, including that of nested metrics."""
         nested = [variable for metric in self._metrics() for variable in metric.variables]
         return [*self._own_variables(), *nested]
 
     @property
     def dtype(self) -> str:
-        """Name of the dtype that the metric calculates in."""
+        """Name of the dtype that the metric computes in."""
         return dtype_name(self._dtype)
 
-    # To be defined
+    # Defined by subclasses
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
         """Accumulate one batch: `update_state(y_true, y_pred, sample_weight=None)` in most metrics."""
         raise NotImplementedError(f"{type(self).__name__} must define update_state().")
 
     def result(self) -> Any:
-        """Return the value so far, on the device; a variable returned as it is goes on changing."""
+        """Return the value so far, on the device; a variable that is returned itself keeps changing."""
         raise NotImplementedError(f"{type(self).__name__} must define result().")
 
     def reset_state(self) -> None:
@@ -137,7 +153,7 @@ class Metric(nn.Module):
             metric.reset_state()
 
     def build(self, y_true: Any, y_pred: Any) -> None:
-        """Make the state whose shape depends on the first batch; the other metrics have none."""
+        """Create the state whose shape depends on the first batch; most metrics have none."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update with one batch and return the result so far."""
@@ -160,35 +176,35 @@ class Metric(nn.Module):
         """Show the name when printed."""
         return f"name={self.name}"
 
-    # Copies of all state, for the engine
+    # Copies of all state
 
-    def _snapshot(self) -> Any:
-        """Return a copy of all state."""
+    def snapshot_state(self) -> Any:
+        """Return a copy of all state for `restore_state`, without reading it on the host."""
         own = [(variable, variable.clone()) for variable in self._own_variables()]
-        return own, [(metric, metric._snapshot()) for metric in self._metrics()]
+        return own, [(metric, metric.snapshot_state()) for metric in self._metrics()]
 
-    def _restore(self, snapshot: Any) -> None:
-        """Write a copy of `_snapshot` back in place; what was made since then is reset."""
+    def restore_state(self, snapshot: Any) -> None:
+        """Write what `snapshot_state` returned back in place; variables created since then are reset."""
         own, nested = snapshot
         saved = {id(variable): value for variable, value in own}
         for variable in self._own_variables():
             variable.reset() if id(variable) not in saved else variable.copy_(saved[id(variable)])
         saved = {id(metric): value for metric, value in nested}
         for metric in self._metrics():
-            metric.reset_state() if id(metric) not in saved else metric._restore(saved[id(metric)])
+            metric.reset_state() if id(metric) not in saved else metric.restore_state(saved[id(metric)])
 
-    # The module underneath
+    # Module
 
     def _own_variables(self) -> list[Variable]:
         return [buffer for buffer in self._buffers.values() if isinstance(buffer, Variable)]
 
     def _metrics(self) -> list["Metric"]:
-        self._register_listed()
+        self._register_nested_metrics()
         return [module for module in self._modules.values() if isinstance(module, Metric)]
 
-    def _register_listed(self) -> None:
+    def _register_nested_metrics(self) -> None:
         """Register the metrics that lists and dictionaries in attributes hold now."""
-        for key in self._listed:
+        for key in self._nested_keys:
             self._modules.pop(key, None)
         listed = {
             "_".join(map(str, (name, *path))).replace(".", "_"): leaf
@@ -198,12 +214,12 @@ class Metric(nn.Module):
             if isinstance(leaf, Metric)
         }
         self._modules.update(listed)
-        self.__dict__["_listed"] = tuple(listed)
+        self.__dict__["_nested_keys"] = tuple(listed)
 
     def _device(self) -> torch.device | None:
         return next((variable.device for variable in self._own_variables()), None)
 
-    def _free_key(self, name: str) -> str:
+    def _unique_key(self, name: str) -> str:
         key, number = name.replace(".", "_"), 0
         while (candidate := f"{key}_{number}" if number else key) in self._buffers:
             number += 1
@@ -221,7 +237,7 @@ class Metric(nn.Module):
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the variables without replacing them, and without changing their dtype."""
-        self._register_listed()
+        self._register_nested_metrics()
         variables = {key: value for key, value in self._buffers.items() if isinstance(value, Variable)}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for key, variable in variables.items():
@@ -233,22 +249,33 @@ class Metric(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state by name, as every module does."""
-        self._register_listed()
+        self._register_nested_metrics()
         return super().state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        self._register_listed()
+        self._register_nested_metrics()
         self._build_from_state(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _build_from_state(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
-        """Make the state that `build` would have made, with the shapes of a saved one."""
+        """Create the state that `build` would have created, with the shapes of a saved one."""
+
+
+@contextmanager
+def preserve_state(metrics: Sequence[Metric]) -> Iterator[None]:
+    """Put the states of `metrics` back in place afterwards, so that a nested evaluation disturbs nothing."""
+    states = [metric.snapshot_state() for metric in metrics]
+    try:
+        yield
+    finally:
+        for metric, state in zip(metrics, states):
+            metric.restore_state(state)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
     sizes = (shape,) if isinstance(shape, int) else shape
     if isinstance(sizes, str) or not all(isinstance(size, int) and size >= 0 for size in sizes):
-        raise ValueError(f"`shape` must be a tuple of sizes. Received: {describe(shape)}. Give the name as `name=...`.")
+        raise ValueError(f"`shape` must be a tuple of sizes. Received: {describe(shape)}. Pass the name as `name=...`.")
     return tuple(sizes)
 
 

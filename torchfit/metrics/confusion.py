@@ -1,4 +1,4 @@
-"""Decisions at thresholds: the four counts, precision and recall."""
+"""Binary decisions at one or a few thresholds: the four counts, precision and recall."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import NEVER, Counts, broadcast_weights, counts_above, keep_top_k, ratio
-from torchfit.metrics._arguments import optional_number, shares
+from torchfit.metrics._validation import optional_integer, unit_intervals
 from torchfit.metrics.base import Metric
 
 Samples = tuple[Tensor, Tensor, Tensor | None]
 
 
-class Decisions(Metric):
-    """What metrics of decisions share: labels as booleans, scores, weights, and one class of several.
+class BinaryDecisionMetric(Metric):
+    """Base of metrics of binary decisions: labels as booleans, scores, weights, and one class of several.
 
-    The counts are float32 whatever the dtype of the scores: half precision ends at 2048.
+    The counts are float32 whatever the dtype of the scores: half precision counts up to 2048 only.
     """
 
     _class_id: int | None = None
@@ -28,15 +28,15 @@ class Decisions(Metric):
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
-            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Class numbers must be made one-hot.")
+            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
         weights = None if sample_weight is None else broadcast_weights(sample_weight, y_pred)
         if y_pred.device != self._device():
             self.to(y_pred.device)
         if top_k is not None:
             y_pred = keep_top_k(y_pred, top_k)
-        return self._of_class(y_true.bool(), y_pred, weights)
+        return self._select_class(y_true.bool(), y_pred, weights)
 
-    def _of_class(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> Samples:
+    def _select_class(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> Samples:
         if self._class_id is None:
             return labels, y_pred, weights
         if self._class_id >= y_pred.shape[-1]:
@@ -47,27 +47,27 @@ class Decisions(Metric):
         return labels[..., self._class_id], y_pred[..., self._class_id], chosen
 
 
-class AtThresholds(Decisions):
-    """Decisions counted at one or a few thresholds."""
+class ThresholdedMetric(BinaryDecisionMetric):
+    """Base of metrics that count decisions at one or a few thresholds."""
 
     def __init__(self, thresholds: Any, default: float, name: str | None, dtype: Any):
         super().__init__(name=name, dtype=dtype)
-        self.thresholds = [default] if thresholds is None else shares("thresholds", thresholds)
+        self.thresholds = [default] if thresholds is None else unit_intervals("thresholds", thresholds)
         self._given_thresholds = thresholds
-        self._limits: Tensor | float = self.thresholds[0]
+        self._threshold_tensor: Tensor | float = self.thresholds[0]
         if len(self.thresholds) > 1:
-            del self._limits
+            del self._threshold_tensor
             limits = torch.tensor(self.thresholds, dtype=self._dtype).unsqueeze(-1)
-            self.register_buffer("_limits", limits, persistent=False)
+            self.register_buffer("_threshold_tensor", limits, persistent=False)
 
     def _counter(self, name: str) -> Any:
         return self.add_weight((len(self.thresholds),), dtype=torch.float32, name=name)
 
     def _counts(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Counts:
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight, top_k)
-        return counts_above(labels, y_pred, self._limits, weights)
+        return counts_above(labels, y_pred, self._threshold_tensor, weights)
 
-    def _of_thresholds(self, values: Tensor) -> Tensor:
+    def _squeeze_thresholds(self, values: Tensor) -> Tensor:
         """Return a scalar for a single threshold."""
         return values[0] if len(self.thresholds) == 1 else values
 
@@ -78,7 +78,7 @@ class AtThresholds(Decisions):
         return {**super().get_config(), "thresholds": plain}
 
 
-class _Count(AtThresholds):
+class _Count(ThresholdedMetric):
     """One of the four counts."""
 
     _which: int
@@ -93,7 +93,7 @@ class _Count(AtThresholds):
 
     def result(self) -> Tensor:
         """Return the count, a scalar, or `(thresholds,)` for several."""
-        return self._of_thresholds(self.accumulator.clone())
+        return self._squeeze_thresholds(self.accumulator.clone())
 
 
 class TruePositives(_Count):
@@ -105,7 +105,7 @@ class TruePositives(_Count):
     2.0
     """
 
-    direction, _which = "up", 0
+    mode, _which = "max", 0
 
 
 class FalsePositives(_Count):
@@ -117,7 +117,7 @@ class FalsePositives(_Count):
     2.0
     """
 
-    direction, _which = "down", 1
+    mode, _which = "min", 1
 
 
 class TrueNegatives(_Count):
@@ -129,7 +129,7 @@ class TrueNegatives(_Count):
     2.0
     """
 
-    direction, _which = "up", 2
+    mode, _which = "max", 2
 
 
 class FalseNegatives(_Count):
@@ -141,18 +141,18 @@ class FalseNegatives(_Count):
     2.0
     """
 
-    direction, _which = "down", 3
+    mode, _which = "min", 3
 
 
-class _PrecisionOrRecall(AtThresholds):
-    """True positives as a share of all that were found, or of all that there were."""
+class _PrecisionOrRecall(ThresholdedMetric):
+    """True positives as a fraction of the predicted positives, or of the positives."""
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: Any):
         super().__init__(thresholds, 0.5 if top_k is None else NEVER, name, dtype)
-        self.top_k = optional_number("top_k", top_k, 1)
-        self.class_id = self._class_id = optional_number("class_id", class_id, 0)
+        self.top_k = optional_integer("top_k", top_k, 1)
+        self.class_id = self._class_id = optional_integer("class_id", class_id, 0)
         self.true_positives = self._counter("true_positives")
 
     def get_config(self) -> dict[str, Any]:
@@ -161,13 +161,13 @@ class _PrecisionOrRecall(AtThresholds):
 
 
 class Precision(_PrecisionOrRecall):
-    """Share of the found that are positive: true positives / (true + false positives); 0 if none was found.
+    """Fraction of predicted positives that are true positives; 0 if nothing is predicted positive.
 
     Args:
-        thresholds: number or list of numbers from 0 to 1; found is what scores above. Default 0.5, or with
-            `top_k` none. Several give a result `(thresholds,)`.
-        top_k: count only the `k` best scores of each sample as found.
-        class_id: look at this class of the last dimension only.
+        thresholds: number or list of numbers from 0 to 1; scores above it are predicted positives. Default 0.5,
+            or with `top_k` none. Several give a result `(thresholds,)`.
+        top_k: count only the `k` best scores of each sample as predicted positives.
+        class_id: evaluate this class of the last dimension only.
         name: default `"precision"`.
         dtype: see `Metric`.
 
@@ -194,23 +194,23 @@ class Precision(_PrecisionOrRecall):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add one batch."""
-        right, wrong, _, _ = self._counts(y_true, y_pred, sample_weight, self.top_k)
-        self.true_positives.add_(right)
-        self.false_positives.add_(wrong)
+        tp, fp, _, _ = self._counts(y_true, y_pred, sample_weight, self.top_k)
+        self.true_positives.add_(tp)
+        self.false_positives.add_(fp)
 
     def result(self) -> Tensor:
         """Return the precision, a scalar, or `(thresholds,)` for several."""
-        return self._of_thresholds(ratio(self.true_positives, self.true_positives + self.false_positives))
+        return self._squeeze_thresholds(ratio(self.true_positives, self.true_positives + self.false_positives))
 
 
 class Recall(_PrecisionOrRecall):
-    """Share of the positives that are found: true positives / (true positives + false negatives); 0 if none.
+    """Fraction of positives that are found: true positives / (true positives + false negatives); 0 without any.
 
     Args:
-        thresholds: number or list of numbers from 0 to 1; found is what scores above. Default 0.5, or with
-            `top_k` none. Several give a result `(thresholds,)`.
-        top_k: count only the `k` best scores of each sample as found.
-        class_id: look at this class of the last dimension only.
+        thresholds: number or list of numbers from 0 to 1; scores above it are predicted positives. Default 0.5,
+            or with `top_k` none. Several give a result `(thresholds,)`.
+        top_k: count only the `k` best scores of each sample as predicted positives.
+        class_id: evaluate this class of the last dimension only.
         name: default `"recall"`.
         dtype: see `Metric`.
 
@@ -237,10 +237,10 @@ class Recall(_PrecisionOrRecall):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add one batch."""
-        right, _, _, missed = self._counts(y_true, y_pred, sample_weight, self.top_k)
-        self.true_positives.add_(right)
-        self.false_negatives.add_(missed)
+        tp, _, _, fn = self._counts(y_true, y_pred, sample_weight, self.top_k)
+        self.true_positives.add_(tp)
+        self.false_negatives.add_(fn)
 
     def result(self) -> Tensor:
         """Return the recall, a scalar, or `(thresholds,)` for several."""
-        return self._of_thresholds(ratio(self.true_positives, self.true_positives + self.false_negatives))
+        return self._squeeze_thresholds(ratio(self.true_positives, self.true_positives + self.false_negatives))

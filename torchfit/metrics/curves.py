@@ -1,4 +1,4 @@
-"""Decisions over many thresholds at once: the points of a curve, and the best point under a condition."""
+"""Counts at many thresholds at once: the points of a curve, and the best point that satisfies a condition."""
 
 from typing import Any
 
@@ -6,37 +6,37 @@ import torch
 from torch import Tensor
 
 from torchfit.functional.confusion import counts_by_bucket, ratio, thresholds_below
-from torchfit.metrics._arguments import optional_number, share, whole_number
-from torchfit.metrics.confusion import Decisions
+from torchfit.metrics._validation import integer, optional_integer, unit_interval
+from torchfit.metrics.confusion import BinaryDecisionMetric
 from torchfit.metrics.variable import Variable
 
-_MARGIN = 1e-7  # the outermost thresholds lie this much outside of 0 to 1, so that they part all from none
+_EDGE_EPSILON = 1e-7  # the outermost thresholds lie this much outside of 0 to 1, so that no score lies beyond them
 
 
-def spread(count: int) -> list[float]:
-    """Divide 0 to 1 evenly by `count` thresholds; a single one lies in the middle."""
+def linspace_thresholds(count: int) -> list[float]:
+    """Return `count` thresholds that divide 0 to 1 evenly; a single one lies in the middle."""
     if count == 1:
         return [0.5]
     inner = [position / (count - 1) for position in range(1, count - 1)]
-    return [-_MARGIN, *inner, 1.0 + _MARGIN]
+    return [-_EDGE_EPSILON, *inner, 1.0 + _EDGE_EPSILON]
 
 
-def is_even(thresholds: list[float]) -> bool:
-    """Tell whether thresholds divide 0 to 1 as `spread` does."""
-    even = spread(len(thresholds))
-    return len(thresholds) > 2 and all(abs(a - b) < _MARGIN for a, b in zip(thresholds, even))
+def is_linspace(thresholds: list[float]) -> bool:
+    """Return whether thresholds divide 0 to 1 as `linspace_thresholds` does."""
+    even = linspace_thresholds(len(thresholds))
+    return len(thresholds) > 2 and all(abs(a - b) < _EDGE_EPSILON for a, b in zip(thresholds, even))
 
 
-class Curve(Decisions):
+class Curve(BinaryDecisionMetric):
     """The four counts at each of many thresholds, `(thresholds,)`, or `(thresholds, labels)` per label."""
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, thresholds: list[float], name: str | None, dtype: Any):
         super().__init__(name=name, dtype=dtype)
-        self._evenly = is_even(thresholds)
-        self.register_buffer("_limits", torch.tensor(thresholds, dtype=self._dtype), persistent=False)
-        self._limits: Tensor
+        self._is_linspace = is_linspace(thresholds)
+        self.register_buffer("_threshold_tensor", torch.tensor(thresholds, dtype=self._dtype), persistent=False)
+        self._threshold_tensor: Tensor
         self.num_thresholds = len(thresholds)
 
     def _make_counters(self, *labels: int) -> None:
@@ -51,22 +51,22 @@ class Curve(Decisions):
 
     def _add_counts(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> None:
         """Add one batch, of the shape `(samples, columns)` with a column per label, or one."""
-        below = thresholds_below(y_pred, self._limits, self._evenly)
+        below = thresholds_below(y_pred, self._threshold_tensor, self._is_linspace)
         counts = counts_by_bucket(labels, below, self.num_thresholds, weights)
         variables = (self.true_positives, self.false_positives, self.true_negatives, self.false_negatives)
         for variable, count in zip(variables, counts):
             variable.add_(count.reshape(variable.shape))
 
 
-class _BestUnderCondition(Curve):
+class _SensitivitySpecificityBase(Curve):
     """The best value of one rate among the thresholds where another reaches a limit; 0 if none does."""
 
     _condition: str
 
     def __init__(self, value: Any, num_thresholds: Any, class_id: Any, name: str | None, dtype: Any):
-        self._value = share(self._condition, value)
-        super().__init__(spread(whole_number("num_thresholds", num_thresholds, 1)), name, dtype)
-        self.class_id = self._class_id = optional_number("class_id", class_id, 0)
+        self._value = unit_interval(self._condition, value)
+        super().__init__(linspace_thresholds(integer("num_thresholds", num_thresholds, 1)), name, dtype)
+        self.class_id = self._class_id = optional_integer("class_id", class_id, 0)
         self._make_counters()
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -93,13 +93,13 @@ class _BestUnderCondition(Curve):
         return {**super().get_config(), **config, self._condition: self._value}
 
 
-class SensitivityAtSpecificity(_BestUnderCondition):
+class SensitivityAtSpecificity(_SensitivitySpecificityBase):
     """Best sensitivity (recall) among the thresholds with at least a given specificity; 0 if there is none.
 
     Args:
-        specificity: from 0 to 1; the share of the negatives that must not be found.
+        specificity: from 0 to 1; the required fraction of negatives that score below the threshold.
         num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: look at this class of the last dimension only.
+        class_id: evaluate this class of the last dimension only.
         name: default `"sensitivity_at_specificity"`.
         dtype: see `Metric`.
 
@@ -128,13 +128,13 @@ class SensitivityAtSpecificity(_BestUnderCondition):
         return self._best(self._sensitivity(), where=self._specificity())
 
 
-class SpecificityAtSensitivity(_BestUnderCondition):
+class SpecificityAtSensitivity(_SensitivitySpecificityBase):
     """Best specificity among the thresholds with at least a given sensitivity (recall); 0 if there is none.
 
     Args:
-        sensitivity: from 0 to 1; the share of the positives that must be found.
+        sensitivity: from 0 to 1; the required fraction of positives that score above the threshold.
         num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: look at this class of the last dimension only.
+        class_id: evaluate this class of the last dimension only.
         name: default `"specificity_at_sensitivity"`.
         dtype: see `Metric`.
 
@@ -163,13 +163,13 @@ class SpecificityAtSensitivity(_BestUnderCondition):
         return self._best(self._specificity(), where=self._sensitivity())
 
 
-class PrecisionAtRecall(_BestUnderCondition):
+class PrecisionAtRecall(_SensitivitySpecificityBase):
     """Best precision among the thresholds with at least a given recall; 0 if there is none.
 
     Args:
-        recall: from 0 to 1; the share of the positives that must be found.
+        recall: from 0 to 1; the required fraction of positives that score above the threshold.
         num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: look at this class of the last dimension only.
+        class_id: evaluate this class of the last dimension only.
         name: default `"precision_at_recall"`.
         dtype: see `Metric`.
 
@@ -198,13 +198,13 @@ class PrecisionAtRecall(_BestUnderCondition):
         return self._best(self._precision(), where=self._sensitivity())
 
 
-class RecallAtPrecision(_BestUnderCondition):
+class RecallAtPrecision(_SensitivitySpecificityBase):
     """Best recall among the thresholds with at least a given precision; 0 if there is none.
 
     Args:
-        precision: from 0 to 1; the share of the found that must be positive.
+        precision: from 0 to 1; the required fraction of predicted positives that are true positives.
         num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: look at this class of the last dimension only.
+        class_id: evaluate this class of the last dimension only.
         name: default `"recall_at_precision"`.
         dtype: see `Metric`.
 

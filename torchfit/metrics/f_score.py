@@ -1,4 +1,4 @@
-"""Precision and recall as one number."""
+"""F-scores: precision and recall as one number."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from torch import Tensor
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.confusion import broadcast_weights
-from torchfit.metrics._arguments import one_of
+from torchfit.metrics._validation import choice
 from torchfit.metrics.base import Metric
 
 _AVERAGES = (None, "micro", "macro", "weighted")
 _EPSILON = 1e-7
-_NOTHING = 1e-9  # a largest score no farther from 0 than this finds nothing
+_MIN_SCORE = 1e-9  # a largest score no farther from 0 than this predicts no class
 
 
 class FBetaScore(Metric):
@@ -22,7 +22,7 @@ class FBetaScore(Metric):
         average: `None` for a score per class `(classes,)`, `"macro"` for their mean, `"weighted"` for their mean
             by the number of positives, `"micro"` to count over all classes together.
         beta: how much more recall weighs than precision. Default 1.0.
-        threshold: found is what scores above it; `None` (default) for the largest score of each sample.
+        threshold: scores above it are predicted positives; `None` (default) for the largest of each sample.
         name: default `"fbeta_score"`.
         dtype: see `Metric`.
 
@@ -38,7 +38,7 @@ class FBetaScore(Metric):
     [0.3846, 0.9091, 0.8333]
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class FBetaScore(Metric):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.average: str | None = one_of("average", average, _AVERAGES)
+        self.average: str | None = choice("average", average, _AVERAGES)
         if not isinstance(beta, float) or beta <= 0:
             raise ValueError(f"`beta` must be a float above 0. Received: {describe(beta)}.")
         if threshold is not None and (not isinstance(threshold, float) or not 0 < threshold <= 1):
@@ -86,17 +86,17 @@ class FBetaScore(Metric):
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true = as_tensor(y_true, dtype=self._dtype, device=y_pred.device)
         self.build(y_true, y_pred)
-        found = self._found(y_pred).to(self._dtype)
+        predicted_positive = self._predicted_positive(y_pred).to(self._dtype)
         weights = 1.0 if sample_weight is None else broadcast_weights(sample_weight, y_pred)
-        self._add(self.true_positives, found * y_true * weights)
-        self._add(self.false_positives, found * (1 - y_true) * weights)
-        self._add(self.false_negatives, (1 - found) * y_true * weights)
+        self._add(self.true_positives, predicted_positive * y_true * weights)
+        self._add(self.false_positives, predicted_positive * (1 - y_true) * weights)
+        self._add(self.false_negatives, (1 - predicted_positive) * y_true * weights)
         self._add(self.intermediate_weights, y_true * weights)
 
-    def _found(self, y_pred: Tensor) -> Tensor:
+    def _predicted_positive(self, y_pred: Tensor) -> Tensor:
         if self.threshold is not None:
             return y_pred > self.threshold
-        return (y_pred >= y_pred.amax(-1, keepdim=True)) & (y_pred.abs() > _NOTHING)
+        return (y_pred >= y_pred.amax(-1, keepdim=True)) & (y_pred.abs() > _MIN_SCORE)
 
     def _add(self, variable: Tensor, values: Tensor) -> None:
         variable.add_(values.sum() if self.average == "micro" else values.sum(0))

@@ -1,33 +1,12 @@
-"""The functions that metrics are made of, by name: a wrapped one can be written down and read back."""
+"""The functions that metrics consist of, by name, so that a metric of a function can be serialized."""
 
 from torchfit import functional as F
 from torchfit._utils.registry import Registry
 
-_NAMES = (
-    "binary_accuracy",
-    "binary_crossentropy",
-    "binary_focal_crossentropy",
-    "categorical_accuracy",
-    "categorical_crossentropy",
-    "categorical_focal_crossentropy",
-    "categorical_hinge",
-    "concordance_correlation",
-    "cosine_similarity",
-    "hinge",
-    "huber",
-    "kl_divergence",
-    "log_cosh",
-    "mean_absolute_error",
-    "mean_absolute_percentage_error",
-    "mean_squared_error",
-    "mean_squared_logarithmic_error",
-    "pearson_correlation",
-    "poisson",
-    "sparse_categorical_accuracy",
-    "sparse_categorical_crossentropy",
-    "sparse_top_k_categorical_accuracy",
-    "squared_hinge",
-    "top_k_categorical_accuracy",
-)
+_LOSSES_ONLY = {"categorical_generalized_cross_entropy", "circle", "ctc", "dice", "tversky"}
 
-FUNCTIONS = Registry("metric function", "torchfit.metrics", {name: getattr(F, name) for name in _NAMES})
+METRIC_FUNCTIONS = Registry(
+    "metric function",
+    "torchfit.metrics",
+    {name: getattr(F, name) for name in F.__all__ if name not in _LOSSES_ONLY},
+)

@@ -1,4 +1,4 @@
-"""Whatever a user may call a metric, turned into one."""
+"""Metrics by name, as data, and from whatever `compile(metrics=)` takes."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from torchfit.metrics import (
     regression,
 )
 from torchfit.metrics.base import Metric
-from torchfit.metrics.functions import FUNCTIONS
+from torchfit.metrics.functions import METRIC_FUNCTIONS
 from torchfit.metrics.reductions import MeanMetricWrapper
 from torchfit.metrics.torchmetrics_adapter import TorchMetric, is_torchmetrics
 
@@ -91,11 +91,11 @@ _ALIASES: dict[str, type[Metric]] = {
     "msle": regression.MeanSquaredLogarithmicError,
     "rmse": regression.RootMeanSquaredError,
 }
-_FAMILY = Registry(
+_REGISTRY = Registry(
     "metric",
     "torchfit.metrics",
     {
-        **FUNCTIONS.entries,
+        **METRIC_FUNCTIONS.entries,
         **{snake_case(kind.__name__): kind for kind in _CLASSES},
         **{kind.__name__: kind for kind in _CLASSES},
         **_ALIASES,
@@ -114,32 +114,32 @@ def get(identifier: Any) -> Any:
     'mean_squared_error'
     """
     if isinstance(identifier, str):
-        identifier = _FAMILY.lookup(identifier)
-    return _instance(identifier) if isinstance(identifier, type) else _FAMILY.get(identifier)
+        identifier = _REGISTRY.lookup(identifier)
+    return _instance(identifier) if isinstance(identifier, type) else _REGISTRY.get(identifier)
 
 
 def serialize(metric: Any) -> dict[str, Any]:
-    """Return a metric or metric function as plain data.
+    """Return a metric or metric function as plain data, for `deserialize`.
 
     >>> serialize(regression.MeanSquaredError())["class_name"]
     'MeanSquaredError'
     """
-    return _FAMILY.serialize(metric)
+    return _REGISTRY.serialize(metric)
 
 
 def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """Return what `serialize` was given; `custom_objects` maps names to the user's own classes.
+    """Return what `serialize` was given; `custom_objects` maps names to user-defined classes.
 
     >>> deserialize(serialize(reductions.Sum(name="rows"))).name
     'rows'
     """
-    return _FAMILY.deserialize(config, custom_objects)
+    return _REGISTRY.deserialize(config, custom_objects)
 
 
 def as_metric(identifier: Any) -> Metric:
     """Return a `Metric` for whatever `compile(metrics=...)` takes.
 
-    A name (which stays the metric's name as it was spelled), a `Metric` or its class, a config, a
+    That is a name (which becomes the metric's name, as it is spelled), a `Metric` or its class, a config, a
     torchmetrics metric or its class, a torch loss (called with the predictions first), or any function
     `(y_true, y_pred)`.
 
@@ -156,16 +156,7 @@ def as_metric(identifier: Any) -> Metric:
     return _as_metric_object(identifier)
 
 
-def depends_on_output(identifier: Any) -> bool:
-    """Tell whether a name, such as `"accuracy"`, means a metric that only `resolve` can choose.
-
-    >>> depends_on_output("acc"), depends_on_output("mse")
-    (True, False)
-    """
-    return isinstance(identifier, str) and identifier.lower() in _BY_OUTPUT
-
-
-def resolve(
+def resolve_metric(
     name: str,
     loss_name: str | None,
     target_shape: Sequence[int],
@@ -185,15 +176,15 @@ def resolve(
         output_shape: of `y_pred`, with the batch.
         from_logits: whether a crossentropy gets logits. The accuracies do not look at it, as in Keras.
 
-    >>> resolve("acc", None, (8,), (8, 10))
+    >>> resolve_metric("acc", None, (8,), (8, 10))
     SparseCategoricalAccuracy(name=acc)
     """
-    what, kind = _BY_OUTPUT[name.lower()], _kind_of_output(target_shape, output_shape)
+    what, kind = _BY_OUTPUT[name.lower()], _output_kind(target_shape, output_shape)
     if what == "accuracy":
         return _as_metric_object(_ACCURACIES[kind](name=name))
     if loss_name and loss_name.startswith("binary"):
         kind = "binary"
-    return _as_metric_object(_FAMILY.lookup(f"{kind}_crossentropy")(name=name, from_logits=from_logits))
+    return _as_metric_object(_REGISTRY.lookup(f"{kind}_crossentropy")(name=name, from_logits=from_logits))
 
 
 _ACCURACIES: dict[str, Any] = {
@@ -203,7 +194,7 @@ _ACCURACIES: dict[str, Any] = {
 }
 
 
-def _kind_of_output(target_shape: Sequence[int], output_shape: Sequence[int]) -> str:
+def _output_kind(target_shape: Sequence[int], output_shape: Sequence[int]) -> str:
     if len(output_shape) <= 1 or output_shape[-1] == 1:
         return "binary"
     if len(target_shape) < len(output_shape) or target_shape[-1] == 1:
@@ -221,7 +212,7 @@ def _as_metric_object(identifier: Any) -> Metric:
     if isinstance(identifier, Mapping):
         return _as_metric_object(deserialize(identifier))
     if _is_torch_loss(identifier):
-        return MeanMetricWrapper(_PredictionsFirst(identifier), _torch_name(identifier))
+        return MeanMetricWrapper(_SwapArguments(identifier), _torch_name(identifier))
     if callable(identifier):
         return MeanMetricWrapper(identifier, getattr(identifier, "name", None))
     raise ValueError(
@@ -231,7 +222,7 @@ def _as_metric_object(identifier: Any) -> Metric:
 
 
 def _instance(kind: type) -> Any:
-    """Make an object of a class that needs no arguments."""
+    """Return an object of a class that needs no arguments."""
     parameters = inspect.signature(kind).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if needed:
@@ -250,7 +241,7 @@ def _torch_name(value: Any) -> str:
     return snake_case(type(value).__name__) if isinstance(value, nn.Module) else str(value.__name__)
 
 
-class _PredictionsFirst:
+class _SwapArguments:
     """A torch loss as a function `(y_true, y_pred)`."""
 
     def __init__(self, loss: Any):

@@ -1,4 +1,4 @@
-"""How well predicted regions cover labelled ones."""
+"""Intersection over union, for segmentation."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from torch import Tensor
 from torchfit._utils.dtypes import as_dtype, dtype_name
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import broadcast_weights, confusion_matrix, ratio
-from torchfit.metrics._arguments import share, whole_number
+from torchfit.metrics._validation import integer, unit_interval
 from torchfit.metrics.base import Metric
 
 _EPSILON = 1e-7
@@ -25,12 +25,12 @@ class IoU(Metric):
 
     Args:
         num_classes: number of classes.
-        target_class_ids: the classes that are looked at.
+        target_class_ids: the classes that are evaluated.
         name: default `"io_u"`.
-        dtype: of the counts. Default `"int32"`, which cuts sample weights to whole numbers, as Keras does; use
-            `"float32"` with weights that are fractions.
-        ignore_class: class number whose samples are left out.
-        sparse_y_true: whether labels are class numbers `(batch, …)`, else one-hot or scores along `axis`.
+        dtype: of the counts. Default `"int32"`, which truncates sample weights to integers, as Keras does; use
+            `"float32"` with fractional weights.
+        ignore_class: class index whose samples are ignored.
+        sparse_y_true: whether labels are class indices `(batch, …)`, else one-hot or scores along `axis`.
         sparse_y_pred: the same for predictions.
         axis: dimension of the classes where they are not sparse.
 
@@ -43,7 +43,7 @@ class IoU(Metric):
     0.3333
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class IoU(Metric):
         axis: int = -1,
     ):
         super().__init__(name=name, dtype=torch.int32 if dtype is None else as_dtype(dtype))
-        self.num_classes = whole_number("num_classes", num_classes, 1)
+        self.num_classes = integer("num_classes", num_classes, 1)
         self.target_class_ids = _checked_ids(target_class_ids, num_classes)
         self.ignore_class = ignore_class
         self.sparse_y_true, self.sparse_y_pred = bool(sparse_y_true), bool(sparse_y_pred)
@@ -71,7 +71,9 @@ class IoU(Metric):
         labels = labels if self.sparse_y_true else labels.argmax(self.axis)
         labels, predicted = align_ranks(labels.long(), predicted.long())
         if labels.shape != predicted.shape:
-            raise shapes_differ(labels, predicted, "class numbers of one shape", "See sparse_y_true, sparse_y_pred.")
+            raise shape_mismatch_error(
+                labels, predicted, "class indices of one shape", "See sparse_y_true, sparse_y_pred."
+            )
         if predicted.device != self.total_confusion_matrix.device:
             self.to(predicted.device)
         weights = self._weights(labels, sample_weight)
@@ -118,7 +120,7 @@ class BinaryIoU(IoU):
     """Intersection over union where scores of at least `threshold` are class 1, else class 0.
 
     Args:
-        target_class_ids: the classes that are looked at. Default both.
+        target_class_ids: the classes that are evaluated. Default both.
         threshold: from 0 to 1. Default 0.5.
         name: default `"binary_io_u"`.
         dtype: see `IoU`.
@@ -142,7 +144,7 @@ class BinaryIoU(IoU):
         dtype: Any = None,
     ):
         super().__init__(2, target_class_ids, name, dtype)
-        self.threshold = share("threshold", threshold)
+        self.threshold = unit_interval("threshold", threshold)
 
     def _predicted(self, y_pred: Tensor) -> Tensor:
         return y_pred >= self.threshold
@@ -171,14 +173,14 @@ class MeanIoU(IoU):
         sparse_y_pred: bool = True,
         axis: int = -1,
     ):
-        everything = range(whole_number("num_classes", num_classes, 1))
+        everything = range(integer("num_classes", num_classes, 1))
         super().__init__(num_classes, everything, name, dtype, ignore_class, sparse_y_true, sparse_y_pred, axis)
 
 
 class OneHotIoU(IoU):
     """Intersection over union of some classes, with one-hot labels `(batch, …, classes)`; see `IoU`.
 
-    Predictions are scores of the same shape, or class numbers with `sparse_y_pred=True`.
+    Predictions are scores of the same shape, or class indices with `sparse_y_pred=True`.
 
     >>> y_true = [[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 0, 0]]
     >>> y_pred = [[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [0.5, 0.3, 0.1], [0.1, 0.4, 0.5]]
@@ -204,7 +206,7 @@ class OneHotIoU(IoU):
 class OneHotMeanIoU(MeanIoU):
     """Mean intersection over union of all classes, with one-hot labels `(batch, …, classes)`; see `IoU`.
 
-    Predictions are scores of the same shape, or class numbers with `sparse_y_pred=True`.
+    Predictions are scores of the same shape, or class indices with `sparse_y_pred=True`.
 
     >>> y_true = [[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 0, 0]]
     >>> y_pred = [[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [0.5, 0.3, 0.1], [0.1, 0.4, 0.5]]
@@ -239,7 +241,7 @@ def _checked_ids(ids: Any, num_classes: int) -> list[int]:
     wanted = list(ids)
     if not wanted or any(not isinstance(number, int) or not 0 <= number < num_classes for number in wanted):
         raise ValueError(
-            f"`target_class_ids` must be class numbers from 0 to {num_classes - 1}. "
+            f"`target_class_ids` must be class indices from 0 to {num_classes - 1}. "
             f"Received: {describe(ids)}" + (f" with {wanted}." if len(wanted) <= 10 else ".")
         )
     return wanted

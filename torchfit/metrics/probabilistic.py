@@ -1,11 +1,11 @@
-"""How far predicted distributions are from labels."""
+"""Crossentropies and other distances between distributions."""
 
 from typing import Any
 
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import crossentropy, probabilistic
 from torchfit.functional.confusion import broadcast_weights
-from torchfit.metrics._arguments import share
+from torchfit.metrics._validation import unit_interval
 from torchfit.metrics.reductions import MeanMetricWrapper
 
 
@@ -16,7 +16,7 @@ class KLDivergence(MeanMetricWrapper):
     0.4581
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "kl_divergence", dtype: Any = None):
         super().__init__(probabilistic.kl_divergence, name, dtype)
@@ -29,7 +29,7 @@ class Poisson(MeanMetricWrapper):
     0.5
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "poisson", dtype: Any = None):
         super().__init__(probabilistic.poisson, name, dtype)
@@ -44,7 +44,7 @@ class BinaryCrossentropy(MeanMetricWrapper):
     0.8149
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class BinaryCrossentropy(MeanMetricWrapper):
         from_logits: bool = False,
         label_smoothing: float = 0,
     ):
-        smoothing = share("label_smoothing", label_smoothing)
+        smoothing = unit_interval("label_smoothing", label_smoothing)
         super().__init__(
             crossentropy.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=smoothing
         )
@@ -70,7 +70,7 @@ class CategoricalCrossentropy(MeanMetricWrapper):
     1.1769
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(
         self,
@@ -85,13 +85,13 @@ class CategoricalCrossentropy(MeanMetricWrapper):
             name,
             dtype,
             from_logits=from_logits,
-            label_smoothing=share("label_smoothing", label_smoothing),
+            label_smoothing=unit_interval("label_smoothing", label_smoothing),
             axis=axis,
         )
 
 
 class SparseCategoricalCrossentropy(MeanMetricWrapper):
-    """Mean crossentropy of class numbers `(batch, …)` and probabilities, or logits, `(batch, …, classes)`.
+    """Mean crossentropy of class indices `(batch, …)` and probabilities, or logits, `(batch, …, classes)`.
 
     Samples labelled `ignore_class` are 0, and count all the same unless there are weights, as in Keras; `axis`
     is the dimension of the classes.
@@ -100,7 +100,7 @@ class SparseCategoricalCrossentropy(MeanMetricWrapper):
     1.1769
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The share of the variance that predictions explain."""
+"""The coefficient of determination."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.confusion import broadcast_weights
-from torchfit.metrics._arguments import one_of, whole_number
+from torchfit.metrics._validation import choice, integer
 from torchfit.metrics.base import Metric
 
 _AGGREGATIONS = (None, "uniform_average", "variance_weighted_average")
@@ -38,7 +38,7 @@ class R2Score(Metric):
     0.5714
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class R2Score(Metric):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.class_aggregation: str | None = one_of("class_aggregation", class_aggregation, _AGGREGATIONS)
-        self.num_regressors = whole_number("num_regressors", num_regressors, 0)
+        self.class_aggregation: str | None = choice("class_aggregation", class_aggregation, _AGGREGATIONS)
+        self.num_regressors = integer("num_regressors", num_regressors, 0)
         self.num_samples = self.add_weight(name="num_samples")
 
     def build(self, y_true: Any, y_pred: Any) -> None:

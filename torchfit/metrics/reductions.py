@@ -12,7 +12,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.confusion import broadcast_weights
 from torchfit.metrics.base import Metric, Self
-from torchfit.metrics.functions import FUNCTIONS
+from torchfit.metrics.functions import METRIC_FUNCTIONS
 
 
 class Sum(Metric):
@@ -61,25 +61,25 @@ class Mean(Metric):
         super().__init__(name=name, dtype=dtype)
         self.total = self.add_weight(name="total")
         self.count = self.add_weight(name="count")
-        self._one = torch.ones((), dtype=self._dtype)
+        self._unit = torch.ones((), dtype=self._dtype)
 
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Add one batch of values."""
-        if sample_weight.__class__ is int and values.__class__ is Tensor and values.ndim == 0:
+        if sample_weight.__class__ in (int, float) and values.__class__ is Tensor and values.ndim == 0:
             self.total.add_(values.detach(), alpha=sample_weight)
             self._count(sample_weight)
         else:
             mask = getattr(values, "_keras_mask", None) if sample_weight is not None else None
             self._accumulate(as_tensor(values).detach(), sample_weight, mask)
 
-    def _count(self, samples: int) -> None:
+    def _count(self, samples: float) -> None:
         """Add to the count in the same kernel as to the total: adding a number would first make a tensor of it."""
-        self.count.add_(self._one, alpha=samples)
+        self.count.add_(self._unit, alpha=samples)
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the unit with the count."""
         super()._apply(fn, recurse)
-        self._one = self._one.to(self._device())
+        self._unit = self._unit.to(self._device())
         return self
 
     def _accumulate(self, values: Tensor, sample_weight: Any = None, mask: Any = None) -> None:
@@ -99,7 +99,7 @@ class Mean(Metric):
     def _accumulate_weighted(self, values: Tensor, sample_weight: Any, mask: Any) -> None:
         weights = _weights(sample_weight, mask, self._dtype, values.device)
         values, weights = _broadcast(values, weights)
-        size = _size_of_one(values)
+        size = _sample_size(values)
         self.total.add_((values * weights).sum() / size)
         self.count.add_(weights.sum() / size)
 
@@ -151,14 +151,14 @@ class MeanMetricWrapper(Mean):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; the function by name."""
         config = {**super().get_config(), **self._fn_kwargs}
-        return {**config, "fn": FUNCTIONS.serialize(self._fn)} if type(self) is MeanMetricWrapper else config
+        return {**config, "fn": METRIC_FUNCTIONS.serialize(self._fn)} if type(self) is MeanMetricWrapper else config
 
     @classmethod
     def from_config(cls: type[Self], config: Mapping[str, Any]) -> Self:
         """Build a metric from what `get_config` returned."""
         if "fn" not in config:
             return cls(**config)
-        return cls(**{**config, "fn": FUNCTIONS.deserialize(config["fn"])})
+        return cls(**{**config, "fn": METRIC_FUNCTIONS.deserialize(config["fn"])})
 
 
 def _name_of(fn: Any) -> str:
@@ -167,7 +167,7 @@ def _name_of(fn: Any) -> str:
     return str(getattr(fn, "__name__", type(fn).__name__)).strip("<>")
 
 
-def _size_of_one(values: Tensor) -> int:
+def _sample_size(values: Tensor) -> int:
     """How many values a sample of `(batch, …)` has."""
     return max(math.prod(values.shape[1:]), 1)
 

@@ -1,4 +1,4 @@
-"""How far numbers are from numbers."""
+"""Distances between numbers."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.metrics.reductions import Mean, MeanMetricWrapper
 
 
@@ -18,7 +18,7 @@ class MeanSquaredError(MeanMetricWrapper):
     0.25
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_squared_error", dtype: Any = None):
         super().__init__(of_samples.mean_squared_error, name, dtype)
@@ -31,7 +31,7 @@ class MeanAbsoluteError(MeanMetricWrapper):
     0.25
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_absolute_error", dtype: Any = None):
         super().__init__(of_samples.mean_absolute_error, name, dtype)
@@ -44,7 +44,7 @@ class MeanAbsolutePercentageError(MeanMetricWrapper):
     25.0
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_absolute_percentage_error", dtype: Any = None):
         super().__init__(of_samples.mean_absolute_percentage_error, name, dtype)
@@ -57,7 +57,7 @@ class MeanSquaredLogarithmicError(MeanMetricWrapper):
     0.1201
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_squared_logarithmic_error", dtype: Any = None):
         super().__init__(of_samples.mean_squared_logarithmic_error, name, dtype)
@@ -70,7 +70,7 @@ class LogCoshError(MeanMetricWrapper):
     0.1084
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "logcosh", dtype: Any = None):
         super().__init__(of_samples.log_cosh, name, dtype)
@@ -83,7 +83,7 @@ class RootMeanSquaredError(Mean):
     0.5
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "root_mean_squared_error", dtype: Any = None):
         super().__init__(name, dtype)
@@ -95,7 +95,7 @@ class RootMeanSquaredError(Mean):
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true, y_pred = align_ranks(as_tensor(y_true, self._dtype, y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
-            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Reshape one of them.")
+            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Reshape one of them.")
         self._accumulate((y_true - y_pred).square(), sample_weight)
 
     def result(self) -> Tensor:
@@ -112,7 +112,7 @@ class CosineSimilarity(MeanMetricWrapper):
     0.5
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, name: str | None = "cosine_similarity", dtype: Any = None, axis: int = -1):
         super().__init__(_cosine, name, dtype, axis=axis)

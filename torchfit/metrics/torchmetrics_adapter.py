@@ -1,4 +1,4 @@
-"""A `torchmetrics` metric behind the face of ours; torchmetrics itself is never imported."""
+"""Adapter that gives a `torchmetrics` metric the interface of ours; torchmetrics itself is never imported."""
 
 import copy
 from typing import Any
@@ -10,11 +10,11 @@ from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
 from torchfit.metrics.base import Metric
 
-_DIRECTIONS = {True: "up", False: "down", None: None}
+_MODES = {True: "max", False: "min", None: None}
 
 
 def is_torchmetrics(value: Any) -> bool:
-    """Tell whether a class or object is a torchmetrics metric or collection."""
+    """Return whether a class or object is a torchmetrics metric or collection."""
     kind = value if isinstance(value, type) else type(value)
     return any(base.__module__.partition(".")[0] == "torchmetrics" for base in kind.__mro__) and all(
         hasattr(kind, method) for method in ("update", "compute", "reset")
@@ -25,7 +25,7 @@ class TorchMetric(Metric):
     """A torchmetrics metric: called as `update(y_pred, y_true)`, read with `compute()`.
 
     Args:
-        metric: the torchmetrics metric or collection; it is used as it is and keeps its own state.
+        metric: the torchmetrics metric or collection; it is not copied, and keeps its own state.
         name: default: the class name in snake case.
 
     Raises:
@@ -37,14 +37,14 @@ class TorchMetric(Metric):
             raise ValueError(f"`metric` must be a torchmetrics object. Received: {describe(metric)}.")
         super().__init__(name=name or snake_case(type(metric).__name__))
         self.metric = metric
-        self.direction = _DIRECTIONS[getattr(metric, "higher_is_better", None)]
+        self.mode = _MODES[getattr(metric, "higher_is_better", None)]
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Pass one batch on, predictions first."""
         if sample_weight is not None:
             raise ValueError(
                 f"`sample_weight` cannot be used with the torchmetrics metric {type(self.metric).__name__}: "
-                "torchmetrics has no sample weights. Name it in `metrics=`, not in `weighted_metrics=`."
+                "torchmetrics has no sample weights. Pass it in `metrics=`, not in `weighted_metrics=`."
             )
         y_pred = as_tensor(y_pred).detach()
         if getattr(self.metric, "device", None) != y_pred.device:
@@ -64,15 +64,17 @@ class TorchMetric(Metric):
         return [_state_of(part) for part in self.metric.modules()]
 
     def set_extra_state(self, state: list[Any]) -> None:
-        """Take up a state, on the device of the metric."""
+        """Load a state, onto the device of the metric."""
         for part, values in zip(self.metric.modules(), state):
             device = getattr(part, "device", None)
             vars(part).update({name: _moved(value, device) for name, value in values.items()})
 
-    def _snapshot(self) -> Any:
+    def snapshot_state(self) -> Any:
+        """Return a copy of the state of all parts."""
         return [(part, copy.deepcopy(_state_of(part))) for part in self.metric.modules()]
 
-    def _restore(self, snapshot: Any) -> None:
+    def restore_state(self, snapshot: Any) -> None:
+        """Write what `snapshot_state` returned back."""
         for part, state in snapshot:
             vars(part).update(copy.deepcopy(state))
 

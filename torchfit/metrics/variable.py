@@ -1,4 +1,4 @@
-"""The tensor that a metric's state is kept in."""
+"""The tensor that holds the state of a metric."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ _PLAIN_RESULTS = getattr(torch._C, "_disabled_torch_function_impl", Tensor.__tor
 class Variable(Tensor):
     """A tensor with `assign`, `assign_add` and `assign_sub`, which stays the same object for life.
 
-    It lives in the buffers of the metric that made it (`Metric.add_weight`), follows it from device to
-    device, and goes back to its initial value with `reset`. All of torch's in-place methods work as well.
+    It lives in the buffers of the metric that created it (`Metric.add_weight`), follows it from device to
+    device, and returns to its initial value with `reset`. All of torch's in-place methods work as well.
 
     >>> count = Variable(torch.zeros(2), "count")
     >>> count.assign_add([1, 2]).tolist(), count.name
@@ -30,19 +30,18 @@ class Variable(Tensor):
     aggregation: str
 
     @staticmethod
-    def __new__(
-        cls: Any,
-        value: Tensor,
-        name: str = "variable",
-        aggregation: str = "sum",
-        initial: Tensor | None = None,
-    ) -> "Variable":
-        """Wrap `value`, which becomes the storage. `initial` of `None` means zeros."""
+    def __new__(cls: Any, value: Tensor, *_: Any, **__: Any) -> "Variable":
+        """Wrap `value`, which becomes the storage."""
         variable: Variable = value.detach().as_subclass(cls)
-        variable._label = name
-        variable._initial = initial
-        variable.aggregation = aggregation
         return variable
+
+    def __init__(
+        self, value: Tensor, name: str = "variable", aggregation: str = "sum", initial: Tensor | None = None
+    ) -> None:
+        """Store the name, how processes combine the values, and the initial value, where `None` means zeros."""
+        self._label = name
+        self._initial = initial
+        self.aggregation = aggregation
 
     @property
     def name(self) -> str:
@@ -68,7 +67,7 @@ class Variable(Tensor):
         return self
 
     def reset(self) -> None:
-        """Go back to the initial value."""
+        """Set the initial value again."""
         if self._initial is None:
             self.zero_()
         else:

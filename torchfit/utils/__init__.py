@@ -1,4 +1,4 @@
-"""What helps around training: data by batches, arrays, randomness, pictures, layers that do not learn."""
+"""Utilities: datasets, array helpers, seeding, model plots, freezing layers."""
 
 from torchfit._data.adapters.factories import DatasetCreator, InputContext
 from torchfit._data.adapters.sequence import PyDataset, Sequence
@@ -8,9 +8,9 @@ from torchfit._utils.console import (
     is_interactive_logging_enabled,
 )
 from torchfit.utils.arrays import normalize, pad_sequences, to_categorical
-from torchfit.utils.drawing import plot_model
 from torchfit.utils.freezing import freeze, unfreeze
-from torchfit.utils.learning_rate_finder import LearningRates, lr_find
+from torchfit.utils.learning_rate_finder import LRFinderResult, lr_find
+from torchfit.utils.model_plot import plot_model
 from torchfit.utils.random_state import set_random_seed
 from torchfit.utils.session import clear_session
 from torchfit.utils.splitting import split_dataset
@@ -19,7 +19,7 @@ from torchfit.utils.timeseries import timeseries_dataset_from_array
 __all__ = [
     "DatasetCreator",
     "InputContext",
-    "LearningRates",
+    "LRFinderResult",
     "PyDataset",
     "Sequence",
     "clear_session",

@@ -1,4 +1,4 @@
-"""Arrays made ready for training: one-hot labels, unit vectors, sequences of one length."""
+"""Helpers for arrays: one-hot labels, unit vectors, sequences of one length."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ Array = np.ndarray[Any, Any]
 
 
 def to_categorical(x: Any, num_classes: int | None = None) -> Any:
-    """Turn class numbers into one-hot rows, for `CategoricalCrossentropy`.
+    """Turn class indices into one-hot rows, for `CategoricalCrossentropy`.
 
     Args:
-        x: Class numbers from 0, `(…)` or `(…, 1)`: an array, a tensor or (nested) list of integers.
-        num_classes: The number of classes; by default the largest number in `x`, plus 1.
+        x: Class indices from 0, `(…)` or `(…, 1)`: an array, a tensor or (nested) list of integers.
+        num_classes: The number of classes; by default the largest index in `x`, plus 1.
 
     Returns:
         `(…, num_classes)`: a tensor of torch's default floating dtype, on the same device, where `x` is a tensor;
-        else an array of NumPy's.
+        else a NumPy array.
 
     Raises:
         ValueError: If a number is negative or not less than `num_classes`.
@@ -37,7 +37,7 @@ def to_categorical(x: Any, num_classes: int | None = None) -> Any:
     classes = int(labels.max(initial=-1)) + 1 if num_classes is None else int(num_classes)
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
-            f"`x` must hold class numbers from 0 to {classes - 1}, but they go from {labels.min()} to {labels.max()}. "
+            f"`x` must hold class indices from 0 to {classes - 1}, but they go from {labels.min()} to {labels.max()}. "
             "Renumber them, or pass a larger `num_classes`."
         )
     rows = np.eye(classes)[labels]
@@ -76,7 +76,7 @@ def pad_sequences(
     truncating: str = "pre",
     value: Any = 0.0,
 ) -> Array:
-    """Bring sequences to one length, so that they fit into one array.
+    """Pad or truncate sequences to one length, so that they fit into one array.
 
     Args:
         sequences: Sequences of numbers, or of vectors of one shape.
@@ -84,7 +84,7 @@ def pad_sequences(
         dtype: Of the result; `object` for strings.
         padding: "pre" or "post": whether `value` goes before or after the shorter sequences.
         truncating: "pre" or "post": whether the beginning or the end of the longer ones is cut off.
-        value: What is filled in.
+        value: What to pad with.
 
     Returns:
         An array `(sequences, maxlen, …)`.

@@ -1,4 +1,4 @@
-"""Layers that are not to learn, chosen by name."""
+"""Freezing and unfreezing parameters by name."""
 
 import fnmatch
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ def freeze(model: Any, *patterns: str) -> list[str]:
     """Keep parameters from being trained: `requires_grad` becomes `False`.
 
     Normalisation layers whose parameters are all frozen stay in evaluation mode when torchfit trains: their running
-    statistics are frozen as well, as in Keras. Freeze before `compile`; optimizer and compiled steps know what was
-    trainable when they were made.
+    statistics are frozen as well, as in Keras. Freeze before `compile`: optimizer and compiled steps use what
+    was trainable when they were created.
 
     Args:
         model: A `Model` or any module.
@@ -24,10 +24,10 @@ def freeze(model: Any, *patterns: str) -> list[str]:
             `[…]` stand for other characters. Everything inside of a submodule belongs to it. Without patterns, all.
 
     Returns:
-        The names of the parameters that the patterns mean.
+        The names of the parameters that match the patterns.
 
     Raises:
-        ValueError: If a pattern means nothing.
+        ValueError: If a pattern matches nothing.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     >>> freeze(net, "0", "1")
@@ -85,7 +85,7 @@ def _matching(module: nn.Module, patterns: tuple[str, ...]) -> set[str]:
 
 
 def _with_owners(name: str) -> Iterator[str]:
-    """Give the name of a parameter and those of the modules around it.
+    """Yield the name of a parameter and those of the modules that contain it.
 
     >>> list(_with_owners("layer1.0.weight"))
     ['layer1', 'layer1.0', 'layer1.0.weight']

@@ -1,4 +1,4 @@
-"""A learning rate found by trying many of them, from small to large, in one short training."""
+"""Search for a learning rate: try many, from small to large, in one short run."""
 
 import copy
 import math
@@ -11,11 +11,11 @@ import numpy as np
 from torchfit._utils.errors import describe
 from torchfit._utils.figures import make_figure, png_html
 from torchfit.callbacks import Callback
-from torchfit.utils.random_state import kept_random_state
+from torchfit.utils.random_state import preserve_rng_state
 
 
-class LearningRates:
-    """What `lr_find` found.
+class LRFinderResult:
+    """Result of `lr_find`.
 
     Attributes:
         learning_rates: The learning rates that were tried, from small to large.
@@ -24,7 +24,7 @@ class LearningRates:
     """
 
     def __init__(self, learning_rates: list[float], losses: list[float]) -> None:
-        """Take the learning rates and their losses."""
+        """Store the learning rates and their losses."""
         self.learning_rates = learning_rates
         self.losses = losses
         self.suggestion = _steepest(learning_rates, losses)
@@ -58,7 +58,7 @@ class LearningRates:
 
     def __repr__(self) -> str:
         found = "none" if self.suggestion is None else f"{self.suggestion:.1e}"
-        return f"<LearningRates: {len(self.learning_rates)} tried, suggestion {found}>"
+        return f"<LRFinderResult: {len(self.learning_rates)} tried, suggestion {found}>"
 
     def _repr_html_(self) -> str:
         return png_html(self._draw, repr(self))
@@ -75,7 +75,7 @@ def lr_find(
     smoothing: float = 0.9,
     stop_factor: float = 4.0,
     **fit_arguments: Any,
-) -> LearningRates:
+) -> LRFinderResult:
     """Try learning rates from `start` to `end`, one for each batch, and suggest one.
 
     A copy of the model is trained: weights, optimizer, metrics and random state stay as they are. It costs `steps`
@@ -83,13 +83,13 @@ def lr_find(
 
     Args:
         model: A compiled `Model`.
-        x: Inputs, as in `fit`; data that can be gone through once lose the batches that were taken.
+        x: Inputs, as in `fit`; an iterator loses the batches that were taken.
         y: Targets, as in `fit`.
         start: The first learning rate.
         end: The last one.
         steps: How many to try, each a constant factor larger than the one before.
-        smoothing: Share of the past, from 0 to 1, in the running mean of the losses.
-        stop_factor: Stop when the loss is more than so many times what it was with the smallest learning rates.
+        smoothing: Weight of the past, from 0 to 1, in the running mean of the losses.
+        stop_factor: Stop when the loss exceeds that of the smallest learning rates by this factor.
         **fit_arguments: More arguments of `fit`, such as `batch_size`, `sample_weight` or `class_weight`.
 
     Returns:
@@ -114,14 +114,14 @@ def lr_find(
         raise ValueError(f"`smoothing` must lie from 0 to less than 1, but it is {describe(smoothing)}.")
     sweep = Sweep(start, end, steps, smoothing, stop_factor)
     arguments = {"epochs": steps, "verbose": 0, **fit_arguments, "callbacks": [sweep]}
-    with kept_random_state(), warnings.catch_warnings():
+    with preserve_rng_state(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Your input ran out of data")
         copy.deepcopy(model).fit(x, y, **arguments)
-    return LearningRates(sweep.learning_rates, sweep.losses)
+    return LRFinderResult(sweep.learning_rates, sweep.losses)
 
 
 class Sweep(Callback):
-    """Raises the learning rate from batch to batch, and notes the loss of each batch."""
+    """Raises the learning rate from batch to batch, and records the loss of each batch."""
 
     def __init__(self, start: float, end: float, steps: int, smoothing: float, stop_factor: float) -> None:
         """Go from `start` to `end` in `steps` batches."""
@@ -132,14 +132,14 @@ class Sweep(Callback):
         self.losses: list[float] = []
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Set the learning rate, and the mean of the loss to nothing."""
+        """Set the learning rate, and reset the mean of the loss."""
         if not self.model.optimizer.built:
             self.model.build_optimizer()
         self.model.optimizer.learning_rate = self._planned[len(self.losses)]
         self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Note the loss, and stop when all was tried or the loss has gone through the roof."""
+        """Record the loss; stop after the last learning rate or when the loss diverges."""
         loss = float((logs or {})["loss"])
         self._mean = self._smoothing * self._mean + (1 - self._smoothing) * loss
         smooth = self._mean / (1 - self._smoothing ** (len(self.losses) + 1))

@@ -1,4 +1,4 @@
-"""Randomness: one seed for everything, and states put aside."""
+"""Seeding, and preserving the state of all random number generators."""
 
 import os
 import random
@@ -12,12 +12,12 @@ from torchfit._utils.errors import describe
 
 
 def set_random_seed(seed: int, deterministic: bool = False) -> None:
-    """Seed Python's, NumPy's and torch's random numbers, on all devices, so that a training can be repeated.
+    """Seed Python's, NumPy's and torch's random numbers, on all devices, so that a run can be repeated.
 
     Args:
-        seed: A whole number from 0 to 2**32 - 1.
+        seed: An integer from 0 to 2**32 - 1.
         deterministic: Whether torch uses deterministic algorithms only, also where they are slower, and raises an
-            error where it has none. Without it, a training on a GPU may differ in the last digits.
+            error where it has none. Without it, runs on a GPU may differ in the last digits.
 
     Raises:
         ValueError: If `seed` is out of range.
@@ -40,8 +40,8 @@ def set_random_seed(seed: int, deterministic: bool = False) -> None:
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Put the random states aside, and back afterwards."""
+def preserve_rng_state() -> Iterator[None]:
+    """Restore the states of all random number generators on exit."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:

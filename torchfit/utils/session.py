@@ -1,4 +1,4 @@
-"""What is held on to between trainings, and how to let go of it."""
+"""Releasing what is kept between training runs."""
 
 import gc
 import sys
@@ -7,13 +7,13 @@ import torch
 
 
 def clear_session(free_memory: bool = True) -> None:
-    """Let go of compiled graphs and of memory that trainings left behind, say between the runs of a search.
+    """Release compiled graphs and the memory that training runs left behind, for example between the runs of a search.
 
     Models are named by their class and metrics within their model, so that no counters of names need to be reset.
-    Models that are still in use go on working; what they had compiled is compiled anew.
+    Models that are still in use keep working; their steps are compiled again.
 
     Args:
-        free_memory: Whether to collect garbage and to hand cached memory back to the accelerator as well.
+        free_memory: Whether to collect garbage and to return cached memory to the accelerator as well.
 
     >>> clear_session()
     """

@@ -1,4 +1,4 @@
-"""Data divided in two, say for training and validation."""
+"""Splitting data in two, for example for training and validation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,19 +18,19 @@ def split_dataset(
     shuffle: bool = False,
     seed: int | None = None,
 ) -> tuple[Subset[Any], Subset[Any]]:
-    """Divide data into a left and a right part.
+    """Split data into a left and a right part.
 
     Args:
         dataset: A torch Dataset with indices, an array or tensor `(samples, …)`, or a tuple, list or dictionary of
             these, whose samples are then tuples, or dictionaries.
         left_size: Samples on the left, or their fraction from 0 to 1; by default what the right leaves.
         right_size: Samples on the right, or their fraction; by default what the left leaves.
-        shuffle: Whether to draw the samples at random instead of cutting once.
+        shuffle: Whether to draw the samples at random instead of splitting at one place.
         seed: Decides what is drawn; by default torch's random state does.
 
     Returns:
-        Two torch Datasets, which `fit` and its likes take: `model.fit(left, validation_data=right)`. Where `dataset`
-        is `(x, y)`, nothing is copied and batches are still gathered from the whole arrays.
+        Two torch Datasets, for `model.fit(left, validation_data=right)`. Where `dataset` is `(x, y)`, nothing is
+        copied, and batches are indexed from the whole arrays.
 
     Raises:
         ValueError: If both sizes are missing, or do not fit the data.
@@ -50,8 +50,8 @@ def split_dataset(
     return Subset(data, order[:left]), Subset(data, order[left : left + right])
 
 
-class Rows(Dataset[Any]):
-    """A nest of arrays `(samples, …)` as a Dataset: a sample is the nest of their rows."""
+class _NestedArrayDataset(Dataset[Any]):
+    """Nested arrays `(samples, …)` as a Dataset, whose samples have the same nesting."""
 
     def __init__(self, arrays: Any) -> None:
         """Take arrays of one length."""
@@ -76,7 +76,7 @@ def _as_dataset(dataset: Any) -> Dataset[Any]:
         raise ValueError(f"`dataset` must hold arrays with one number of samples, but they have {sorted(lengths)}.")
     parts = [arrays] if tree.is_leaf(arrays) else arrays
     flat = not isinstance(parts, Mapping) and all(map(tree.is_leaf, parts))
-    return TensorDataset(*parts) if flat else Rows(arrays)
+    return TensorDataset(*parts) if flat else _NestedArrayDataset(arrays)
 
 
 def _holds_arrays(value: Any) -> bool:

@@ -101,7 +101,7 @@ class WindowBatches(PyDataset):
     """Windows of a series in batches."""
 
     def __init__(self, windows: Windows, batch_size: int) -> None:
-        """Give `batch_size` windows at a time, the last batch may have fewer."""
+        """Return `batch_size` windows at a time; the last batch may have fewer."""
         super().__init__()
         self._windows, self._batch_size = windows, batch_size
 
