@@ -10,6 +10,9 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 Nested: TypeAlias = Any
 """A tensor `(batch, …)`, or lists, tuples, dictionaries, named tuples or dataclasses of such."""
 
+UserData: TypeAlias = Any
+"""Data of any kind, as the user passed them or as an iterable of theirs yielded them."""
+
 StateDict: TypeAlias = dict[str, Any]
 Results: TypeAlias = Mapping[str, Any]
 """What a step logs: tensors, numbers, or dictionaries of them, by name."""

@@ -1,10 +1,9 @@
 """Which class each target belongs to: class indices, one-hot rows and soft labels."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from torchfit._types import Nested
 from torchfit._utils.errors import describe
 
 _TOLERANCE = 0.01  # of the sum of a row of soft labels
@@ -29,7 +28,7 @@ class TargetClasses:
         self._largest_class = largest_class
         self._has_index: bool | None = None  # what the values said
 
-    def of(self, targets: Any, *, is_whole: bool = False) -> Tensor:
+    def of(self, targets: Nested, *, is_whole: bool = False) -> Tensor:
         """Return the classes `(samples,)`, or `(samples, steps)` of class indices of two axes; -1 is no class.
 
         Soft labels and numbers between two classes belong to the nearest one.
@@ -103,7 +102,7 @@ def _nearest(targets: Tensor) -> Tensor:
     return torch.nan_to_num(targets, nan=-1.0, posinf=-1.0, neginf=-1.0).round().long()
 
 
-def _refusal(targets: Any, problem: str) -> str:
+def _refusal(targets: Nested, problem: str) -> str:
     return (
         "`class_weight` needs one class for each sample, as targets (samples,), (samples, 1) or one-hot (samples, "
         f"classes), or class indices (samples, steps), but `y` is {describe(targets)} and {problem}. Pass "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfit._data.class_targets import TargetClasses
+from torchfit._types import Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
@@ -40,7 +41,7 @@ def as_class_weights(class_weight: Any) -> ClassWeightRules:
     return {None: _rule(class_weight)} if class_weight else {}
 
 
-def _rule(value: Any) -> ClassWeightMap | str:
+def _rule(value: UserData) -> ClassWeightMap | str:
     if isinstance(value, str) and value == "balanced":
         return value
     if not isinstance(value, Mapping):
@@ -112,7 +113,7 @@ def _balance(counts: Mapping[int, int]) -> ClassWeightMap:
     return {label: total / (len(counts) * count) for label, count in counts.items()}
 
 
-def class_counts(targets: Any, classes: TargetClasses) -> dict[int, int]:
+def class_counts(targets: Nested, classes: TargetClasses) -> dict[int, int]:
     """Count the samples of every class in targets `(samples, …)`, in memory or on disk.
 
     Negative labels, which losses ignore, do not count.
@@ -135,7 +136,7 @@ def class_counts(targets: Any, classes: TargetClasses) -> dict[int, int]:
     return found
 
 
-def _chunks(targets: Any) -> list[Tensor]:
+def _chunks(targets: Nested) -> list[Tensor]:
     """Return targets in memory as they are, and those on disk in chunks."""
     if isinstance(targets, Tensor):
         return [targets]
@@ -162,7 +163,7 @@ class ClassWeights:
         """Return the batch with the weights of its samples multiplied."""
         return Batch(batch.inputs, batch.targets, self.weights(batch.targets, batch.sample_weight))
 
-    def weights(self, targets: Any, sample_weight: Any, *, is_whole: bool = False) -> Any:
+    def weights(self, targets: Nested, sample_weight: UserData, *, is_whole: bool = False) -> Any:
         """Return `sample_weight` times the weights of the classes, in the structure of `targets`.
 
         Args:
@@ -193,7 +194,7 @@ class _Table:
         self._labels = torch.tensor(sorted(rule))
         self._weights = torch.tensor([rule[label] for label in sorted(rule)], dtype=dtype)
 
-    def look_up(self, targets: Any, is_whole: bool) -> Tensor:
+    def look_up(self, targets: Nested, is_whole: bool) -> Tensor:
         """Return the weights `(samples,)` of these targets, or `(samples, steps)` for class indices of that shape."""
         labels = self._classes.of(targets, is_whole=is_whole)
         if self._labels.device != targets.device:
@@ -211,7 +212,7 @@ def _product(by_class: Tensor, sample_weight: Tensor | None) -> Tensor:
     return one * other
 
 
-def _single_output(tables: Mapping[str | None, Any], targets: Any) -> str | None:
+def _single_output(tables: Mapping[str | None, Any], targets: Nested) -> str | None:
     if not isinstance(targets, Tensor):
         raise ValueError(f"`class_weight` needs the classes of the samples, but `y` is {describe(targets)}.")
     if len(tables) > 1:
@@ -222,13 +223,13 @@ def _single_output(tables: Mapping[str | None, Any], targets: Any) -> str | None
     return next(iter(tables))
 
 
-def _part(targets: Any, name: str | None, output_names: Sequence[str] | None) -> Any:
+def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
     if tree.is_leaf(targets):
         return targets
     return targets[_key(targets, name, output_names)]
 
 
-def _key(targets: Any, name: str | None, output_names: Sequence[str] | None) -> Any:
+def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
     """Return the key or position of an output in targets for several."""
     keys = dict(tree.children(targets))
     if name is None and len(keys) == 1:
@@ -250,7 +251,7 @@ def _names(count: int, given: Sequence[str] | None) -> list[str]:
     return list(given) if given is not None else [f"output_{number + 1}" for number in range(count)]
 
 
-def _weights_per_output(sample_weight: Any, targets: Any) -> Any:
+def _weights_per_output(sample_weight: UserData, targets: Nested) -> Any:
     """Return the weights in the structure of the targets of several outputs, as a new dictionary or list."""
     keys = [key for key, _ in tree.children(targets)]
     if sample_weight is None or tree.is_leaf(sample_weight):

@@ -10,6 +10,7 @@ from torch.utils.data import Subset, default_collate
 
 from torchfit._data.batch_converter import unpack
 from torchfit._data.convert import tensor_of
+from torchfit._types import UserData
 from torchfit._utils.errors import describe
 from torchfit._utils.rng import random_state, restore_random_state
 
@@ -18,7 +19,7 @@ _FEW = 16
 ReadSamples = Callable[[Sequence[int]], Sequence[Any]]
 
 
-def shown_labels(dataset: Any) -> Tensor | None:
+def shown_labels(dataset: UserData) -> Tensor | None:
     """Return the `targets` or `labels` of a Dataset or of the one that a `Subset` takes its samples from.
 
     `None` unless they are numbers, one entry for each sample: they may be names, paths or boxes as well. A transform
@@ -31,7 +32,7 @@ def shown_labels(dataset: Any) -> Tensor | None:
     return next((labels for labels in found if labels is not None), None)
 
 
-def exact_labels(dataset: Any, rows: range, read: ReadSamples) -> Any:
+def exact_labels(dataset: UserData, rows: range, read: ReadSamples) -> Any:
     """Return the targets of the samples `rows`, a tensor `(samples, …)` or a nest of these.
 
     Where the Dataset shows labels, one sample of each class is compared with them; where these differ, or there are
@@ -50,7 +51,7 @@ def exact_labels(dataset: Any, rows: range, read: ReadSamples) -> Any:
         restore_random_state(before)
 
 
-def _as_labels(value: Any, samples: int) -> Tensor | None:
+def _as_labels(value: UserData, samples: int) -> Tensor | None:
     if value is None or isinstance(value, (str, bytes, Mapping)):
         return None
     try:
@@ -90,7 +91,7 @@ def _read_targets(rows: range, read: ReadSamples) -> Any:
         ) from error
 
 
-def _target_of(sample: Any) -> Any:
+def _target_of(sample: UserData) -> Any:
     parts = unpack(sample)
     if len(parts) < 2 or parts[1] is None:
         raise ValueError(

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
-from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, is_on_disk
+from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, Rows, is_on_disk
 from torchfit._data.adapters.sparse import SparseArray, is_sparse
 from torchfit._data.batch_converter import batch_packer
 from torchfit._data.batch_source import BatchIndexer, BatchSource, draw_seed
@@ -21,6 +20,7 @@ from torchfit._data.sampling import OrderFn, make_order
 from torchfit._data.validation_split import split_last, warn_of_sorted_labels
 from torchfit._data.workers import LoaderConfig
 from torchfit._data.write_guard import BLOCK_BYTES, WriteGuard
+from torchfit._types import UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.batch import Batch
 
@@ -38,7 +38,7 @@ class ArrayAdapter(DataAdapter):
         self.parts = parts
 
     @classmethod
-    def of(cls, x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) -> "ArrayAdapter":
+    def of(cls, x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec) -> "ArrayAdapter":
         """Convert what the user passed; arrays on disk stay there, and sparse ones stay sparse.
 
         Raises:
@@ -88,7 +88,7 @@ class ArrayAdapter(DataAdapter):
 def _leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
     in_memory = host_leaf(dtype, all_floating)
 
-    def convert(argument: str, value: Any) -> Any:
+    def convert(argument: str, value: UserData) -> Any:
         if is_on_disk(value):
             return DiskArray(argument, value, dtype)
         if is_sparse(value):
@@ -214,7 +214,7 @@ class HostArrayBatches(_ArrayBatchesBase):
             batch = self._index(slice(first, last) if rows is None else rows[first:last])
             yield batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
-    def _index(self, rows: slice | np.ndarray[Any, Any]) -> Batch:
+    def _index(self, rows: Rows) -> Batch:
         return self._pack([transfer(reader.read(rows)) for reader, transfer in zip(self._readers, self._transfers)])
 
 

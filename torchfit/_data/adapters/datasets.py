@@ -27,6 +27,7 @@ from torchfit._data.workers import (
     WorkerPool,
     reraise_with_location,
 )
+from torchfit._types import UserData
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
@@ -34,7 +35,7 @@ from torchfit._utils.errors import describe
 FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
 
 
-def is_map_style(value: Any) -> bool:
+def is_map_style(value: UserData) -> bool:
     """Return whether `value` has samples by index: a Dataset of torch, or an object that works like one."""
     if isinstance(value, (Dataset, Subset)) or hasattr(value, "__getitems__"):
         return not isinstance(value, IterableDataset)
@@ -43,7 +44,7 @@ def is_map_style(value: Any) -> bool:
     return is_indexed and not hasattr(kind, "__iter__") and not hasattr(value, "shape")
 
 
-def make_dataset_adapter(dataset: Any, batch_spec: BatchSpec) -> DataAdapter:
+def make_dataset_adapter(dataset: UserData, batch_spec: BatchSpec) -> DataAdapter:
     """Return the adapter for a Dataset with indices; a `TensorDataset` is adapted as its tensors."""
     tensors = tensors_of(dataset)
     if tensors is None or len(tensors) not in (1, 2, 3):
@@ -52,7 +53,7 @@ def make_dataset_adapter(dataset: Any, batch_spec: BatchSpec) -> DataAdapter:
     return TensorDatasetAdapter.of(x, y, sample_weight, batch_spec)
 
 
-def tensors_of(dataset: Any) -> tuple[Tensor, ...] | None:
+def tensors_of(dataset: UserData) -> tuple[Tensor, ...] | None:
     """Return the tensors of a `TensorDataset` or a `Subset` of one; subclasses do not count, they may do more."""
     if type(dataset) is TensorDataset:
         return dataset.tensors
@@ -74,7 +75,7 @@ class DatasetAdapter(DataAdapter):
 
     spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
 
-    def __init__(self, dataset: Any, batch_spec: BatchSpec, rows: range | None = None) -> None:
+    def __init__(self, dataset: UserData, batch_spec: BatchSpec, rows: range | None = None) -> None:
         """Adapt the samples `rows` of a dataset, all of them by default.
 
         Raises:
@@ -130,7 +131,7 @@ class DatasetBatches(BatchSource):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: UserData,
         rows: range,
         batch_size: int,
         shuffle: bool | str,
@@ -166,7 +167,7 @@ class DatasetBatches(BatchSource):
 class SampleFetcher:
     """Reads samples of a dataset and collates them."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: UserData) -> None:
         """Read from a dataset."""
         self._dataset = dataset
 
@@ -208,7 +209,7 @@ def _with_location(read: Callable[[Any], Any], index: Any, where: str) -> Any:
         reraise_with_location(error, where)
 
 
-def check_format(dataset: Any) -> None:
+def check_format(dataset: UserData) -> None:
     """Check that a Dataset of Hugging Face gives tensors: in plain format its lists do not become batches of rows.
 
     Raises:
@@ -227,7 +228,7 @@ def check_format(dataset: Any) -> None:
         )
 
 
-def _length(dataset: Any) -> int:
+def _length(dataset: UserData) -> int:
     try:
         return len(dataset)
     except (TypeError, NotImplementedError) as error:
