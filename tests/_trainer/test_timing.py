@@ -51,8 +51,8 @@ def test_waiting_for_data_gets_a_line_of_advice_once(capsys):
     history = model().fit(slow_data(), epochs=1, verbose=2)
     lines = capsys.readouterr().out.splitlines()
     assert history.timing["data"][0] >= 0.2
-    assert lines[1].startswith("  time: data 0.")
-    assert "went into waiting for data" in lines[2]
+    assert len(lines) == 2
+    assert "went into waiting for data" in lines[1]
 
 
 def test_batches_that_need_another_dtype_are_copied():

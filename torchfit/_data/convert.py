@@ -1,6 +1,6 @@
 """Converts arrays of all kinds to tensors: once for arrays, per batch for everything that yields batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
 from time import perf_counter
@@ -57,7 +57,7 @@ class BatchSpec:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     inputs_only: bool = False
-    parameter_names: Sequence[str] = ()
+    parameter_names: Collection[str] = ()
     index_targets: Mapping[str | None, bool] = field(default_factory=dict, compare=False)
     transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
 

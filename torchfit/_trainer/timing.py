@@ -10,6 +10,7 @@ import torch
 from torchfit._utils.console import write_line
 
 _MAX_DATA_SHARE = 1 / 3
+_MIN_DATA_SECONDS = 0.1
 _PARTS = ("data", "copy", "step", "callbacks", "validation", "compile")
 Seconds = dict[str, float]
 
@@ -21,7 +22,7 @@ class EpochTimer:
         device: The device that the model is trained on.
         compile_seconds: Returns the seconds spent on compiling so far.
         transfer_seconds: Returns the seconds spent so far on moving batches to their device and dtype.
-        verbose: Whether to print a line after every epoch.
+        verbose: Whether to print advice, once, if the run waits for data.
 
     Attributes:
         timing: For every epoch the seconds of `data` (waiting for a batch), `copy` (giving it its device and dtype),
@@ -83,7 +84,7 @@ class EpochTimer:
             self.close()
 
     def close(self) -> None:
-        """Record the current epoch, if there is one, and print its line."""
+        """Record the current epoch, if there is one."""
         if not self._is_open:
             return
         self._is_open = False
@@ -95,7 +96,7 @@ class EpochTimer:
         for name, value in epoch.items():
             self.timing.setdefault(name, []).append(value)
         if self._verbose:
-            self._print(epoch)
+            self._advise(epoch)
 
     def _start(self) -> None:
         self._is_open = True
@@ -103,11 +104,9 @@ class EpochTimer:
         self._compile_seconds_before = self._compile_seconds()
         self._started = perf_counter()
 
-    def _print(self, epoch: Seconds) -> None:
-        spent = [f"{name} {epoch[name]:.1f}s" for name in _PARTS]
-        write_line(f"  time: {' - '.join(spent)} - peak memory: {epoch['peak_memory'] / 2**20:.0f} MB")
+    def _advise(self, epoch: Seconds) -> None:
         share = epoch["data"] / epoch["total"]
-        if share > _MAX_DATA_SHARE and not self._advised:
+        if share > _MAX_DATA_SHARE and epoch["data"] > _MIN_DATA_SECONDS and not self._advised:
             self._advised = True
             write_line(
                 f"  {share:.0%} of the epoch went into waiting for data: let workers prefetch them (`num_workers` of "

@@ -1,6 +1,6 @@
 """DataFrames and Series: numeric columns as arrays, without importing pandas."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def array_of(argument: str, value: UserData) -> Array:
     return _column(value)[:, None]
 
 
-def columns_by_input(argument: str, frame: UserData, input_names: Sequence[str]) -> dict[str, Any]:
+def columns_by_input(argument: str, frame: UserData, input_names: Collection[str]) -> dict[str, Any]:
     """Return the columns that are named like the inputs of a model, each as a Series.
 
     Raises:
