@@ -11,6 +11,9 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 Nested: TypeAlias = Any
 """A tensor `(batch, …)`, or lists, tuples, dictionaries, named tuples or dataclasses of such."""
 
+UserData: TypeAlias = Any
+"""Data of any kind, as the user passed them or as an iterable of theirs yielded them."""
+
 TensorLike: TypeAlias = Any
 """A tensor, a NumPy array, a number or a nested list of numbers."""
 

@@ -486,12 +486,11 @@ class Trainer:
 
     def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
         """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`."""
-        names = self.input_names
-        if names is None and hasattr(x, "columns"):
-            signature = self.state.call.signature(model.module)
-            names = signature.input_names if signature.num_required > 1 else None
+        may_split = self.input_names is None and hasattr(x, "columns")
+        parameters = self.state.call.signature(model.module).required_names if may_split else ()
         dtype, index_targets = floating_dtype_of(model.module), self.state.objective.index_targets
-        return BatchSpec(self.device, dtype, names, self.output_names, index_targets=index_targets)
+        names = self.input_names, self.output_names
+        return BatchSpec(self.device, dtype, *names, parameter_names=parameters, index_targets=index_targets)
 
     def _build_callbacks(
         self, model: BaseModel, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any
