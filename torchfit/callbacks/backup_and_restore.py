@@ -233,8 +233,8 @@ class OptimizerStructure:
         if groups != self._groups and None in optimizer.state_dict().get("names", [None]):
             raise ValueError(
                 "BackupAndRestore: a callback changed the parameter groups of the optimizer: "
-                f"{self._groups} parameters before, {groups} now. The run could not be resumed, because `fit` would start with the first ones. "
-                "Create all groups before `fit`, or use FineTuning."
+                f"{self._groups} parameters before, {groups} now. The run could not be resumed, because `fit` "
+                "would start with the first ones. Create all groups before `fit`, or use FineTuning."
             )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks._progress_display import Display, NullDisplay, select_display
-from torchfit.callbacks._progress_format import format_count, format_finished, running_items
+from torchfit._utils.progress_display import Display, NullDisplay, select_display
+from torchfit._utils.progress_format import BAR_WIDTH, format_count, format_finished, running_items
 from torchfit.callbacks.base import HOOKS, Callback
 
 _SECONDS_BETWEEN_DRAWS = 0.1
@@ -159,7 +159,7 @@ class ProgbarLogger(Callback):
                 now - self._started,
                 self._step_seconds(now),
                 logs or {},
-                with_bar=self.verbose == 1,
+                BAR_WIDTH if self.verbose == 1 else 0,
             )
         )
 
