@@ -7,6 +7,7 @@ from torchfit.callbacks.csv_logger import CSVLogger
 from torchfit.callbacks.early_stopping import EarlyStopping
 from torchfit.callbacks.history import History
 from torchfit.callbacks.lambda_callback import LambdaCallback
+from torchfit.callbacks.learning_rate_monitor import LearningRateMonitor
 from torchfit.callbacks.learning_rate_scheduler import LearningRateScheduler
 from torchfit.callbacks.mlflow_logger import MLflowLogger
 from torchfit.callbacks.model_checkpoint import ModelCheckpoint
@@ -16,6 +17,7 @@ from torchfit.callbacks.remote_monitor import RemoteMonitor
 from torchfit.callbacks.swap_ema_weights import SwapEMAWeights
 from torchfit.callbacks.tensorboard import TensorBoard
 from torchfit.callbacks.terminate_on_nan import TerminateOnNaN
+from torchfit.callbacks.timer import Timer
 from torchfit.callbacks.torch_lr_scheduler import TorchLRScheduler
 from torchfit.callbacks.wandb_logger import WandbLogger
 
@@ -27,6 +29,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "LambdaCallback",
+    "LearningRateMonitor",
     "LearningRateScheduler",
     "MLflowLogger",
     "ModelCheckpoint",
@@ -36,6 +39,7 @@ __all__ = [
     "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
+    "Timer",
     "TorchLRScheduler",
     "WandbLogger",
 ]

@@ -59,3 +59,9 @@ def set_learning_rates(model: Any, rates: Sequence[float]) -> None:
             group["lr"].fill_(rate)  # a capturable optimizer reads it inside its graph
         else:
             group["lr"] = rate
+
+
+def learning_rate_names(model: Any) -> list[str]:
+    """Return the names of the learning rates of the parameter groups in the logs."""
+    names = [str(group.get("name", number)) for number, group in enumerate(param_groups(model))]
+    return [f"learning_rate_{name if names.count(name) == 1 else number}" for number, name in enumerate(names)]

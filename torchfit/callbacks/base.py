@@ -81,7 +81,7 @@ class Callback:
             with an attribute `monitor` always do.
         reads_logs_synchronously: whether batch hooks read `logs` only while they run, and keep no reference to it.
             All batches may then share one mapping.
-        runs_last: the names of hooks that are called after those of other callbacks, the history included.
+        runs_first, runs_last: the names of hooks that are called before, or after, those of other callbacks.
 
     >>> class Losses(Callback):
     ...     def on_train_begin(self, logs=None):
@@ -103,6 +103,7 @@ class Callback:
     written_logs: tuple[str, ...] | None = None
     uses_log_names: bool = False
     reads_logs_synchronously: bool = False
+    runs_first: Collection[str] = ()
     runs_last: Collection[str] = ()
 
     # Attributes that belong to a run in progress, and are left out of copies and pickles.

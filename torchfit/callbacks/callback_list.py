@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from inspect import signature
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -46,7 +47,7 @@ class CallbackList(Callback):
         **params: passed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
 
     Attributes:
-        callbacks: the callbacks, in the order in which they are called, but for what they call last (`runs_last`).
+        callbacks: the callbacks, in the order in which they are called (but see `runs_first` and `runs_last`).
         keeps_batch_logs: whether a callback may look at the `logs` of a batch of training or evaluation after its
             hook has returned, so that each batch needs a mapping of its own. torchfit's own callbacks do not.
 
@@ -133,23 +134,18 @@ class CallbackList(Callback):
 
     def _bind(self) -> None:
         """Bind every hook to the callbacks that have it."""
-        found: dict[str, list[Hook]] = {}
-        last: list[tuple[str, Hook]] = []
+        found: dict[str, list[tuple[int, Hook]]] = {}
         self.keeps_batch_logs = False
         for callback in self.callbacks:
-            runs_last = getattr(callback, "runs_last", ())
+            first, last = getattr(callback, "runs_first", ()), getattr(callback, "runs_last", ())
             for hook, method in _resolve_hooks(callback):
-                if hook in runs_last:
-                    last.append((hook, method))
-                else:
-                    found.setdefault(hook, []).append(method)
+                found.setdefault(hook, []).append(((hook in last) - (hook in first), method))
                 if hook in _WITH_BATCH_LOGS and not _reads_logs_synchronously(callback, hook):
                     self.keeps_batch_logs = True
-        for hook, method in last:
-            found.setdefault(hook, []).append(method)
         attributes = vars(self)
         attributes.update(_NO_HOOKS)
-        for hook, listeners in found.items():
+        for hook, ranked in found.items():
+            listeners = [method for _, method in sorted(ranked, key=itemgetter(0))]
             attributes[hook] = listeners[0] if len(listeners) == 1 else _call_all(listeners)
         for hook in HOOK_ALIASES.keys() & found.keys():
             attributes[HOOK_ALIASES[hook]] = attributes[hook]
