@@ -14,6 +14,7 @@ from torchfit.callbacks.model_checkpoint import ModelCheckpoint
 from torchfit.callbacks.progress import ProgbarLogger
 from torchfit.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
 from torchfit.callbacks.remote_monitor import RemoteMonitor
+from torchfit.callbacks.stochastic_weight_averaging import StochasticWeightAveraging
 from torchfit.callbacks.swap_ema_weights import SwapEMAWeights
 from torchfit.callbacks.tensorboard import TensorBoard
 from torchfit.callbacks.terminate_on_nan import TerminateOnNaN
@@ -36,6 +37,7 @@ __all__ = [
     "ProgbarLogger",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "StochasticWeightAveraging",
     "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
