@@ -263,6 +263,7 @@ class Model(TrainableModule):
         use_multiprocessing: bool = False,
         *,
         out: Any = None,
+        pad_value: float | None = None,
     ) -> Any:
         """Return the outputs for all samples as NumPy arrays, in evaluation mode.
 
@@ -277,10 +278,12 @@ class Model(TrainableModule):
             callbacks: Callbacks for the prediction.
             max_queue_size, workers, use_multiprocessing: As in `fit`.
             out: Arrays to write into, such as memory maps `(samples, …)`, in the structure of the outputs.
+            pad_value: Fills up outputs of batches that differ in other axes than the first, such as sequences of
+                different lengths; `None` refuses them.
 
         Returns:
             An array `(samples, …)`, or arrays in the structure that the module returns, with `None` for outputs that
-            are no tensors; `out` if it was given.
+            are no tensors; `out` if it was given. A list, if the module returns a list with an entry for each sample.
 
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
@@ -294,6 +297,7 @@ class Model(TrainableModule):
             callbacks=callbacks,
             loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
             out=out,
+            pad_value=pad_value,
         )
 
     def predict_iter(

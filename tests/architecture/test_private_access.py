@@ -11,7 +11,6 @@ COMPAT = "torchfit/_utils/compat.py"
 
 # File -> what it still reads; `*` stands for any name. Entries may only go away.
 EXCEPTIONS = {
-    "torchfit/_execution/graph.py": {"run._boxed_call", "torch._dynamo"},
     "torchfit/_saving/module_deserializer.py": {
         "module._buffers",
         "module._modules",

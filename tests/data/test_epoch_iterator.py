@@ -104,7 +104,34 @@ def test_the_seed_is_that_of_the_batches(batch_spec):
     assert next(one.epoch(0)).inputs.tolist() == next(other.epoch(0)).inputs.tolist()
 
 
-@pytest.mark.parametrize("steps", [0, -2, 1.5, "3", True])
+@pytest.mark.parametrize("steps", [0, -2, 1.5, "3", True, np.zeros(3), int])
 def test_steps_must_be_a_number_of_steps(steps, epochs_of):
     with pytest.raises(ValueError, match="`steps_per_epoch` must be a positive integer, -1 or None"):
         epochs_of(loader(3), steps=steps)
+
+
+class Ending(list):
+    """Says a length, and ends before."""
+
+    def __getitem__(self, index):
+        return next(iter(())) if index == 3 else super().__getitem__(index)
+
+
+class Short:
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return generator(2)
+
+
+@pytest.mark.parametrize("data", [DataLoader(Ending(range(8)), batch_size=1), Short()], ids=["loader", "iterable"])
+def test_data_that_end_before_their_length_give_a_warning(data, epochs_of):
+    with pytest.warns(UserWarning, match=r"`x` ended after \d of \d batches, which is what its length says"):
+        epochs_of(data)
+
+
+def test_an_epoch_that_is_left_early_gives_no_warning(batch_spec):
+    epoch = EpochIterator(get_data_adapter(loader(5), None, None, batch_spec).batches()).epoch(0)
+    next(epoch)
+    epoch.close()

@@ -24,7 +24,8 @@ class BatchSource:
         is_repeatable: Whether the data can be iterated over again and again, as arrays can, when `steps_per_epoch`
             cuts the epochs; else they are iterated over once.
         may_be_exhausted: Whether an epoch may turn out to have no batch at all.
-        yields_views: Whether batches are views that stay valid after the next one is drawn.
+        has_exact_length: Whether an epoch that yields fewer than `steps` batches has ended too early.
+        yields_views: Whether batches take no memory of their own and stay valid after the next one is drawn.
     """
 
     steps: int | None = None
@@ -33,6 +34,7 @@ class BatchSource:
     is_resumable: bool = False
     is_repeatable: bool = False
     may_be_exhausted: bool = False
+    has_exact_length: bool = False
     yields_views: bool = False
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:

@@ -62,7 +62,6 @@ class EpochIterator(BatchSource):
         self._has_yielded = False
         self._first_epoch: int | None = None  # the epoch with which the shared stream began
         self.is_resumable = batches.is_resumable
-        self.yields_views = batches.yields_views
 
     @property
     def steps(self) -> int | None:  # type: ignore[override]
@@ -73,6 +72,11 @@ class EpochIterator(BatchSource):
     def samples(self) -> int | None:  # type: ignore[override]
         """The number of samples in an epoch, `None` while unknown or where it changes from epoch to epoch."""
         return None if self._spans_epochs else self._batches.samples
+
+    @property
+    def yields_views(self) -> bool:  # type: ignore[override]
+        """Whether batches take no memory of their own and stay valid after the next one is drawn."""
+        return self._batches.yields_views
 
     @property
     def seed(self) -> int:
@@ -121,7 +125,7 @@ class EpochIterator(BatchSource):
         Raises:
             ValueError: If the data have no batch at all.
         """
-        done = 0
+        done, expected = 0, self._batches.steps if self._batches.has_exact_length else None
         for batch in self._epoch_batches(index, start):
             self._has_yielded = True
             yield batch
@@ -129,7 +133,9 @@ class EpochIterator(BatchSource):
         if not done and not start:
             self._raise_empty()
         self._batches.on_epoch_end()
-        if self._steps_per_epoch is not None and start + done < self._steps_per_epoch:
+        if self._steps_per_epoch is None:
+            self._warn_if_short(start + done, expected)
+        elif start + done < self._steps_per_epoch:
             self._warn_exhausted(index, start + done)
 
     def _epoch_batches(self, index: int, start: int) -> Iterator[Batch]:
@@ -176,6 +182,14 @@ class EpochIterator(BatchSource):
             stacklevel=2,
         )
         self.on_exhausted()
+
+    def _warn_if_short(self, done: int, expected: int | None) -> None:
+        if expected is not None and done < expected:
+            warnings.warn(
+                f"`{self._data}` ended after {done} of {expected} batches, which is what its length says. Correct its "
+                "length, or look for what ends it, such as a StopIteration in `__getitem__`.",
+                stacklevel=2,
+            )
 
     def _raise_empty(self) -> None:
         again = " any more: a generator can be iterated over only once" if self._has_yielded else ""

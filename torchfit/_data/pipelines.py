@@ -1,6 +1,8 @@
 """The data of `fit`, `evaluate` and `predict`: from their arguments to adapters, and from adapters to epochs."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 from torchfit._data.adapters.base import DataAdapter
@@ -29,10 +31,25 @@ def make_training_adapters(
     """
     adapter, held_out = get_data_adapter(x, y, sample_weight, batch_spec), None
     if validation_data is not None:
-        held_out = get_data_adapter(*unpack_validation_data(validation_data), batch_spec)
-    elif validation_split:
+        parts = unpack_validation_data(validation_data)
+        with _named("validation_data"):
+            held_out = get_data_adapter(*parts, batch_spec)
+    elif not _is_zero(validation_split):
         adapter, held_out = adapter.split(validation_split)
     return adapter.with_class_weight(class_weight), held_out
+
+
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """Say in errors which argument the data came as."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"In `{argument}`: {error}") from error
+
+
+def _is_zero(value: Any) -> bool:
+    return value is None or (isinstance(value, Real) and float(value) == 0)
 
 
 def make_training_batches(
@@ -83,8 +100,10 @@ def make_validation_batches(
         return None
     spec = adapter.spec
     spec.check(validation_batch_size=validation_batch_size)
-    size = validation_batch_size or (batch_size if spec.supports("batch_size") else None)
     validation.batch_size(validation_batch_size, "validation_batch_size")
+    size = validation_batch_size
+    if size is None and spec.supports("batch_size"):
+        size = batch_size
     loader_config = loader_config if spec.supports("workers") else None
     batches = adapter.batches(size, loader_config=loader_config)
     return EpochIterator(
@@ -115,11 +134,7 @@ def validation_schedule(validation_freq: Any) -> Callable[[int], bool]:
     Raises:
         ValueError: If `validation_freq` is neither a positive integer nor a container of epochs.
     """
-    if isinstance(validation_freq, int) and not isinstance(validation_freq, bool) and validation_freq > 0:
-        return lambda epoch: epoch % validation_freq == 0
-    if isinstance(validation_freq, Container) and not isinstance(validation_freq, str):
-        return lambda epoch: epoch in validation_freq
-    raise ValueError(
-        "`validation_freq` must be a positive integer or a container of epochs (counted from 1). Received: "
-        f"{describe(validation_freq)}."
-    )
+    schedule = validation.epochs_or_frequency("validation_freq", validation_freq)
+    if isinstance(schedule, int):
+        return lambda epoch: epoch % schedule == 0
+    return lambda epoch: epoch in schedule

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._data.class_weight import class_counts
-from torchfit._utils import tree
-from torchfit._utils.errors import describe
+from torchfit._utils import tree, validation
 
 _MAX_CLASSES = 1000
 _MIN_EXPECTED_COUNT = 5
@@ -22,9 +20,8 @@ def split_index(samples: int, fraction: Any) -> int:
     Raises:
         ValueError: If `fraction` is not between 0 and 1, or one side would be empty.
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-        raise ValueError(f"`validation_split` must be a number between 0 and 1, but it is {describe(fraction)}.")
-    index = math.floor(samples * (1 - fraction))
+    share = validation.fraction("validation_split", fraction)
+    index = math.floor(samples * (1 - share))
     if index in (0, samples):
         raise ValueError(
             f"`validation_split={fraction}` of {samples} samples leaves one side empty. Choose another fraction, "
@@ -50,7 +47,7 @@ def warn_of_sorted_labels(first: Any, last: Any) -> None:
     for (path, kept), (_, held_out) in zip(tree.leaves_with_path(first), tree.leaves_with_path(last)):
         if not (isinstance(kept, Tensor) and _are_classes(kept)):
             continue
-        difference = describe_label_shift(class_counts(kept), class_counts(held_out))
+        difference = describe_label_shift(_class_counts(kept), _class_counts(held_out))
         if difference:
             warnings.warn(
                 f"`validation_split` takes the last samples, and in `{tree.format_path(path, 'y')}` {difference}. "
@@ -69,6 +66,13 @@ def _are_classes(labels: Tensor) -> bool:
         return bool(((values >= 0) & (values < _MAX_CLASSES)).all())
     zero_or_one = bool(((values == 0) | (values == 1)).all())
     return zero_or_one and (values.ndim == 1 or bool((values.sum(1) == 1).all()))
+
+
+def _class_counts(labels: Tensor) -> Tensor:
+    """Count the samples of every class in class indices or one-hot rows."""
+    if labels.dtype == torch.bool:
+        labels = labels.to(torch.uint8)
+    return torch.bincount(labels.argmax(1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(-1).long())
 
 
 def describe_label_shift(kept: Tensor, held_out: Tensor) -> str:

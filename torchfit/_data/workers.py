@@ -33,9 +33,9 @@ class LoaderConfig:
         Raises:
             ValueError: If one is invalid.
         """
-        validation.integer("workers", self.workers, min_value=0)
-        validation.integer("max_queue_size", self.max_queue_size, min_value=1)
-        if not isinstance(self.use_multiprocessing, (bool, int)):
+        for name in ("workers", "max_queue_size"):
+            object.__setattr__(self, name, validation.integer(name, getattr(self, name), min_value=0))
+        if not isinstance(self.use_multiprocessing, (bool, int, np.bool_)):
             raise ValueError(
                 f"`use_multiprocessing` must be True or False. Received: {describe(self.use_multiprocessing)}."
             )

@@ -4,7 +4,7 @@
 `GraphRunner` evaluates them at the calls that may follow a change (`check_guards=True`). Otherwise it calls the
 compiled code with the tensors that it was recorded with, replacing only its inputs.
 
-This is the only file that uses private parts of torch's compiler. Where they are missing, guards are always evaluated.
+Where private parts of torch's compiler (`_utils/compat.py`) are missing, guards are always evaluated.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from torchfit._utils import compat
 from torchfit._utils.console import logger
 
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -31,7 +32,7 @@ _CPU_OPTIONS = {**_OPTIONS, "cpp_wrapper": True}  # Kernels are called from C++:
 
 def traces_gradients() -> bool:
     """Return whether this torch can trace `torch.autograd.grad` (2.11 and later can)."""
-    return hasattr(_dynamo_config(), "trace_autograd_ops")
+    return hasattr(compat.dynamo_config(), "trace_autograd_ops")
 
 
 class GraphRunner:
@@ -88,7 +89,7 @@ class GraphRunner:
     def _backend(self, module: Any, examples: Any) -> Callable[..., Any]:
         code = _compile_with_inductor(module, examples)
         if code is None:
-            return _lookup_backend("inductor")(module, examples)  # type: ignore[no-any-return]
+            return compat.lookup_compiler_backend("inductor")(module, examples)  # type: ignore[no-any-return]
 
         def run(*arguments: Tensor) -> Any:
             self._code, self._recorded_args = code, arguments
@@ -102,12 +103,11 @@ class InductorCode:
     """Code that inductor compiled, inside wrappers that prepare its arguments and results."""
 
     def __init__(self, module: Any, examples: Any, options: dict[str, Any]) -> None:
-        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-
+        inductor: Any = compat.inductor()
         self._inner: Code | None = None
         self._observed: tuple[Any, ...] = ()
-        inner: Any = self._compile_inner if "cpp_wrapper" in options else compile_fx_inner
-        self._wrapped = cast(Callable[..., Any], compile_fx(module, examples, inner, config_patches=options))
+        inner: Any = self._compile_inner if "cpp_wrapper" in options else inductor.compile_fx_inner
+        self._wrapped = cast(Callable[..., Any], inductor.compile_fx(module, examples, inner, config_patches=options))
 
     def record(self, arguments: Sequence[Tensor]) -> Any:
         """Run through all wrappers and record whether they pass arguments through unchanged."""
@@ -122,9 +122,8 @@ class InductorCode:
         return self._wrapped(*arguments)
 
     def _compile_inner(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
-        from torch._inductor.compile_fx import compile_fx_inner
-
-        code: Any = compile_fx_inner(*arguments, **options)
+        inductor: Any = compat.inductor()
+        code: Any = inductor.compile_fx_inner(*arguments, **options)
         self._inner = getattr(code, "current_callable", None)
 
         def run(inputs: list[Any]) -> Any:
@@ -133,8 +132,7 @@ class InductorCode:
             self._observed = (*given, *outputs)
             return outputs
 
-        run._boxed_call = True  # type: ignore[attr-defined]
-        return run
+        return compat.takes_arguments_as_list(run)
 
 
 def _make_replay(code: InductorCode, arguments: Sequence[Tensor], input_slots: InputSlots) -> ReplayFn:
@@ -190,9 +188,7 @@ def _same_tensors(a: Sequence[Tensor], b: Sequence[Tensor], ignore: set[int]) ->
 
 
 def _compile_with_inductor(module: Any, examples: Sequence[Any]) -> InductorCode | None:
-    try:
-        from torch._inductor.compile_fx import compile_fx, compile_fx_inner  # noqa: F401
-    except ImportError:
+    if compat.inductor() is None:
         return None
     if not all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor)):
         return InductorCode(module, examples, _OPTIONS)
@@ -203,20 +199,8 @@ def _compile_with_inductor(module: Any, examples: Sequence[Any]) -> InductorCode
         return InductorCode(module, examples, _OPTIONS)
 
 
-def _lookup_backend(name: str) -> Callable[..., Any]:
-    import torch._dynamo
-
-    return torch._dynamo.lookup_backend(name)
-
-
-def _dynamo_config() -> Any:
-    import torch._dynamo.config
-
-    return torch._dynamo.config
-
-
 def _tracing_gradients() -> AbstractContextManager[Any]:
     if not traces_gradients():
         return nullcontext()
-    context: AbstractContextManager[Any] = _dynamo_config().patch(trace_autograd_ops=True)
+    context: AbstractContextManager[Any] = compat.dynamo_config().patch(trace_autograd_ops=True)
     return context

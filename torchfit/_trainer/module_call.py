@@ -1,12 +1,13 @@
 """How a module is called with inputs of any structure, decided once per structure."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchfit._trainer.summary import as_template
 from torchfit._types import Nested, StateDict
@@ -28,16 +29,19 @@ class Signature:
     """
 
     def __init__(self, module: nn.Module, input_names: Sequence[str] | None = None) -> None:
+        module = _without_pass_through(module)
         parameters = list(inspect.signature(module.forward).parameters.values())
         kinds = {parameter.kind for parameter in parameters}
         positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+        self.required_names = {parameter.name for parameter in positional if parameter.default is parameter.empty}
         self.module_name = type(module).__name__
         self.given_names = input_names
         self.keywords = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self.takes_any_keyword = inspect.Parameter.VAR_KEYWORD in kinds
-        self.num_required = sum(parameter.default is parameter.empty for parameter in positional)
+        self.num_required = len(self.required_names)
         takes_any = inspect.Parameter.VAR_POSITIONAL in kinds
         self.max_positional = float("inf") if takes_any else len(positional)
+        self.takes_one_list = _names_one(input_names) or _is_annotated_as_sequence(module, positional[:1])
 
     @property
     def input_names(self) -> list[str]:
@@ -112,13 +116,16 @@ def make_module_call(signature: Signature, inputs: Nested) -> Call:
         return _call_by_name(signature, inputs)
     if not isinstance(inputs, (list, tuple)):
         return call_with_one
+    if signature.takes_one_list:
+        return call_with_one
     if signature.num_required <= len(inputs) <= signature.max_positional:
         return _call_with_all
     if signature.num_required <= 1 <= signature.max_positional:
         return call_with_one
     raise ValueError(
         f"`x` has {len(inputs)} parts, but `{signature.module_name}.forward` takes {signature.num_required} inputs: "
-        f"{signature.input_names}. Pass one array for each, or a dictionary with these names."
+        f"{signature.input_names}. Pass one array for each, or a dictionary with these names; or, if the list is one "
+        "input, name it: Model(module, input_names=['…'])."
     )
 
 
@@ -127,7 +134,8 @@ def _call_by_name(signature: Signature, inputs: Mapping[str, Any]) -> Call:
     if names is not None and set(inputs) <= set(names):
         in_order = [name for name in names if name in inputs]
         return lambda module, parts: module(*[parts[name] for name in in_order])
-    if signature.takes_any_keyword or set(inputs) <= set(signature.keywords):
+    is_known = signature.takes_any_keyword or set(inputs) <= set(signature.keywords)
+    if is_known and signature.required_names <= set(inputs):
         return _call_with_keywords
     if signature.num_required <= 1 <= signature.max_positional:
         return call_with_one
@@ -135,6 +143,32 @@ def _call_by_name(signature: Signature, inputs: Mapping[str, Any]) -> Call:
         f"`x` is {describe(inputs)}, but `{signature.module_name}.forward` takes the inputs "
         f"{signature.input_names}. Rename the keys, or name the inputs: Model(module, input_names=[…])."
     )
+
+
+def _without_pass_through(module: nn.Module) -> nn.Module:
+    """Return the module inside of wrappers whose `forward(*args, **kwargs)` passes on whatever it gets."""
+    while True:
+        kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
+        inner = [child for child in module.children() if type(child).forward is not nn.Module.forward]
+        if kinds != {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} or len(inner) != 1:
+            return module
+        module = inner[0]
+
+
+def _names_one(input_names: Sequence[str] | None) -> bool:
+    return input_names is not None and len(input_names) == 1
+
+
+def _is_annotated_as_sequence(module: nn.Module, first: Sequence[inspect.Parameter]) -> bool:
+    """Return whether the first parameter of `forward` is annotated as a list, tuple or sequence of tensors."""
+    if not first or first[0].annotation is inspect.Parameter.empty:
+        return False
+    try:
+        annotation = typing.get_type_hints(module.forward).get(first[0].name)
+    except Exception:  # Names that exist for type checkers only.
+        annotation = first[0].annotation
+    origin = typing.get_origin(annotation) or annotation
+    return isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, (Tensor, Mapping, str))
 
 
 def call_with_one(module: nn.Module, inputs: Nested) -> Any:

@@ -12,6 +12,7 @@ Each form is composed of the same phases, which are functions of a model and its
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
 from torchfit._trainer.microbatches import MicrobatchSplitter, WholeBatchGradients, detach, warn_if_not_separable
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
+from torchfit._trainer.predictions import SampleList, is_list_per_sample
 from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch, parts_of, unwrapped
@@ -397,12 +399,19 @@ class PredictStep(ModelStep):
         self.compile_blocker = overridden_method(model, "predict_step")
         self.supports_grouping = no_batch_hooks and self.compile_blocker is None
         self._outputs = _OwnMemory()
+        self._is_per_sample: bool | None = None
 
     def _make_run(self) -> StepFn:
         step: StepFn = self._model.predict_step
         if overridden_method(self._model, "predict_step") is None:
-            return step
-        return lambda batch: step(unwrapped(batch))
+            return lambda batch: self._mark_samples(step(batch), batch.inputs)
+        return lambda batch: self._mark_samples(step(unwrapped(batch)), batch.inputs)
+
+    def _mark_samples(self, outputs: Nested, inputs: Nested) -> Nested:
+        """Return outputs in a list with an entry for each sample as such a list; the first batch decides."""
+        if self._is_per_sample is None:
+            self._is_per_sample = is_list_per_sample(outputs, inputs)
+        return SampleList(outputs) if self._is_per_sample else outputs
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
         """Run the step on tensors alone, and return the leaves of the outputs."""
@@ -414,11 +423,12 @@ class PredictStep(ModelStep):
 
     def merge_results(self, results: Sequence[Any]) -> Any:
         """Join the outputs of several batches."""
-        return concatenate_outputs(results)
+        return SampleList(chain.from_iterable(results)) if self._is_per_sample else concatenate_outputs(results)
 
     def unpack_result(self, template: Any, tensors: list[Tensor]) -> Any:
         """Put the leaves of the outputs into the structure that the module returns."""
-        return unflatten_outputs(template, tensors)
+        outputs = unflatten_outputs(template, tensors)
+        return SampleList(outputs) if self._is_per_sample else outputs
 
     def run_group(self, batches: Sequence[Batch]) -> Any:
         """Call the module with all batches, and join the outputs."""
@@ -427,7 +437,7 @@ class PredictStep(ModelStep):
 
     def max_group_size(self, result: Any) -> int:
         """Return how many steps may run as a group, by the size of their outputs."""
-        return _group_size(tree.nbytes(result))
+        return 1 if self._is_per_sample else _group_size(tree.nbytes(result))
 
 
 class _OwnMemory:

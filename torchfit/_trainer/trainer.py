@@ -320,10 +320,11 @@ class Trainer:
         callbacks: Any,
         loading: LoaderConfig,
         out: Any,
+        pad_value: float | None,
     ) -> Any:
         """Predict with `model`; arguments as those of `Model.predict`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
-        predictions = Predictions(batches.samples, out)
+        predictions = Predictions(batches.samples, out, pad_value)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
         with self._prediction_context(model, callback_list):
             model.stop_predicting = False

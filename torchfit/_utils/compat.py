@@ -88,3 +88,38 @@ def _public_nll_loss(
 _aten: Any = torch.ops.aten
 _nll_loss: Any = getattr(getattr(_aten, "nll_loss_forward", None), "default", _public_nll_loss)
 _nll_loss_2d: Any = getattr(getattr(_aten, "nll_loss2d_forward", None), "default", _public_nll_loss)
+
+
+def dynamo_config() -> Any:
+    """Return the configuration of the tracer of `torch.compile`."""
+    import torch._dynamo.config
+
+    return torch._dynamo.config
+
+
+def lookup_compiler_backend(name: str) -> Callable[..., Any]:
+    """Return a backend of `torch.compile` by name."""
+    import torch._dynamo
+
+    backend: Callable[..., Any] = torch._dynamo.lookup_backend(name)
+    return backend
+
+
+def inductor() -> Any:
+    """Return the module with `compile_fx` and `compile_fx_inner`, `None` where one of them is missing."""
+    try:
+        from torch._inductor import compile_fx as module
+    except ImportError:
+        return None
+    return module if hasattr(module, "compile_fx") and hasattr(module, "compile_fx_inner") else None
+
+
+def takes_arguments_as_list(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function that takes its tensors as one list, which it may empty, as compiled code does."""
+    function._boxed_call = True  # type: ignore[attr-defined]
+    return function
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor, or one that shares its memory as a view, was written to in place."""
+    return tensor._version

@@ -17,6 +17,8 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
     if isinstance(value, _PLAIN):
         return repr(value) if len(repr(value)) <= 80 else f"a {type(value).__name__} of length {len(str(value))}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):

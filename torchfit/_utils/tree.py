@@ -3,6 +3,7 @@
 `None` is an empty structure; every other object is a leaf. Dictionaries keep the order of their keys.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -83,16 +84,38 @@ def map(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def rebuild(tree: Any, parts: Sequence[Any]) -> Any:
-    """Build a structure of the kind of `tree`'s top level from new `parts`."""
+    """Build a structure of the kind of `tree`'s top level from new `parts`.
+
+    Named tuples and dataclasses are built by their constructor. One that refuses the parts, or computes some of them
+    itself, gets them in place instead.
+    """
     if tree is None:
         return None
     if isinstance(tree, Mapping):
         return dict(zip(tree, parts))
     if hasattr(tree, "_fields"):
-        return type(tree)(*parts)
+        return _rebuild_named_tuple(type(tree), parts)
     if _is_dataclass(tree):
-        return dataclasses.replace(tree, **{str(key): part for (key, _), part in zip(children(tree), parts)})
+        return _rebuild_dataclass(tree, {str(key): part for (key, _), part in zip(children(tree), parts)})
     return list(parts) if isinstance(tree, list) else tuple(parts)
+
+
+def _rebuild_named_tuple(kind: type[Any], parts: Sequence[Any]) -> Any:
+    try:
+        return kind(*parts)
+    except Exception:  # Whatever a custom `__new__` raises.
+        return tuple.__new__(kind, parts)
+
+
+def _rebuild_dataclass(tree: Any, parts: dict[str, Any]) -> Any:
+    try:
+        arguments = {field.name: parts[field.name] for field in dataclasses.fields(tree) if field.init}
+        built = dataclasses.replace(tree, **arguments)
+    except Exception:  # Whatever a custom `__init__` or `__post_init__` raises.
+        built = copy.copy(tree)
+    for name, part in parts.items():
+        object.__setattr__(built, name, part)
+    return built
 
 
 def unflattener(tree: Any) -> Callable[[Sequence[Any]], Any]:

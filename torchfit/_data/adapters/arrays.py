@@ -1,14 +1,17 @@
 """Arrays and tensors: a batch is a slice or one indexing operation per tensor, never assembled sample by sample."""
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
-from torchfit._data.adapters.disk import DiskArray, InMemoryArray, is_on_disk
+from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, is_on_disk
+from torchfit._data.adapters.sparse import SparseArray, is_sparse
 from torchfit._data.batch_converter import batch_packer
 from torchfit._data.batch_source import BatchIndexer, BatchSource, draw_seed
 from torchfit._data.class_weight import ClassWeights
@@ -17,6 +20,7 @@ from torchfit._data.prefetch import fits_on
 from torchfit._data.sampling import OrderFn, make_order
 from torchfit._data.validation_split import split_last, warn_of_sorted_labels
 from torchfit._data.workers import LoaderConfig
+from torchfit._data.write_guard import BLOCK_BYTES, WriteGuard
 from torchfit._utils import tree, validation
 from torchfit._utils.batch import Batch
 
@@ -24,7 +28,7 @@ XYWeights = tuple[Any, ...]
 
 
 class ArrayAdapter(DataAdapter):
-    """Nests `(x, y, sample_weight)` of tensors and of arrays on disk, all with the same number of rows."""
+    """Nests `(x, y, sample_weight)` of tensors and of arrays that are sparse or on disk, with equally many rows."""
 
     spec = AdapterSpec("arrays", {})
 
@@ -35,11 +39,17 @@ class ArrayAdapter(DataAdapter):
 
     @classmethod
     def of(cls, x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) -> "ArrayAdapter":
-        """Convert what the user passed; arrays on disk stay there.
+        """Convert what the user passed; arrays on disk stay there, and sparse ones stay sparse.
 
         Raises:
             ValueError: If there is no sample, the lengths differ, or something holds no numbers.
         """
+        if isinstance(x, PackedSequence):
+            raise ValueError(
+                "`x` is a PackedSequence, which is one batch and has no rows to cut batches from. Pass a DataLoader or "
+                "iter([(x, y)]), or call `train_on_batch`, `test_on_batch` or `predict_on_batch`."
+            )
+        x = x.tocsr() if is_sparse(x) and not tree.is_leaf(x) else x  # A `dok_matrix` is a dictionary as well.
         parts = batch_spec.parts(x, y, sample_weight, _leaf)
         check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
         return cls(parts, batch_spec)
@@ -51,12 +61,12 @@ class ArrayAdapter(DataAdapter):
         return ArrayAdapter(first, self.batch_spec), ArrayAdapter(last, self.batch_spec)
 
     def with_class_weight(self, class_weight: Any) -> "ArrayAdapter":
-        """Multiply the weights of the samples by those of their classes, all at once unless the targets are on disk."""
+        """Multiply the weights of the samples by those of their classes, at once if the targets are in memory."""
         super().with_class_weight(class_weight)
-        if self.class_weights is None or any(isinstance(leaf, DiskArray) for leaf in tree.leaves(self.parts[1:])):
+        if self.class_weights is None or any(isinstance(leaf, LazyArray) for leaf in tree.leaves(self.parts[1:])):
             return self
         x, y, sample_weight = self.parts
-        return ArrayAdapter((x, y, self.class_weights.weights(y, sample_weight)), self.batch_spec)
+        return ArrayAdapter((x, y, self.class_weights.weights(y, sample_weight, is_whole=True)), self.batch_spec)
 
     def labels(self) -> Any:
         """Return the targets."""
@@ -68,22 +78,22 @@ class ArrayAdapter(DataAdapter):
         """Return batches of `batch_size` rows (32 by default), in the order of the data or shuffled every epoch."""
         size, order = validation.batch_size(batch_size), make_order(shuffle)
         leaves = tree.leaves(self.parts)
-        on_disk = any(isinstance(leaf, DiskArray) for leaf in leaves)
-        if on_disk or not fits_on(self.batch_spec.device, leaves):
+        is_lazy = any(isinstance(leaf, LazyArray) for leaf in leaves)
+        if is_lazy or not fits_on(self.batch_spec.device, leaves):
             return HostArrayBatches(self.parts, size, self.batch_spec, order, self.class_weights)
         device = self.batch_spec.device
         return ArrayBatches(tree.map(lambda leaf: leaf.to(device), self.parts), size, order)
-
-    def batch(self) -> Batch:
-        """Return all rows as one batch."""
-        return next(self.batches(check_lengths({"x": self.parts})).epoch(0))
 
 
 def _leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
     in_memory = host_leaf(dtype, all_floating)
 
     def convert(argument: str, value: Any) -> Any:
-        return DiskArray(argument, value, dtype) if is_on_disk(value) else in_memory(argument, value)
+        if is_on_disk(value):
+            return DiskArray(argument, value, dtype)
+        if is_sparse(value):
+            return SparseArray(argument, value, dtype)
+        return in_memory(argument, value)
 
     return convert
 
@@ -97,7 +107,7 @@ class _ArrayBatchesBase(BatchSource):
     def __init__(self, samples: int, batch_size: int, order: OrderFn | None) -> None:
         self.samples = samples
         self.steps = -(-samples // batch_size)
-        self._batch_size = batch_size
+        self._batch_size = min(batch_size, samples)
         self._order = order
         self.seed = 0 if order is None else draw_seed()
 
@@ -120,30 +130,45 @@ class ArrayBatches(_ArrayBatchesBase):
             order: A function (samples, batch size, seed) → permutation; `None` keeps the order of the data.
         """
         self._leaves: list[Tensor] = tree.leaves(parts)
-        self._pack = batch_packer(parts)
+        self._pack = batch_packer(Batch(*parts))
         self._emit: Callable[[Tensor], Any] = self._index
+        self._guard = WriteGuard(self._leaves)
         super().__init__(len(self._leaves[0]), batch_size, order)
+        batch_bytes = self._batch_size * sum(leaf[:1].nbytes for leaf in self._leaves)
+        self._block_rows = self._batch_size * (BLOCK_BYTES // max(1, batch_bytes))
 
     @property
     def yields_views(self) -> bool:  # type: ignore[override]
-        """Batches are views where the order is that of the data."""
-        return self._order is None
+        """Batches are views where the order is that of the data, unless large ones must be copied."""
+        return self._order is None and not (self._guard.is_written and not self._block_rows)
 
     def peek(self) -> Batch | None:
-        """Return the first rows."""
-        return self._pack([leaf[: self._batch_size] for leaf in self._leaves])
+        """Return a copy of the first rows."""
+        return self._pack([leaf[: self._batch_size].clone() for leaf in self._leaves])
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch: views where the order is that of the data, else indexed rows."""
+        """Yield the batches of one epoch: views where the order is that of the data, else indexed rows.
+
+        A step may write into a batch: it is one of copied rows, or its views are guarded.
+        """
         rows, first = self._rows(index), start * self._batch_size
         if first >= len(self._leaves[0]):
             return iter(())  # torch.split would return one empty batch
-        if rows is None:
-            return map(self._pack, zip(*(torch.split(leaf[first:], self._batch_size) for leaf in self._leaves)))
-        return map(self._emit, torch.split(rows[first:].to(self._leaves[0].device), self._batch_size))
+        if rows is not None:
+            return map(self._emit, torch.split(rows[first:].to(self._leaves[0].device), self._batch_size))
+        if self._block_rows:
+            blocks = range(first, len(self._leaves[0]), self._block_rows)
+            return chain.from_iterable(map(self._copied_block, blocks))
+        views = zip(*(torch.split(leaf[first:], self._batch_size) for leaf in self._leaves))
+        return map(self._pack, map(self._guard.protect, views))
+
+    def _copied_block(self, first: int) -> Iterator[Batch]:
+        """Return the batches of some rows, as views of a copy of these rows."""
+        copies = [leaf[first : first + self._block_rows].clone() for leaf in self._leaves]
+        return map(self._pack, zip(*(torch.split(copy, self._batch_size) for copy in copies)))
 
     def defer_indexing(self) -> BatchIndexer | None:
-        """Yield row indices from now on, unless the order is that of the data: views are free."""
+        """Yield row indices from now on, unless the order is that of the data: views are (almost) free."""
         if self._order is None:
             return None
         self._emit = _identity
@@ -154,7 +179,7 @@ class ArrayBatches(_ArrayBatchesBase):
 
 
 class HostArrayBatches(_ArrayBatchesBase):
-    """Batches of arrays on disk, or too large for the device: indexed where they are, then transferred."""
+    """Batches of arrays that are sparse, on disk or too large for the device: read where they are, then transferred."""
 
     def __init__(
         self,
@@ -169,9 +194,10 @@ class HostArrayBatches(_ArrayBatchesBase):
         kinds = [(batch_spec.input_dtype, False)] * len(tree.leaves(parts[0]))
         kinds += [(batch_spec.target_dtype, False)] * len(tree.leaves(parts[1]))
         kinds += [(batch_spec.target_dtype, True)] * (len(leaves) - len(kinds))
-        self._readers = [leaf if isinstance(leaf, DiskArray) else InMemoryArray(leaf) for leaf in leaves]
+        device = batch_spec.device
+        self._readers = [leaf if isinstance(leaf, LazyArray) else InMemoryArray(leaf, device) for leaf in leaves]
         self._transfers = [batch_spec.make_transfer(*kind) for kind in kinds]
-        self._pack = batch_packer(parts)
+        self._pack = batch_packer(Batch(*parts))
         self._apply_class_weight = apply_class_weight
         super().__init__(len(leaves[0]), batch_size, order)
 

@@ -83,8 +83,9 @@ class DataAdapter:
         """
         rules = as_class_weights(class_weight)
         if rules:
-            resolved = resolve_balanced(rules, self.labels, self.spec.name)
-            self.class_weights = ClassWeights(resolved, self.batch_spec.output_names, self.batch_spec.target_dtype)
+            spec = self.batch_spec
+            resolved = resolve_balanced(rules, self.labels, self.spec.name, spec.output_names, spec.index_targets)
+            self.class_weights = ClassWeights(resolved, spec.output_names, spec.target_dtype, spec.index_targets)
         return self
 
     def labels(self) -> Any:

@@ -5,9 +5,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter, length_of
+from torchfit._data.adapters.datasets import check_format
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.batch_source import BatchSource
 from torchfit._data.convert import BatchSpec
@@ -35,6 +36,8 @@ class DataLoaderAdapter(DataAdapter):
     def __init__(self, loader: DataLoader[Any], batch_spec: BatchSpec) -> None:
         """Adapt a loader."""
         super().__init__(batch_spec)
+        if loader.collate_fn is default_collate:
+            check_format(loader.dataset)
         self._loader = loader
 
     def batches(
@@ -42,7 +45,8 @@ class DataLoaderAdapter(DataAdapter):
     ) -> "DataLoaderBatches":
         """Return the batches of the loader, in its own order."""
         self.spec.check(batch_size=batch_size, workers=(loader_config or LoaderConfig()).workers)
-        return DataLoaderBatches(self._loader, BatchConverter(self.batch_spec, self.class_weights))
+        convert = BatchConverter(self.batch_spec, self.class_weights, is_fresh=_copies_samples(self._loader))
+        return DataLoaderBatches(self._loader, convert)
 
 
 class DataLoaderBatches(BatchSource):
@@ -57,6 +61,7 @@ class DataLoaderBatches(BatchSource):
         self._loader = loader
         self._convert = convert
         self.steps = length_of(loader)
+        self.has_exact_length = not isinstance(loader.dataset, IterableDataset)
         self._is_stateful = hasattr(loader, "load_state_dict")
         self.is_resumable = self._is_stateful or _has_builtin_samplers(loader)
         self._epoch_start_rng: dict[str, Any] | None = None  # the state of all generators at the start of this pass
@@ -111,6 +116,12 @@ class DataLoaderBatches(BatchSource):
             generator.set_state(words)
         if include_global:
             restore_random_state(state["random"])
+
+
+def _copies_samples(loader: DataLoader[Any]) -> bool:
+    """Return whether only the loader holds the memory of its batches: they were collated, or come from workers."""
+    is_collated = loader.batch_sampler is not None and loader.collate_fn is default_collate
+    return is_collated or loader.num_workers > 0
 
 
 def _has_builtin_samplers(loader: DataLoader[Any]) -> bool:

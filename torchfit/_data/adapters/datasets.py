@@ -1,41 +1,37 @@
-"""torch's Datasets: samples by index, or one after another."""
+"""torch's Datasets with samples by index."""
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
-    DataLoader,
     Dataset,
     IterableDataset,
     Subset,
     TensorDataset,
     default_collate,
-    get_worker_info,
 )
 
 from torchfit._data.adapters.arrays import ArrayAdapter
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.batch_source import BatchSource, draw_seed
-from torchfit._data.convert import BatchSpec, tensor_of
+from torchfit._data.convert import BatchSpec
+from torchfit._data.dataset_labels import exact_labels, shown_labels
 from torchfit._data.sampling import make_order
 from torchfit._data.validation_split import split_index, warn_of_sorted_labels
 from torchfit._data.workers import (
     LoaderConfig,
     Request,
     WorkerPool,
-    iterate_loader,
     reraise_with_location,
-    seed_everything,
 )
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 
-_FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
+FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
 
 
 def is_map_style(value: Any) -> bool:
@@ -70,13 +66,13 @@ def tensors_of(dataset: Any) -> tuple[Tensor, ...] | None:
 class TensorDatasetAdapter(ArrayAdapter):
     """A `TensorDataset`: batches are indexed as those of arrays, without reading single samples."""
 
-    spec = AdapterSpec("a Dataset", {"y": _FROM_SAMPLES, "sample_weight": _FROM_SAMPLES})
+    spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
 
 
 class DatasetAdapter(DataAdapter):
     """A Dataset with samples by index, which are collated into batches as in torch's `DataLoader`."""
 
-    spec = AdapterSpec("a Dataset", {"y": _FROM_SAMPLES, "sample_weight": _FROM_SAMPLES})
+    spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
 
     def __init__(self, dataset: Any, batch_spec: BatchSpec, rows: range | None = None) -> None:
         """Adapt the samples `rows` of a dataset, all of them by default.
@@ -85,6 +81,7 @@ class DatasetAdapter(DataAdapter):
             ValueError: If there are none.
         """
         super().__init__(batch_spec)
+        check_format(dataset)
         self._dataset = dataset
         self._rows = range(_length(dataset)) if rows is None else rows
         if not self._rows:
@@ -96,17 +93,15 @@ class DatasetAdapter(DataAdapter):
         first, last = (
             DatasetAdapter(self._dataset, self.batch_spec, rows) for rows in (self._rows[:start], self._rows[start:])
         )
-        if first.labels() is not None:
-            warn_of_sorted_labels(first.labels(), last.labels())
+        labels = shown_labels(self._dataset)
+        if labels is not None:
+            labels = labels[self._rows.start : self._rows.stop]
+            warn_of_sorted_labels(labels[:start], labels[start:])
         return first, last
 
-    def labels(self) -> Tensor | None:
-        """Return the labels that the dataset has as `targets` or `labels`, as those of torchvision have."""
-        for name in ("targets", "labels"):
-            found = getattr(self._dataset, name, None)
-            if found is not None and hasattr(found, "__len__") and len(found) == len(self._dataset):
-                return tensor_of(name, found)[self._rows.start : self._rows.stop]
-        return None
+    def labels(self) -> Any:
+        """Return the targets of the samples; all of these are read unless the dataset shows its labels."""
+        return exact_labels(self._dataset, self._rows, SampleFetcher(self._dataset).read)
 
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
@@ -117,13 +112,13 @@ class DatasetAdapter(DataAdapter):
             self._rows,
             validation.batch_size(batch_size),
             shuffle,
-            _processes(loader_config),
-            BatchConverter(self.batch_spec, self.class_weights),
+            worker_processes(loader_config),
+            BatchConverter(self.batch_spec, self.class_weights, is_fresh=True),
             pin_memory=self.batch_spec.device.type == "cuda",
         )
 
 
-def _processes(loader_config: LoaderConfig | None) -> int:
+def worker_processes(loader_config: LoaderConfig | None) -> int:
     loader_config = loader_config or LoaderConfig()
     return loader_config.workers if loader_config.workers > 1 or loader_config.use_multiprocessing else 0
 
@@ -182,7 +177,7 @@ class SampleFetcher:
             ValueError: If the samples differ in shape.
             Exception: What the dataset raised, with the index of the sample.
         """
-        samples = self._read(rows)
+        samples = self.read(rows)
         try:
             return default_collate(samples)
         except (RuntimeError, TypeError, KeyError) as error:
@@ -191,9 +186,12 @@ class SampleFetcher:
                 "and one structure, or pass a DataLoader with a `collate_fn` that pads them."
             ) from error
 
-    def _read(self, rows: list[int]) -> Any:
+    def read(self, rows: Sequence[int]) -> Any:
+        """Return the samples with these indices, one by one."""
         if hasattr(self._dataset, "__getitems__"):
-            return _with_location(self._dataset.__getitems__, rows, f"samples {rows[0]} … {rows[-1]} of the Dataset")
+            return _with_location(
+                self._dataset.__getitems__, list(rows), f"samples {rows[0]} … {rows[-1]} of the Dataset"
+            )
         dataset, row, samples = self._dataset, 0, []
         try:
             for row in rows:
@@ -210,84 +208,23 @@ def _with_location(read: Callable[[Any], Any], index: Any, where: str) -> Any:
         reraise_with_location(error, where)
 
 
-class IterableDatasetAdapter(DataAdapter):
-    """A Dataset that yields samples one after another."""
+def check_format(dataset: Any) -> None:
+    """Check that a Dataset of Hugging Face gives tensors: in plain format its lists do not become batches of rows.
 
-    spec = AdapterSpec(
-        "an iterable Dataset",
-        {
-            "y": _FROM_SAMPLES,
-            "sample_weight": _FROM_SAMPLES,
-            "validation_split": "its samples have no index to split at, pass `validation_data` instead",
-        },
-    )
-
-    def __init__(self, dataset: Any, batch_spec: BatchSpec) -> None:
-        """Adapt a dataset."""
-        super().__init__(batch_spec)
-        self._dataset = dataset
-
-    def batches(
-        self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
-    ) -> "IterableDatasetBatches":
-        """Return batches of `batch_size` samples (32 by default), in the order of the Dataset."""
-        convert = BatchConverter(self.batch_spec, self.class_weights)
-        return IterableDatasetBatches(
-            self._dataset, validation.batch_size(batch_size), _processes(loader_config), convert
+    Raises:
+        ValueError: If it gives lists.
+    """
+    settings = getattr(dataset, "format", None)
+    is_hugging_face = type(dataset).__module__.partition(".")[0] == "datasets" and isinstance(settings, Mapping)
+    if not is_hugging_face or settings.get("type") not in (None, "python"):  # type: ignore[union-attr]
+        return
+    sample = next(iter(dataset), None)
+    lists = [name for name, value in sample.items() if isinstance(value, list)] if isinstance(sample, Mapping) else []
+    if lists:
+        raise ValueError(
+            f"`x` is a Dataset of Hugging Face in plain format, whose columns {lists} hold lists, which do not become "
+            'tensors (samples, …). Pass dataset.with_format("torch").'
         )
-
-
-class IterableDatasetBatches(BatchSource):
-    """Batches of samples that come one after another."""
-
-    may_be_exhausted = True
-
-    def __init__(self, dataset: Any, batch_size: int, processes: int, convert: BatchConverter) -> None:
-        """Collate `batch_size` samples at a time; each worker process iterates over its own copy of the dataset."""
-        self.samples = _length(dataset) if hasattr(type(dataset), "__len__") else None
-        self.steps = None if self.samples is None else -(-self.samples // batch_size)
-        self.seed = draw_seed() if processes else 0
-        self._stream = SeededStream(dataset, self.seed)
-        self._convert = convert
-        self._loader: DataLoader[Any] = DataLoader(
-            self._stream,
-            batch_size=batch_size,
-            num_workers=processes,
-            persistent_workers=processes > 0,
-            generator=torch.Generator(),
-        )
-
-    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch; those before `start` are read and dropped."""
-        return map(self._convert, islice(iterate_loader(self._loader), start, None))
-
-
-class SeededStream(IterableDataset[Any]):
-    """A stream of samples whose randomness, in a worker, depends on the epoch and the worker alone."""
-
-    def __init__(self, dataset: Any, seed: int) -> None:
-        """Iterate over a dataset."""
-        self._dataset = dataset
-        self._seed = seed
-        self._passes = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate over the dataset once.
-
-        Raises:
-            Exception: What the dataset raised, with the number of the sample.
-        """
-        worker = get_worker_info()
-        if worker is not None:
-            seed_everything(hash((self._seed, self._passes, worker.id)) % 2**63)
-        self._passes += 1
-        number = 0
-        try:
-            for sample in self._dataset:
-                yield sample
-                number += 1
-        except Exception as error:
-            reraise_with_location(error, f"sample {number} of the iterable Dataset, counted from 0")
 
 
 def _length(dataset: Any) -> int:

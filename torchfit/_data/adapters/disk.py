@@ -1,7 +1,8 @@
 """Arrays on disk (memory maps, HDF5 and Zarr datasets): the rows of a batch are read when it is drawn."""
 
+import copy
 import mmap
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torchfit._data.convert import from_numpy
 from torchfit._utils.compat import mapping_of
 
 Rows = slice | np.ndarray[Any, Any]
+_Lazy = TypeVar("_Lazy", bound="LazyArray")
 
 # The system maps up to a huge page around each page that is read. Once this much may be mapped, it is released.
 _MAX_MAPPED_BYTES = 512 * 2**20
@@ -23,34 +25,56 @@ def is_on_disk(value: Any) -> bool:
         return _memory_map(value) is not None
     is_array = all(hasattr(value, name) for name in ("shape", "dtype", "__getitem__", "__len__"))
     in_memory = isinstance(value, Tensor) or hasattr(value, "__array_interface__")
-    return is_array and not in_memory and (hasattr(value, "chunks") or not hasattr(value, "__array__"))
+    in_file = hasattr(value, "chunks") or not hasattr(value, "__array__")
+    return is_array and in_file and not in_memory and not hasattr(value, "toarray")
 
 
-class DiskArray:
-    """Rows `start` to `stop` of an array `(samples, …)` on disk, of which each batch reads its own."""
+class LazyArray:
+    """Rows `start` to `stop` of an array `(samples, …)`, which become a tensor when a batch reads them."""
 
-    def __init__(
-        self, argument: str, array: Any, dtype: torch.dtype | None, start: int = 0, stop: int | None = None
-    ) -> None:
+    def __init__(self, start: int, stop: int, sample_shape: tuple[int, ...]) -> None:
+        """Cover some rows of an array."""
+        self.start, self.stop = start, stop
+        self._sample_shape = sample_shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of these rows."""
+        return (len(self), *self._sample_shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self._sample_shape) + 1
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self: _Lazy, rows: slice) -> _Lazy:
+        start, stop, _ = rows.indices(len(self))
+        part = copy.copy(self)
+        part.start, part.stop = self.start + start, self.start + stop
+        return part
+
+    def read(self, rows: Rows) -> Tensor:
+        """Return these rows, counted from `start`, as a new tensor in memory, in this order."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be read: define `read`.")
+
+
+class DiskArray(LazyArray):
+    """Rows of an array `(samples, …)` on disk."""
+
+    def __init__(self, argument: str, array: Any, dtype: torch.dtype | None) -> None:
         """Read from an array; floating values are cast to `dtype` unless it is `None`."""
+        super().__init__(0, len(array), tuple(array.shape[1:]))
         self._argument = argument
         self._array = array
         self._dtype = dtype
-        self._start, self._stop = start, len(array) if stop is None else stop
         self._pages = _PageCache(array)
-        self.shape = (len(self), *array.shape[1:])
-        self.ndim = len(self.shape)
         self.read(slice(0, 0))
 
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def __getitem__(self, rows: slice) -> "DiskArray":
-        start, stop, _ = rows.indices(len(self))
-        return DiskArray(self._argument, self._array, self._dtype, self._start + start, self._start + stop)
-
     def read(self, rows: Rows) -> Tensor:
-        """Return these rows as a tensor in memory, in this order."""
+        """Return these rows as a new tensor in memory, in this order."""
         self._pages.reserve(rows.stop - rows.start if isinstance(rows, slice) else len(rows))
         block, order = self._block(rows)
         tensor = from_numpy(self._argument, block)
@@ -61,24 +85,25 @@ class DiskArray:
     def _block(self, rows: Rows) -> tuple[np.ndarray[Any, Any], Tensor | None]:
         """Read rows in ascending order, as files need it; also return the position of each in the batch."""
         if isinstance(rows, slice):
-            return np.array(self._array[self._start + rows.start : self._start + rows.stop]), None
+            return np.array(self._array[self.start + rows.start : self.start + rows.stop]), None
         if _is_contiguous(rows):
-            return np.array(self._array[self._start + int(rows[0]) : self._start + int(rows[-1]) + 1]), None
+            return np.array(self._array[self.start + int(rows[0]) : self.start + int(rows[-1]) + 1]), None
         order = np.argsort(rows)
-        return np.asarray(self._array[rows[order] + self._start]), torch.from_numpy(order)
+        return np.asarray(self._array[rows[order] + self.start]), torch.from_numpy(order)
 
 
 class InMemoryArray:
     """Rows of a tensor `(samples, …)` in memory, read like those of an array on disk."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        """Read from a tensor."""
+    def __init__(self, tensor: Tensor, device: torch.device) -> None:
+        """Read from a tensor for batches on `device`, which may be written to."""
         self._tensor = tensor
+        self._copies = tensor.device == device
 
     def read(self, rows: Rows) -> Tensor:
-        """Return these rows."""
+        """Return these rows, as a view where they are copied to another device anyway."""
         if isinstance(rows, slice):
-            return self._tensor[rows]
+            return self._tensor[rows].clone() if self._copies else self._tensor[rows]
         return self._tensor.index_select(0, torch.from_numpy(rows).to(self._tensor.device))
 
 

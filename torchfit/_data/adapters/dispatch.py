@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from torchfit._data.adapters import datasets, frames
 from torchfit._data.adapters.arrays import ArrayAdapter
@@ -13,8 +13,12 @@ from torchfit._data.adapters.base import DataAdapter
 from torchfit._data.adapters.dataloader import DataLoaderAdapter
 from torchfit._data.adapters.disk import is_on_disk
 from torchfit._data.adapters.factories import bind_factory, is_dataset_factory
+from torchfit._data.adapters.iterable_dataset import IterableDatasetAdapter
 from torchfit._data.adapters.iterables import IterableAdapter
 from torchfit._data.adapters.sequence import SequenceAdapter, is_sequence
+from torchfit._data.adapters.sparse import is_sparse
+from torchfit._data.batch_converter import BatchConverter
+from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
 from torchfit._data.convert import BatchSpec
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
@@ -25,11 +29,13 @@ _SUPPORTED = (
     "of batches, or a function that returns one of them"
 )
 
+_MISSING = "`x` is missing: pass the inputs of the model as an array, a tensor, or a nest of them."
+
 # The kinds of data that are no arrays: how each is distinguished from those below it, and what makes its adapter.
 _ADAPTERS: list[tuple[Callable[[Any], bool], Callable[[Any, BatchSpec], DataAdapter]]] = [
     (lambda x: isinstance(x, DataLoader), DataLoaderAdapter),
     (lambda x: is_sequence(x), SequenceAdapter),
-    (lambda x: isinstance(x, IterableDataset), datasets.IterableDatasetAdapter),
+    (lambda x: isinstance(x, IterableDataset), IterableDatasetAdapter),
     (lambda x: datasets.is_map_style(x), datasets.make_dataset_adapter),
     (lambda x: hasattr(type(x), "__iter__") and not isinstance(x, (str, bytes, set, frozenset)), IterableAdapter),
     (lambda x: is_dataset_factory(x), lambda x, batch_spec: _from_factory(x, batch_spec)),
@@ -44,7 +50,7 @@ def get_data_adapter(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) 
             `sample_weight` are passed beside data that carry their own.
     """
     if x is None:
-        raise ValueError("`x` is missing: pass the inputs of the model as an array, a tensor, or a nest of them.")
+        raise ValueError(_MISSING)
     if is_array_like(x):
         return ArrayAdapter.of(x, y, sample_weight, batch_spec)
     for accepts, make in _ADAPTERS:
@@ -59,17 +65,32 @@ def get_data_adapter(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) 
 def as_batch(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec, class_weight: Any = None) -> Batch:
     """Return the one batch that `train_on_batch`, `test_on_batch` and `predict_on_batch` accept.
 
+    As in batches that an iterable yields, what is no array stays as it is.
+
     Raises:
         ValueError: If it is data that yield batches.
     """
-    if x is not None and not is_array_like(x):
+    if x is None:
+        raise ValueError(_MISSING)
+    if _yields_batches(x):
         raise ValueError(
             f"`x` must be the arrays of one batch, but it is {describe(x)}. Pass what it yields, or call `fit`, "
             "`evaluate` or `predict`."
         )
-    adapter = get_data_adapter(x, y, sample_weight, batch_spec).with_class_weight(class_weight)
-    assert isinstance(adapter, ArrayAdapter)
-    return adapter.batch()
+    rules = as_class_weights(class_weight)
+    batch = BatchConverter(batch_spec).convert_parts(x, y, sample_weight)
+    if not rules:
+        return batch
+    names, hints = batch_spec.output_names, batch_spec.index_targets
+    resolved = resolve_balanced(rules, lambda: batch.targets, "a batch without `y`", names, hints)
+    return ClassWeights(resolved, names, batch_spec.target_dtype, hints)(batch)
+
+
+def _yields_batches(x: Any) -> bool:
+    """Return whether `x` is no batch but data that yield batches, or nothing to make one of."""
+    if isinstance(x, (str, bytes, nn.Module, Dataset)):
+        return True
+    return not is_array_like(x) and not hasattr(x, "to") and any(accepts(x) for accepts, _ in _ADAPTERS)
 
 
 def is_array_like(value: Any) -> bool:
@@ -78,7 +99,7 @@ def is_array_like(value: Any) -> bool:
         return True
     if isinstance(value, type) or is_sequence(value) or datasets.is_map_style(value):
         return False
-    return frames.is_frame(value) or is_on_disk(value) or hasattr(value, "__array__") or hasattr(value, "toarray")
+    return frames.is_frame(value) or is_on_disk(value) or is_sparse(value) or hasattr(value, "__array__")
 
 
 def _from_factory(function: Any, batch_spec: BatchSpec) -> DataAdapter:

@@ -15,6 +15,16 @@ def is_frame(value: Any) -> bool:
     return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(value).__mro__[:-1])
 
 
+def is_series(value: Any) -> bool:
+    """Return whether `value` is an object of pandas without columns: a Series, Index or Categorical."""
+    return is_frame(value) and not hasattr(value, "columns")
+
+
+def holds_numbers(series: Any) -> bool:
+    """Return whether a Series holds numbers or bools."""
+    return getattr(series.dtype, "kind", "") in "fiub"
+
+
 def array_of(argument: str, value: Any) -> Array:
     """Return a DataFrame as a matrix `(rows, columns)`, and any other pandas object as a column `(rows, 1)`.
 

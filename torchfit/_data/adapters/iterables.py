@@ -67,6 +67,7 @@ class IterableBatches(BatchSource):
         self._factory = factory
         self._loader_config = loader_config
         self.steps = length_of(iterable) or None
+        self.has_exact_length = self.steps is not None
         self.is_resumable = hasattr(iterable, "state_dict") and hasattr(iterable, "load_state_dict")
         self._resumed = False
 

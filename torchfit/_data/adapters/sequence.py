@@ -110,11 +110,10 @@ class SequenceAdapter(DataAdapter):
         self.spec.check(batch_size=batch_size)
         names = ("workers", "use_multiprocessing", "max_queue_size")
         own = LoaderConfig(*(getattr(self._sequence, name, getattr(PyDataset, name)) for name in names))
-        convert = BatchConverter(self.batch_spec, self.class_weights)
+        loader_config = (loader_config or LoaderConfig()).with_default(own)
+        convert = BatchConverter(self.batch_spec, self.class_weights, is_fresh=loader_config.processes > 0)
         pins = self.batch_spec.device.type == "cuda"
-        return SequenceBatches(
-            self._sequence, bool(shuffle), (loader_config or LoaderConfig()).with_default(own), convert, pins
-        )
+        return SequenceBatches(self._sequence, bool(shuffle), loader_config, convert, pins)
 
 
 class SequenceBatches(BatchSource):
