@@ -1,6 +1,6 @@
 """Shared type aliases and protocols."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -11,6 +11,12 @@ Nested: TypeAlias = Any
 """A tensor `(batch, …)`, or lists, tuples, dictionaries, named tuples or dataclasses of such."""
 
 StateDict: TypeAlias = dict[str, Any]
+Logs: TypeAlias = MutableMapping[str, Any]
+"""What a callback may read and write: Python floats by name."""
+
+Params: TypeAlias = Mapping[str, Any]
+"""How a loop runs: `epochs`, `steps`, `verbose`, `metrics`."""
+
 Results: TypeAlias = Mapping[str, Any]
 """What a step logs: tensors, numbers, or dictionaries of them, by name."""
 

@@ -1,12 +1,13 @@
 """CallbackList: dispatches the hooks of several callbacks. Each hook is resolved once, so unused hooks are free."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from inspect import signature
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
+from torchfit._types import Logs, Params
 from torchfit._utils.errors import describe
 from torchfit.callbacks._monitor import add_log_names
 from torchfit.callbacks.base import HOOK_ALIASES, HOOKS, Callback
@@ -70,7 +71,7 @@ class CallbackList(Callback):
     ) -> None:
         self.callbacks = as_callbacks(callbacks)
         self.model = model
-        self.params: Mapping[str, Any] = MappingProxyType({})
+        self.params: Params = MappingProxyType({})
         if add_progbar and not _contains(self.callbacks, ProgbarLogger):
             self.callbacks.insert(0, ProgbarLogger())
         if add_history and not _contains(self.callbacks, History):
@@ -101,7 +102,7 @@ class CallbackList(Callback):
         self.model = model
         self._call_each("set_model", model)
 
-    def set_params(self, params: Mapping[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         """Pass the parameters to every callback, with the names of the entries that callbacks add to the logs."""
         self._pass_params(params)
         self._bind()  # `verbose` decides which hooks are needed
@@ -123,7 +124,7 @@ class CallbackList(Callback):
             for callback in reversed(self.callbacks):
                 stack.callback(getattr(callback, "release_resources", _noop))
 
-    def _pass_params(self, params: Mapping[str, Any]) -> None:
+    def _pass_params(self, params: Params) -> None:
         self.params = add_log_names(params, self.callbacks)
         self._call_each("set_params", self.params)
 
@@ -240,7 +241,7 @@ def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
         expected = "(logs)" if num_arguments == 1 else "(index, logs)"
         raise TypeError(f"callbacks: {name} is called with {expected}, but takes {signature(method)}.")
 
-    def call(*arguments: Any, logs: Any = None) -> None:
+    def call(*arguments: Any, logs: Logs | None = None) -> None:
         if len(arguments) < num_arguments:
             arguments = (*arguments, {} if logs is None else logs)
         if by_name:

@@ -1,7 +1,6 @@
 """LearningRateMonitor: log the learning rates of all parameter groups."""
 
-from typing import Any
-
+from torchfit._types import Logs
 from torchfit.callbacks._learning_rate import learning_rate_names, learning_rate_of, learning_rates_of
 from torchfit.callbacks.base import Callback
 
@@ -25,7 +24,7 @@ class LearningRateMonitor(Callback):
     written_logs = ("learning_rate",)
     runs_first = ("on_epoch_end",)  # before schedulers set the rates of the next epoch
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the rates into the logs."""
         if logs is None:
             return

@@ -1,13 +1,14 @@
 """StochasticWeightAveraging: finish training with the mean of the weights of the last epochs."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from torchfit._types import Logs, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import has_running_stats, stays_in_eval
@@ -75,7 +76,7 @@ class StochasticWeightAveraging(Callback):
         self.verbose = verbose
         self._reset()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Reset, and raise ValueError if no epoch would be averaged."""
         self._reset()
         epochs = self.params.get("epochs")
@@ -88,7 +89,7 @@ class StochasticWeightAveraging(Callback):
         if self.learning_rate is not None:
             require_settable_rate(type(self).__name__, self.model)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Set the learning rate."""
         if epoch < self._first or self.learning_rate is None:
             return
@@ -101,7 +102,7 @@ class StochasticWeightAveraging(Callback):
         ratios = [each / reference if reference else 1.0 for each in self._rates]
         set_learning_rates(self.model, [ratio * rate for ratio in ratios])
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add the weights to the averages."""
         if epoch < self._first:
             return
@@ -115,7 +116,7 @@ class StochasticWeightAveraging(Callback):
             for name, value in weights.items():
                 self._averages[name].lerp_(value.detach().to(self._averages[name]), 1 / self.num_averaged)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Put the averages into the model."""
         if self.num_averaged == 0:
             return
@@ -128,12 +129,12 @@ class StochasticWeightAveraging(Callback):
         if self.verbose > 0:
             console.write_line(f"StochasticWeightAveraging: the weights are the mean of {self.num_averaged} epochs.")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the averages, their number, and the learning rates before averaging started."""
         return {"num_averaged": self.num_averaged, "averages": dict(self._averages), "rates": list(self._rates)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue averaging."""
+    def load_state_dict(self, state: StateDict) -> None:
+        """Continue from the averages of a state."""
         weights = _weights(self.model.module)
         self.num_averaged, self._rates = state["num_averaged"], list(state["rates"])
         self._averages = {

@@ -1,11 +1,11 @@
 """Timer: stop training after a duration."""
 
 import math
-from collections.abc import Mapping
 from datetime import timedelta
 from time import perf_counter
 from typing import Any
 
+from torchfit._types import Logs, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback
@@ -59,27 +59,27 @@ class Timer(Callback):
         """The seconds until training stops."""
         return max(0.0, self.duration - self.elapsed)
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start the clock."""
         self._before, self._started = 0.0, perf_counter()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Stop if the time is up."""
         self._check()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Stop if the time is up."""
         self._check()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Stop the clock."""
         self.release_resources()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the time so far."""
         return {"elapsed": self.elapsed}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue from a time."""
         self._before, self._started = state["elapsed"], perf_counter()
 
