@@ -3,6 +3,8 @@
 from torchfit.callbacks.backup_and_restore import BackupAndRestore
 from torchfit.callbacks.base import Callback
 from torchfit.callbacks.callback_list import CallbackList
+from torchfit.callbacks.classification_report import ClassificationReport
+from torchfit.callbacks.confusion_matrix import ConfusionMatrix
 from torchfit.callbacks.csv_logger import CSVLogger
 from torchfit.callbacks.early_stopping import EarlyStopping
 from torchfit.callbacks.history import History
@@ -27,6 +29,8 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CallbackList",
+    "ClassificationReport",
+    "ConfusionMatrix",
     "EarlyStopping",
     "History",
     "LambdaCallback",
