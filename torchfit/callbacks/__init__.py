@@ -7,6 +7,7 @@ from torchfit.callbacks.classification_report import ClassificationReport
 from torchfit.callbacks.confusion_matrix import ConfusionMatrix
 from torchfit.callbacks.csv_logger import CSVLogger
 from torchfit.callbacks.early_stopping import EarlyStopping
+from torchfit.callbacks.fine_tuning import FineTuning
 from torchfit.callbacks.history import History
 from torchfit.callbacks.lambda_callback import LambdaCallback
 from torchfit.callbacks.learning_rate_monitor import LearningRateMonitor
@@ -32,6 +33,7 @@ __all__ = [
     "ClassificationReport",
     "ConfusionMatrix",
     "EarlyStopping",
+    "FineTuning",
     "History",
     "LambdaCallback",
     "LearningRateMonitor",

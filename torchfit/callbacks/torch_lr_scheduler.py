@@ -69,6 +69,7 @@ class TorchLRScheduler(Callback):
                 "scheduler: it belongs to another optimizer than the one that the model was compiled with. "
                 "Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
             )
+        self._check_groups()
         self._uses_placeholder = self.scheduler.optimizer is not own
         if self._uses_placeholder:
             self.scheduler.optimizer.step()  # changes nothing; without it schedulers warn
@@ -119,6 +120,14 @@ class TorchLRScheduler(Callback):
     def __getstate__(self) -> StateDict:
         """Leave a scheduler that `on_train_begin` creates out of copies and pickles."""
         return {**super().__getstate__(), "scheduler": self.scheduler if self._create is None else None, "_call": None}
+
+    def _check_groups(self) -> None:
+        groups, rates = self.scheduler.optimizer.param_groups, getattr(self.scheduler, "base_lrs", None)
+        if rates is not None and len(rates) != len(groups):
+            raise ValueError(
+                f"scheduler: it was created for {len(rates)} parameter groups, but the optimizer has {len(groups)} "
+                "now. Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
+            )
 
     def _choose_call(self) -> Callable[[int, Any], Any]:
         """Return how to step the scheduler, from the number of completed epochs or batches and the monitored value."""
