@@ -3,7 +3,7 @@ import torch
 from torch.optim.lr_scheduler import StepLR
 
 from torchfit import optimizers
-from torchfit.callbacks import History, LearningRateMonitor, TorchLRScheduler
+from torchfit.callbacks import History, LearningRateMonitor, LearningRateScheduler, TorchLRScheduler
 from torchfit.optimizers.torch_optimizer import TorchOptimizer
 
 
@@ -41,3 +41,26 @@ def test_the_rates_are_those_of_the_epoch_wherever_the_scheduler_stands(drive, m
     grouped(model, {"lr": 0.1}, {"lr": 0.2})
     drive([TorchLRScheduler(lambda inner: StepLR(inner, 1, 0.5)), LearningRateMonitor(), history], [{}] * 2)
     assert history.history["learning_rate_1"] == [0.2, 0.1]
+
+
+class Several:
+    """Several optimizers for one model."""
+
+    built = True
+
+    def __init__(self, optimizers):
+        self.optimizers = optimizers
+
+    @property
+    def learning_rate(self):
+        return self.optimizers[0].learning_rate
+
+
+def test_every_one_of_several_optimizers_has_its_rate(drive, model):
+    history = History()
+    parts = [optimizers.SGD(0.5), optimizers.SGD(optimizers.schedules.ExponentialDecay(0.25, 1, 0.5))]
+    model.optimizer = Several(parts)
+    halve = LearningRateScheduler(lambda epoch, rate: rate / 2)
+    drive([LearningRateMonitor(), halve, history], [{}])
+    expected = {"learning_rate": 0.25, "learning_rate_0": 0.25, "learning_rate_1": 0.25}
+    assert {name: value for name, (value,) in history.history.items()} == expected
