@@ -1,6 +1,6 @@
 """Shared type aliases and protocols."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -21,6 +21,12 @@ Config: TypeAlias = dict[str, Any]
 """The arguments of a constructor, as plain data."""
 
 StateDict: TypeAlias = dict[str, Any]
+Logs: TypeAlias = MutableMapping[str, Any]
+"""What a callback may read and write: Python floats by name."""
+
+Params: TypeAlias = Mapping[str, Any]
+"""How a loop runs: `epochs`, `steps`, `verbose`, `metrics`."""
+
 Results: TypeAlias = Mapping[str, Any]
 """What a step logs: tensors, numbers, or dictionaries of them, by name."""
 

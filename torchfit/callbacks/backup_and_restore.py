@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from torchfit._serialization import archive, files
+from torchfit._types import Logs
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks._background_writer import BackgroundWriter
@@ -78,7 +79,7 @@ class BackupAndRestore(Callback):
         self._restored: Any = None
         self._reset()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Resume the run that was interrupted, if there was one."""
         self._reset()
         state = self._state()
@@ -95,14 +96,14 @@ class BackupAndRestore(Callback):
         self._restored = self._read()
         self._restore()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Remember the epoch, and restore the state again if it is resumed in the middle."""
         self._epoch = epoch
         if self._restored is not None and self._state().is_mid_epoch:
             self._restore()
         self._restored = None
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count batches, and store the state every `save_freq` of them."""
         self._batches_since_save += batch - self._last_batch
         self._last_batch = batch
@@ -111,11 +112,11 @@ class BackupAndRestore(Callback):
         self._batches_since_save = 0
         self._save(self._epoch, batch + 1, logs or {})
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Wait for the file, so that no thread writes while workers of the validation are started."""
         self._writer.wait()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Store the state, if `save_freq` counts epochs, or the data allow nothing else."""
         self._writer.wait()
         self._last_batch = -1
@@ -124,7 +125,7 @@ class BackupAndRestore(Callback):
             self._save(epoch + 1, 0, {})
             self._writer.wait()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Delete the state, unless `delete_checkpoint` is False."""
         self._writer.wait()
         if self.delete_checkpoint:
@@ -178,7 +179,7 @@ class BackupAndRestore(Callback):
             console.write_line(f"BackupAndRestore: {error} The previous state is used instead.")
             return archive.read(self._previous)
 
-    def _save(self, epoch: int, step: int, logs: Any) -> None:
+    def _save(self, epoch: int, step: int, logs: Logs | None) -> None:
         self._optimizer.check(self.model.optimizer)
         history = self.model.history
         write_chunk = self._history.prepare_chunk(history)
@@ -233,8 +234,8 @@ class OptimizerStructure:
         if groups != self._groups and None in optimizer.state_dict().get("names", [None]):
             raise ValueError(
                 "BackupAndRestore: a callback changed the parameter groups of the optimizer: "
-                f"{self._groups} parameters before, {groups} now. The run could not be resumed, because `fit` would "
-                "start with the first ones. Create all groups before `fit`, or use FineTuning."
+                f"{self._groups} parameters before, {groups} now. The run could not be resumed, because `fit` "
+                "would start with the first ones. Create all groups before `fit`, or use FineTuning."
             )
 
 

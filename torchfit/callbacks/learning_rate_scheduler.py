@@ -1,9 +1,10 @@
 """LearningRateScheduler: set the learning rate of every epoch."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from torchfit._types import Logs, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit.callbacks._learning_rate import (
@@ -43,12 +44,12 @@ class LearningRateScheduler(Callback):
         self._takes_rate = _takes_two(schedule)
         self._ratios: list[float] = []
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Raise TypeError if the learning rate cannot be set."""
         require_settable_rate(type(self).__name__, self.model)
         self._ratios = []
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Set the rate."""
         current = learning_rate_of(self.model)
         rate = _number(self.schedule(epoch, current) if self._takes_rate else self.schedule(epoch))
@@ -56,16 +57,16 @@ class LearningRateScheduler(Callback):
         if self.verbose > 0:
             console.write_line(f"\nEpoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the rate into the logs."""
         if logs is not None:
             logs["learning_rate"] = learning_rate_of(self.model)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the rates of the parameter groups, relative to each other."""
         return {"ratios": self._ratios}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the relative rates."""
         self._ratios = list(state.get("ratios", []))
 
