@@ -205,7 +205,7 @@ def test_prediction_needs_no_compile():
 )
 def test_class_numbers_without_a_class(loss, y):
     model = compiled(nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1)), loss)
-    with pytest.raises(ValueError, match="`y` holds a class number that the outputs have no class for"):
+    with pytest.raises(ValueError, match="`y` holds a class index that the outputs have no class for"):
         model.fit(X, y, verbose=0)
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit import losses, metrics
+from torchfit import metrics
 from torchfit._trainer.objective import Family
+from torchfit.losses import checks, identifiers
 from torchfit.metrics.identifiers import as_metric, resolve_metric
 
 
@@ -20,10 +21,10 @@ def aggregate(aggregation: str, name: str) -> Any:
 
 
 FAMILY = Family(
-    losses.as_loss,
-    losses.probability_problem,
+    identifiers.resolve_loss,
+    checks.find_probability_problem,
     as_metric,
     _resolve_metric,
     metrics.Mean,
-    losses.check_targets,
+    checks.check_targets,
 )

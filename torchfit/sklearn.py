@@ -13,6 +13,7 @@ from torch import nn
 
 from torchfit import losses
 from torchfit._utils.errors import describe
+from torchfit.losses.identifiers import resolve_loss
 from torchfit.model import Model
 
 try:
@@ -165,7 +166,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         """Return the probabilities of the classes, `(samples, classes)`."""
         outputs = torch.from_numpy(self._outputs(X)).double()
         are_logits = getattr(
-            self._default_loss() if self.loss is None else losses.as_loss(self.loss), "from_logits", False
+            self._default_loss() if self.loss is None else resolve_loss(self.loss), "from_logits", False
         )
         if outputs.ndim == 1 or outputs.shape[1] == 1:
             single = outputs.reshape(-1, 1)

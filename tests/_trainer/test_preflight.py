@@ -155,4 +155,4 @@ def test_the_cost_is_less_than_that_of_a_step():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fastest(lambda: torchfit.losses.check_targets(LOGITS, targets, outputs)) < fastest(step)
+        assert fastest(lambda: torchfit.losses.checks.check_targets(LOGITS, targets, outputs)) < fastest(step)

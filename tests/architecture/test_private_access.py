@@ -26,7 +26,6 @@ EXCEPTIONS = {
     "torchfit/callbacks/bus.py": {"callback._hears", "callback._release"},
     "torchfit/callbacks/callback_list.py": {"callback._comes_last"},
     "torchfit/callbacks/model_checkpoint.py": {"self.model._writing_later"},
-    "torchfit/functional/_kernels.py": {"_C._nn", "torch._C"},
     "torchfit/losses/torch_losses.py": {"nn.modules.loss._Loss"},
     "torchfit/metrics/identifiers.py": {"torch_losses._Loss"},
     "torchfit/metrics/torchmetrics_adapter.py": {"part._defaults"},

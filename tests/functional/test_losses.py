@@ -62,7 +62,7 @@ def test_shapes_of_ctc(y_true, y_pred):
 
 @pytest.mark.parametrize(("labels", "embeddings"), [((3,), (2, 4)), ((2, 3), (2, 4)), ((2,), (2, 3, 4))])
 def test_shapes_of_circle(labels, embeddings):
-    with pytest.raises(ValueError, match="one class number for each row"):
+    with pytest.raises(ValueError, match="one class index for each row"):
         functional.circle(torch.zeros(labels), torch.zeros(embeddings))
 
 

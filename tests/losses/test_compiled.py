@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from torchfit import losses
+from torchfit.losses.identifiers import resolve_loss
 
 LABELS, VALUES = torch.randint(0, 5, (6, 4)), torch.rand(6, 4, 5)
 OTHER_INPUTS = {
@@ -45,4 +46,4 @@ def test_one_graph_with_an_ignored_class():
 @pytest.mark.parametrize("loss", [torch.nn.CrossEntropyLoss(), torch.nn.functional.mse_loss])
 def test_one_graph_with_torchs_own(loss):
     labels = LABELS[:, 0] if isinstance(loss, torch.nn.Module) else VALUES[:, 1]
-    assert_one_graph(losses.as_loss(loss), labels, VALUES[:, 0])
+    assert_one_graph(resolve_loss(loss), labels, VALUES[:, 0])

@@ -39,12 +39,12 @@ def test_nan_stays_nan(name, from_logits):
 
 
 def test_one_hot_labels_for_the_sparse_loss():
-    with pytest.raises(ValueError, match=r"y_true must be class numbers .*one-hot, use categorical_crossentropy"):
+    with pytest.raises(ValueError, match=r"y_true must be class indices .*one-hot, use categorical_crossentropy"):
         losses.SparseCategoricalCrossentropy()(torch.eye(3)[:2], PROBABILITIES)
 
 
 def test_class_numbers_for_the_one_hot_loss():
-    with pytest.raises(ValueError, match=r"class numbers, use sparse_categorical_crossentropy"):
+    with pytest.raises(ValueError, match=r"class indices, use sparse_categorical_crossentropy"):
         losses.CategoricalCrossentropy()([2, 0], PROBABILITIES)
 
 

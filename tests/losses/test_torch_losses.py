@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchfit import losses
+from torchfit.losses.identifiers import resolve_loss
 
 LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0], [1.0, 1.0, 0.0], [0.5, 0.0, 2.0]])
 LABELS = torch.tensor([0, 2, 1, 0])
@@ -13,9 +14,9 @@ CLASS_WEIGHT = torch.tensor([1.0, 2.0, 3.0])
 
 
 def test_names_are_in_snake_case():
-    assert losses.as_loss(nn.CrossEntropyLoss()).name == "cross_entropy_loss"
-    assert losses.as_loss(nn.BCEWithLogitsLoss).name == "bce_with_logits_loss"
-    assert losses.as_loss(F.mse_loss).name == "mse_loss"
+    assert resolve_loss(nn.CrossEntropyLoss()).name == "cross_entropy_loss"
+    assert resolve_loss(nn.BCEWithLogitsLoss).name == "bce_with_logits_loss"
+    assert resolve_loss(F.mse_loss).name == "mse_loss"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_names_are_in_snake_case():
 )
 def test_losses_of_class_numbers_agree_with_torch(loss):
     as_torch = loss(LOGITS, LABELS)
-    adapted = losses.as_loss(loss)
+    adapted = resolve_loss(loss)
     for labels in (LABELS, LABELS.float(), LABELS.unsqueeze(-1), LABELS.numpy()):
         torch.testing.assert_close(adapted(labels, LOGITS), as_torch)
     torch.testing.assert_close(adapted(LABELS, LOGITS, torch.ones(4)), as_torch)
@@ -53,7 +54,7 @@ def test_losses_of_class_numbers_agree_with_torch(loss):
 )
 def test_losses_of_numbers_agree_with_torch(loss):
     target = torch.tensor([0.0, 1.0, 1.0, 0.0])
-    adapted = losses.as_loss(loss)
+    adapted = resolve_loss(loss)
     as_torch = loss(LOGITS[:, 0], target)
     for y_true, y_pred in (
         (target, LOGITS[:, :1]),
@@ -65,26 +66,26 @@ def test_losses_of_numbers_agree_with_torch(loss):
 
 
 def test_sample_weights_apply_to_every_sample():
-    loss = losses.as_loss(nn.CrossEntropyLoss())
+    loss = resolve_loss(nn.CrossEntropyLoss())
     values = F.cross_entropy(LOGITS, LABELS, reduction="none")
     weight = torch.tensor([1.0, 0.0, 2.0, 0.0])
     torch.testing.assert_close(loss(LABELS, LOGITS, weight), (values * weight).sum() / 4)
 
 
 def test_no_reduction_is_a_mean():
-    loss = losses.as_loss(nn.MSELoss(reduction="none"))
+    loss = resolve_loss(nn.MSELoss(reduction="none"))
     assert loss(torch.zeros(4, 3), torch.ones(4, 3)).item() == 1.0
 
 
 def test_batch_mean_of_a_divergence():
     logarithm, target = LOGITS.log_softmax(-1), LOGITS.flip(0).softmax(-1)
-    loss = losses.as_loss(nn.KLDivLoss(reduction="batchmean"))
+    loss = resolve_loss(nn.KLDivLoss(reduction="batchmean"))
     torch.testing.assert_close(loss(target, logarithm), loss(target, logarithm, torch.ones(4)))
 
 
 def test_soft_labels():
     soft = LOGITS.flip(0).softmax(-1)
-    loss = losses.as_loss(nn.CrossEntropyLoss())
+    loss = resolve_loss(nn.CrossEntropyLoss())
     torch.testing.assert_close(loss(soft, LOGITS), F.cross_entropy(LOGITS, soft))
     torch.testing.assert_close(loss(soft.double(), LOGITS, torch.ones(4)), F.cross_entropy(LOGITS, soft))
 
@@ -92,25 +93,25 @@ def test_soft_labels():
 def test_masks_leave_samples_out():
     prediction = LOGITS.clone()
     prediction._keras_mask = torch.tensor([True, True, False, False])
-    loss = losses.as_loss(nn.CrossEntropyLoss())
+    loss = resolve_loss(nn.CrossEntropyLoss())
     torch.testing.assert_close(loss(LABELS, prediction), F.cross_entropy(LOGITS[:2], LABELS[:2]))
 
 
 @pytest.mark.parametrize("loss", [nn.CTCLoss(), nn.TripletMarginLoss(), F.gaussian_nll_loss])
 def test_losses_that_need_more_are_refused(loss):
     with pytest.raises(ValueError, match=r"needs .*Write a function \(y_true, y_pred\)"):
-        losses.as_loss(loss)
+        resolve_loss(loss)
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match="y_true must be class numbers"):
-        losses.as_loss(nn.CrossEntropyLoss())(LABELS[:3], LOGITS)
+    with pytest.raises(ValueError, match="y_true must be class indices"):
+        resolve_loss(nn.CrossEntropyLoss())(LABELS[:3], LOGITS)
     with pytest.raises(ValueError, match="y_true must be of the same shape"):
-        losses.as_loss(nn.MSELoss())(torch.zeros(4), LOGITS)
+        resolve_loss(nn.MSELoss())(torch.zeros(4), LOGITS)
 
 
 def test_class_weights_follow_the_predictions():
-    loss = losses.as_loss(nn.CrossEntropyLoss(weight=torch.ones(3)))
+    loss = resolve_loss(nn.CrossEntropyLoss(weight=torch.ones(3)))
     prediction = LOGITS.to("meta")
     assert loss(LABELS.to("meta"), prediction).device == prediction.device
     assert loss(LABELS.to("meta"), prediction, torch.ones(4)).device == prediction.device
@@ -121,7 +122,7 @@ def test_class_weights_follow_the_predictions():
     [nn.CrossEntropyLoss(CLASS_WEIGHT, ignore_index=1), F.nll_loss, functools.partial(F.nll_loss, reduction="sum")],
 )
 def test_configs_round_trip(loss):
-    first = losses.as_loss(loss)
+    first = resolve_loss(loss)
     second = losses.deserialize(losses.serialize(first))
     assert second.get_config() == first.get_config()
     torch.testing.assert_close(second(LABELS, LOGITS), first(LABELS, LOGITS))

@@ -53,7 +53,7 @@ def test_a_bad_argument_is_named(build, message):
         (metrics.BinaryAccuracy(), (4,), (4, 4), "y_true must be of the shape of y_pred"),
         (metrics.CategoricalAccuracy(), (4,), (4, 3), "use sparse_categorical_accuracy"),
         (metrics.SparseCategoricalAccuracy(), (4, 3), (4, 3), "use categorical_accuracy"),
-        (metrics.SparseTopKCategoricalAccuracy(), (4, 3), (4, 3), "y_true must be class"),
+        (metrics.SparseTopKCategoricalAccuracy(), (4, 3), (4, 3), "y_true must be class indices"),
         (metrics.MeanSquaredError(), (4,), (4, 4), "y_true must be of the same shape"),
         (metrics.RootMeanSquaredError(), (4,), (4, 4), "y_true must be of the shape of y_pred"),
         (metrics.Precision(), (4, 1), (4, 3), "y_true must be of the shape of y_pred"),

@@ -33,7 +33,7 @@ def as_floating(values: Any) -> Tensor:
     return tensor if tensor.is_floating_point() else tensor.float()
 
 
-def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+def align_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     """Return targets and predictions as tensors of one shape, in the predictions' dtype and on their device.
 
     Raises `ValueError` if the shapes differ by more than a last dimension of size 1: nothing is broadcast.
@@ -50,26 +50,28 @@ def as_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
     y_true, y_pred = align_ranks(y_true, y_pred)
     if y_true.shape != y_pred.shape:
-        raise shapes_differ(y_true, y_pred, "of the same shape", "Reshape one of them to the shape of the other.")
-    return y_true, y_pred
-
-
-def as_rows(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
-    """Do as `as_pair` does for one-hot or soft labels, with the way out for those who hold class numbers."""
-    y_pred = as_floating(y_pred)
-    y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
-    if y_true.shape != y_pred.shape:
-        raise shapes_differ(
-            y_true,
-            y_pred,
-            "one-hot or soft labels of the shape of y_pred",
-            "If the labels are class numbers, use sparse_categorical_crossentropy.",
+        raise shape_mismatch_error(
+            y_true, y_pred, "of the same shape", "Reshape one of them to the shape of the other."
         )
     return y_true, y_pred
 
 
-def as_labels(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """Return class numbers as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
+def align_one_hot(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+    """Do as `align_pair` does for one-hot or soft labels, with the way out for those who hold class indices."""
+    y_pred = as_floating(y_pred)
+    y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
+    if y_true.shape != y_pred.shape:
+        raise shape_mismatch_error(
+            y_true,
+            y_pred,
+            "one-hot or soft labels of the shape of y_pred",
+            "If the labels are class indices, use sparse_categorical_crossentropy.",
+        )
+    return y_true, y_pred
+
+
+def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """Return class indices as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
 
     Labels `(batch, …, 1)` lose their last dimension; labels of another kind are cast, fractions cut off.
     """
@@ -91,16 +93,16 @@ def as_labels(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]
         raise ValueError(f"`axis` must be a dimension of y_pred. Received: {axis}, and y_pred, {describe(y_pred)}.")
     del expected[axis]
     if list(y_true.shape) != expected:
-        raise shapes_differ(
+        raise shape_mismatch_error(
             y_true,
             y_pred,
-            f"class numbers of the shape of y_pred without its dimension {axis}, {tuple(expected)}",
+            f"class indices of the shape of y_pred without its dimension {axis}, {tuple(expected)}",
             "If the labels are one-hot, use categorical_crossentropy.",
         )
     return y_true, y_pred
 
 
-def shapes_differ(y_true: Tensor, y_pred: Tensor, expected: str, way_out: str) -> ValueError:
+def shape_mismatch_error(y_true: Tensor, y_pred: Tensor, expected: str, way_out: str) -> ValueError:
     """Return the error for a `y_true` that does not fit `y_pred`."""
     return ValueError(
         f"y_true must be {expected}. Received: y_true, {describe(y_true)}, and y_pred, {describe(y_pred)}. {way_out}"

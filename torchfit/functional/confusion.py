@@ -66,7 +66,7 @@ def _whole_counts(labels: Tensor, above: Tensor) -> Counts:
 
 
 def thresholds_below(y_pred: Tensor, thresholds: Tensor, evenly: bool) -> Tensor:
-    """Tell for each score how many of the ascending `thresholds (count,)` it is above, as int64.
+    """Return for each score how many of the ascending `thresholds (count,)` it is above, as int64.
 
     `evenly` says that they divide 0 to 1 evenly, with the ends moved a little outwards; scores beyond are then
     limited to 0 to 1, and no search is needed.

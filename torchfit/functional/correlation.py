@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit.functional.alignment import as_pair
+from torchfit.functional.alignment import align_pair
 
 Axes = int | tuple[int, ...] | None
 
@@ -20,7 +20,7 @@ def pearson_correlation(y_true: Any, y_pred: Any, axis: Axes = -1) -> Tensor:
     >>> round(pearson_correlation([[0.0, 1.0, 2.0]], [[1.0, 3.0, 5.0]]).item(), 4)
     1.0
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     y_true, y_pred = _centred(y_true, axis), _centred(y_pred, axis)
     spreads = _sum(y_true.square(), axis).sqrt() * _sum(y_pred.square(), axis).sqrt()
     return _sum(y_true * y_pred, axis) / spreads
@@ -35,7 +35,7 @@ def concordance_correlation(y_true: Any, y_pred: Any, axis: Axes = -1) -> Tensor
     >>> round(concordance_correlation([[0.0, 1.0, 2.0]], [[1.0, 2.0, 3.0]]).item(), 4)
     0.5714
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     shift = _mean(y_true, axis) - _mean(y_pred, axis)
     y_true, y_pred = _centred(y_true, axis), _centred(y_pred, axis)
     covariance = _mean(y_true * y_pred, axis)

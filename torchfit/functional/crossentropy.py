@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchfit.functional._kernels import MEAN, NONE
-from torchfit.functional.alignment import as_labels, as_pair, as_rows, batch_mean
+from torchfit._utils.compat import MEAN, NONE
+from torchfit.functional.alignment import align_class_indices, align_one_hot, align_pair, batch_mean
 
 EPSILON = 1e-7
 # Torch leaves out labels of -100 unless told otherwise, here they are as wrong as any other number out of range.
@@ -29,21 +29,21 @@ def binary_crossentropy(
     >>> binary_crossentropy([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
-    return binary_terms(smooth_binary(y_true, label_smoothing), y_pred, from_logits).mean(axis)
+    y_true, y_pred = align_pair(y_true, y_pred)
+    return elementwise_bce(smooth_binary(y_true, label_smoothing), y_pred, from_logits).mean(axis)
 
 
-def binary_terms(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
+def elementwise_bce(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
     """Return `-(t·log p + (1 - t)·log(1 - p))` for every element."""
     if from_logits:
         return torch.binary_cross_entropy_with_logits(y_pred, y_true, None, None, NONE)
     if y_pred.dtype.itemsize < 4:
-        return _half_binary_terms(y_true, y_pred)
+        return _half_precision_bce(y_true, y_pred)
     # Through the logits rather than F.binary_cross_entropy: that stops at NaN, and autocast forbids it.
     return torch.binary_cross_entropy_with_logits(y_pred.logit(EPSILON), y_true, None, None, NONE)
 
 
-def _half_binary_terms(y_true: Tensor, y_pred: Tensor) -> Tensor:
+def _half_precision_bce(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """In half precision 1 - 1e-7 is 1: the logarithm is limited to -100, as torch does it."""
     y_pred = y_pred.clamp(EPSILON, 1.0 - EPSILON)
     return -(y_true * y_pred.log().clamp(min=-100) + (1 - y_true) * (-y_pred).log1p().clamp(min=-100))
@@ -71,13 +71,13 @@ def smooth_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
 
 
 def smooth_categorical(y_true: Tensor, label_smoothing: float, axis: int) -> Tensor:
-    """Give the share `label_smoothing` of one-hot labels to all classes alike."""
+    """Spread the share `label_smoothing` of one-hot labels evenly over all classes."""
     if not label_smoothing:
         return y_true
     return y_true * (1.0 - label_smoothing) + label_smoothing / y_true.shape[axis]
 
 
-def normalised(y_pred: Tensor, axis: int = -1) -> Tensor:
+def normalize_probs(y_pred: Tensor, axis: int = -1) -> Tensor:
     """Divide scores by their sum along `axis` and limit them to `[1e-7, 1 - 1e-7]`."""
     return (y_pred / y_pred.sum(axis, keepdim=True)).clamp(EPSILON, 1.0 - EPSILON)
 
@@ -93,9 +93,9 @@ def categorical_crossentropy(
     >>> categorical_crossentropy([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
     """
-    y_true, y_pred = as_rows(y_true, y_pred)
+    y_true, y_pred = align_one_hot(y_true, y_pred)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
-    logarithm = y_pred.log_softmax(axis) if from_logits else normalised(y_pred, axis).log()
+    logarithm = y_pred.log_softmax(axis) if from_logits else normalize_probs(y_pred, axis).log()
     values: Tensor = (y_true * logarithm).sum(axis).neg()
     return values
 
@@ -105,7 +105,7 @@ def batch_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     shape = y_pred.shape
     if y_true.shape != shape or len(shape) != 2 or 0 in shape:
         return batch_mean(categorical_crossentropy(y_true, y_pred))
-    return (normalised(y_pred).log() * y_true).sum().div(-shape[0])
+    return (normalize_probs(y_pred).log() * y_true).sum().div(-shape[0])
 
 
 def batch_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def sparse_categorical_crossentropy(
 ) -> Tensor:
     """Return `-log p[y_true]`, with the classes along `axis`.
 
-    `y_true` holds class numbers from 0 to classes - 1, `(batch, …)` or `(batch, …, 1)`, of any number kind;
+    `y_true` holds class indices from 0 to classes - 1, `(batch, …)` or `(batch, …, 1)`, of any number kind;
     `y_pred` holds probabilities `(batch, …, classes)`, or logits with `from_logits`. The result has the shape of
     `y_pred` without `axis`; where the label is `ignore_class`, it is 0, and its `_keras_mask` says so.
     Labels outside the range are not looked for (that would wait for the device at every step): torch raises
@@ -130,16 +130,16 @@ def sparse_categorical_crossentropy(
     >>> sparse_categorical_crossentropy([1], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
     """
-    y_true, y_pred = as_labels(y_true, y_pred, axis)
-    logarithm = y_pred.log_softmax(axis) if from_logits else normalised(y_pred, axis).log()
+    y_true, y_pred = align_class_indices(y_true, y_pred, axis)
+    logarithm = y_pred.log_softmax(axis) if from_logits else normalize_probs(y_pred, axis).log()
     if ignore_class is None:
-        return _picked(logarithm, y_true, NO_CLASS, axis)
-    values = _picked(logarithm, y_true, ignore_class, axis)
+        return _gather_log_probs(logarithm, y_true, NO_CLASS, axis)
+    values = _gather_log_probs(logarithm, y_true, ignore_class, axis)
     values._keras_mask = y_true != ignore_class  # type: ignore[attr-defined]
     return values
 
 
-def _picked(logarithm: Tensor, labels: Tensor, ignored: int, axis: int) -> Tensor:
+def _gather_log_probs(logarithm: Tensor, labels: Tensor, ignored: int, axis: int) -> Tensor:
     """Return minus the logarithm of each label's class, and 0 for the ignored label."""
     if logarithm.dim() <= 2:
         return F.nll_loss(logarithm, labels, ignore_index=ignored, reduction="none")
@@ -152,7 +152,7 @@ def batch_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Ten
     shape = y_pred.shape
     if len(shape) != 2 or y_true.shape != shape[:1] or 0 in shape:
         return batch_mean(sparse_categorical_crossentropy(y_true, y_pred))
-    return F.nll_loss(normalised(y_pred).log(), y_true, ignore_index=NO_CLASS)
+    return F.nll_loss(normalize_probs(y_pred).log(), y_true, ignore_index=NO_CLASS)
 
 
 def batch_sparse_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import as_labels, as_pair, as_rows
-from torchfit.functional.crossentropy import binary_terms, normalised, smooth_binary, smooth_categorical
+from torchfit.functional.alignment import align_class_indices, align_one_hot, align_pair
+from torchfit.functional.crossentropy import elementwise_bce, normalize_probs, smooth_binary, smooth_categorical
 
 
 def binary_focal_crossentropy(
@@ -29,12 +29,12 @@ def binary_focal_crossentropy(
     >>> round(binary_focal_crossentropy([[1.0]], [[0.5]]).item(), 4)
     0.1733
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     y_true = smooth_binary(y_true, label_smoothing)
     if from_logits:
         y_pred = y_pred.sigmoid()
     other = y_true * (1 - y_pred) + (1 - y_true) * y_pred
-    values = other.pow(gamma) * binary_terms(y_true, y_pred, from_logits=False)
+    values = other.pow(gamma) * elementwise_bce(y_true, y_pred, from_logits=False)
     if apply_class_balancing:
         values = values * (y_true * alpha + (1 - y_true) * (1 - alpha))
     mean: Tensor = values.mean(axis)
@@ -58,11 +58,11 @@ def categorical_focal_crossentropy(
     >>> round(categorical_focal_crossentropy([[0.0, 1.0]], [[0.5, 0.5]]).item(), 4)
     0.0433
     """
-    y_true, y_pred = as_rows(y_true, y_pred)
+    y_true, y_pred = align_one_hot(y_true, y_pred)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
     if from_logits:
         y_pred = y_pred.softmax(axis)
-    y_pred = normalised(y_pred, axis)
+    y_pred = normalize_probs(y_pred, axis)
     balance = alpha if isinstance(alpha, float) else as_tensor(alpha, y_pred.dtype, y_pred.device)
     values: Tensor = (y_true * y_pred.log() * (1 - y_pred).pow(gamma) * balance).sum(axis).neg()
     return values
@@ -71,13 +71,13 @@ def categorical_focal_crossentropy(
 def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) -> Tensor:
     """Return `(1 - p[y_true]^q) / q`, between the crossentropy (`q` near 0) and the absolute error (`q` = 1).
 
-    `y_true` holds class numbers `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`. It
+    `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`. It
     bears wrong labels better than crossentropy (Zhang and Sabuncu, 2018, https://arxiv.org/abs/1805.07836).
 
     >>> categorical_generalized_cross_entropy([1], [[0.75, 0.25]], q=0.5).item()
     1.0
     """
-    y_true, y_pred = as_labels(y_true, y_pred)
+    y_true, y_pred = align_class_indices(y_true, y_pred)
     picked = y_pred.gather(-1, y_true.unsqueeze(-1)).squeeze(-1)
     values: Tensor = (1 - picked.pow(q)) / q
     return values

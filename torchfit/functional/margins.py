@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit.functional.alignment import as_pair
+from torchfit.functional.alignment import align_pair
 
 
 def hinge(y_true: Any, y_pred: Any) -> Tensor:
@@ -36,7 +36,7 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
     >>> categorical_hinge([[0.0, 1.0]], [[0.5, 0.25]]).tolist()
     [1.25]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     right = (y_true * y_pred).sum(-1)
     wrong = ((1 - y_true) * y_pred).amax(-1)
     values: Tensor = (wrong - right + 1).relu()
@@ -44,7 +44,7 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
 
 
 def _margins(y_true: Any, y_pred: Any) -> Tensor:
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     is_binary = ((y_true == 0) | (y_true == 1)).all()
     values: Tensor = (1 - torch.where(is_binary, 2 * y_true - 1, y_true) * y_pred).relu()
     return values

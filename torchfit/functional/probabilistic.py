@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit.functional.alignment import as_pair
+from torchfit.functional.alignment import align_pair
 
 EPSILON = 1e-7
 
@@ -20,7 +20,7 @@ def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
     >>> kl_divergence([[0.5, 0.5]], [[0.5, 0.5]]).tolist()
     [0.0]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     y_true, y_pred = y_true.clamp(EPSILON, 1.0), y_pred.clamp(EPSILON, 1.0)
     values: Tensor = (y_true * (y_true / y_pred).log()).sum(-1)
     return values
@@ -34,6 +34,6 @@ def poisson(y_true: Any, y_pred: Any) -> Tensor:
     >>> poisson([[0.0, 0.0]], [[1.0, 3.0]]).tolist()
     [2.0]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     values: Tensor = (y_pred - y_true * (y_pred + EPSILON).log()).mean(-1)
     return values

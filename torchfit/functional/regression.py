@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchfit.functional._kernels import MEAN, NONE, huber_loss, l1_loss, mse_loss
-from torchfit.functional.alignment import as_pair, batch_mean
+from torchfit._utils.compat import MEAN, NONE, huber_loss, l1_loss, mse_loss
+from torchfit.functional.alignment import align_pair, batch_mean
 
 EPSILON = 1e-7
 
@@ -24,7 +24,7 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_squared_error([[0.0, 1.0]], [[1.0, 3.0]]).tolist()
     [2.5]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     return mse_loss(y_pred, y_true, NONE).mean(-1)
 
 
@@ -42,7 +42,7 @@ def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_absolute_error([[0.0, 1.0]], [[1.0, 3.0]]).tolist()
     [1.5]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     values: Tensor = (y_pred - y_true).abs().mean(-1)
     return values
 
@@ -61,7 +61,7 @@ def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_absolute_percentage_error([[2.0, 4.0]], [[1.0, 4.0]]).tolist()
     [25.0]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     values: Tensor = 100.0 * ((y_true - y_pred) / y_true.abs().clamp(min=EPSILON)).abs().mean(-1)
     return values
 
@@ -74,7 +74,7 @@ def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
     >>> mean_squared_logarithmic_error([[0.0, 1.0]], [[0.0, 1.0]]).tolist()
     [0.0]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     difference = y_true.clamp(min=EPSILON).log1p() - y_pred.clamp(min=EPSILON).log1p()
     values: Tensor = difference.square().mean(-1)
     return values
@@ -88,7 +88,7 @@ def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
     >>> huber([[0.0, 0.0]], [[1.0, 3.0]]).tolist()
     [1.5]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     return huber_loss(y_pred, y_true, NONE, delta).mean(-1)
 
 
@@ -100,7 +100,7 @@ def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
     >>> log_cosh([[0.0]], [[0.0]]).tolist()
     [0.0]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     error = y_pred - y_true
     return (torch.logaddexp(error, -error) - math.log(2.0)).mean(-1)
 
@@ -113,6 +113,6 @@ def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     >>> cosine_similarity([[0.0, 1.0]], [[0.0, 2.0]]).tolist()
     [-1.0]
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     cosine = F.normalize(y_true, dim=axis, eps=EPSILON) * F.normalize(y_pred, dim=axis, eps=EPSILON)
     return cosine.sum(axis).neg()

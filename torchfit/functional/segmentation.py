@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit.functional.alignment import as_pair
+from torchfit.functional.alignment import align_pair
 
 EPSILON = 1e-7
 Axes = int | Sequence[int] | None
@@ -20,7 +20,7 @@ def dice(y_true: Any, y_pred: Any, axis: Axes = None) -> Tensor:
     >>> dice([[0.0, 1.0]], [[1.0, 1.0]]).item()  # doctest: +ELLIPSIS
     0.333...
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     axes = _axes(axis)
     overlap = (y_true * y_pred).sum(axes)
     values: Tensor = 1 - 2 * overlap / (y_true.sum(axes) + y_pred.sum(axes) + EPSILON)
@@ -37,7 +37,7 @@ def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axi
     >>> tversky([[0.0, 1.0]], [[1.0, 1.0]], alpha=1.0, beta=1.0).item()
     0.5
     """
-    y_true, y_pred = as_pair(y_true, y_pred)
+    y_true, y_pred = align_pair(y_true, y_pred)
     axes = _axes(axis)
     hit = (y_true * y_pred).sum(axes)
     missed = (y_true * (1 - y_pred)).sum(axes)

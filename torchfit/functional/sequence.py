@@ -19,7 +19,7 @@ def ctc(y_true: Any, y_pred: Any) -> Tensor:
     Connectionist temporal classification (Graves et al., 2006).
 
     Arguments:
-        y_true: label sequences `(batch, labels)` of class numbers from 1, filled up with 0, which is the blank.
+        y_true: label sequences `(batch, labels)` of class indices from 1, filled up with 0, which is the blank.
         y_pred: logits `(batch, steps, classes)`; all steps count.
 
     A sequence too long for the steps gives infinity. Raises `ValueError` for other shapes.
@@ -32,7 +32,7 @@ def ctc(y_true: Any, y_pred: Any) -> Tensor:
     labels: Tensor = as_tensor(y_true, device=y_pred.device).long()
     if y_pred.dim() != 3 or labels.dim() != 2 or labels.shape[0] != y_pred.shape[0]:
         raise ValueError(
-            "ctc: y_pred must be logits (batch, steps, classes) and y_true class numbers (batch, labels). "
+            "ctc: y_pred must be logits (batch, steps, classes) and y_true class indices (batch, labels). "
             f"Received: y_pred, {describe(y_pred)}, and y_true, {describe(labels)}."
         )
     rows, steps, _ = y_pred.shape

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import as_floating, shapes_differ
+from torchfit.functional.alignment import as_floating, shape_mismatch_error
 
 
 def circle(
@@ -28,9 +28,9 @@ def circle(
     of the result leaves them out.
 
     Arguments:
-        y_true: class numbers `(batch,)` or `(batch, 1)`.
+        y_true: class indices `(batch,)` or `(batch, 1)`.
         y_pred: embeddings of length 1, `(batch, features)`.
-        ref_labels: class numbers `(references,)` of what the rows are compared with; `y_true` by default.
+        ref_labels: class indices `(references,)` of what the rows are compared with; `y_true` by default.
         ref_embeddings: embeddings `(references, features)`; `y_pred` by default.
         remove_diagonal: do not compare row i with reference i.
         gamma: the scale, which sets how hard the hardest pairs weigh.
@@ -57,8 +57,8 @@ def _label_row(labels: Any, embeddings: Tensor) -> Tensor:
     if row.dim() == 2 and row.shape[-1] == 1:
         row = row.squeeze(-1)
     if embeddings.dim() != 2 or row.shape != embeddings.shape[:1]:
-        way_out = "Give one class number for each row of embeddings (batch, features)."
-        raise shapes_differ(row, embeddings, "class numbers (batch,)", way_out)
+        way_out = "Give one class index for each row of embeddings (batch, features)."
+        raise shape_mismatch_error(row, embeddings, "class indices (batch,)", way_out)
     return row
 
 

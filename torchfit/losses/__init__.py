@@ -33,10 +33,9 @@ from torchfit.losses.focal import (
     CategoricalGeneralizedCrossEntropy,
 )
 from torchfit.losses.functional_loss import LossFunctionWrapper
-from torchfit.losses.identifiers import as_loss, deserialize, get, serialize
+from torchfit.losses.identifiers import deserialize, get, serialize
 from torchfit.losses.margins import CategoricalHinge, Hinge, SquaredHinge
 from torchfit.losses.probabilistic import KLDivergence, Poisson
-from torchfit.losses.probabilities import probability_problem
 from torchfit.losses.regression import (
     CosineSimilarity,
     Huber,
@@ -49,7 +48,6 @@ from torchfit.losses.regression import (
 from torchfit.losses.segmentation import Dice, Tversky
 from torchfit.losses.sequence import CTC
 from torchfit.losses.similarity import Circle
-from torchfit.losses.targets import check_targets
 from torchfit.losses.torch_losses import TorchLoss
 
 __all__ = [
@@ -90,7 +88,6 @@ __all__ = [
     "SquaredHinge",
     "TorchLoss",
     "Tversky",
-    "as_loss",
     "binary_crossentropy",
     "binary_focal_crossentropy",
     "categorical_crossentropy",
@@ -112,8 +109,6 @@ __all__ = [
     "mean_squared_error",
     "mean_squared_logarithmic_error",
     "poisson",
-    "check_targets",
-    "probability_problem",
     "serialize",
     "sparse_categorical_crossentropy",
     "squared_hinge",

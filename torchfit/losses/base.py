@@ -10,7 +10,7 @@ from torchfit._utils.dtypes import as_dtype, dtype_name
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
 from torchfit._utils.tree import children, rebuild
-from torchfit.losses.reduction import checked_reduction, reduce_weighted
+from torchfit.losses.reduction import check_reduction, reduce_weighted
 
 AnyLoss = TypeVar("AnyLoss", bound="Loss")
 
@@ -41,15 +41,15 @@ class Loss:
     1.0
     """
 
-    probabilities: str | None = None
+    expects_probabilities: str | None = None
     """What `y_pred` has to hold: "single" probabilities, a "distribution" over classes, or anything (`None`)."""
 
-    _of_batch: Callable[[Tensor, Tensor], Tensor] | None = None
+    _fused_mean: Callable[[Tensor, Tensor], Tensor] | None = None
     """The mean over a whole batch in fewer torch calls than `call`, used when nothing is weighted."""
 
     def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: Any = None):
         self.name = name or snake_case(type(self).__name__)
-        self.reduction = checked_reduction(reduction)
+        self.reduction = check_reduction(reduction)
         self.dtype = compute_dtype(dtype)
         self._target_dtype = self.dtype
 
@@ -65,8 +65,8 @@ class Loss:
             y_pred = as_tensors(y_pred, self.dtype)
         if type(y_true) is not Tensor or y_true.dtype is not self._target_dtype:
             y_true = self._as_targets(y_true, y_pred)
-        if mask is None and sample_weight is None and self._of_batch is not None:
-            return self._of_batch(y_true, y_pred)
+        if mask is None and sample_weight is None and self._fused_mean is not None:
+            return self._fused_mean(y_true, y_pred)
         return self._reduced(self.call(y_true, y_pred), sample_weight, mask)
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
@@ -94,7 +94,7 @@ class Loss:
         return reduce_weighted(values, sample_weight, mask, self.reduction)
 
     def _as_targets(self, y_true: Any, y_pred: Any) -> Any:
-        """Convert the targets; integers stay integers, so that class numbers can index."""
+        """Convert the targets; integers stay integers, so that class indices can index."""
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None), integers=True)
 
 

@@ -1,59 +1,158 @@
-"""Checks of constructor arguments: each returns the value, or raises `ValueError` naming the argument."""
+"""Do targets, outputs and loss belong together? Checked once, with the first batch of a training run."""
 
-import math
-import numbers
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
-from torchfit._utils.errors import describe
+import torch
+from torch import Tensor
+
+from torchfit.losses.crossentropy import BinaryCrossentropy, SparseCategoricalCrossentropy
+from torchfit.losses.focal import BinaryFocalCrossentropy, CategoricalGeneralizedCrossEntropy
+from torchfit.losses.torch_losses import TorchLoss
+
+_TOLERANCE = 1e-3
+_LOW_PRECISION_TOLERANCE = 1e-2  # half-precision probabilities sum to 1 with about this error
+_SIGMOIDS = ("SigmoidBackward", "SoftmaxBackward")
 
 
-def checked_flag(name: str, value: Any) -> bool:
-    """Accept `True` and `False`."""
-    if value not in (True, False):
-        raise ValueError(f"`{name}` must be True or False. Received: {describe(value)}.")
-    return bool(value)
+def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
+    """Look for mix-ups that no shape shows, before they become a wrong number or stop a GPU.
+
+    This reads values, which waits for the device: call it once, not at every step.
+
+    Args:
+        loss: A `Loss`.
+        y_true: Its targets `(batch, …)`.
+        y_pred: The outputs `(batch, …)`.
+
+    Raises:
+        ValueError: If class indices are not whole numbers, or the outputs have no class for them.
+
+    Warns of targets outside [0, 1] where the loss wants that, of a single class, and of probabilities in place of
+    logits.
+
+    >>> check_targets(SparseCategoricalCrossentropy(), torch.tensor([3]), torch.tensor([[0.5, 0.5]]))
+    Traceback (most recent call last):
+    ValueError: `y` holds a class index that the outputs have no class for: `y` goes from 3 to 3, ...
+    """
+    if not isinstance(y_true, Tensor) or not isinstance(y_pred, Tensor) or not y_true.numel() or not y_pred.numel():
+        return
+    y_pred = y_pred.detach() if y_pred.grad_fn is None else y_pred
+    classes = _class_axis(loss, y_true, y_pred)
+    if classes is not None:
+        axis, ignored = classes
+        _check_class_indices(y_true.detach(), y_pred.shape[axis], ignored)
+    for problem in _find_mix_ups(loss, y_true.detach(), y_pred):
+        warnings.warn(problem, stacklevel=2)
 
 
-def checked_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    """Accept a number from `low` to `high`, both included."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
-        raise ValueError(f"`{name}` must be a number{_bounds(low, high)}. Received: {describe(value)}.")
-    return float(value)
-
-
-def checked_inner_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
-    """Accept a number between `low` and `high`, both excluded."""
-    if checked_number(name, value) <= low or value >= high:
-        until = "" if high == math.inf else f" and less than {high:g}"
-        raise ValueError(f"`{name}` must be greater than {low:g}{until}. Received: {describe(value)}.")
-    return float(value)
-
-
-def checked_integer(name: str, value: Any) -> int:
-    """Accept a whole number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"`{name}` must be an integer. Received: {describe(value)}.")
-    return int(value)
-
-
-def checked_axes(name: str, value: Any) -> int | tuple[int, ...] | None:
-    """Accept a whole number, several of them, or `None`."""
-    if value is None:
+def _class_axis(loss: Any, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
+    """Return the axis of the classes and the ignored number, where the targets are class indices."""
+    if isinstance(loss, (SparseCategoricalCrossentropy, CategoricalGeneralizedCrossEntropy)):
+        found: tuple[int, int | None] = getattr(loss, "axis", -1), getattr(loss, "ignore_class", None)
+    elif isinstance(loss, TorchLoss) and loss.expects_class_indices(y_true, y_pred):
+        found = min(1, y_pred.ndim - 1), loss.ignore_index
+    else:
         return None
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(checked_integer(name, axis) for axis in value)
-    return checked_integer(name, value)
+    return found if y_true.numel() * y_pred.shape[found[0]] == y_pred.numel() else None
 
 
-def checked_alpha(name: str, value: Any) -> float | list[float]:
-    """Accept a number at least 0, or a sequence of them."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [checked_number(name, one, 0) for one in value]
-    return checked_number(name, value, 0)
+def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> None:
+    counted = labels if ignored is None else torch.where(labels == ignored, torch.zeros_like(labels), labels)
+    lowest, highest = counted.aminmax() if counted.dtype is not torch.bool else (counted, counted)
+    if labels.is_floating_point():
+        values = torch.stack([lowest, highest, (counted - counted.round()).abs().amax()]).tolist()
+        if values[2] > 0:
+            raise ValueError(
+                "`y` must hold class indices for this loss, but not all are whole numbers. Use a loss for regression, "
+                "such as 'mse', or one for soft labels, 'categorical_crossentropy', or pass whole numbers."
+            )
+        low, high = int(values[0]), int(values[1])
+    else:
+        low, high = (0, 1) if labels.dtype is torch.bool else torch.stack([lowest, highest]).tolist()
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"`y` holds a class index that the outputs have no class for: `y` goes from {low} to {high}, and the "
+            f"outputs have {classes} classes, numbered from 0 to {classes - 1}. Renumber the classes from 0, give the "
+            "last layer more units, or leave a number out of the loss with `ignore_class=` (torch: `ignore_index=`)."
+        )
 
 
-def _bounds(low: float, high: float) -> str:
-    if high < math.inf:
-        return f" from {low:g} to {high:g}"
-    return f", at least {low:g}" if low > -math.inf else ""
+def _find_mix_ups(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
+    kind = _output_kind(loss)
+    if kind == "single" and _exceeds_unit_interval(y_true):
+        yield (
+            f"The loss {loss.name} takes targets from 0 to 1, but `y` holds others. Rescale them; for class indices "
+            "use 'sparse_categorical_crossentropy' and an output for each class."
+        )
+    axis = 1 if isinstance(loss, TorchLoss) and y_pred.ndim > 1 else getattr(loss, "axis", -1)
+    if kind == "distribution" and y_pred.ndim and y_pred.shape[axis] == 1:
+        yield (
+            f"The loss {loss.name} compares classes, but the outputs have one, so that it is constant. Use "
+            "'binary_crossentropy', or an output for each class."
+        )
+    elif getattr(loss, "from_logits", False) and _are_probabilities(y_pred, kind, axis):
+        way_out = "Remove it" if isinstance(loss, TorchLoss) else "Remove it, or use from_logits=False"
+        yield (
+            f"The loss {loss.name} expects logits, but the model outputs probabilities: it seems to end with a "
+            f"sigmoid or softmax, which this loss applies itself. {way_out}."
+        )
+
+
+def _output_kind(loss: Any) -> str | None:
+    if isinstance(loss, (BinaryCrossentropy, BinaryFocalCrossentropy)):
+        return "single"
+    if isinstance(loss, TorchLoss):
+        return loss.expected_output
+    return getattr(loss, "expects_probabilities", None) if hasattr(loss, "from_logits") else None
+
+
+def _exceeds_unit_interval(values: Tensor) -> bool:
+    return bool(((values < 0) | (values > 1)).any()) if values.dtype is not torch.bool else False
+
+
+def _are_probabilities(y_pred: Tensor, kind: str | None, axis: int) -> bool:
+    """Judge by the last calculation, or by rows that sum to 1."""
+    if y_pred.grad_fn is not None and y_pred.grad_fn.name().startswith(_SIGMOIDS):
+        return True
+    if kind != "distribution":
+        return False
+    values = y_pred.detach().float()
+    return not _exceeds_unit_interval(values) and bool(((values.sum(axis) - 1).abs() < _TOLERANCE).all())
+
+
+def find_probability_problem(loss: Any, y_pred: Any) -> str | None:
+    """Return one line with the fix if `loss` expects probabilities and `y_pred (batch, …)` holds none, else `None`.
+
+    Probabilities lie in [0, 1], and those of exclusive classes sum to 1 along the loss's `axis`. NaN is no
+    evidence. This reads the values, which waits for the device: call it once, not at every step.
+
+    >>> find_probability_problem(BinaryCrossentropy(), torch.tensor([[0.5], [0.9]]))
+    >>> print(find_probability_problem(BinaryCrossentropy(), torch.tensor([[0.5], [3.0]])))
+    The loss binary_crossentropy expects probabilities, but the model outputs values outside [0, 1]. \
+Use BinaryCrossentropy(from_logits=True), or end the model with a sigmoid.
+    """
+    expected = getattr(loss, "expects_probabilities", None)
+    if expected is None or getattr(loss, "from_logits", False) or not isinstance(y_pred, Tensor):
+        return None
+    finding = _describe_values(y_pred.detach().float(), expected, getattr(loss, "axis", -1))
+    if finding is None:
+        return None
+    end = "a sigmoid" if expected == "single" else "a softmax"
+    return (
+        f"The loss {loss.name} expects probabilities, but the model outputs {finding}. "
+        f"{_suggest_loss(loss)} the model with {end}."
+    )
+
+
+def _describe_values(y_pred: Tensor, expected: str, axis: Any) -> str | None:
+    if bool(((y_pred < 0) | (y_pred > 1)).any()):
+        return "values outside [0, 1]"
+    if expected == "distribution" and bool(((y_pred.sum(axis) - 1).abs() > _LOW_PRECISION_TOLERANCE).any()):
+        return "rows that do not sum to 1"
+    return None
+
+
+def _suggest_loss(loss: Any) -> str:
+    return f"Use {type(loss).__name__}(from_logits=True), or end" if hasattr(loss, "from_logits") else "End"

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._utils import validation
 from torchfit.functional import crossentropy
-from torchfit.losses.checks import checked_flag, checked_integer, checked_number
 from torchfit.losses.functional_loss import FunctionalLoss
 
 
@@ -26,7 +26,7 @@ class BinaryCrossentropy(FunctionalLoss):
     0.6931...
     """
 
-    probabilities = "single"
+    expects_probabilities = "single"
 
     def __init__(
         self,
@@ -42,15 +42,15 @@ class BinaryCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _of_batch(
+            _fused_mean_fn(
                 from_logits,
                 axis == -1 and not label_smoothing,
                 crossentropy.batch_binary_crossentropy,
                 crossentropy.batch_binary_crossentropy_from_logits,
             ),
-            from_logits=checked_flag("from_logits", from_logits),
-            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
-            axis=checked_integer("axis", axis),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
         )
 
 
@@ -69,7 +69,7 @@ class CategoricalCrossentropy(FunctionalLoss):
     0.6931...
     """
 
-    probabilities = "distribution"
+    expects_probabilities = "distribution"
 
     def __init__(
         self,
@@ -85,20 +85,20 @@ class CategoricalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _of_batch(
+            _fused_mean_fn(
                 from_logits,
                 axis == -1 and not label_smoothing,
                 crossentropy.batch_categorical_crossentropy,
                 crossentropy.batch_categorical_crossentropy_from_logits,
             ),
-            from_logits=checked_flag("from_logits", from_logits),
-            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
-            axis=checked_integer("axis", axis),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
         )
 
 
 class SparseCategoricalCrossentropy(FunctionalLoss):
-    """The crossentropy of class numbers and predicted probabilities of classes.
+    """The crossentropy of class indices and predicted probabilities of classes.
 
     `y_true` holds numbers from 0 to classes - 1 of any number kind, `(batch, …)` or `(batch, …, 1)`; `y_pred`
     is `(batch, …, classes)`. Labels out of range are not looked for, as that would wait for the device at
@@ -113,7 +113,7 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
     0.6931...
     """
 
-    probabilities = "distribution"
+    expects_probabilities = "distribution"
 
     def __init__(
         self,
@@ -129,20 +129,20 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _of_batch(
+            _fused_mean_fn(
                 from_logits,
                 axis == -1 and ignore_class is None,
                 crossentropy.batch_sparse_categorical_crossentropy,
                 crossentropy.batch_sparse_categorical_crossentropy_from_logits,
             ),
-            from_logits=checked_flag("from_logits", from_logits),
-            ignore_class=None if ignore_class is None else checked_integer("ignore_class", ignore_class),
-            axis=checked_integer("axis", axis),
+            from_logits=validation.boolean("from_logits", from_logits),
+            ignore_class=None if ignore_class is None else validation.integer("ignore_class", ignore_class),
+            axis=validation.integer("axis", axis),
         )
         self._target_dtype = torch.int64
 
 
-def _of_batch(
+def _fused_mean_fn(
     from_logits: bool, usual: bool, of_probabilities: Callable[..., Tensor], of_logits: Callable[..., Tensor]
 ) -> Callable[..., Tensor] | None:
     """Choose the short way for a whole batch, if the arguments are the usual ones."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from torchfit._utils import validation
 from torchfit.functional import focal
-from torchfit.losses.checks import checked_alpha, checked_flag, checked_inner_number, checked_integer, checked_number
 from torchfit.losses.functional_loss import FunctionalLoss
 
 
@@ -27,7 +27,7 @@ class BinaryFocalCrossentropy(FunctionalLoss):
     0.1733
     """
 
-    probabilities = "single"
+    expects_probabilities = "single"
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class BinaryFocalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            apply_class_balancing=checked_flag("apply_class_balancing", apply_class_balancing),
-            alpha=checked_number("alpha", alpha, 0, 1),
-            gamma=checked_number("gamma", gamma, 0),
-            from_logits=checked_flag("from_logits", from_logits),
-            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
-            axis=checked_integer("axis", axis),
+            apply_class_balancing=validation.boolean("apply_class_balancing", apply_class_balancing),
+            alpha=validation.number("alpha", alpha, 0, 1),
+            gamma=validation.number("gamma", gamma, 0),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
         )
 
 
@@ -71,7 +71,7 @@ class CategoricalFocalCrossentropy(FunctionalLoss):
     0.0433
     """
 
-    probabilities = "distribution"
+    expects_probabilities = "distribution"
 
     def __init__(
         self,
@@ -89,18 +89,18 @@ class CategoricalFocalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            alpha=checked_alpha("alpha", alpha),
-            gamma=checked_number("gamma", gamma, 0),
-            from_logits=checked_flag("from_logits", from_logits),
-            label_smoothing=checked_number("label_smoothing", label_smoothing, 0, 1),
-            axis=checked_integer("axis", axis),
+            alpha=validation.number_or_numbers("alpha", alpha, 0),
+            gamma=validation.number("gamma", gamma, 0),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
         )
 
 
 class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
     """`(1 - p[y_true]^q) / q`, which bears wrong labels (Zhang and Sabuncu, 2018).
 
-    `y_true` holds class numbers `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`.
+    `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`.
 
     Arguments:
         q: between 0 (crossentropy) and 1 (absolute error), both excluded.
@@ -109,7 +109,7 @@ class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
     1.0
     """
 
-    probabilities = "distribution"
+    expects_probabilities = "distribution"
 
     def __init__(
         self,
@@ -119,6 +119,10 @@ class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
         dtype: Any = None,
     ):
         super().__init__(
-            focal.categorical_generalized_cross_entropy, name, reduction, dtype, q=checked_inner_number("q", q, 0, 1)
+            focal.categorical_generalized_cross_entropy,
+            name,
+            reduction,
+            dtype,
+            q=validation.number_between("q", q, 0, 1),
         )
         self._target_dtype = torch.int64

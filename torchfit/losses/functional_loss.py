@@ -28,7 +28,7 @@ class FunctionalLoss(Loss):
         name: str | None = None,
         reduction: str | None = "sum_over_batch_size",
         dtype: Any = None,
-        of_batch: LossFunction | None = None,
+        fused_mean_fn: LossFunction | None = None,
         **arguments: Any,
     ):
         super().__init__(name, reduction, dtype)
@@ -36,7 +36,7 @@ class FunctionalLoss(Loss):
         self._arguments = arguments
         self.__dict__.update(arguments)
         usual = type(self).call is FunctionalLoss.call and self.dtype.itemsize >= 4
-        self._of_batch = of_batch if usual and reduction in MEANS else None
+        self._fused_mean = fused_mean_fn if usual and reduction in MEANS else None
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         """Return the loss of each sample."""

@@ -13,7 +13,7 @@ from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import LossFunctionWrapper, function_name
 from torchfit.losses.torch_losses import TorchLoss, is_torch_loss
 
-_PAIRS: dict[Callable[..., Tensor], type[Loss]] = {
+_CLASS_OF_FUNCTION: dict[Callable[..., Tensor], type[Loss]] = {
     functional.mean_squared_error: regression.MeanSquaredError,
     functional.mean_absolute_error: regression.MeanAbsoluteError,
     functional.mean_absolute_percentage_error: regression.MeanAbsolutePercentageError,
@@ -55,9 +55,9 @@ FAMILY = Registry(
     "loss",
     "torchfit.losses",
     {
-        **{function.__name__: function for function in _PAIRS},
+        **{function.__name__: function for function in _CLASS_OF_FUNCTION},
         **_ALIASES,
-        **{loss.__name__: loss for loss in (Loss, LossFunctionWrapper, TorchLoss, *_PAIRS.values())},
+        **{loss.__name__: loss for loss in (Loss, LossFunctionWrapper, TorchLoss, *_CLASS_OF_FUNCTION.values())},
     },
 )
 
@@ -99,15 +99,15 @@ def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> A
     return FAMILY.deserialize(name, custom_objects)
 
 
-def as_loss(identifier: Any) -> Any:
+def resolve_loss(identifier: Any) -> Any:
     """Return a `Loss` for anything that `compile(loss=)` takes; `None` stays `None`.
 
     That is a name, a config, a `Loss` or its class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or of
     `torch.nn.functional`, and any other module with `forward(predictions, targets)`. Anything else raises
     `ValueError`.
 
-    >>> as_loss("bce").name, as_loss(nn.L1Loss()).name, as_loss(lambda y_true, y_pred: y_pred - y_true).name
-    ('binary_crossentropy', 'l1_loss', 'lambda')
+    >>> [resolve_loss(loss).name for loss in ("bce", nn.L1Loss(), lambda y_true, y_pred: y_pred - y_true)]
+    ['binary_crossentropy', 'l1_loss', 'lambda']
     """
     if identifier is None or isinstance(identifier, Loss):
         return identifier
@@ -116,12 +116,12 @@ def as_loss(identifier: Any) -> Any:
         return found
     if is_torch_loss(found):
         return TorchLoss(found)
-    if found in _PAIRS:
-        return _PAIRS[found](name=found.__name__)
-    return LossFunctionWrapper(_targets_first(found), name=function_name(found))
+    if found in _CLASS_OF_FUNCTION:
+        return _CLASS_OF_FUNCTION[found](name=found.__name__)
+    return LossFunctionWrapper(_with_keras_argument_order(found), name=function_name(found))
 
 
-def _targets_first(function: Any) -> Callable[..., Any]:
+def _with_keras_argument_order(function: Any) -> Callable[..., Any]:
     """Return a function `(y_true, y_pred)`: modules are called in torch's order unless their names say otherwise."""
     first = [*inspect.signature(function.forward).parameters][:1] if isinstance(function, nn.Module) else ["y_true"]
     if first and first[0] in _TARGETS_FIRST:

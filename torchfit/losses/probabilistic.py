@@ -13,7 +13,7 @@ class KLDivergence(FunctionalLoss):
     0.0
     """
 
-    probabilities = "distribution"
+    expects_probabilities = "distribution"
 
     def __init__(
         self,

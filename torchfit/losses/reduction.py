@@ -13,7 +13,7 @@ from torchfit.functional.alignment import align_ranks, batch_mean
 Reduce = Callable[[Tensor, Tensor | None], Tensor]
 
 
-def _nothing(values: Tensor, weight: Tensor | None) -> Tensor:
+def _identity(values: Tensor, weight: Tensor | None) -> Tensor:
     return values
 
 
@@ -28,7 +28,7 @@ def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
 def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None or not values.dim():
         return batch_mean(values)
-    return divided(values.sum(), weight.sum())
+    return safe_divide(values.sum(), weight.sum())
 
 
 REDUCTIONS: dict[str | None, Reduce] = {
@@ -36,13 +36,13 @@ REDUCTIONS: dict[str | None, Reduce] = {
     "mean": _mean,
     "mean_with_sample_weight": _weighted_mean,
     "sum": _sum,
-    "none": _nothing,
-    None: _nothing,
+    "none": _identity,
+    None: _identity,
 }
 MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
-def checked_reduction(reduction: Any) -> str | None:
+def check_reduction(reduction: Any) -> str | None:
     """Return `reduction` if it is one, else raise `ValueError`."""
     if not isinstance(reduction, (str, type(None))) or reduction not in REDUCTIONS:
         names = ", ".join(repr(name) for name in REDUCTIONS)
@@ -61,17 +61,17 @@ def reduce_weighted(values: Tensor, sample_weight: Any, mask: Any, reduction: st
         return REDUCTIONS[reduction](values * sample_weight.to(values.dtype), sample_weight)
     weight = None
     if mask is not None:
-        values, weight = fit_weight(_mask_weight(mask, values, reduction), values, "the mask of y_pred")
+        values, weight = align_weight(_mask_weight(mask, values, reduction), values, "the mask of y_pred")
     if sample_weight is not None:
         given = as_tensor(sample_weight, values.dtype, values.device)
-        values, given = fit_weight(given, values, "sample_weight")
+        values, given = align_weight(given, values, "sample_weight")
         weight = given if weight is None else weight.reshape(weight.shape + given.shape[weight.dim() :]) * given
     if weight is not None:
         values = values * weight
     return REDUCTIONS[reduction](values, weight)
 
 
-def fit_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def align_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return `values` and `weight` with ranks aligned; a weight that fits no leading dimensions is an error."""
     if weight.shape == values.shape:
         return values, weight
@@ -79,8 +79,7 @@ def fit_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Tenso
     values, weight = align_ranks(values, weight)
     if 0 < weight.dim() < values.dim():
         weight = weight.reshape(weight.shape + (1,) * (values.dim() - weight.dim()))
-    both = zip(weight.shape, values.shape)
-    if weight.dim() and values.dim() and not (weight.dim() == values.dim() and all(_agree(w, v) for w, v in both)):
+    if weight.dim() and values.dim() and not _broadcastable(weight, values):
         raise ValueError(
             f"{name} must be a number, or of the shape of the loss values or of their first dimensions: "
             f"(batch,) or {tuple(values.shape)}. Received: {describe(given)}."
@@ -88,8 +87,9 @@ def fit_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Tenso
     return values, weight
 
 
-def _agree(one: int, other: int) -> bool:
-    return one == other or 1 in (one, other)
+def _broadcastable(weight: Tensor, values: Tensor) -> bool:
+    sizes = zip(weight.shape, values.shape)
+    return weight.dim() == values.dim() and all(one == other or 1 in (one, other) for one, other in sizes)
 
 
 def _mask_weight(given: Any, values: Tensor, reduction: str | None) -> Tensor:
@@ -97,10 +97,10 @@ def _mask_weight(given: Any, values: Tensor, reduction: str | None) -> Tensor:
     mask: Tensor = as_tensor(given, values.dtype, values.device)
     if reduction not in ("mean", "sum_over_batch_size"):
         return mask
-    return mask * divided(torch.full_like(mask.sum(), mask.numel()), mask.sum())
+    return mask * safe_divide(torch.full_like(mask.sum(), mask.numel()), mask.sum())
 
 
-def divided(total: Tensor, count: Tensor) -> Tensor:
+def safe_divide(total: Tensor, count: Tensor) -> Tensor:
     """Return `total / count`, and 0 without NaN gradients where `count` is 0."""
     empty = count == 0
     return (total / count.masked_fill(empty, 1)).masked_fill(empty, 0)

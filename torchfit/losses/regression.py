@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from torchfit._utils import validation
 from torchfit.functional import regression
-from torchfit.losses.checks import checked_inner_number, checked_integer
 from torchfit.losses.functional_loss import FunctionalLoss
 
 
@@ -92,7 +92,7 @@ class Huber(FunctionalLoss):
             name,
             reduction,
             dtype,
-            delta=checked_inner_number("delta", delta, 0),
+            delta=validation.number_between("delta", delta, 0),
         )
 
 
@@ -126,4 +126,4 @@ class CosineSimilarity(FunctionalLoss):
         name: str | None = "cosine_similarity",
         dtype: Any = None,
     ):
-        super().__init__(regression.cosine_similarity, name, reduction, dtype, axis=checked_integer("axis", axis))
+        super().__init__(regression.cosine_similarity, name, reduction, dtype, axis=validation.integer("axis", axis))

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torchfit._utils import validation
 from torchfit.functional import segmentation
-from torchfit.losses.checks import checked_axes, checked_number
 from torchfit.losses.functional_loss import FunctionalLoss
 
 
@@ -18,7 +18,7 @@ class Dice(FunctionalLoss):
     0.333...
     """
 
-    probabilities = "single"
+    expects_probabilities = "single"
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Dice(FunctionalLoss):
         axis: int | Sequence[int] | None = None,
         dtype: Any = None,
     ):
-        super().__init__(segmentation.dice, name, reduction, dtype, axis=checked_axes("axis", axis))
+        super().__init__(segmentation.dice, name, reduction, dtype, axis=validation.axes("axis", axis))
 
 
 class Tversky(FunctionalLoss):
@@ -42,7 +42,7 @@ class Tversky(FunctionalLoss):
     0.5
     """
 
-    probabilities = "single"
+    expects_probabilities = "single"
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Tversky(FunctionalLoss):
             name,
             reduction,
             dtype,
-            alpha=checked_number("alpha", alpha, 0),
-            beta=checked_number("beta", beta, 0),
-            axis=checked_axes("axis", axis),
+            alpha=validation.number("alpha", alpha, 0),
+            beta=validation.number("beta", beta, 0),
+            axis=validation.axes("axis", axis),
         )

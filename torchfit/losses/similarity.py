@@ -4,15 +4,15 @@ from typing import Any
 
 import torch
 
+from torchfit._utils import validation
 from torchfit.functional import similarity
-from torchfit.losses.checks import checked_flag, checked_inner_number, checked_number
 from torchfit.losses.functional_loss import FunctionalLoss
 
 
 class Circle(FunctionalLoss):
     """The circle loss: same labels near, other labels far, the worst pairs most (Sun et al., 2020).
 
-    `y_true` holds class numbers `(batch,)`, `y_pred` embeddings of length 1, `(batch, features)`; every row is
+    `y_true` holds class indices `(batch,)`, `y_pred` embeddings of length 1, `(batch, features)`; every row is
     compared with every other. Means are taken over the rows that have both a like and an unlike one.
 
     Arguments:
@@ -39,8 +39,8 @@ class Circle(FunctionalLoss):
             name,
             reduction,
             dtype,
-            gamma=checked_inner_number("gamma", gamma, 0),
-            margin=checked_number("margin", margin, 0, 1),
-            remove_diagonal=checked_flag("remove_diagonal", remove_diagonal),
+            gamma=validation.number_between("gamma", gamma, 0),
+            margin=validation.number("margin", margin, 0, 1),
+            remove_diagonal=validation.boolean("remove_diagonal", remove_diagonal),
         )
         self._target_dtype = torch.int64

@@ -1,4 +1,4 @@
-"""The losses of `torch.nn` and `torch.nn.functional` behind the face of `Loss`.
+"""The losses of `torch.nn` and `torch.nn.functional` as `Loss` objects.
 
 They are called in torch's order, `(y_pred, y_true)`, with targets of the dtype and shape that they need. Their
 own reduction and class weights are honoured; sample weights apply to the values that they give unreduced.
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from torchfit._utils.registry import find_custom
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import batch_mean, shapes_differ
+from torchfit.functional.alignment import batch_mean, shape_mismatch_error
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import function_name
-from torchfit.losses.reduction import divided, fit_weight
+from torchfit.losses.reduction import align_weight, safe_divide
 
 TorchFunction = Callable[..., Tensor]
 
-_BY_CLASS_NUMBER = {"cross_entropy", "nll_loss", "multi_margin_loss"}
-_BY_CLASS_SET = {"multilabel_margin_loss"}
-_OF_MODULE: dict[type, str] = {
+_CLASS_INDEX_LOSSES = {"cross_entropy", "nll_loss", "multi_margin_loss"}
+_CLASS_SET_LOSSES = {"multilabel_margin_loss"}
+_FUNCTION_OF_MODULE: dict[type, str] = {
     nn.CrossEntropyLoss: "cross_entropy",
     nn.NLLLoss: "nll_loss",
     nn.MultiMarginLoss: "multi_margin_loss",
@@ -50,13 +50,13 @@ class TorchLoss(Loss):
         _check_two_arguments(fn)
         super().__init__(name or function_name(fn))
         self.fn = fn
-        self._kind = _kind_of(fn)
-        self._per_value = _unreduced(fn)
+        self._function_name = _get_function_name(fn)
+        self._unreduced_fn = _unreduced(fn)
         self._torch_reduction = str(_argument(fn, "reduction", "mean"))
         self._holds_weights = isinstance(fn, nn.Module) and any(True for _ in fn.buffers())
-        if self._kind == "binary_cross_entropy":
-            self.probabilities = "single"
-        if self._kind in ("cross_entropy", "binary_cross_entropy_with_logits"):
+        if self._function_name == "binary_cross_entropy":
+            self.expects_probabilities = "single"
+        if self._function_name in ("cross_entropy", "binary_cross_entropy_with_logits"):
             self.from_logits = True
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
@@ -65,7 +65,7 @@ class TorchLoss(Loss):
         if type(y_pred) is not Tensor:
             y_pred = as_tensor(y_pred)
         if self._holds_weights:
-            self._follow(y_pred.device)
+            self._to_device(y_pred.device)
         y_true = self._as_targets(y_true, y_pred)
         if mask is not None or sample_weight is not None:
             return self._weighted(y_true, y_pred, sample_weight, mask)
@@ -74,24 +74,24 @@ class TorchLoss(Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         """Return the unreduced values."""
-        return self._per_value(y_pred, y_true)
+        return self._unreduced_fn(y_pred, y_true)
 
-    def takes_class_numbers(self, y_true: Tensor, y_pred: Tensor) -> bool:
-        """Tell whether these targets are class numbers, rather than one-hot or soft labels or values."""
-        return self._kind in _BY_CLASS_NUMBER and not _is_distribution(y_true, y_pred)
+    def expects_class_indices(self, y_true: Tensor, y_pred: Tensor) -> bool:
+        """Return whether these targets are class indices, rather than one-hot or soft labels or values."""
+        return self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred)
 
     @property
-    def ignored_class(self) -> int | None:
-        """The class number that does not count."""
+    def ignore_index(self) -> int | None:
+        """The class index that does not count."""
         ignored: int | None = _argument(self.fn, "ignore_index", -100)
-        return ignored if self._kind in ("cross_entropy", "nll_loss") else None
+        return ignored if self._function_name in ("cross_entropy", "nll_loss") else None
 
     @property
-    def outputs(self) -> str | None:
+    def expected_output(self) -> str | None:
         """What is compared: a "distribution" over classes, "single" probabilities, or neither."""
-        if self._kind == "cross_entropy":
+        if self._function_name == "cross_entropy":
             return "distribution"
-        return "single" if self._kind.startswith("binary_cross_entropy") else None
+        return "single" if self._function_name.startswith("binary_cross_entropy") else None
 
     def get_config(self) -> dict[str, Any]:
         """Return the torch loss as plain data: its name and its arguments, tensors as lists."""
@@ -111,15 +111,15 @@ class TorchLoss(Loss):
 
     def _as_targets(self, targets: Any, y_pred: Tensor) -> Tensor:
         y_true: Tensor = as_tensor(targets, device=y_pred.device)
-        if self._kind in _BY_CLASS_SET:
+        if self._function_name in _CLASS_SET_LOSSES:
             return y_true.long()
-        if self._kind in _BY_CLASS_NUMBER and not _is_distribution(y_true, y_pred):
-            return _class_numbers(y_true, y_pred)
+        if self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred):
+            return _squeeze_class_indices(y_true, y_pred)
         if y_true.dtype is not y_pred.dtype:
             y_true = y_true.to(y_pred.dtype)
-        return y_true if y_true.shape == y_pred.shape else _aligned(y_true, y_pred)
+        return y_true if y_true.shape == y_pred.shape else _align_shape(y_true, y_pred)
 
-    def _follow(self, device: torch.device) -> None:
+    def _to_device(self, device: torch.device) -> None:
         """Move the class weights to where the predictions are."""
         if next(self.fn.buffers()).device != device:
             self.fn.to(device)
@@ -130,18 +130,19 @@ class TorchLoss(Loss):
         for name, given in (("sample_weight", sample_weight), ("the mask of y_pred", mask)):
             if given is not None:
                 given = as_tensor(given, values.dtype, values.device)
-                weight = weight * fit_weight(given, values, name)[1]
+                weight = weight * align_weight(given, values, name)[1]
         total = (values * weight).sum()
         if self._torch_reduction == "sum":
             return total
         if self._torch_reduction == "batchmean":
             return total / y_pred.shape[0]
         counted = torch.ones_like(values) if mask is None else as_tensor(mask, values.dtype, values.device)
-        return divided(total, (self._counts(y_true, y_pred, values) * fit_weight(counted, values, "mask")[1]).sum())
+        counted = align_weight(counted, values, "mask")[1]
+        return safe_divide(total, (self._value_weights(y_true, y_pred, values) * counted).sum())
 
-    def _counts(self, y_true: Tensor, y_pred: Tensor, values: Tensor) -> Tensor:
+    def _value_weights(self, y_true: Tensor, y_pred: Tensor, values: Tensor) -> Tensor:
         """Return how much each value counts in torch's mean: its class weight, 0 if ignored, usually 1."""
-        if self._kind not in ("cross_entropy", "nll_loss") or _is_distribution(y_true, y_pred):
+        if self._function_name not in ("cross_entropy", "nll_loss") or _is_distribution(y_true, y_pred):
             return torch.ones_like(values)
         weight, ignored = _argument(self.fn, "weight", None), _argument(self.fn, "ignore_index", -100)
         return F.nll_loss(torch.full_like(y_pred, -1), y_true, weight, ignore_index=ignored, reduction="none")
@@ -157,16 +158,16 @@ def _unreduced(fn: Any) -> TorchFunction:
 
 
 def is_torch_loss(identifier: Any) -> bool:
-    """Tell whether this is a loss module of `torch.nn`, or a function of `torch.nn.functional`."""
+    """Return whether this is a loss module of `torch.nn`, or a function of `torch.nn.functional`."""
     if isinstance(identifier, nn.modules.loss._Loss):
         return True
     inner = getattr(identifier, "func", identifier)
     return getattr(inner, "__module__", None) == F.__name__ and not isinstance(inner, type)
 
 
-def _kind_of(fn: Any) -> str:
+def _get_function_name(fn: Any) -> str:
     """Return the name of the function of `torch.nn.functional` that this amounts to."""
-    named = (kind for known, kind in _OF_MODULE.items() if isinstance(fn, known))
+    named = (kind for known, kind in _FUNCTION_OF_MODULE.items() if isinstance(fn, known))
     return next(named, "") if isinstance(fn, nn.Module) else function_name(fn)
 
 
@@ -197,23 +198,23 @@ def _check_two_arguments(fn: Any) -> None:
 
 
 def _is_distribution(y_true: Tensor, y_pred: Tensor) -> bool:
-    """Tell soft or one-hot labels from class numbers."""
+    """Return whether labels are soft or one-hot, rather than class indices."""
     return y_true.shape == y_pred.shape and y_true.is_floating_point()
 
 
-def _class_numbers(y_true: Tensor, y_pred: Tensor) -> Tensor:
+def _squeeze_class_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Return labels as int64 without the dimension of the classes, which torch puts second."""
     expected = y_pred.shape[:1] + y_pred.shape[2:] if y_pred.dim() > 1 else y_pred.shape[:0]
     if y_true.dim() == len(expected) + 1 and y_true.shape[-1] == 1:
         y_true = y_true.squeeze(-1)
     if y_true.shape != expected:
-        raise shapes_differ(
-            y_true, y_pred, f"class numbers of shape {tuple(expected)}", "torch puts the classes second."
+        raise shape_mismatch_error(
+            y_true, y_pred, f"class indices of shape {tuple(expected)}", "torch puts the classes second."
         )
     return y_true if y_true.dtype is torch.int64 else y_true.long()
 
 
-def _aligned(y_true: Tensor, y_pred: Tensor) -> Tensor:
+def _align_shape(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Return targets of the shape of the predictions, which keep theirs."""
     given = y_true
     surplus = y_true.dim() - y_pred.dim()
@@ -222,5 +223,5 @@ def _aligned(y_true: Tensor, y_pred: Tensor) -> Tensor:
     elif surplus == -1 and y_pred.shape[-1] == 1:
         y_true = y_true.unsqueeze(-1)
     if y_true.shape != y_pred.shape:
-        raise shapes_differ(given, y_pred, "of the same shape", "Reshape one of them to the shape of the other.")
+        raise shape_mismatch_error(given, y_pred, "of the same shape", "Reshape one of them to the shape of the other.")
     return y_true

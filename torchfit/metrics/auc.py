@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import broadcast_weights, ratio
 from torchfit.metrics._validation import choice, integer, optional_integer, unit_intervals
 from torchfit.metrics.confusion import Samples
@@ -101,7 +101,7 @@ class AUC(Curve):
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
-            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
+            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
         if self.multi_label and y_pred.shape[1:] != (self.num_labels or y_pred.shape[-1],):
             raise ValueError(
                 f"`y_pred` must be (batch, {self.num_labels or 'labels'}) with multi_label=True. "

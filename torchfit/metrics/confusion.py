@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import NEVER, Counts, broadcast_weights, counts_above, keep_top_k, ratio
 from torchfit.metrics._validation import optional_integer, unit_intervals
 from torchfit.metrics.base import Metric
@@ -28,7 +28,7 @@ class BinaryDecisionMetric(Metric):
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
-            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
+            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
         weights = None if sample_weight is None else broadcast_weights(sample_weight, y_pred)
         if y_pred.device != self._device():
             self.to(y_pred.device)

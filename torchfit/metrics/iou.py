@@ -10,7 +10,7 @@ from torch import Tensor
 from torchfit._utils.dtypes import as_dtype, dtype_name
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import broadcast_weights, confusion_matrix, ratio
 from torchfit.metrics._validation import integer, unit_interval
 from torchfit.metrics.base import Metric
@@ -71,7 +71,9 @@ class IoU(Metric):
         labels = labels if self.sparse_y_true else labels.argmax(self.axis)
         labels, predicted = align_ranks(labels.long(), predicted.long())
         if labels.shape != predicted.shape:
-            raise shapes_differ(labels, predicted, "class indices of one shape", "See sparse_y_true, sparse_y_pred.")
+            raise shape_mismatch_error(
+                labels, predicted, "class indices of one shape", "See sparse_y_true, sparse_y_pred."
+            )
         if predicted.device != self.total_confusion_matrix.device:
             self.to(predicted.device)
         weights = self._weights(labels, sample_weight)

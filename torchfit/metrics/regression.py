@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
-from torchfit.functional.alignment import align_ranks, shapes_differ
+from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.metrics.reductions import Mean, MeanMetricWrapper
 
 
@@ -95,7 +95,7 @@ class RootMeanSquaredError(Mean):
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true, y_pred = align_ranks(as_tensor(y_true, self._dtype, y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
-            raise shapes_differ(y_true, y_pred, "of the shape of y_pred", "Reshape one of them.")
+            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Reshape one of them.")
         self._accumulate((y_true - y_pred).square(), sample_weight)
 
     def result(self) -> Tensor:

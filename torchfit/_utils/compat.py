@@ -1,8 +1,7 @@
-"""The fused loss kernels of torch, called without the Python in front of them.
+"""Private API of torch, looked up in this file only, with public stand-ins for releases that lack it.
 
-`torch.nn.functional.mse_loss` spends seven eighths of its 20 µs (CPU, batch of 64) on broadcasting in Python;
-the kernel behind it takes 2.5 µs. These names are private to torch, so they are looked up here only, and the
-public functions stand in where a torch release does not have them.
+The fused loss kernels: `torch.nn.functional.mse_loss` spends seven eighths of its 20 µs (CPU, batch of 64) on
+broadcasting in Python; the underlying kernel takes 2.5 µs.
 """
 
 from collections.abc import Callable
