@@ -61,7 +61,7 @@ def of_checkpoints(case: Case, rounds: int) -> list[BudgetResult]:
 class StepTimer(callbacks.Callback):
     """Records the time of every step, by epoch."""
 
-    _reads_logs_at_once = True  # it reads none
+    reads_logs_synchronously = True  # it reads none
 
     def __init__(self) -> None:
         super().__init__()

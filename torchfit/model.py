@@ -32,7 +32,9 @@ from torchfit._trainer.steps import Steps
 from torchfit._trainer.timing import Stopwatch
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import floating_dtype_of, training_mode
-from torchfit.callbacks import Bus, CallbackList, History, resolve_verbose
+from torchfit.callbacks import CallbackList, History
+from torchfit.callbacks.callback_list import NO_CALLBACKS
+from torchfit.callbacks.progress import resolve_verbose
 from torchfit.saving.model_files import loads_as
 from torchfit.saving.saveable import Saveable
 from torchfit.saving.training_state import training_parts
@@ -75,7 +77,6 @@ class Model(Saveable, Steps):
     stop_training: bool = False
     stop_evaluating: bool = False
     stop_predicting: bool = False
-    _course: Course | None = None
 
     def __init__(
         self,
@@ -234,18 +235,19 @@ class Model(Saveable, Steps):
         callbacks = self._callbacks(callbacks, verbose, add_history=True, **params)
         self._announce_names(callbacks, batches, validation)
         self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
-        bus, verbose = callbacks.bus, callbacks.params["verbose"]
+        bus, verbose = callbacks, callbacks.params["verbose"]
         compiled, copied = lambda: self._execution.compiling_seconds, lambda: conversion.copies.seconds
         watch = Stopwatch(self._device, compiled, copied, tells=verbose == 2)
         watch.listen(bus)
         self.history.timing = watch.timing
         validate = self._validation(validation, validation_freq, bus)
         indices = range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)
-        pieces = self._train_pieces(bus.reads_batch_logs, batches.steps and batches.steps * len(indices))
+        pieces = self._train_pieces(bus.keeps_batch_logs, batches.steps and batches.steps * len(indices))
         parts = training_parts(self, callbacks.callbacks, validation)
         course = Course(batches, self._execution.work, indices, self, self.reset_metrics, parts)
         self.stop_training = False
-        with self._running(bus, training=True), course.under_way():
+        callbacks.set_training_state(course)
+        with self._running(bus, training=True):
             if self.preflight:
                 preflight(self.module, self._objective)
             step = self._execution.wrap(pieces, batches)
@@ -300,7 +302,7 @@ class Model(Saveable, Steps):
         self._check_compiled("evaluate")
         source = as_source(x, y, sample_weight, self._conversion())
         batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
-        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
+        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples)
         with self._running(bus, training=False):
             logs = self._evaluate(batches, bus)
         return report(logs, return_dict)
@@ -342,10 +344,10 @@ class Model(Saveable, Steps):
         source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
         batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
         predictions = Predictions(batches.samples, out)
-        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples).bus
+        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples)
         with self._running(bus, training=False), torch.no_grad():
             self.stop_predicting = False
-            pieces = self._predict_pieces(bus.heard("on_predict_batch_end"), self._is_unheard(bus, "predict"))
+            pieces = self._predict_pieces(bus.has_listeners("on_predict_batch_end"), self._is_unheard(bus, "predict"))
             work, step = self._execution.once(pieces, batches)
             predict_loop(work, step, bus, self, predictions.keep)
         return predictions.result()
@@ -404,7 +406,7 @@ class Model(Saveable, Steps):
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays, in evaluation mode."""
         batch = as_batch(x, None, None, self._conversion())
-        with self._running(Bus([]), training=False), torch.no_grad():
+        with self._running(NO_CALLBACKS, training=False), torch.no_grad():
             return to_numpy(self._predict_pieces(False).step(batch))
 
     # -- inside --------------------------------------------------------------------------------------------
@@ -428,15 +430,15 @@ class Model(Saveable, Steps):
 
     def _announce_names(self, callbacks: CallbackList, batches: Paced, validation: Paced | None) -> None:
         """Tell callbacks that look for a name, before training, which ones there will be, if that can be known."""
-        if not callbacks.look_for_names or self._own_part("train_step") or self._own_part("test_step"):
+        if not callbacks.needs_log_names or self._own_part("train_step") or self._own_part("test_step"):
             return
         names = self._foreseen_names(batches.example())
         if names is not None:
             validated = [] if validation is None else [f"val_{name}" for name in names]
-            callbacks.set_params({**callbacks.params, "metrics": [*names, *validated]})
+            callbacks.set_log_names([*names, *validated])
 
     @contextmanager
-    def _running(self, bus: Bus, *, training: bool) -> Iterator[None]:
+    def _running(self, bus: CallbackList, *, training: bool) -> Iterator[None]:
         """Hold the mode of the module, and let go of everything afterwards, also when a loop fails."""
         self._calls.clear()
         apart = self._apart() if self._is_fitting else nullcontext()
@@ -448,31 +450,33 @@ class Model(Saveable, Steps):
             self._is_fitting = was_fitting
             if not was_fitting:  # An evaluation amid a training leaves it its graphs.
                 self._execution.release()
-            bus.release()
+            bus.close()
 
-    def _evaluate(self, batches: Any, bus: Bus) -> Any:
+    def _evaluate(self, batches: Any, bus: CallbackList) -> Any:
         keep = self._metrics_apart() if self._is_fitting else nullcontext()
         self.stop_evaluating = False
         with keep, torch.no_grad():
             self.reset_metrics()
-            pieces = self._test_pieces(bus.reads_batch_logs, self._is_unheard(bus, "test"))
+            pieces = self._test_pieces(bus.keeps_batch_logs, self._is_unheard(bus, "test"))
             work, step = self._execution.once(pieces, batches)
             logs = evaluate_loop(work, step, bus, self)
             return dict(logs)
 
-    def _is_unheard(self, bus: Bus, kind: str) -> bool:
+    def _is_unheard(self, bus: CallbackList, kind: str) -> bool:
         """Tell whether nobody listens between the steps, which the processor makes itself."""
         events = f"on_{kind}_batch_begin", f"on_{kind}_batch_end"
-        return self._device.type == "cpu" and not any(map(bus.heard, events))
+        return self._device.type == "cpu" and not any(map(bus.has_listeners, events))
 
     def _predictions(self, batches: Paced) -> Iterator[Any]:
         step = self._predict_pieces(False).step
         for batch in batches.epoch(0):
-            with self._running(Bus([]), training=False), torch.no_grad():
+            with self._running(NO_CALLBACKS, training=False), torch.no_grad():
                 outputs = to_numpy(step(batch))
             yield outputs
 
-    def _validation(self, batches: Paced | None, frequency: Any, bus: Bus) -> Callable[[int], dict[str, float]]:
+    def _validation(
+        self, batches: Paced | None, frequency: Any, bus: CallbackList
+    ) -> Callable[[int], dict[str, float]]:
         if batches is None:
             return lambda _: {}
         is_due = due_epochs(frequency)
@@ -487,7 +491,7 @@ class Model(Saveable, Steps):
 
     def _on_batch(self, step: Step, batch: Batch, reset: bool, return_dict: bool, *, training: bool) -> Any:
         keep = self._metrics_apart() if self._is_fitting else nullcontext()
-        with keep, self._running(Bus([]), training=training):
+        with keep, self._running(NO_CALLBACKS, training=training):
             if reset:
                 self.reset_metrics()
             logs = dict(Logs.of(step(batch)))

@@ -40,21 +40,21 @@ def drive(model):
     """Run callbacks over recorded logs, one mapping per epoch, as `fit` does."""
 
     def run(callbacks, recorded, /, steps=0, **params):
-        bus = CallbackList(callbacks, model=model, **params).bus
+        callback_list = CallbackList(callbacks, model=model, **params)
         model.stop_training = False
         try:
-            bus.on_train_begin({})
+            callback_list.on_train_begin({})
             for epoch, logs in enumerate(recorded):
-                bus.on_epoch_begin(epoch, {})
+                callback_list.on_epoch_begin(epoch, {})
                 for step in range(steps):
-                    bus.on_train_batch_end(step, dict(logs))
+                    callback_list.on_train_batch_end(step, dict(logs))
                 model.weights = [np.array([float(epoch)])]
-                bus.on_epoch_end(epoch, dict(logs))
+                callback_list.on_epoch_end(epoch, dict(logs))
                 if model.stop_training:
                     break
-            bus.on_train_end({})
+            callback_list.on_train_end({})
         finally:
-            bus.release()
+            callback_list.close()
         return epoch
 
     return run

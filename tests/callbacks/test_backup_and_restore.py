@@ -255,10 +255,10 @@ def test_a_generator_goes_on_at_the_epoch_and_is_told_so(tmp_path):
     options = {"epochs": 3, "steps_per_epoch": 8, "verbose": 0}
     whole = compiled()
     expected = outcome(whole, whole.fit(batches(), **options).history)
-    with pytest.warns(UserWarning, match="cannot be entered in the middle"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="an epoch cannot be resumed in the middle"), pytest.raises(KeyboardInterrupt):
         compiled().fit(batches(), callbacks=[BackupAndRestore(tmp_path, 3), Stop(20)], **options)
     model = compiled()
-    with pytest.warns(UserWarning, match="cannot be entered in the middle"):
+    with pytest.warns(UserWarning, match="an epoch cannot be resumed in the middle"):
         history = model.fit(batches(), callbacks=BackupAndRestore(tmp_path, 3), **options).history
     assert outcome(model, history) == expected
 
@@ -321,5 +321,5 @@ def test_wrong_arguments_are_refused(arguments):
 
 
 def test_outside_of_fit_there_is_nothing_to_store(tmp_path):
-    with pytest.raises(RuntimeError, match="only a training by `fit`"):
+    with pytest.raises(RuntimeError, match="works in `fit` only"):
         callbacks.CallbackList(BackupAndRestore(tmp_path), model=compiled()).on_train_begin()

@@ -1,11 +1,11 @@
 from torchfit.callbacks import Callback
-from torchfit.callbacks.base import ALIASES, EVENTS
+from torchfit.callbacks.base import HOOK_ALIASES, HOOKS
 
 
-def test_every_event_does_nothing_by_default():
-    for event in [*EVENTS, *ALIASES.values()]:
-        arguments = (0,) if "batch" in event or "epoch" in event else ()
-        assert getattr(Callback(), event)(*arguments) is None
+def test_every_hook_does_nothing_by_default():
+    for hook in [*HOOKS, *HOOK_ALIASES.values()]:
+        arguments = (0,) if "batch" in hook or "epoch" in hook else ()
+        assert getattr(Callback(), hook)(*arguments) is None
 
 
 def test_the_aliases_are_called_through_the_first_names():

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 
 from torchfit.callbacks import (
@@ -7,9 +9,11 @@ from torchfit.callbacks import (
     EarlyStopping,
     History,
     LambdaCallback,
+    ModelCheckpoint,
     ProgbarLogger,
     ReduceLROnPlateau,
 )
+from torchfit.callbacks.base import HOOKS
 
 
 def kinds(callbacks):
@@ -43,7 +47,7 @@ def test_model_and_params_reach_all(model):
     assert one.params == {"epochs": 3, "verbose": 0}
 
 
-def test_append_makes_a_callback_heard():
+def test_an_appended_callback_is_called():
     said = []
     callbacks = CallbackList()
     callbacks.append(LambdaCallback(on_train_end=said.append))
@@ -51,7 +55,7 @@ def test_append_makes_a_callback_heard():
     assert said == [{"loss": 1.0}]
 
 
-def test_every_event_is_handed_on():
+def test_every_hook_is_called():
     said = []
 
     class Recorder(Callback):
@@ -102,3 +106,168 @@ def test_names_that_our_callbacks_write_can_be_monitored():
 
 def test_a_callback_of_the_user_may_write_any_name():
     assert CallbackList([LambdaCallback()], metrics=["loss"]).params["metrics_complete"] is False
+
+
+class Recorder(Callback):
+    def __init__(self, said, name):  # no super().__init__()
+        self.said, self.name = said, name
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.said.append((self.name, epoch, logs))
+
+
+def test_a_hook_is_called_on_the_callbacks_that_override_it_in_order():
+    said = []
+    callbacks = CallbackList([Recorder(said, "a"), Callback(), Recorder(said, "b")])
+    callbacks.on_epoch_end(3, {"loss": 1.0})
+    assert said == [("a", 3, {"loss": 1.0}), ("b", 3, {"loss": 1.0})]
+
+
+def test_a_single_listener_is_called_directly():
+    recorder = Recorder([], "a")
+    assert CallbackList([recorder]).on_epoch_end == recorder.on_epoch_end
+
+
+def test_hooks_without_listeners_share_one_function():
+    callbacks = CallbackList([Callback()])
+    assert len({getattr(callbacks, hook) for hook in HOOKS}) == 1
+    assert not any(callbacks.has_listeners(hook) for hook in HOOKS)
+
+
+def test_an_alias_is_called():
+    class Old(Callback):
+        def on_batch_end(self, batch, logs):
+            self.batch = batch
+
+    old = Old()
+    callbacks = CallbackList([old])
+    callbacks.on_train_batch_end(5, {})
+    assert old.batch == 5
+    assert not callbacks.has_listeners("on_train_batch_begin")
+
+
+def test_the_first_name_wins_and_calls_the_alias():
+    said = []
+
+    class Both(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            said.append("first")
+            super().on_train_batch_end(batch, logs)
+
+        def on_batch_end(self, batch, logs=None):
+            said.append("alias")
+
+    CallbackList([Both()]).on_train_batch_end(0, {})
+    assert said == ["first", "alias"]
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_batch_end"])
+def test_an_override_on_the_object_is_called(hook):
+    said = []
+    callback = Callback()
+    setattr(callback, hook, lambda batch, logs: said.append(batch))
+    CallbackList([callback]).on_train_batch_end(1, {})
+    assert said == [1]
+
+
+def test_other_objects_may_lack_hooks():
+    class Duck:
+        def on_train_end(self, logs):
+            self.ended = True
+
+    duck = Duck()
+    callbacks = CallbackList([duck])
+    callbacks.on_epoch_end(0, {})
+    callbacks.on_train_end({})
+    callbacks.close()
+    assert duck.ended
+
+
+def test_logs_may_be_taken_by_keyword_only():
+    class Keywords(Callback):
+        def on_epoch_end(self, epoch, **kwargs):
+            self.kwargs = kwargs
+
+    callback = Keywords()
+    CallbackList([callback]).on_epoch_end(0, {"loss": 1.0})
+    assert callback.kwargs == {"logs": {"loss": 1.0}}
+
+
+def test_our_own_callbacks_keep_no_batch_logs():
+    assert not CallbackList([ProgbarLogger(), ModelCheckpoint("x", save_freq=2), EarlyStopping()]).keeps_batch_logs
+
+
+def test_callbacks_of_users_may_keep_batch_logs():
+    class Bar(ProgbarLogger):
+        def on_train_batch_end(self, batch, logs=None):
+            self.kept = logs
+
+    assert CallbackList([LambdaCallback(on_batch_end=print)]).keeps_batch_logs
+    assert CallbackList([LambdaCallback(on_test_batch_end=print)]).keeps_batch_logs
+    assert CallbackList([Bar()]).keeps_batch_logs
+    assert not CallbackList([LambdaCallback(on_epoch_end=print)]).keeps_batch_logs
+
+
+def test_an_epoch_only_callback_adds_nothing_to_a_step():
+    assert not CallbackList([EarlyStopping(), ModelCheckpoint("x")]).has_listeners("on_train_batch_end")
+
+
+def test_close_reaches_all_even_if_one_fails():
+    closed = []
+
+    class Failing(Callback):
+        def release_resources(self):
+            closed.append(self)
+            raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        CallbackList([Failing(), Failing()]).close()
+    assert len(closed) == 2
+
+
+def test_logs_may_be_left_out_or_passed_by_name():
+    seen = []
+
+    class Strict(Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(logs)
+
+    callbacks = CallbackList([Strict(), LambdaCallback(on_epoch_end=lambda epoch, values: seen.append(values))])
+    callbacks.on_epoch_end(0)
+    callbacks.on_epoch_end(1, logs={"loss": 1.0})
+    assert seen == [{}, {}, {"loss": 1.0}, {"loss": 1.0}]
+
+
+def test_new_params_decide_again_which_hooks_are_needed():
+    callbacks = CallbackList([ProgbarLogger()], verbose=0)
+    assert not callbacks.has_listeners("on_epoch_end")
+    callbacks.set_params({"verbose": 2})
+    assert callbacks.has_listeners("on_epoch_end")
+
+
+def test_log_names_reach_all():
+    one = EarlyStopping()
+    callbacks = CallbackList([one], epochs=3)
+    callbacks.set_log_names(["loss"])
+    assert one.params == {"epochs": 3, "metrics": ["loss"], "metrics_complete": True}
+
+
+def test_the_training_state_reaches_all_until_the_list_is_closed():
+    class Other:
+        def on_train_begin(self, logs=None):
+            pass
+
+    one = Callback()
+    callbacks = CallbackList([one, Other()])
+    callbacks.set_training_state("state")
+    assert one.training_state == "state"
+    callbacks.close()
+    assert one.training_state is None
+
+
+def test_copies_of_a_callback_leave_the_training_state_out():
+    one = Callback()
+    one.set_params({"epochs": 3})
+    one.set_training_state(object())
+    twin = copy.copy(one)
+    assert (twin.params, twin.training_state) == ({"epochs": 3}, None)

@@ -1,11 +1,11 @@
 import pytest
 
-from torchfit.callbacks import Bus, LambdaCallback
+from torchfit.callbacks import CallbackList, LambdaCallback
 
 
 def test_functions_are_called_at_their_events():
     said = []
-    bus = Bus(
+    callbacks = CallbackList(
         [
             LambdaCallback(
                 on_train_begin=lambda logs: said.append("begin"),
@@ -14,18 +14,18 @@ def test_functions_are_called_at_their_events():
             )
         ]
     )
-    bus.on_train_begin({})
-    bus.on_train_batch_begin(2, {})
-    bus.on_test_end({"loss": 1.0})
+    callbacks.on_train_begin({})
+    callbacks.on_train_batch_begin(2, {})
+    callbacks.on_test_end({"loss": 1.0})
     assert said == ["begin", 2, {"loss": 1.0}]
 
 
 def test_other_events_cost_nothing():
-    assert not Bus([LambdaCallback(on_epoch_end=print)]).heard("on_train_batch_end")
+    assert not CallbackList([LambdaCallback(on_epoch_end=print)]).has_listeners("on_train_batch_end")
 
 
-def test_unknown_events_are_refused():
-    with pytest.raises(TypeError, match=r"unknown event 'on_epoch_ends'. Did you mean 'on_epoch_end'"):
+def test_unknown_hooks_are_refused():
+    with pytest.raises(TypeError, match=r"unknown hook 'on_epoch_ends'. Did you mean 'on_epoch_end'"):
         LambdaCallback(on_epoch_ends=print)
 
 

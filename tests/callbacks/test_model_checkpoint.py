@@ -101,8 +101,8 @@ def test_weights_only(drive, model):
     [
         ({"filepath": "m", "save_best_only": True, "monitor": "val_acc"}, "'val_acc' does not occur in the logs"),
         ({"filepath": "m_{val_acc:.2f}"}, "'val_acc' does not occur in the logs"),
-        ({"filepath": "m", "save_best_only": True, "save_freq": 5}, "'val_loss' is known at the end of epochs only"),
-        ({"filepath": "m_{val_loss}", "save_freq": 5}, "'val_loss' is known at the end of epochs only"),
+        ({"filepath": "m", "save_best_only": True, "save_freq": 5}, "'val_loss' is known only at the end of epochs"),
+        ({"filepath": "m_{val_loss}", "save_freq": 5}, "'val_loss' is known only at the end of epochs"),
         ({"filepath": "m_{batch}"}, "{batch} needs an integer save_freq"),
     ],
 )

@@ -2,33 +2,33 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchfit.callbacks._monitor import check_monitor, direction_of
+from torchfit.callbacks._monitor import check_monitor, mode_of
 
 
 def model(*metrics):
-    return SimpleNamespace(metrics=[SimpleNamespace(name=name, direction=way) for name, way in metrics])
+    return SimpleNamespace(metrics=[SimpleNamespace(name=name, mode=way) for name, way in metrics])
 
 
 @pytest.mark.parametrize(
     ("monitor", "expected"),
     [
-        ("loss", "down"),
-        ("val_loss", "down"),
-        ("score_output_loss", "down"),
-        ("gain", "up"),
-        ("val_gain", "up"),
-        ("val_head_gain", "up"),
-        ("precision", "down"),  # a metric's word counts more than its name
-        ("val_sparse_categorical_accuracy", "up"),
-        ("val_auc", "up"),
-        ("recall", "up"),
-        ("mse", "down"),
-        ("mean_absolute_error", "down"),
+        ("loss", "min"),
+        ("val_loss", "min"),
+        ("score_output_loss", "min"),
+        ("gain", "max"),
+        ("val_gain", "max"),
+        ("val_head_gain", "max"),
+        ("precision", "min"),  # a metric's word counts more than its name
+        ("val_sparse_categorical_accuracy", "max"),
+        ("val_auc", "max"),
+        ("recall", "max"),
+        ("mse", "min"),
+        ("mean_absolute_error", "min"),
         ("score", None),
     ],
 )
-def test_direction(monitor, expected):
-    assert direction_of(model(("gain", "up"), ("precision", "down"), ("score", None)), monitor) == expected
+def test_mode(monitor, expected):
+    assert mode_of(model(("gain", "max"), ("precision", "min"), ("score", None)), monitor) == expected
 
 
 def test_an_unknown_name_is_refused_with_the_names_that_can_occur():

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from torchfit._utils import console
-from torchfit.callbacks import CallbackList, EarlyStopping, ProgbarLogger, resolve_verbose
+from torchfit.callbacks import CallbackList, EarlyStopping, ProgbarLogger
+from torchfit.callbacks.progress import resolve_verbose
 
 
 class FakeTerminal(io.StringIO):
@@ -40,18 +41,18 @@ def without_times(text):
 
 
 def fit(epochs=1, steps=4, verbose=1, known=True, logs=None):
-    bus = CallbackList(ProgbarLogger(), verbose=verbose, epochs=epochs, steps=steps if known else None).bus
-    bus.on_train_begin({})
+    callbacks = CallbackList(ProgbarLogger(), verbose=verbose, epochs=epochs, steps=steps if known else None)
+    callbacks.on_train_begin({})
     for epoch in range(epochs):
-        bus.on_epoch_begin(epoch, {})
+        callbacks.on_epoch_begin(epoch, {})
         for step in range(steps):
-            bus.on_train_batch_end(step, {"loss": 0.5} if logs is None else logs)
-        bus.on_test_begin({})
-        bus.on_test_batch_end(0, Untouchable())
-        bus.on_test_end(Untouchable())
-        bus.on_epoch_end(epoch, {"loss": 0.5, "val_loss": 0.25})
-    bus.on_train_end({})
-    return bus
+            callbacks.on_train_batch_end(step, {"loss": 0.5} if logs is None else logs)
+        callbacks.on_test_begin({})
+        callbacks.on_test_batch_end(0, Untouchable())
+        callbacks.on_test_end(Untouchable())
+        callbacks.on_epoch_end(epoch, {"loss": 0.5, "val_loss": 0.25})
+    callbacks.on_train_end({})
+    return callbacks
 
 
 def test_a_file_gets_finished_lines_without_control_characters(capsys):
@@ -72,9 +73,9 @@ def test_verbose_2_is_a_line_without_a_bar(capsys):
 
 
 def test_verbose_0_hears_nothing(capsys):
-    bus = fit(verbose=0)
+    callbacks = fit(verbose=0)
     assert capsys.readouterr().out == ""
-    assert not bus.heard("on_train_batch_end")
+    assert not callbacks.has_listeners("on_train_batch_end")
 
 
 def test_an_unknown_length_is_known_at_the_end(capsys):
@@ -83,19 +84,19 @@ def test_an_unknown_length_is_known_at_the_end(capsys):
 
 
 def test_an_epoch_that_breaks_off_says_how_far_it_came(capsys):
-    bus = CallbackList(ProgbarLogger(), verbose=2, epochs=1, steps=10).bus
-    bus.on_train_begin({})
-    bus.on_epoch_begin(0, {})
-    bus.on_train_batch_end(3, {})
-    bus.on_epoch_end(0, {})
+    callbacks = CallbackList(ProgbarLogger(), verbose=2, epochs=1, steps=10)
+    callbacks.on_train_begin({})
+    callbacks.on_epoch_begin(0, {})
+    callbacks.on_train_batch_end(3, {})
+    callbacks.on_epoch_end(0, {})
     assert capsys.readouterr().out.startswith(" 4/10 - ")
 
 
 def test_more_steps_than_said(capsys):
-    bus = CallbackList(ProgbarLogger(), verbose=2, epochs=1, steps=2).bus
-    bus.on_epoch_begin(0, {})
-    bus.on_train_batch_end(4, {})
-    bus.on_epoch_end(0, {})
+    callbacks = CallbackList(ProgbarLogger(), verbose=2, epochs=1, steps=2)
+    callbacks.on_epoch_begin(0, {})
+    callbacks.on_train_batch_end(4, {})
+    callbacks.on_epoch_end(0, {})
     assert capsys.readouterr().out.startswith("5/5 - ")
 
 
@@ -150,11 +151,11 @@ def test_a_message_goes_above_the_bar(terminal):
 
 def test_what_breaks_off_stays_on_the_screen(terminal):
     screen = terminal()
-    bus = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=4).bus
-    bus.on_epoch_begin(0, {})
-    bus.on_train_batch_end(1, {"loss": 0.5})
-    bus.release()
-    bus.release()
+    callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=4)
+    callbacks.on_epoch_begin(0, {})
+    callbacks.on_train_batch_end(1, {"loss": 0.5})
+    callbacks.close()
+    callbacks.close()
     assert screen.getvalue().endswith("\r2/4 - ETA: 0s - loss: 0.5000\n")
 
 

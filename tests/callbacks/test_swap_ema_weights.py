@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from torchfit.callbacks import Bus, LambdaCallback, SwapEMAWeights
+from torchfit.callbacks import CallbackList, LambdaCallback, SwapEMAWeights
 from torchfit.optimizers import SGD
 
 
@@ -20,27 +20,27 @@ def averaged(model):
 def heard(model, **settings):
     callback = SwapEMAWeights(**settings)
     callback.set_model(model)
-    return Bus([callback])
+    return CallbackList([callback])
 
 
 @pytest.mark.parametrize("loop", ["test", "predict"])
 def test_averages_are_there_for_an_evaluation(averaged, loop):
-    bus = heard(averaged)
-    getattr(bus, f"on_{loop}_begin")({})
+    callbacks = heard(averaged)
+    getattr(callbacks, f"on_{loop}_begin")({})
     assert averaged.weight.item() == 2.0
-    getattr(bus, f"on_{loop}_end")({})
+    getattr(callbacks, f"on_{loop}_end")({})
     assert averaged.weight.item() == 3.0
 
 
 def test_averages_stay_between_epochs_if_wanted(averaged):
-    bus = heard(averaged, swap_on_epoch=True)
-    bus.on_epoch_end(0, {})
+    callbacks = heard(averaged, swap_on_epoch=True)
+    callbacks.on_epoch_end(0, {})
     assert averaged.weight.item() == 2.0
-    bus.on_epoch_begin(1, {})
+    callbacks.on_epoch_begin(1, {})
     assert averaged.weight.item() == 3.0
-    bus.on_epoch_end(1, {})
-    bus.on_train_end({})
-    bus.release()
+    callbacks.on_epoch_end(1, {})
+    callbacks.on_train_end({})
+    callbacks.close()
     assert averaged.weight.item() == 2.0
 
 
@@ -50,9 +50,9 @@ def test_epochs_end_with_the_trainings_weights_otherwise(averaged):
 
 
 def test_the_trainings_weights_come_back_when_an_evaluation_breaks_off(averaged):
-    bus = heard(averaged)
-    bus.on_test_begin({})
-    bus.release()
+    callbacks = heard(averaged)
+    callbacks.on_test_begin({})
+    callbacks.close()
     assert averaged.weight.item() == 3.0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchfit.callbacks import Bus, TensorBoard
+from torchfit.callbacks import CallbackList, TensorBoard
 
 pytest.importorskip("tensorboard")
 
@@ -40,7 +40,7 @@ def test_results_of_an_evaluation(model, tmp_path):
     board = TensorBoard(tmp_path)
     board.set_model(model)
     board.on_test_end({"loss": 0.5})
-    board._release()
+    board.release_resources()
     assert events(tmp_path / "validation")[0] == {"evaluation_loss_vs_iterations": [(7, 0.5)]}
 
 
@@ -71,13 +71,13 @@ def test_the_graph_without_touching_the_model(drive, model, tmp_path):
     model.module = Net()
     board = TensorBoard(tmp_path)
     board.set_model(model)
-    bus = Bus([board])
-    bus.on_train_begin({})
-    bus.on_epoch_begin(0, {})
+    callbacks = CallbackList([board])
+    callbacks.on_train_begin({})
+    callbacks.on_epoch_begin(0, {})
     model.module(torch.tensor([0, 1]), scale=torch.tensor(2.0))
     mean, state = model.module.norm.running_mean.clone(), torch.get_rng_state()
-    bus.on_epoch_end(0, {})
-    bus.on_train_end({})
+    callbacks.on_epoch_end(0, {})
+    callbacks.on_train_end({})
     assert events(tmp_path / "train")[1]["graph"]
     assert torch.equal(model.module.norm.running_mean, mean)
     assert torch.equal(torch.get_rng_state(), state)
@@ -100,7 +100,7 @@ def test_a_graph_that_cannot_be_drawn_is_a_warning(model, tmp_path):
     model.module(torch.ones(1))
     with pytest.warns(UserWarning, match="graph cannot be drawn: not today"):
         board.on_epoch_end(0, {})
-    board._release()
+    board.release_resources()
 
 
 def test_no_hook_stays_behind(drive, model, tmp_path):
@@ -121,18 +121,18 @@ def test_embeddings(drive, model, tmp_path):
 def test_a_profile(drive, tmp_path):
     drive(TensorBoard(tmp_path, profile_batch=(2, 3)), [{}], steps=0)
     board = TensorBoard(tmp_path, profile_batch=(2, 3))
-    bus = Bus([board])
+    callbacks = CallbackList([board])
     for batch in range(4):
-        bus.on_train_batch_begin(batch, {})
+        callbacks.on_train_batch_begin(batch, {})
         torch.ones(2) + 1
-        bus.on_train_batch_end(batch, {})
+        callbacks.on_train_batch_end(batch, {})
     assert [path.name for path in (tmp_path / "profile").iterdir()] == ["batches-2-3.pt.trace.json"]
 
 
 def test_epochs_alone_cost_nothing_per_step(tmp_path):
-    bus = Bus([TensorBoard(tmp_path)])
-    assert not bus.heard("on_train_batch_end")
-    assert not bus.heard("on_train_batch_begin")
+    callbacks = CallbackList([TensorBoard(tmp_path)])
+    assert not callbacks.has_listeners("on_train_batch_end")
+    assert not callbacks.has_listeners("on_train_batch_begin")
 
 
 @pytest.mark.parametrize(
@@ -163,5 +163,5 @@ def test_it_goes_on_from_a_state(drive, model, tmp_path):
     second.on_epoch_begin(1)
     second.load_state_dict(first.state_dict() | {"last_batch": -1})
     second.on_train_batch_end(0, {"loss": 0.5})
-    second._release()
+    second.release_resources()
     assert events(tmp_path / "train")[0]["batch_loss"] == [(4, 0.5)]

@@ -2,14 +2,14 @@ import math
 
 import pytest
 
-from torchfit.callbacks import Bus, LambdaCallback, TerminateOnNaN
+from torchfit.callbacks import CallbackList, LambdaCallback, TerminateOnNaN
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_training_is_stopped(model, capsys, loss):
     callback = TerminateOnNaN()
     callback.set_model(model)
-    Bus([callback]).on_train_batch_end(3, {"loss": loss})
+    CallbackList([callback]).on_train_batch_end(3, {"loss": loss})
     assert model.stop_training
     assert capsys.readouterr().out == "Batch 3: Invalid loss, terminating training\n"
 

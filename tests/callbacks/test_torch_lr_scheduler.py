@@ -85,7 +85,7 @@ def test_a_class_of_torchs_optimizers_is_made_first(drive, model):
 
 def test_a_scheduler_on_another_optimizer_is_refused(drive, model):
     other = torch.optim.SGD(model.module.parameters(), lr=1.0)
-    with pytest.raises(ValueError, match="made on another optimizer than the one that the model was compiled with"):
+    with pytest.raises(ValueError, match="belongs to another optimizer than the one that the model was compiled with"):
         drive(TorchLRScheduler(StepLR(other, 1)), [])
 
 

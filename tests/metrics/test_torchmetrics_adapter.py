@@ -11,12 +11,12 @@ LABELS, SCORES = torch.tensor([0, 1, 1]), torch.tensor([[0.9, 0.1], [0.2, 0.8], 
 def test_predictions_come_first():
     metric = as_metric(torchmetrics.classification.MulticlassAccuracy(2, average="micro"))
     assert metric(LABELS, SCORES).item() == pytest.approx(2 / 3)
-    assert (metric.name, metric.direction) == ("multiclass_accuracy", "up")
+    assert (metric.name, metric.mode) == ("multiclass_accuracy", "max")
 
 
 def test_a_class_and_a_function_are_taken_too():
     assert as_metric(torchmetrics.MeanSquaredError)([1.0, 2.0], [1.0, 4.0]).item() == 2.0
-    assert as_metric(torchmetrics.MeanSquaredError).direction == "down"
+    assert as_metric(torchmetrics.MeanSquaredError).mode == "min"
 
 
 def several():

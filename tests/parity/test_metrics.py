@@ -167,11 +167,11 @@ def test_signatures_are_the_same(name):
 
 
 @pytest.mark.parametrize("name", sorted({member.name for member in MEMBERS} | {"Mean", "Sum"}))
-def test_directions_agree_where_keras_has_one(name):
+def test_modes_agree_where_keras_has_one(name):
     member = next((member for member in MEMBERS if member.name == name), None)
     arguments = member.arguments if member else {}
-    direction = getattr(getattr(keras.metrics, name)(**arguments), "_direction", None)
-    assert direction in (None, getattr(metrics, name)(**arguments).direction)
+    expected = {"up": "max", "down": "min"}.get(getattr(getattr(keras.metrics, name)(**arguments), "_direction", None))
+    assert expected in (None, getattr(metrics, name)(**arguments).mode)
 
 
 def test_every_name_of_keras_is_here():

@@ -6,7 +6,7 @@ import torch
 
 import torchfit
 from torchfit.callbacks import Callback
-from torchfit.callbacks.base import EVENTS
+from torchfit.callbacks.base import HOOKS
 
 X, Y = np.ones((10, 2), "float32"), np.ones((10, 1), "float32")
 
@@ -25,7 +25,7 @@ class Recorder(Callback):
             self.act(self.model)
 
 
-for event in EVENTS:
+for event in HOOKS:
     setattr(Recorder, event, lambda self, *arguments, event=event: self.note(event, *arguments))
 
 

@@ -1,7 +1,6 @@
 """The course of a training: where it begins, through which epochs it goes, and all that it depends on, as one state."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torchfit._serialization.archive import to_host
@@ -91,23 +90,14 @@ class Course:
         self._logs: State = {}
 
     @property
-    def is_replayable(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether an epoch can be entered in the middle."""
         return self._batches.replayable
 
     @property
-    def is_inside_epoch(self) -> bool:
+    def is_mid_epoch(self) -> bool:
         """Whether the course begins in the middle of an epoch."""
         return self._step > 0
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Let callbacks find the course, as `_course` of the model, while the training lasts."""
-        self._signals._course = self
-        try:
-            yield
-        finally:
-            self._signals._course = None
 
     def epochs(self) -> Iterator[int]:
         """Give the indices of the epochs to come. Where they begin is asked at the first one."""

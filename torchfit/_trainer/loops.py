@@ -4,28 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from torchfit._trainer.logs import Logs
+from torchfit.callbacks import CallbackList
 
 Step = Callable[[Any], Any]
 Work = Iterator[tuple[int, int, Any]]
-
-
-class Bus(Protocol):
-    """The events that the loops tell, each with the logs as its last argument."""
-
-    on_train_begin: Callable[[Any], None]
-    on_train_end: Callable[[Any], None]
-    on_epoch_begin: Callable[[int, Any], None]
-    on_epoch_end: Callable[[int, Any], None]
-    on_train_batch_begin: Callable[[int, Any], None]
-    on_train_batch_end: Callable[[int, Any], None]
-    on_test_begin: Callable[[Any], None]
-    on_test_end: Callable[[Any], None]
-    on_test_batch_begin: Callable[[int, Any], None]
-    on_test_batch_end: Callable[[int, Any], None]
-    on_predict_begin: Callable[[Any], None]
-    on_predict_end: Callable[[Any], None]
-    on_predict_batch_begin: Callable[[int, Any], None]
-    on_predict_batch_end: Callable[[int, Any], None]
 
 
 class Signals(Protocol):
@@ -40,7 +22,7 @@ def train_loop(
     epochs: Iterable[int],
     work: Callable[[int], Work],
     step: Step,
-    bus: Bus,
+    bus: CallbackList,
     signals: Signals,
     start_epoch: Callable[[], Any],
     validate: Callable[[int], dict[str, float]],
@@ -81,7 +63,7 @@ def train_loop(
     bus.on_train_end(logs)
 
 
-def evaluate_loop(work: Work, step: Step, bus: Bus, signals: Signals) -> Any:
+def evaluate_loop(work: Work, step: Step, bus: CallbackList, signals: Signals) -> Any:
     """Evaluate and return the logs of the last step, in which the metrics of all of them have gathered."""
     logs: Any = Logs.of(None)
     bus.on_test_begin({})
@@ -95,7 +77,7 @@ def evaluate_loop(work: Work, step: Step, bus: Bus, signals: Signals) -> Any:
     return logs
 
 
-def predict_loop(work: Work, step: Step, bus: Bus, signals: Signals, keep: Callable[[Any], None]) -> None:
+def predict_loop(work: Work, step: Step, bus: CallbackList, signals: Signals, keep: Callable[[Any], None]) -> None:
     """Predict, handing the outputs of each batch to `keep`."""
     bus.on_predict_begin({})
     for first, last, batch in work:

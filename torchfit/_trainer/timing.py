@@ -64,7 +64,7 @@ class Stopwatch:
     def listen(self, bus: Any) -> None:
         """Count the time of the callbacks; of those that hear batches only where the user's are among them."""
         events = ["on_epoch_begin", "on_epoch_end"]
-        events += ["on_train_batch_begin", "on_train_batch_end"] if bus.reads_batch_logs else []
+        events += ["on_train_batch_begin", "on_train_batch_end"] if bus.keeps_batch_logs else []
         for event in events:
             setattr(bus, event, self.timed("callbacks", getattr(bus, event)))
 

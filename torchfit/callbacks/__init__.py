@@ -1,8 +1,7 @@
-"""Callbacks: objects that are told what happens in a loop, and may step in."""
+"""Callbacks: objects whose hooks are called during training, evaluation and prediction."""
 
 from torchfit.callbacks.backup_and_restore import BackupAndRestore
 from torchfit.callbacks.base import Callback
-from torchfit.callbacks.bus import Bus
 from torchfit.callbacks.callback_list import CallbackList
 from torchfit.callbacks.csv_logger import CSVLogger
 from torchfit.callbacks.early_stopping import EarlyStopping
@@ -11,7 +10,7 @@ from torchfit.callbacks.lambda_callback import LambdaCallback
 from torchfit.callbacks.learning_rate_scheduler import LearningRateScheduler
 from torchfit.callbacks.mlflow_logger import MLflowLogger
 from torchfit.callbacks.model_checkpoint import ModelCheckpoint
-from torchfit.callbacks.progress import ProgbarLogger, resolve_verbose
+from torchfit.callbacks.progress import ProgbarLogger
 from torchfit.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
 from torchfit.callbacks.remote_monitor import RemoteMonitor
 from torchfit.callbacks.swap_ema_weights import SwapEMAWeights
@@ -22,7 +21,6 @@ from torchfit.callbacks.wandb_logger import WandbLogger
 
 __all__ = [
     "BackupAndRestore",
-    "Bus",
     "CSVLogger",
     "Callback",
     "CallbackList",
@@ -40,5 +38,4 @@ __all__ = [
     "TerminateOnNaN",
     "TorchLRScheduler",
     "WandbLogger",
-    "resolve_verbose",
 ]

@@ -1,4 +1,4 @@
-"""Watching one value: does it exist, which way is better, has it improved."""
+"""A monitored log entry: whether it can occur, which way is better, whether it has improved."""
 
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
 
-_UP = (
+_MAXIMIZED = (
     "acc",
     "auc",
     "precision",
@@ -20,33 +20,33 @@ _UP = (
     "true_positives",
     "true_negatives",
 )
-_DOWN = ("loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "false_positives", "false_negatives")
+_MINIMIZED = ("loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "false_positives", "false_negatives")
 
 
-def direction_of(model: Any, monitor: str) -> str | None:
-    """Return "up" or "down", whichever way is better for a name in the logs, or None if nothing tells.
+def mode_of(model: Any, monitor: str) -> str | None:
+    """Return "max" or "min", whichever is better for a name in the logs, or None if that is unknown.
 
-    The metric of that name says it (`model.metrics`, attribute `direction`); `val_` and an output's name
-    before it do not matter. Losses go down. For values that are no metric, the name decides.
+    The metric of that name decides (`model.metrics`, attribute `mode`), whether or not `val_` or the name of an
+    output precedes it. Losses are minimized. For entries that are not metrics, the name decides.
 
-    >>> direction_of(None, "val_loss"), direction_of(None, "val_accuracy"), direction_of(None, "score")
-    ('down', 'up', None)
+    >>> mode_of(None, "val_loss"), mode_of(None, "val_accuracy"), mode_of(None, "score")
+    ('min', 'max', None)
     """
     name = monitor.removeprefix("val_")
     if name == "loss" or name.endswith("_loss"):
-        return "down"
+        return "min"
     metrics = list(getattr(model, "metrics", None) or [])
     exact = [metric for metric in metrics if _name(metric) == name]
-    inside = [metric for metric in metrics if name.endswith("_" + _name(metric))]
-    told = [getattr(metric, "direction", None) for metric in exact or inside]
-    return next((direction for direction in told if direction in ("up", "down")), _by_name(name))
+    prefixed = [metric for metric in metrics if name.endswith("_" + _name(metric))]
+    modes = [getattr(metric, "mode", None) for metric in exact or prefixed]
+    return next((mode for mode in modes if mode in ("max", "min")), _infer_mode(name))
 
 
 def check_monitor(monitor: str, available_names: Collection[str], argument: str = "monitor") -> None:
-    """Refuse a name that is not among those that can occur.
+    """Check that a name is among those that can occur.
 
     Raises:
-        ValueError: listing the names.
+        ValueError: if it is not, listing the names.
 
     >>> check_monitor("val_acc", ["loss", "accuracy"])
     Traceback (most recent call last):
@@ -63,35 +63,34 @@ def check_monitor(monitor: str, available_names: Collection[str], argument: str 
 
 
 def check_mode(mode: Any) -> str:
-    """Return "auto", "min" or "max"; refuse anything else with ValueError."""
+    """Return "auto", "min" or "max"; raise ValueError for anything else."""
     if mode not in ("auto", "min", "max"):
         raise ValueError(f"mode: expected 'auto', 'min' or 'max'. Received: {describe(mode)}")
     return str(mode)
 
 
-def with_possible_names(params: Mapping[str, Any], callbacks: Iterable[Any]) -> dict[str, Any]:
-    """Add to `params["metrics"]` what the callbacks write, and say whether other names may turn up.
+def add_log_names(params: Mapping[str, Any], callbacks: Iterable[Any]) -> dict[str, Any]:
+    """Add the names that callbacks write to `params["metrics"]`, and tell whether other names may occur.
 
-    torchfit's callbacks declare what they write. What a user's callback writes is unknown; then
-    `params["metrics_complete"]` is False, and a monitored name is checked when the first logs come.
+    torchfit's callbacks declare which entries they write (`written_logs`). If one does not, as callbacks of users,
+    `params["metrics_complete"]` is False, and a monitored name is checked against the logs of the first epoch.
     """
     if "metrics" not in params:
         return dict(params)
-    kinds = [vars(type(callback)) for callback in callbacks]
-    complete = all(kind.get("_is_builtin", False) for kind in kinds)
-    written = [name for kind in kinds for name in kind.get("_written_logs", ())]
-    names = list(dict.fromkeys([*params["metrics"], *written]))
-    return {**params, "metrics": names, "metrics_complete": complete and params.get("metrics_complete", True)}
+    written = [vars(type(callback)).get("written_logs") for callback in callbacks]
+    names = list(dict.fromkeys([*params["metrics"], *(name for names in written for name in names or ())]))
+    complete = None not in written and params.get("metrics_complete", True)
+    return {**params, "metrics": names, "metrics_complete": complete}
 
 
-class Watch:
-    """What EarlyStopping, ModelCheckpoint and ReduceLROnPlateau have in common: a name and a direction.
+class Monitor:
+    """The log entry that EarlyStopping, ModelCheckpoint or ReduceLROnPlateau monitors.
 
     Args:
         owner: the callback's class name, for messages.
         monitor: name in the logs.
-        mode: "min", "max" or "auto", which asks the metric.
-        min_delta: how much better a value must be to count.
+        mode: "min", "max" or "auto", which means that of the metric.
+        min_delta: the smallest change that counts as an improvement.
     """
 
     def __init__(self, owner: str, monitor: str, mode: str, min_delta: float = 0.0) -> None:
@@ -99,16 +98,15 @@ class Watch:
         self.monitor = monitor
         self.min_delta = abs(float(min_delta))
         self._better: Callable[[Any, Any], bool] | None = None
-        if check_mode(mode) != "auto":
-            self._turn("up" if mode == "max" else "down")
+        self._set_mode(check_mode(mode))
 
     def check(self, model: Any, params: Mapping[str, Any]) -> None:
-        """Refuse, before the first epoch, a name that cannot occur, or whose direction cannot be known."""
+        """Raise ValueError, before the first epoch, if the name cannot occur or its mode is unknown."""
         names = params.get("metrics")
         if names is not None and params.get("metrics_complete", True):
             check_monitor(self.monitor, names, f"{self.owner}: monitor")
         if self._better is None:
-            self._turn(direction_of(model, self.monitor))
+            self._set_mode(mode_of(model, self.monitor))
         known = [_name(metric) for metric in getattr(model, "metrics", None) or []]
         if self._better is None and self.monitor.removeprefix("val_") in known:
             raise self._ambiguous()
@@ -120,25 +118,25 @@ class Watch:
                 check_monitor(self.monitor, list(logs), f"{self.owner}: monitor")
             return None
         if self._better is None:
-            self._turn(direction_of(model, self.monitor))
+            self._set_mode(mode_of(model, self.monitor))
         return logs[self.monitor]
 
-    def improved(self, value: Any, best: Any) -> bool:
-        """Tell whether a value beats the best one by more than `min_delta`; `best` is None at first."""
+    def is_improvement(self, value: Any, best: Any) -> bool:
+        """Return whether a value beats the best one by more than `min_delta`; `best` is None at first."""
         if self._better is None:
             raise self._ambiguous()
         if best is None:
-            best = self.worst
-        delta = self.min_delta if self.worst < 0 else -self.min_delta
+            best = self.worst_value
+        delta = self.min_delta if self.worst_value < 0 else -self.min_delta
         return bool(self._better(value - delta, best))
 
     @property
-    def worst(self) -> float:
-        """The value that every other one beats: inf, or -inf where higher is better."""
+    def worst_value(self) -> float:
+        """The value that every other one beats: -inf if the entry is maximized, else inf."""
         return float("-inf") if self._better is operator.gt else float("inf")
 
-    def _turn(self, direction: str | None) -> None:
-        self._better = {"up": operator.gt, "down": operator.lt}.get(str(direction))
+    def _set_mode(self, mode: str | None) -> None:
+        self._better = {"max": operator.gt, "min": operator.lt}.get(str(mode))
 
     def _ambiguous(self) -> ValueError:
         return ValueError(
@@ -151,7 +149,7 @@ def _name(metric: Any) -> str:
     return str(getattr(metric, "name", ""))
 
 
-def _by_name(name: str) -> str | None:
-    if any(part in name for part in _DOWN):
-        return "down"
-    return "up" if any(part in name for part in _UP) else None
+def _infer_mode(name: str) -> str | None:
+    if any(part in name for part in _MINIMIZED):
+        return "min"
+    return "max" if any(part in name for part in _MAXIMIZED) else None

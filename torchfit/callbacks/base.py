@@ -1,10 +1,10 @@
-"""What a callback is, and the one list of events."""
+"""The base class of callbacks, and the one list of hooks."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-EVENTS = (
+HOOKS = (
     "on_train_begin",
     "on_train_end",
     "on_epoch_begin",
@@ -20,18 +20,18 @@ EVENTS = (
     "on_predict_batch_begin",
     "on_predict_batch_end",
 )
-"""Every event that a callback can hear, in the order of the loops below."""
+"""Every hook of a callback, in the order of the loops below."""
 
-ALIASES: Mapping[str, str] = MappingProxyType(
+HOOK_ALIASES: Mapping[str, str] = MappingProxyType(
     {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
 )
-"""Events with a second name, which is called where the first is not overridden."""
+"""Hooks with a second name, which is called if the first is not overridden."""
 
 
 class Callback:
-    """Something that is told what happens in `fit`, `evaluate` and `predict`, and may step in.
+    """Base class of callbacks: objects whose hooks are called at certain points of `fit`, `evaluate` and `predict`.
 
-    Override the events that you need; those that you leave alone cost nothing. The loops, in pseudocode::
+    Override the hooks that you need; hooks that no callback overrides are free. The loops, in pseudocode::
 
         fit:       on_train_begin(logs)
                    for epoch in epochs:
@@ -44,30 +44,42 @@ class Callback:
                        on_epoch_end(epoch, logs)                   # logs holds val_ entries as well
                        stop if model.stop_training
                    on_train_end(logs)
+                   release_resources()                         # also after an exception
 
         evaluate:  on_test_begin(logs)
                    for batch in batches:
                        on_test_batch_begin(batch, logs)
                        on_test_batch_end(batch, logs)              # stop if model.stop_evaluating
                    on_test_end(logs)
+                   release_resources()                         # not after a validation in fit
 
         predict:   on_predict_begin(logs)
                    for batch in batches:
                        on_predict_batch_begin(batch, logs)
                        on_predict_batch_end(batch, {"outputs": …}) # stop if model.stop_predicting
                    on_predict_end(logs)
+                   release_resources()
 
     `epoch` and `batch` count from 0. `logs` is a mutable mapping of names to Python floats. Its values are
-    fetched from the device, which waits for it, at the first read and not before. What is written into the
-    `logs` of `on_epoch_end` is seen by the callbacks that come later, and by the history. With
-    `steps_per_execution=K`, batches begin with the first index of a group and end with its last.
+    fetched from the device, which waits for it, at the first read and not before. Entries written into the
+    `logs` of `on_epoch_end` are seen by later callbacks and by the history. With `steps_per_execution=K`,
+    `on_train_batch_begin` gets the first index of a group of batches, and `on_train_batch_end` the last.
 
-    Events are looked up once, when a loop starts. A subclass need not call `super().__init__()`.
+    Hooks are looked up once, when a loop starts. A subclass need not call `super().__init__()`.
 
     Attributes:
-        model: the model that is trained, evaluated or asked for predictions.
-        params: how it runs: `"epochs"`, `"steps"` (None if unknown), `"verbose"`, and `"metrics"`, the names
+        model: the model that is trained, evaluated or used for prediction.
+        params: how the loop runs: `"epochs"`, `"steps"` (None if unknown), `"verbose"`, and `"metrics"`, the names
             that can occur in `logs`.
+        training_state: during `fit`, everything needed to resume the run; else None. Its `state_dict(epoch, step,
+            logs)` returns the state before a step, and `load_state_dict(state)`, called in `on_train_begin`, resumes
+            from it.
+
+    Class attributes that a subclass may set. They hold for the very class that sets them, not for its subclasses:
+        written_logs: the names of all entries that the callback writes into `logs`; None if they are unknown.
+        reads_logs_synchronously: whether batch hooks read `logs` only while they run, and keep no reference to it.
+            All batches may then share one mapping.
+        runs_last: whether the hooks are called after those of all other callbacks, the history included.
 
     >>> class Losses(Callback):
     ...     def on_train_begin(self, logs=None):
@@ -84,87 +96,90 @@ class Callback:
 
     model: Any = None
     params: Mapping[str, Any] = MappingProxyType({})
+    training_state: Any = None
 
-    # True in a class whose batch events read `logs` while the event lasts or not at all, and keep no
-    # reference to it. The loop may then hand out one mapping for all batches.
-    _reads_logs_at_once = False
-
-    # True in a class that hears every event behind the callbacks of all other classes, the history included.
-    _comes_last = False
-
-    # True in a class that writes no entries into `logs` but the ones in `_written_logs`. What a callback of
-    # the user's writes is not known, so that any name may turn up.
-    _is_builtin = False
-    _written_logs: tuple[str, ...] = ()
+    written_logs: tuple[str, ...] | None = None
+    reads_logs_synchronously: bool = False
+    runs_last: bool = False
 
     def set_model(self, model: Any) -> None:
-        """Receive the model, before the first event."""
+        """Receive the model, before the first hook is called."""
         self.model = model
 
     def set_params(self, params: Mapping[str, Any]) -> None:
-        """Receive how the loop runs, before the first event."""
+        """Receive how the loop runs, before the first hook is called."""
         self.params = params
 
+    def set_training_state(self, state: Any) -> None:
+        """Receive the state of the training run before `on_train_begin`, and None when `fit` returns or raises."""
+        self.training_state = state
+
+    def unneeded_hooks(self) -> Collection[str]:
+        """Return overridden hooks that are of no use with the present settings, which are then not called."""
+        return ()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive an interruption: numbers, strings, arrays, and lists and dicts of them."""
+        """Return what is needed to resume: numbers, strings, arrays, tensors, and lists and dicts of them."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that `state_dict` returned. Call it after `on_train_begin`, which starts afresh."""
+        """Restore a state that `state_dict` returned. Call it after `on_train_begin`, which resets the callback."""
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Hear that `fit` begins."""
+        """Called at the start of `fit`."""
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Hear that `fit` ends; `logs` is that of the last epoch."""
+        """Called at the end of `fit`; `logs` is that of the last epoch."""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Hear that an epoch of training begins."""
+        """Called at the start of an epoch of training."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Hear that an epoch ended; `logs` holds its loss and metrics, and validation's with `val_`."""
+        """Called at the end of an epoch; `logs` holds its loss and metrics, and those of validation with `val_`."""
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Hear that a training batch begins."""
+        """Called before a training batch."""
         self.on_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Hear that a training batch ended; `logs` holds loss and metrics averaged over the epoch so far."""
+        """Called after a training batch; `logs` holds loss and metrics averaged over the epoch so far."""
         self.on_batch_end(batch, logs)
 
     def on_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Hear the same as `on_train_batch_begin`."""
+        """Alias of `on_train_batch_begin`."""
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Hear the same as `on_train_batch_end`."""
+        """Alias of `on_train_batch_end`."""
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Hear that `evaluate`, or the validation of an epoch, begins."""
+        """Called at the start of `evaluate`, and of the validation of an epoch."""
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Hear that `evaluate`, or the validation of an epoch, ended; `logs` holds the results."""
+        """Called at the end of `evaluate`, and of the validation of an epoch; `logs` holds the results."""
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Hear that a batch of evaluation begins."""
+        """Called before a batch is evaluated."""
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Hear that a batch of evaluation ended; `logs` holds the results so far."""
+        """Called after a batch is evaluated; `logs` holds the results so far."""
 
     def on_predict_begin(self, logs: Any = None) -> None:
-        """Hear that `predict` begins."""
+        """Called at the start of `predict`."""
 
     def on_predict_end(self, logs: Any = None) -> None:
-        """Hear that `predict` ended."""
+        """Called at the end of `predict`."""
 
     def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Hear that a batch of prediction begins."""
+        """Called before a batch is predicted."""
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Hear that a batch was predicted; `logs["outputs"]` holds the model's outputs for it."""
+        """Called after a batch is predicted; `logs["outputs"]` holds the outputs of the model for it."""
 
-    def _hears(self, event: str) -> bool:
-        """Tell whether the event is of use with this object's settings; the bus leaves it out otherwise."""
-        return True
+    def release_resources(self) -> None:
+        """Called when a loop is left, also by an exception: release files, bars and module hooks. May come twice."""
 
-    def _release(self) -> None:
-        """Let go of files, bars and hooks. The loop's last act, also after an exception; may come twice."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the state of the run in progress, which belongs to `fit`, from copies and pickles."""
+        state = dict(vars(self))
+        state.pop("training_state", None)
+        return state

@@ -1,60 +1,62 @@
-"""CallbackList: several callbacks behind one face, for loops of one's own."""
+"""CallbackList: dispatches the hooks of several callbacks. Each hook is resolved once, so unused hooks are free."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
 from torchfit._utils.errors import describe
-from torchfit.callbacks._monitor import with_possible_names
-from torchfit.callbacks.base import EVENTS
-from torchfit.callbacks.bus import Bus
+from torchfit.callbacks._monitor import add_log_names
+from torchfit.callbacks.base import HOOK_ALIASES, HOOKS, Callback
 from torchfit.callbacks.history import History
 from torchfit.callbacks.progress import ProgbarLogger
 
-
-def as_callbacks(callbacks: Any) -> list[Any]:
-    """Turn the argument `callbacks` into a flat list: None, one callback, a `CallbackList`, nested lists.
-
-    Raises:
-        TypeError: for a class instead of an object, and for objects without any event.
-
-    >>> as_callbacks(None), as_callbacks([[History()]])
-    ([], [<torchfit.callbacks.history.History object at ...>])
-    """
-    if callbacks is None:
-        return []
-    if isinstance(callbacks, CallbackList):
-        return list(callbacks.callbacks)
-    if isinstance(callbacks, (list, tuple)):
-        return [callback for nested in callbacks for callback in as_callbacks(nested)]
-    if isinstance(callbacks, type) or not any(hasattr(callbacks, event) for event in EVENTS):
-        hint = f" Write {callbacks.__name__}(...)." if isinstance(callbacks, type) else ""
-        raise TypeError(
-            "callbacks: expected Callback objects, or objects with some of its methods. "
-            f"Received: {describe(callbacks)}.{hint}"
-        )
-    return [callbacks]
+Hook = Callable[..., None]
 
 
-class CallbackList:
-    """Several callbacks behind one face, for training loops of your own. `fit` makes one by itself.
+def _noop(*_: Any, **__: Any) -> None:
+    """Do nothing: the function of every hook that no callback has."""
+
+
+def _names_of(hook: str) -> tuple[tuple[str, Any], ...]:
+    """Return the names under which a hook may be overridden, with the functions of the base class."""
+    return tuple((name, getattr(Callback, name)) for name in (hook, HOOK_ALIASES.get(hook)) if name)
+
+
+# Each hook with the number of its arguments and its names.
+_SPECS = tuple((hook, 2 if "batch" in hook or "epoch" in hook else 1, _names_of(hook)) for hook in HOOKS)
+_NO_HOOKS = dict.fromkeys([*HOOKS, *HOOK_ALIASES.values()], _noop)
+_WITH_BATCH_LOGS = ("on_train_batch_end", "on_test_batch_end")
+
+
+class CallbackList(Callback):
+    """Calls the hooks of several callbacks, in order. `fit` creates one; create your own for a custom training loop.
+
+    Its hooks are attributes, each bound when the list is created to just the callbacks that override it. A single
+    one is called directly, without a function in between. An override counts in the class, on the object itself, or
+    under an alias (`on_batch_end`); what is overridden later is not called. `logs` may be left out.
 
     Args:
-        callbacks: None, a callback, or a (nested) list of them.
-        add_history: add a `History`, as the last one, unless there is one.
-        add_progbar: add a `ProgbarLogger`, as the first one, unless there is one.
-        model: handed to every callback.
-        **params: handed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
+        callbacks: None, a callback, or a (nested) list of callbacks. Any object with some of the hooks of `Callback`
+            is one.
+        add_history: append a `History`, unless there is one.
+        add_progbar: insert a `ProgbarLogger` at the front, unless there is one.
+        model: passed to every callback.
+        **params: passed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
 
     Attributes:
-        callbacks: the callbacks, in the order in which they hear events.
-        bus: a `Bus` over them, made anew by `append`, `set_model` and `set_params`.
+        callbacks: the callbacks, in the order in which they are called.
+        keeps_batch_logs: whether a callback may look at the `logs` of a batch of training or evaluation after its
+            hook has returned, so that each batch needs a mapping of its own. torchfit's own callbacks do not.
 
     >>> both = CallbackList([], add_history=True)
     >>> both.on_train_begin()
     >>> both.on_epoch_end(0, {"loss": 0.5})
     >>> both.callbacks[-1].history
     {'loss': [0.5]}
+    >>> both.has_listeners("on_epoch_end"), both.has_listeners("on_train_batch_end")
+    (True, False)
     """
 
     def __init__(
@@ -68,109 +70,181 @@ class CallbackList:
         self.callbacks = as_callbacks(callbacks)
         self.model = model
         self.params: Mapping[str, Any] = MappingProxyType({})
-        if add_progbar and not _holds(self.callbacks, ProgbarLogger):
+        if add_progbar and not _contains(self.callbacks, ProgbarLogger):
             self.callbacks.insert(0, ProgbarLogger())
-        if add_history and not _holds(self.callbacks, History):
+        if add_history and not _contains(self.callbacks, History):
             self.callbacks.append(History())
-        self.callbacks.sort(key=lambda callback: getattr(callback, "_comes_last", False))
+        if any(getattr(callback, "runs_last", False) for callback in self.callbacks):
+            self.callbacks.sort(key=lambda callback: getattr(callback, "runs_last", False))
         if params:
-            self.set_params(params)
-        self.set_model(model)
+            self._pass_params(params)
+        if model is not None:
+            self.set_model(model)
+        self._bind()
 
     @property
-    def look_for_names(self) -> bool:
-        """Whether a callback wants to know which names can occur, and none of the user's may add others."""
-        kinds = [vars(type(callback)) for callback in self.callbacks]
-        watch = any(hasattr(callback, "monitor") for callback in self.callbacks)
-        return watch and all(kind.get("_is_builtin", False) for kind in kinds)
+    def needs_log_names(self) -> bool:
+        """Whether a callback monitors a log entry, and all names that callbacks add to the logs are known."""
+        monitors = any(hasattr(callback, "monitor") for callback in self.callbacks)
+        return monitors and all(vars(type(callback)).get("written_logs") is not None for callback in self.callbacks)
+
+    def has_listeners(self, hook: str) -> bool:
+        """Return whether a callback has the hook, given by name."""
+        return hook in self._hooks_with_listeners
 
     def append(self, callback: Any) -> None:
-        """Add a callback, which hears events after the others."""
-        self.callbacks.append(callback)
-        self.bus = Bus(self.callbacks)
+        """Add a callback, which is called after the others."""
+        self.callbacks.extend(as_callbacks(callback))
+        self._bind()
 
     def set_model(self, model: Any) -> None:
-        """Hand the model to every callback."""
+        """Pass the model to every callback."""
         self.model = model
-        for callback in self.callbacks if model is not None else ():
+        for callback in self.callbacks:
             callback.set_model(model)
-        self.bus = Bus(self.callbacks)
 
     def set_params(self, params: Mapping[str, Any]) -> None:
-        """Hand the parameters to every callback, with the names that callbacks add to the logs."""
-        self.params = with_possible_names(params, self.callbacks)
+        """Pass the parameters to every callback, with the names of the entries that callbacks add to the logs."""
+        self._pass_params(params)
+        self._bind()  # `verbose` decides which hooks are needed
+
+    def set_log_names(self, names: Iterable[str]) -> None:
+        """Pass to every callback the names that can occur in the logs, as `params["metrics"]`."""
+        self._pass_params({**self.params, "metrics": list(names)})
+
+    def set_training_state(self, state: Any) -> None:
+        """Pass the state of the training run to every callback: before `on_train_begin`, and None after `fit`."""
+        self.training_state = state
+        for callback in self.callbacks:
+            setter = getattr(callback, "set_training_state", None)
+            if setter is not None:
+                setter(state)
+
+    def close(self) -> None:
+        """Release the files, bars and module hooks of every callback. Belongs in a `finally`; may be called twice."""
+        with ExitStack() as stack:  # which calls them all, even if one raises
+            if self.training_state is not None:
+                stack.callback(self.set_training_state, None)
+            for callback in reversed(self.callbacks):
+                stack.callback(getattr(callback, "release_resources", _noop))
+
+    def _pass_params(self, params: Mapping[str, Any]) -> None:
+        self.params = add_log_names(params, self.callbacks)
         for callback in self.callbacks:
             callback.set_params(self.params)
-        self.bus = Bus(self.callbacks)
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Tell all that training begins."""
-        self.bus.on_train_begin(_or_empty(logs))
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Tell all that training ended."""
-        self.bus.on_train_end(_or_empty(logs))
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Tell all that an epoch begins."""
-        self.bus.on_epoch_begin(epoch, _or_empty(logs))
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Tell all that an epoch ended."""
-        self.bus.on_epoch_end(epoch, _or_empty(logs))
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Tell all that a training batch begins."""
-        self.bus.on_train_batch_begin(batch, _or_empty(logs))
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Tell all that a training batch ended."""
-        self.bus.on_train_batch_end(batch, _or_empty(logs))
-
-    def on_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Do the same as `on_train_batch_begin`."""
-        self.on_train_batch_begin(batch, logs)
-
-    def on_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Do the same as `on_train_batch_end`."""
-        self.on_train_batch_end(batch, logs)
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Tell all that an evaluation begins."""
-        self.bus.on_test_begin(_or_empty(logs))
-
-    def on_test_end(self, logs: Any = None) -> None:
-        """Tell all that an evaluation ended."""
-        self.bus.on_test_end(_or_empty(logs))
-
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Tell all that a batch of evaluation begins."""
-        self.bus.on_test_batch_begin(batch, _or_empty(logs))
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Tell all that a batch of evaluation ended."""
-        self.bus.on_test_batch_end(batch, _or_empty(logs))
-
-    def on_predict_begin(self, logs: Any = None) -> None:
-        """Tell all that a prediction begins."""
-        self.bus.on_predict_begin(_or_empty(logs))
-
-    def on_predict_end(self, logs: Any = None) -> None:
-        """Tell all that a prediction ended."""
-        self.bus.on_predict_end(_or_empty(logs))
-
-    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Tell all that a batch of prediction begins."""
-        self.bus.on_predict_batch_begin(batch, _or_empty(logs))
-
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Tell all that a batch of prediction ended."""
-        self.bus.on_predict_batch_end(batch, _or_empty(logs))
+    def _bind(self) -> None:
+        """Bind every hook to the callbacks that have it."""
+        found: dict[str, list[Hook]] = {}
+        self.keeps_batch_logs = False
+        for callback in self.callbacks:
+            for hook, method in _resolve_hooks(callback):
+                found.setdefault(hook, []).append(method)
+                if hook in _WITH_BATCH_LOGS and not _reads_logs_synchronously(callback, hook):
+                    self.keeps_batch_logs = True
+        attributes = vars(self)
+        attributes.update(_NO_HOOKS)
+        for hook, listeners in found.items():
+            attributes[hook] = listeners[0] if len(listeners) == 1 else _call_all(listeners)
+        for hook in HOOK_ALIASES.keys() & found.keys():
+            attributes[HOOK_ALIASES[hook]] = attributes[hook]
+        self._hooks_with_listeners = found.keys()
 
 
-def _holds(callbacks: Iterable[Any], kind: type) -> bool:
+def as_callbacks(callbacks: Any) -> list[Any]:
+    """Turn the argument `callbacks` into a flat list: None, one callback, a `CallbackList`, nested lists.
+
+    Raises:
+        TypeError: for a class instead of an object, and for objects without any hook.
+
+    >>> as_callbacks(None), as_callbacks([[History()]])
+    ([], [<torchfit.callbacks.history.History object at ...>])
+    """
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, CallbackList):
+        return list(callbacks.callbacks)
+    if isinstance(callbacks, (list, tuple)):
+        return [callback for nested in callbacks for callback in as_callbacks(nested)]
+    if isinstance(callbacks, Callback):
+        return [callbacks]
+    if isinstance(callbacks, type) or not any(hasattr(callbacks, hook) for hook in HOOKS):
+        hint = f" Write {callbacks.__name__}(...)." if isinstance(callbacks, type) else ""
+        raise TypeError(
+            "callbacks: expected Callback objects, or objects with some of its methods. "
+            f"Received: {describe(callbacks)}.{hint}"
+        )
+    return [callbacks]
+
+
+def _call_all(listeners: list[Hook]) -> Hook:
+    def call_all(*arguments: Any, **named: Any) -> None:
+        for listener in listeners:
+            listener(*arguments, **named)
+
+    return call_all
+
+
+def _resolve_hooks(callback: Any) -> list[tuple[str, Hook]]:
+    """Return the hooks that a callback overrides, under their own name or an alias, and needs."""
+    unneeded: Collection[str] = getattr(callback, "unneeded_hooks", tuple)()
+    found = []
+    for hook, num_arguments, names in _SPECS:
+        for name, inherited in names:
+            method = getattr(callback, name, None)
+            function = getattr(method, "__func__", None)
+            if method is None or function is inherited:
+                continue
+            if hook not in unneeded:
+                code = getattr(function, "__code__", None)
+                # Nearly all methods take `(self, index, logs=None)`, or `(self, logs=None)`, and need no adapter.
+                is_usual = (
+                    code is not None
+                    and code.co_argcount == num_arguments + 1
+                    and code.co_varnames[num_arguments] == "logs"
+                    and method.__defaults__ is not None
+                )
+                found.append((hook, method if is_usual else _with_optional_logs(method, num_arguments)))
+            break
+    return found
+
+
+def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
+    """Return a function that can be called with `logs` by position, by name, and without."""
+    index = (0,) * (num_arguments - 1)
+    by_name = not _accepts(method, *index, 0) and _accepts(method, *index, logs=0)  # as in `**kwargs`
+
+    def call(*arguments: Any, logs: Any = None) -> None:
+        if len(arguments) < num_arguments:
+            arguments = (*arguments, {} if logs is None else logs)
+        if by_name:
+            method(*arguments[:-1], logs=arguments[-1])
+        else:
+            method(*arguments)
+
+    return call
+
+
+def _accepts(method: Hook, *arguments: int, **named: int) -> bool:
+    try:
+        signature(method).bind(*arguments, **named)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _reads_logs_synchronously(callback: Any, hook: str) -> bool:
+    """Return whether the class that overrides the hook declares it; the override of a subclass is not covered."""
+    names = {hook, HOOK_ALIASES.get(hook, hook)}
+    if names & vars(callback).keys():
+        return False
+    owner = next((kind for kind in type(callback).__mro__ if names & vars(kind).keys()), object)
+    return bool(vars(owner).get("reads_logs_synchronously", False))
+
+
+def _contains(callbacks: Iterable[Any], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
 
-def _or_empty(logs: Any) -> Any:
-    return {} if logs is None else logs
+NO_CALLBACKS = CallbackList()
+"""A list without callbacks, shared by loops that have none. Nothing may be appended."""

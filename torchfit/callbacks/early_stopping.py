@@ -1,45 +1,45 @@
-"""EarlyStopping: stop when a value has stopped improving."""
+"""EarlyStopping: stop when a monitored value has stopped improving."""
 
 import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torchfit._utils import console
-from torchfit.callbacks._monitor import Watch
+from torchfit.callbacks._monitor import Monitor
 from torchfit.callbacks.base import Callback
 
 
 class EarlyStopping(Callback):
-    """Stop training when a value in the logs has stopped improving.
+    """Stop training when a monitored value has stopped improving.
 
     Args:
         monitor: name in the logs, such as `"val_loss"`.
-        min_delta: how much better a value must be to count as an improvement.
+        min_delta: the smallest change that counts as an improvement.
         patience: epochs without improvement after which training stops; 0 acts like 1.
-        verbose: 1 says when it stops and which weights it restores.
-        mode: `"min"`, `"max"`, or `"auto"`: the metric itself says which way is better.
+        verbose: 1 prints when training stops and which weights are restored.
+        mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
         baseline: a value to beat: epochs that improve, but not on the baseline, use up patience as well. Training
-            stops in the first epoch after that which does not improve.
-        restore_best_weights: go back to the weights of the best epoch when training ends: by patience, by
-            itself, or stopped by somebody else, also by an exception. They count even if the baseline was
-            never beaten. Costs a copy of the weights in host memory at every improvement.
-        start_from_epoch: epochs to let pass before watching.
+            then stops in the first epoch that does not improve.
+        restore_best_weights: restore the weights of the best epoch when training ends for any reason, also an
+            exception, and even if the baseline was never beaten. Costs a copy of the weights in host memory at every
+            improvement.
+        start_from_epoch: the number of epochs before monitoring starts.
 
     Attributes:
         wait: epochs since the last improvement.
         best: the best value.
         best_epoch: index of the best epoch, from 0.
-        stopped_epoch: index of the last epoch, from 0; it stays 0 if training was not stopped here.
-        best_weights: those of the best epoch, if they are to be restored.
+        stopped_epoch: index of the last epoch, from 0; 0 unless this callback stopped training.
+        best_weights: the weights of the best epoch, if they are to be restored.
 
     Raises:
-        ValueError: before the first epoch if `monitor` cannot occur, or if nothing tells its direction; at
-            the end of an epoch if it is missing then.
+        ValueError: before the first epoch if `monitor` cannot occur or its mode is unknown; at the end of an epoch
+            if it is missing.
 
     >>> stopping = EarlyStopping(monitor="val_loss", patience=3)
     """
 
-    _is_builtin = True
+    written_logs = ()
 
     wait: int
     best: Any
@@ -66,43 +66,43 @@ class EarlyStopping(Callback):
         self.restore_best_weights = restore_best_weights
         self.start_from_epoch = start_from_epoch
         self.min_delta = abs(min_delta)
-        self._watch = Watch(type(self).__name__, monitor, mode, min_delta)
-        self._forget()
+        self._monitor = Monitor(type(self).__name__, monitor, mode, min_delta)
+        self._reset()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Start afresh, and refuse a `monitor` that cannot occur."""
-        self._watch.check(self.model, self.params)
-        self._forget()
+        """Reset, and raise ValueError if `monitor` cannot occur."""
+        self._monitor.check(self.model, self.params)
+        self._reset()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Compare the epoch with the best one, and stop if patience has run out."""
+        """Compare the epoch with the best one, and stop once patience is used up."""
         if epoch < self.start_from_epoch:
             return
-        value = self._watch.read(self.model, self.params, logs or {})
+        value = self._monitor.read(self.model, self.params, logs or {})
         if value is None:
             return
         self.wait += 1
-        if self._watch.improved(value, self.best):
+        if self._monitor.is_improvement(value, self.best):
             self.best = value
-            self._keep(epoch)
-            if self.baseline is None or self._watch.improved(value, self.baseline):
+            self._record_best(epoch)
+            if self.baseline is None or self._monitor.is_improvement(value, self.baseline):
                 self.wait = 0
             return
         if self.restore_best_weights and self.best_weights is None:
-            self._keep(epoch)
+            self._record_best(epoch)
         if self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Say that training was stopped, and restore the best weights."""
+        """Print that training was stopped, and restore the best weights."""
         if self.stopped_epoch > 0 and self.verbose > 0:
             console.write_line(f"Epoch {self.stopped_epoch + 1:05d}: early stopping")
         self._restore()
 
     def get_monitor_value(self, logs: Mapping[str, Any] | None) -> Any:
-        """Return the watched value of some logs, or None."""
-        return self._watch.read(self.model, self.params, logs or {})
+        """Return the monitored value in `logs`, or None."""
+        return self._monitor.read(self.model, self.params, logs or {})
 
     def state_dict(self) -> dict[str, Any]:
         """Return patience, best value and best weights."""
@@ -115,11 +115,11 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
+        """Restore patience, best value and best weights."""
         for name in self.state_dict():
             setattr(self, name, state[name])
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.wait = 0
         self.best = None
         self.best_epoch = 0
@@ -127,10 +127,10 @@ class EarlyStopping(Callback):
         self.best_weights = None
         self._restored = False
 
-    def _keep(self, epoch: int) -> None:
+    def _record_best(self, epoch: int) -> None:
         self.best_epoch = epoch
         if self.restore_best_weights:
-            # Arrays may share memory with parameters that go on changing.
+            # The arrays may share memory with the parameters.
             self.best_weights = copy.deepcopy(self.model.get_weights())
 
     def _restore(self) -> None:
@@ -142,6 +142,6 @@ class EarlyStopping(Callback):
             console.write_line(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
         self.model.set_weights(self.best_weights)
 
-    def _release(self) -> None:
-        """Restore the best weights where training was broken off."""
+    def release_resources(self) -> None:
+        """Restore the best weights if training was interrupted."""
         self._restore()

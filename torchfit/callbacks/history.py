@@ -1,4 +1,4 @@
-"""History: what `fit` returns."""
+"""History: the logs of every epoch, as `fit` returns them."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -6,19 +6,19 @@ from typing import Any
 
 from torchfit._utils import figures
 from torchfit._utils.names import did_you_mean
-from torchfit.callbacks import _curves
-from torchfit.callbacks._monitor import direction_of
+from torchfit.callbacks import _history_plot
+from torchfit.callbacks._monitor import mode_of
 from torchfit.callbacks.base import Callback
 
 
 class History(Callback):
-    """Record the logs of every epoch. `fit` adds one, after all other callbacks, and returns it.
+    """Record the logs of every epoch. `fit` adds one after all other callbacks, and returns it.
 
     Attributes:
-        history: name -> list of floats, one per epoch that had the value.
+        history: name -> list of floats, one per epoch whose logs have the name.
         epoch: the epochs' indices, from 0 (or from `initial_epoch`).
-        timing: where the time went: name -> list, one per epoch, of the seconds spent on `data` (waiting for batches),
-            `step`, `callbacks`, `validation` and `compile`, of their `total`, and of the `peak_memory` in bytes.
+        timing: name -> list, one per epoch, of the seconds spent on `data` (waiting for batches), `step`,
+            `callbacks`, `validation` and `compile`, of their `total`, and of the `peak_memory` in bytes.
 
     >>> history = History()
     >>> history.on_train_begin()
@@ -28,7 +28,7 @@ class History(Callback):
     ({'loss': [0.5, 0.25]}, [0, 1])
     """
 
-    _is_builtin = True
+    written_logs = ()
 
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
@@ -37,7 +37,7 @@ class History(Callback):
         self.timing: dict[str, list[float]] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Start counting epochs again; an object used twice goes on recording values, as in Keras."""
+        """Start a new list of epochs. An object used twice keeps appending values, as in Keras."""
         self.epoch = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -52,8 +52,8 @@ class History(Callback):
     def to_frame(self) -> Any:
         """Return the values as a pandas `DataFrame`: a row for each epoch, a column for each name.
 
-        Epochs count from 0, as in `epoch`. What an epoch did not have, such as values of validation with
-        `validation_freq`, is NaN.
+        Epochs count from 0, as in `epoch`. Values that an epoch does not have, such as those of validation with
+        `validation_freq`, are NaN.
 
         >>> history = History()
         >>> history.on_epoch_end(0, {"loss": 0.5})
@@ -71,25 +71,25 @@ class History(Callback):
         return pandas.DataFrame(rows, index=pandas.Index(epochs, name="epoch"))
 
     def plot(self, *names: str) -> Any:
-        """Draw a panel for each value over the epochs, training and validation together, the best epoch marked.
+        """Plot each value over the epochs, training and validation together, and mark the best epoch.
 
-        Needs matplotlib (`pip install "torchfit[plot]"`), which is imported here. Epochs count from 1. Best is the
-        epoch with the best value of validation, of training where there is none.
+        Needs matplotlib (`pip install "torchfit[plot]"`), which is imported here. Epochs count from 1. The best epoch
+        is that with the best value of validation, or of training if there is no validation.
 
         Args:
-            *names: What to draw, such as `"loss"`, without `val_`; everything by default.
+            *names: The values to plot, such as `"loss"`, without `val_`; all by default.
 
         Returns:
-            matplotlib's figure: `history.plot().savefig("curves.png")`.
+            The figure of matplotlib: `history.plot().savefig("curves.png")`.
 
         Raises:
             ImportError: If matplotlib is not installed.
-            ValueError: If there is nothing to draw, or a name is not among the values.
+            ValueError: If there is nothing to plot, or a name was not recorded.
         """
         record = self._record(first=1)
-        known = _curves.panels_of(list(record))
+        known = _history_plot.panel_names(list(record))
         if not known:
-            raise ValueError("There is nothing to draw yet: no epoch was recorded.")
+            raise ValueError("There is nothing to plot yet: no epoch was recorded.")
         for name in names:
             if name not in known:
                 raise ValueError(f"{name!r} was not recorded. {did_you_mean(name, known)}")
@@ -97,8 +97,8 @@ class History(Callback):
             record = {key: values for key, values in record.items() if key.removeprefix("val_") in names}
         return figures.make_figure(lambda figure: self._draw(figure, record))
 
-    def _draw(self, figure: Any, record: _curves.Record) -> None:
-        _curves.draw_curves(figure, record, lambda name: direction_of(self.model, name))
+    def _draw(self, figure: Any, record: _history_plot.Record) -> None:
+        _history_plot.draw_curves(figure, record, lambda name: mode_of(self.model, name))
 
     def _record(self, first: int) -> dict[str, tuple[list[int], list[Any]]]:
         """Return epochs, counted from `first`, and numbers for each name."""
@@ -111,17 +111,17 @@ class History(Callback):
         return found
 
     def _repr_html_(self) -> str:
-        """Show the curves, and a table of the last and the best values, in a notebook."""
+        """Show the curves, and a table of the last and the best values, in notebooks."""
         record = self._record(first=1)
         if not record:
             return "<p>History without epochs</p>"
-        picture = figures.png_html(lambda figure: self._draw(figure, record), "Curves of the training")
+        image = figures.png_html(lambda figure: self._draw(figure, record), "Training curves")
         rows = []
         for name, (epochs, values) in record.items():
-            best = _curves.best_of(epochs, values, direction_of(self.model, name))
+            best = _history_plot.best_epoch(epochs, values, mode_of(self.model, name))
             shown = ("–", "–") if best is None else (f"{best[1]:.4g}", str(best[0]))
             rows.append((name, f"{values[-1]:.4g}", *shown))
-        return picture + figures.table_html(("", "last", "best", "in epoch"), rows)
+        return image + figures.table_html(("", "last", "best", "in epoch"), rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record so far."""
@@ -132,7 +132,7 @@ class History(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a record."""
+        """Continue a record."""
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.epoch = list(state["epoch"])
         self._recorded_at = {name: list(epochs) for name, epochs in state.get("recorded_at", {}).items()}

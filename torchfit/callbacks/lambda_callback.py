@@ -1,31 +1,29 @@
-"""LambdaCallback: a callback made of functions."""
+"""LambdaCallback: a callback built from functions."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
-from torchfit.callbacks.base import ALIASES, EVENTS, Callback
+from torchfit.callbacks.base import HOOK_ALIASES, HOOKS, Callback
 
 
 class LambdaCallback(Callback):
-    """Call functions at events. Events without a function cost nothing.
+    """Call functions in hooks. Hooks without a function are free.
 
     Args:
         on_epoch_begin, on_epoch_end: functions of `(epoch, logs)`.
         on_train_begin, on_train_end: functions of `(logs)`.
         on_train_batch_begin, on_train_batch_end: functions of `(batch, logs)`.
-        **kwargs: functions for the other events of `Callback`.
+        **kwargs: functions for the other hooks of `Callback`.
 
     Raises:
-        TypeError: for an unknown event, or something that cannot be called.
+        TypeError: for an unknown hook, or something that cannot be called.
 
-    >>> say = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))
-    >>> say.on_epoch_end(0, {"loss": 0.5})
+    >>> printer = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))
+    >>> printer.on_epoch_end(0, {"loss": 0.5})
     0 0.5
     """
-
-    _is_builtin = False  # its functions may write anything into the logs
 
     def __init__(
         self,
@@ -46,15 +44,15 @@ class LambdaCallback(Callback):
             "on_train_batch_end": on_train_batch_end,
             **kwargs,
         }
-        for event, function in given.items():
+        for hook, function in given.items():
             if function is not None:
-                setattr(self, _checked(event, function), function)
+                setattr(self, _checked(hook, function), function)
 
 
-def _checked(event: str, function: Any) -> str:
-    known = [*EVENTS, *ALIASES.values()]
-    if event not in known:
-        raise TypeError(f"LambdaCallback: unknown event {event!r}. {did_you_mean(event, known)}")
+def _checked(hook: str, function: Any) -> str:
+    known = [*HOOKS, *HOOK_ALIASES.values()]
+    if hook not in known:
+        raise TypeError(f"LambdaCallback: unknown hook {hook!r}. {did_you_mean(hook, known)}")
     if not callable(function):
-        raise TypeError(f"{event}: expected a function. Received: {describe(function)}")
-    return event
+        raise TypeError(f"{hook}: expected a function. Received: {describe(function)}")
+    return hook

@@ -1,4 +1,4 @@
-"""LearningRateScheduler: a learning rate for every epoch."""
+"""LearningRateScheduler: set the learning rate of every epoch."""
 
 import inspect
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from typing import Any
 
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks._rate import rate_of
+from torchfit.callbacks._learning_rate import learning_rate_of
 from torchfit.callbacks.base import Callback
 
 
 class LearningRateScheduler(Callback):
-    """Set the learning rate at the beginning of every epoch, and write it into the logs as `learning_rate`.
+    """Set the learning rate at the start of every epoch, and write it into the logs as `learning_rate`.
 
     Args:
-        schedule: a function of the epoch (from 0) and the present rate, or of the epoch alone, that returns
+        schedule: a function of the epoch (from 0) and the current rate, or of the epoch alone, that returns
             the new rate: a number, or an array or tensor without dimensions.
-        verbose: 1 says what it sets.
+        verbose: 1 prints the rate.
 
     Raises:
         ValueError: if `schedule` does not return a number.
@@ -24,8 +24,7 @@ class LearningRateScheduler(Callback):
     >>> halving = LearningRateScheduler(lambda epoch, rate: rate * 0.5 if epoch else rate)
     """
 
-    _is_builtin = True
-    _written_logs = ("learning_rate",)
+    written_logs = ("learning_rate",)
 
     def __init__(self, schedule: Callable[..., Any], verbose: int = 0) -> None:
         if not callable(schedule):
@@ -36,7 +35,7 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the rate."""
-        arguments = (epoch, rate_of(self.model)) if self._takes_rate else (epoch,)
+        arguments = (epoch, learning_rate_of(self.model)) if self._takes_rate else (epoch,)
         rate = _number(self.schedule(*arguments))
         self.model.optimizer.learning_rate = rate
         if self.verbose > 0:
@@ -45,11 +44,11 @@ class LearningRateScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the rate into the logs."""
         if logs is not None:
-            logs["learning_rate"] = rate_of(self.model)
+            logs["learning_rate"] = learning_rate_of(self.model)
 
 
 def _takes_two(schedule: Callable[..., Any]) -> bool:
-    """Tell whether a function can be called with the epoch and the rate."""
+    """Return whether a function can be called with the epoch and the rate."""
     try:
         inspect.signature(schedule).bind(0, 0.0)
     except TypeError:

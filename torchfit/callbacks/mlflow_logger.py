@@ -1,26 +1,26 @@
-"""MLflowLogger: epochs into a run of MLflow."""
+"""MLflowLogger: log epochs to MLflow."""
 
 from typing import Any
 
-from torchfit.callbacks import _tracking
+from torchfit.callbacks import _experiment_trackers
 from torchfit.callbacks.base import Callback
 
 
 class MLflowLogger(Callback):
-    """Log every epoch to MLflow, and how the training was set up.
+    """Log every epoch, and how the run is set up, to MLflow.
 
     Needs the package mlflow or mlflow-skinny (`pip install "torchfit[tracking]"`), which is imported when training
-    begins. A run that is active (`mlflow.start_run`) is used and left open; else one is begun, and ended with the
+    starts. An active run (`mlflow.start_run`) is used and left open; otherwise a run is started, and ended with the
     training.
 
     Args:
         experiment: The experiment of a new run, by name.
         run_name: The name of a new run.
-        tracking_uri: Where runs are stored; by default what MLflow is set to.
+        tracking_uri: Where runs are stored; by default the setting of MLflow.
         **run_arguments: More arguments of `mlflow.start_run`, such as `tags`.
 
     Attributes:
-        run_id: The identifier of the run, once training has begun.
+        run_id: The identifier of the run, once training has started.
 
     Raises:
         ImportError: before the first epoch, if mlflow is not installed.
@@ -28,7 +28,7 @@ class MLflowLogger(Callback):
     >>> logger = MLflowLogger(experiment="digits", run_name="first")
     """
 
-    _is_builtin = True
+    written_logs = ()
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MLflowLogger(Callback):
         self._is_ours = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin a run, unless there is one."""
+        """Start a run, unless one is active."""
         mlflow = self._mlflow()
         active = mlflow.active_run()
         self._is_ours = active is None
@@ -55,18 +55,19 @@ class MLflowLogger(Callback):
                 mlflow.set_experiment(self.experiment)
             active = mlflow.start_run(**self._arguments)
         self.run_id = active.info.run_id
-        mlflow.log_params(_tracking.setup(self.model, self.params))
+        mlflow.log_params(_experiment_trackers.run_config(self.model, self.params))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Log the values of the epoch."""
-        self._mlflow().log_metrics(_tracking.values(self.model, logs), step=epoch + 1)
+        self._mlflow().log_metrics(_experiment_trackers.numeric_logs(self.model, logs), step=epoch + 1)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """End the run, if it was begun here."""
+        """End the run, if it was started here."""
         self._finish("FINISHED")
 
-    def _release(self) -> None:
-        self._finish("FAILED")  # Only a training that broke off gets here with its run unfinished.
+    def release_resources(self) -> None:
+        """Mark the run as failed if training was interrupted, and the run thus was not ended yet."""
+        self._finish("FAILED")
 
     def _finish(self, status: str) -> None:
         if self._is_ours:
@@ -74,4 +75,4 @@ class MLflowLogger(Callback):
             self._mlflow().end_run(status)
 
     def _mlflow(self) -> Any:
-        return _tracking.imported("mlflow", "MLflowLogger")
+        return _experiment_trackers.require_package("mlflow", "MLflowLogger")

@@ -1,56 +1,54 @@
-"""ModelCheckpoint: save the model now and then."""
+"""ModelCheckpoint: save the model periodically."""
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from string import Formatter
 from typing import Any
 
 from torchfit._serialization.files import check_writable
-from torchfit._utils import console
-from torchfit._utils.errors import describe
-from torchfit.callbacks._monitor import Watch, check_monitor
-from torchfit.callbacks._writer import Writer
+from torchfit._utils import console, validation
+from torchfit.callbacks._background_writer import BackgroundWriter
+from torchfit.callbacks._monitor import Monitor, check_monitor
 from torchfit.callbacks.base import Callback
 
 
 class ModelCheckpoint(Callback):
-    """Save the model or its weights at the end of epochs, or every so many batches.
+    """Save the model or its weights at the end of epochs, or every `save_freq` batches.
 
     Args:
-        filepath: where to, a string or path. Fields are filled in: `{epoch}` and `{batch}`, both from 1, and
-            any name in the logs: `"{epoch:02d}-{val_loss:.2f}"`. Missing folders are made when saving.
-        monitor: name in the logs that tells which model is best.
-        verbose: 1 says what is saved.
+        filepath: the path of the file, with fields that are filled in: `{epoch}` and `{batch}`, both from 1, and
+            any name in the logs: `"{epoch:02d}-{val_loss:.2f}"`. Missing folders are created when saving.
+        monitor: name in the logs that decides which model is best.
+        verbose: 1 prints what is saved.
         save_best_only: save only if `monitor` has improved.
-        save_weights_only: call `model.save_weights`, else `model.save`.
-        mode: `"min"`, `"max"`, or `"auto"`: the metric itself says which way is better.
-        save_freq: `"epoch"`, or a number of batches, counted across epochs. With `steps_per_execution=K` it
-            is looked at every K batches. Values of `logs` are then averages over the epoch so far.
-        initial_value_threshold: the value to beat at first, with `save_best_only`.
+        save_weights_only: call `model.save_weights` instead of `model.save`.
+        mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
+        save_freq: `"epoch"`, or a number of batches, counted across epochs. With `steps_per_execution=K` it is
+            checked every K batches. Values in `logs` are then averages over the epoch so far.
+        initial_value_threshold: the first value to beat, with `save_best_only`.
 
     Attributes:
-        best: the best value so far, or `initial_value_threshold`, or None. It is kept over several `fit`s.
+        best: the best value so far, or `initial_value_threshold`, or None. It is kept from one `fit` to the next.
 
     Raises:
-        ValueError: before the first epoch, for settings that can never save: a monitor or a field that cannot
-            occur, a validation value or nothing but epochs where batches are counted.
-        OSError: before the first epoch, if the folder, or the nearest one above that is there, cannot be written; when
-            a file could not be written, which it names.
-        KeyError: when saving, if a field is missing in this epoch's logs.
+        ValueError: before the first epoch, for settings that can never save: a monitor or a field that cannot occur,
+            or a value of validation when `save_freq` counts batches.
+        OSError: before the first epoch, if the folder, or its nearest existing parent, cannot be written to; later,
+            if a file could not be written, which is named.
+        KeyError: when saving, if a field is missing in the logs of this epoch.
 
-    Counting batches costs one call per step; reading values for the file name or `monitor` waits for the
-    device, only when it is time to save. Where batches are counted, training goes on as soon as the model is
-    copied, and a thread writes the file. It is there, whole, when the next one is begun, when a validation or the
-    end of the epoch is told to the callbacks that come after this one, and when `fit` ends, by an exception as
-    well; until then, the one before it is. At the end of epochs, it is there at once. A model with a `save` (or
-    `save_weights`) of its own is always written at once, by it.
+    Counting batches costs one call per step. Values for the file name or `monitor` are read, which waits for the
+    device, only when saving. If `save_freq` counts batches, training continues once the model is copied, and a
+    thread writes the file. The file is complete before the next save starts, before validation, at the end of the
+    epoch, and when `fit` returns or raises. Until then the previous file is in place. At the end of epochs the file
+    is written at once, and so is that of a model that overrides `save` (or `save_weights`).
 
     >>> checkpoint = ModelCheckpoint("runs/{epoch:02d}-{val_loss:.2f}", save_best_only=True)
     """
 
-    _is_builtin = True
-    _reads_logs_at_once = True
+    written_logs = ()
+    reads_logs_synchronously = True
 
     def __init__(
         self,
@@ -69,23 +67,23 @@ class ModelCheckpoint(Callback):
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
         self.mode = mode
-        self.save_freq = _checked_frequency(save_freq)
+        self.save_freq = validation.save_freq("save_freq", save_freq)
         self.initial_value_threshold = initial_value_threshold
         self.best: Any = initial_value_threshold
-        self._watch = Watch(type(self).__name__, monitor, mode)
-        self._fields = _fields(self.filepath)
+        self._monitor = Monitor(type(self).__name__, monitor, mode)
+        self._field_names = _field_names(self.filepath)
         self._epoch = 0
         self._last_batch = -1
-        self._unsaved_batches = 0
-        self._writer = Writer()
+        self._batches_since_save = 0
+        self._writer = BackgroundWriter()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Refuse settings that can never save."""
-        names = [name for name in self._fields if name not in ("epoch", "batch")]
-        if self.save_freq == "epoch" and "batch" in self._fields:
+        """Raise ValueError for settings that can never save."""
+        names = [name for name in self._field_names if name not in ("epoch", "batch")]
+        if self.save_freq == "epoch" and "batch" in self._field_names:
             raise ValueError("ModelCheckpoint: filepath: {batch} needs an integer save_freq.")
         if self.save_best_only:
-            self._watch.check(self.model, self.params)
+            self._monitor.check(self.model, self.params)
             names.append(self.monitor)
         for name in names:
             self._check_name(name)
@@ -96,24 +94,24 @@ class ModelCheckpoint(Callback):
         self._epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save, if epochs are counted."""
+        """Save, if `save_freq` counts epochs."""
         self._writer.wait()
         if self.save_freq == "epoch":
-            self._consider({"epoch": epoch + 1}, logs or {})
+            self._maybe_save({"epoch": epoch + 1}, logs or {})
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count, and save when enough batches have come."""
+        """Count batches, and save every `save_freq` of them."""
         if self.save_freq == "epoch":
             return
         # A smaller index than the last one: a new epoch.
-        self._unsaved_batches += batch + 1 if batch <= self._last_batch else batch - self._last_batch
+        self._batches_since_save += batch + 1 if batch <= self._last_batch else batch - self._last_batch
         self._last_batch = batch
-        if self._unsaved_batches >= int(self.save_freq):
-            self._unsaved_batches = 0
-            self._consider({"epoch": self._epoch + 1, "batch": batch + 1}, logs or {})
+        if self._batches_since_save >= int(self.save_freq):
+            self._batches_since_save = 0
+            self._maybe_save({"epoch": self._epoch + 1, "batch": batch + 1}, logs or {})
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Let no thread write while the workers of a validation are started."""
+        """Wait for the file, so that no thread writes while workers of the validation are started."""
         self._writer.wait()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -121,39 +119,39 @@ class ModelCheckpoint(Callback):
         self._writer.wait()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and the count of batches; their files are there then."""
+        """Return the best value and the count of batches, once their file is written."""
         self._writer.wait()
-        return {"best": self.best, "last_batch": self._last_batch, "unsaved_batches": self._unsaved_batches}
+        return {"best": self.best, "last_batch": self._last_batch, "unsaved_batches": self._batches_since_save}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the best value and the count of batches."""
         self.best = state["best"]
-        self._last_batch, self._unsaved_batches = state["last_batch"], state["unsaved_batches"]
+        self._last_batch, self._batches_since_save = state["last_batch"], state["unsaved_batches"]
 
-    def _consider(self, position: dict[str, int], logs: Mapping[str, Any]) -> None:
-        """Save if there is no reason against it, and say so."""
+    def _maybe_save(self, position: dict[str, int], logs: Mapping[str, Any]) -> None:
+        """Save, unless `monitor` has not improved, and print so."""
         epoch = f"\nEpoch {position['epoch']:05d}:"
         if not self.save_best_only:
             path = self._path(position, logs)
-            self._say(f"{epoch} saving model to {path}")
+            self._print(f"{epoch} saving model to {path}")
             self._save(path)
             return
-        value = self._watch.read(self.model, self.params, logs)
+        value = self._monitor.read(self.model, self.params, logs)
         if value is None:
             return
-        best = self._watch.worst if self.best is None else self.best
-        if not self._watch.improved(value, self.best):
-            self._say(f"{epoch} {self.monitor} did not improve from {best:.5f}")
+        best = self._monitor.worst_value if self.best is None else self.best
+        if not self._monitor.is_improvement(value, self.best):
+            self._print(f"{epoch} {self.monitor} did not improve from {best:.5f}")
             return
         path = self._path(position, logs)
-        self._say(f"{epoch} {self.monitor} improved from {best:.5f} to {value:.5f}, saving model to {path}")
+        self._print(f"{epoch} {self.monitor} improved from {best:.5f} to {value:.5f}, saving model to {path}")
         self._save(path)
         self.best = value
 
     def _path(self, position: dict[str, int], logs: Mapping[str, Any]) -> str:
-        """Fill the fields in; the logs are not read if no field asks for them."""
+        """Fill in the fields. The logs are read only if a field needs them."""
         values: dict[str, Any] = dict(position)
-        for name in self._fields:
+        for name in self._field_names:
             if name not in values and name not in logs:
                 raise KeyError(
                     f"ModelCheckpoint: filepath: {self.filepath!r} needs {name!r}. "
@@ -163,8 +161,8 @@ class ModelCheckpoint(Callback):
         return self.filepath.format(**values)
 
     def _save(self, path: str) -> None:
-        later = getattr(self.model, "_writing_later", None)
-        write = None if later is None or self.save_freq == "epoch" else later(path, self.save_weights_only)
+        prepare = getattr(self.model, "prepare_save", None) or getattr(self.model, "_writing_later", None)
+        write = None if prepare is None or self.save_freq == "epoch" else prepare(path, self.save_weights_only)
         if write is not None:
             self._writer.start(write)
             return
@@ -173,36 +171,30 @@ class ModelCheckpoint(Callback):
             os.makedirs(folder, exist_ok=True)
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.verbose > 0:
             console.write_line(text)
 
     def _check_name(self, name: str) -> None:
         if self.save_freq != "epoch" and name.startswith("val_"):
             raise ValueError(
-                f"ModelCheckpoint: {name!r} is known at the end of epochs only, but save_freq counts batches. "
+                f"ModelCheckpoint: {name!r} is known only at the end of epochs, but save_freq counts batches. "
                 "Use save_freq='epoch', or a training value."
             )
         names = self.params.get("metrics")
         if names is not None and self.params.get("metrics_complete", True):
             check_monitor(name, names, "ModelCheckpoint: filepath or monitor")
 
-    def _hears(self, event: str) -> bool:
-        return event not in ("on_train_batch_end", "on_test_begin", "on_train_end") or self.save_freq != "epoch"
+    def unneeded_hooks(self) -> Collection[str]:
+        """Return the hooks that count batches and wait for the thread, if `save_freq` counts epochs."""
+        return ("on_train_batch_end", "on_test_begin", "on_train_end") if self.save_freq == "epoch" else ()
 
-    def _release(self) -> None:
-        self._writer.release()
-
-
-def _checked_frequency(save_freq: Any) -> str | int:
-    if save_freq == "epoch":
-        return "epoch"
-    if isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0:
-        return save_freq
-    raise ValueError(f"save_freq: expected 'epoch' or a positive number of batches. Received: {describe(save_freq)}")
+    def release_resources(self) -> None:
+        """Wait for the last file."""
+        self._writer.close()
 
 
-def _fields(template: str) -> list[str]:
+def _field_names(template: str) -> list[str]:
     """Return the names between braces, without attributes, indices and formats."""
     names = [re.split(r"[.\[]", field)[0] for _, field, _, _ in Formatter().parse(template) if field is not None]
     if any(not name or name.isdigit() for name in names):

@@ -1,4 +1,4 @@
-"""ReduceLROnPlateau: learn more slowly when a value has stopped improving."""
+"""ReduceLROnPlateau: reduce the learning rate when a monitored value has stopped improving."""
 
 import warnings
 from collections.abc import Mapping
@@ -8,35 +8,34 @@ import numpy as np
 
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks._monitor import Watch
-from torchfit.callbacks._rate import rate_of
+from torchfit.callbacks._learning_rate import learning_rate_of
+from torchfit.callbacks._monitor import Monitor
 from torchfit.callbacks.base import Callback
 
 
 class ReduceLROnPlateau(Callback):
-    """Multiply the learning rate by a factor when a value in the logs has stopped improving.
+    """Multiply the learning rate by a factor when a monitored value has stopped improving.
 
-    Writes `learning_rate`, the rate of the epoch that ended, into its logs.
+    Writes `learning_rate`, the rate of the epoch, into the logs.
 
     Args:
         monitor: name in the logs.
         factor: below 1; the new rate is `rate * factor`.
         patience: epochs without improvement before the rate is reduced.
-        verbose: 1 says when.
-        mode: `"min"`, `"max"`, or `"auto"`: the metric itself says which way is better.
-        min_delta: how much better a value must be to count.
-        cooldown: epochs after a reduction in which nothing is counted.
-        min_lr: the rate does not go below it.
+        verbose: 1 prints when the rate is reduced.
+        mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
+        min_delta: the smallest change that counts as an improvement.
+        cooldown: epochs after a reduction before patience counts again.
+        min_lr: the lower bound of the rate.
 
     Raises:
         ValueError: if `factor` is not below 1; before the first epoch, if `monitor` cannot occur.
-        TypeError: when the optimizer's rate is decided by a schedule and cannot be set.
+        TypeError: when the rate of the optimizer is set by a schedule.
 
     >>> plateau = ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=5, min_lr=0.001)
     """
 
-    _is_builtin = True
-    _written_logs = ("learning_rate",)
+    written_logs = ("learning_rate",)
 
     best: Any
     wait: int
@@ -69,25 +68,25 @@ class ReduceLROnPlateau(Callback):
         self.min_delta = min_delta
         self.cooldown = cooldown
         self.min_lr = min_lr
-        self._watch = Watch(type(self).__name__, monitor, mode, min_delta)
-        self._forget()
+        self._monitor = Monitor(type(self).__name__, monitor, mode, min_delta)
+        self._reset()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Start afresh, and refuse a `monitor` that cannot occur."""
-        self._watch.check(self.model, self.params)
-        self._forget()
+        """Reset, and raise ValueError if `monitor` cannot occur."""
+        self._monitor.check(self.model, self.params)
+        self._reset()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Compare the epoch with the best one, and reduce the rate if patience has run out."""
+        """Compare the epoch with the best one, and reduce the rate once patience is used up."""
         logs = {} if logs is None else logs
-        logs["learning_rate"] = rate_of(self.model)
-        value = self._watch.read(self.model, self.params, logs)
+        logs["learning_rate"] = learning_rate_of(self.model)
+        value = self._monitor.read(self.model, self.params, logs)
         if value is None:
             return
         if self.in_cooldown():
             self.cooldown_counter -= 1
             self.wait = 0
-        if self._watch.improved(value, self.best):
+        if self._monitor.is_improvement(value, self.best):
             self.best = value
             self.wait = 0
         elif not self.in_cooldown():
@@ -96,7 +95,7 @@ class ReduceLROnPlateau(Callback):
                 self._reduce(epoch)
 
     def in_cooldown(self) -> bool:
-        """Tell whether a reduction was so recent that nothing is counted."""
+        """Return whether the last reduction is less than `cooldown` epochs ago."""
         return self.cooldown_counter > 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,18 +103,18 @@ class ReduceLROnPlateau(Callback):
         return {"best": self.best, "wait": self.wait, "cooldown_counter": self.cooldown_counter}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the best value, patience and cooldown."""
         self.best, self.wait = state["best"], state["wait"]
         self.cooldown_counter = state["cooldown_counter"]
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.best = None
         self.wait = 0
         self.cooldown_counter = 0
 
     def _reduce(self, epoch: int) -> None:
         optimizer = self.model.optimizer
-        rate = rate_of(self.model)
+        rate = learning_rate_of(self.model)
         # Rates live in float32: 0.1 reduced by 0.1 is no larger than a min_lr of 0.01.
         if np.float32(rate) <= np.float32(self.min_lr):
             return

@@ -1,4 +1,4 @@
-"""RemoteMonitor: tell a server about every epoch."""
+"""RemoteMonitor: send every epoch to a server."""
 
 import json
 import warnings
@@ -15,23 +15,23 @@ _SECONDS_TO_WAIT = 10
 
 
 class RemoteMonitor(Callback):
-    """Send the logs of every epoch to a server, as an HTTP POST, without any extra package.
+    """Send the logs of every epoch to a server by HTTP POST, without any extra package.
 
-    The event is a JSON object with `epoch` (from 0) and the logs. If the server cannot be reached within ten
-    seconds, a warning says so and training goes on.
+    The message is a JSON object with `epoch` (from 0) and the logs. If the server cannot be reached within ten
+    seconds, a warning says so and training continues.
 
     Args:
         root: address of the server, `http://` or `https://`.
-        path: where on the server.
-        field: name of the form's field that holds the JSON, unless `send_as_json`.
+        path: path on the server.
+        field: name of the form field that holds the JSON, unless `send_as_json`.
         headers: further HTTP headers.
         send_as_json: send the JSON itself (`application/json`) instead of a form.
 
     Raises:
-        ValueError: if `root` is no HTTP address.
+        ValueError: if `root` is not an HTTP address.
     """
 
-    _is_builtin = True
+    written_logs = ()
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class RemoteMonitor(Callback):
         self.send_as_json = send_as_json
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Send the epoch's values."""
+        """Send the values of the epoch."""
         event = {"epoch": epoch, **{name: _plain(value) for name, value in (logs or {}).items()}}
         text = json.dumps(event)
         body = text if self.send_as_json else urlencode({self.field: text})

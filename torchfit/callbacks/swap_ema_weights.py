@@ -1,4 +1,4 @@
-"""SwapEMAWeights: evaluate with averaged weights."""
+"""SwapEMAWeights: evaluate with the averaged weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,32 +9,31 @@ from torchfit.callbacks.base import Callback
 
 
 class SwapEMAWeights(Callback):
-    """Evaluate and predict with the optimizer's averaged weights, and train on with the others.
+    """Evaluate and predict with the averaged weights of the optimizer, and train with the raw ones.
 
-    The optimizer must keep them: `use_ema=True`. While the averages are in the model, the weights of the
-    training are kept in a copy, as large as the parameters, on their device. They come back also if the
-    evaluation breaks off.
+    The optimizer must keep averages: `use_ema=True`. While they are in the model, the raw weights are kept in a copy
+    as large as the parameters, on their device. They are restored even if the evaluation is interrupted.
 
     Args:
-        swap_on_epoch: leave the averages in the model between epochs as well, so that callbacks that come later
-            in the list, such as `ModelCheckpoint`, save them.
+        swap_on_epoch: keep the averages in the model between epochs as well, so that later callbacks in the list,
+            such as `ModelCheckpoint`, save them.
 
     Raises:
         ValueError: before the first epoch, if the optimizer keeps no averages.
     """
 
-    _is_builtin = True
+    written_logs = ()
     _kept: Any = None
 
     def __init__(self, swap_on_epoch: bool = False) -> None:
         self.swap_on_epoch = swap_on_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Refuse an optimizer without averages."""
+        """Raise ValueError if the optimizer keeps no averages."""
         self._optimizer()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Train with the training's weights."""
+        """Train with the raw weights."""
         self._swap_out()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -42,7 +41,7 @@ class SwapEMAWeights(Callback):
         self._swap_in()
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Go back to the training's weights."""
+        """Restore the raw weights."""
         self._swap_out()
 
     def on_predict_begin(self, logs: Any = None) -> None:
@@ -50,24 +49,24 @@ class SwapEMAWeights(Callback):
         self._swap_in()
 
     def on_predict_end(self, logs: Any = None) -> None:
-        """Go back to the training's weights."""
+        """Restore the raw weights."""
         self._swap_out()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Show the averages to the callbacks that come later."""
+        """Put the averages into the model for later callbacks, with `swap_on_epoch`."""
         if self.swap_on_epoch:
             self._swap_in()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Leave the averages in the model: training with averages ends with them."""
+        """Keep the averages, which `fit` leaves in the model when training ends."""
         self._kept = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights of the training, while the averages are in the model."""
+        """Return the raw weights, while the averages are in the model."""
         return {"kept": self._kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Keep the weights of the training."""
+        """Restore the copy of the raw weights."""
         kept = state["kept"]
         if kept is not None:
             kept = [value.to(parameter) for value, parameter in zip(kept, self._optimizer().parameters)]
@@ -95,5 +94,6 @@ class SwapEMAWeights(Callback):
             )
         return optimizer
 
-    def _release(self) -> None:
+    def release_resources(self) -> None:
+        """Restore the raw weights if an evaluation was interrupted."""
         self._swap_out()

@@ -1,44 +1,45 @@
-"""TensorBoard: files for TensorBoard, written with `torch.utils.tensorboard`."""
+"""TensorBoard: write event files with `torch.utils.tensorboard`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import perf_counter
 from typing import Any
 
+from torchfit._utils import validation
 from torchfit._utils.errors import describe
-from torchfit.callbacks import _summaries
+from torchfit.callbacks import _tensorboard_writers
 from torchfit.callbacks.base import Callback
 
 
 class TensorBoard(Callback):
     """Write losses, metrics, weights and more for TensorBoard; `tensorboard --logdir=logs` shows them.
 
-    Needs the package tensorboard, not TensorFlow. Scalars of an epoch are named `epoch_loss` and so on, in
-    the runs `train` and `validation`; those of batches `batch_loss`, against the count of batches; results of
-    evaluations `evaluation_loss_vs_iterations`, against the optimizer's updates.
+    Needs the package tensorboard, not TensorFlow. Scalars of an epoch are named `epoch_loss` and so on, in the runs
+    `train` and `validation`; those of batches `batch_loss`, against the number of batches; results of evaluations
+    `evaluation_loss_vs_iterations`, against the updates of the optimizer.
 
     Args:
         log_dir: folder for the files.
-        histogram_freq: write histograms of the parameters every so many epochs; 0 never.
-        write_graph: write the model's graph, found by tracing it on its first inputs. Not for compiled steps.
-        write_images: with the histograms, write the parameters as figures.
+        histogram_freq: write histograms of the parameters every `histogram_freq` epochs; 0 never.
+        write_graph: write the graph of the model, traced on its first inputs. Not for compiled steps.
+        write_images: write the parameters as images, along with the histograms.
         write_steps_per_second: write the speed, per epoch and per written batch.
-        update_freq: `"epoch"`, `"batch"`, or write the scalars of every so many batches. Writing reads them,
-            which waits for the device.
-        profile_batch: a batch, or a pair of first and last batch, counted from 1 over the whole training, to
-            record with torch's profiler into `log_dir/profile`; 0 for none.
-        embeddings_freq: write the tables of `nn.Embedding`s every so many epochs; 0 never.
-        embeddings_metadata: a file with one label per line, or a dict of such files by the layers' names.
+        update_freq: `"epoch"`, `"batch"`, or a number of batches between two writes of the scalars. Writing reads
+            them, which waits for the device.
+        profile_batch: a batch, or a pair of first and last batch, counted from 1 over the whole run, to record with
+            the profiler of torch into `log_dir/profile`; 0 for none.
+        embeddings_freq: write the tables of `nn.Embedding`s every `embeddings_freq` epochs; 0 never.
+        embeddings_metadata: a file with one label per line, or a dict of such files by layer name.
 
     Raises:
         ImportError: before the first epoch, if tensorboard is not installed.
-        ValueError: for an `update_freq` or `profile_batch` of another kind.
+        ValueError: for an invalid `update_freq` or `profile_batch`.
 
     >>> board = TensorBoard("runs/first", histogram_freq=1)
     """
 
-    _is_builtin = True
-    _reads_logs_at_once = True
+    written_logs = ()
+    reads_logs_synchronously = True
 
     def __init__(
         self,
@@ -57,21 +58,24 @@ class TensorBoard(Callback):
         self.write_graph = write_graph
         self.write_images = write_images
         self.write_steps_per_second = write_steps_per_second
-        self.update_freq = _checked_frequency(update_freq)
+        update_freq = validation.save_freq("update_freq", update_freq, "epoch", "batch")
+        self.update_freq: Any = 1 if update_freq == "batch" else update_freq
         self.embeddings_freq = embeddings_freq
         self.embeddings_metadata = embeddings_metadata
-        self._profile = _summaries.Profile(_checked_range(profile_batch), os.path.join(self.log_dir, "profile"))
+        self._profile = _tensorboard_writers.ProfiledRange(
+            _checked_range(profile_batch), os.path.join(self.log_dir, "profile")
+        )
         self._writers: dict[str, Any] = {}
         self._batches = 0
         self._last_batch = -1
-        self._inputs: _summaries.FirstInputs | None = None
+        self._inputs: _tensorboard_writers.InputRecorder | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Open the file, and wait for inputs to draw the graph with."""
+        """Open the file, and record the first inputs, to trace the graph with."""
         self._batches = 0
         self._writer("train")
         if self.write_graph:
-            self._inputs = _summaries.FirstInputs(self.model.module)
+            self._inputs = _tensorboard_writers.InputRecorder(self.model.module)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clock."""
@@ -79,29 +83,29 @@ class TensorBoard(Callback):
         self._epoch_mark = self._batch_mark = (perf_counter(), self._batches)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Start the profiler, when it is time."""
-        self._profile.before(self._batches + batch - self._last_batch)
+        """Start the profiler if it is time."""
+        self._profile.start_if_due(self._batches + batch - self._last_batch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count, stop the profiler, and write scalars, when it is time."""
+        """Count batches; stop the profiler and write scalars if it is time."""
         before = self._batches
         self._batches += batch - self._last_batch
         self._last_batch = batch
         if self._profile.last:
-            self._profile.after(self._batches)
+            self._profile.stop_if_due(self._batches)
         if self.update_freq != "epoch" and before // self.update_freq < self._batches // self.update_freq:
             self._write_batch(logs or {})
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Write the results of an evaluation against the optimizer's updates."""
+        """Write the results of an evaluation against the updates of the optimizer."""
         step = getattr(getattr(self.model, "optimizer", None), "iterations", None)
         if step is not None:
             writer = self._writer("validation")
-            _summaries.write_scalars(writer, "evaluation_", logs or {}, int(step), "_vs_iterations")
+            _tensorboard_writers.write_scalars(writer, "evaluation_", logs or {}, int(step), "_vs_iterations")
             writer.flush()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write the epoch's scalars, and whatever else is due."""
+        """Write the scalars of the epoch, and whatever else is due."""
         train, module = self._writer("train"), self.model.module
         values = dict(logs or {})
         held_out = {name[4:]: value for name, value in values.items() if name.startswith("val_")}
@@ -109,61 +113,64 @@ class TensorBoard(Callback):
         rate = getattr(self.model.optimizer, "learning_rate", None)
         values |= {} if rate is None else {"learning_rate": float(rate)}
         values |= self._speed(self._epoch_mark)
-        _summaries.write_scalars(train, "epoch_", values, epoch)
+        _tensorboard_writers.write_scalars(train, "epoch_", values, epoch)
         if held_out:
-            _summaries.write_scalars(self._writer("validation"), "epoch_", held_out, epoch)
-        self._draw_graph()
+            _tensorboard_writers.write_scalars(self._writer("validation"), "epoch_", held_out, epoch)
+        self._write_graph()
         if _is_due(epoch, self.histogram_freq):
-            _summaries.write_histograms(train, module, epoch)
+            _tensorboard_writers.write_histograms(train, module, epoch)
         if _is_due(epoch, self.histogram_freq) and self.write_images:
-            _summaries.write_images(train, module, epoch)
+            _tensorboard_writers.write_images(train, module, epoch)
         if _is_due(epoch, self.embeddings_freq):
-            _summaries.write_embeddings(train, module, self.embeddings_metadata, epoch)
+            _tensorboard_writers.write_embeddings(train, module, self.embeddings_metadata, epoch)
         for writer in self._writers.values():
             writer.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Close the files."""
-        self._release()
+        self.release_resources()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count of batches."""
         return {"batches": self._batches, "last_batch": self._last_batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the count of batches."""
         self._batches, self._last_batch = state["batches"], state["last_batch"]
 
     def _write_batch(self, logs: Mapping[str, Any]) -> None:
         values = {**logs, **self._speed(self._batch_mark)}
-        _summaries.write_scalars(self._writer("train"), "batch_", values, self._batches)
+        _tensorboard_writers.write_scalars(self._writer("train"), "batch_", values, self._batches)
         self._batch_mark = (perf_counter(), self._batches)
 
     def _speed(self, mark: tuple[float, int]) -> dict[str, float]:
-        """Return the steps per second since a time and count, if they are wanted."""
+        """Return the steps per second since a time and count, if they are to be written."""
         if not self.write_steps_per_second:
             return {}
         since, before = mark
         return {"steps_per_second": (self._batches - before) / max(perf_counter() - since, 1e-9)}
 
-    def _draw_graph(self) -> None:
-        """Draw the graph, once there are inputs. Between epochs, so that no step waits for it."""
+    def _write_graph(self) -> None:
+        """Write the graph once there are inputs. Between epochs, so that no step waits for it."""
         found = self._inputs
         if found is not None and found.inputs is not None:
             self._inputs = None
-            _summaries.write_graph(self._writer("train"), self.model.module, found.inputs, found.named)
+            _tensorboard_writers.write_graph(self._writer("train"), self.model.module, found.inputs, found.named)
 
     def _writer(self, run: str) -> Any:
         if run not in self._writers:
-            self._writers[run] = _summaries.open_writer(os.path.join(self.log_dir, run))
+            self._writers[run] = _tensorboard_writers.open_writer(os.path.join(self.log_dir, run))
         return self._writers[run]
 
-    def _hears(self, event: str) -> bool:
-        profiles = self._profile.last > 0
-        counts = profiles or self.write_steps_per_second or self.update_freq != "epoch"
-        return {"on_train_batch_begin": profiles, "on_train_batch_end": counts}.get(event, True)
+    def unneeded_hooks(self) -> Collection[str]:
+        """Return the hooks of batches, if nothing is written or recorded there."""
+        if self._profile.last > 0:
+            return ()
+        counts = self.write_steps_per_second or self.update_freq != "epoch"
+        return ("on_train_batch_begin",) if counts else ("on_train_batch_begin", "on_train_batch_end")
 
-    def _release(self) -> None:
+    def release_resources(self) -> None:
+        """Close the files, stop the profiler and remove the hook from the module."""
         self._profile.stop()
         if self._inputs is not None:
             self._inputs.remove()
@@ -175,17 +182,6 @@ class TensorBoard(Callback):
 
 def _is_due(epoch: int, frequency: int) -> bool:
     return frequency > 0 and epoch % frequency == 0
-
-
-def _checked_frequency(update_freq: Any) -> Any:
-    """Return "epoch" or a number of batches."""
-    if update_freq in ("epoch", "batch"):
-        return "epoch" if update_freq == "epoch" else 1
-    if isinstance(update_freq, int) and not isinstance(update_freq, bool) and update_freq > 0:
-        return update_freq
-    raise ValueError(
-        f"update_freq: expected 'epoch', 'batch' or a positive number of batches. Received: {describe(update_freq)}"
-    )
 
 
 def _checked_range(profile_batch: Any) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""TerminateOnNaN: stop when the loss is no longer a number."""
+"""TerminateOnNaN: stop when the loss is NaN or infinite."""
 
 import math
 from typing import Any
@@ -12,9 +12,9 @@ class TerminateOnNaN(Callback):
 
     The loss in the logs is the mean over the epoch so far, which stays NaN once a batch was.
 
-    Every step reads the loss, and with it the step's other metrics, in one transfer. On the CPU that costs a
-    few microseconds; on an accelerator the host waits for the step to finish, so that it can no longer
-    prepare the next one meanwhile. To look less often, check in `on_epoch_end` of a callback of your own.
+    Every step reads the loss, and with it the other metrics of the step, in one transfer. On the CPU that costs a
+    few microseconds; on an accelerator the host waits for each step to finish and cannot prepare the next one
+    meanwhile. To check less often, do it in `on_epoch_end` of a custom callback.
 
     Args:
         raise_error: raise `RuntimeError` instead of stopping.
@@ -23,8 +23,8 @@ class TerminateOnNaN(Callback):
         RuntimeError: with `raise_error`, naming the batch.
     """
 
-    _is_builtin = True
-    _reads_logs_at_once = True
+    written_logs = ()
+    reads_logs_synchronously = True
 
     def __init__(self, raise_error: bool = False) -> None:
         self.raise_error = raise_error

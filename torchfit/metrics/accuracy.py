@@ -13,7 +13,7 @@ from torchfit.metrics.reductions import MeanMetricWrapper
 class _Matches(MeanMetricWrapper):
     """Fraction of samples that match: counted, without floating-point work per sample."""
 
-    direction = "up"
+    mode = "max"
 
     def update_state(  # type: ignore[override]
         self, y_true: Any, y_pred: Any, sample_weight: Any = None

@@ -36,7 +36,7 @@ class Metric(nn.Module):
 
     Attributes:
         name: key in the logs; `given_name` is the name without the prefix of an output.
-        direction: `"up"` if more is better, `"down"` if less is, `None` if the metric cannot say.
+        mode: `"max"` if higher is better, `"min"` if lower is, `None` if neither.
 
     Raises:
         ValueError: if `dtype` or `name` is not one.
@@ -53,7 +53,7 @@ class Metric(nn.Module):
     3.0
     """
 
-    direction: str | None = None
+    mode: str | None = None
     _given_name: str | None = None
     _nested_keys: tuple[str, ...] = ()
     _dtype: torch.dtype = torch.float32

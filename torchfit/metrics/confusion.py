@@ -105,7 +105,7 @@ class TruePositives(_Count):
     2.0
     """
 
-    direction, _which = "up", 0
+    mode, _which = "max", 0
 
 
 class FalsePositives(_Count):
@@ -117,7 +117,7 @@ class FalsePositives(_Count):
     2.0
     """
 
-    direction, _which = "down", 1
+    mode, _which = "min", 1
 
 
 class TrueNegatives(_Count):
@@ -129,7 +129,7 @@ class TrueNegatives(_Count):
     2.0
     """
 
-    direction, _which = "up", 2
+    mode, _which = "max", 2
 
 
 class FalseNegatives(_Count):
@@ -141,13 +141,13 @@ class FalseNegatives(_Count):
     2.0
     """
 
-    direction, _which = "down", 3
+    mode, _which = "min", 3
 
 
 class _PrecisionOrRecall(ThresholdedMetric):
     """True positives as a fraction of the predicted positives, or of the positives."""
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: Any):
         super().__init__(thresholds, 0.5 if top_k is None else NEVER, name, dtype)

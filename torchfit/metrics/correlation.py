@@ -13,7 +13,7 @@ class PearsonCorrelation(MeanMetricWrapper):
     0.9967
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, name: str | None = "pearson_correlation", dtype: Any = None, axis: Any = -1):
         super().__init__(of_samples.pearson_correlation, name, dtype, axis=axis)
@@ -26,7 +26,7 @@ class ConcordanceCorrelation(MeanMetricWrapper):
     0.9816
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, name: str | None = "concordance_correlation", dtype: Any = None, axis: Any = -1):
         super().__init__(of_samples.concordance_correlation, name, dtype, axis=axis)

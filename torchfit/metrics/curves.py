@@ -30,7 +30,7 @@ def is_linspace(thresholds: list[float]) -> bool:
 class Curve(BinaryDecisionMetric):
     """The four counts at each of many thresholds, `(thresholds,)`, or `(thresholds, labels)` per label."""
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, thresholds: list[float], name: str | None, dtype: Any):
         super().__init__(name=name, dtype=dtype)

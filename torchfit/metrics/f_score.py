@@ -38,7 +38,7 @@ class FBetaScore(Metric):
     [0.3846, 0.9091, 0.8333]
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(
         self,

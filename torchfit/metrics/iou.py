@@ -43,7 +43,7 @@ class IoU(Metric):
     0.3333
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(
         self,

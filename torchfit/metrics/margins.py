@@ -13,7 +13,7 @@ class Hinge(MeanMetricWrapper):
     1.3
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "hinge", dtype: Any = None):
         super().__init__(of_samples.hinge, name, dtype)
@@ -26,7 +26,7 @@ class SquaredHinge(MeanMetricWrapper):
     1.86
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "squared_hinge", dtype: Any = None):
         super().__init__(of_samples.squared_hinge, name, dtype)
@@ -39,7 +39,7 @@ class CategoricalHinge(MeanMetricWrapper):
     1.4
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "categorical_hinge", dtype: Any = None):
         super().__init__(of_samples.categorical_hinge, name, dtype)

@@ -16,7 +16,7 @@ class KLDivergence(MeanMetricWrapper):
     0.4581
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "kl_divergence", dtype: Any = None):
         super().__init__(probabilistic.kl_divergence, name, dtype)
@@ -29,7 +29,7 @@ class Poisson(MeanMetricWrapper):
     0.5
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "poisson", dtype: Any = None):
         super().__init__(probabilistic.poisson, name, dtype)
@@ -44,7 +44,7 @@ class BinaryCrossentropy(MeanMetricWrapper):
     0.8149
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class CategoricalCrossentropy(MeanMetricWrapper):
     1.1769
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class SparseCategoricalCrossentropy(MeanMetricWrapper):
     1.1769
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class R2Score(Metric):
     0.5714
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ class MeanSquaredError(MeanMetricWrapper):
     0.25
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_squared_error", dtype: Any = None):
         super().__init__(of_samples.mean_squared_error, name, dtype)
@@ -31,7 +31,7 @@ class MeanAbsoluteError(MeanMetricWrapper):
     0.25
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_absolute_error", dtype: Any = None):
         super().__init__(of_samples.mean_absolute_error, name, dtype)
@@ -44,7 +44,7 @@ class MeanAbsolutePercentageError(MeanMetricWrapper):
     25.0
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_absolute_percentage_error", dtype: Any = None):
         super().__init__(of_samples.mean_absolute_percentage_error, name, dtype)
@@ -57,7 +57,7 @@ class MeanSquaredLogarithmicError(MeanMetricWrapper):
     0.1201
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "mean_squared_logarithmic_error", dtype: Any = None):
         super().__init__(of_samples.mean_squared_logarithmic_error, name, dtype)
@@ -70,7 +70,7 @@ class LogCoshError(MeanMetricWrapper):
     0.1084
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "logcosh", dtype: Any = None):
         super().__init__(of_samples.log_cosh, name, dtype)
@@ -83,7 +83,7 @@ class RootMeanSquaredError(Mean):
     0.5
     """
 
-    direction = "down"
+    mode = "min"
 
     def __init__(self, name: str | None = "root_mean_squared_error", dtype: Any = None):
         super().__init__(name, dtype)
@@ -112,7 +112,7 @@ class CosineSimilarity(MeanMetricWrapper):
     0.5
     """
 
-    direction = "up"
+    mode = "max"
 
     def __init__(self, name: str | None = "cosine_similarity", dtype: Any = None, axis: int = -1):
         super().__init__(_cosine, name, dtype, axis=axis)

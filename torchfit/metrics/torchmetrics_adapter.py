@@ -10,7 +10,7 @@ from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
 from torchfit.metrics.base import Metric
 
-_DIRECTIONS = {True: "up", False: "down", None: None}
+_MODES = {True: "max", False: "min", None: None}
 
 
 def is_torchmetrics(value: Any) -> bool:
@@ -37,7 +37,7 @@ class TorchMetric(Metric):
             raise ValueError(f"`metric` must be a torchmetrics object. Received: {describe(metric)}.")
         super().__init__(name=name or snake_case(type(metric).__name__))
         self.metric = metric
-        self.direction = _DIRECTIONS[getattr(metric, "higher_is_better", None)]
+        self.mode = _MODES[getattr(metric, "higher_is_better", None)]
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Pass one batch on, predictions first."""

@@ -1,15 +1,15 @@
-"""What the callbacks have in common that log to trackers of experiments."""
+"""Shared parts of the callbacks that log to experiment trackers."""
 
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 
-def imported(package: str, owner: str) -> Any:
-    """Return a package that need not be installed.
+def require_package(package: str, owner: str) -> Any:
+    """Return an optional package.
 
     Raises:
-        ImportError: With the line to type.
+        ImportError: with the command that installs it.
     """
     try:
         return import_module(package)
@@ -17,8 +17,8 @@ def imported(package: str, owner: str) -> Any:
         raise ImportError(f'{owner} needs the package {package}. Type: pip install "torchfit[tracking]"') from error
 
 
-def setup(model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a training is set up: epochs, steps, the optimizer with its arguments, the size of the model."""
+def run_config(model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a run is set up: epochs, steps, the optimizer, its learning rate and the number of parameters."""
     found = {name: params[name] for name in ("epochs", "steps") if params.get(name) is not None}
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
@@ -32,8 +32,8 @@ def setup(model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def values(model: Any, logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return the numbers among the logs of an epoch, and the learning rate."""
+def numeric_logs(model: Any, logs: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the numbers in the logs of an epoch, and the learning rate."""
     numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float))}
     rate = getattr(getattr(model, "optimizer", None), "learning_rate", None)
     return numbers if rate is None else {"learning_rate": float(rate), **numbers}

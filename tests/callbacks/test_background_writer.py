@@ -4,14 +4,14 @@ import weakref
 
 import pytest
 
-from torchfit.callbacks._writer import Writer
+from torchfit.callbacks._background_writer import BackgroundWriter
 
 
 @pytest.fixture
 def writer():
-    writer = Writer()
+    writer = BackgroundWriter()
     yield writer
-    writer.release()
+    writer.close()
 
 
 def full_disk():
@@ -57,10 +57,10 @@ def test_the_next_file_is_not_begun_after_an_error(writer):
 
 
 def test_at_the_end_an_error_is_a_warning_and_no_thread_is_left():
-    writer = Writer()
+    writer = BackgroundWriter()
     writer.start(full_disk)
-    with pytest.warns(UserWarning, match="A file of the training that ends here is not there: .*No space left"):
-        writer.release()
+    with pytest.warns(UserWarning, match="A file of this training run was not written: .*No space left"):
+        writer.close()
     assert "torchfit-writer" not in [thread.name for thread in threading.enumerate()]
 
 
@@ -68,7 +68,7 @@ def test_it_writes_again_after_the_end(writer):
     written = []
     for number in range(2):
         writer.start(lambda number=number: written.append(number))
-        writer.release()
+        writer.close()
     assert written == [0, 1]
 
 

@@ -1,4 +1,4 @@
-"""What is written for TensorBoard: scalars, weights, the graph, embeddings, a profile."""
+"""Write scalars, weights, the graph, embeddings and profiles for TensorBoard."""
 
 import os
 import warnings
@@ -27,7 +27,7 @@ def open_writer(folder: str) -> Any:
 
 
 def write_scalars(writer: Any, prefix: str, values: Mapping[str, Any], step: int, suffix: str = "") -> None:
-    """Write the numbers among some values."""
+    """Write those of some values that are numbers."""
     for name, value in values.items():
         if isinstance(value, Real):
             writer.add_scalar(f"{prefix}{name}{suffix}", float(value), step)
@@ -40,7 +40,7 @@ def write_histograms(writer: Any, module: nn.Module, step: int) -> None:
 
 
 def write_images(writer: Any, module: nn.Module, step: int) -> None:
-    """Write every parameter as a picture: one row per output, from dark (smallest) to bright (largest)."""
+    """Write every parameter as an image: one row per output, from dark (smallest) to bright (largest)."""
     for name, parameter in module.named_parameters():
         values = parameter.detach().float()
         values = values.reshape(len(values) if values.dim() > 1 else 1, -1)
@@ -49,7 +49,7 @@ def write_images(writer: Any, module: nn.Module, step: int) -> None:
 
 
 def write_embeddings(writer: Any, module: nn.Module, metadata: Any, step: int) -> None:
-    """Write the table of every `nn.Embedding`; `metadata` is a file of labels, or one for each layer's name."""
+    """Write the table of every `nn.Embedding`; `metadata` is a file of labels, or a file for each layer name."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Embedding):
             path = metadata.get(name) if isinstance(metadata, Mapping) else metadata
@@ -57,45 +57,45 @@ def write_embeddings(writer: Any, module: nn.Module, metadata: Any, step: int) -
 
 
 def write_graph(writer: Any, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-    """Write the graph of a module, found by running it once, without touching its state or random numbers."""
+    """Write the graph of a module, traced without changing its state or the random generators."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad(), training_mode(module, training=False):
-            warnings.simplefilter("ignore")  # about the limits of tracing, which do not matter for a picture
+            warnings.simplefilter("ignore")  # about the limits of tracing, which do not matter for a plot
             writer.add_graph(_Positional(module, tuple(named)), (*inputs, *named.values()), use_strict_trace=False)
     except Exception as error:
-        # Tracing fails in as many ways as there are models. The training must not.
+        # Tracing fails in as many ways as there are models. Training must continue.
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(f"TensorBoard: this model's graph cannot be drawn: {reason}", stacklevel=2)
 
 
-class FirstInputs:
-    """Takes a copy of what a module is first called with.
+class InputRecorder:
+    """Copies the inputs of the first call of a module.
 
-    Inside a compiled step it sees nothing, and disturbs nothing.
+    In a compiled step it records nothing, and changes nothing.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.inputs: tuple[Any, ...] | None = None
         self.named: Mapping[str, Any] = {}
-        self._handle = module.register_forward_pre_hook(self._take, with_kwargs=True)
+        self._handle = module.register_forward_pre_hook(self._record, with_kwargs=True)
 
     def remove(self) -> None:
-        """Stop waiting for a call."""
+        """Remove the hook from the module."""
         self._handle.remove()
 
-    def _take(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _record(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
         self.inputs, self.named = tree_map(_copy, inputs), tree_map(_copy, named)
         self.remove()
 
 
-class Profile:
-    """Records a range of batches with torch's profiler, into a file for Perfetto or chrome://tracing.
+class ProfiledRange:
+    """A range of batches recorded with the profiler of torch, into a file for Perfetto or chrome://tracing.
 
     Args:
         batches: first and last batch, from 1, both included.
-        folder: where the file goes.
+        folder: the folder of the file.
     """
 
     def __init__(self, batches: tuple[int, int], folder: str) -> None:
@@ -103,19 +103,19 @@ class Profile:
         self._folder = folder
         self._profiler: Any = None
 
-    def before(self, batch: int) -> None:
-        """Start, if this batch is in the range."""
+    def start_if_due(self, batch: int) -> None:
+        """Start recording if this batch is in the range."""
         if self._profiler is None and self.first <= batch <= self.last:
             self._profiler = torch.profiler.profile()
             self._profiler.start()
 
-    def after(self, batch: int) -> None:
-        """Write the file, if this batch is the last."""
+    def stop_if_due(self, batch: int) -> None:
+        """Write the file if this batch is the last one."""
         if batch >= self.last:
             self.stop()
 
     def stop(self) -> None:
-        """Write what was recorded, if anything."""
+        """Write the file, if anything was recorded."""
         profiler, self._profiler = self._profiler, None
         if profiler is not None:
             profiler.stop()
@@ -124,7 +124,7 @@ class Profile:
 
 
 class _Positional(nn.Module):
-    """A module called without keywords, as tracing wants it."""
+    """A module called without keyword arguments, which tracing does not support."""
 
     def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()

@@ -1,0 +1,41 @@
+import math
+
+from torchfit.callbacks._progress_format import format_bar, format_count, format_finished, format_running, format_values
+
+
+def test_the_guides_finished_line():
+    logs = {
+        "loss": 0.3484766,
+        "sparse_categorical_accuracy": 0.90112,
+        "val_loss": 0.19564822,
+        "val_sparse_categorical_accuracy": 0.9437999,
+    }
+    assert format_finished(782, 782, 1.2, 0.0012, logs, with_bar=True) == (
+        "782/782 [==============================] - 1s 1ms/step - loss: 0.3485 - sparse_categorical_accuracy: 0.9011"
+        " - val_loss: 0.1956 - val_sparse_categorical_accuracy: 0.9438"
+    )
+
+
+def test_the_line_without_a_bar():
+    assert format_finished(782, 782, 1.2, 0.0012, {"loss": 0.5}, with_bar=False) == (
+        "782/782 - 1s - 1ms/step - loss: 0.5000"
+    )
+
+
+def test_a_moving_bar():
+    assert format_count(32, 782) + format_bar(32, 782) == " 32/782 [>.............................]"
+    assert format_bar(0, 10) == " [..............................]"
+    assert format_bar(9, 10) == " [==========================>...]"
+
+
+def test_an_unknown_length():
+    text = format_count(12, None) + format_bar(12, None) + format_running(12, None, 3.9, 0.3, {"loss": 1.0})
+    assert text == "12/Unknown - 3s 300ms/step - loss: 1.0000"
+
+
+def test_values_that_are_no_numbers_stay_on_the_line():
+    assert format_values({"loss": math.nan, "matrix": "[[1\n 2]]"}) == " - loss: nan - matrix: [[1 2]]"
+
+
+def test_small_values_have_an_exponent():
+    assert format_values({"a": 0.001, "b": 0.0011, "c": -2}) == " - a: 1.0000e-03 - b: 0.0011 - c: -2.0000"

@@ -1,0 +1,78 @@
+"""Write files in a thread while training continues."""
+
+import warnings
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import TypeAlias
+
+Tasks: TypeAlias = "SimpleQueue[tuple[_PendingWrite, Callable[[], None]] | None]"
+
+
+class BackgroundWriter:
+    """Writes one file at a time in a thread; errors are re-raised by `wait()`.
+
+    A plain thread is used because a `ThreadPoolExecutor` spends more time holding the GIL.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: Tasks = SimpleQueue()
+        self._thread: Thread | None = None
+        self._file: _PendingWrite | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Start writing a file, once the one before it is written.
+
+        Raises:
+            OSError: if the file before it could not be written.
+        """
+        self.wait()
+        if self._thread is None:
+            self._thread = Thread(target=_run, args=[self._tasks], name="torchfit-writer", daemon=True)
+            self._thread.start()
+        self._file = _PendingWrite()
+        self._tasks.put((self._file, write))
+
+    def wait(self) -> None:
+        """Wait until the file is written.
+
+        Raises:
+            OSError: if it could not be written.
+        """
+        file = self._file
+        if file is not None:
+            file.done.wait()  # Interrupted here, the file is still waited for next time.
+            self._file = None
+            if file.error is not None:
+                raise file.error
+
+    def close(self) -> None:
+        """Wait and end the thread. An error becomes a warning, as another exception may be propagating."""
+        try:
+            self.wait()
+        except OSError as error:
+            warnings.warn(f"A file of this training run was not written: {error}", stacklevel=2)
+        finally:
+            if self._thread is not None:
+                self._tasks.put(None)
+                self._thread.join()
+                self._thread = None
+
+
+class _PendingWrite:
+    """A file that is being written."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.done = Event()
+
+
+def _run(tasks: Tasks) -> None:
+    """Run the tasks in order, until there is None."""
+    for file, write in iter(tasks.get, None):
+        try:
+            write()
+        except BaseException as error:
+            file.error = error
+        file.done.set()
+        del file, write  # Or the contents would be kept until the next file comes.
