@@ -57,7 +57,12 @@ def test_sample_weights(loss, reduction, expected):
 
 def test_a_call_may_return_a_scalar():
     assert Scalar()(Y_TRUE, Y_PRED).item() == 2.5
-    assert Scalar()(Y_TRUE, Y_PRED, sample_weight=[1.0, 3.0]).item() == 5.0
+    assert Scalar()(Y_TRUE, Y_PRED, sample_weight=2.0).item() == 5.0
+
+
+def test_a_call_that_returns_a_scalar_takes_no_weights_of_samples():
+    with pytest.raises(ValueError, match=r"`sample_weight` .*loss scalar, .*Received: a list of length 2"):
+        Scalar()(Y_TRUE, Y_PRED, sample_weight=[1.0, 3.0])
 
 
 def test_call_is_needed():

@@ -7,13 +7,14 @@ broadcasting in Python; the underlying kernel takes 2.5 µs.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import _C, Tensor
+from torch import _C, Tensor, nn
 
 Kernel = Callable[..., Tensor]
 
-NONE, MEAN = 0, 1  # torch's numbers for its reductions
-_REDUCTIONS = ("none", "mean")
+NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for its reductions
+_REDUCTIONS = ("none", "mean", "sum")
 _native: Any = getattr(_C, "_nn", None)
 
 
@@ -32,3 +33,41 @@ def _public_huber_loss(input: Tensor, target: Tensor, reduction: int, delta: flo
 mse_loss: Kernel = getattr(_native, "mse_loss", _public_mse_loss)
 l1_loss: Kernel = getattr(_native, "l1_loss", _public_l1_loss)
 huber_loss: Kernel = getattr(_native, "huber_loss", _public_huber_loss)
+
+TorchLossModule: type[nn.Module] = nn.MSELoss.__bases__[0]
+"""The class that torch's loss modules have in common."""
+
+
+def nll_loss_sum(log_probs: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return the sum of `-weight[label] · log_prob` over labels that are not ignored, and the sum of these weights.
+
+    `torch.nn.functional.nll_loss` computes the second as well, and keeps it to itself.
+
+    Args:
+        log_probs: `(batch, classes, …)`, or `(classes,)`.
+        labels: Class indices `(batch, …)`, or without dimensions.
+        weight: A weight for each class, `(classes,)`, or `None`.
+        ignore_index: The label that does not count.
+    """
+    if log_probs.dim() <= 2:
+        total, count = _nll_loss(log_probs, labels, weight, SUM, ignore_index)
+    else:
+        images = log_probs if log_probs.dim() == 4 else log_probs.flatten(2).unsqueeze(2)
+        places = labels if log_probs.dim() == 4 else labels.flatten(1).unsqueeze(1)
+        total, count = _nll_loss_2d(images, places, weight, SUM, ignore_index)
+    return total, count
+
+
+def _public_nll_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    counted = (target != ignore_index).to(input.dtype)
+    if weight is not None:
+        counted = counted * weight[target * counted.long()]
+    loss = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=_REDUCTIONS[reduction])
+    return loss, counted.sum()
+
+
+_aten: Any = torch.ops.aten
+_nll_loss: Any = getattr(getattr(_aten, "nll_loss_forward", None), "default", _public_nll_loss)
+_nll_loss_2d: Any = getattr(getattr(_aten, "nll_loss2d_forward", None), "default", _public_nll_loss)

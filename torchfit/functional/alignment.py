@@ -1,5 +1,6 @@
 """Bringing targets and predictions to one kind and one shape, or saying why they do not fit."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,31 @@ def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     if surplus == -1 and second.shape[-1] == 1:
         return (first.unsqueeze(-1), second) if first.dim() == 1 else (first, second.squeeze(-1))
     return first, second
+
+
+def mean_per_sample(values: Tensor, axis: int = -1) -> Tensor:
+    """Return the mean of `values (batch, …, values)` over `axis`.
+
+    A vector `(batch,)` holds one value per sample already and is returned as it is.
+
+    >>> mean_per_sample(torch.tensor([[1.0, 3.0]])).tolist(), mean_per_sample(torch.tensor([1.0, 3.0])).tolist()
+    ([2.0], [1.0, 3.0])
+    """
+    return values.mean(axis) if values.dim() > 1 else values
+
+
+def check_has_axis_beside_batch(name: str, y_pred: Tensor, axis_holds: str, way_out: str) -> None:
+    """Raise `ValueError` unless predictions are `(batch, …, values)`: of a vector, the batch would be compared."""
+    if y_pred.dim() < 2:
+        raise ValueError(
+            f"{name} compares {axis_holds} within a sample, so y_pred must be (batch, …, {axis_holds}). "
+            f"Received: y_pred, {describe(y_pred)}. {way_out}"
+        )
+
+
+def detach_below(values: Tensor, floor: float) -> Tensor:
+    """Return `values`, without their gradient below `floor`, such as at 0, where a power has an infinite slope."""
+    return torch.where(values < floor, values.detach(), values)
 
 
 def as_floating(values: Any) -> Tensor:
@@ -73,7 +99,8 @@ def align_one_hot(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
 def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
     """Return class indices as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
 
-    Labels `(batch, …, 1)` lose their last dimension; labels of another kind are cast, fractions cut off.
+    Labels with a dimension of size 1 in place of the classes, or as their last one, lose it; labels of another kind
+    are cast, fractions cut off.
     """
     if (
         axis == -1
@@ -86,12 +113,14 @@ def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tenso
         return y_true, y_pred
     y_pred = as_floating(y_pred)
     y_true = as_tensor(y_true, device=y_pred.device).long()
-    if y_true.dim() == y_pred.dim() and y_true.shape[-1:] == (1,):
-        y_true = y_true.squeeze(-1)
     expected = list(y_pred.shape)
     if not -len(expected) <= axis < len(expected):
         raise ValueError(f"`axis` must be a dimension of y_pred. Received: {axis}, and y_pred, {describe(y_pred)}.")
     del expected[axis]
+    if y_true.dim():
+        check_has_axis_beside_batch("The loss", y_pred, "classes", "For one output, use a binary loss.")
+    if y_true.dim() == y_pred.dim():
+        y_true = squeeze_class_axis(y_true, axis, expected)
     if list(y_true.shape) != expected:
         raise shape_mismatch_error(
             y_true,
@@ -100,6 +129,15 @@ def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tenso
             "If the labels are one-hot, use categorical_crossentropy.",
         )
     return y_true, y_pred
+
+
+def squeeze_class_axis(labels: Tensor, axis: int, expected: Sequence[int]) -> Tensor:
+    """Drop a dimension of size 1, at `axis` or else the last one, if that leaves the `expected` shape."""
+    for dimension in (axis, -1):
+        squeezed = labels.squeeze(dimension)
+        if list(squeezed.shape) == list(expected):
+            return squeezed
+    return labels
 
 
 def shape_mismatch_error(y_true: Tensor, y_pred: Tensor, expected: str, way_out: str) -> ValueError:

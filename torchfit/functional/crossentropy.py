@@ -11,11 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchfit._utils.compat import MEAN, NONE
-from torchfit.functional.alignment import align_class_indices, align_one_hot, align_pair, batch_mean
+from torchfit.functional.alignment import (
+    align_class_indices,
+    align_one_hot,
+    align_pair,
+    check_has_axis_beside_batch,
+    mean_per_sample,
+)
 
 EPSILON = 1e-7
 # Torch leaves out labels of -100 unless told otherwise, here they are as wrong as any other number out of range.
 NO_CLASS = -(2**62)
+USE_BINARY = "For one output and labels of 0 and 1, use binary_crossentropy."
 
 
 def binary_crossentropy(
@@ -24,13 +31,14 @@ def binary_crossentropy(
     """Return the mean of `-(t·log p + (1 - t)·log(1 - p))` over `axis`.
 
     `y_true` holds labels from 0 to 1 and `y_pred` probabilities, or logits with `from_logits`, both
-    `(batch, …, values)`; the result has the shape without `axis`. `label_smoothing` moves the labels towards ½.
+    `(batch, …, values)`; the result has the shape without `axis`. A vector `(batch,)` gives `(batch,)`.
+    `label_smoothing` moves the labels towards ½.
 
     >>> binary_crossentropy([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    return elementwise_bce(smooth_binary(y_true, label_smoothing), y_pred, from_logits).mean(axis)
+    return mean_per_sample(elementwise_bce(smooth_binary(y_true, label_smoothing), y_pred, from_logits), axis)
 
 
 def elementwise_bce(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
@@ -49,19 +57,19 @@ def _half_precision_bce(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return -(y_true * y_pred.log().clamp(min=-100) + (1 - y_true) * (-y_pred).log1p().clamp(min=-100))
 
 
-def batch_binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the binary crossentropy of float32 probabilities, averaged over everything."""
+def fused_binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the crossentropy of float32 probabilities, averaged over everything; `None` for other shapes."""
     shape = y_pred.shape
     if y_true.shape != shape or 0 in shape:
-        return batch_mean(binary_crossentropy(y_true, y_pred))
+        return None
     return torch.binary_cross_entropy_with_logits(y_pred.logit(EPSILON), y_true, None, None, MEAN)
 
 
-def batch_binary_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the binary crossentropy of logits, averaged over everything, in one kernel."""
+def fused_binary_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the crossentropy of logits, averaged over everything, in one kernel; `None` for other shapes."""
     shape = y_pred.shape
     if y_true.shape != shape or 0 in shape:
-        return batch_mean(binary_crossentropy(y_true, y_pred, from_logits=True))
+        return None
     return torch.binary_cross_entropy_with_logits(y_pred, y_true, None, None, MEAN)
 
 
@@ -94,25 +102,26 @@ def categorical_crossentropy(
     0.6931...
     """
     y_true, y_pred = align_one_hot(y_true, y_pred)
+    check_has_axis_beside_batch("categorical_crossentropy", y_pred, "classes", USE_BINARY)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
     logarithm = y_pred.log_softmax(axis) if from_logits else normalize_probs(y_pred, axis).log()
     values: Tensor = (y_true * logarithm).sum(axis).neg()
     return values
 
 
-def batch_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the crossentropy of probabilities `(batch, classes)`, averaged over the batch."""
+def fused_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the crossentropy of probabilities `(batch, classes)`, averaged; `None` for other shapes."""
     shape = y_pred.shape
     if y_true.shape != shape or len(shape) != 2 or 0 in shape:
-        return batch_mean(categorical_crossentropy(y_true, y_pred))
+        return None
     return (normalize_probs(y_pred).log() * y_true).sum().div(-shape[0])
 
 
-def batch_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the crossentropy of logits `(batch, classes)`, averaged over the batch, in one kernel."""
+def fused_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the crossentropy of logits `(batch, classes)`, averaged, in one kernel; `None` for other shapes."""
     shape = y_pred.shape
     if y_true.shape != shape or len(shape) != 2 or 0 in shape:
-        return batch_mean(categorical_crossentropy(y_true, y_pred, from_logits=True))
+        return None
     return F.cross_entropy(y_pred, y_true)
 
 
@@ -121,11 +130,11 @@ def sparse_categorical_crossentropy(
 ) -> Tensor:
     """Return `-log p[y_true]`, with the classes along `axis`.
 
-    `y_true` holds class indices from 0 to classes - 1, `(batch, …)` or `(batch, …, 1)`, of any number kind;
-    `y_pred` holds probabilities `(batch, …, classes)`, or logits with `from_logits`. The result has the shape of
-    `y_pred` without `axis`; where the label is `ignore_class`, it is 0, and its `_keras_mask` says so.
-    Labels outside the range are not looked for (that would wait for the device at every step): torch raises
-    `IndexError` for them on the CPU.
+    `y_true` holds class indices from 0 to classes - 1 of any number kind, `(batch, …)`, or with a dimension of size
+    1 in place of the classes or at the end; `y_pred` holds probabilities `(batch, …, classes)`, or logits with
+    `from_logits`. The result has the shape of `y_pred` without `axis`; where the label is `ignore_class`, it is 0, and
+    its `_keras_mask` says so. Labels outside the range are not looked for (that would wait for the device at every
+    step): torch raises `IndexError` for them on the CPU.
 
     >>> sparse_categorical_crossentropy([1], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
@@ -147,17 +156,17 @@ def _gather_log_probs(logarithm: Tensor, labels: Tensor, ignored: int, axis: int
     return F.nll_loss(rows, labels.reshape(-1), ignore_index=ignored, reduction="none").view(labels.shape)
 
 
-def batch_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the crossentropy of probabilities `(batch, classes)` and labels `(batch,)`, averaged."""
+def fused_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the crossentropy of probabilities `(batch, classes)` and labels `(batch,)`, averaged, else `None`."""
     shape = y_pred.shape
     if len(shape) != 2 or y_true.shape != shape[:1] or 0 in shape:
-        return batch_mean(sparse_categorical_crossentropy(y_true, y_pred))
+        return None
     return F.nll_loss(normalize_probs(y_pred).log(), y_true, ignore_index=NO_CLASS)
 
 
-def batch_sparse_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the crossentropy of logits `(batch, classes)` and labels `(batch,)`, averaged, in one kernel."""
+def fused_sparse_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the crossentropy of logits `(batch, classes)` and labels `(batch,)`, in one kernel, else `None`."""
     shape = y_pred.shape
     if len(shape) != 2 or y_true.shape != shape[:1] or 0 in shape:
-        return batch_mean(sparse_categorical_crossentropy(y_true, y_pred, from_logits=True))
+        return None
     return F.cross_entropy(y_pred, y_true, ignore_index=NO_CLASS)

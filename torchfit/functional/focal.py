@@ -3,11 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_class_indices, align_one_hot, align_pair
-from torchfit.functional.crossentropy import elementwise_bce, normalize_probs, smooth_binary, smooth_categorical
+from torchfit.functional.alignment import (
+    align_class_indices,
+    align_one_hot,
+    align_pair,
+    check_has_axis_beside_batch,
+    detach_below,
+    mean_per_sample,
+)
+from torchfit.functional.crossentropy import (
+    EPSILON,
+    USE_BINARY,
+    elementwise_bce,
+    normalize_probs,
+    smooth_binary,
+    smooth_categorical,
+)
 
 
 def binary_focal_crossentropy(
@@ -34,11 +49,10 @@ def binary_focal_crossentropy(
     if from_logits:
         y_pred = y_pred.sigmoid()
     other = y_true * (1 - y_pred) + (1 - y_true) * y_pred
-    values = other.pow(gamma) * elementwise_bce(y_true, y_pred, from_logits=False)
+    values = _modulation(other, gamma) * elementwise_bce(y_true, y_pred, from_logits=False)
     if apply_class_balancing:
         values = values * (y_true * alpha + (1 - y_true) * (1 - alpha))
-    mean: Tensor = values.mean(axis)
-    return mean
+    return mean_per_sample(values, axis)
 
 
 def categorical_focal_crossentropy(
@@ -59,12 +73,13 @@ def categorical_focal_crossentropy(
     0.0433
     """
     y_true, y_pred = align_one_hot(y_true, y_pred)
+    check_has_axis_beside_batch("categorical_focal_crossentropy", y_pred, "classes", USE_BINARY)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
     if from_logits:
         y_pred = y_pred.softmax(axis)
     y_pred = normalize_probs(y_pred, axis)
     balance = alpha if isinstance(alpha, float) else as_tensor(alpha, y_pred.dtype, y_pred.device)
-    values: Tensor = (y_true * y_pred.log() * (1 - y_pred).pow(gamma) * balance).sum(axis).neg()
+    values: Tensor = (y_true * y_pred.log() * _modulation(1 - y_pred, gamma) * balance).sum(axis).neg()
     return values
 
 
@@ -79,5 +94,14 @@ def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) ->
     """
     y_true, y_pred = align_class_indices(y_true, y_pred)
     picked = y_pred.gather(-1, y_true.unsqueeze(-1)).squeeze(-1)
-    values: Tensor = (1 - picked.pow(q)) / q
+    # At 0 the slope of the power is infinite, but through a softmax the gradient tends to 0 there.
+    values: Tensor = (1 - detach_below(picked, torch.finfo(picked.dtype).tiny).pow(q)) / q
     return values
+
+
+def _modulation(missing: Tensor, gamma: float) -> Tensor:
+    """Return `missing^gamma`, the weight of an element whose label lacks the probability `missing` to be sure.
+
+    Below 1e-7, where the crossentropy is constant, a power below 1 has no gradient either: at 0 it would be infinite.
+    """
+    return (missing if gamma >= 1 else detach_below(missing, EPSILON)).pow(gamma)

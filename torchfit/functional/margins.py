@@ -1,11 +1,11 @@
-"""Margins between classes, sample by sample. Shapes `(batch, …, values)` give `(batch, …)`."""
+"""Margins between classes, sample by sample. Shapes `(batch, …, values)` give `(batch, …)`, `(batch,)` itself."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfit.functional.alignment import align_pair
+from torchfit.functional.alignment import align_pair, check_has_axis_beside_batch, mean_per_sample
 
 
 def hinge(y_true: Any, y_pred: Any) -> Tensor:
@@ -16,7 +16,7 @@ def hinge(y_true: Any, y_pred: Any) -> Tensor:
     >>> hinge([[-1.0, 1.0]], [[0.5, 0.5]]).tolist()
     [1.0]
     """
-    return _margins(y_true, y_pred).mean(-1)
+    return mean_per_sample(_margins(y_true, y_pred))
 
 
 def squared_hinge(y_true: Any, y_pred: Any) -> Tensor:
@@ -25,7 +25,7 @@ def squared_hinge(y_true: Any, y_pred: Any) -> Tensor:
     >>> squared_hinge([[-1.0, 1.0]], [[0.5, 0.5]]).tolist()
     [1.25]
     """
-    return _margins(y_true, y_pred).square().mean(-1)
+    return mean_per_sample(_margins(y_true, y_pred).square())
 
 
 def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
@@ -37,6 +37,7 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
     [1.25]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
+    check_has_axis_beside_batch("categorical_hinge", y_pred, "classes", "For one output, use hinge.")
     right = (y_true * y_pred).sum(-1)
     wrong = ((1 - y_true) * y_pred).amax(-1)
     values: Tensor = (wrong - right + 1).relu()

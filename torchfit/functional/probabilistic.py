@@ -1,13 +1,14 @@
 """How far distributions are from distributions and counts from rates, sample by sample.
 
-Every function takes `y_true` and `y_pred` of one shape `(batch, …, values)` and returns `(batch, …)`.
+Every function takes `y_true` and `y_pred` of one shape `(batch, …, values)` and returns `(batch, …)`; `poisson` takes
+`(batch,)` as well.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from torchfit.functional.alignment import align_pair
+from torchfit.functional.alignment import align_pair, check_has_axis_beside_batch, mean_per_sample
 
 EPSILON = 1e-7
 
@@ -21,6 +22,7 @@ def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
     [0.0]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
+    check_has_axis_beside_batch("kl_divergence", y_pred, "values", "Single values are no distribution.")
     y_true, y_pred = y_true.clamp(EPSILON, 1.0), y_pred.clamp(EPSILON, 1.0)
     values: Tensor = (y_true * (y_true / y_pred).log()).sum(-1)
     return values
@@ -35,5 +37,4 @@ def poisson(y_true: Any, y_pred: Any) -> Tensor:
     [2.0]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    values: Tensor = (y_pred - y_true * (y_pred + EPSILON).log()).mean(-1)
-    return values
+    return mean_per_sample(y_pred - y_true * (y_pred + EPSILON).log())

@@ -1,8 +1,9 @@
 """How far numbers are from numbers, sample by sample.
 
 Every function takes `y_true` and `y_pred` of one shape `(batch, …, values)` (tensors, NumPy arrays or nested
-lists) and returns `(batch, …)` in the dtype of `y_pred`: the mean over the last dimension. `(batch,)` and
-`(batch, 1)` are aligned; shapes that differ otherwise raise `ValueError`.
+lists) and returns `(batch, …)` in the dtype of `y_pred`: the mean over the last dimension. A vector `(batch,)`
+holds one value per sample, and so does the result. `(batch,)` and `(batch, 1)` are aligned; shapes that differ
+otherwise raise `ValueError`.
 """
 
 import math
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchfit._utils.compat import MEAN, NONE, huber_loss, l1_loss, mse_loss
-from torchfit.functional.alignment import align_pair, batch_mean
+from torchfit.functional.alignment import align_pair, check_has_axis_beside_batch, mean_per_sample
 
 EPSILON = 1e-7
 
@@ -25,15 +26,13 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> Tensor:
     [2.5]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    return mse_loss(y_pred, y_true, NONE).mean(-1)
+    return mean_per_sample(mse_loss(y_pred, y_true, NONE))
 
 
-def batch_mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the mean of `(y_pred - y_true)²` over everything, in one kernel."""
+def fused_mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the mean of `(y_pred - y_true)²` over everything, in one kernel; `None` for shapes that do not fit."""
     shape = y_pred.shape
-    if y_true.shape != shape or 0 in shape:
-        return batch_mean(mean_squared_error(y_true, y_pred))
-    return mse_loss(y_pred, y_true, MEAN)
+    return None if y_true.shape != shape or 0 in shape else mse_loss(y_pred, y_true, MEAN)
 
 
 def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
@@ -43,16 +42,13 @@ def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
     [1.5]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    values: Tensor = (y_pred - y_true).abs().mean(-1)
-    return values
+    return mean_per_sample((y_pred - y_true).abs())
 
 
-def batch_mean_absolute_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the mean of `|y_pred - y_true|` over everything, in one kernel."""
+def fused_mean_absolute_error(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return the mean of `|y_pred - y_true|` over everything, in one kernel; `None` for shapes that do not fit."""
     shape = y_pred.shape
-    if y_true.shape != shape or 0 in shape:
-        return batch_mean(mean_absolute_error(y_true, y_pred))
-    return l1_loss(y_pred, y_true, MEAN)
+    return None if y_true.shape != shape or 0 in shape else l1_loss(y_pred, y_true, MEAN)
 
 
 def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
@@ -62,8 +58,7 @@ def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
     [25.0]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    values: Tensor = 100.0 * ((y_true - y_pred) / y_true.abs().clamp(min=EPSILON)).abs().mean(-1)
-    return values
+    return 100.0 * mean_per_sample(((y_true - y_pred) / y_true.abs().clamp(min=EPSILON)).abs())
 
 
 def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
@@ -76,8 +71,7 @@ def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
     """
     y_true, y_pred = align_pair(y_true, y_pred)
     difference = y_true.clamp(min=EPSILON).log1p() - y_pred.clamp(min=EPSILON).log1p()
-    values: Tensor = difference.square().mean(-1)
-    return values
+    return mean_per_sample(difference.square())
 
 
 def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
@@ -89,7 +83,7 @@ def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
     [1.5]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    return huber_loss(y_pred, y_true, NONE, delta).mean(-1)
+    return mean_per_sample(huber_loss(y_pred, y_true, NONE, delta))
 
 
 def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
@@ -102,17 +96,19 @@ def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
     """
     y_true, y_pred = align_pair(y_true, y_pred)
     error = y_pred - y_true
-    return (torch.logaddexp(error, -error) - math.log(2.0)).mean(-1)
+    return mean_per_sample(torch.logaddexp(error, -error) - math.log(2.0))
 
 
 def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     """Return minus the cosine of the angle between the vectors along `axis`: -1 same, 0 orthogonal, 1 opposite.
 
-    A vector of zeros has no direction and gives 0; lengths below 1e-7 count as 1e-7.
+    `y_true` and `y_pred` are `(batch, …, values)`; outputs `(batch,)` have no direction and raise `ValueError`. A
+    vector of zeros gives 0; lengths below 1e-7 count as 1e-7.
 
     >>> cosine_similarity([[0.0, 1.0]], [[0.0, 2.0]]).tolist()
     [-1.0]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
+    check_has_axis_beside_batch("cosine_similarity", y_pred, "values", "Single values have no direction.")
     cosine = F.normalize(y_true, dim=axis, eps=EPSILON) * F.normalize(y_pred, dim=axis, eps=EPSILON)
     return cosine.sum(axis).neg()

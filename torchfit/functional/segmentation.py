@@ -28,11 +28,11 @@ def dice(y_true: Any, y_pred: Any, axis: Axes = None) -> Tensor:
 
 
 def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axis: Axes = None) -> Tensor:
-    """Return `1 - TP / (TP + alpha·FN + beta·FP)` of soft counts (Salehi et al., 2017, arXiv:1706.05721).
+    """Return `1 - TP / (TP + alpha·FP + beta·FN)` of soft counts (Salehi et al., 2017, arXiv:1706.05721).
 
-    `alpha` weighs what was missed, `beta` what was marked wrongly: Keras computes it so, its documentation has
-    the two the other way round. With ½ and ½ it is `dice`, with 1 and 1 one minus intersection over union. The
-    sums go over the dimensions `axis`, over everything by default.
+    `alpha` weighs false positives and `beta` false negatives, as in the paper and in Keras from 3.16 on (earlier
+    versions had the two the other way round). With ½ and ½ it is `dice`, with 1 and 1 one minus intersection over
+    union. The sums go over the dimensions `axis`, over everything by default.
 
     >>> tversky([[0.0, 1.0]], [[1.0, 1.0]], alpha=1.0, beta=1.0).item()
     0.5
@@ -40,9 +40,9 @@ def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axi
     y_true, y_pred = align_pair(y_true, y_pred)
     axes = _axes(axis)
     hit = (y_true * y_pred).sum(axes)
-    missed = (y_true * (1 - y_pred)).sum(axes)
-    too_many = ((1 - y_true) * y_pred).sum(axes)
-    values: Tensor = 1 - hit / (hit + alpha * missed + beta * too_many + EPSILON)
+    false_positives = ((1 - y_true) * y_pred).sum(axes)
+    false_negatives = (y_true * (1 - y_pred)).sum(axes)
+    values: Tensor = 1 - hit / (hit + alpha * false_positives + beta * false_negatives + EPSILON)
     return values
 
 

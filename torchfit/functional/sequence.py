@@ -22,7 +22,7 @@ def ctc(y_true: Any, y_pred: Any) -> Tensor:
         y_true: label sequences `(batch, labels)` of class indices from 1, filled up with 0, which is the blank.
         y_pred: logits `(batch, steps, classes)`; all steps count.
 
-    A sequence too long for the steps gives infinity. Raises `ValueError` for other shapes.
+    A sequence too long for the steps gives infinity, and no gradient. Raises `ValueError` for other shapes.
 
     >>> import math
     >>> round(ctc([[1]], [[[0.0, 0.0]]]).item() / math.log(2.0), 4)
@@ -36,7 +36,10 @@ def ctc(y_true: Any, y_pred: Any) -> Tensor:
             f"Received: y_pred, {describe(y_pred)}, and y_true, {describe(labels)}."
         )
     rows, steps, _ = y_pred.shape
-    lengths = (labels != BLANK).sum(-1)
+    is_label = labels != BLANK
     times = torch.full((rows,), steps, dtype=torch.long, device=y_pred.device)
     logarithm = y_pred.log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(logarithm, labels, times, lengths, blank=BLANK, reduction="none")
+    lengths = is_label.sum(-1)
+    values = F.ctc_loss(logarithm, labels, times, lengths, blank=BLANK, reduction="none", zero_infinity=True)
+    repeats = ((labels[:, 1:] == labels[:, :-1]) & is_label[:, 1:]).sum(-1)  # a blank must stand between them
+    return values.masked_fill(lengths + repeats > steps, torch.inf)

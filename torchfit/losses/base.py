@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from torchfit._utils.dtypes import as_dtype, dtype_name
+from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
-from torchfit._utils.tree import children, rebuild
-from torchfit.losses.reduction import check_reduction, reduce_weighted
+from torchfit._utils.tree import children, leaves, rebuild
+from torchfit.losses.masks import as_mask, drop_unusable, get_mask
+from torchfit.losses.reduction import Denominator, check_reduction, divide, reduce_weighted
 
 AnyLoss = TypeVar("AnyLoss", bound="Loss")
 
@@ -18,12 +20,14 @@ AnyLoss = TypeVar("AnyLoss", bound="Loss")
 class Loss:
     """Base of all losses: subclass it and define `call(y_true, y_pred)`.
 
-    `call` returns one value per sample, `(batch, …)`, or a scalar. Calling the loss converts targets and
-    predictions, weights the values and reduces them:
+    `call` returns one value per sample, `(batch, …)`, or a scalar for the whole batch. Calling the loss converts
+    targets and predictions, weights the values and reduces them:
 
     - `"sum_over_batch_size"` (the default) and `"mean"`: the sum divided by the number of values;
     - `"mean_with_sample_weight"`: the sum divided by the sum of the weights;
     - `"sum"`; `"none"` or `None`: the values as they are.
+
+    Values that the mask of the predictions (`y_pred._keras_mask`) leaves out neither add to the sum nor to the number.
 
     Arguments:
         name: what the loss is called in logs; the class name in snake case by default.
@@ -44,30 +48,60 @@ class Loss:
     expects_probabilities: str | None = None
     """What `y_pred` has to hold: "single" probabilities, a "distribution" over classes, or anything (`None`)."""
 
-    _fused_mean: Callable[[Tensor, Tensor], Tensor] | None = None
+    is_separable: bool = True
+    """Whether the loss is a sum over samples, so that its total over parts of a batch is that of the whole.
+
+    False for losses that compare samples with each other or compute one number per batch. Of a `call` that returns a
+    scalar this is known after the first batch."""
+
+    _fused_mean: Callable[[Tensor, Tensor], Tensor | None] | None = None
     """The mean over a whole batch in fewer torch calls than `call`, used when nothing is weighted."""
+
+    _applies_mask = False
+    """Whether `call` takes care of the mask of the predictions itself."""
 
     def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: Any = None):
         self.name = name or snake_case(type(self).__name__)
         self.reduction = check_reduction(reduction)
         self.dtype = compute_dtype(dtype)
         self._target_dtype = self.dtype
+        self._overrides_call = type(self).__call__ is not Loss.__call__
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether losses of parts of a batch add up without division."""
+        return self.reduction == "sum"
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         """Return the reduced loss, a scalar unless the reduction is `None`.
 
-        `y_true` and `y_pred` are tensors, NumPy arrays, lists or nests of them; `sample_weight` is a number
-        or has the shape of the per-sample values or of their first dimensions. `y_pred._keras_mask`, if
-        there, says which values count.
+        Args:
+            y_true: The targets `(batch, …)`: a tensor, a NumPy array, a list or a nest of them.
+            y_pred: The predictions `(batch, …)`, likewise. `y_pred._keras_mask`, if there, says which values count.
+            sample_weight: A number, or weights of the shape of the per-sample values or of their first dimensions.
+
+        Raises:
+            ValueError: If shapes do not fit, or there are weights per sample and the loss is one number per batch.
         """
-        mask = getattr(y_pred, "_keras_mask", None)
-        if type(y_pred) is not Tensor or y_pred.dtype is not self.dtype:
-            y_pred = as_tensors(y_pred, self.dtype)
-        if type(y_true) is not Tensor or y_true.dtype is not self._target_dtype:
-            y_true = self._as_targets(y_true, y_pred)
-        if mask is None and sample_weight is None and self._fused_mean is not None:
-            return self._fused_mean(y_true, y_pred)
-        return self._reduced(self.call(y_true, y_pred), sample_weight, mask)
+        return self._compute(y_true, y_pred, sample_weight)[0]
+
+    def with_denominator(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Tensor, Denominator]:
+        """Return the loss of a batch, a scalar, and what its total was divided by.
+
+        The loss of several batches at once is `sum(loss * denominator) / sum(denominator)`; for losses that are sums
+        (`is_sum`), the sum of the losses. The denominator is a `float` where it follows from shapes, else a tensor
+        without dimensions. It counts the values that weights, masks and ignored classes leave, and is 0, like the
+        loss, where they leave none. Of losses that are one number per batch it is the number of rows of the targets.
+        Without a reduction, the loss is the mean of the values. Arguments and errors are those of a call.
+
+        >>> from torchfit.losses import MeanSquaredError
+        >>> MeanSquaredError().with_denominator([[0.0], [0.0]], [[1.0], [3.0]])
+        (tensor(5.), 2.0)
+        """
+        if self._overrides_call:
+            return self._of_own_call(y_true, y_pred, sample_weight)
+        loss, denominator = self._compute(y_true, y_pred, sample_weight)
+        return (divide(loss, denominator) if loss.dim() else loss), denominator
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         """Return the loss of each sample `(batch, …)`, or a scalar. Defined by subclasses."""
@@ -85,17 +119,96 @@ class Loss:
         """Build a loss from what `get_config` returned."""
         return cls(**config)
 
-    def _reduced(self, values: Tensor, sample_weight: Any, mask: Any) -> Tensor:
-        if values.dtype is not self.dtype:
-            values = as_tensor(values, self.dtype)
-        own_mask = getattr(values, "_keras_mask", None)
-        if own_mask is not None:
-            mask = own_mask if mask is None else mask & own_mask
-        return reduce_weighted(values, sample_weight, mask, self.reduction)
+    def _compute(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+        """Return the reduced loss, or the values if there is no reduction, and the denominator."""
+        mask = getattr(y_pred, "_keras_mask", None)
+        if type(y_pred) is not Tensor or y_pred.dtype is not self.dtype:
+            y_pred = as_tensors(y_pred, self.dtype)
+        if type(y_true) is not Tensor or y_true.dtype is not self._target_dtype:
+            y_true = self._as_targets(y_true, y_pred)
+        if mask is None and sample_weight is None and self._fused_mean is not None:
+            loss = self._fused_mean(y_true, y_pred)
+            if loss is not None:
+                shape = y_pred.shape
+                return loss, y_pred.numel() / shape[-1] if len(shape) > 1 else float(y_pred.numel())
+        if mask is not None and isinstance(y_pred, Tensor):
+            mask = as_mask(mask, y_pred.device)
+            y_true, y_pred = self._without_masked(y_true, y_pred, mask)
+        return self._reduce(self.call(y_true, y_pred), y_true, sample_weight, None if self._applies_mask else mask)
+
+    def _reduce(self, values: Any, y_true: Any, sample_weight: Any, mask: Tensor | None) -> tuple[Tensor, Denominator]:
+        """Reduce what `call` returned."""
+        if not isinstance(values, Tensor):
+            check_is_number(self.name, values)
+        own_mask = get_mask(values)
+        values = as_tensor(values, self.dtype)
+        if self._is_of_batch(values, y_true):
+            return self._reduce_batch_value(values, y_true, sample_weight)
+        return reduce_weighted(values, sample_weight, (own_mask, mask), self.reduction)
+
+    def _is_of_batch(self, values: Tensor, y_true: Any) -> bool:
+        """Return whether values are not those of samples: one number for a batch, whatever its size."""
+        if values.numel() != 1:
+            return False
+        rows = count_rows(y_true)
+        return rows is not None and (not values.dim() or rows > 1)
+
+    def _reduce_batch_value(self, values: Tensor, y_true: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+        """Reduce a loss that is one number per batch, or none of whose values belongs to one sample."""
+        if self.is_separable:
+            self.is_separable = False
+        check_no_sample_weights(self.name, sample_weight)
+        rows = float(count_rows(y_true) or 0)
+        if sample_weight is not None:
+            values = values * as_tensor(sample_weight, values.dtype, values.device).reshape(())
+        if not rows:
+            values = values.nan_to_num(0.0)
+        loss, _ = reduce_weighted(values, None, (), self.reduction)
+        return loss, 1.0 if self.is_sum else rows
+
+    def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+        """Keep what the mask leaves out from spoiling the rest: NaN and infinity."""
+        return drop_unusable(y_true, mask), drop_unusable(y_pred, mask)
+
+    def _of_own_call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+        """Return the result of a subclass's own `__call__`, about whose division nothing is known."""
+        self.is_separable = False
+        loss = self(y_true, y_pred, sample_weight)
+        if loss.dim():
+            loss = divide(loss, float(loss.numel()))
+        return loss, 1.0 if self.is_sum else float(count_rows(as_tensors(y_true, self.dtype)) or 1)
 
     def _as_targets(self, y_true: Any, y_pred: Any) -> Any:
         """Convert the targets; integers stay integers, so that class indices can index."""
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None), integers=True)
+
+
+def count_rows(y_true: Any) -> int | None:
+    """Return the size of the first dimension of targets `(batch, …)`, or of the first of several; `None` without."""
+    if not isinstance(y_true, Tensor):
+        y_true = next((leaf for leaf in leaves(y_true) if isinstance(leaf, Tensor)), None)
+    return len(y_true) if y_true is not None and y_true.dim() else None
+
+
+def check_no_sample_weights(name: str, sample_weight: Any) -> None:
+    """Raise `ValueError` for weights per sample beside a loss that has no values per sample."""
+    if sample_weight is not None and as_tensor(sample_weight).numel() > 1:
+        raise ValueError(
+            f"`sample_weight` (or `class_weight`) does not go with the loss {name}, which returns one value per batch. "
+            f"Received: {describe(sample_weight)}. Let the loss return one value per sample, or leave the weights out."
+        )
+
+
+def check_is_number(name: str, value: Any) -> None:
+    """Raise `TypeError` for what a loss function returned if it is neither a tensor nor a number."""
+    if type(value) in (int, float, bool):
+        return
+    if value is None:
+        raise TypeError(f"The loss {name} returned None. Does its function end without `return`?")
+    raise TypeError(
+        f"The loss {name} must return a tensor, of one value per sample `(batch, …)` or without dimensions. Received: "
+        f"{describe(value)}. Gradients pass through operations of torch only."
+    )
 
 
 def as_tensors(value: Any, dtype: torch.dtype, device: torch.device | None = None, integers: bool = False) -> Any:

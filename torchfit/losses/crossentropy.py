@@ -10,6 +10,8 @@ from torchfit._utils import validation
 from torchfit.functional import crossentropy
 from torchfit.losses.functional_loss import FunctionalLoss
 
+FusedMean = Callable[[Tensor, Tensor], Tensor | None]
+
 
 class BinaryCrossentropy(FunctionalLoss):
     """The crossentropy of labels from 0 to 1 and predicted probabilities, each value on its own.
@@ -42,11 +44,11 @@ class BinaryCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _fused_mean_fn(
+            _select_fused_mean(
                 from_logits,
                 axis == -1 and not label_smoothing,
-                crossentropy.batch_binary_crossentropy,
-                crossentropy.batch_binary_crossentropy_from_logits,
+                crossentropy.fused_binary_crossentropy,
+                crossentropy.fused_binary_crossentropy_from_logits,
             ),
             from_logits=validation.boolean("from_logits", from_logits),
             label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
@@ -85,11 +87,11 @@ class CategoricalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _fused_mean_fn(
+            _select_fused_mean(
                 from_logits,
                 axis == -1 and not label_smoothing,
-                crossentropy.batch_categorical_crossentropy,
-                crossentropy.batch_categorical_crossentropy_from_logits,
+                crossentropy.fused_categorical_crossentropy,
+                crossentropy.fused_categorical_crossentropy_from_logits,
             ),
             from_logits=validation.boolean("from_logits", from_logits),
             label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
@@ -100,9 +102,10 @@ class CategoricalCrossentropy(FunctionalLoss):
 class SparseCategoricalCrossentropy(FunctionalLoss):
     """The crossentropy of class indices and predicted probabilities of classes.
 
-    `y_true` holds numbers from 0 to classes - 1 of any number kind, `(batch, …)` or `(batch, …, 1)`; `y_pred`
-    is `(batch, …, classes)`. Labels out of range are not looked for, as that would wait for the device at
-    every step: torch raises `IndexError` for them on the CPU and stops the process on a GPU.
+    `y_true` holds class indices from 0 to classes - 1 of any number kind, `(batch, …)`, or with a dimension of size 1
+    in place of the classes or at the end; `y_pred` is `(batch, …, classes)`. Labels out of range are not looked for, as
+    that would wait for the device at every step: torch raises `IndexError` for them on the CPU and stops the process
+    on a GPU.
 
     Arguments:
         from_logits: `y_pred` holds logits rather than probabilities.
@@ -114,6 +117,7 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
     """
 
     expects_probabilities = "distribution"
+    _takes_class_indices = True
 
     def __init__(
         self,
@@ -129,11 +133,11 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
             name,
             reduction,
             dtype,
-            _fused_mean_fn(
+            _select_fused_mean(
                 from_logits,
                 axis == -1 and ignore_class is None,
-                crossentropy.batch_sparse_categorical_crossentropy,
-                crossentropy.batch_sparse_categorical_crossentropy_from_logits,
+                crossentropy.fused_sparse_categorical_crossentropy,
+                crossentropy.fused_sparse_categorical_crossentropy_from_logits,
             ),
             from_logits=validation.boolean("from_logits", from_logits),
             ignore_class=None if ignore_class is None else validation.integer("ignore_class", ignore_class),
@@ -142,10 +146,10 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
         self._target_dtype = torch.int64
 
 
-def _fused_mean_fn(
-    from_logits: bool, usual: bool, of_probabilities: Callable[..., Tensor], of_logits: Callable[..., Tensor]
-) -> Callable[..., Tensor] | None:
-    """Choose the short way for a whole batch, if the arguments are the usual ones."""
-    if not usual:
+def _select_fused_mean(
+    from_logits: bool, is_default: bool, of_probabilities: FusedMean, of_logits: FusedMean
+) -> FusedMean | None:
+    """Return the function that computes the mean over a batch at once, if the arguments allow for it."""
+    if not is_default:
         return None
     return of_logits if from_logits else of_probabilities

@@ -110,6 +110,7 @@ class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
     """
 
     expects_probabilities = "distribution"
+    _takes_class_indices = True
 
     def __init__(
         self,

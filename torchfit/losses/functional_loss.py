@@ -1,8 +1,10 @@
 """Losses made of a function of targets and predictions."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchfit import functional
@@ -10,6 +12,7 @@ from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
 from torchfit.functional.alignment import align_ranks
 from torchfit.losses.base import Loss, as_tensors
+from torchfit.losses.masks import is_leading, spread
 from torchfit.losses.reduction import MEANS
 
 LossFunction = Callable[..., Tensor]
@@ -18,9 +21,12 @@ LossFunction = Callable[..., Tensor]
 class FunctionalLoss(Loss):
     """A loss whose per-sample values come from a function of this package.
 
-    `arguments` are handed to the function, readable as attributes, and make up the configuration. `of_batch`,
-    where there is one, computes the mean over a whole batch in fewer torch calls.
+    `arguments` are handed to the function, readable as attributes, and make up the configuration. `fused_mean_fn`,
+    where there is one, computes the mean over a whole batch in fewer torch calls, or returns `None` for shapes that
+    it does not take.
     """
+
+    _takes_class_indices = False
 
     def __init__(
         self,
@@ -28,7 +34,7 @@ class FunctionalLoss(Loss):
         name: str | None = None,
         reduction: str | None = "sum_over_batch_size",
         dtype: Any = None,
-        fused_mean_fn: LossFunction | None = None,
+        fused_mean_fn: Callable[[Tensor, Tensor], Tensor | None] | None = None,
         **arguments: Any,
     ):
         super().__init__(name, reduction, dtype)
@@ -48,6 +54,12 @@ class FunctionalLoss(Loss):
 
     def _as_targets(self, y_true: Any, y_pred: Any) -> Any:
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None))
+
+    def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+        """Do away with labels beyond the classes as well, which is what fills up sequences as often as not."""
+        if self._takes_class_indices and is_leading(mask, y_true):
+            y_true = torch.where(spread(mask, y_true), y_true, 0)
+        return super()._without_masked(y_true, y_pred, mask)
 
 
 class LossFunctionWrapper(Loss):
@@ -72,6 +84,8 @@ class LossFunctionWrapper(Loss):
         **kwargs: Any,
     ):
         super().__init__(name or function_name(fn), reduction, dtype)
+        if isinstance(fn, functools.partial) and not fn.args:  # so that the configuration has the arguments
+            fn, kwargs = fn.func, {**fn.keywords, **kwargs}
         self.fn = fn
         self._fn_kwargs = kwargs
 

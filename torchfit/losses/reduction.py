@@ -1,6 +1,5 @@
-"""From per-sample values, weights and a mask to what a loss returns."""
+"""From per-sample values, weights and a mask to what a loss returns, and what it was divided by."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,38 +7,14 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, batch_mean
+from torchfit.functional.alignment import align_ranks
+from torchfit.losses.masks import as_mask
 
-Reduce = Callable[[Tensor, Tensor | None], Tensor]
+Denominator = Tensor | float
+"""A `float` where it follows from shapes, else a tensor without dimensions, left on its device."""
 
-
-def _identity(values: Tensor, weight: Tensor | None) -> Tensor:
-    return values
-
-
-def _sum(values: Tensor, weight: Tensor | None) -> Tensor:
-    return values.sum()
-
-
-def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    return values.mean() if values.numel() else values.sum()
-
-
-def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    if weight is None or not values.dim():
-        return batch_mean(values)
-    return safe_divide(values.sum(), weight.sum())
-
-
-REDUCTIONS: dict[str | None, Reduce] = {
-    "sum_over_batch_size": _mean,
-    "mean": _mean,
-    "mean_with_sample_weight": _weighted_mean,
-    "sum": _sum,
-    "none": _identity,
-    None: _identity,
-}
-MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
+MEANS = REDUCTIONS[:3]
 
 
 def check_reduction(reduction: Any) -> str | None:
@@ -50,25 +25,41 @@ def check_reduction(reduction: Any) -> str | None:
     return reduction
 
 
-def reduce_weighted(values: Tensor, sample_weight: Any, mask: Any, reduction: str | None) -> Tensor:
-    """Weight per-sample `values (batch, …)` and reduce them.
+def reduce_weighted(
+    values: Tensor, sample_weight: Any, masks: tuple[Any, ...], reduction: str | None
+) -> tuple[Tensor, Denominator]:
+    """Weight per-sample `values (batch, …)`, reduce them, and return the result with its denominator.
 
-    `sample_weight` is a number, or has the shape of `values`, or its first dimensions (`(batch,)` for values
-    `(batch, steps)`), or sizes of 1 in their place. Where `mask` is false, values do not count; a mean is then
-    taken over those that do. All weights or masks zero give 0.
+    The denominator is what a mean was divided by, so that the two multiplied are the total. It is 1 for a sum.
+
+    Args:
+        values: The loss values `(batch, …)`.
+        sample_weight: `None`, a number, or weights of the shape of `values`, or of its first dimensions (`(batch,)`
+            for values `(batch, steps)`), or with sizes of 1 in their place.
+        masks: Booleans of these shapes, or `None`. Where one is false, a value does not count, whatever it is.
+        reduction: One of `REDUCTIONS`. Without one, the result is the values and the denominator their number.
+
+    Raises:
+        ValueError: If weights or a mask do not fit the values.
+
+    All weights or masks zero give 0 over 0.
     """
-    if mask is None and type(sample_weight) is Tensor and sample_weight.shape == values.shape:
-        return REDUCTIONS[reduction](values * sample_weight.to(values.dtype), sample_weight)
+    mask = None
+    for given in masks:
+        if given is not None:
+            values, mask = _combine(mask, as_mask(given, values.device), values)
     weight = None
-    if mask is not None:
-        values, weight = align_weight(_mask_weight(mask, values, reduction), values, "the mask of y_pred")
     if sample_weight is not None:
-        given = as_tensor(sample_weight, values.dtype, values.device)
-        values, given = align_weight(given, values, "sample_weight")
-        weight = given if weight is None else weight.reshape(weight.shape + given.shape[weight.dim() :]) * given
-    if weight is not None:
+        weight = as_tensor(sample_weight, values.dtype, values.device)
+        values, weight = align_weight(weight, values, "sample_weight")
         values = values * weight
-    return REDUCTIONS[reduction](values, weight)
+    if mask is not None:
+        mask = _match_rank(mask, values)
+        values = torch.where(mask, values, 0)
+    if reduction == "sum":
+        return values.sum(), 1.0
+    denominator = count(values, weight if reduction == "mean_with_sample_weight" else None, mask)
+    return (values if reduction not in MEANS else divide(values, denominator)), denominator
 
 
 def align_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -79,28 +70,50 @@ def align_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Ten
     values, weight = align_ranks(values, weight)
     if 0 < weight.dim() < values.dim():
         weight = weight.reshape(weight.shape + (1,) * (values.dim() - weight.dim()))
-    if weight.dim() and values.dim() and not _broadcastable(weight, values):
+    if weight.numel() != 1 and not _broadcasts_to(weight, values):
         raise ValueError(
             f"{name} must be a number, or of the shape of the loss values or of their first dimensions: "
             f"(batch,) or {tuple(values.shape)}. Received: {describe(given)}."
         )
-    return values, weight
+    return values, weight.reshape(()) if weight.dim() > values.dim() else weight
 
 
-def _broadcastable(weight: Tensor, values: Tensor) -> bool:
-    sizes = zip(weight.shape, values.shape)
-    return weight.dim() == values.dim() and all(one == other or 1 in (one, other) for one, other in sizes)
+def count(values: Tensor, weight: Tensor | None, mask: Tensor | None) -> Denominator:
+    """Return the number of values, or the sum of the weights of all of them, that the mask leaves."""
+    if weight is None and mask is None:
+        return float(values.numel())
+    if weight is None or mask is None:
+        counted: Any = mask if weight is None else weight
+    else:
+        counted = torch.where(mask, weight, 0)
+    total = counted.sum(dtype=torch.promote_types(values.dtype, torch.float32))
+    return total if counted.numel() == values.numel() else total * (values.numel() / max(counted.numel(), 1))
 
 
-def _mask_weight(given: Any, values: Tensor, reduction: str | None) -> Tensor:
-    """Turn a mask into weights; for a mean, they rescale from all elements to the valid ones."""
-    mask: Tensor = as_tensor(given, values.dtype, values.device)
-    if reduction not in ("mean", "sum_over_batch_size"):
-        return mask
-    return mask * safe_divide(torch.full_like(mask.sum(), mask.numel()), mask.sum())
+def divide(values: Tensor, denominator: Denominator) -> Tensor:
+    """Return the sum of `values` over what it is divided by; 0 where that is 0."""
+    if not isinstance(denominator, Tensor):
+        return values.mean() if values.numel() else values.sum()
+    return safe_divide(values.sum(dtype=denominator.dtype), denominator).to(values.dtype)
 
 
 def safe_divide(total: Tensor, count: Tensor) -> Tensor:
     """Return `total / count`, and 0 without NaN gradients where `count` is 0."""
     empty = count == 0
     return (total / count.masked_fill(empty, 1)).masked_fill(empty, 0)
+
+
+def _broadcasts_to(weight: Tensor, values: Tensor) -> bool:
+    return weight.dim() == values.dim() and all(one in (1, other) for one, other in zip(weight.shape, values.shape))
+
+
+def _combine(mask: Tensor | None, other: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    values, other = align_weight(other, values, "the mask of y_pred")
+    return values, other if mask is None else _match_rank(mask, values) & other
+
+
+def _match_rank(mask: Tensor, values: Tensor) -> Tensor:
+    """Follow `values`, which may have got or lost a last dimension of size 1 beside weights."""
+    if mask.dim() == values.dim() or not mask.dim():
+        return mask
+    return mask.squeeze(-1) if mask.dim() > values.dim() else mask.unsqueeze(-1)

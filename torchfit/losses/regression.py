@@ -20,7 +20,7 @@ class MeanSquaredError(FunctionalLoss):
         name: str | None = "mean_squared_error",
         dtype: Any = None,
     ):
-        super().__init__(regression.mean_squared_error, name, reduction, dtype, regression.batch_mean_squared_error)
+        super().__init__(regression.mean_squared_error, name, reduction, dtype, regression.fused_mean_squared_error)
 
 
 class MeanAbsoluteError(FunctionalLoss):
@@ -36,7 +36,7 @@ class MeanAbsoluteError(FunctionalLoss):
         name: str | None = "mean_absolute_error",
         dtype: Any = None,
     ):
-        super().__init__(regression.mean_absolute_error, name, reduction, dtype, regression.batch_mean_absolute_error)
+        super().__init__(regression.mean_absolute_error, name, reduction, dtype, regression.fused_mean_absolute_error)
 
 
 class MeanAbsolutePercentageError(FunctionalLoss):

@@ -12,7 +12,8 @@ class CTC(FunctionalLoss):
     """Connectionist temporal classification: label sequences without their times (Graves et al., 2006).
 
     `y_true` holds class indices `(batch, labels)` from 1, filled up with 0, the blank; `y_pred` holds logits
-    `(batch, steps, classes)`. One loss per `(batch,)`; a sequence too long for the steps gives infinity.
+    `(batch, steps, classes)`. One loss per `(batch,)`; a sequence too long for the steps gives infinity, and no
+    gradient.
 
     >>> round(CTC()([[1]], [[[0.0, 0.0]]]).item(), 4)
     0.6931

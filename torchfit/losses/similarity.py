@@ -25,6 +25,8 @@ class Circle(FunctionalLoss):
     0.5459
     """
 
+    is_separable = False
+
     def __init__(
         self,
         gamma: float = 80.0,

@@ -14,31 +14,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchfit._utils.compat import TorchLossModule, nll_loss_sum
 from torchfit._utils.registry import find_custom
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import batch_mean, shape_mismatch_error
-from torchfit.losses.base import Loss
+from torchfit.functional.alignment import (
+    batch_mean,
+    check_has_axis_beside_batch,
+    shape_mismatch_error,
+    squeeze_class_axis,
+)
+from torchfit.losses.base import Loss, count_rows
 from torchfit.losses.functional_loss import function_name
-from torchfit.losses.reduction import align_weight, safe_divide
+from torchfit.losses.masks import as_mask, is_leading, spread
+from torchfit.losses.reduction import Denominator, reduce_weighted, safe_divide
 
 TorchFunction = Callable[..., Tensor]
 
 _CLASS_INDEX_LOSSES = {"cross_entropy", "nll_loss", "multi_margin_loss"}
+_LABEL_COUNTING_LOSSES = {"cross_entropy", "nll_loss"}
 _CLASS_SET_LOSSES = {"multilabel_margin_loss"}
+_ROW_LOSSES = {"multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss"}
+_ELEMENTWISE_LOSSES = {
+    "l1_loss",
+    "mse_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "kl_div",
+    "poisson_nll_loss",
+    "soft_margin_loss",
+    "hinge_embedding_loss",
+}
 _FUNCTION_OF_MODULE: dict[type, str] = {
     nn.CrossEntropyLoss: "cross_entropy",
     nn.NLLLoss: "nll_loss",
     nn.MultiMarginLoss: "multi_margin_loss",
     nn.MultiLabelMarginLoss: "multilabel_margin_loss",
+    nn.MultiLabelSoftMarginLoss: "multilabel_soft_margin_loss",
+    nn.L1Loss: "l1_loss",
+    nn.MSELoss: "mse_loss",
+    nn.SmoothL1Loss: "smooth_l1_loss",
+    nn.HuberLoss: "huber_loss",
     nn.BCELoss: "binary_cross_entropy",
     nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
+    nn.KLDivLoss: "kl_div",
+    nn.PoissonNLLLoss: "poisson_nll_loss",
+    nn.SoftMarginLoss: "soft_margin_loss",
+    nn.HingeEmbeddingLoss: "hinge_embedding_loss",
 }
 
 
 class TorchLoss(Loss):
     """A `torch.nn` loss module, or a loss function of `torch.nn.functional`, as a `Loss`.
 
-    The dtype of `y_pred` is left as it is. The name is the class or function name in snake case.
+    The dtype of `y_pred` is left as it is. The name is the class or function name in snake case. Means divide by what
+    torch divides by: values, rows (`"batchmean"`), or labels that are not ignored, by their class weights. Weights of
+    samples multiply the values, and do not change the divisor.
 
     >>> import torch
     >>> loss = TorchLoss(torch.nn.CrossEntropyLoss())
@@ -48,29 +80,20 @@ class TorchLoss(Loss):
 
     def __init__(self, fn: Any, name: str | None = None):
         _check_two_arguments(fn)
-        super().__init__(name or function_name(fn))
+        self._torch_reduction = str(_argument(fn, "reduction", "mean"))
+        super().__init__(name or function_name(fn), "sum" if self._torch_reduction == "sum" else "sum_over_batch_size")
         self.fn = fn
         self._function_name = _get_function_name(fn)
-        self._unreduced_fn = _unreduced(fn)
-        self._torch_reduction = str(_argument(fn, "reduction", "mean"))
+        self._unreduced_fn = _with_reduction(fn, "none")
+        self._sum_fn = _with_reduction(fn, "sum")
         self._holds_weights = isinstance(fn, nn.Module) and any(True for _ in fn.buffers())
+        is_known = self._function_name in {*_LABEL_COUNTING_LOSSES, *_ROW_LOSSES, *_ELEMENTWISE_LOSSES}
+        self.is_separable = is_known and not _overrides_forward(fn)
+        self._is_smoothed = _argument(fn, "label_smoothing", 0.0) != 0.0
         if self._function_name == "binary_cross_entropy":
             self.expects_probabilities = "single"
         if self._function_name in ("cross_entropy", "binary_cross_entropy_with_logits"):
             self.from_logits = True
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        """Return the reduced loss; see `Loss`."""
-        mask = getattr(y_pred, "_keras_mask", None)
-        if type(y_pred) is not Tensor:
-            y_pred = as_tensor(y_pred)
-        if self._holds_weights:
-            self._to_device(y_pred.device)
-        y_true = self._as_targets(y_true, y_pred)
-        if mask is not None or sample_weight is not None:
-            return self._weighted(y_true, y_pred, sample_weight, mask)
-        result: Tensor = self.fn(y_pred, y_true)
-        return batch_mean(result) if self._torch_reduction == "none" else result
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         """Return the unreduced values."""
@@ -84,7 +107,7 @@ class TorchLoss(Loss):
     def ignore_index(self) -> int | None:
         """The class index that does not count."""
         ignored: int | None = _argument(self.fn, "ignore_index", -100)
-        return ignored if self._function_name in ("cross_entropy", "nll_loss") else None
+        return ignored if self._function_name in _LABEL_COUNTING_LOSSES else None
 
     @property
     def expected_output(self) -> str | None:
@@ -111,6 +134,9 @@ class TorchLoss(Loss):
 
     def _as_targets(self, targets: Any, y_pred: Tensor) -> Tensor:
         y_true: Tensor = as_tensor(targets, device=y_pred.device)
+        if self._function_name in _LABEL_COUNTING_LOSSES and y_true.dim():
+            way_out = "For one output and labels of 0 and 1, use BCEWithLogitsLoss."
+            check_has_axis_beside_batch(self.name, y_pred, "classes", way_out)
         if self._function_name in _CLASS_SET_LOSSES:
             return y_true.long()
         if self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred):
@@ -124,42 +150,99 @@ class TorchLoss(Loss):
         if next(self.fn.buffers()).device != device:
             self.fn.to(device)
 
-    def _weighted(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Any) -> Tensor:
+    def _compute(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+        mask = getattr(y_pred, "_keras_mask", None)
+        if type(y_pred) is not Tensor:
+            y_pred = as_tensor(y_pred)
+        if self._holds_weights:
+            self._to_device(y_pred.device)
+        y_true = self._as_targets(y_true, y_pred)
+        if mask is not None:
+            mask = as_mask(mask, y_pred.device)
+            y_true, y_pred = self._without_masked(y_true, y_pred, mask)
+        if self._torch_reduction == "mean" and self._counts_labels(y_true, y_pred):
+            return self._mean_over_labels(y_true, y_pred, sample_weight, mask)
+        if mask is not None or sample_weight is not None or 0 in y_pred.shape:
+            return self._weighted(y_true, y_pred, sample_weight, mask)
+        loss: Tensor = self.fn(y_pred, y_true)
+        if self._torch_reduction == "none":
+            loss = batch_mean(loss)
+        return loss, self._denominator(y_pred)
+
+    def _denominator(self, y_pred: Tensor) -> float:
+        """Return what torch divides by where nothing is weighted and no label is ignored."""
+        if self.is_sum:
+            return 1.0
+        if self._torch_reduction == "batchmean" or not self.is_separable:
+            return float(count_rows(y_pred) or 1)
+        per_value = y_pred.shape[min(1, y_pred.dim() - 1)] if y_pred.dim() and not self._is_elementwise else 1
+        return y_pred.numel() / per_value
+
+    @property
+    def _is_elementwise(self) -> bool:
+        return self._function_name in _ELEMENTWISE_LOSSES
+
+    def _counts_labels(self, y_true: Tensor, y_pred: Tensor) -> bool:
+        known = self.is_separable and self._function_name in _LABEL_COUNTING_LOSSES
+        return known and not _is_distribution(y_true, y_pred)
+
+    def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+        """Do away with labels beyond the classes as well, and look for classes where torch has them."""
+        if self.expects_class_indices(y_true, y_pred) and is_leading(mask, y_true):
+            ignored = self.ignore_index
+            y_true = torch.where(spread(mask, y_true), y_true, 0 if ignored is None else ignored)
+        of_places = self._function_name in _LABEL_COUNTING_LOSSES and mask.dim() > 1 and y_pred.dim() > 2
+        return super()._without_masked(y_true, y_pred, mask.unsqueeze(1) if of_places else mask)
+
+    def _mean_over_labels(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Tensor | None
+    ) -> tuple[Tensor, Denominator]:
+        """Return the mean over the labels that are not ignored, by their class weights; 0 where there are none."""
+        class_weight = _argument(self.fn, "weight", None)
+        if mask is None and sample_weight is None and not self._is_smoothed and y_pred.dtype.itemsize >= 4:
+            log_probs = y_pred.log_softmax(1) if self._function_name == "cross_entropy" else y_pred
+            total, count = nll_loss_sum(log_probs, y_true, class_weight, _argument(self.fn, "ignore_index", -100))
+        else:
+            counted = self._weights_of_labels(y_true, y_pred)
+            total, _ = reduce_weighted(self.call(y_true, y_pred).to(counted.dtype), sample_weight, (mask,), "sum")
+            count, _ = reduce_weighted(counted, None, (mask,), "sum")
+        loss = total / count.clamp(min=1) if class_weight is None else safe_divide(total, count)
+        return loss.to(y_pred.dtype), count
+
+    def _weights_of_labels(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return how much each label counts in torch's mean: its class weight, or 1, and 0 if it is ignored."""
+        dtype = torch.promote_types(y_pred.dtype, torch.float32)
+        class_weight = _argument(self.fn, "weight", None)
+        is_valid = y_true != _argument(self.fn, "ignore_index", -100)
+        if class_weight is None:
+            return is_valid.to(dtype)
+        return torch.where(is_valid, class_weight.to(dtype)[torch.where(is_valid, y_true, 0)], 0)
+
+    def _weighted(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Any) -> tuple[Tensor, Denominator]:
         values = self.call(y_true, y_pred)
-        weight = torch.ones((), dtype=values.dtype, device=values.device)
-        for name, given in (("sample_weight", sample_weight), ("the mask of y_pred", mask)):
-            if given is not None:
-                given = as_tensor(given, values.dtype, values.device)
-                weight = weight * align_weight(given, values, name)[1]
-        total = (values * weight).sum()
-        if self._torch_reduction == "sum":
-            return total
-        if self._torch_reduction == "batchmean":
-            return total / y_pred.shape[0]
-        counted = torch.ones_like(values) if mask is None else as_tensor(mask, values.dtype, values.device)
-        counted = align_weight(counted, values, "mask")[1]
-        return safe_divide(total, (self._value_weights(y_true, y_pred, values) * counted).sum())
-
-    def _value_weights(self, y_true: Tensor, y_pred: Tensor, values: Tensor) -> Tensor:
-        """Return how much each value counts in torch's mean: its class weight, 0 if ignored, usually 1."""
-        if self._function_name not in ("cross_entropy", "nll_loss") or _is_distribution(y_true, y_pred):
-            return torch.ones_like(values)
-        weight, ignored = _argument(self.fn, "weight", None), _argument(self.fn, "ignore_index", -100)
-        return F.nll_loss(torch.full_like(y_pred, -1), y_true, weight, ignore_index=ignored, reduction="none")
+        if self._is_of_batch(values, y_true):
+            return self._reduce_batch_value(values, y_true, sample_weight)
+        if self._torch_reduction != "batchmean":
+            return reduce_weighted(values, sample_weight, (mask,), self.reduction)
+        total, _ = reduce_weighted(values, sample_weight, (mask,), "sum")
+        if mask is None:
+            return total / max(len(y_pred), 1), float(len(y_pred))
+        rows = spread(mask, y_pred).flatten(1).any(1).sum(dtype=torch.promote_types(y_pred.dtype, torch.float32))
+        return safe_divide(total, rows), rows
 
 
-def _unreduced(fn: Any) -> TorchFunction:
-    """Return the same loss, sharing its buffers, without the reduction."""
+def _with_reduction(fn: Any, reduction: str) -> TorchFunction:
+    """Return the same loss, sharing its buffers, with another reduction."""
     if not isinstance(fn, nn.Module):
-        return functools.partial(fn, reduction="none")
+        return functools.partial(fn, reduction=reduction)
     module = copy.copy(fn)
-    module.__dict__["reduction"] = "none"
+    module.__dict__["reduction"] = reduction
     return module
 
 
 def is_torch_loss(identifier: Any) -> bool:
     """Return whether this is a loss module of `torch.nn`, or a function of `torch.nn.functional`."""
-    if isinstance(identifier, nn.modules.loss._Loss):
+    if isinstance(identifier, TorchLossModule):
         return True
     inner = getattr(identifier, "func", identifier)
     return getattr(inner, "__module__", None) == F.__name__ and not isinstance(inner, type)
@@ -167,8 +250,14 @@ def is_torch_loss(identifier: Any) -> bool:
 
 def _get_function_name(fn: Any) -> str:
     """Return the name of the function of `torch.nn.functional` that this amounts to."""
-    named = (kind for known, kind in _FUNCTION_OF_MODULE.items() if isinstance(fn, known))
+    named = (name for known, name in _FUNCTION_OF_MODULE.items() if isinstance(fn, known))
     return next(named, "") if isinstance(fn, nn.Module) else function_name(fn)
+
+
+def _overrides_forward(fn: Any) -> bool:
+    """Return whether a module computes something else than the loss of torch that it is derived from."""
+    known = next((known for known in _FUNCTION_OF_MODULE if isinstance(fn, known)), None)
+    return known is not None and type(fn).forward is not known.forward
 
 
 def _argument(fn: Any, name: str, default: Any) -> Any:
@@ -205,8 +294,8 @@ def _is_distribution(y_true: Tensor, y_pred: Tensor) -> bool:
 def _squeeze_class_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Return labels as int64 without the dimension of the classes, which torch puts second."""
     expected = y_pred.shape[:1] + y_pred.shape[2:] if y_pred.dim() > 1 else y_pred.shape[:0]
-    if y_true.dim() == len(expected) + 1 and y_true.shape[-1] == 1:
-        y_true = y_true.squeeze(-1)
+    if y_true.dim() == y_pred.dim() > 1:
+        y_true = squeeze_class_axis(y_true, 1, expected)
     if y_true.shape != expected:
         raise shape_mismatch_error(
             y_true, y_pred, f"class indices of shape {tuple(expected)}", "torch puts the classes second."
