@@ -104,6 +104,11 @@ class TorchLoss(Loss):
         return self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred)
 
     @property
+    def torch_name(self) -> str:
+        """The name of the function of `torch.nn.functional` that this computes; empty for other modules."""
+        return self._function_name
+
+    @property
     def ignore_index(self) -> int | None:
         """The class index that does not count."""
         ignored: int | None = _argument(self.fn, "ignore_index", -100)
