@@ -7,12 +7,12 @@ from torch import Tensor
 from torchfit import metrics
 from torchfit._trainer.objective import Family
 from torchfit.losses import checks, identifiers
-from torchfit.metrics.identifiers import as_metric, resolve_metric
+from torchfit.metrics.checks import metric_problem
+from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
 
 
 def _resolve_metric(name: str, loss: Any, target: Tensor, output: Tensor) -> Any:
-    from_logits = getattr(loss, "from_logits", False)
-    return resolve_metric(name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
+    return resolve_metric(name, loss, target.shape, output.shape)
 
 
 def aggregate(aggregation: str, name: str) -> Any:
@@ -27,4 +27,6 @@ FAMILY = Family(
     _resolve_metric,
     metrics.Mean,
     checks.check_targets,
+    follows_loss,
+    metric_problem,
 )

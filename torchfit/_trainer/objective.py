@@ -29,6 +29,8 @@ class Family:
     resolve_metric: Callable[[str, Any, Tensor, Tensor], Any]
     mean: Callable[..., Any]
     check_targets: Callable[[Any, Any, Any], None] = lambda *_: None
+    follows_loss: Callable[[Any], bool] = lambda _: False
+    metric_problem: Callable[[Any, Any, Any, Any], str | None] = lambda *_: None
 
 
 class Deferred:
@@ -40,7 +42,6 @@ class Deferred:
 
 
 _MOST_STRUCTURES = 16
-_DEFERRED = ("accuracy", "acc", "crossentropy", "ce")
 
 
 @dataclass
@@ -139,6 +140,7 @@ class Objective:
         self._bound: dict[Any, Pick] = {}
         self._known: dict[Any, tuple[Pick, list[str]]] = {}
         self._checked: set[str] = set()
+        self._checked_metrics: set[int] = set()
         self._layout = output_matching.Layout((), [])
         self.examines = False
         self.output_bytes = 0
@@ -254,7 +256,7 @@ class Objective:
                 update(target, output, weight)
 
     def _as_metric(self, identifier: Any) -> Any:
-        is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
+        is_deferred = self._family.follows_loss(identifier)
         return Deferred(identifier) if is_deferred else self._family.as_metric(identifier)
 
     def _bind(self, kinds: Any, targets: Any, outputs: Any, sample_weight: Any) -> Pick:
@@ -346,10 +348,20 @@ class Objective:
             if problem:
                 warnings.warn(problem, stacklevel=2)
         self._settle(term, target, output, output.device)
+        self._check_metrics(term, target, output)
         term.shapes = _shape_of(target), _shape_of(output)
         term.compute = target_rank.suited(term.loss, term.loss)
         term.updates = [target_rank.suited(metric, metric.update_state) for metric in term.metrics]
         term.weighted_updates = [target_rank.suited(metric, metric.update_state) for metric in term.weighted_metrics]
+
+    def _check_metrics(self, term: Term, target: Any, output: Any) -> None:
+        """Warn once of metrics that read values which they do not mean."""
+        for metric in (*term.metrics, *term.weighted_metrics):
+            if id(metric) not in self._checked_metrics:
+                self._checked_metrics.add(id(metric))
+                problem = self._family.metric_problem(metric, term.loss, target, output)
+                if problem:
+                    warnings.warn(problem, stacklevel=2)
 
     def _settle(self, term: Term, target: Tensor, output: Tensor, device: torch.device) -> None:
         for metrics in (term.metrics, term.weighted_metrics):
