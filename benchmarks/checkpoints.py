@@ -61,7 +61,7 @@ def of_checkpoints(case: Case, rounds: int) -> list[BudgetResult]:
 class StepTimer(callbacks.Callback):
     """Records the time of every step, by epoch."""
 
-    reads_logs_synchronously = True  # it reads none
+    reads_logs_synchronously = True  # It reads none.
 
     def __init__(self) -> None:
         super().__init__()

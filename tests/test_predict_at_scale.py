@@ -38,7 +38,7 @@ def test_batch_by_batch(model):
     assert not isinstance(batches, list)
     batches = list(batches)
     assert [len(batch) for batch in batches] == [20, 20, 10]
-    np.testing.assert_array_equal(np.concatenate(batches), model.predict(X))
+    np.testing.assert_array_equal(np.concatenate(batches), model.predict(X, batch_size=20))
 
 
 def test_batch_by_batch_without_an_end_and_with_a_number_of_steps(model):
@@ -66,7 +66,7 @@ def test_wrong_arguments_fail_before_the_first_batch(model):
 def test_into_a_memory_map(model, tmp_path):
     out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", "float32", (50, 2))
     assert model.predict(X, batch_size=20, out=out) is out
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.predict(X))
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.predict(X, batch_size=20))
 
 
 def test_into_arrays_in_the_structure_of_the_outputs():

@@ -501,5 +501,5 @@ class TestOnBatch:
     def test_wrong_arguments_raise_value_errors(self):
         with pytest.raises(ValueError, match="`x`"):
             model_of().train_on_batch(loader())
-        with pytest.raises(ValueError, match="samples"):
+        with pytest.raises(ValueError, match="y_true"):
             model_of().test_on_batch(X, Y[:5])

@@ -20,7 +20,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torchfit.sklearn import Classifier, Regressor
 
 WEIGHTS = "batches are drawn from other rows where a row is repeated instead of weighted: equal in expectation only"
+ROUNDING = "on some processors, kernels in float32 round differently for batches of another size"
 EXPECTED = {
+    "check_methods_subset_invariance": ROUNDING,
     "check_sample_weight_equivalence_on_dense_data": WEIGHTS,
     "check_sample_weights_invariance": WEIGHTS,
 }

@@ -179,7 +179,7 @@ def test_outputs_that_are_there_in_train_mode_alone(pack, jit_compile):
     )
     data = X, [KIND, KIND]
     history = model.fit(*data, validation_data=(X, KIND), batch_size=16, epochs=3, verbose=0).history
-    first, second = model._objective.output_names
+    first, second = model._torchfit.state.objective.output_names
     assert list(history) == [
         *("loss", f"{first}_loss", f"{second}_loss", f"{first}_accuracy", f"{second}_accuracy"),
         *("val_loss", f"val_{first}_loss", f"val_{first}_accuracy"),

@@ -1,53 +1,30 @@
 """`Model`: Keras' training interface around any `torch.nn.Module`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchfit import optimizers as optimizer_family
-from torchfit._data.arguments import Loading, check_integer
-from torchfit._data.convert import Conversion
-from torchfit._data.source import as_batch, as_source
-from torchfit._data.training import Paced, training_batches, training_sources, whole_pass
-from torchfit._data.validation import due_epochs, validation_batches
-from torchfit._execution.compiled import choose_execution
-from torchfit._execution.device import resolve_device
-from torchfit._execution.execution import Eager
-from torchfit._execution.precision import choose_precision
-from torchfit._families import FAMILY, aggregate
-from torchfit._trainer.auxiliary import Added
-from torchfit._trainer.course import Course
-from torchfit._trainer.error_context import explained
-from torchfit._trainer.logs import Logs
-from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
-from torchfit._trainer.microbatches import Microbatches
-from torchfit._trainer.objective import Objective, Uncompiled
-from torchfit._trainer.predictions import Predictions, report, to_numpy
-from torchfit._trainer.preflight import preflight
-from torchfit._trainer.steps import Steps
-from torchfit._trainer.timing import Stopwatch
-from torchfit._utils.batch import Batch
-from torchfit._utils.modules import floating_dtype_of, training_mode
-from torchfit.callbacks import CallbackList, History
-from torchfit.callbacks.callback_list import NO_CALLBACKS
-from torchfit.callbacks.progress import resolve_verbose
-from torchfit.saving.model_files import loads_as
-from torchfit.saving.saveable import Saveable
-from torchfit.saving.training_state import training_parts
-
-Step = Callable[[Any], Any]
+from torchfit._data.workers import LoaderConfig
+from torchfit._saving import compile_config, model_file, weights
+from torchfit._saving.model_file import ModelSettings
+from torchfit._serialization.files import PathLike
+from torchfit._trainer.predictions import format_results
+from torchfit._trainer.steps import overridden_method
+from torchfit._trainer.trainable_module import TrainableModule
+from torchfit._trainer.trainer import CompileOptions, Trainer
+from torchfit._utils.console import write_line
+from torchfit.callbacks import History
+from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 
 
-@loads_as
-class Model(Saveable, Steps):
+class Model(TrainableModule):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
 
-    Wrap a module that you have, or subclass and define `forward`. The module stays what it was: its parameters
-    are trained in place, and what is saved is its own `state_dict`.
+    Wrap an existing module, or subclass and define `forward`. The module is not changed: its parameters are trained
+    in place, and what is saved is its own `state_dict`.
 
     Args:
         module: Any `torch.nn.Module`. Leave it out when you subclass.
@@ -62,7 +39,7 @@ class Model(Saveable, Steps):
         TypeError: If `module` is not a module.
         ValueError: If torch knows no such device, or there is no such policy.
 
-    `fit` looks at the module and its first batch for usual mistakes; `model.preflight = False` leaves it alone.
+    `fit` checks the module and its first batch for common mistakes; set `model.preflight = False` to skip the checks.
     `compile` is Keras', not `nn.Module.compile`; for torch's, wrap a compiled module: `Model(torch.compile(net))`.
 
     >>> import numpy as np
@@ -72,11 +49,6 @@ class Model(Saveable, Steps):
     >>> model.predict(np.zeros((3, 4))).shape
     (3, 1)
     """
-
-    preflight: bool = True
-    stop_training: bool = False
-    stop_evaluating: bool = False
-    stop_predicting: bool = False
 
     def __init__(
         self,
@@ -88,20 +60,13 @@ class Model(Saveable, Steps):
         dtype_policy: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(module, input_names, output_names, name)
-        self._device = resolve_device(device, self.module)
-        self._precision = choose_precision(dtype_policy, self._device)
-        self._precision.prepare(self.module.to(self._device))
-        self.dtype_policy = self._precision.policy
-        self.prepare_calls(self._precision.wrap)
-        self.optimizer: Any = None
+        super().__init__(module, name)
+        # The only private attribute, so that subclasses may name their own as they like.
+        self._torchfit = Trainer(self, input_names, output_names, device, dtype_policy)
+        self.dtype_policy = self._torchfit.precision.policy
+        self.optimizer = None
         self.loss: Any = None
-        self._compile_arguments: dict[str, Any] | None = None
-        self.history: History | None = None
-        self._objective: Objective | Uncompiled = Uncompiled()
-        self._execution: Eager = Eager()
-        self._is_fitting = False
-        self._added = Added(aggregate)
+        self.history = None
 
     def compile(
         self,
@@ -130,8 +95,8 @@ class Model(Saveable, Steps):
             run_eagerly: `True` keeps every step ordinary Python.
             steps_per_execution: How many batches run between two calls of the batch callbacks; 1 by default.
             jit_compile: `True` runs each step (forward, losses, gradients, update, metrics) as one compiled graph;
-                what cannot be a graph runs as ordinary Python, with a line that says why. "auto" begins as ordinary
-                Python and goes over to a graph once the steps to come are worth the compilation.
+                steps that cannot be compiled run eagerly, and the reason is logged once. "auto" starts eagerly and
+                compiles once the remaining steps justify the compile time.
             auto_scale_loss: Whether "mixed_float16" wraps the optimizer in a `LossScaleOptimizer`.
             microbatch: How many rows of a training batch go through the module at once, with the gradients and updates
                 of the whole batch; "auto" finds it out when memory runs out. Batch statistics (BatchNorm) are those of
@@ -140,26 +105,23 @@ class Model(Saveable, Steps):
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
-        self.optimizer = optimizer_family.as_optimizer(optimizer)
-        if auto_scale_loss and self._precision.scales_loss:
-            self.optimizer = optimizer_family.scaled(self.optimizer)
-        self._objective = Objective(FAMILY, loss, loss_weights, metrics, weighted_metrics, self._given_names[1])
-        self.prepare_calls(self._precision.wrap)
-        self._microbatches = None if microbatch is None else Microbatches(microbatch)
-        self._execution = choose_execution(run_eagerly, jit_compile, steps_per_execution)
-        object.__setattr__(self, "loss", loss)  # a loss that is a module must not become a part of the model
+        optimizer = resolve_optimizer(optimizer)
+        scales_loss = auto_scale_loss and self._torchfit.precision.scales_loss
+        options = CompileOptions(
+            loss,
+            metrics,
+            loss_weights,
+            weighted_metrics,
+            run_eagerly,
+            steps_per_execution,
+            jit_compile,
+            auto_scale_loss,
+            microbatch,
+        )
+        self._torchfit.compile(options)
+        self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer
+        object.__setattr__(self, "loss", loss)  # A loss that is a module must not become a submodule of the model.
         self.run_eagerly = bool(run_eagerly)
-        self._compile_arguments = {
-            "loss": loss,
-            "metrics": metrics,
-            "loss_weights": loss_weights,
-            "weighted_metrics": weighted_metrics,
-            "run_eagerly": run_eagerly,
-            "steps_per_execution": steps_per_execution,
-            "jit_compile": jit_compile,
-            "auto_scale_loss": auto_scale_loss,
-            "microbatch": microbatch,
-        }
 
     # -- training, evaluation, prediction ------------------------------------------------------------------
 
@@ -196,19 +158,19 @@ class Model(Saveable, Steps):
             epochs: The epoch to train up to, counted from 0 (not from `initial_epoch`).
             verbose: 0 silent, 1 a progress bar, 2 a line per epoch; "auto" is 1 on a terminal or in a notebook.
             callbacks: `torchfit.callbacks.Callback`s.
-            validation_split: Fraction of the last samples that is set apart before shuffling.
-            validation_data: `(x, y)` or `(x, y, sample_weight)`, or data as `x`; goes before `validation_split`.
+            validation_split: Fraction of the samples, the last ones, that is held out before shuffling.
+            validation_data: `(x, y)` or `(x, y, sample_weight)`, or data as `x`; overrides `validation_split`.
             shuffle: Whether to draw a new order for every epoch; "batch" keeps neighbours together in a batch. Of no
                 effect with `steps_per_epoch`, and on loaders, iterable Datasets and generators.
             class_weight: `{class: weight}` by which the weights of samples are multiplied, "balanced", or one of
                 these for each output: `{output: {class: weight}}`.
             sample_weight: Weights of the samples in the loss: `(samples,)`, or `(samples, steps)` for sequences.
             initial_epoch: The epoch to start from.
-            steps_per_epoch: Batches in an epoch, drawn from one iterator that goes on from epoch to epoch; `None` and
-                -1 go on until the data end. Data that end too early end the training, with a warning.
+            steps_per_epoch: Batches in an epoch, drawn from one iterator that continues from epoch to epoch; `None`
+                and -1 continue until the data end. Data that end too early end the training, with a warning.
             validation_steps: Batches in a validation, each from the start of the data; `None` takes all.
             validation_batch_size: Samples per batch of validation; `batch_size` by default.
-            validation_freq: Validate every so many epochs, or in the epochs (from 1) of a container.
+            validation_freq: Validate every `validation_freq` epochs, or in the epochs (from 1) of a container.
             max_queue_size: Batches of a Sequence or generator that workers read ahead.
             workers: How many threads read a Sequence, or processes with `use_multiprocessing` or for a Dataset.
             use_multiprocessing: Whether workers are processes.
@@ -220,50 +182,27 @@ class Model(Saveable, Steps):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        self._check_compiled("fit")
-        epochs = check_integer("epochs", epochs, at_least=0)
-        loading = Loading(workers, use_multiprocessing, max_queue_size)
-        conversion = self._conversion()
-        source, held_out = training_sources(
-            x, y, sample_weight, class_weight, validation_split, validation_data, conversion
+        history: History = self._torchfit.fit(
+            self,
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
         )
-        sizes = batch_size, validation_batch_size
-        validation = validation_batches(held_out, *sizes, validation_steps, loading)
-        batches = training_batches(source, batch_size, shuffle, steps_per_epoch, epochs, loading)
-        batches.ran_out = lambda: setattr(self, "stop_training", True)
-        params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
-        callbacks = self._callbacks(callbacks, verbose, add_history=True, **params)
-        self._announce_names(callbacks, batches, validation)
-        self.history = next(callback for callback in callbacks.callbacks if isinstance(callback, History))
-        bus, verbose = callbacks, callbacks.params["verbose"]
-        compiled, copied = lambda: self._execution.compiling_seconds, lambda: conversion.copies.seconds
-        watch = Stopwatch(self._device, compiled, copied, tells=verbose == 2)
-        watch.listen(bus)
-        self.history.timing = watch.timing
-        validate = self._validation(validation, validation_freq, bus)
-        indices = range(check_integer("initial_epoch", initial_epoch, at_least=0), epochs)
-        pieces = self._train_pieces(bus.keeps_batch_logs, batches.steps and batches.steps * len(indices))
-        parts = training_parts(self, callbacks.callbacks, validation)
-        course = Course(batches, self._execution.work, indices, self, self.reset_metrics, parts)
-        self.stop_training = False
-        callbacks.set_training_state(course)
-        with self._running(bus, training=True):
-            if self.preflight:
-                preflight(self.module, self._objective)
-            step = self._execution.wrap(pieces, batches)
-            course.rehearse = step if self._execution.first_step_differs else None
-            train_loop(
-                watch.epochs(course.epochs()),
-                lambda epoch: watch.items(course.work(epoch)),
-                step,
-                bus,
-                self,
-                course.start,
-                watch.timed("validation", self._after_flush(validate)),
-                self._finish_training,
-            )
-        watch.close()
-        return self.history
+        return history
 
     def evaluate(
         self,
@@ -299,13 +238,18 @@ class Model(Saveable, Steps):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        self._check_compiled("evaluate")
-        source = as_source(x, y, sample_weight, self._conversion())
-        batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
-        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._running(bus, training=False):
-            logs = self._evaluate(batches, bus)
-        return report(logs, return_dict)
+        logs = self._torchfit.evaluate(
+            self,
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            verbose=verbose,
+            steps=steps,
+            callbacks=callbacks,
+            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
+        )
+        return format_results(logs, return_dict)
 
     def predict(
         self,
@@ -319,6 +263,7 @@ class Model(Saveable, Steps):
         use_multiprocessing: bool = False,
         *,
         out: Any = None,
+        pad_value: float | None = None,
     ) -> Any:
         """Return the outputs for all samples as NumPy arrays, in evaluation mode.
 
@@ -333,35 +278,38 @@ class Model(Saveable, Steps):
             callbacks: Callbacks for the prediction.
             max_queue_size, workers, use_multiprocessing: As in `fit`.
             out: Arrays to write into, such as memory maps `(samples, …)`, in the structure of the outputs.
+            pad_value: Fills up outputs of batches that differ in other axes than the first, such as sequences of
+                different lengths; `None` refuses them.
 
         Returns:
             An array `(samples, …)`, or arrays in the structure that the module returns, with `None` for outputs that
-            are no tensors; `out` if it was given.
+            are no tensors; `out` if it was given. A list, if the module returns a list with an entry for each sample.
 
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
-        batches = whole_pass(source, batch_size, steps, Loading(workers, use_multiprocessing, max_queue_size))
-        predictions = Predictions(batches.samples, out)
-        bus = self._callbacks(callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._running(bus, training=False), torch.no_grad():
-            self.stop_predicting = False
-            pieces = self._predict_pieces(bus.has_listeners("on_predict_batch_end"), self._is_unheard(bus, "predict"))
-            work, step = self._execution.once(pieces, batches)
-            predict_loop(work, step, bus, self, predictions.keep)
-        return predictions.result()
+        return self._torchfit.predict(
+            self,
+            x,
+            batch_size=batch_size,
+            verbose=verbose,
+            steps=steps,
+            callbacks=callbacks,
+            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
+            out=out,
+            pad_value=pad_value,
+        )
 
     def predict_iter(
         self, x: Any, batch_size: int | None = None, steps: int | None = None, **loading: Any
     ) -> Iterator[Any]:
         """Yield the outputs batch by batch, as NumPy arrays in the structure that the module returns.
 
-        Nothing but one batch is held, so data without an end will do. Arguments as in `predict`; `loading` takes its
-        `max_queue_size`, `workers` and `use_multiprocessing`. Between the batches the model may be used, and trained.
+        Only one batch is held at a time, so data without an end will do. Arguments as in `predict`; `loading` takes
+        its `max_queue_size`, `workers` and `use_multiprocessing`. Between the batches the model may be used, and
+        trained.
         """
-        source = as_source(x, None, None, replace(self._conversion(), inputs_only=True))
-        return self._predictions(whole_pass(source, batch_size, steps, Loading(**loading)))
+        return self._torchfit.predict_iter(self, x, batch_size, steps, LoaderConfig(**loading))
 
     def train_on_batch(
         self,
@@ -379,15 +327,14 @@ class Model(Saveable, Steps):
             y: Targets of the batch.
             sample_weight: Weights of its samples.
             class_weight: Weights of the classes, as in `fit`.
-            reset_metrics: Whether the results are those of this batch alone, or gather from call to call.
+            reset_metrics: Whether the results are those of this batch alone, or accumulate from call to call.
             return_dict: Whether to return a dictionary by name.
 
         Returns:
             The loss alone if there is nothing else, else a list in the order of `metrics_names`.
         """
-        self._check_compiled("train_on_batch")
-        batch = as_batch(x, y, sample_weight, self._conversion(), class_weight)
-        return self._on_batch(self._step("train_step", False), batch, reset_metrics, return_dict, training=True)
+        data = (x, y, sample_weight, class_weight)
+        return format_results(self._torchfit.train_on_batch(self, data, reset_metrics), return_dict)
 
     def test_on_batch(
         self,
@@ -398,101 +345,144 @@ class Model(Saveable, Steps):
         return_dict: bool = False,
     ) -> Any:
         """Evaluate one batch; arguments and result as in `train_on_batch`."""
-        self._check_compiled("test_on_batch")
-        with torch.no_grad():
-            batch = as_batch(x, y, sample_weight, self._conversion())
-            return self._on_batch(self._step("test_step", False), batch, reset_metrics, return_dict, training=False)
+        data = (x, y, sample_weight)
+        return format_results(self._torchfit.test_on_batch(self, data, reset_metrics), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays, in evaluation mode."""
-        batch = as_batch(x, None, None, self._conversion())
-        with self._running(NO_CALLBACKS, training=False), torch.no_grad():
-            return to_numpy(self._predict_pieces(False).step(batch))
+        return self._torchfit.predict_on_batch(self, x)
 
-    # -- inside --------------------------------------------------------------------------------------------
+    def summary(
+        self,
+        line_length: int | None = None,
+        positions: Sequence[float] | None = None,
+        print_fn: Callable[[str], Any] | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: Sequence[str] | None = None,
+        input_shape: Any = None,
+    ) -> None:
+        """Print a table of the layers: their output shapes, and how many weights they have.
 
-    def _check_compiled(self, method: str) -> None:
-        if not isinstance(self._objective, Objective):
-            raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
+        Args:
+            line_length: Characters in a line; by default as many as the contents need.
+            positions: Where the columns end, as characters or as shares of the line up to 1.
+            print_fn: Called with the table instead of printing it.
+            expand_nested: Whether to list the layers inside of layers.
+            show_trainable: Whether to show which layers are trained.
+            layer_range: Patterns for the names of the first and the last layer to list.
+            input_shape: The shape of one sample, or a list or dictionary of shapes, to compute output shapes for;
+                by default that of the data seen last.
+        """
+        table = self._torchfit.summary(
+            self,
+            input_shape,
+            expand_nested=expand_nested,
+            show_trainable=show_trainable,
+            layer_range=layer_range,
+        )
+        (print_fn or write_line)(table.text(line_length, positions))
 
-    def _forget_graphs(self) -> None:
-        keys = ("run_eagerly", "jit_compile", "steps_per_execution")
-        if self._compile_arguments is not None:
-            self._execution = choose_execution(*(self._compile_arguments[key] for key in keys))
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        return self._torchfit.summary(self, show_trainable=True).html()
 
-    def _conversion(self) -> Conversion:
-        return Conversion(self._device, floating_dtype_of(self.module), *self._given_names)
+    # -- files ---------------------------------------------------------------------------------------------
 
-    def _callbacks(self, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any) -> CallbackList:
-        """Gather the user's callbacks, the progress and, for `fit`, the history."""
-        verbose = resolve_verbose(verbose)
-        return CallbackList(callbacks, add_history, verbose > 0, self, verbose=verbose, **params)
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return self._torchfit.compile_options is not None
 
-    def _announce_names(self, callbacks: CallbackList, batches: Paced, validation: Paced | None) -> None:
-        """Tell callbacks that look for a name, before training, which ones there will be, if that can be known."""
-        if not callbacks.needs_log_names or self._own_part("train_step") or self._own_part("test_step"):
-            return
-        names = self._foreseen_names(batches.example())
-        if names is not None:
-            validated = [] if validation is None else [f"val_{name}" for name in names]
-            callbacks.set_log_names([*names, *validated])
+    def save(self, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
+        """Write the whole model to one file: architecture, weights, optimizer, and how it was compiled.
 
-    @contextmanager
-    def _running(self, bus: CallbackList, *, training: bool) -> Iterator[None]:
-        """Hold the mode of the module, and let go of everything afterwards, also when a loop fails."""
-        self._calls.clear()
-        apart = self._apart() if self._is_fitting else nullcontext()
-        was_fitting, self._is_fitting = self._is_fitting, self._is_fitting or training
-        try:
-            with apart, self._gathering(), training_mode(self, training), explained(self.module):
-                yield
-        finally:
-            self._is_fitting = was_fitting
-            if not was_fitting:  # An evaluation amid a training leaves it its graphs.
-                self._execution.release()
-            bus.close()
+        `torchfit.models.load_model` reads it. The file holds tensors and plain data, no code, and is written whole or
+        not at all. A module with custom code can always be saved; pass it again when loading.
 
-    def _evaluate(self, batches: Any, bus: CallbackList) -> Any:
-        keep = self._metrics_apart() if self._is_fitting else nullcontext()
-        self.stop_evaluating = False
-        with keep, torch.no_grad():
-            self.reset_metrics()
-            pieces = self._test_pieces(bus.keeps_batch_logs, self._is_unheard(bus, "test"))
-            work, step = self._execution.once(pieces, batches)
-            logs = evaluate_loop(work, step, bus, self)
-            return dict(logs)
+        Args:
+            path: Where to write, with any or no extension; also an address such as `s3://bucket/name`.
+            overwrite: Whether an existing file may be replaced.
+            include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
 
-    def _is_unheard(self, bus: CallbackList, kind: str) -> bool:
-        """Tell whether nobody listens between the steps, which the processor makes itself."""
-        events = f"on_{kind}_batch_begin", f"on_{kind}_batch_end"
-        return self._device.type == "cpu" and not any(map(bus.has_listeners, events))
+        Raises:
+            FileExistsError: The file exists, and `overwrite` is `False`.
+            OSError: The file cannot be written; it is named.
+        """
+        model_file.save(self, _settings(self, self._torchfit), path, overwrite, include_optimizer)
 
-    def _predictions(self, batches: Paced) -> Iterator[Any]:
-        step = self._predict_pieces(False).step
-        for batch in batches.epoch(0):
-            with self._running(NO_CALLBACKS, training=False), torch.no_grad():
-                outputs = to_numpy(step(batch))
-            yield outputs
+    def save_weights(self, path: PathLike, overwrite: bool = True) -> None:
+        """Write the weights to one file: the module's `state_dict`, which `torch.load` reads.
 
-    def _validation(
-        self, batches: Paced | None, frequency: Any, bus: CallbackList
-    ) -> Callable[[int], dict[str, float]]:
-        if batches is None:
-            return lambda _: {}
-        is_due = due_epochs(frequency)
+        If `path` ends in `.safetensors`, the file has that format.
 
-        def validate(epoch: int) -> dict[str, float]:
-            if not is_due(epoch + 1):
-                return {}
-            with training_mode(self, training=False):
-                return {f"val_{name}": value for name, value in self._evaluate(batches, bus).items()}
+        Args:
+            path: Where to write; also an address such as `s3://bucket/name`.
+            overwrite: Whether an existing file may be replaced.
 
-        return validate
+        Raises:
+            FileExistsError: The file exists, and `overwrite` is `False`.
+            OSError: The file cannot be written; it is named.
+        """
+        weights.save_weights(self, path, overwrite)
 
-    def _on_batch(self, step: Step, batch: Batch, reset: bool, return_dict: bool, *, training: bool) -> Any:
-        keep = self._metrics_apart() if self._is_fitting else nullcontext()
-        with keep, self._running(NO_CALLBACKS, training=training):
-            if reset:
-                self.reset_metrics()
-            logs = dict(Logs.of(step(batch)))
-        return report(logs, return_dict)
+    def prepare_save(self, path: PathLike, weights_only: bool = False) -> Callable[[], None] | None:
+        """Snapshot the model and return a function that writes the file, e.g. from another thread.
+
+        Args:
+            path: Where to write.
+            weights_only: Whether to write what `save_weights` writes, instead of `save`.
+
+        Returns:
+            The function, or `None` if `save` (or `save_weights`) is overridden: what it would write is not known.
+        """
+        if overridden_method(self, "save_weights" if weights_only else "save") is not None:
+            return None
+        if weights_only:
+            return weights.prepare_save(self, path)
+        return model_file.prepare_save(self, _settings(self, self._torchfit), path)
+
+    def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
+        """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
+
+        Args:
+            path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`.
+            by_name: Whether keys that are only in the file or only in the module are ignored.
+            skip_mismatch: Whether tensors of another shape are ignored, with a warning.
+
+        Raises:
+            ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or
+                holds something else.
+            FileNotFoundError: There is no such file.
+        """
+        weights.load_weights(self, path, by_name, skip_mismatch)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return the arguments of `compile`, empty before it was called.
+
+        Losses, metrics and the optimizer are plain data; names stay names, custom functions themselves.
+        """
+        options = self._torchfit.compile_options
+        return {} if options is None else compile_config.compile_config({"optimizer": self.optimizer, **vars(options)})
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Call `compile` as `get_compile_config` says. An overridden `compile` is not called, with a warning.
+
+        Raises:
+            ValueError: A name is not known.
+        """
+        if overridden_method(self, "compile") is not None:
+            warnings.warn(
+                f"{type(self).__name__} has a compile() of its own and was not compiled. Call it, or define "
+                "compile_from_config(config).",
+                stacklevel=2,
+            )
+        elif config:
+            self.compile(**compile_config.compile_arguments(config))
+
+
+def _settings(model: Model, trainer: Trainer) -> ModelSettings:
+    """Return what a file holds of the model beside its module."""
+    policy = None if model.dtype_policy is None else model.dtype_policy.name
+    hidden = frozenset(vars(Model(nn.Identity()))) if model.module is model else frozenset()
+    return ModelSettings(model.name, trainer.input_names, trainer.output_names, policy, hidden)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from torchfit import Model, losses, optimizers
-from torchfit._execution.compiled import Compiled, Patience, choose_execution
-from torchfit._execution.execution import Eager
+from torchfit._execution.compile_policy import CompileWhenWorthwhile
+from torchfit._execution.compiled import CompiledExecution, choose_execution
+from torchfit._execution.eager import EagerExecution
 from torchfit._execution.graph import traces_gradients
 
 graphs = pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph")
@@ -48,7 +49,7 @@ def test_a_graph_gives_the_same_history_with_batch_statistics_dropout_weights_an
     _, plain = trained(fit=fit, **metrics)
     model, compiled = trained(fit=fit, **metrics, jit_compile=True, steps_per_execution=steps)
     assert_same(compiled, plain)
-    assert model._execution._runners["train"]._graphs
+    assert model._torchfit.execution._steps["train"]._graphs
 
 
 @graphs
@@ -58,7 +59,7 @@ def test_evaluate_and_predict_are_graphs_too():
     model, _ = trained(jit_compile=True)
     assert model.evaluate(x, y, verbose=0) == pytest.approx(plain.evaluate(x, y, verbose=0), abs=1e-5)
     assert model.predict(x) == pytest.approx(plain.predict(x), abs=1e-4)
-    assert {kind: bool(runner._graphs) for kind, runner in model._execution._runners.items()} == {
+    assert {kind: bool(runner._graphs) for kind, runner in model._torchfit.execution._steps.items()} == {
         "train": True,
         "test": True,
         "predict": True,
@@ -86,7 +87,7 @@ def test_several_outputs_and_inputs_are_one_graph():
     _, plain = trained(**arguments)
     model, compiled = trained(**arguments, jit_compile=True)
     assert_same(compiled, plain)
-    assert model._execution._runners["train"]._graphs
+    assert model._torchfit.execution._steps["train"]._graphs
 
 
 @graphs
@@ -96,9 +97,9 @@ def test_a_learning_rate_that_changes_makes_no_new_graph():
     _, plain = trained(optimizer=lambda: optimizers.SGD(schedule))
     model, compiled = trained(optimizer=lambda: optimizers.SGD(schedule), jit_compile=True)
     assert_same(compiled, plain)
-    spent = model._execution.compiling_seconds
+    spent = model._torchfit.execution.compile_seconds
     model.fit(x, y, batch_size=32, verbose=0, validation_split=0.2)
-    assert model._execution.compiling_seconds == spent
+    assert model._torchfit.execution.compile_seconds == spent
 
 
 @graphs
@@ -152,20 +153,22 @@ def test_an_own_train_step_runs_as_it_is_and_one_line_says_so(caplog):
     [(10**12, 1.0, True), (100, 1.0, False), (10**12, float("inf"), False)],
 )
 def test_patience_weighs_the_steps_to_come_against_a_compilation(planned, compilation, due, monkeypatch):
-    monkeypatch.setattr(Patience, "compilation", compilation)
-    patience = Patience()
-    patience.begin(planned)
-    assert not any(patience.is_due() for _ in range(30))
-    assert patience.is_due() is due
+    monkeypatch.setattr(CompileWhenWorthwhile, "compile_seconds", compilation)
+    patience = CompileWhenWorthwhile()
+    patience.start_loop(planned)
+    assert not any(patience.should_compile() for _ in range(30))
+    assert patience.should_compile() is due
 
 
 def test_auto_begins_without_a_graph():
     model, history = trained(jit_compile="auto")
-    assert not any(runner._graphs for runner in model._execution._runners.values())
+    assert not any(runner._graphs for runner in model._torchfit.execution._steps.values())
     assert_same(history, trained()[1])
 
 
-@pytest.mark.parametrize(("arguments", "kind"), [((None, None, None), Eager), ((False, True, 4), Compiled)])
+@pytest.mark.parametrize(
+    ("arguments", "kind"), [((None, None, None), EagerExecution), ((False, True, 4), CompiledExecution)]
+)
 def test_compile_arguments_choose_the_execution(arguments, kind):
     assert type(choose_execution(*arguments)) is kind
 
@@ -198,4 +201,4 @@ def test_gathered_gradients_are_part_of_the_graph(steps):
     )
     assert_same(compiled, plain)
     assert model.optimizer.iterations == plain_model.optimizer.iterations
-    assert model._execution._runners["train"]._graphs
+    assert model._torchfit.execution._steps["train"]._graphs

@@ -69,8 +69,8 @@ def evaluated(module=None, loss="mse", x=X, **options):
     events = []
     model = Model(module or Counting(events), device="cpu")
     model.compile("sgd", loss, metrics=["mae"])
-    objective_loss = model._objective.loss
-    model._objective.loss = noting(events, objective_loss)
+    objective_loss = model._torchfit.state.objective.loss
+    model._torchfit.state.objective.loss = noting(events, objective_loss)
     return model.evaluate(x, Y, batch_size=2, verbose=0, **options), events
 
 
@@ -145,8 +145,8 @@ def test_steps_that_depend_on_each_other_are_made_one_by_one(module):
 def test_large_outputs_are_predicted_one_batch_at_a_time():
     events = []
     model = Model(Counting(events, outputs=40_000), device="cpu")
-    kept = Predictions.keep
+    kept = Predictions.append
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Predictions, "keep", lambda self, outputs: events.append("keep") or kept(self, outputs))
+        patch.setattr(Predictions, "append", lambda self, outputs: events.append("keep") or kept(self, outputs))
         model.predict(X, batch_size=2)
     assert events == ["forward 2", "keep"] * 5

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchfit._execution.graph import Graph, traces_gradients
+from torchfit._execution.graph import GraphRunner, traces_gradients
 
 pytestmark = [
     pytest.mark.slow,
@@ -17,22 +17,22 @@ def test_a_graph_replays_with_new_arguments_and_changes_state_in_place():
         state.add_(tensors[0])
         return [state * 2]
 
-    graph = Graph(add_and_double)
+    graph = GraphRunner(add_and_double)
     graph([torch.ones(3)])
-    (doubled,) = graph([torch.full((3,), 2.0)], check=False)
+    (doubled,) = graph([torch.full((3,), 2.0)], check_guards=False)
     assert state.tolist() == [3.0, 3.0, 3.0]
     assert doubled.tolist() == [6.0, 6.0, 6.0]
 
 
 def test_a_checked_call_sees_what_has_changed_and_an_unchecked_one_does_not_look():
     layer = nn.Dropout(0.0)
-    graph = Graph(lambda tensors: [layer(tensors[0])])
+    graph = GraphRunner(lambda tensors: [layer(tensors[0])])
     ones = torch.ones(4)
     assert graph([ones])[0].tolist() == [1.0] * 4
     layer.p = 1.0
-    assert graph([ones], check=False)[0].tolist() == [1.0] * 4
-    assert graph([ones], check=True)[0].tolist() == [0.0] * 4
-    assert graph([ones], check=False)[0].tolist() == [0.0] * 4
+    assert graph([ones], check_guards=False)[0].tolist() == [1.0] * 4
+    assert graph([ones], check_guards=True)[0].tolist() == [0.0] * 4
+    assert graph([ones], check_guards=False)[0].tolist() == [0.0] * 4
 
 
 def test_gradients_are_part_of_a_graph():
@@ -44,40 +44,40 @@ def test_gradients_are_part_of_a_graph():
             weight.sub_(gradient, alpha=0.1)
         return []
 
-    graph = Graph(descend)
+    graph = GraphRunner(descend)
     graph([torch.tensor([1.0])])  # d/dw w² = 4, so that 2 - 0.4
     assert weight.item() == pytest.approx(1.6)
-    graph([torch.tensor([1.0])], check=False)  # 1.6 - 0.32
+    graph([torch.tensor([1.0])], check_guards=False)  # 1.6 - 0.32
     assert weight.item() == pytest.approx(1.28)
 
 
 def test_wrappers_that_change_nothing_are_left_out():
-    graph = Graph(lambda tensors: [tensors[0] + 1])
+    graph = GraphRunner(lambda tensors: [tensors[0] + 1])
     graph([torch.zeros(2)])
-    assert graph._compiled.run is graph._compiled._code
-    assert graph([torch.ones(2)], check=False)[0].tolist() == [2.0, 2.0]
+    assert graph._code.run is graph._code._inner
+    assert graph([torch.ones(2)], check_guards=False)[0].tolist() == [2.0, 2.0]
 
 
 def test_wrappers_that_change_something_stay():
-    graph = Graph(lambda tensors: [tensors[0].add_(1).view(2, 2)])  # a view of the argument itself, made outside
+    graph = GraphRunner(lambda tensors: [tensors[0].add_(1).view(2, 2)])  # a view of the argument itself, made outside
     graph([torch.zeros(4)])
-    assert graph._compiled.run is not graph._compiled._code
+    assert graph._code.run is not graph._code._inner
     ones = torch.ones(4)
-    (view,) = graph([ones], check=False)
+    (view,) = graph([ones], check_guards=False)
     assert view.tolist() == [[2.0, 2.0], [2.0, 2.0]]
     assert view.data_ptr() == ones.data_ptr()
 
 
 def test_a_released_graph_holds_no_tensor_and_runs_again():
-    graph = Graph(lambda tensors: [tensors[0] + 1])
+    graph = GraphRunner(lambda tensors: [tensors[0] + 1])
     graph([torch.zeros(2)])
     graph.release()
-    assert graph._recorded == ()
-    assert graph([torch.ones(2)], check=False)[0].tolist() == [2.0, 2.0]
+    assert graph._recorded_args == ()
+    assert graph([torch.ones(2)], check_guards=False)[0].tolist() == [2.0, 2.0]
 
 
 def test_many_graphs_of_one_function_do_not_use_up_the_compilers_patience():
     def plus(number):
         return lambda tensors: [tensors[0] + number]
 
-    assert [Graph(plus(number))([torch.zeros(1)])[0].item() for number in range(12)] == list(range(12))
+    assert [GraphRunner(plus(number))([torch.zeros(1)])[0].item() for number in range(12)] == list(range(12))

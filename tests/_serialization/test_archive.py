@@ -133,7 +133,7 @@ def save_pickle(value, path):
 
 
 def save_sealed(value, path):
-    files.write_atomically(path, append_checksum(archive._Saved({"a": value}).pieces()))
+    files.write_atomically(path, append_checksum(archive._TorchSaved({"a": value}).chunks()))
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_sealed])

@@ -31,16 +31,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def five_bytes(descriptor, pieces):
-    return os.write(descriptor, b"".join(pieces)[:5])
+def five_bytes(descriptor, chunks):
+    return os.write(descriptor, b"".join(chunks)[:5])
 
 
 @pytest.mark.parametrize("write", [five_bytes, files._write_one])
 def test_all_pieces_are_written_however_few_the_system_takes(tmp_path, monkeypatch, write):
     monkeypatch.setattr(files, "_write", write)
-    pieces = [bytes([number]) * (number % 9) for number in range(200)]
-    files.write_atomically(tmp_path / "file", iter(pieces))
-    assert read(tmp_path / "file") == b"".join(pieces)
+    chunks = [bytes([number]) * (number % 9) for number in range(200)]
+    files.write_atomically(tmp_path / "file", iter(chunks))
+    assert read(tmp_path / "file") == b"".join(chunks)
 
 
 def test_replaces_what_a_link_points_to(tmp_path):
@@ -111,11 +111,11 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
 
 
 def test_temporary_files_in_use_are_left_alone(tmp_path):
-    def pieces():
+    def chunks():
         files.write_atomically(tmp_path / "inner", [b"2"])
         yield b"1"
 
-    files.write_atomically(tmp_path / "outer", pieces())
+    files.write_atomically(tmp_path / "outer", chunks())
     assert sorted(os.listdir(tmp_path)) == ["inner", "outer"]
 
 

@@ -112,7 +112,8 @@ def test_nothing_is_left_over_between_steps_or_after_a_failure():
         verbose=0,
         callbacks=[callbacks.LambdaCallback(on_train_batch_end=lambda *_: good.module(torch.ones(2, 4)))],
     )
-    assert good._added.losses == good._added.values == []
+    auxiliary = good._torchfit.state.auxiliary
+    assert auxiliary.losses == auxiliary.values == []
 
 
 def test_evaluations_and_calls_inside_fit_disturb_nothing():

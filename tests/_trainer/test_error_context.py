@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchfit import Model
-from torchfit._trainer.error_context import explained
+from torchfit._trainer.error_context import translate_errors
 
 
 def message_of(net, x):
@@ -57,6 +57,6 @@ def test_code_of_users_speaks_for_itself():
     "error", [torch.OutOfMemoryError("size"), KeyboardInterrupt(), RuntimeError("shape")], ids=repr
 )
 def test_other_errors_pass(error):
-    with pytest.raises(type(error)) as caught, explained(nn.Linear(1, 1)):
+    with pytest.raises(type(error)) as caught, translate_errors(nn.Linear(1, 1)):
         raise error
     assert caught.value is error

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from torchfit._trainer import logs as module
-from torchfit._trainer.logs import Logs, to_host
+from torchfit._trainer.logs import LazyLogs, to_python
 
 
 class Counted:
@@ -19,7 +19,7 @@ class Counted:
 
 def test_nothing_is_asked_for_before_a_read():
     results = Counted(loss=torch.tensor(0.5))
-    logs = Logs(results)
+    logs = LazyLogs(results)
     logs["lr"] = 0.1
     logs.update({"val_loss": 2.0})
     assert bool(logs)
@@ -28,7 +28,7 @@ def test_nothing_is_asked_for_before_a_read():
 
 def test_reads_are_python_floats_from_one_fetch():
     results = Counted(loss=torch.tensor(0.5), rows=torch.tensor(3), done=True)
-    logs = Logs(results)
+    logs = LazyLogs(results)
     assert dict(logs) == {"loss": 0.5, "rows": 3.0, "done": 1.0}
     assert [type(value) for value in logs.values()] == [float, float, float]
     assert results.asked == 1
@@ -39,18 +39,18 @@ def test_all_scalars_come_in_one_transfer(monkeypatch):
     fetch = module._fetch
     monkeypatch.setattr(module, "_fetch", lambda scalars: transfers.append(len(scalars)) or fetch(scalars))
     values = {"a": torch.tensor(1.0), "b": torch.tensor([2]), "c": torch.tensor(3.0, dtype=torch.bfloat16)}
-    assert to_host(values) == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert to_python(values) == {"a": 1.0, "b": 2.0, "c": 3.0}
     assert transfers == [3]
 
 
 def test_what_is_written_stands_after_the_results():
-    logs = Logs(lambda: {"loss": torch.tensor(1.0)})
+    logs = LazyLogs(lambda: {"loss": torch.tensor(1.0)})
     logs["lr"] = 0.1
     assert list(logs.items()) == [("loss", 1.0), ("lr", 0.1)]
 
 
 def test_writing_over_a_result_and_deleting():
-    logs = Logs(lambda: {"loss": 1.0, "acc": 0.5})
+    logs = LazyLogs(lambda: {"loss": 1.0, "acc": 0.5})
     logs["loss"] = 9.0
     del logs["acc"]
     assert dict(logs) == {"loss": 9.0}
@@ -60,36 +60,36 @@ def test_writing_over_a_result_and_deleting():
 
 def test_values_move_with_the_metric_until_they_are_settled():
     state = torch.tensor(1.0)
-    moving, settled = Logs(lambda: {"m": state}), Logs(lambda: {"m": state}).settle()
+    moving, settled = LazyLogs(lambda: {"m": state}), LazyLogs(lambda: {"m": state}).snapshot()
     state.add_(1)
     assert (moving["m"], settled["m"]) == (2.0, 1.0)
 
 
 def test_values_stay_once_read():
     state = torch.tensor(1.0)
-    logs = Logs(lambda: {"m": state})
+    logs = LazyLogs(lambda: {"m": state})
     assert logs["m"] == 1.0
     state.add_(1)
     assert logs["m"] == 1.0
 
 
 def test_results_that_are_dictionaries_put_their_own_names():
-    logs = Logs(lambda: {"f1": {"f1_micro": torch.tensor(0.25), "f1_macro": 0.5}, "loss": 1})
+    logs = LazyLogs(lambda: {"f1": {"f1_micro": torch.tensor(0.25), "f1_macro": 0.5}, "loss": 1})
     assert dict(logs) == {"f1_micro": 0.25, "f1_macro": 0.5, "loss": 1.0}
 
 
 def test_arrays_come_as_numpy():
-    found = to_host({"matrix": torch.ones(2, 2)})["matrix"]
+    found = to_python({"matrix": torch.ones(2, 2)})["matrix"]
     np.testing.assert_array_equal(found, np.ones((2, 2)))
 
 
 @pytest.mark.parametrize("results", [None, {}, {"loss": 1.0}])
 def test_what_a_step_of_the_user_returned(results):
-    logs = Logs.of(results)
+    logs = LazyLogs.wrap(results)
     assert dict(logs) == (results or {})
-    assert Logs.of(logs) is logs
+    assert LazyLogs.wrap(logs) is logs
 
 
 def test_gradients_do_not_hold_the_graph():
     loss = torch.tensor(2.0, requires_grad=True) * 3
-    assert Logs.of({"loss": loss})["loss"] == 6.0
+    assert LazyLogs.wrap({"loss": loss})["loss"] == 6.0

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from torchfit import Model
-from torchfit._trainer.module_call import Signature, rows_of
+from torchfit._trainer.module_call import Signature
 
 ONE, TWO = torch.ones(2, 1), torch.full((2, 1), 2.0)
 
@@ -31,7 +31,7 @@ class Whole(nn.Module):
 
 
 def called(module, inputs, **names):
-    return Model(module, device="cpu", **names)._call(inputs)[0].item()
+    return Model(module, device="cpu", **names).predict_step((inputs,))[0].item()
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,3 @@ def test_structures_that_do_not_fit_are_refused(inputs, message):
 def test_input_names_are_the_parameters():
     assert Signature(Difference()).input_names == ["left", "right"]
     assert Model(Difference(), input_names=["a", "b"], device="cpu").input_names == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "rows"),
-    [(torch.ones(3, 2), 3), ([torch.ones(4, 1)], 4), ({"a": {"b": torch.ones(5)}}, 5), (torch.tensor(1.0), 1)],
-)
-def test_rows(inputs, rows):
-    assert rows_of(inputs)(inputs) == rows

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from torchfit._trainer.output_matching import Layout, by_output, output_getters, output_names, spread
+from torchfit._trainer.output_matching import (
+    OutputSpec,
+    broadcast_to_outputs,
+    match_to_outputs,
+    output_getters,
+    output_names,
+)
 from torchfit._utils import tree
 
 Pair = namedtuple("Pair", "mean spread")
@@ -45,13 +51,15 @@ def test_outputs_are_found_again():
     assert {name: get({"a": 4, "b": (5, 6)}) for name, get in getters.items()} == {"a": 4, "b_1": 5, "b_2": 6}
 
 
-def layout(names):
+def output_spec(names):
     """Name the outputs of a module that returns a tuple."""
-    return Layout.of((T,) * len(names), names) if len(names) > 1 else Layout.of(T, names)
+    return OutputSpec.of((T,) * len(names), names) if len(names) > 1 else OutputSpec.of(T, names)
 
 
-def parts(value, names=("a", "b"), served=("a", "b")):
-    return {name: get(value) for name, get in by_output("y", value, layout(names), list(served)).items()}
+def parts(value, names=("a", "b"), active_outputs=("a", "b")):
+    return {
+        name: get(value) for name, get in match_to_outputs("y", value, output_spec(names), list(active_outputs)).items()
+    }
 
 
 def test_parts_belong_to_outputs():
@@ -60,9 +68,9 @@ def test_parts_belong_to_outputs():
     assert parts({"b": 2}) == {"b": 2}
     assert parts([1, None]) == {"a": 1}
     assert parts({"a": 1, "b": None}) == {"a": 1}
-    assert parts(7, names=("a",), served=("a",)) == {"a": 7}
-    assert parts(7, served=("b",)) == {"b": 7}
-    assert parts([7], served=("b",)) == {"b": 7}
+    assert parts(7, names=("a",), active_outputs=("a",)) == {"a": 7}
+    assert parts(7, active_outputs=("b",)) == {"b": 7}
+    assert parts([7], active_outputs=("b",)) == {"b": 7}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,7 @@ def test_parts_that_fit_no_output_are_refused(value, message):
 
 
 def spread_over(value, names=("a", "b")):
-    return spread("loss", value, layout(names), is_one=tree.is_leaf)
+    return broadcast_to_outputs("loss", value, output_spec(names), is_single=tree.is_leaf)
 
 
 def test_what_compile_got_is_spread_over_the_outputs():
@@ -110,28 +118,30 @@ NEST = {"a": (T, T), "b": {"c": T}, "d": T}
     ],
 )
 def test_nested_parts_meet_nested_outputs(value):
-    names = Layout.of(NEST).names
+    names = OutputSpec.of(NEST).names
     assert names == ("a_1", "a_2", "b_c", "d")
-    found = by_output("y", value, Layout.of(NEST), names)
+    found = match_to_outputs("y", value, OutputSpec.of(NEST), names)
     assert {name: found[name](value) for name in names} == {"a_1": 1, "a_2": 2, "b_c": 3, "d": 4}
 
 
 def test_parts_of_a_nest_may_be_missing():
-    found = by_output("y", {"a": [None, 2]}, Layout.of(NEST), ["a_2"])
+    found = match_to_outputs("y", {"a": [None, 2]}, OutputSpec.of(NEST), ["a_2"])
     assert list(found) == ["a_2"]
 
 
 @pytest.mark.parametrize("value", [{"a": [1, 2, 3]}, {"a": 1}, {"b": {"x": 1}}, [[1, 2], 3]])
 def test_nests_of_another_shape_are_refused(value):
     with pytest.raises(ValueError, match=r"`y` .* outputs .*'a_1', 'a_2', 'b_c', 'd'"):
-        by_output("y", value, Layout.of(NEST), ["a_1", "a_2", "b_c", "d"])
+        match_to_outputs("y", value, OutputSpec.of(NEST), ["a_1", "a_2", "b_c", "d"])
 
 
 def test_losses_may_be_nested_like_the_outputs():
-    found = spread("loss", {"a": ["mse", None], "b": {"c": "mae"}}, Layout.of(NEST), is_one=tree.is_leaf)
+    found = broadcast_to_outputs(
+        "loss", {"a": ["mse", None], "b": {"c": "mae"}}, OutputSpec.of(NEST), is_single=tree.is_leaf
+    )
     assert found == {"a_1": "mse", "b_c": "mae"}
 
 
 def test_a_module_without_outputs_is_refused():
     with pytest.raises(ValueError, match="holds no output"):
-        Layout.of((None, []))
+        OutputSpec.of((None, []))

@@ -7,13 +7,13 @@ import torch
 
 from torchfit import Model
 from torchfit._trainer import predictions as results
-from torchfit._trainer.predictions import Predictions, report, to_numpy
+from torchfit._trainer.predictions import Predictions, format_results, to_numpy
 
 
 def gathered(*batches, samples):
     predictions = Predictions(samples)
     for batch in batches:
-        predictions.keep(batch)
+        predictions.append(batch)
     return predictions.result()
 
 
@@ -55,12 +55,12 @@ class Wide(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.alive, self.most = 0, 0
+        self.alive, self.max_positional = 0, 0
 
     def forward(self, x):
         output = x.expand(-1, 10_000).clone()
         self.alive += 1
-        self.most = max(self.most, self.alive)
+        self.max_positional = max(self.max_positional, self.alive)
         weakref.finalize(output, self.gone)
         return output
 
@@ -77,7 +77,7 @@ def test_the_peak_is_the_result_and_one_batch():
     finally:
         tracemalloc.stop()
     assert found.shape == (640, 10_000)
-    assert module.most == 1
+    assert module.max_positional == 1
     assert python_peak < found.nbytes / 2
 
 
@@ -86,6 +86,6 @@ def test_half_precision_that_numpy_lacks_becomes_float32():
 
 
 def test_reports():
-    assert report({"loss": 1.0}, as_dict=False) == 1.0
-    assert report({"loss": 1.0, "acc": 0.5}, as_dict=False) == [1.0, 0.5]
-    assert report({"loss": 1.0}, as_dict=True) == {"loss": 1.0}
+    assert format_results({"loss": 1.0}, as_dict=False) == 1.0
+    assert format_results({"loss": 1.0, "acc": 0.5}, as_dict=False) == [1.0, 0.5]
+    assert format_results({"loss": 1.0}, as_dict=True) == {"loss": 1.0}

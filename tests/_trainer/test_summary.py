@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from torchfit import Model
-from torchfit._trainer.summary import readable_size, zeros_of
+from torchfit._trainer.summary import readable_size, zeros_for_shape
 
 
 def table_of(net, **options):
@@ -89,8 +89,8 @@ def test_sizes(size, text):
 
 
 def test_example_batches():
-    assert zeros_of((None, 3)).shape == (1, 1, 3)
-    assert {name: part.shape for name, part in zeros_of({"a": (2,)}).items()} == {"a": (1, 2)}
+    assert zeros_for_shape((None, 3)).shape == (1, 1, 3)
+    assert {name: part.shape for name, part in zeros_for_shape({"a": (2,)}).items()} == {"a": (1, 2)}
 
 
 def test_a_range_of_layers():

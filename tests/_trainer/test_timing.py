@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchfit import Model, callbacks
-from torchfit._trainer.timing import Stopwatch, peak_memory
+from torchfit._trainer.timing import EpochTimer, peak_memory
 
 x, y = np.zeros((64, 2), "float32"), np.zeros((64, 1), "float32")
 NAMES = ["data", "copy", "step", "callbacks", "validation", "compile", "total", "peak_memory"]
@@ -51,8 +51,8 @@ def test_waiting_for_data_gets_a_line_of_advice_once(capsys):
     history = model().fit(slow_data(), epochs=1, verbose=2)
     lines = capsys.readouterr().out.splitlines()
     assert history.timing["data"][0] >= 0.2
-    assert lines[1].startswith("  time: data 0.")
-    assert "went into waiting for data" in lines[2]
+    assert len(lines) == 2
+    assert "went into waiting for data" in lines[1]
 
 
 def test_batches_that_need_another_dtype_are_copied():
@@ -69,7 +69,7 @@ def test_silent_trainings_say_nothing(capsys):
 
 
 def test_what_a_wrapped_function_raises_is_timed_and_passed_on():
-    watch = Stopwatch(torch.device("cpu"), lambda: 0.0, lambda: 0.0, tells=False)
+    watch = EpochTimer(torch.device("cpu"), lambda: 0.0, lambda: 0.0, verbose=False)
     next(watch.epochs([0]))
     with pytest.raises(ZeroDivisionError):
         watch.timed("validation", lambda: 1 / 0)()

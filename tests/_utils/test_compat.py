@@ -1,9 +1,15 @@
-"""The kernels, and the public functions that stand in for them, give the same."""
+"""Private API and what stands in for it."""
 
+import mmap
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from torchfit._utils import compat
+from torchfit._utils.compat import mapping_of, shutdown_workers
 
 FIRST, SECOND = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -1.0]])
 
@@ -14,3 +20,50 @@ def test_stand_ins(name, arguments, reduction):
     native = getattr(compat, name)(FIRST, SECOND, reduction, *arguments)
     public = getattr(compat, f"_public_{name}")(FIRST, SECOND, reduction, *arguments)
     torch.testing.assert_close(native, public)
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 4.0])])
+@pytest.mark.parametrize("places", [(), (5,), (4, 5), (2, 2, 2)])
+def test_sums_of_log_probabilities_come_with_their_count(places, weight, monkeypatch):
+    log_probs = torch.randn(6, 3, *places).log_softmax(1)
+    labels = torch.randint(0, 3, (6, *places))
+    labels[0] = -1
+    valid = labels != -1
+    counts = valid.float() if weight is None else weight[labels.clamp(min=0)] * valid
+    expected = F.nll_loss(log_probs, labels, weight, ignore_index=-1, reduction="sum"), counts.sum()
+    torch.testing.assert_close(compat.nll_loss_sum(log_probs, labels, weight, -1), expected)
+    for name in ("_nll_loss", "_nll_loss_2d"):
+        monkeypatch.setattr(compat, name, compat._public_nll_loss)
+    torch.testing.assert_close(compat.nll_loss_sum(log_probs, labels, weight, -1), expected)
+
+
+def test_workers_of_an_iterator_are_shut_down():
+    loader = DataLoader(range(8), num_workers=1, persistent_workers=True)
+    iterator = iter(loader)
+    next(iterator)
+    shutdown_workers(loader, iterator)
+    assert loader._iterator is None
+    assert len(list(loader)) == 8
+
+
+def test_an_iterator_without_workers_needs_no_shutdown():
+    loader = DataLoader(range(8))
+    shutdown_workers(loader, iter(loader))
+
+
+def test_the_mapping_of_a_memory_map(tmp_path):
+    array = np.memmap(tmp_path / "x.dat", "float32", "w+", shape=(4,))
+    assert isinstance(mapping_of(array), mmap.mmap)
+    assert mapping_of(np.zeros(3)) is None
+
+
+def test_the_compiler_is_found():
+    assert callable(compat.lookup_compiler_backend("inductor"))
+    assert callable(compat.inductor().compile_fx)
+    assert compat.dynamo_config().recompile_limit > 0
+    assert compat.takes_arguments_as_list(lambda inputs: inputs)._boxed_call
+
+
+def test_a_torch_without_the_parts_of_the_compiler(monkeypatch):
+    monkeypatch.delattr(compat.inductor(), "compile_fx_inner")
+    assert compat.inductor() is None

@@ -1,6 +1,10 @@
-"""Imports point down, and nowhere in a circle. Imports inside functions and for type checkers count too."""
+"""Imports point down, and nowhere in a circle.
+
+Imports inside functions, for type checkers and by name (`import_module("torchfit.…")`) count too.
+"""
 
 import ast
+import itertools
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -8,14 +12,16 @@ import pytest
 # From the ground up. A part may import itself and what stands below it, never what stands beside it.
 LAYERS = [
     {"_version"},
-    {"_utils"},
+    {"_utils", "_types"},
     {"_serialization", "functional"},
     {"losses"},
     {"metrics", "optimizers", "callbacks", "_data", "_execution"},
+    {"_saving"},
     {"_trainer"},
-    {"saving", "utils", "_families"},
+    {"utils"},
     {"model"},
-    {"models", "mixed_precision", "distribution", "sklearn"},
+    {"saving", "mixed_precision", "distribution", "sklearn"},
+    {"models"},
     {"torchfit"},
 ]
 FLOOR = {part: number for number, layer in enumerate(LAYERS) for part in layer}
@@ -36,7 +42,19 @@ def imports_of(source, modules):
             base = absolute(node, source)
             if part_is_ours(base):
                 found += [(target(base, alias.name, modules), node.lineno) for alias in node.names]
+        elif isinstance(node, ast.Call) and source.name != "torchfit":  # whose public names are imported lazily
+            found += [(name, node.lineno) for name in map(imported_name, [node]) if part_is_ours(name)]
     return found
+
+
+def imported_name(call):
+    """Return the module that `import_module(…)` or `__import__(…)` names, as far as it can be read, or ""."""
+    function = getattr(call.func, "attr", getattr(call.func, "id", None))
+    if function not in ("import_module", "__import__") or not call.args:
+        return ""
+    parts = getattr(call.args[0], "values", [call.args[0]])  # of an f-string, those before its first field
+    texts = itertools.takewhile(lambda text: isinstance(text, str), (getattr(part, "value", None) for part in parts))
+    return "".join(texts).rstrip(".")
 
 
 def part_is_ours(module):
@@ -60,6 +78,21 @@ def target(base, name, modules):
 def graph(sources):
     modules = {source.name for source in sources}
     return {source.name: imports_of(source, modules) for source in sources}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('import_module("torchfit.model")', "torchfit.model"),
+        ('importlib.import_module("torchfit.saving", None)', "torchfit.saving"),
+        ('__import__("torchfit.model")', "torchfit.model"),
+        ('import_module(f"torchfit.{name}")', "torchfit"),
+        ("import_module(name)", ""),
+        ('load("torchfit.model")', ""),
+    ],
+)
+def test_imports_by_name_are_seen(text, name):
+    assert imported_name(ast.parse(text, mode="eval").body) == name
 
 
 def test_every_part_has_its_layer(sources):

@@ -3,61 +3,36 @@
 import ast
 from fnmatch import fnmatchcase
 
-# Protocols of Python and Keras, whose names begin with an underscore although they are public.
-PROTOCOLS = {"_fields", "_keras_mask", "_ipython_display_"}
+# Protocols of Python, IPython and Keras, whose names begin with an underscore although they are public.
+PROTOCOLS = {"_fields", "_replace", "_keras_mask", "_ipython_display_"}
 
 # The only file that may use the private names of torch: it looks them up, with a fallback.
 COMPAT = "torchfit/_utils/compat.py"
 
 # File -> what it still reads; `*` stands for any name. Entries may only go away.
 EXCEPTIONS = {
-    "torchfit/_data/disk.py": {"array._mmap", "memory_map._mmap"},
-    "torchfit/_data/workers.py": {"iterator._shutdown_workers", "loader._iterator"},
-    "torchfit/_execution/graph.py": {"run._boxed_call", "torch._dynamo"},
+    "torchfit/_saving/module_deserializer.py": {
+        "module._buffers",
+        "module._modules",
+        "module._non_persistent_buffers_set",
+        "module._parameters",
+    },
+    "torchfit/_saving/module_serializer.py": {
+        "module._buffers",
+        "module._modules",
+        "module._non_persistent_buffers_set",
+        "module._parameters",
+    },
     "torchfit/_serialization/archive.py": {"value._metadata"},
     "torchfit/_serialization/tensor_pickle.py": {
         "storage._cdata",
         "torch._utils._rebuild_tensor_v2",
         "torch._utils._rebuild_tensor_v3",
     },
-    "torchfit/_trainer/target_rank.py": {"member._fn"},
-    "torchfit/callbacks/model_checkpoint.py": {"self.model._writing_later"},
-    "torchfit/losses/torch_losses.py": {"nn.modules.loss._Loss"},
-    "torchfit/metrics/identifiers.py": {"torch_losses._Loss"},
+    "torchfit/_utils/wrapping.py": {"module._modules"},
     "torchfit/metrics/torchmetrics_adapter.py": {"part._defaults"},
     "torchfit/metrics/variable.py": {"torch._C", "torch._C._disabled_torch_function_impl"},
-    "torchfit/optimizers/loss_scale_optimizer.py": {
-        "inner._averages",
-        "inner._bind",
-        "inner._calls",
-        "inner._parameters",
-        "inner._schedule",
-        "inner._shared",
-        "inner._slots",
-        "inner._window",
-    },
-    "torchfit/saving/description.py": {
-        "module._buffers",
-        "module._modules",
-        "module._non_persistent_buffers_set",
-        "module._parameters",
-    },
-    "torchfit/saving/model_files.py": {"model._given_names"},
-    "torchfit/saving/rebuilding.py": {
-        "module._buffers",
-        "module._modules",
-        "module._non_persistent_buffers_set",
-        "module._parameters",
-    },
-    "torchfit/saving/training_state.py": {
-        "model._execution",
-        "self._model._added",
-        "self._model._device",
-        "self._model._objective",
-    },
-    "torchfit/saving/wrappers.py": {"module._modules"},
     "torchfit/sklearn.py": {"sklearn.utils.validation._check_sample_weight"},
-    "torchfit/utils/model_plot.py": {"model._example"},
     "torchfit/optimizers/*.py": {"torch._foreach_*", "torch._fused_*"},  # kernels of torch.optim, without public names
 }
 

@@ -66,11 +66,11 @@ class SeesBackward(nn.Module):
                 self.frames.append(f"{frame.f_code.co_name} in {frame.f_code.co_filename}")
 
 
-def test_at_most_3_frames_from_fit_to_backward(package_path):
+def test_at_most_4_frames_from_fit_to_backward(package_path):
     module = SeesBackward(package_path)
     fit(compiled(module), steps=2)
     assert module.frames[-1].startswith("fit ")
-    assert len(module.frames) <= 3, module.frames
+    assert len(module.frames) <= 4, module.frames
 
 
 class CallCounter:
@@ -103,11 +103,11 @@ def counts_per_step(run, counter):
     return {what: count / (LONG - SHORT) for what, count in grown.items() if count > 0}
 
 
-def test_at_most_40_calls_into_our_files_per_step(package_path):
+def test_at_most_45_calls_into_our_files_per_step(package_path):
     model = compiled(network())
     fit(model, SHORT)
     calls = counts_per_step(lambda steps: fit(model, steps), lambda: CallCounter(package_path))
-    assert sum(calls.values()) <= 40, "\n".join(f"{count:4.1f} {what}" for what, count in sorted(calls.items()))
+    assert sum(calls.values()) <= 45, "\n".join(f"{count:4.1f} {what}" for what, count in sorted(calls.items()))
 
 
 class HostReads(TorchDispatchMode):

@@ -55,6 +55,6 @@ def drive(model):
             callback_list.on_train_end({})
         finally:
             callback_list.close()
-        return epoch
+        return len(recorded) - 1
 
     return run

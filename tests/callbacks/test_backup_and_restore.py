@@ -92,7 +92,7 @@ def test_every_counter_and_average_goes_on(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph")
 def test_a_training_that_goes_on_has_the_graphs_that_it_would_have_had(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchfit._execution.compiled._PAYS_AFTER", 1)
+    monkeypatch.setattr("torchfit._execution.compiled._MIN_STEPS_PER_SHAPE", 1)
     batches = {"batch_size": 10}  # Four full ones and one of eight samples, whose second occurrence gets a graph.
 
     class Evaluate(callbacks.Callback):
@@ -323,3 +323,97 @@ def test_wrong_arguments_are_refused(arguments):
 def test_outside_of_fit_there_is_nothing_to_store(tmp_path):
     with pytest.raises(RuntimeError, match="works in `fit` only"):
         callbacks.CallbackList(BackupAndRestore(tmp_path), model=compiled()).on_train_begin()
+
+
+class AtEpoch(callbacks.Callback):
+    """Changes something about the optimizer at the start of an epoch."""
+
+    def __init__(self, change, epoch=1):
+        self.change, self.at = change, epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            self.change(self.model)
+
+
+def add_group(model):
+    model.optimizer.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.1})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda model: model.compile("sgd", model.loss), "a callback replaced the optimizer"),
+        (add_group, r"parameter groups of the optimizer: \[6\] parameters before, \[6, 1\] now"),
+    ],
+    ids=["compile", "group"],
+)
+def test_a_state_that_could_not_be_resumed_is_refused_when_it_is_written(change, problem, tmp_path):
+    model = compiled(lambda: torch.optim.SGD)
+    epochs = []
+    count = callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))
+    with pytest.raises(ValueError, match=rf"BackupAndRestore: .*{problem}"):
+        fit(model, tmp_path, save_freq="epoch", more=[AtEpoch(change), count])
+    assert epochs == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_groups_that_are_there_from_the_start_are_resumed(tmp_path):
+    def make():
+        model = compiled()
+        groups = [{"params": [parameter], "lr": 0.01} for parameter in model.module.parameters()]
+        model.compile(torch.optim.SGD(groups), "mse")
+        model.compile(model.optimizer, torchfit.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    model = make()
+    expected = outcome(model, fit(model, tmp_path))
+    assert interrupted(make, 10, tmp_path) == expected
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    monkeypatch.setattr("torchfit.callbacks._history_archive._CHUNK_EPOCHS", 2)
+
+
+@pytest.mark.parametrize("save_freq", [1, "epoch"])
+@pytest.mark.parametrize("step", [33, 42])
+def test_a_history_in_chunks_is_resumed(step, save_freq, tmp_path, short_chunks):
+    options = {"epochs": 8, "validation_freq": 3}
+    model = compiled()
+    expected = outcome(model, fit(model, tmp_path, **options))
+    assert interrupted(compiled, step, tmp_path, save_freq, **options) == expected
+    assert not (tmp_path / "backup").exists()
+
+
+def test_states_do_not_grow_with_the_history(tmp_path, short_chunks):
+    sizes = []
+    size = callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: sizes.append(
+            sum(file.stat().st_size for file in tmp_path.glob("backup/latest.pt"))
+        )
+    )
+    history = fit(compiled(), tmp_path, save_freq="epoch", more=[size], epochs=20)
+    assert len(history["loss"]) == 20
+    assert max(sizes[3:]) - min(sizes[3:]) < 256
+
+
+def test_a_missing_part_of_the_history_is_told(tmp_path, short_chunks):
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(), tmp_path, 40, epochs=8)
+    (tmp_path / "backup" / "history_0.pt").unlink()
+    with pytest.raises(ValueError, match=r"history_0\.pt.*is missing"):
+        fit(compiled(), tmp_path, epochs=8)
+
+
+def test_two_backups_of_one_run_do_not_mix_their_histories(tmp_path, short_chunks):
+    model = compiled()
+    expected = outcome(model, fit(model, tmp_path, epochs=8))
+    second = [BackupAndRestore(tmp_path / "second", save_freq=4)]
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(), tmp_path, 33, more=second, epochs=8)
+    shutil.rmtree(tmp_path / "backup")
+    os.rename(tmp_path / "second", tmp_path / "backup")
+    model = compiled()
+    assert outcome(model, fit(model, tmp_path, epochs=8)) == expected

@@ -1,7 +1,10 @@
 import copy
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import StepLR
 
+from torchfit import metrics
 from torchfit.callbacks import (
     Callback,
     CallbackList,
@@ -271,3 +274,51 @@ def test_copies_of_a_callback_leave_the_training_state_out():
     one.set_training_state(object())
     twin = copy.copy(one)
     assert (twin.params, twin.training_state) == ({"epochs": 3}, None)
+
+
+def test_an_object_with_one_hook_is_a_callback(model):
+    seen = []
+
+    class Own:
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(epoch)
+
+    callbacks = CallbackList([Own(), Callback()], model=model, epochs=3)
+    callbacks.set_training_state("state")
+    callbacks.on_epoch_end(2, {})
+    callbacks.close()
+    assert seen == [2]
+
+
+def test_an_object_with_only_an_alias_is_a_callback():
+    class Own:
+        def on_batch_end(self, batch, logs=None):
+            self.batch = batch
+
+    own = Own()
+    CallbackList(own).on_train_batch_end(4, {})
+    assert own.batch == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "way_out"),
+    [
+        (lambda epoch, logs: None, r"LambdaCallback\(on_epoch_end=function\)"),
+        (StepLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1), 1), r"TorchLRScheduler\(scheduler\)"),
+        (metrics.Mean(), r"compile\(\.\.\., metrics="),
+        ("EarlyStopping", r"torchfit\.callbacks\.EarlyStopping\(\)"),
+    ],
+    ids=["function", "scheduler", "metric", "name"],
+)
+def test_what_is_no_callback_is_refused_with_the_way_out(wrong, way_out):
+    with pytest.raises(TypeError, match=way_out):
+        CallbackList([wrong])
+
+
+def test_a_hook_that_takes_other_arguments_is_refused_at_once():
+    class OfAnotherLibrary:
+        def on_epoch_end(self, args, state, control, **kwargs):
+            pass
+
+    with pytest.raises(TypeError, match=r"on_epoch_end is called with \(index, logs\), but takes \(args"):
+        CallbackList([OfAnotherLibrary()])

@@ -1,11 +1,14 @@
 import io
 import re
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from torchfit._utils import console
-from torchfit.callbacks import CallbackList, EarlyStopping, ProgbarLogger
+from torchfit.callbacks import CallbackList, EarlyStopping, LambdaCallback, ProgbarLogger
+from torchfit.callbacks._progress_display import Notebook
 from torchfit.callbacks.progress import resolve_verbose
 
 
@@ -130,6 +133,15 @@ def test_slow_steps_are_drawn_and_wiped(terminal):
     assert without_times(final) == ("4/4 [==============================] - TIME - loss: 0.5000 - val_loss: 0.2500\n")
 
 
+def test_a_moving_line_cuts_no_number(terminal):
+    screen = terminal()
+    fit(logs={"loss": 28644.4551, "mean_absolute_error": 169.5, "root_mean_squared_error": 169.5})
+    drawn = [line for line in screen.getvalue().split("\r") if "ETA" in line]
+    assert drawn
+    assert all(len(line) < 80 for line in drawn)
+    assert all(line.endswith("- loss: 28644.4551 - mean_absolute_error: 169.5000 …") for line in drawn)
+
+
 def test_a_moving_line_never_wraps(terminal, monkeypatch):
     screen = terminal()
     monkeypatch.setenv("COLUMNS", "20")
@@ -183,6 +195,63 @@ def test_callbacks_that_come_later_speak_after_the_line(drive, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "Epoch 00002: early stopping"
 
 
+def test_the_line_shows_what_later_callbacks_add(capsys):
+    add = LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(f1=0.5), on_test_end=lambda logs: logs.update(f1=0.5)
+    )
+    callbacks = CallbackList([add], add_history=True, add_progbar=True, verbose=2, steps=1)
+    callbacks.on_epoch_begin(0, {})
+    callbacks.on_epoch_end(0, {"loss": 0.25})
+    callbacks.on_test_begin({})
+    callbacks.on_test_end({"loss": 0.25})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("step")[2] for line in lines] == [" - loss: 0.2500 - f1: 0.5000"] * 2
+
+
+class FakeWidget:
+    """What tqdm.notebook does with the colour of its bars."""
+
+    colour, is_shown = "", True
+
+    def __init__(self, total, **options):
+        self.total, self.n = total, 0
+
+    def set_description_str(self, text):
+        self.text = text
+
+    def close(self):
+        if self.total and self.n < self.total:
+            self.colour = "danger"
+        else:
+            self.is_shown = False
+
+
+@pytest.fixture
+def widgets(monkeypatch):
+    made = []
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr("torchfit.callbacks.progress._SECONDS_BETWEEN_DRAWS", 0.0)
+    monkeypatch.setattr("torchfit.callbacks.progress.select_display", Notebook)
+    module = SimpleNamespace(tqdm=lambda **options: made.append(FakeWidget(**options)) or made[-1])
+    monkeypatch.setitem(sys.modules, "tqdm.notebook", module)
+    return made
+
+
+def test_a_widget_goes_with_its_epoch_whatever_was_drawn_last(widgets):
+    fit(steps=4, epochs=2)
+    assert [(widget.is_shown, widget.colour) for widget in widgets] == [(False, "")] * 2
+    assert widgets[0].text.endswith(" - loss: 0.5000")
+
+
+def test_a_widget_stays_in_red_if_its_epoch_was_interrupted(widgets):
+    callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=4)
+    callbacks.on_epoch_begin(0, {})
+    callbacks.on_train_batch_end(0, {"loss": 0.5})
+    callbacks.on_train_batch_end(1, {"loss": 0.5})
+    callbacks.close()
+    assert [(widget.is_shown, widget.colour) for widget in widgets] == [(True, "danger")]
+
+
 def test_auto_is_a_bar_on_a_terminal(terminal):
     terminal()
     assert resolve_verbose("auto") == 1
@@ -192,12 +261,12 @@ def test_auto_is_lines_in_a_file(capsys):
     assert resolve_verbose("auto") == 2
 
 
-@pytest.mark.parametrize(("given", "expected"), [(0, 0), (1, 1), (2, 2), (True, 1), (False, 0)])
+@pytest.mark.parametrize(("given", "expected"), [(0, 0), (1, 1), (2, 2), (True, 1), (False, 0), (np.int64(2), 2)])
 def test_verbose_numbers(given, expected):
     assert resolve_verbose(given) == expected
 
 
-@pytest.mark.parametrize("wrong", [3, "loud", None, [1]])
+@pytest.mark.parametrize("wrong", [3, "loud", None, [1], 1.5, np.zeros((4, 2)), np.ones(1, int), int])
 def test_other_verbosities_are_refused(wrong):
     with pytest.raises(ValueError, match="verbose: expected 'auto', 0"):
         resolve_verbose(wrong)

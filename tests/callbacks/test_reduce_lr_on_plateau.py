@@ -1,9 +1,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from torchfit.callbacks import History, ReduceLROnPlateau
 from torchfit.optimizers import SGD
+from torchfit.optimizers.torch_optimizer import TorchOptimizer
 
 
 def losses(*values):
@@ -81,3 +83,15 @@ def test_it_goes_on_from_a_state(model):
     second.load_state_dict(first.state_dict())
     second.on_epoch_end(2, {"val_loss": 0.5})
     assert model.optimizer.learning_rate == 0.05
+
+
+@pytest.mark.parametrize(("min_lr", "expected"), [(0.0, [0.0, 0.05, 0.01]), (0.015, [0.0, 0.05, 0.015])])
+def test_every_group_is_reduced_from_its_own_rate(drive, model, min_lr, expected):
+    rates = [0.0, 0.1, 0.02]
+    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in rates]
+    inner = torch.optim.SGD([{"params": [p], "lr": rate} for p, rate in zip(parameters, rates)], lr=0.1)
+    model.optimizer = TorchOptimizer(inner)
+    history = History()
+    drive([ReduceLROnPlateau(patience=1, factor=0.5, min_lr=min_lr, cooldown=9), history], losses(0.5, 0.5, 0.5))
+    assert [group["lr"] for group in inner.param_groups] == pytest.approx(expected)
+    assert history.history["learning_rate"] == pytest.approx([0.1, 0.1, 0.05])

@@ -107,3 +107,66 @@ def test_it_goes_on_from_a_state(drive, model):
     assert model.optimizer.learning_rate == 0.5
     second.on_epoch_end(3, {})
     assert model.optimizer.learning_rate == 0.25
+
+
+class LikeTimm:
+    """Steps as the schedulers of timm: with the number of completed epochs, or of updates."""
+
+    def __init__(self, optimizer, t_in_epochs=True):
+        self.optimizer, self.t_in_epochs, self.seen = optimizer, t_in_epochs, []
+        self.base = optimizer.param_groups[0]["lr"]
+
+    def _update(self, count, metric):
+        self.seen.append((count, metric))
+        self.optimizer.param_groups[0]["lr"] = self.base * 0.5**count
+
+    def step(self, epoch, metric=None):
+        if self.t_in_epochs:
+            self._update(epoch, metric)
+
+    def step_update(self, num_updates, metric=None):
+        if not self.t_in_epochs:
+            self._update(num_updates, metric)
+
+    def state_dict(self):
+        return {"base": self.base}
+
+    def load_state_dict(self, state):
+        self.base = state["base"]
+
+
+def test_a_scheduler_of_timm_gets_the_number_of_epochs(drive, model):
+    schedule = TorchLRScheduler(LikeTimm)
+    drive(schedule, [{}] * 3)
+    assert schedule.scheduler.seen == [(1, None), (2, None), (3, None)]
+    assert model.optimizer.learning_rate == 0.125
+
+
+def test_a_scheduler_of_timm_gets_the_number_of_updates(drive, model):
+    schedule = TorchLRScheduler(lambda optimizer: LikeTimm(optimizer, t_in_epochs=False), interval="batch")
+    drive(schedule, [{}] * 2, steps=2)
+    assert [count for count, _ in schedule.scheduler.seen] == [1, 2, 3, 4]
+    resumed = TorchLRScheduler(lambda optimizer: LikeTimm(optimizer, t_in_epochs=False), interval="batch")
+    resumed.set_model(model)
+    resumed.on_train_begin()
+    resumed.load_state_dict(schedule.state_dict())
+    resumed.on_epoch_begin(2)
+    resumed.on_train_batch_end(0, {})
+    assert resumed.scheduler.seen == [(5, None)]
+
+
+@pytest.mark.parametrize(("interval", "in_epochs"), [("epoch", False), ("batch", True)])
+def test_an_interval_at_which_a_scheduler_of_timm_never_steps_is_refused(drive, interval, in_epochs):
+    with pytest.raises(ValueError, match=f"Pass interval='{'epoch' if in_epochs else 'batch'}'"):
+        drive(TorchLRScheduler(lambda optimizer: LikeTimm(optimizer, in_epochs), interval), [])
+
+
+def test_a_plateau_of_timm_gets_the_value(drive, model):
+    class Plateau(LikeTimm):
+        def __init__(self, optimizer):
+            super().__init__(optimizer)
+            self.lr_scheduler = ReduceLROnPlateau(optimizer)
+
+    schedule = TorchLRScheduler(Plateau)
+    drive(schedule, [{"val_loss": 0.5}, {}], metrics=["val_loss"])
+    assert schedule.scheduler.seen == [(1, 0.5)]

@@ -1,24 +1,24 @@
-"""What the tests of data share: conversions for the CPU, and streams of batches as literals."""
+"""What the tests of data share: the batch spec of the CPU, and batches as nested lists."""
 
 import pytest
 import torch
 
-from torchfit._data.convert import Conversion
-from torchfit._data.source import as_source
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.convert import BatchSpec
 
 
 @pytest.fixture
-def conversion():
-    return Conversion(torch.device("cpu"))
+def batch_spec():
+    return BatchSpec(torch.device("cpu"))
 
 
 @pytest.fixture
-def batches_of(conversion):
+def batches_of(batch_spec):
     """Return a function from data to the list of batches of its first epoch, as nested lists."""
 
     def batches(x, y=None, sample_weight=None, batch_size=None, epoch=0, **arguments):
-        source = as_source(x, y, sample_weight, conversion)
-        return [plain(batch) for batch in source.batches(batch_size, **arguments).epoch(epoch)]
+        adapter = get_data_adapter(x, y, sample_weight, batch_spec)
+        return [plain(batch) for batch in adapter.batches(batch_size, **arguments).epoch(epoch)]
 
     return batches
 

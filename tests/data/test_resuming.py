@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchfit._data.arguments import Loading
-from torchfit._data.convert import Conversion
-from torchfit._data.pace import Paced
-from torchfit._data.source import as_source
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.convert import BatchSpec
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.workers import LoaderConfig
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.utils import Sequence
 
@@ -79,7 +79,7 @@ FORMS = {
     "arrays": lambda: (X, Y, {"batch_size": 2, "shuffle": True}),
     "arrays by batch": lambda: (X, Y, {"batch_size": 2, "shuffle": "batch"}),
     "dataset": lambda: (Noisy(), None, {"batch_size": 2, "shuffle": True}),
-    "dataset in workers": lambda: (Noisy(), None, {"batch_size": 2, "shuffle": True, "loading": Loading(2)}),
+    "dataset in workers": lambda: (Noisy(), None, {"batch_size": 2, "shuffle": True, "loader_config": LoaderConfig(2)}),
     "sequence": lambda: (Pairs(), None, {"shuffle": True}),
     "loader": lambda: (DataLoader(Noisy(), 2, shuffle=True), None, {}),
     "loader with a generator": lambda: (
@@ -96,8 +96,8 @@ FORMS = {
 
 def batches_of(form, steps=None):
     x, y, options = FORMS[form]()
-    source = as_source(x, y, None, Conversion(torch.device("cpu"), torch.float32))
-    return Paced(source.batches(**options), steps, epochs=5)
+    adapter = get_data_adapter(x, y, None, BatchSpec(torch.device("cpu"), torch.float32))
+    return EpochIterator(adapter.batches(**options), steps, epochs=5)
 
 
 def read(batches, start=(0, 0), stop=(5, 0)):
@@ -110,7 +110,7 @@ def read(batches, start=(0, 0), stop=(5, 0)):
         for step, batch in enumerate(batches.epoch(epoch, first), first):
             sums.append(float(batch.inputs.double().sum()))
             if (epoch, step + 1) == stop:
-                return sums, (batches.state_dict(is_inside=True), random_state())
+                return sums, (batches.state_dict(is_mid_epoch=True), random_state())
         if (epoch + 1, 0) == stop:
             break
     return sums, (batches.state_dict(), random_state())
@@ -135,7 +135,7 @@ def test_batches_go_on_where_they_were(form, position, steps):
     seed()
     torch.rand(7)
     batches = batches_of(form, steps)
-    assert batches.replayable
+    assert batches.is_resumable
     batches.load_state_dict(state)
     restore_random_state(generators)
     second, _ = read(batches, position, stop=(4, 0) if steps is None else (2, 0))
@@ -143,12 +143,12 @@ def test_batches_go_on_where_they_were(form, position, steps):
 
 
 def test_what_cannot_be_taken_up_says_so():
-    conversion = Conversion(torch.device("cpu"), torch.float32)
+    batch_spec = BatchSpec(torch.device("cpu"), torch.float32)
     generator = ((X, Y) for _ in range(3))
-    assert not Paced(as_source(generator, None, None, conversion).batches()).replayable
+    assert not EpochIterator(get_data_adapter(generator, None, None, batch_spec).batches()).is_resumable
 
     class Reshuffled(Pairs):
         def on_epoch_end(self):
             """Change."""
 
-    assert not Paced(as_source(Reshuffled(), None, None, conversion).batches()).replayable
+    assert not EpochIterator(get_data_adapter(Reshuffled(), None, None, batch_spec).batches()).is_resumable

@@ -2,8 +2,9 @@ import pickle
 
 import pytest
 
-from torchfit._data.datasets import Fetch, SeededStream
-from torchfit._data.workers import Reader, Request, located, read_ahead
+from torchfit._data.adapters.datasets import SampleFetcher
+from torchfit._data.adapters.iterable_dataset import SeededStream
+from torchfit._data.workers import Request, _RequestDataset, read_ahead, reraise_with_location
 
 
 class Numbers:
@@ -15,7 +16,7 @@ class Numbers:
 
 
 def test_what_workers_hold_can_be_sent_to_fresh_processes():
-    reader = pickle.loads(pickle.dumps(Reader(Fetch(Numbers()))))
+    reader = pickle.loads(pickle.dumps(_RequestDataset(SampleFetcher(Numbers()))))
     assert reader[Request([1, 3], seed=0)].tolist() == [1, 3]
     assert list(pickle.loads(pickle.dumps(SeededStream([1, 2], seed=0)))) == [1, 2]
 
@@ -39,5 +40,5 @@ class StrangeError(Exception):
 )
 def test_errors_are_told_with_their_place_and_cause(error, kind):
     with pytest.raises(kind, match=r"bad.*\(sample 3\)") as caught:
-        located(error, "sample 3")
+        reraise_with_location(error, "sample 3")
     assert caught.value.__cause__ is error

@@ -20,6 +20,7 @@ SPARSE = losses.SparseCategoricalCrossentropy(from_logits=True)
         (SPARSE, [[-1], [2]], "from -1 to 2"),
         (SPARSE, [1.0, 3.0], "from 1 to 3"),
         (SPARSE, [0.5, 1.0], "not all are whole numbers"),
+        (SPARSE, [1.0, float("nan")], r"some are missing \(NaN\)"),
         (nn.CrossEntropyLoss(), [0, 3], "from 0 to 3"),
         (nn.NLLLoss(), [0, 3], "from 0 to 3"),
     ],
@@ -117,3 +118,11 @@ def test_nan_is_no_evidence():
 def test_classes_on_another_axis():
     loss = losses.CategoricalCrossentropy(axis=1)
     assert find_probability_problem(loss, torch.rand(2, 3, 4).softmax(1)) is None
+
+
+def test_crossentropy_by_shapes_expects_probabilities():
+    loss = resolve_loss("crossentropy")
+    assert "CategoricalCrossentropy(from_logits=True)" in find_probability_problem(loss, OUTPUTS)
+    assert "BinaryCrossentropy(from_logits=True)" in find_probability_problem(loss, OUTPUTS[:, :1])
+    with pytest.raises(ValueError, match="the outputs have 2 classes"):
+        check_targets(loss, torch.tensor([0, 2]), OUTPUTS.softmax(-1))

@@ -77,3 +77,27 @@ def test_a_column_goes_with_a_vector():
 def test_bad_arguments_are_named(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         getattr(losses, name)(**arguments)
+
+
+def test_the_classes_of_targets_may_have_size_1_on_any_axis():
+    labels, images = torch.randint(0, 3, (2, 4, 5)), torch.rand(2, 3, 4, 5)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True, axis=1)
+    expected = torch.nn.functional.cross_entropy(images, labels)
+    for y_true in (labels, labels.unsqueeze(1), labels.unsqueeze(-1)):
+        torch.testing.assert_close(loss(y_true, images), expected)
+    first = losses.SparseCategoricalCrossentropy(from_logits=True, axis=0)
+    torch.testing.assert_close(first(labels.unsqueeze(0), images.movedim(1, 0)), expected)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_labels_are_smoothed_over_the_classes_of_the_axis(from_logits):
+    labels, outputs = torch.eye(3)[torch.tensor([[0, 2, 1, 0]])], torch.rand(1, 4, 3).softmax(-1)
+    last = losses.CategoricalCrossentropy(from_logits, 0.1)(labels, outputs)
+    first = losses.CategoricalCrossentropy(from_logits, 0.1, axis=1)(labels.mT, outputs.mT)
+    torch.testing.assert_close(first, last)
+
+
+def test_alpha_of_tversky_weighs_false_positives_and_beta_false_negatives():
+    only_false_positives = [[1.0, 0.0]], [[1.0, 1.0]]
+    assert losses.Tversky(alpha=1.0, beta=0.0)(*only_false_positives).item() == pytest.approx(0.5)
+    assert losses.Tversky(alpha=0.0, beta=1.0)(*only_false_positives).item() == pytest.approx(0.0, abs=1e-6)

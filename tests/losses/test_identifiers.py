@@ -1,3 +1,6 @@
+import functools
+
+import numpy as np
 import pytest
 import torch
 
@@ -121,3 +124,101 @@ def test_wrapped_functions_are_saved_by_name():
     assert losses.deserialize(config, {"cubed": cubed})([[0.0]], [[2.0]]).item() == 8.0
     with pytest.raises(ValueError, match="Unknown loss function: 'cubed'"):
         losses.deserialize(config)
+
+
+# -- crossentropy by shapes --------------------------------------------------------------------------------------------
+
+ROWS = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+
+
+@pytest.mark.parametrize("name", ["crossentropy", "ce", "CE", "Crossentropy"])
+@pytest.mark.parametrize(
+    ("targets", "outputs", "meant"),
+    [
+        ([0.0, 1.0], ROWS[:, 0], losses.BinaryCrossentropy()),
+        ([0, 1], ROWS[:, :1], losses.BinaryCrossentropy()),
+        ([0, 2], ROWS, losses.SparseCategoricalCrossentropy()),
+        ([[0], [2]], ROWS, losses.SparseCategoricalCrossentropy()),
+        ([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], ROWS, losses.CategoricalCrossentropy()),
+    ],
+)
+def test_crossentropy_is_the_one_that_the_shapes_call_for(name, targets, outputs, meant):
+    loss = resolve_loss(name)
+    assert loss.name == "crossentropy"
+    assert torch.equal(loss(torch.tensor(targets), outputs), meant(torch.tensor(targets), outputs))
+    weighted = loss.with_denominator(torch.tensor(targets), outputs, [1.0, 3.0])
+    assert weighted == meant.with_denominator(torch.tensor(targets), outputs, [1.0, 3.0])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none", "mean_with_sample_weight"])
+def test_crossentropy_has_reductions(reduction):
+    config = losses.serialize(losses.get({"class_name": "Crossentropy", "config": {"reduction": reduction}}))
+    loss, meant = losses.deserialize(config), losses.SparseCategoricalCrossentropy(reduction=reduction)
+    torch.testing.assert_close(loss([0, 2], ROWS, [1.0, 3.0]), meant([0, 2], ROWS, [1.0, 3.0]))
+
+
+# -- what a function returns -------------------------------------------------------------------------------------------
+
+
+def forgets_to_return(y_true, y_pred):
+    (y_true - y_pred).square().mean()
+
+
+def leaves_torch(y_true, y_pred):
+    return np.square(y_true.numpy() - y_pred.numpy())
+
+
+def returns_several(y_true, y_pred):
+    return y_true.sum(), y_pred.sum()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (forgets_to_return, "The loss forgets_to_return returned None"),
+        (leaves_torch, "The loss leaves_torch must return a tensor.* Received: a NumPy array of shape .*torch only"),
+        (returns_several, "The loss returns_several must return a tensor.* Received: a tuple of length 2"),
+    ],
+)
+def test_what_is_no_loss_value_is_named(function, message):
+    for call in (resolve_loss(function), resolve_loss(function).with_denominator):
+        with pytest.raises(TypeError, match=message):
+            call([[0.0]], [[1.0]])
+
+
+def test_a_number_is_a_loss_value():
+    assert resolve_loss(lambda y_true, y_pred: 0).with_denominator([[0.0], [0.0]], [[1.0], [1.0]]) == (0.0, 2.0)
+
+
+# -- configurations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.Huber(delta=0.3),
+        losses.CosineSimilarity(axis=1),
+        losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1, axis=1),
+        losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1, axis=1),
+        losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255, axis=1),
+        losses.BinaryFocalCrossentropy(True, 0.3, 1.5, True, 0.1, 1),
+        losses.CategoricalFocalCrossentropy([0.1, 0.2], 1.5, True, 0.1, 1),
+        losses.CategoricalGeneralizedCrossEntropy(0.7),
+        losses.Dice(axis=(1, 2)),
+        losses.Tversky(0.3, 0.7, axis=(1, 2)),
+        losses.Circle(64.0, 0.3, False),
+        losses.LossFunctionWrapper(losses.huber, delta=0.3),
+        resolve_loss(functools.partial(losses.huber, delta=0.3)),
+    ],
+)
+def test_configurations_keep_every_argument(loss):
+    copied = losses.deserialize(losses.serialize(loss))
+    assert copied.get_config() == loss.get_config()
+    arguments = vars(loss).get("_arguments") or {"delta": 0.3}
+    assert arguments.items() <= loss.get_config().items()
+
+
+def test_a_partial_function_keeps_its_arguments():
+    loss = resolve_loss(functools.partial(losses.huber, delta=0.5))
+    copied = losses.deserialize(losses.serialize(loss))
+    assert copied([[0.0]], [[2.0]]) == loss([[0.0]], [[2.0]]) == losses.Huber(0.5)([[0.0]], [[2.0]])

@@ -99,8 +99,16 @@ def test_masks_leave_samples_out():
 
 @pytest.mark.parametrize("loss", [nn.CTCLoss(), nn.TripletMarginLoss(), F.gaussian_nll_loss])
 def test_losses_that_need_more_are_refused(loss):
-    with pytest.raises(ValueError, match=r"needs .*Write a function \(y_true, y_pred\)"):
+    with pytest.raises(ValueError, match=r"needs .*Write a function \(y_true, y_pred\) .*model.add_loss\("):
         resolve_loss(loss)
+
+
+def test_labels_that_are_no_class_indices_come_with_the_way_out():
+    loss = resolve_loss(nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"If the labels are one-hot, make them floats: y\.float\(\)"):
+        loss(torch.eye(3, dtype=torch.long), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"Torch puts the classes second: move them .*ignore_class=-100\)"):
+        loss(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5, 3))
 
 
 def test_shapes_that_do_not_fit():
@@ -126,3 +134,26 @@ def test_configs_round_trip(loss):
     second = losses.deserialize(losses.serialize(first))
     assert second.get_config() == first.get_config()
     torch.testing.assert_close(second(LABELS, LOGITS), first(LABELS, LOGITS))
+
+
+def test_a_sample_without_a_batch():
+    loss = resolve_loss(nn.CrossEntropyLoss())
+    torch.testing.assert_close(loss(torch.tensor(2), LOGITS[0]), F.cross_entropy(LOGITS[0], torch.tensor(2)))
+
+
+def test_classes_of_size_1_in_the_targets_are_dropped():
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    loss = resolve_loss(nn.CrossEntropyLoss())
+    for y_true in (labels, labels.unsqueeze(1), labels.unsqueeze(-1)):
+        torch.testing.assert_close(loss(y_true, logits), F.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_dtype_is_that_of_torch(dtype):
+    logits = LOGITS.to(dtype)
+    assert resolve_loss(nn.CrossEntropyLoss())(LABELS, logits).dtype is dtype
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = F.cross_entropy(logits, LABELS)
+        value = resolve_loss(nn.CrossEntropyLoss())(LABELS, logits)
+    assert value.dtype is expected.dtype
+    torch.testing.assert_close(value, expected, rtol=1e-2, atol=1e-2)

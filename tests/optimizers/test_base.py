@@ -172,8 +172,8 @@ def test_accumulation_by_weight_and_a_window_cut_short():
     w = weight(0.0)
     optimizer = SGD(1.0, gradient_accumulation_steps=3)
     optimizer.build([w])
-    optimizer.apply([torch.tensor([1.0])], weight=3)
-    optimizer.apply([torch.tensor([5.0])], weight=1)
+    optimizer.apply([torch.tensor([1.0])], num_samples=3)
+    optimizer.apply([torch.tensor([5.0])], num_samples=1)
     assert w.item() == 0.0
     optimizer.flush()
     optimizer.flush()
@@ -206,15 +206,15 @@ def test_counts_of_updates_that_were_not_made_are_taken_back():
     optimizer = SGD(lambda step: 1.0 / (step + 1))
     optimizer.build([weight(1.0)])
     optimizer.begin_update()
-    counts = optimizer.counts()
+    counts = optimizer.counter_state()
     optimizer.begin_update()
-    optimizer.recount(counts)
+    optimizer.set_counter_state(counts)
     assert (optimizer.iterations, optimizer.learning_rate) == (1, 0.5)
 
 
 def test_no_optimizer_of_ours_keeps_a_step_out_of_graphs():
     inner = SGD(gradient_accumulation_steps=2)
-    assert [inner.obstacle, LossScaleOptimizer(inner).obstacle] == [None, None]
+    assert [inner.compile_blocker, LossScaleOptimizer(inner).compile_blocker] == [None, None]
 
 
 def test_gathering_counted_outside_of_a_graph_equals_that_of_steps():
@@ -224,9 +224,9 @@ def test_gathering_counted_outside_of_a_graph_equals_that_of_steps():
     by_hand.build([b])
     for value, rows in ((1.0, 3), (2.0, 1), (4.0, 2)):
         gradients = [torch.full((1,), value)]
-        plain.apply(gradients, weight=rows)
-        (closes,) = by_hand.closes(1)
-        rate, step, total = by_hand.begin_gathered(rows)
+        plain.apply(gradients, num_samples=rows)
+        (closes,) = by_hand.update_schedule(1)
+        rate, step, total = by_hand.begin_accumulation_step(rows)
         by_hand.accumulate(gradients, rows)
         if closes:
             by_hand.update_accumulated(rate, step, total)

@@ -5,25 +5,26 @@ import torch
 
 import torchfit
 from torchfit import optimizers
-from torchfit.optimizers import SGD, Adam, AdamW, TorchOptimizer, as_optimizer, deserialize, get, serialize
+from torchfit.optimizers import SGD, Adam, AdamW, TorchOptimizer, deserialize, get, serialize
+from torchfit.optimizers.identifiers import resolve_optimizer
 
 
 @pytest.mark.parametrize(("name", "cls"), [("adam", "Adam"), ("RMSPROP", "RMSprop"), ("ScheduleFreeAdamW",) * 2])
 def test_names_in_any_case(name, cls):
     assert type(get(name)) is getattr(optimizers, cls)
-    assert type(as_optimizer(name)) is getattr(optimizers, cls)
+    assert type(resolve_optimizer(name)) is getattr(optimizers, cls)
 
 
 def test_unknown_names_suggest_known_ones():
     with pytest.raises(ValueError, match=r"Unknown optimizer: 'adm'. Did you mean .*'Adam'"):
-        as_optimizer("adm")
+        resolve_optimizer("adm")
 
 
 def test_instances_classes_and_configs():
     optimizer = SGD(0.5)
     assert get(optimizer) is optimizer
-    assert as_optimizer(optimizer) is optimizer
-    assert type(as_optimizer(AdamW)) is AdamW
+    assert resolve_optimizer(optimizer) is optimizer
+    assert type(resolve_optimizer(AdamW)) is AdamW
     assert get({"class_name": "SGD", "config": {"learning_rate": 0.25}}).learning_rate == 0.25
     assert get(None) is None
 
@@ -31,15 +32,15 @@ def test_instances_classes_and_configs():
 @pytest.mark.parametrize("wrong", [None, 3, object(), torchfit.losses.MeanSquaredError, ["adam"]])
 def test_anything_else_is_refused(wrong):
     with pytest.raises(ValueError, match="optimizer"):
-        as_optimizer(wrong)
+        resolve_optimizer(wrong)
 
 
 def test_torch_optimizers_are_adapted():
     w = torch.nn.Parameter(torch.zeros(1))
     given = torch.optim.SGD([w], lr=0.1)
-    assert as_optimizer(given).optimizer is given
+    assert resolve_optimizer(given).optimizer is given
     for factory in (torch.optim.SGD, functools.partial(torch.optim.SGD, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)):
-        adapted = as_optimizer(factory)
+        adapted = resolve_optimizer(factory)
         assert isinstance(adapted, TorchOptimizer)
         adapted.build([w])
         assert isinstance(adapted.optimizer, torch.optim.SGD)

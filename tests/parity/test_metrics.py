@@ -44,7 +44,7 @@ COUNTED = {"Sum", "TruePositives", "FalsePositives", "TrueNegatives", "FalseNega
 
 
 def compare_state(ours, theirs):
-    """The state is in float64 here, a mean counts values, not rows, and R2 measures from the mean of the first batch."""
+    """The state is in float64 here; a mean counts values, not rows, and R2 measures from the first batch's mean."""
     if isinstance(ours, (metrics.Mean, metrics.R2Score)):
         return
     for mine, other in zip(state(ours), state(theirs), strict=True):

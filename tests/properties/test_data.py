@@ -10,14 +10,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, StackDataset, TensorDataset
 
 from torchfit import Model
-from torchfit._data.arguments import Loading
-from torchfit._data.convert import Conversion
-from torchfit._data.pace import Paced
-from torchfit._data.source import as_source
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.convert import BatchSpec
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.workers import LoaderConfig
 from torchfit._utils import tree
 from torchfit.utils import Sequence
 
-CONVERSION = Conversion(torch.device("cpu"))
+BATCH_SPEC = BatchSpec(torch.device("cpu"))
 DTYPES = ["float32", "float64", "float16", "int64", "int32", "uint8", "uint16", "bool"]
 # No lists here: inside other lists, lists of numbers are one array.
 KINDS = [np.asarray, torch.from_numpy, pd.Series, pd.DataFrame]
@@ -61,7 +61,7 @@ def first_column(leaf):
 @given(st.data(), sizes, batch_sizes, shuffles)
 def test_every_sample_comes_once_with_its_own_targets_and_weight(data, rows, batch_size, shuffle):
     x, y, weight = data.draw(nests(rows)), data.draw(leaves(rows)), np.arange(rows)
-    batches = as_source(x, y, weight, CONVERSION).batches(batch_size, shuffle=shuffle)
+    batches = get_data_adapter(x, y, weight, BATCH_SPEC).batches(batch_size, shuffle=shuffle)
     seen = []
     for batch in batches.epoch(data.draw(st.integers(0, 3))):
         numbers = batch.sample_weight.to(torch.int64)
@@ -76,7 +76,7 @@ def test_every_sample_comes_once_with_its_own_targets_and_weight(data, rows, bat
 @settings(max_examples=30, deadline=None)
 @given(sizes, batch_sizes, shuffles, st.integers(0, 5), st.data())
 def test_an_epoch_entered_in_the_middle_goes_on_as_if_it_had_not_been_left(rows, batch_size, shuffle, epoch, data):
-    batches = as_source(np.arange(rows), None, None, CONVERSION).batches(batch_size, shuffle=shuffle)
+    batches = get_data_adapter(np.arange(rows), None, None, BATCH_SPEC).batches(batch_size, shuffle=shuffle)
     whole = [batch.inputs.tolist() for batch in batches.epoch(epoch)]
     start = data.draw(st.integers(0, len(whole)))
     assert [batch.inputs.tolist() for batch in batches.epoch(epoch, start)] == whole[start:]
@@ -87,15 +87,17 @@ def test_an_epoch_entered_in_the_middle_goes_on_as_if_it_had_not_been_left(rows,
 def test_steps_cut_one_stream_into_epochs(rows, batch_size, steps, epochs):
     whole = [
         batch.inputs.tolist()
-        for batch in as_source(stream(rows, batch_size), None, None, CONVERSION).batches().epoch(0)
+        for batch in get_data_adapter(stream(rows, batch_size), None, None, BATCH_SPEC).batches().epoch(0)
     ]
-    paced = Paced(as_source(stream(rows, batch_size), None, None, CONVERSION).batches(), steps, epochs=epochs)
+    batches = EpochIterator(
+        get_data_adapter(stream(rows, batch_size), None, None, BATCH_SPEC).batches(), steps, epochs=epochs
+    )
     dry = []
-    paced.ran_out = lambda: dry.append(True)
+    batches.on_exhausted = lambda: dry.append(True)
     found = []
     with pytest.warns(UserWarning, match="ran out") if steps * epochs > len(whole) else no_warning():
-        for epoch in paced.epochs(range(epochs)):
-            found += [batch.inputs.tolist() for batch in paced.epoch(epoch)]
+        for epoch in batches.epochs(range(epochs)):
+            found += [batch.inputs.tolist() for batch in batches.epoch(epoch)]
             if dry:
                 break
     assert found == whole[: steps * epochs]
@@ -155,15 +157,15 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("loading", [Loading(), Loading(workers=3)])
+@pytest.mark.parametrize("loader_config", [LoaderConfig(), LoaderConfig(workers=3)])
 @pytest.mark.parametrize("form", FORMS)
-def test_batches_do_not_depend_on_the_form(form, loading):
+def test_batches_do_not_depend_on_the_form(form, loader_config):
     x, y, weight = np.random.rand(11, 3), np.arange(11.0)[:, None], np.random.rand(11)
-    if loading.threads and form in ("dataset", "iterable dataset", "stack dataset", "loader"):
-        loading = Loading()  # Theirs are processes, which tests/data covers.
+    if loader_config.threads and form in ("dataset", "iterable dataset", "stack dataset", "loader"):
+        loader_config = LoaderConfig()  # Theirs are processes, which tests/data covers.
     *parts, batch_size = FORMS[form](4, x, y, weight)
-    found = list(as_source(*parts, CONVERSION).batches(batch_size, loading=loading).epoch(0))
-    expected = list(as_source(x, y, weight, CONVERSION).batches(4).epoch(0))
+    found = list(get_data_adapter(*parts, BATCH_SPEC).batches(batch_size, loader_config=loader_config).epoch(0))
+    expected = list(get_data_adapter(x, y, weight, BATCH_SPEC).batches(4).epoch(0))
     assert len(found) == len(expected)
     for one, other in zip(found, expected):
         assert [part.dtype for part in one] == [torch.float32] * 3

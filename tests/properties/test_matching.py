@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchfit._trainer.output_matching import Layout, by_output, spread
+from torchfit._trainer.output_matching import OutputSpec, broadcast_to_outputs, match_to_outputs
 from torchfit._utils import tree
 
 KEYS = st.text(alphabet="abcd", min_size=1, max_size=2)
@@ -22,66 +22,68 @@ def nests(ends):
     )
 
 
-STRUCTURES = nests(st.just(None).map(lambda _: 0)).filter(lambda nest: not tree.is_leaf(nest))
+STRUCTURES = nests(st.just(None).map(lambda _: 0)).filter(lambda structure: not tree.is_leaf(structure))
 
 
-def numbered(nest):
+def numbered(structure):
     """Put the numbers 0, 1, … into the leaves."""
-    return tree.unflattener(nest)(list(range(len(tree.leaves(nest)))))
+    return tree.unflattener(structure)(list(range(len(tree.leaves(structure)))))
 
 
-def as_lists(nest):
+def as_lists(structure):
     """Write tuples as lists and the other way round, and dictionaries backwards."""
-    if tree.is_leaf(nest):
-        return nest
-    if isinstance(nest, dict):
-        return {key: as_lists(nest[key]) for key in reversed(nest)}
-    parts = [as_lists(part) for part in nest]
-    return tuple(parts) if isinstance(nest, list) else parts
+    if tree.is_leaf(structure):
+        return structure
+    if isinstance(structure, dict):
+        return {key: as_lists(structure[key]) for key in reversed(structure)}
+    parts = [as_lists(part) for part in structure]
+    return tuple(parts) if isinstance(structure, list) else parts
 
 
-def found(value, layout):
-    return {name: get(value) for name, get in by_output("y", value, layout, layout.names).items()}
+def found(value, output_spec):
+    return {name: get(value) for name, get in match_to_outputs("y", value, output_spec, output_spec.names).items()}
 
 
 @settings(max_examples=200, deadline=None)
 @given(STRUCTURES)
-def test_targets_nested_like_the_outputs_meet_them(nest):
-    outputs = tree.map(float, numbered(nest))
-    layout = Layout.of(outputs)
-    expected = {name: get(outputs) for name, get in layout.getters(outputs).items()}
-    assert sorted(expected.values()) == list(range(len(layout.names)))
-    assert found(outputs, layout) == expected
-    assert found(as_lists(outputs), layout) == expected
+def test_targets_nested_like_the_outputs_meet_them(structure):
+    outputs = tree.map(float, numbered(structure))
+    output_spec = OutputSpec.of(outputs)
+    expected = {name: get(outputs) for name, get in output_spec.getters(outputs).items()}
+    assert sorted(expected.values()) == list(range(len(output_spec.names)))
+    assert found(outputs, output_spec) == expected
+    assert found(as_lists(outputs), output_spec) == expected
 
 
 @settings(max_examples=200, deadline=None)
 @given(STRUCTURES, st.randoms(use_true_random=False))
-def test_targets_by_name_and_in_a_flat_list_meet_them(nest, random):
-    outputs = numbered(nest)
-    layout = Layout.of(outputs)
-    expected = {name: get(outputs) for name, get in layout.getters(outputs).items()}
-    names = random.sample(layout.names, len(layout.names))
-    assert found({name: expected[name] for name in names}, layout) == expected
-    assert found([expected[name] for name in layout.names], layout) == expected
+def test_targets_by_name_and_in_a_flat_list_meet_them(structure, random):
+    outputs = numbered(structure)
+    output_spec = OutputSpec.of(outputs)
+    expected = {name: get(outputs) for name, get in output_spec.getters(outputs).items()}
+    names = random.sample(output_spec.names, len(output_spec.names))
+    assert found({name: expected[name] for name in names}, output_spec) == expected
+    assert found([expected[name] for name in output_spec.names], output_spec) == expected
 
 
 @settings(max_examples=200, deadline=None)
 @given(STRUCTURES, st.data())
-def test_what_is_missing_is_missing_and_nothing_else(nest, data):
-    outputs = numbered(nest)
-    layout = Layout.of(outputs)
-    kept = data.draw(st.lists(st.sampled_from(layout.names), unique=True))
-    expected = {name: get(outputs) for name, get in layout.getters(outputs).items() if name in kept}
-    assert found({name: expected.get(name) for name in layout.names}, layout) == expected
-    assert found([expected.get(name) for name in layout.names], layout) == expected
-    losses = spread("loss", {name: f"loss {expected[name]}" for name in kept}, layout, is_one=tree.is_leaf)
+def test_what_is_missing_is_missing_and_nothing_else(structure, data):
+    outputs = numbered(structure)
+    output_spec = OutputSpec.of(outputs)
+    kept = data.draw(st.lists(st.sampled_from(output_spec.names), unique=True))
+    expected = {name: get(outputs) for name, get in output_spec.getters(outputs).items() if name in kept}
+    assert found({name: expected.get(name) for name in output_spec.names}, output_spec) == expected
+    assert found([expected.get(name) for name in output_spec.names], output_spec) == expected
+    losses = broadcast_to_outputs(
+        "loss", {name: f"loss {expected[name]}" for name in kept}, output_spec, is_single=tree.is_leaf
+    )
     assert losses == {name: f"loss {number}" for name, number in expected.items()}
 
 
 @settings(max_examples=100, deadline=None)
 @given(STRUCTURES)
-def test_names_are_unique_and_do_not_depend_on_the_values(nest):
-    names = Layout.of(tree.map(lambda _: torch.zeros(2), nest)).names
+def test_names_are_unique_and_do_not_depend_on_the_values(structure):
+    names = OutputSpec.of(tree.map(lambda _: torch.zeros(2), structure)).names
     assert len(set(names)) == len(names)
-    assert names == Layout.of(numbered(nest)).names
+    assert names == OutputSpec.of(numbered(structure)).names

@@ -84,7 +84,7 @@ def test_weighted_accumulation_is_the_mean_over_all_samples(parts):
         optimizer = optimizers.SGD(1.0, gradient_accumulation_steps=10)
         optimizer.build([w])
         for chunk in samples.split(sizes):
-            optimizer.apply([chunk.mean(0)], weight=len(chunk))
+            optimizer.apply([chunk.mean(0)], num_samples=len(chunk))
         optimizer.flush()
         results.append(w.detach())
     torch.testing.assert_close(*results)

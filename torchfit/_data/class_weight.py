@@ -1,4 +1,4 @@
-"""`class_weight`: what a sample weighs by its class, for every output and every form of targets."""
+"""`class_weight`: weights of samples by their class, for every output and every form of targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
@@ -7,21 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._data.arguments import Form
+from torchfit._data.class_targets import TargetClasses
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
 
-ByClass = Mapping[int, float]
-Rules = Mapping[str | None, "ByClass | str"]
-_PIECE = 65536
+ClassWeightMap = Mapping[int, float]
+ClassWeightRules = Mapping[str | None, ClassWeightMap | str]
+_CHUNK_ROWS = 65536
+_MAX_CLASS = 2**62
 
 
-def as_class_weights(class_weight: Any) -> Rules:
+def as_class_weights(class_weight: Any) -> ClassWeightRules:
     """Return, for each output (`None` for the only one), the weights by class or "balanced".
 
-    Classes may be written as 0, 0.0 or "0".
+    Classes may be written as 0, 0.0, False or "0". An empty dictionary weighs all classes alike.
 
     Raises:
         ValueError: If it is neither a dictionary of numbers by class, one by output, "balanced" nor `None`.
@@ -31,17 +32,18 @@ def as_class_weights(class_weight: Any) -> Rules:
     """
     if class_weight is None:
         return {}
-    if not isinstance(class_weight, Mapping) or not class_weight:
+    if not isinstance(class_weight, Mapping):
         return {None: _rule(class_weight)}
     if any(isinstance(value, (Mapping, str)) for value in class_weight.values()):
-        return {str(name): _rule(value) for name, value in class_weight.items() if value is not None}
-    return {None: _rule(class_weight)}
+        rules = {str(name): _rule(value) for name, value in class_weight.items() if value is not None}
+        return {name: rule for name, rule in rules.items() if rule}
+    return {None: _rule(class_weight)} if class_weight else {}
 
 
-def _rule(value: Any) -> ByClass | str:
+def _rule(value: Any) -> ClassWeightMap | str:
     if isinstance(value, str) and value == "balanced":
         return value
-    if not isinstance(value, Mapping) or not value:
+    if not isinstance(value, Mapping):
         raise ValueError(
             "`class_weight` must be a dictionary {class: weight}, or {output: {class: weight}} for several outputs, "
             f"or 'balanced', but it is {describe(value)}."
@@ -52,9 +54,9 @@ def _rule(value: Any) -> ByClass | str:
 def _class(label: Any) -> int:
     try:
         number = float(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
-    if number < 0 or number != int(number):
+    if not 0 <= number <= _MAX_CLASS or number != int(number):
         raise ValueError(
             f"`class_weight` must name classes by their index (0, 1, …), but one of its keys is {describe(label)}."
         )
@@ -71,124 +73,147 @@ def _weight(label: Any, weight: Any) -> float:
     )
 
 
-def balanced(rules: Rules, labels: Callable[[], Any], form: Form) -> dict[str | None, ByClass]:
-    """Replace "balanced" by weights that give every class the same sum: samples / (classes · samples of the class).
+def resolve_balanced(
+    rules: ClassWeightRules,
+    labels: Callable[[], Any],
+    kind: str,
+    output_names: Sequence[str] | None = None,
+    index_targets: Mapping[str | None, bool] | None = None,
+) -> dict[str | None, ClassWeightMap]:
+    """Replace "balanced" by weights of the same sum for every class: samples / (classes · samples of the class).
+
+    Args:
+        rules: What `as_class_weights` returned.
+        labels: Returns the targets of all samples, or `None` where they are not known.
+        kind: The name of this kind of data, for messages.
+        output_names: The names of the outputs, for targets in a list.
+        index_targets: As in `BatchSpec`.
 
     Raises:
         ValueError: If the labels cannot be counted.
     """
-    if "balanced" not in rules.values():
-        return {name: rule for name, rule in rules.items() if not isinstance(rule, str)}
+    found: dict[str | None, ClassWeightMap] = {name: rule for name, rule in rules.items() if not isinstance(rule, str)}
+    if len(found) == len(rules):
+        return found
     targets = labels()
     if targets is None:
         raise ValueError(
-            f"`class_weight='balanced'` needs the labels of all samples, which {form.name} does not show. Count them "
+            f"`class_weight='balanced'` needs the labels of all samples, which {kind} does not have. Count them "
             "yourself and pass a dictionary {class: weight}, or pass arrays."
         )
-    found = {name: _part(targets, name, None) for name in rules}
-    return {name: _balance(found[name]) if isinstance(rule, str) else rule for name, rule in rules.items()}
+    for name in rules.keys() - found.keys():
+        classes = TargetClasses(is_index=(index_targets or {}).get(name))
+        found[name] = _balance(class_counts(_part(targets, name, output_names), classes))
+    return {name: found[name] for name in rules}
 
 
-def _balance(targets: Any) -> ByClass:
-    counts = class_counts(targets)
-    present = counts.nonzero().flatten().tolist()
-    total = int(counts.sum())
-    return {label: total / (len(present) * int(counts[label])) for label in present}
+def _balance(counts: Mapping[int, int]) -> ClassWeightMap:
+    total = sum(counts.values())
+    return {label: total / (len(counts) * count) for label, count in counts.items()}
 
 
-def class_counts(targets: Any) -> Tensor:
-    """Count the samples of every class in targets `(samples, …)`, one-hot or sparse, in memory or on disk."""
-    counts = [torch.bincount(classes_of(piece).clamp(min=0)) for piece in _pieces(targets)]
-    total = torch.zeros(max(map(len, counts)), dtype=torch.int64)
-    for count in counts:
-        total[: len(count)] += count.cpu()
-    return total
+def class_counts(targets: Any, classes: TargetClasses) -> dict[int, int]:
+    """Count the samples of every class in targets `(samples, …)`, in memory or on disk.
 
-
-def _pieces(targets: Any) -> list[Tensor]:
-    """Return targets in memory as they are, and those on disk piece by piece."""
-    if isinstance(targets, Tensor):
-        return [targets]
-    starts = range(0, len(targets), _PIECE)
-    return [targets.read(slice(start, min(start + _PIECE, len(targets)))) for start in starts]
-
-
-def classes_of(targets: Tensor) -> Tensor:
-    """Return the class `(samples,)` of sparse targets `(samples,)`, `(samples, 1)` or one-hot `(samples, classes)`.
+    Negative labels, which losses ignore, do not count.
 
     Raises:
-        ValueError: If the targets have more axes.
+        ValueError: If the targets have no classes, or only one while others are negative.
     """
-    if targets.ndim > 2:
+    total: dict[int, int] = {}
+    for chunk in _chunks(targets):
+        is_whole = len(chunk) == len(targets)
+        labels, counts = torch.unique(classes.of(chunk, is_whole=is_whole), return_counts=True)
+        for label, count in zip(labels.tolist(), counts.tolist()):
+            total[label] = total.get(label, 0) + count
+    found = {label: count for label, count in sorted(total.items()) if label >= 0}
+    if len(found) < min(2, len(total)):
         raise ValueError(
-            "`class_weight` needs one class for each sample, as targets (samples,), (samples, 1) or one-hot (samples, "
-            f"classes), but `y` is {describe(targets)}. Pass `sample_weight` of that shape instead."
+            f"`class_weight='balanced'` counts classes from 0 on, but `y` has the labels {sorted(total)[:8]}. Renumber "
+            "them from 0."
         )
-    if targets.ndim == 2:
-        targets = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(1)
-    return targets.long()
+    return found
+
+
+def _chunks(targets: Any) -> list[Tensor]:
+    """Return targets in memory as they are, and those on disk in chunks."""
+    if isinstance(targets, Tensor):
+        return [targets]
+    starts = range(0, len(targets), _CHUNK_ROWS)
+    return [targets.read(slice(start, min(start + _CHUNK_ROWS, len(targets)))) for start in starts]
 
 
 class ClassWeights:
-    """Multiplies the weights of a batch by those of its classes: one lookup on the device for each output."""
+    """Multiplies the weights of samples by those of their classes: one lookup on the device for each output."""
 
     def __init__(
-        self, rules: Mapping[str | None, ByClass], output_names: Sequence[str] | None, dtype: torch.dtype
+        self,
+        rules: Mapping[str | None, ClassWeightMap],
+        output_names: Sequence[str] | None,
+        dtype: torch.dtype,
+        index_targets: Mapping[str | None, bool] | None = None,
     ) -> None:
-        """Make a table for each output. Its first and last entries are for labels that are no class: they weigh 1."""
-        self._tables = {name: _table(rule, dtype) for name, rule in rules.items()}
+        """Build a table for each output, as small as the number of classes that `rules` names."""
+        hints = index_targets or {}
+        self._tables = {name: _Table(rule, dtype, hints.get(name)) for name, rule in rules.items() if rule}
         self._names = output_names
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch with the weights of its samples multiplied."""
         return Batch(batch.inputs, batch.targets, self.weights(batch.targets, batch.sample_weight))
 
-    def weights(self, targets: Any, sample_weight: Any) -> Any:
+    def weights(self, targets: Any, sample_weight: Any, *, is_whole: bool = False) -> Any:
         """Return `sample_weight` times the weights of the classes, in the structure of `targets`.
 
+        Args:
+            targets: The targets of a batch.
+            sample_weight: Its weights, `None` for none.
+            is_whole: Whether these are all targets.
+
         Raises:
-            ValueError: If there are no targets, or it is open which output is meant.
+            ValueError: If there are no targets, they have no classes, or it is ambiguous which output is meant.
         """
         if targets is None:
             raise ValueError("`class_weight` needs the classes of the samples: pass them as `y`.")
         if tree.is_leaf(targets):
-            table = self._table(_only(self._tables, targets), targets.device)
-            found = _lookup(table, targets)
+            found = self._tables[_single_output(self._tables, targets)].look_up(targets, is_whole)
             return found if sample_weight is None else tree.map(lambda weight: _product(found, weight), sample_weight)
         keys = {name: _key(targets, name, self._names) for name in self._tables}
-        weights = _spread(sample_weight, targets)
+        weights = _weights_per_output(sample_weight, targets)
         for name, key in keys.items():
-            part = targets if key is None else targets[key]
-            found = _lookup(self._table(name, part.device), part)
-            weights[key] = _product(found, weights[key])
+            weights[key] = _product(self._tables[name].look_up(targets[key], is_whole), weights[key])
         return weights
 
-    def _table(self, name: str | None, device: torch.device) -> Tensor:
-        table = self._tables[name]
-        if table.device != device:
-            table = self._tables[name] = table.to(device)
-        return table
 
+class _Table:
+    """The weights of one output by class; labels that are not named weigh 1."""
 
-def _table(rule: ByClass, dtype: torch.dtype) -> Tensor:
-    table = torch.ones(max(rule) + 3, dtype=dtype)
-    for label, weight in rule.items():
-        table[label + 1] = weight
-    return table
+    def __init__(self, rule: ClassWeightMap, dtype: torch.dtype, is_index: bool | None) -> None:
+        self._classes = TargetClasses(is_index, largest_class=max(rule))
+        self._labels = torch.tensor(sorted(rule))
+        self._weights = torch.tensor([rule[label] for label in sorted(rule)], dtype=dtype)
 
-
-def _lookup(table: Tensor, targets: Tensor) -> Tensor:
-    return table[(classes_of(targets) + 1).clamp(0, len(table) - 1)]
+    def look_up(self, targets: Any, is_whole: bool) -> Tensor:
+        """Return the weights `(samples,)` of these targets, or `(samples, steps)` for class indices of that shape."""
+        labels = self._classes.of(targets, is_whole=is_whole)
+        if self._labels.device != targets.device:
+            self._labels, self._weights = self._labels.to(targets.device), self._weights.to(targets.device)
+        position = torch.searchsorted(self._labels, labels).clamp_(max=len(self._labels) - 1)
+        return torch.where(self._labels[position] == labels, self._weights[position], 1.0)
 
 
 def _product(by_class: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Multiply weights `(samples,)` with `(samples, …)`."""
+    """Multiply weights `(samples,)` or `(samples, steps)` with `(samples, …)`."""
     if sample_weight is None:
         return by_class
-    return sample_weight * by_class.reshape(-1, *[1] * (sample_weight.ndim - 1))
+    axes = max(by_class.ndim, sample_weight.ndim)
+    one, other = (part.reshape(*part.shape, *[1] * (axes - part.ndim)) for part in (by_class, sample_weight))
+    return one * other
 
 
-def _only(tables: Mapping[str | None, Any], targets: Any) -> str | None:
+def _single_output(tables: Mapping[str | None, Any], targets: Any) -> str | None:
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"`class_weight` needs the classes of the samples, but `y` is {describe(targets)}.")
     if len(tables) > 1:
         raise ValueError(
             f"`class_weight` names the outputs {list(tables)}, but `y` is {describe(targets)}, for one output. Pass "
@@ -225,8 +250,8 @@ def _names(count: int, given: Sequence[str] | None) -> list[str]:
     return list(given) if given is not None else [f"output_{number + 1}" for number in range(count)]
 
 
-def _spread(sample_weight: Any, targets: Any) -> Any:
-    """Return the weights in the structure of targets for several outputs, ready to be written to."""
+def _weights_per_output(sample_weight: Any, targets: Any) -> Any:
+    """Return the weights in the structure of the targets of several outputs, as a new dictionary or list."""
     keys = [key for key, _ in tree.children(targets)]
     if sample_weight is None or tree.is_leaf(sample_weight):
         found = dict.fromkeys(keys, sample_weight)

@@ -1,6 +1,6 @@
-"""From what users hold to tensors of the right dtype: done once for arrays, per batch for streams."""
+"""Converts arrays of all kinds to tensors: once for arrays, per batch for everything that yields batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
 from time import perf_counter
@@ -11,28 +11,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._data import frames
+from torchfit._data.adapters import frames
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
-_WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
-Leaf = Callable[[str, Any], Any]
+_SIGNED_DTYPE = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
+_SHARED_DTYPES = frozenset(
+    map(np.dtype, ("f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "?", "c8", "c16"))  # those that torch has as well
+)
+_MAX_LISTED = 4  # arrays that a message about lengths lists
+NUMERIC_KINDS = "fiubc"
+LeafConverter = Callable[[str, Any], Any]
+Transfer = Callable[[Tensor], Tensor]
 
 
 @dataclass
-class Copies:
-    """The seconds that it took to give batches their device and dtype."""
+class TransferTimer:
+    """The seconds spent on converting batches to their device and dtype."""
 
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """Which dtype floating inputs and targets get, and the device that batches are wanted on.
+class BatchSpec:
+    """The device of batches, the floating dtypes of inputs and targets, and what is known about the model.
 
     Inputs follow the floating dtype of the module; targets and weights are float32, or float64 with it.
-    `input_names` and `output_names` are those that the user gave to the model, `None` where there are none;
-    with `inputs_only`, targets and weights that a stream yields are left aside.
+
+    Attributes:
+        device: The device of the batches.
+        input_dtype: The floating dtype of inputs.
+        input_names: The names of inputs that the user passed to the model, `None` where there are none.
+        output_names: The names of outputs that the user passed to the model, `None` where there are none.
+        inputs_only: Whether targets and weights in the batches of an iterable are dropped.
+        index_targets: For each output (`None` for the only one) whether its integer targets are class indices, as for
+            a sparse crossentropy; outputs whose loss does not tell are left out. `class_weight` needs to know for
+            targets of two axes.
     """
 
     device: torch.device
@@ -40,56 +54,51 @@ class Conversion:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     inputs_only: bool = False
-    copies: Copies = field(default_factory=Copies, compare=False)
+    index_targets: Mapping[str | None, bool] = field(default_factory=dict, compare=False)
+    transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
 
     @property
     def target_dtype(self) -> torch.dtype:
         """The floating dtype of targets and sample weights."""
         return torch.float64 if self.input_dtype == torch.float64 else torch.float32
 
-    def parts(self, x: Any, y: Any, sample_weight: Any, leaf: "LeafOf") -> tuple[Any, Any, Any]:
-        """Convert the three parts, making each leaf with `leaf(argument, value, dtype, floating)`."""
+    def parts(
+        self, x: Any, y: Any, sample_weight: Any, leaf: Callable[[torch.dtype, bool], LeafConverter]
+    ) -> tuple[Any, Any, Any]:
+        """Convert the three parts; `leaf(dtype, all_floating)` returns the conversion of one array."""
         if frames.has_columns_for(x, self.input_names):
-            x = frames.by_input("x", x, self.input_names or ())
+            x = frames.columns_by_input("x", x, self.input_names or ())
         return (
-            _convert("x", x, leaf(self.input_dtype)),
-            _convert("y", y, leaf(self.target_dtype)),
-            _convert("sample_weight", flat_weights(sample_weight), leaf(self.target_dtype, all_floating=True)),
+            _convert("x", x, leaf(self.input_dtype, False)),
+            _convert("y", y, leaf(self.target_dtype, False)),
+            _convert("sample_weight", squeeze_weights(sample_weight), leaf(self.target_dtype, True)),
         )
 
-    def inputs(self, argument: str, value: Any) -> Any:
-        """Convert a nest of arrays that the module is called with, and place it on the device."""
-        return _convert(argument, value, self.leaf(self.input_dtype))
+    def make_transfer(self, dtype: torch.dtype, all_floating: bool = False) -> Transfer:
+        """Return a function that moves a tensor to the device and casts floating values to `dtype`."""
+        device, pins, transfer_timer = self.device, self.device.type == "cuda", self.transfer_timer
 
-    def leaf(self, dtype: torch.dtype, all_floating: bool = False) -> Leaf:
-        """Return the conversion of one array to a tensor on the device."""
-        place = self.placement(dtype, all_floating)
-        return lambda argument, value: place(tensor_of(argument, value))
-
-    def placement(self, dtype: torch.dtype, all_floating: bool = False) -> Callable[[Tensor], Tensor]:
-        """Return a function that puts a tensor on the device and gives floating numbers `dtype`."""
-        device, pins, copies = self.device, self.device.type == "cuda", self.copies
-
-        def place(tensor: Tensor) -> Tensor:
+        def transfer(tensor: Tensor) -> Tensor:
             wanted = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
             if wanted is tensor.dtype and tensor.device == device:
                 return tensor
             started = perf_counter()
-            if pins and tensor.device.type == "cpu":
+            if pins and tensor.device.type == "cpu" and tensor.layout == torch.strided:
                 placed = tensor.to(wanted).pin_memory().to(device, non_blocking=True)
             else:
                 placed = tensor.to(device, wanted)
-            copies.seconds += perf_counter() - started
+            transfer_timer.seconds += perf_counter() - started
             return placed
 
-        return place
+        return transfer
+
+    def part_transfer(self, position: int) -> Transfer:
+        """Return the transfer of the tensors of x (0), y (1) or sample_weight (2)."""
+        return self.make_transfer(self.target_dtype if position else self.input_dtype, all_floating=position == 2)
 
 
-LeafOf = Callable[..., Leaf]
-
-
-def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> Leaf:
-    """Return the conversion of one array to a tensor that stays where it is."""
+def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
+    """Return the conversion of one array to a tensor that stays on the host."""
 
     def convert(argument: str, value: Any) -> Tensor:
         tensor = tensor_of(argument, value)
@@ -98,40 +107,35 @@ def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> Leaf:
     return convert
 
 
-def _convert(argument: str, value: Any, leaf: Leaf) -> Any:
+def _convert(argument: str, value: Any, leaf: LeafConverter) -> Any:
     if value is None:
         return None
-    value = join_numbers(argument, value)
+    value = lists_to_arrays(argument, value)
     converted = [leaf(tree.format_path(path, argument), part) for path, part in tree.leaves_with_path(value)]
     if not converted:
         raise ValueError(f"`{argument}` is {describe(value)}: it holds no array.")
     return tree.unflattener(value)(converted)
 
 
-def flat_weights(value: Any) -> Any:
-    """Return weights with pandas' columns as flat arrays: a weight for each sample."""
+def squeeze_weights(value: Any) -> Any:
+    """Return weights with every Series as a flat array: one weight for each sample."""
     return tree.map(
-        lambda leaf: frames.array_of("sample_weight", leaf).squeeze(-1) if _is_series(leaf) else leaf, value
+        lambda leaf: frames.array_of("sample_weight", leaf).squeeze(-1) if frames.is_series(leaf) else leaf, value
     )
 
 
-def _is_series(value: Any) -> bool:
-    return frames.is_frame(value) and not hasattr(value, "columns")
+def lists_to_arrays(argument: str, value: Any) -> Any:
+    """Convert (nested) lists of nothing but numbers to arrays, and leave everything else as it is.
 
-
-def join_numbers(argument: str, value: Any) -> Any:
-    """Read (nested) lists of nothing but numbers as arrays, and leave everything else alone.
-
-    >>> join_numbers("y", {"a": [0, 1, 1]})
+    >>> lists_to_arrays("y", {"a": [0, 1, 1]})
     {'a': array([0, 1, 1])}
     """
     if tree.is_leaf(value) or not tree.children(value):
         return value
-    leaves = tree.leaves(value)
-    if not isinstance(value, (list, tuple)) or not leaves or not all(map(_is_number, leaves)):
-        return tree.rebuild(value, [join_numbers(argument, part) for _, part in tree.children(value)])
+    if not holds_numbers(value):
+        return tree.rebuild(value, [lists_to_arrays(argument, part) for _, part in tree.children(value)])
     try:
-        return np.asarray(value)
+        return array_of_numbers(value)
     except ValueError as error:
         raise ValueError(
             f"`{argument}` is a nested list of numbers whose rows differ in length. Pad them to one length, or pass "
@@ -139,8 +143,31 @@ def join_numbers(argument: str, value: Any) -> Any:
         ) from error
 
 
+def holds_numbers(value: Any) -> bool:
+    """Return whether `value` is a (nested) list or tuple of numbers: those of Python and NumPy, tensors without axes.
+
+    >>> holds_numbers([[1, 2.5], [True, 3]]), holds_numbers([]), holds_numbers({"a": 1})
+    (True, False, False)
+    """
+    if not isinstance(value, (list, tuple)) or hasattr(value, "_fields"):
+        return False
+    leaves = tree.leaves(value)
+    return bool(leaves) and all(map(_is_number, leaves))
+
+
+def array_of_numbers(value: Sequence[Any]) -> Any:
+    """Return a (nested) list of numbers as an array, or as a tensor if its entries are tensors.
+
+    Raises:
+        ValueError: If its rows differ in length.
+    """
+    if all(isinstance(entry, Tensor) for entry in value):
+        return torch.stack([entry.detach() for entry in value])
+    return np.asarray(tree.map(lambda entry: entry.item() if isinstance(entry, Tensor) else entry, value))
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Number) and not isinstance(value, Tensor)
+    return value.ndim == 0 if isinstance(value, Tensor) else isinstance(value, (Number, np.bool_))
 
 
 def tensor_of(argument: str, value: Any) -> Tensor:
@@ -155,46 +182,55 @@ def tensor_of(argument: str, value: Any) -> Tensor:
             f"`{argument}` must have samples along its first axis, but it is {describe(value)}. "
             "A single sample needs a batch axis: x[None]."
         )
-    if tensor.layout != torch.strided:
-        raise ValueError(f"`{argument}` is a sparse tensor, which has no rows to take: pass {argument}.to_dense().")
     return tensor.detach() if tensor.requires_grad else tensor
 
 
 def from_numpy(argument: str, value: Any) -> Tensor:
-    """Return anything that NumPy reads as an array as a tensor.
+    """Return anything that NumPy can convert to an array as a tensor.
 
     Raises:
         ValueError: If it holds no numbers.
     """
-    array = frames.array_of(argument, value) if frames.is_frame(value) else _array(argument, value)
+    return share_memory(frames.array_of(argument, value) if frames.is_frame(value) else _array(argument, value))
+
+
+def share_memory(array: np.ndarray[Any, Any]) -> Tensor:
+    """Return a tensor over the memory of a numeric array, or over a copy where torch lacks its dtype or layout."""
     dtype = array.dtype
-    if dtype.kind == "u" and dtype.name in _WIDER:
-        array = array.astype(_WIDER[dtype.name])
+    if dtype in _SHARED_DTYPES and array.flags.c_contiguous and array.flags.writeable:
+        return torch.from_numpy(array)
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    elif dtype.name in _SIGNED_DTYPE:
+        array = array.astype(_SIGNED_DTYPE[dtype.name])
     if not dtype.isnative or min(array.strides, default=0) < 0:
         array = array.astype(array.dtype.newbyteorder("="), copy=True)
     return torch.from_numpy(array) if array.flags.writeable else _read_only(array)
 
 
+def is_numeric(dtype: Any) -> bool:
+    """Return whether a NumPy dtype is one of numbers or bools."""
+    return getattr(dtype, "kind", "") in NUMERIC_KINDS
+
+
 def _read_only(array: np.ndarray[Any, Any]) -> Tensor:
-    """Share the memory of a read-only array, of which torch warns: batches are never written to."""
+    """Share the memory of a read-only array, which torch warns about: steps get copies of what they may write to."""
     with catch_warnings():
         simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
 
 
 def _array(argument: str, value: Any) -> np.ndarray[Any, Any]:
-    if hasattr(value, "toarray"):
-        raise ValueError(f"`{argument}` is {describe(value)}, a sparse matrix: pass {argument}.toarray().")
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"`{argument}` is {describe(value)}, which NumPy cannot read as an array: {error}") from error
-    if array.dtype.kind not in "fiubc":
+    if not is_numeric(array.dtype):
         raise ValueError(
             f"`{argument}` must hold numbers, but it is {describe(value)}. Encode text and categories as "
             "integers first, and give ragged data one shape."
         )
-    return array.astype(np.float64) if array.dtype.itemsize > 8 and array.dtype.kind == "f" else array
+    return array
 
 
 def check_lengths(parts: dict[str, Any]) -> int:
@@ -209,9 +245,30 @@ def check_lengths(parts: dict[str, Any]) -> int:
         for path, leaf in tree.leaves_with_path(nest)
     }
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"`{name}` has {length}" for name, length in lengths.items())
-        raise ValueError(f"All arrays must have the same number of samples (rows), but {told}.")
+        raise ValueError(
+            f"All arrays must have the same number of samples (rows), but {_listed(lengths)}.{_stacking_hint(parts)}"
+        )
     samples = next(iter(lengths.values()), 0)
     if samples == 0:
         raise ValueError(f"`{next(iter(parts))}` has no samples: there is nothing to make a batch from.")
     return samples
+
+
+def _listed(lengths: Mapping[str, int]) -> str:
+    """List the lengths of the first arrays, of the last one, and of the first that has another length."""
+    names = list(lengths)
+    odd = next(name for name in names if lengths[name] != lengths[names[0]])
+    shown = [name for name in names if name in (*names[:_MAX_LISTED], odd, names[-1])]
+    listed = ", ".join(f"`{name}` has {lengths[name]}" for name in shown)
+    hidden = len(names) - len(shown)
+    return listed + (f" (and {hidden} more)" if hidden else "")
+
+
+def _stacking_hint(parts: Mapping[str, Any]) -> str:
+    """Return what to do where `x` is a list with one array for each sample, which is read as that many inputs."""
+    x, y = parts.get("x"), parts.get("y")
+    is_list = isinstance(x, (list, tuple)) and not hasattr(x, "_fields") and all(map(tree.is_leaf, x))
+    rows = {len(leaf) for leaf in tree.leaves(y)}
+    if is_list and rows == {len(x)}:  # type: ignore[arg-type]
+        return f" A list is one array for each input: stack {len(x)} samples with torch.stack(x) or np.stack(x)."  # type: ignore[arg-type]
+    return ""

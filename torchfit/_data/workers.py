@@ -1,4 +1,4 @@
-"""Reading in worker processes and threads: seeds, and exceptions that say which item failed."""
+"""Reads data in worker processes and threads, with seeds, and with exceptions that say which item failed."""
 
 import pickle
 import random
@@ -12,29 +12,69 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from torchfit._utils import validation
+from torchfit._utils.compat import shutdown_workers
+from torchfit._utils.errors import describe
+
 Read = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Request:
-    """Asks for one batch: what to read, and the seed that random augmentations of this batch follow."""
+class LoaderConfig:
+    """How batches are read ahead: by `workers` threads, or processes with `use_multiprocessing`."""
 
-    what: Any
+    workers: int = 1
+    use_multiprocessing: bool = False
+    max_queue_size: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the arguments.
+
+        Raises:
+            ValueError: If one is invalid.
+        """
+        for name in ("workers", "max_queue_size"):
+            object.__setattr__(self, name, validation.integer(name, getattr(self, name), min_value=0))
+        if not isinstance(self.use_multiprocessing, (bool, int, np.bool_)):
+            raise ValueError(
+                f"`use_multiprocessing` must be True or False. Received: {describe(self.use_multiprocessing)}."
+            )
+
+    @property
+    def processes(self) -> int:
+        """The number of worker processes that a Sequence is read with."""
+        return max(self.workers, 1) if self.use_multiprocessing else 0
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that a Sequence is read with, 0 for only the calling one."""
+        return self.workers if self.workers > 1 and not self.use_multiprocessing else 0
+
+    def with_default(self, other: "LoaderConfig") -> "LoaderConfig":
+        """Return `other` where every argument has its default."""
+        return other if self == LoaderConfig() else self
+
+
+@dataclass(frozen=True)
+class Request:
+    """Asks for one batch: its index or indices, and the seed of its random augmentations."""
+
+    index: Any
     seed: int
 
 
-class Reader(Dataset[Any]):
-    """What a worker process holds: reads one batch for each request."""
+class _RequestDataset(Dataset[Any]):
+    """The Dataset of a worker process, which reads one batch for each request."""
 
     def __init__(self, read: Read) -> None:
-        """Read with `read(what)`."""
+        """Read with `read(index)`."""
         self._read = read
 
     def __getitem__(self, request: Request) -> Any:
-        """Read a batch. In a worker its randomness depends on the request alone, not on which worker it is."""
+        """Read a batch. In a worker its randomness depends on the request alone, not on the worker."""
         if get_worker_info() is not None:
             seed_everything(request.seed)
-        return self._read(request.what)
+        return self._read(request.index)
 
 
 def seed_everything(seed: int) -> None:
@@ -44,55 +84,57 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
-class Requests:
-    """The requests of the coming epoch, as the sampler of a `DataLoader`, which asks anew at the start of each."""
+class RequestSampler:
+    """The sampler of a `DataLoader`, which iterates over the requests of the next epoch."""
 
     def __init__(self) -> None:
-        self.coming: Iterable[Request] = ()
+        self.pending: Iterable[Request] = ()
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self.coming)
+        return iter(self.pending)
 
 
-class Pool:
-    """Worker processes of a `DataLoader` that live as long as this object, from epoch to epoch."""
+class WorkerPool:
+    """Worker processes of a `DataLoader` that live from epoch to epoch, as long as this object."""
 
-    def __init__(self, read: Read, processes: int, queue_size: int, pin_memory: bool, keep: bool = True) -> None:
-        """Start no worker yet. `keep=False` starts them anew for every epoch, with the data as they then are."""
-        self._requests = Requests()
+    def __init__(self, read: Read, processes: int, queue_size: int, pin_memory: bool, persistent: bool = True) -> None:
+        """Start no worker yet. `persistent=False` restarts them for every epoch, with the data as they are then."""
+        self._requests = RequestSampler()
         self._loader: DataLoader[Any] = DataLoader(
-            Reader(read),
+            _RequestDataset(read),
             batch_size=None,
             sampler=self._requests,
             num_workers=processes,
             prefetch_factor=max(1, queue_size // processes),
             pin_memory=pin_memory,
-            persistent_workers=keep,
+            persistent_workers=persistent,
             generator=torch.Generator(),
         )
 
     def map(self, requests: Iterable[Request]) -> Iterator[Any]:
-        """Give a batch for each request, in their order."""
-        self._requests.coming = requests
-        return read_from(self._loader)
+        """Yield a batch for each request, in order."""
+        self._requests.pending = requests
+        return iterate_loader(self._loader)
 
 
-def read_from(loader: DataLoader[Any], enter: Callable[[Iterator[Any]], None] | None = None) -> Iterator[Any]:
-    """Give the batches of a loader, behind those that `enter` takes out beforehand.
+def iterate_loader(
+    loader: DataLoader[Any], fast_forward: Callable[[Iterator[Any]], None] | None = None
+) -> Iterator[Any]:
+    """Yield the batches of a loader, after those that `fast_forward` takes out beforehand.
 
-    Workers are let go when one fails: held by the traceback, they would keep the collector waiting for seconds.
+    Workers are shut down when one fails: kept alive by the traceback, they would block the collector for seconds.
     """
-    iterator = _started(loader)
+    iterator = _start(loader)
     try:
-        if enter is not None:
-            enter(iterator)
+        if fast_forward is not None:
+            fast_forward(iterator)
         yield from iterator
     except Exception:
-        _let_go(loader, iterator)
+        shutdown_workers(loader, iterator)
         raise
 
 
-def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers of a loader.
 
     Raises:
@@ -109,17 +151,8 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
         ) from error
 
 
-def _let_go(loader: DataLoader[Any], iterator: Any) -> None:
-    """End the workers of an iterator, for which torch has no public way; without it, they end later."""
-    shut_down = getattr(iterator, "_shutdown_workers", None)
-    if shut_down is not None:
-        shut_down()
-    if getattr(loader, "_iterator", None) is iterator:
-        loader._iterator = None
-
-
 def read_ahead(read: Read, items: Iterable[Any], threads: int, queue_size: int) -> Iterator[Any]:
-    """Give `read(item)` for each item, in their order, reading up to `queue_size` of them ahead in threads.
+    """Yield `read(item)` for each item, in order, reading up to `queue_size` of them ahead in threads.
 
     >>> list(read_ahead(abs, [-1, 2, -3], threads=2, queue_size=2))
     [1, 2, 3]
@@ -138,19 +171,19 @@ def read_ahead(read: Read, items: Iterable[Any], threads: int, queue_size: int) 
                 future.cancel()
 
 
-def located(error: Exception, where: str) -> NoReturn:
+def reraise_with_location(error: Exception, where: str) -> NoReturn:
     """Raise an exception of the same type whose message says where it came from, caused by the first one."""
     text = f"{error} ({where})" if str(error) else where
-    raise _again(error, text) from error
+    raise _clone_exception(error, text) from error
 
 
-def _again(error: Exception, text: str) -> Exception:
+def _clone_exception(error: Exception, text: str) -> Exception:
     """Return an exception of the same type, or a `RuntimeError` where its class takes more than a message."""
     kind = type(error)
     if isinstance(error, (StopIteration, StopAsyncIteration)):
         return RuntimeError(f"{kind.__name__}: {text}")
     try:
-        again = kind(text)
+        clone = kind(text)
     except Exception:
         return RuntimeError(f"{kind.__name__}: {text}")
-    return again if text in str(again) else RuntimeError(f"{kind.__name__}: {text}")
+    return clone if text in str(clone) else RuntimeError(f"{kind.__name__}: {text}")

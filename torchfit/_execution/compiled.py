@@ -1,286 +1,258 @@
-"""Whole steps as compiled graphs, with ordinary Python for whatever does not fit or does not pay."""
+"""Run whole steps as compiled graphs, falling back to eager execution when that is impossible or not worthwhile."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfit._execution.execution import Eager, Work, several
-from torchfit._execution.graph import Graph, traces_gradients
-from torchfit._execution.step_program import Pieces, Step
+from torchfit._execution.compile_policy import CompileImmediately, CompileWhenWorthwhile
+from torchfit._execution.eager import EagerExecution, StepGroups
+from torchfit._execution.graph import GraphRunner, traces_gradients
+from torchfit._execution.step_program import StepProgram, run_each
+from torchfit._types import StateDict, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
 
-_MOST_STEPS = 4  # A graph holds so many steps at the most: more would save little and take long to compile.
-_MOST_GRAPHS = 4
-_PAYS_AFTER = 200  # So many steps of another shape are worth one more graph.
-_TRIAL = 30  # So many steps are timed before "auto" decides.
-_COMPILATION = 30.0  # Seconds that the first graph is expected to take; the next ones take what the last one took.
-_GAIN = 0.4  # The share of a step's time that a graph is expected to save.
+_MAX_UNROLLED_STEPS = 4  # Steps in one graph: more would save little and take long to compile.
+_MAX_GRAPHS = 4
+_MIN_STEPS_PER_SHAPE = 200  # Another shape gets a graph of its own after this many steps.
 
-Tell = Callable[[str], None]
-Gather = Callable[[Tensor], Batch]
+Log = Callable[[str], None]
+BatchIndexer = Callable[[Tensor], Batch]
 
 
-class Compiled(Eager):
-    """Every step is one graph: forward, losses, gradients, update and metrics.
+class CompiledExecution(EagerExecution):
+    """Runs every step as one graph: forward, losses, gradients, update and metrics.
 
-    The first step of a loop runs as ordinary Python, since it settles what depends on the data; so do steps whose
-    shapes are rare, such as the last batch of an epoch. With `patient`, graphs are made only once it pays.
+    The first step of a loop runs eagerly, since it resolves what depends on the data; so do steps whose shapes are
+    rare, such as the last batch of an epoch.
+
+    Args:
+        steps_per_execution: How many steps run in one call.
+        log: Called with one line where a step cannot be compiled.
+        auto: Whether to compile only once it is worthwhile.
     """
 
-    def __init__(self, steps_per_execution: int, tell: Tell, *, patient: bool = False) -> None:
-        """Make so many steps in one call; `tell` is called with one line where a graph cannot be made."""
+    first_step_is_eager = True
+
+    def __init__(self, steps_per_execution: int, log: Log, *, auto: bool = False) -> None:
         super().__init__(steps_per_execution)
-        self._tell, self._patient = tell, patient
-        self._runners: dict[str, Runner] = {}
+        self._log, self._auto = log, auto
+        self._steps: dict[str, CompiledStep] = {}
 
-    def work(self, batches: Any, epoch: int, start: int = 0) -> Work:
-        """Give (index of the first batch, of the last, what one call takes) for an epoch from batch `start` on."""
-        for runner in self._runners.values():
-            runner.must_check = True
-        return super().work(batches, epoch, start)
+    def __getstate__(self) -> StateDict:
+        """Leave out the graphs, which belong to the tensors of one model: copies compile for themselves."""
+        return {**self.__dict__, "_steps": {}}
 
-    def wrap(self, pieces: Pieces, batches: Any) -> Step:
-        """Return what is called with one piece of work; rows of tensors on the device are gathered inside the graph."""
-        runner = self._runner(pieces.kind)
-        runner.bind(pieces, batches.defer())
-        return runner.several if self.steps > 1 else runner.single
+    def iter_steps(self, batches: Any, epoch: int, start: int = 0) -> StepGroups:
+        """Iterate over the steps of an epoch, from batch `start` on, and re-evaluate the guards at the first."""
+        for step in self._steps.values():
+            step.check_guards = True
+        return super().iter_steps(batches, epoch, start)
 
-    def together(self, pieces: Pieces, step: Step) -> Step:
-        """Return what does several small steps at once: one graph after the other."""
-        return several(step, pieces.join)
+    def bind(self, program: StepProgram, batches: Any) -> StepFn:
+        """Return the function that runs the items of `iter_steps`; rows of device tensors are indexed in the graph."""
+        step = self._compiled_step(program.mode)
+        step.bind(program, batches.defer_indexing())
+        return step.run_steps if self.steps_per_execution > 1 else step.run_step
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return which graphs there are, by kind of step, since graphs round differently."""
-        return {kind: runner.state_dict() for kind, runner in self._runners.items()}
+    def grouped_step(self, program: StepProgram, step: StepFn) -> StepFn:
+        """Return the function that runs several small steps at once: one graph after the other."""
+        return partial(run_each, program, step)
+
+    def state_dict(self) -> StateDict:
+        """Return which graphs there are, by mode, since graphs round differently."""
+        return {mode: step.state_dict() for mode, step in self._steps.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the graphs that there were then, and no others, once their shapes come again."""
-        for kind, of_kind in state.items():
-            self._runner(kind).load_state_dict(of_kind)
+        """Compile the same graphs, and no others, once their shapes occur again."""
+        for mode, of_mode in state.items():
+            self._compiled_step(mode).load_state_dict(of_mode)
 
-    def _runner(self, kind: str) -> "Runner":
-        if kind not in self._runners:
-            self._runners[kind] = Runner(self._tell, Patience() if self._patient else Eagerness(), self._spend)
-        return self._runners[kind]
+    def _compiled_step(self, mode: str) -> "CompiledStep":
+        if mode not in self._steps:
+            policy = CompileWhenWorthwhile() if self._auto else CompileImmediately()
+            self._steps[mode] = CompiledStep(self._log, policy, self._add_compile_time)
+        return self._steps[mode]
 
-    def _spend(self, seconds: float) -> None:
-        self.compiling_seconds += seconds
-
-    @property
-    def first_step_differs(self) -> bool:
-        """Graphs round differently, and the first step has none yet."""
-        return True
+    def _add_compile_time(self, seconds: float) -> None:
+        self.compile_seconds += seconds
 
     def release(self) -> None:
-        """Let go of the data that the graphs were recorded with."""
-        for runner in self._runners.values():
-            runner.release()
+        """Release the data that the graphs were recorded with."""
+        for step in self._steps.values():
+            step.release()
 
 
-class Eagerness:
-    """Makes the first graph at once."""
+class CompiledStep:
+    """Runs one kind of step as graphs, one for each set of shapes, which are kept from loop to loop.
 
-    def begin(self, planned: int | None) -> None:
-        """Hear how many steps a loop will have."""
+    Args:
+        log: Called with one line where the step cannot be compiled.
+        policy: When the first graph is compiled.
+        add_compile_time: Called with the seconds that a graph took to compile.
+    """
 
-    def is_due(self) -> bool:
-        """Tell whether the first graph is to be made before the next step."""
-        return True
+    check_guards = True
+    _program: StepProgram
+    _indexer: BatchIndexer | None
 
-    def made(self, seconds: float) -> None:
-        """Hear how long a graph took to make."""
-
-
-class Patience(Eagerness):
-    """Makes the first graph once the time that it will save exceeds the time that it takes, twice over."""
-
-    compilation = _COMPILATION
-
-    def begin(self, planned: int | None) -> None:
-        """Start to count and to time the steps of a loop; of unknown length, as many are expected as were seen."""
-        self._planned, self._steps, self._started = planned, 0, 0.0
-
-    def is_due(self) -> bool:
-        """Count a step, and weigh the steps to come against a compilation."""
-        if self._steps == 0:
-            self._started = perf_counter()
-        self._steps += 1
-        if self._steps <= _TRIAL:
-            return False
-        seconds = (perf_counter() - self._started) / (self._steps - 1)
-        to_come = self._steps if self._planned is None else self._planned - self._steps
-        return to_come * seconds * _GAIN > 2 * Patience.compilation
-
-    def made(self, seconds: float) -> None:
-        """Learn how long compilations take here."""
-        Patience.compilation = seconds
-
-
-class Runner:
-    """Runs one kind of step, in graphs by the shapes of what comes, and remembers them from loop to loop."""
-
-    must_check = True
-    _pieces: Pieces
-    _gather: Gather | None
-
-    def __init__(self, tell: Tell, policy: Eagerness, spend: Callable[[float], None]) -> None:
-        """Begin without graphs; `spend` is told the seconds that one took to make."""
-        self._tell, self._policy, self._spend = tell, policy, spend
-        self._graphs: dict[Any, Graph | None] = {}  # `None` until a graph of a training that goes on is made again.
+    def __init__(self, log: Log, policy: CompileImmediately, add_compile_time: Callable[[float], None]) -> None:
+        self._log, self._policy, self._add_compile_time = log, policy, add_compile_time
+        self._graphs: dict[Any, GraphRunner | None] = {}  # `None`: to be compiled again in a resumed run.
         self._seen: Counter[Any] = Counter()
-        self._is_off = False
-        self._template: Any = None
+        self._is_disabled = False
+        self._result_template: Any = None
 
-    def bind(self, pieces: Pieces, gather: Gather | None) -> None:
+    def bind(self, program: StepProgram, indexer: BatchIndexer | None) -> None:
         """Prepare for a loop."""
-        self._pieces, self._gather = pieces, gather
-        self._template = None
-        self.must_check = True
-        self._policy.begin(pieces.planned)
-        if not self._is_off:
-            self._give_up_on(pieces.obstacle)
+        self._program, self._indexer = program, indexer
+        self._result_template = None
+        self.check_guards = True
+        self._policy.start_loop(program.expected_steps)
+        if not self._is_disabled:
+            self._disable(program.compile_blocker)
 
     def release(self) -> None:
-        """Let go of data and model."""
-        self._template = None
+        """Release data and model."""
+        self._result_template = None
         for graph in self._graphs.values():
             if graph is not None:
                 graph.release()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the shapes that have a graph, and how often others were seen."""
         return {
-            "graphs": [_plain(key) for key in self._graphs],
-            "seen": [(_plain(key), count) for key, count in self._seen.items()],
+            "graphs": [_plain_key(key) for key in self._graphs],
+            "seen": [(_plain_key(key), count) for key, count in self._seen.items()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Count on from there."""
+        """Restore that."""
         self._graphs = {key: self._graphs.get(key) for key in state["graphs"]}
         self._seen = Counter(dict(state["seen"]))
 
-    def single(self, source: Any) -> Any:
-        """Make one step."""
-        return self._run([source])
+    def run_step(self, inputs: Any) -> Any:
+        """Run one step."""
+        return self._run([inputs])
 
-    def several(self, sources: Sequence[Any]) -> Any:
-        """Make the steps of a group, in graphs of a few each."""
-        size = math.ceil(len(sources) / math.ceil(len(sources) / _MOST_STEPS))
-        results = [self._run(sources[start : start + size]) for start in range(0, len(sources), size)]
-        return results[0] if len(results) == 1 else self._pieces.join(results)
+    def run_steps(self, inputs: Sequence[Any]) -> Any:
+        """Run the steps of a group, in graphs of a few each."""
+        size = math.ceil(len(inputs) / math.ceil(len(inputs) / _MAX_UNROLLED_STEPS))
+        groups = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        return self._run(groups[0]) if len(groups) == 1 else run_each(self._program, self._run, groups)
 
-    def _run(self, sources: Sequence[Any]) -> Any:
-        tensors = sources if self._gather is not None else [leaf for batch in sources for leaf in tree.leaves(batch)]
-        key = (self._pieces.kinds(len(sources)), *[tensor.shape for tensor in tensors])
+    def _run(self, inputs: Sequence[Any]) -> Any:
+        tensors = inputs if self._indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
+        key = (self._program.variants(len(inputs)), *[tensor.shape for tensor in tensors])
         graph = self._graphs.get(key)
-        if graph is None or self._template is None:
-            return self._without_graph(sources, tensors, key)
-        return self._replay(graph, tensors, len(sources))
+        if graph is None or self._result_template is None:
+            return self._run_without_graph(inputs, tensors, key)
+        return self._replay(graph, tensors, len(inputs))
 
-    def _replay(self, graph: Graph, tensors: Sequence[Tensor], steps: int) -> Any:
-        produced = graph([*tensors, *self._numbers(tensors, steps)], check=self.must_check)
-        self.must_check = self._pieces.watched
-        return self._pieces.finish(self._template, produced)
+    def _replay(self, graph: GraphRunner, tensors: Sequence[Tensor], steps: int) -> Any:
+        outputs = graph([*tensors, *self._scalars(tensors, steps)], check_guards=self.check_guards)
+        self.check_guards = self._program.keeps_step_logs
+        return self._program.unpack_result(self._result_template, outputs)
 
-    def _numbers(self, tensors: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
-        """Return the numbers of all steps as one tensor (steps, numbers), if there are any."""
-        count = self._pieces.numbers
-        if count is None:
+    def _scalars(self, tensors: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
+        """Return the scalars of all steps as one tensor (steps, scalars), if there are any."""
+        if not self._program.has_step_scalars:
             return ()
-        numbers = torch.tensor([count(tensor.shape[0]) for tensor in tensors[:: len(tensors) // steps]])
-        return (numbers.to(tensors[0].device, non_blocking=True),)
+        rows = [tensor.shape[0] for tensor in tensors[:: len(tensors) // steps]]
+        scalars = torch.tensor([self._program.step_scalars(count) for count in rows])
+        return (scalars.to(tensors[0].device, non_blocking=True),)
 
-    def _without_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
-        """Run as ordinary Python, unless it is time to make a graph for these shapes."""
-        if not self._is_off and self._template is not None and self._pays(key):
-            return self._with_new_graph(sources, tensors, key)
-        batches = [self._batch(source) for source in sources]
+    def _run_without_graph(self, inputs: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
+        """Run eagerly, unless it is time to compile a graph for these shapes."""
+        if not self._is_disabled and self._result_template is not None and self._is_worthwhile(key):
+            return self._compile_and_run(inputs, tensors, key)
+        batches = [self._batch(source) for source in inputs]
         if len(batches) == 1:
-            self._template = self._pieces.step(batches[0])
+            self._result_template = self._program.run(batches[0])
         else:
-            self._template = several(self._pieces.step, self._pieces.join)(batches)
-        return self._template
+            self._result_template = run_each(self._program, self._program.run, batches)
+        return self._result_template
 
-    def _pays(self, key: Any) -> bool:
-        """Tell whether a graph for these shapes is worth its compilation."""
+    def _is_worthwhile(self, key: Any) -> bool:
+        """Return whether to compile a graph for these shapes."""
         if not self._graphs:
-            return self._policy.is_due()
+            return self._policy.should_compile()
         if any(key[1:] == known[1:] for known in self._graphs):
-            return True  # Only what a step has to do is another: as often as not, it is the next one in turn.
+            return True  # Same shapes, different variant (e.g. the last accumulation step): it will recur.
         self._seen[key] += 1
-        return self._seen[key] > _PAYS_AFTER and len(self._graphs) < _MOST_GRAPHS
+        return self._seen[key] > _MIN_STEPS_PER_SHAPE and len(self._graphs) < _MAX_GRAPHS
 
-    def _with_new_graph(self, sources: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
-        self._graphs[key] = graph = Graph(self._function(sources))
-        self.must_check = True
-        started, counts = perf_counter(), self._pieces.counts()
+    def _compile_and_run(self, inputs: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
+        self._graphs[key] = graph = GraphRunner(self._build_function(inputs))
+        self.check_guards = True
+        started, counters = perf_counter(), self._program.get_counters()
         try:
-            result = self._replay(graph, tensors, len(sources))
-            self._policy.made(perf_counter() - started)
+            result = self._replay(graph, tensors, len(inputs))
+            self._policy.record_compile_time(perf_counter() - started)
             return result
         except Exception as error:
             del self._graphs[key]
-            self._pieces.recount(counts)
-            self._give_up_on(_reason(error))
-            return self._without_graph(sources, tensors, key)
+            self._program.set_counters(counters)
+            self._disable(_reason(error))
+            return self._run_without_graph(inputs, tensors, key)
         finally:
-            self._spend(perf_counter() - started)
+            self._add_compile_time(perf_counter() - started)
 
-    def _give_up_on(self, reason: str | None) -> None:
+    def _disable(self, reason: str | None) -> None:
         if reason is not None:
-            self._is_off = True
-            self._tell(f"jit_compile: the {self._pieces.kind} step runs without a graph: {reason}")
-            self._pieces.instead()
+            self._is_disabled = True
+            self._log(f"jit_compile: the {self._program.mode} step runs without a graph: {reason}")
+            self._program.on_fallback()
 
-    def _function(self, sources: Sequence[Any]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-        """Return the function of tensors that makes these steps: what varies comes first, the numbers last."""
-        graph, unpack, width = self._pieces.graph, *self._unpacking(sources[0])
-        kinds, counts = self._pieces.kinds(len(sources)), self._pieces.numbers is not None
+    def _build_function(self, inputs: Sequence[Any]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+        """Return the function of tensors that runs these steps: their inputs come first, the scalars last."""
+        traceable, unpack, width = self._program.traceable, *self._unpacking(inputs[0])
+        variants, has_scalars = self._program.variants(len(inputs)), self._program.has_step_scalars
 
         def function(tensors: Sequence[Tensor]) -> list[Tensor]:
-            produced = []
-            for step, kind in enumerate(kinds):
+            outputs = []
+            for step, variant in enumerate(variants):
                 batch = unpack(tensors[step * width : (step + 1) * width])
-                numbers = tensors[-1][step].unbind() if counts else ()
-                produced += graph(batch, *numbers, *kind)
-            return produced
+                scalars = tensors[-1][step].unbind() if has_scalars else ()
+                outputs += traceable(batch, *scalars, *variant)
+            return outputs
 
         return function
 
-    def _unpacking(self, source: Any) -> tuple[Callable[[Sequence[Tensor]], Batch], int]:
+    def _unpacking(self, inputs: Any) -> tuple[Callable[[Sequence[Tensor]], Batch], int]:
         """Return how a batch is made from tensors inside the graph, and from how many."""
-        gather = self._gather
-        if gather is not None:
-            return lambda tensors: gather(tensors[0]), 1
-        pack = tree.unflattener(tuple(source))
-        return lambda tensors: Batch(*pack(tensors)), len(tree.leaves(source))
+        indexer = self._indexer
+        if indexer is not None:
+            return lambda tensors: indexer(tensors[0]), 1
+        unflatten = tree.unflattener(tuple(inputs))
+        return lambda tensors: Batch(*unflatten(tensors)), len(tree.leaves(inputs))
 
-    def _batch(self, source: Any) -> Batch:
-        return source if self._gather is None else self._gather(source)
+    def _batch(self, inputs: Any) -> Batch:
+        return inputs if self._indexer is None else self._indexer(inputs)
 
 
-def _plain(key: Any) -> Any:
+def _plain_key(key: Any) -> Any:
     return (key[0], *map(tuple, key[1:]))
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line why a graph could not be made."""
+    """Return one line on why a step could not be compiled."""
     if not traces_gradients():
         return f"torch {torch.__version__} cannot put gradients into a graph"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
-def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: Any) -> Eager:
-    """Return the way of execution that `compile` asked for.
+def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: Any) -> EagerExecution:
+    """Return the execution that `compile` asked for.
 
     Raises:
         ValueError: If an argument is not one of its values, or the two contradict each other.
@@ -292,4 +264,6 @@ def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: An
     steps = 1 if steps_per_execution is None else steps_per_execution
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"`steps_per_execution` must be a positive integer, but it is {describe(steps)}.")
-    return Compiled(steps, logger.warning, patient=jit_compile == "auto") if jit_compile else Eager(steps)
+    if not jit_compile:
+        return EagerExecution(steps)
+    return CompiledExecution(steps, logger.warning, auto=jit_compile == "auto")

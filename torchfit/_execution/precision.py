@@ -79,33 +79,33 @@ def as_policy(policy: Any) -> DTypePolicy | None:
     return policy if policy is None or isinstance(policy, DTypePolicy) else DTypePolicy(policy)
 
 
-class Precision:
-    """The module's own dtype: the null precision."""
+class ComputePrecision:
+    """Compute in the module's own dtype: the null object."""
 
     policy: DTypePolicy | None = None
     scales_loss = False
 
-    def prepare(self, module: nn.Module) -> None:
-        """Leave the module as it is."""
+    def convert_module(self, module: nn.Module) -> None:
+        """Leave the module unchanged."""
 
-    def wrap(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Leave its call as it is."""
+    def wrap_forward(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function that calls the module, unchanged."""
         return call
 
 
-class Cast(Precision):
+class SingleDTypePrecision(ComputePrecision):
     """Weights and computation in one dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         """Cast to `dtype`."""
         self._dtype = dtype
 
-    def prepare(self, module: nn.Module) -> None:
+    def convert_module(self, module: nn.Module) -> None:
         """Cast the module."""
         module.to(self._dtype)
 
 
-class Mixed(Precision):
+class MixedPrecision(ComputePrecision):
     """Weights as they are, and half precision where torch's autocast finds it safe."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -113,19 +113,19 @@ class Mixed(Precision):
         self._dtype, self._device_type = dtype, device.type
         self.scales_loss = dtype == torch.float16
 
-    def wrap(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def wrap_forward(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Call within autocast."""
         dtype, device_type = self._dtype, self._device_type
 
         @wraps(call)
-        def mixed(inputs: Any) -> Any:
+        def mixed(*arguments: Any) -> Any:
             with torch.autocast(device_type, dtype):
-                return call(inputs)
+                return call(*arguments)
 
         return mixed
 
 
-def choose_precision(policy: Any, device: torch.device) -> Precision:
+def choose_precision(policy: Any, device: torch.device) -> ComputePrecision:
     """Return the precision that `Model(dtype_policy=)`, or else the global policy, asks for.
 
     Raises:
@@ -133,8 +133,8 @@ def choose_precision(policy: Any, device: torch.device) -> Precision:
     """
     chosen = as_policy(policy) or _global_policy
     if chosen is None:
-        return Precision()
+        return ComputePrecision()
     dtype = _DTYPES[chosen.compute_dtype]
-    precision = Mixed(dtype, device) if chosen.is_mixed else Cast(dtype)
+    precision = MixedPrecision(dtype, device) if chosen.is_mixed else SingleDTypePrecision(dtype)
     precision.policy = chosen
     return precision

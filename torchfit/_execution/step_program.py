@@ -1,117 +1,131 @@
-"""One kind of step, as the engine makes it and the runtime carries it out."""
+"""`StepProgram`: what an executor needs to know about one kind of step."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Nested, StepFn
 from torchfit._utils import tree
 
-Step = Callable[[Any], Any]
 
+class StepProgram(ABC):
+    """One kind of step, in the forms that an executor chooses from: eager, grouped, and traceable.
 
-@dataclass
-class Pieces:
-    """One kind of step, in the two forms in which it can run."""
-
-    kind: str
-    """"train", "test" or "predict"."""
-
-    step: Step
-    """Does everything with one batch, as ordinary Python, and returns logs or outputs."""
-
-    join: Callable[[Sequence[Any]], Any]
-    """Makes one result out of those of several steps."""
-
-    graph: Callable[..., list[Tensor]]
-    """Does the same with tensors alone, `graph(batch, *numbers)`, so that it may be traced; returns tensors."""
-
-    finish: Callable[[Any, list[Tensor]], Any]
-    """Turns the tensors that a graph returned into a result like the one given first."""
-
-    numbers: Callable[[int], tuple[float, ...]] | None = None
-    """Counts a step with so many rows on the host, and gives the numbers that its graph needs, if it needs any."""
-
-    counts: Callable[[], Any] = tuple
-    """Gives what was counted."""
-
-    recount: Callable[[Any], None] = lambda counts: None
-    """Goes back to what was counted before, because steps did not happen."""
-
-    kinds: Callable[[int], tuple[Any, ...]] = lambda steps: ((),) * steps
-    """Tells what the graph of each of the next steps needs to know beforehand: further arguments of `graph`."""
-
-    watched: bool = False
-    """Whether callbacks of the user run between the steps, where they may change anything."""
-
-    planned: int | None = None
-    """How many steps of this kind are to come, if that is known."""
-
-    obstacle: str | None = None
-    """Why this step cannot be one graph, if that is known beforehand."""
-
-    together: Callable[[Sequence[Any]], Any] | None = None
-    """Does several small steps in turns; raises `DependentStepsError` where one must be over before the next begins."""
-
-    room: Callable[[Any], int] = lambda result: 1
-    """Tells, from the result of the first step, how many like it may be done together."""
-
-    instead: Callable[[], None] = lambda: None
-    """Compiles what can be compiled, where the whole step cannot."""
-
-
-def last(results: Sequence[Any]) -> Any:
-    """Return the last result: the logs, in which the earlier steps are contained."""
-    return results[-1]
-
-
-class DependentStepsError(Exception):
-    """Steps that were made without looking between them turn out to depend on each other."""
-
-
-def concatenated(outputs: Sequence[Any]) -> Any:
-    """Join the outputs of several batches along the first axis.
-
-    Raises:
-        DependentStepsError: If the module writes its outputs over each other.
+    Attributes:
+        mode: Which loop the step belongs to.
+        run: Runs the step eagerly with one batch, and returns its logs or outputs.
+        keeps_step_logs: Whether user code runs between the steps: it may read the logs of each, and change anything.
+        expected_steps: How many steps the loop is going to run, `None` if unknown.
+        compile_blocker: Why the step cannot be compiled, `None` if nothing is known to prevent it.
+        supports_grouping: Whether small steps may run in groups, phase by phase (`run_group`).
+        has_step_scalars: Whether the traceable form takes scalars that the host computes for each step.
     """
-    check_apart(outputs)
+
+    mode: Literal["train", "test", "predict"]
+    run: StepFn
+    keeps_step_logs: bool = False
+    expected_steps: int | None = None
+    compile_blocker: str | None = None
+    supports_grouping: bool = False
+    has_step_scalars: bool = False
+
+    @abstractmethod
+    def merge_results(self, results: Sequence[Any]) -> Any:
+        """Return one result for several steps, of results that `keep_result` returned."""
+
+    def keep_result(self, result: Any) -> Any:
+        """Return the result of a step in a form that later steps do not overwrite."""
+        return result
+
+    @abstractmethod
+    def traceable(self, batch: Any, *arguments: Any) -> list[Tensor]:
+        """Run the step with tensors alone, so that it can be compiled.
+
+        Args:
+            batch: A batch.
+            *arguments: The scalars of the step (`step_scalars`) as 0-d tensors, then what `variants` says of it.
+        """
+
+    @abstractmethod
+    def unpack_result(self, template: Any, tensors: list[Tensor]) -> Any:
+        """Turn what the traceable form returned, for one or several steps, into a result like `template`."""
+
+    def step_scalars(self, rows: int) -> tuple[float, ...]:
+        """Count a step with this many rows, and return the scalars that its traceable form takes."""
+        return ()
+
+    def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
+        """Return, for each of the next `steps`, the compile-time arguments of its traceable form."""
+        return ((),) * steps
+
+    def get_counters(self) -> Any:
+        """Return what `step_scalars` counts."""
+        return None
+
+    def set_counters(self, counters: Any) -> None:
+        """Set the counters back, because steps failed."""
+        return
+
+    def run_group(self, batches: Sequence[Any]) -> Any:
+        """Run several small steps phase by phase: first all forward passes, then all losses, and so on."""
+        return run_each(self, self.run, batches)
+
+    def max_group_size(self, result: Any) -> int:
+        """Return how many steps like the one that gave `result` may run as a group."""
+        return 1
+
+    def on_fallback(self) -> None:
+        """Compile the parts that can be compiled, because the whole step cannot."""
+        return
+
+
+def run_each(program: StepProgram, step: StepFn, batches: Sequence[Any]) -> Any:
+    """Run a step with each batch of a group, and merge the results."""
+    return program.merge_results([program.keep_result(step(batch)) for batch in batches])
+
+
+def concatenate_outputs(outputs: Sequence[Nested]) -> Nested:
+    """Join the outputs of several batches along the first axis."""
+    if len(outputs) == 1:
+        return outputs[0]
     columns = zip(*map(tree.leaves, outputs))
-    return tree.unflattener(outputs[0])([_joined(column) for column in columns])
+    return tree.unflattener(outputs[0])([_join(column) for column in columns])
 
 
-def check_apart(outputs: Sequence[Any]) -> None:
-    """Find out whether a module writes its outputs over each other.
-
-    Raises:
-        DependentStepsError: If it does.
-    """
-    addresses = [
-        {leaf.data_ptr() for leaf in tree.leaves(output) if isinstance(leaf, Tensor)} for output in outputs[:2]
-    ]
-    if len(addresses) > 1 and addresses[0] & addresses[1]:
-        raise DependentStepsError
+def copy_outputs(outputs: Nested) -> Nested:
+    """Return outputs in memory of their own; masks and other attributes of tensors stay with them."""
+    return tree.map(_copy_leaf, outputs)
 
 
-def _joined(column: tuple[Any, ...]) -> Any:
+def _copy_leaf(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    copied = leaf.clone()
+    vars(copied).update(vars(leaf))
+    return copied
+
+
+def share_memory(a: Nested, b: Nested) -> bool:
+    """Return whether a tensor of `a` and one of `b` have the same memory."""
+    first, second = (
+        {leaf.data_ptr() for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor) and leaf.numel()}
+        for outputs in (a, b)
+    )
+    return bool(first & second)
+
+
+def _join(column: tuple[Any, ...]) -> Any:
     if not isinstance(column[0], Tensor):
         return column[0]
     return torch.cat(column) if column[0].ndim else torch.stack(column)
 
 
-def unpacked(example: Any, leaves: Sequence[Tensor]) -> Any:
+def unflatten_outputs(example: Any, leaves: Sequence[Tensor]) -> Any:
     """Put the outputs of one or several batches, as a graph returned them, into the structure of an example."""
-    pack, size = tree.unflattener(example), len(tree.leaves(example))
+    unflatten, size = tree.unflattener(example), len(tree.leaves(example))
     if len(leaves) == size:
-        return pack(leaves)
-    return concatenated([pack(leaves[start : start + size]) for start in range(0, len(leaves), size)])
-
-
-def overridden(instance: Any, base: type, *methods: str) -> str | None:
-    """Say which of these methods of `base` a subclass or the instance overrides, if any."""
-    found = [
-        name for name in methods if name in vars(instance) or getattr(type(instance), name) is not getattr(base, name)
-    ]
-    return f"`{found[0]}` is overridden" if found else None
+        return unflatten(leaves)
+    return concatenate_outputs([unflatten(leaves[start : start + size]) for start in range(0, len(leaves), size)])

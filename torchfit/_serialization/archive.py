@@ -1,7 +1,6 @@
-"""Files of tensors and plain data: what `torch.save` writes, sealed with a checksum and read without running code.
+"""Files of tensors and plain data: the format of `torch.save` with a checksum, read without running code.
 
-`torch.load` does not mind the seal. Files of other origin have none, and those of the first versions of torchfit one
-over the contents of their parts as well.
+`torch.load` ignores the checksum. Files written by torch have none. The README of this package describes the format.
 """
 
 import errno
@@ -30,41 +29,41 @@ from torchfit._serialization.zip_writer import CHECKSUM_TAG, COMMENT_SIZE, appen
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
-Place = tuple[int, int]
+ByteRange = tuple[int, int]
 T = TypeVar("T")
 
-_END = b"PK\x05\x06"  # begins the last record of a zip file: 22 bytes, then the comment
+_END = b"PK\x05\x06"  # starts the end record of a zip file: 22 bytes, then the comment
 _END_SIZE = 22
-_WHOLE_MARK = b"torchfit sha256 "
-_ATOMS = (bool, int, float, str, bytes, type(None), torch.dtype)
+_LEGACY_TAG = b"torchfit sha256 "
+_SCALAR_TYPES = (bool, int, float, str, bytes, type(None), torch.dtype)
 _CHUNK = 1 << 20
-_SMALL = 1 << 24  # bytes: of that little, the tensors are put together at once
-_ASTRAY = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_SMALL = 1 << 24  # bytes: up to this size, a snapshot is a single storage
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def write(path: PathLike, content: Any) -> None:
-    """Write tensors and plain data, nested in dictionaries, lists and tuples, whole or not at all.
+    """Write tensors and plain data, nested in dictionaries, lists and tuples, atomically.
 
     Raises:
-        TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
+        TypeError: Something in `content` is neither a tensor nor plain data; it is named.
         OSError: The file cannot be written; it is named.
     """
-    write_atomically(path, append_checksum(_packed(content).pieces()))
+    write_atomically(path, append_checksum(_to_pickle(content).chunks()))
 
 
 def prepare_write(path: PathLike, content: Any) -> Callable[[], None]:
-    """Take down what tensors and plain data hold now, and return what writes it: call it, in a thread.
+    """Snapshot `content` and return a callable that writes the snapshot, e.g. from another thread.
 
-    A power cut soon afterwards may bring back the file that was there before.
+    After a power failure the previous file may be restored.
 
     Raises:
-        TypeError: Something in `content` is neither a tensor nor plain data; its place is named.
+        TypeError: Something in `content` is neither a tensor nor plain data; it is named.
     """
-    return partial(write_target, resolve_target(path), append_checksum(_copied(content).pieces()), lasting=False)
+    return partial(write_target, resolve_target(path), append_checksum(_snapshot(content).chunks()), durable=False)
 
 
 def read(path: PathLike) -> Any:
-    """Read what `write` or `torch.save` wrote, tensors onto the CPU. No code that the file brings is run.
+    """Read a file of `write` or `torch.save`, tensors onto the CPU. No code in the file is ever run.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -79,37 +78,37 @@ def read(path: PathLike) -> Any:
 
 
 def to_host(content: Any, copy: bool = False) -> Any:
-    """Return the same structure with all tensors in host memory, those that share memory sharing it still.
+    """Return the same structure with all tensors in host memory; tensors that share memory still do.
 
     Args:
         content: Dictionaries, lists and tuples of tensors and plain data.
-        copy: Whether to copy what lies in host memory already, so that training may go on meanwhile.
+        copy: Whether to copy what is in host memory already, so that later changes have no effect.
 
     Raises:
-        TypeError: Something is neither a tensor nor plain data; its place is named.
+        TypeError: Something is neither a tensor nor plain data; it is named.
 
     >>> to_host({"a": [torch.zeros(1), 2]})
     {'a': [tensor([0.]), 2]}
     """
-    return _Host(copy).bring(content, "")
+    return _HostCopier(copy).copy(content, "")
 
 
-class _Host:
-    """Brings tensors to host memory; remembers storages, so that what was shared stays shared."""
+class _HostCopier:
+    """Copies tensors to host memory; remembers storages, so that shared ones stay shared."""
 
     def __init__(self, copy: bool) -> None:
         self._copy = copy
         self._copies: dict[tuple[str, int], tuple[Any, Any]] = {}
 
-    def bring(self, value: Any, place: str) -> Any:
+    def copy(self, value: Any, place: str) -> Any:
         if isinstance(value, Tensor):
             return self._tensor(value, place)
-        if type(value) in _ATOMS:
+        if type(value) in _SCALAR_TYPES:
             return value
         if isinstance(value, dict):
             return self._mapping(value, place)
         if isinstance(value, (list, tuple)):
-            parts = [self.bring(part, f"{place}[{number}]") for number, part in enumerate(value)]
+            parts = [self.copy(part, f"{place}[{number}]") for number, part in enumerate(value)]
             return parts if isinstance(value, list) else tuple(parts)
         if isinstance(value, np.generic):
             return value.item()
@@ -120,8 +119,8 @@ class _Host:
 
     def _mapping(self, value: dict[Any, Any], place: str) -> dict[Any, Any]:
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        result = kind((self.bring(key, place), self.bring(part, f"{place}[{key!r}]")) for key, part in value.items())
-        if hasattr(value, "_metadata"):  # the versions of the layers, which torch keeps beside a state_dict
+        result = kind((self.copy(key, place), self.copy(part, f"{place}[{key!r}]")) for key, part in value.items())
+        if hasattr(value, "_metadata"):  # the versions of the modules, which torch keeps on a state_dict
             vars(result)["_metadata"] = value._metadata
         return result
 
@@ -140,13 +139,13 @@ class _Host:
     def _storage(self, storage: Any) -> Any:
         key = (str(storage.device), storage.data_ptr())
         if not storage.nbytes() or key not in self._copies:
-            # The original is kept as well: its address must not be given to another one meanwhile.
+            # The original is kept alive, so that no other storage gets its address.
             self._copies[key] = storage, storage.clone() if storage.device.type == "cpu" else storage.cpu()
         return self._copies[key][1]
 
 
-class _Saved:
-    """What torch made a file of, in memory."""
+class _TorchSaved:
+    """A file that `torch.save` wrote, in memory."""
 
     def __init__(self, content: Any) -> None:
         file = io.BytesIO()
@@ -154,46 +153,46 @@ class _Saved:
         self._file = file
 
     def copy(self) -> None:
-        """Do nothing: it is a copy."""
+        """Do nothing: the file is a copy already."""
 
-    def pieces(self) -> Iterator[Any]:
-        """Give the bytes of the file, but for the comment at its end."""
+    def chunks(self) -> Iterator[Any]:
+        """Yield the bytes of the file, without the comment at its end; every second chunk is the contents of a part."""
         whole, end = self._file.getbuffer(), 0
         with zipfile.ZipFile(self._file) as parts:
-            places = _places(parts)
-        for start, size in places:
+            ranges = _content_ranges(parts)
+        for start, size in ranges:
             yield from (whole[end:start], whole[start : start + size])
             end = start + size
         yield bytes(whole[end:-2]) + COMMENT_SIZE.to_bytes(2, "little")
 
 
-def _packed(content: Any) -> TensorPickle | _Saved:
+def _to_pickle(content: Any) -> TensorPickle | _TorchSaved:
     try:
         return TensorPickle(content)
     except UnsupportedContentError:
-        return _Saved(to_host(content))
+        return _TorchSaved(to_host(content))
 
 
-def _copied(content: Any) -> SingleStoragePickle | TensorPickle | _Saved:
+def _snapshot(content: Any) -> SingleStoragePickle | TensorPickle | _TorchSaved:
     try:
         return SingleStoragePickle(content, _SMALL)
     except UnsupportedContentError:
-        packed = _packed(content)
+        packed = _to_pickle(content)
         packed.copy()
         return packed
 
 
 def _check(path: PathLike, file: BinaryIO) -> None:
-    """Raise unless the file is whole. What is no zip file at all is left to torch."""
+    """Raise unless the file is intact. A file that is no zip file is left to torch."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - _END_SIZE - COMMENT_SIZE, 0))
     tail = file.read()
-    mark = tail[_END_SIZE:-64]
-    if tail.startswith(_END) and mark in (CHECKSUM_TAG, _WHOLE_MARK):
-        places = _read_as_zip(path, file, _places) if mark == CHECKSUM_TAG else []
-        if _checksum(file, size - 64, places) != tail[-64:]:
+    tag = tail[_END_SIZE:-64]
+    if tail.startswith(_END) and tag in (CHECKSUM_TAG, _LEGACY_TAG):
+        ranges = _read_as_zip(path, file, _content_ranges) if tag == CHECKSUM_TAG else []
+        if _checksum(file, size - 64, ranges) != tail[-64:]:
             raise _damaged(path, "its checksum does not match its contents")
-        if mark == CHECKSUM_TAG:
+        if tag == CHECKSUM_TAG:
             _check_parts(path, file)
     elif tail[-_END_SIZE:].startswith(_END) and tail.endswith(b"\0\0"):
         _check_parts(path, file)
@@ -203,17 +202,17 @@ def _check(path: PathLike, file: BinaryIO) -> None:
             raise _damaged(path, "it ends too early, or its end was changed")
 
 
-def _checksum(file: BinaryIO, size: int, places: Iterable[Place]) -> bytes:
-    """Return the SHA-256 of the first bytes of a file, without those at some places."""
+def _checksum(file: BinaryIO, size: int, ranges: Iterable[ByteRange]) -> bytes:
+    """Return the SHA-256 of the first `size` bytes of a file, without some ranges."""
     total = hashlib.sha256()
     start = 0
-    for place, length in (*places, (size, 0)):
-        if place < start:
+    for stop, length in (*ranges, (size, 0)):
+        if stop < start:
             return b""
         file.seek(start)
-        for position in range(start, place, _CHUNK):
-            total.update(file.read(min(place - position, _CHUNK)))
-        start = place + length
+        for position in range(start, stop, _CHUNK):
+            total.update(file.read(min(stop - position, _CHUNK)))
+        start = stop + length
     return total.hexdigest().encode()
 
 
@@ -225,25 +224,25 @@ def _check_parts(path: PathLike, file: BinaryIO) -> None:
 
 
 def _read_as_zip(path: PathLike, file: BinaryIO, look: Callable[[zipfile.ZipFile], T]) -> T:
-    """Return what `look` finds. Where a damaged file leads it astray, the file is named."""
+    """Return what `look` returns; name the file if it is damaged."""
     try:
         with zipfile.ZipFile(file) as parts:
             return look(parts)
-    except (*_ASTRAY, OSError) as error:
+    except (*_ZIP_ERRORS, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise _damaged(path, str(error)) from error
 
 
-def _places(parts: zipfile.ZipFile) -> list[Place]:
-    """Return where the contents of the parts are: behind their headers, which end with a name and a field more."""
-    places = []
+def _content_ranges(parts: zipfile.ZipFile) -> list[ByteRange]:
+    """Return where the contents of the parts are: after their headers, which end with a name and an extra field."""
+    ranges = []
     for part in sorted(parts.infolist(), key=lambda part: part.header_offset):
         file: Any = parts.fp
         file.seek(part.header_offset + 26)
         name_size, more_size = struct.unpack("<2H", file.read(4))
-        places.append((part.header_offset + 30 + name_size + more_size, part.compress_size))
-    return places
+        ranges.append((part.header_offset + 30 + name_size + more_size, part.compress_size))
+    return ranges
 
 
 def _damaged(path: PathLike, why: str) -> ValueError:
@@ -253,7 +252,7 @@ def _damaged(path: PathLike, why: str) -> ValueError:
 def _load(path: PathLike, file: BinaryIO) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of what it then refuses
+            warnings.simplefilter("ignore")  # torch warns about what it then refuses
             return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise

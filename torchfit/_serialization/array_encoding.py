@@ -1,4 +1,4 @@
-"""NumPy arrays among plain data: files hold tensors in their place."""
+"""NumPy arrays in plain data, which files hold as marked tensors."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def encode_arrays(value: Any) -> Any:
     """
     if isinstance(value, np.ndarray):
         return {_ARRAY: torch.from_numpy(np.array(value))}
-    return _same(value, encode_arrays)
+    return _map_children(value, encode_arrays)
 
 
 def decode_arrays(value: Any) -> Any:
@@ -27,10 +27,10 @@ def decode_arrays(value: Any) -> Any:
     """
     if isinstance(value, dict) and value.keys() == {_ARRAY}:
         return value[_ARRAY].numpy()
-    return _same(value, decode_arrays)
+    return _map_children(value, decode_arrays)
 
 
-def _same(value: Any, change: Any) -> Any:
+def _map_children(value: Any, change: Any) -> Any:
     if isinstance(value, dict):
         return {key: change(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,10 +1,9 @@
-"""Files that are there whole or not at all, in folders of this machine and at addresses such as `s3://…`.
+"""Atomic files, in local folders and at addresses such as `s3://…`.
 
-A local file is written under a temporary name in the folder of its target, forced to the disk, and renamed:
-whoever looks at the target, also after a power cut, sees the old file or the new one. For that, the contents must be
-on the disk before the name is; when the name follows is a matter of seconds, unless the folder is forced to the disk
-as well. A remote file is written here first and then uploaded in one piece, which object stores make visible when it
-is complete.
+A local file is written under a temporary name in the folder of its target, flushed to the disk and renamed: a reader,
+also after a power failure, sees the old file or the new one. The rename itself is on the disk seconds later, unless the
+folder is flushed as well. A remote file is written locally and uploaded as a whole, which object stores make visible
+only when it is complete.
 """
 
 import os
@@ -20,25 +19,25 @@ from itertools import count, islice
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-Piece: TypeAlias = "bytes | bytearray | memoryview"
+Chunk: TypeAlias = "bytes | bytearray | memoryview"
 
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: "C://" is a drive
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # at least two letters: "C://" is a drive
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-(?P<process>\d+)-\d+\.tmp$")
-_AT_ONCE = 64  # pieces of a file that are handed to the system together, if it can
+_WRITEV_MAX = 64  # chunks that are passed to the system in one call, where it supports that
 _numbers = count()
 _in_use: set[str] = set()
-_swept: set[tuple[int, str]] = set()  # processes, and the folders that they have looked through
+_cleaned: set[tuple[int, str]] = set()  # processes and folders in which stale files were removed
 
 
-def _write_one(descriptor: int, pieces: Sequence[Piece]) -> int:
-    return os.write(descriptor, pieces[0])
+def _write_one(descriptor: int, chunks: Sequence[Chunk]) -> int:
+    return os.write(descriptor, chunks[0])
 
 
 _write = getattr(os, "writev", _write_one)  # not on Windows
 
 
 def is_remote(path: PathLike) -> bool:
-    """Tell whether a path is an address that fsspec opens.
+    """Return whether a path is an address that fsspec opens.
 
     >>> is_remote("s3://bucket/model"), is_remote("ckpt/model"), is_remote("file:///tmp/model")
     (True, False, False)
@@ -47,75 +46,75 @@ def is_remote(path: PathLike) -> bool:
     return bool(_SCHEME.match(text)) and not text.startswith("file://")
 
 
-class Place(NamedTuple):
-    """Where a file is to be written."""
+class FileTarget(NamedTuple):
+    """Where a file is written."""
 
     path: str
-    """As it was asked for."""
+    """The path as it was given."""
 
-    target: str
-    """Where that is on this machine, or its address."""
+    resolved: str
+    """The absolute path without links, or the address."""
 
     permissions: int
-    """Those of the file that is there, or of a new one."""
+    """Those of the existing file, or of a new one."""
 
     is_special: bool = False
-    """Whether there is a device, a pipe or a folder."""
+    """Whether the path is a device, a pipe or a folder."""
 
     is_remote: bool = False
-    """Whether it is an address that fsspec opens."""
+    """Whether the path is an address that fsspec opens."""
 
 
-def resolve_target(path: PathLike) -> Place:
-    """Return what a path leads to: of a link, the file is replaced, and not the link."""
+def resolve_target(path: PathLike) -> FileTarget:
+    """Return where to write a path: if it is a link, the file it points to is replaced, not the link."""
     if is_remote(path):
-        return Place(os.fspath(path), os.fspath(path), 0, is_remote=True)
+        return FileTarget(os.fspath(path), os.fspath(path), 0, is_remote=True)
     target = os.path.abspath(_local(path))
     mode = _mode(target)
     if mode is not None and stat.S_ISLNK(mode):
         target = os.path.realpath(target)
         mode = _mode(target)
     if mode is None:
-        return Place(os.fspath(path), target, 0o666 & ~_umask())
-    return Place(os.fspath(path), target, stat.S_IMODE(mode), not stat.S_ISREG(mode))
+        return FileTarget(os.fspath(path), target, 0o666 & ~_umask())
+    return FileTarget(os.fspath(path), target, stat.S_IMODE(mode), not stat.S_ISREG(mode))
 
 
-def write_atomically(path: PathLike, pieces: Iterable[Piece]) -> None:
-    """Put a file of these pieces at `path`, as `write_at` does, and wait until a power cut cannot take it back."""
-    write_target(resolve_target(path), pieces)
+def write_atomically(path: PathLike, chunks: Iterable[Chunk]) -> None:
+    """Write a file of these chunks at `path`, as `write_target` does, so that it survives a power failure."""
+    write_target(resolve_target(path), chunks)
 
 
-def write_target(place: Place, pieces: Iterable[Piece], lasting: bool = True) -> None:
-    """Put a file of these pieces at its place, as a whole; missing folders are made.
+def write_target(target: FileTarget, chunks: Iterable[Chunk], durable: bool = True) -> None:
+    """Write a file of these chunks atomically; missing folders are created.
 
-    If `pieces` raises, the file that was there stays as it was and nothing else is left behind. `lasting` says whether
-    to wait until a power cut cannot bring back the old file, which the disk may take a few milliseconds for.
+    If `chunks` raises, an existing file stays as it was and nothing is left behind. `durable` says whether to wait
+    until a power failure cannot bring back the old file, which may take the disk a few milliseconds.
 
     Raises:
         OSError: The file cannot be written (no space, no permission, …); it is named.
     """
-    with _named(place.path):
-        if place.is_remote:
-            _upload(place.target, pieces)
-        elif place.is_special:
-            _write_into(place.target, pieces)
+    with _name_path_in_errors(target.path):
+        if target.is_remote:
+            _upload(target.resolved, chunks)
+        elif target.is_special:
+            _write_special(target.resolved, chunks)
         else:
-            _replace(place.target, place.permissions, pieces, lasting)
+            _replace(target.resolved, target.permissions, chunks, durable)
 
 
 def open_read(path: PathLike) -> BinaryIO:
-    """Open a file for reading, to be closed by the caller. It can be read anywhere (`seek`), also a remote one."""
+    """Open a file for reading, to be closed by the caller. It is seekable, also if it is remote."""
     if not is_remote(path):
         return open(_local(path), "rb")
     return cast(BinaryIO, import_module("fsspec").open(os.fspath(path), "rb").open())
 
 
 def check_writable(what: str, path: PathLike) -> None:
-    """See to it that a file may be written at a path of this machine; missing folders count as if they were made.
+    """Check that a file can be written at a local path; missing folders would be created.
 
     Raises:
-        OSError: The folder, or the nearest one above it that is there, is none or takes no files. `what` names the
-            path in the message.
+        OSError: The folder, or its nearest existing ancestor, is no folder or not writable. `what` names the path in
+            the message.
     """
     if is_remote(path):
         return
@@ -129,7 +128,7 @@ def check_writable(what: str, path: PathLike) -> None:
 
 
 def exists(path: PathLike) -> bool:
-    """Tell whether there is a file (or folder) at `path`."""
+    """Return whether there is a file (or folder) at `path`."""
     if not is_remote(path):
         return os.path.exists(_local(path))
     system, inner = _remote(path)
@@ -148,12 +147,12 @@ def remove(path: PathLike) -> None:
 
 
 def move(path: PathLike, target: PathLike) -> None:
-    """Give the file at `path`, if there is one, another name in the same folder, replacing what was there.
+    """Rename the file at `path`, if there is one, within the same folder, replacing the target.
 
     Raises:
-        OSError: It cannot be; the target is named.
+        OSError: It cannot be renamed; the target is named.
     """
-    with _named(target):
+    with _name_path_in_errors(target):
         if not is_remote(path):
             with suppress(FileNotFoundError):
                 os.replace(_local(path), _local(target))
@@ -163,21 +162,21 @@ def move(path: PathLike, target: PathLike) -> None:
 
 
 def require_writable(folder: PathLike) -> None:
-    """Make a folder if it is missing, and raise if no file can be written there; addresses are not looked at.
+    """Create a folder if it is missing, and raise if no file can be written there; addresses are not checked.
 
     Raises:
-        OSError: The folder cannot be made or written to; it is named.
+        OSError: The folder cannot be created or written to; it is named.
     """
     if is_remote(folder):
         return
-    with _named(folder):
+    with _name_path_in_errors(folder):
         os.makedirs(_local(folder), exist_ok=True)
         with tempfile.TemporaryFile(dir=_local(folder)) as file:
             file.write(b"torchfit")
 
 
 def remove_empty_folder(folder: PathLike) -> None:
-    """Delete a folder of this machine if it is empty."""
+    """Delete a local folder if it is empty."""
     with suppress(OSError):
         os.rmdir(_local(folder))
 
@@ -193,8 +192,8 @@ def _remote(path: PathLike) -> tuple[Any, str]:
 
 
 @contextmanager
-def _named(path: PathLike) -> Iterator[None]:
-    """Let every OSError name the file that was asked for, and not a temporary one."""
+def _name_path_in_errors(path: PathLike) -> Iterator[None]:
+    """Let every OSError name the given path instead of a temporary file."""
     try:
         yield
     except OSError as error:
@@ -203,14 +202,14 @@ def _named(path: PathLike) -> Iterator[None]:
         raise OSError(error.errno, f"Could not write the file: {error.strerror}", os.fspath(path)) from error
 
 
-def _replace(target: str, permissions: int, pieces: Iterable[Piece], lasting: bool) -> None:
+def _replace(target: str, permissions: int, chunks: Iterable[Chunk], durable: bool) -> None:
     folder = os.path.dirname(target)
-    _sweep(folder)
+    _remove_stale_files(folder)
     name = f".torchfit-{_host()}-{os.getpid()}-{next(_numbers)}.tmp"
     temporary = os.path.join(folder, name)
     _in_use.add(name)
     try:
-        _write_new(temporary, permissions, pieces)
+        _write_new(temporary, permissions, chunks)
         if permissions & _umask():
             os.chmod(temporary, permissions)
         os.replace(temporary, target)
@@ -220,34 +219,34 @@ def _replace(target: str, permissions: int, pieces: Iterable[Piece], lasting: bo
         raise
     finally:
         _in_use.discard(name)
-    if lasting:
+    if durable:
         _sync_folder(folder)
 
 
 def _mode(target: str) -> int | None:
-    """Return what kind of file there is, and its permissions."""
+    """Return type and permissions of a file, or `None` if there is none."""
     try:
         return os.lstat(target).st_mode
     except OSError:
         return None
 
 
-def _write_new(path: str, permissions: int, pieces: Iterable[Piece]) -> None:
-    """Write a new file, and wait until the disk has it; its folder is made if it is missing.
+def _write_new(path: str, permissions: int, chunks: Iterable[Chunk]) -> None:
+    """Write a new file and flush it to the disk; its folder is created if it is missing.
 
-    This asks the system for no more than it must: a thread that writes takes turns with the training at each question.
+    Makes as few system calls as possible: each one can hand the GIL back and forth between a writer thread and fit.
     """
-    descriptor = _new(path, permissions)
+    descriptor = _create(path, permissions)
     try:
-        remaining = iter(pieces)
-        while some := list(islice(remaining, _AT_ONCE)):
+        remaining = iter(chunks)
+        while some := list(islice(remaining, _WRITEV_MAX)):
             _write_all(descriptor, some)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _new(path: str, permissions: int) -> int:
+def _create(path: str, permissions: int) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         return os.open(path, flags, permissions)
@@ -256,32 +255,32 @@ def _new(path: str, permissions: int) -> int:
         return os.open(path, flags, permissions)
 
 
-def _write_all(descriptor: int, pieces: Iterable[Piece]) -> None:
-    """Write some pieces, at once if the system can."""
-    left = [memoryview(piece) for piece in pieces]
+def _write_all(descriptor: int, chunks: Iterable[Chunk]) -> None:
+    """Write some chunks, in one call if the system supports that."""
+    left = [memoryview(chunk) for chunk in chunks]
     while left:
         size = _write(descriptor, left)
         while left and size >= len(left[0]):
             size -= len(left.pop(0))
-        left[:1] = [piece[size:] for piece in left[:1]]
+        left[:1] = [chunk[size:] for chunk in left[:1]]
 
 
-def _write_into(target: str, pieces: Iterable[Piece]) -> None:
-    """Write to what must not be replaced, such as a device or a pipe; a folder raises."""
+def _write_special(target: str, chunks: Iterable[Chunk]) -> None:
+    """Write to a file that must not be replaced, such as a device or a pipe; a folder raises."""
     with open(target, "wb") as file:
-        file.writelines(pieces)
+        file.writelines(chunks)
 
 
-def _upload(address: str, pieces: Iterable[Piece]) -> None:
+def _upload(address: str, chunks: Iterable[Chunk]) -> None:
     system, inner = _remote(address)
     with tempfile.TemporaryDirectory(prefix="torchfit-") as folder:
         local = os.path.join(folder, "upload")
-        _write_into(local, pieces)
+        _write_special(local, chunks)
         system.put_file(local, inner)
 
 
 def _sync_folder(folder: str) -> None:
-    """Make a rename survive a power cut, where the system can do that."""
+    """Make a rename survive a power failure, where the system supports that."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -292,12 +291,12 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _sweep(folder: str) -> None:
-    """Remove temporary files of processes of this machine that were killed while they wrote; once in each process."""
-    place = os.getpid(), folder
-    if place in _swept:
+def _remove_stale_files(folder: str) -> None:
+    """Remove temporary files of processes of this machine that were killed while writing; once per process."""
+    key = os.getpid(), folder
+    if key in _cleaned:
         return
-    _swept.add(place)
+    _cleaned.add(key)
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         match = _TEMPORARY.match(name) if name.startswith(".torchfit-") else None
         if match is None or match["host"] != _host():
@@ -310,7 +309,7 @@ def _sweep(folder: str) -> None:
 
 @cache
 def _umask() -> int:
-    """Return the permissions that new files do not get; asked for once, since to ask is to set it."""
+    """Return the permissions that new files do not get; read once, since reading it means setting it."""
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
@@ -323,7 +322,7 @@ def _host() -> str:
 
 def _is_running(process: int) -> bool:
     if os.name != "posix":
-        return True  # elsewhere, asking with signal 0 is not harmless
+        return True  # elsewhere, signal 0 is not harmless
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,8 +1,7 @@
-"""Tensors and plain data in the format of `torch.save`: a pickle of the structure, and beside it the bytes of storages.
+"""Tensors and plain data in the format of `torch.save`: a pickle of the structure, and the bytes of the storages.
 
-Of that format, this writes what checkpoints are made of, and writes it quickly: C code walks through the structure, and
-little but the tensors takes Python more than a glance. All else (sparse tensors, odd dtypes, what is only nearly plain)
-is `torch.save`'s.
+This is a fast writer for the subset of the format that checkpoints need: only tensors leave the fast path of the C
+pickler. Everything else (sparse tensors, unusual dtypes, subclasses of plain types) is left to `torch.save`.
 """
 
 import codecs
@@ -20,7 +19,7 @@ from torch._utils import _rebuild_tensor_v2, _rebuild_tensor_v3
 
 from torchfit._serialization.zip_writer import iter_zip
 
-_PROTOCOL = 2  # that of torch.save, all of which its safe reader understands
+_PROTOCOL = 2  # as torch.save; its safe reader understands all of it
 _STORAGES: dict[torch.dtype, type] = {
     torch.float64: torch.DoubleStorage,
     torch.float32: torch.FloatStorage,
@@ -33,13 +32,13 @@ _STORAGES: dict[torch.dtype, type] = {
     torch.uint8: torch.ByteStorage,
     torch.bool: torch.BoolStorage,
 }
-_NAMED = (_rebuild_tensor_v2, _rebuild_tensor_v3, OrderedDict, codecs.encode, *_STORAGES.values())
-"""What a pickle names, and nothing else."""
+_GLOBALS = (_rebuild_tensor_v2, _rebuild_tensor_v3, OrderedDict, codecs.encode, *_STORAGES.values())
+"""The globals that a pickle may name."""
 
-_ALIGNMENT = 64  # bytes, of storages in a bundle
+_ALIGNMENT = 64  # bytes, of the parts of a single storage
 _PADDING = bytes(_ALIGNMENT)
-_BUNDLE = object()  # stands for the one storage in the structure
-_FETCH = pickle.BINPERSID + pickle.BINPUT + b"\0"  # From then on, number 0 is the storage that was just told of.
+_STORAGE = object()  # stands for the single storage in the structure
+_LOAD_STORAGE = pickle.BINPERSID + pickle.BINPUT + b"\0"  # puts the storage into the memo, as number 0
 
 _READABLE = 0x100
 _view = ctypes.pythonapi.PyMemoryView_FromMemory
@@ -47,60 +46,60 @@ _view.argtypes, _view.restype = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 
 
 class UnsupportedContentError(Exception):
-    """There is something that `torch.save` should write, or refuse."""
+    """The content has something that `torch.save` must write, or refuse."""
 
 
 class TensorPickle:
-    """A structure as a pickle, and the bytes of its storages, in host memory.
+    """A structure as a pickle, and the bytes of each of its storages, in host memory.
 
     Args:
         content: Tensors and plain data, nested in dictionaries, lists and tuples.
 
     Raises:
-        UnusualError: This is a case for `torch.save`.
+        UnsupportedContentError: `torch.save` must write this.
     """
 
     def __init__(self, content: Any) -> None:
         file = io.BytesIO()
-        pickler = _Packer(file)
+        pickler = _TensorPickler(file)
         pickler.dump(content)
         self._pickle = file.getvalue()
         self._storages: list[Any] = [_bytes_of(storage) for storage in pickler.storages]
-        self._alive: Any = pickler.storages
+        self._keepalive: Any = pickler.storages
 
     def copy(self) -> None:
-        """Copy the tensors, so that what is written is what they hold now."""
-        self._storages, self._alive = [bytes(storage) for storage in self._storages], None
+        """Copy the tensors, so that later changes to them are not written."""
+        self._storages, self._keepalive = [bytes(storage) for storage in self._storages], None
 
-    def pieces(self) -> Iterator[Any]:
-        """Give the bytes of the file, but for the comment at its end."""
+    def chunks(self) -> Iterator[Any]:
+        """Yield the bytes of the file, without the comment at its end."""
         return _file(self._pickle, self._storages)
 
 
 class SingleStoragePickle:
-    """A structure as a pickle, and copies of its storages, one behind the other, as a single one.
+    """A structure as a pickle, and copies of its storages, concatenated to a single one.
 
-    This is quick where much is small: nothing but tensors takes Python a glance, and the file has few parts.
+    This is fast for many small tensors, since the file has few parts.
 
     Args:
         content: Tensors and plain data, nested in dictionaries, lists and tuples.
-        limit: How many bytes the storages may have together.
+        limit: The largest total size of the storages, in bytes.
 
     Raises:
-        UnusualError: This is a case for `torch.save`, or for `Packed`, since it is too large.
+        UnsupportedContentError: The content is too large, or `torch.save` must write it.
     """
 
     def __init__(self, content: Any, limit: int) -> None:
         file = io.BytesIO()
-        pickler = _Bundler(file, limit)
+        pickler = _SingleStoragePickler(file, limit)
         pickler.dump(content)
-        identity = pickle.dumps(("storage", torch.UntypedStorage, "0", "cpu", pickler.size), _PROTOCOL)
-        # The storage is below the result when that is taken from the top of the stack, which nobody minds.
-        self._pickle = b"".join((identity[:-1], _FETCH, file.getbuffer()[2:]))
-        self._storage = _together(pickler.storages)
+        persistent_id = pickle.dumps(("storage", torch.UntypedStorage, "0", "cpu", pickler.size), _PROTOCOL)
+        # The storage stays below the result on the stack, which is harmless.
+        self._pickle = b"".join((persistent_id[:-1], _LOAD_STORAGE, file.getbuffer()[2:]))
+        self._storage = _concatenate(pickler.storages)
 
-    def pieces(self) -> Iterator[Any]:
-        """Give the bytes of the file, but for the comment at its end."""
+    def chunks(self) -> Iterator[Any]:
+        """Yield the bytes of the file, without the comment at its end."""
         return _file(self._pickle, [self._storage])
 
 
@@ -111,20 +110,20 @@ def _file(structure: bytes, storages: Iterable[Any]) -> Iterator[Any]:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles plain data; of tensors, the place in their storages."""
+    """Pickles plain data, and tensors as references to their storages."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, _PROTOCOL)
 
     def reducer_override(self, value: Any) -> Any:
-        """Say how to make what is not known to the pickler itself."""
+        """Return how to rebuild a value that the C pickler does not handle."""
         kind = type(value)
         if kind is Tensor or kind is nn.Parameter:
             dtype = value.dtype
             if dtype not in _STORAGES or value.layout is not torch.strided or value.is_neg():
                 raise UnsupportedContentError
             return self._tensor(value, dtype, value.untyped_storage())
-        if kind is OrderedDict or kind is torch.dtype or any(value is named for named in _NAMED):
+        if kind is OrderedDict or kind is torch.dtype or any(value is named for named in _GLOBALS):
             return NotImplemented
         raise UnsupportedContentError
 
@@ -132,45 +131,46 @@ class _Pickler(pickle.Pickler):
         raise NotImplementedError
 
 
-class _Stored:
-    """Stands for a storage in the structure; `identity` is what the pickle says of it."""
+class _StorageRef:
+    """Stands for a storage in the structure; `persistent_id` is what the pickle holds of it."""
 
-    __slots__ = ("dtype", "identity")
+    __slots__ = ("dtype", "persistent_id")
 
-    def __init__(self, dtype: torch.dtype, identity: Any) -> None:
-        self.dtype, self.identity = dtype, identity
+    def __init__(self, dtype: torch.dtype, persistent_id: Any) -> None:
+        self.dtype, self.persistent_id = dtype, persistent_id
 
 
-class _Packer(_Pickler):
-    """Gathers the storages in `storages`, in host memory."""
+class _TensorPickler(_Pickler):
+    """Collects the storages in `storages`, in host memory."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.storages: list[Any] = []
-        self._stored: dict[int, _Stored] = {}
+        self._references: dict[int, _StorageRef] = {}
 
     def persistent_id(self, value: Any) -> Any:
-        return value.identity if type(value) is _Stored else None
+        return value.persistent_id if type(value) is _StorageRef else None
 
     def _tensor(self, value: Tensor, dtype: torch.dtype, storage: Any) -> Any:
-        stored = self._stored.get(storage._cdata) or self._new(_on_host(value, storage), storage._cdata, dtype)
-        if stored.dtype is not dtype:
+        reference = self._references.get(storage._cdata) or self._new(_on_host(value, storage), storage._cdata, dtype)
+        if reference.dtype is not dtype:
             raise UnsupportedContentError
-        return _rebuild_tensor_v2, (stored, value.storage_offset(), tuple(value.size()), value.stride(), False, None)
+        return _rebuild_tensor_v2, (reference, value.storage_offset(), tuple(value.size()), value.stride(), False, None)
 
-    def _new(self, storage: Any, key: int, dtype: torch.dtype) -> _Stored:
-        identity = ("storage", _STORAGES[dtype], str(len(self.storages)), "cpu", storage.nbytes() // dtype.itemsize)
-        stored = self._stored[key] = _Stored(dtype, identity)
+    def _new(self, storage: Any, key: int, dtype: torch.dtype) -> _StorageRef:
+        number, size = str(len(self.storages)), storage.nbytes() // dtype.itemsize
+        persistent_id = ("storage", _STORAGES[dtype], number, "cpu", size)
+        reference = self._references[key] = _StorageRef(dtype, persistent_id)
         self.storages.append(storage)
-        return stored
+        return reference
 
 
-class _Bundler(_Pickler):
-    """Gathers the storages in `storages`, in host memory; `size` is the number of their bytes, one behind the other."""
+class _SingleStoragePickler(_Pickler):
+    """Collects the storages in `storages`, in host memory; `size` is their total number of bytes, with padding."""
 
     def __init__(self, file: io.BytesIO, limit: int) -> None:
         super().__init__(file)
-        self.memo = {id(_BUNDLE): (0, _BUNDLE)}
+        self.memo = {id(_STORAGE): (0, _STORAGE)}
         self.storages: list[Any] = []
         self.size = 0
         self._limit = limit
@@ -185,7 +185,7 @@ class _Bundler(_Pickler):
             if self.size > self._limit:
                 raise UnsupportedContentError
         offset = place // dtype.itemsize + value.storage_offset()
-        return _rebuild_tensor_v3, (_BUNDLE, offset, tuple(value.size()), value.stride(), False, None, dtype)
+        return _rebuild_tensor_v3, (_STORAGE, offset, tuple(value.size()), value.stride(), False, None, dtype)
 
 
 def _on_host(value: Tensor, storage: Any) -> Any:
@@ -198,13 +198,13 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _together(storages: Iterable[Any]) -> bytes:
-    """Return the bytes of storages one behind the other, each at a multiple of the alignment."""
+def _concatenate(storages: Iterable[Any]) -> bytes:
+    """Return the concatenated bytes of storages, each at a multiple of the alignment."""
     contents = map(_bytes_of, storages)
-    return b"".join(piece for content in contents for piece in (content, _PADDING[: -len(content) % _ALIGNMENT]))
+    return b"".join(chunk for content in contents for chunk in (content, _PADDING[: -len(content) % _ALIGNMENT]))
 
 
 def _bytes_of(storage: Any) -> memoryview:
-    """Return the memory of a storage of the CPU, which must outlive it."""
+    """Return a view of the memory of a CPU storage, which must be kept alive."""
     view: memoryview = _view(storage.data_ptr(), storage.nbytes(), _READABLE)
     return view

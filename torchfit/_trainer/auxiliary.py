@@ -1,6 +1,6 @@
-"""The losses and metrics that a model gathers while its module runs, besides those of `compile`."""
+"""Auxiliary terms: losses and metrics added with `add_loss` and `add_metric`, besides those of `compile`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,127 +9,141 @@ from torch import Tensor, nn
 from torchfit._utils.collector import Collector
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
+from torchfit.metrics import Mean, Sum
 
-Hook = Callable[[nn.Module, Any, Any], None]
-Make = Callable[[str, str], Any]
+ForwardHook = Callable[[nn.Module, Any, Any], None]
 
 
-class Added(Collector):
-    """What one model gathers, and the functions of its user that add to it.
+class AuxiliaryTerms(Collector):
+    """The losses and metrics that were added to one model.
 
     Attributes:
-        penalties: Functions of nothing whose values are added to the loss, such as a regularisation of weights.
-        gauges: `(name, function, aggregation)` of functions of nothing whose values are logged.
-        is_counted: Whether the values of this step went into the metrics already.
-        metrics: What aggregates the logged values, by name, in the order of their first appearance.
+        regularizers: Zero-argument callables added to the loss, such as weight regularizers.
+        metric_fns: `(name, function, aggregation)` of zero-argument callables whose values are logged.
+        is_suspended: Whether nothing is collected, as in prediction, which needs no losses and metrics.
+        metrics_updated: Whether the metrics were updated with the values of the current step.
+        metrics: The metrics that aggregate the logged values, by name, in the order of their first appearance.
     """
 
-    def __init__(self, make_metric: Make) -> None:
-        """Aggregate with what `make_metric(aggregation, name)` makes."""
+    def __init__(self) -> None:
         super().__init__()
-        self._make_metric = make_metric
-        self._hooks: list[tuple[str, Hook]] = []
-        self.penalties: list[Callable[[], Tensor]] = []
-        self.gauges: list[tuple[str, Callable[[], Any], str]] = []
-        self.metrics: dict[str, Any] = {}
+        self._hooks: list[tuple[str, ForwardHook]] = []
+        self.regularizers: list[Callable[[], Tensor]] = []
+        self.metric_fns: list[tuple[str, Callable[[], Any], str]] = []
+        self.metrics: dict[str, Mean] = {}
         self._aggregations: dict[str, str] = {}
         self._seen: set[str] = set()
-        self._is_watching = False
-        self.is_counted = False
+        self._hooks_installed = False
+        self.is_suspended = False
+        self.metrics_updated = False
 
-    # -- functions of the user -----------------------------------------------------------------------------
+    # -- user-defined functions ----------------------------------------------------------------------------
 
-    def watch(self, on: str, add: Callable[[Any], None]) -> None:
+    def register_hook(self, on: str, add: Callable[[Any], None]) -> None:
         """Call `add(output)` with the output of the submodule `on` whenever it runs within this model."""
 
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if self.is_active or self.is_nested():
+            if (self.is_active or self.is_nested()) and not self.is_suspended:
                 add(output)
 
         self._hooks.append((on, hook))
 
     @property
-    def needs_hooks(self) -> bool:
-        """Tell whether there are submodules to be watched that are not yet."""
-        return bool(self._hooks) and not self._is_watching
+    def has_uninstalled_hooks(self) -> bool:
+        """Return whether there are hooks that are not installed at the moment."""
+        return bool(self._hooks) and not self._hooks_installed
 
     @contextmanager
-    def watching(self, module: nn.Module) -> Iterator[None]:
-        """Hang the hooks into `module`, unless they hang there already, and take them out afterwards."""
-        hooks = self._hooks if self.needs_hooks else []
+    def hooks_installed(self, module: nn.Module) -> Iterator[None]:
+        """Register the forward hooks on `module` if they are not yet registered; remove them on exit."""
+        hooks = self._hooks if self.has_uninstalled_hooks else []
         handles = [module.get_submodule(on).register_forward_hook(hook) for on, hook in hooks]
-        was_watching, self._is_watching = self._is_watching, True
+        were_installed, self._hooks_installed = self._hooks_installed, True
         try:
             yield
         finally:
-            self._is_watching = was_watching
+            self._hooks_installed = were_installed
             for handle in handles:
                 handle.remove()
 
-    # -- what was gathered ---------------------------------------------------------------------------------
+    # -- what was collected --------------------------------------------------------------------------------
 
     def all_losses(self) -> list[Tensor]:
-        """Return the losses that were added in the last call, and those of weights."""
-        return [*self.losses, *(penalty() for penalty in self.penalties)]
+        """Return the losses added in the last call, and those of the regularizers."""
+        return [*self.losses, *(regularizer() for regularizer in self.regularizers)]
 
-    def total(self, loss: Tensor | None) -> Tensor | None:
-        """Return a loss with everything that was added to it."""
+    def add_to(self, loss: Tensor | None) -> Tensor | None:
+        """Return a loss plus all that was added to it."""
         for value in self.all_losses():
             summed = value.sum() if value.ndim else value
             loss = summed if loss is None else loss + summed.to(loss.device)
         return loss
 
     def update_metrics(self) -> None:
-        """Take the logged values of one batch into the metrics."""
+        """Update the metrics with the values of one batch."""
         for name, value, aggregation in self.values:
             self._update(name, value, aggregation)
-        for name, gauge, aggregation in self.gauges:
-            self._update(name, gauge(), aggregation)
+        for name, metric_fn, aggregation in self.metric_fns:
+            self._update(name, metric_fn(), aggregation)
         self.values.clear()
-        self.is_counted = True
+        self.metrics_updated = True
 
     def _update(self, name: str, value: Any, aggregation: str) -> None:
         metric = self.metrics.get(name)
         if metric is None:
-            metric = self._new(name, aggregation)
+            metric = self._add_metric(name, aggregation)
         if name not in self._seen:
             self._seen.add(name)
         if aggregation == "mean" and isinstance(value, Tensor) and value.ndim:
             value = value.float().mean()
         metric.update_state(value)
 
-    def _new(self, name: str, aggregation: str) -> Any:
+    def _add_metric(self, name: str, aggregation: str) -> Any:
         self._aggregations[name] = aggregation
-        metric = self.metrics[name] = self._make_metric(aggregation, name)
+        metric: Any = Sum(name) if aggregation == "sum" else Mean(name)
+        self.metrics[name] = metric
         return metric
 
+    def logged_names(self) -> list[str]:
+        """Return the names that are logged by the values collected last and by the zero-argument metrics."""
+        return [name for name, *_ in (*self.values, *self.metric_fns)]
+
     @property
-    def outlook(self) -> dict[str, str]:
-        """The names of the metrics that there are, with their aggregations."""
+    def build_config(self) -> dict[str, str]:
+        """The names of the metrics, with their aggregations: all that is needed to create them again."""
         return dict(self._aggregations)
 
-    def foresee(self, outlook: Mapping[str, str]) -> None:
-        """Make the metrics that another model gathered, unless they are there."""
-        for name, aggregation in outlook.items():
+    def build_from_config(self, config: Mapping[str, str]) -> None:
+        """Create the metrics of another model's `build_config` that do not exist yet."""
+        for name, aggregation in config.items():
             if name not in self.metrics:
-                self._new(name, aggregation)
+                self._add_metric(name, aggregation)
 
     # -- from loop to loop ---------------------------------------------------------------------------------
 
     @property
-    def silent(self) -> list[Any]:
-        """The metrics that got no value in this loop, and are left out of its logs."""
+    def unreported_metrics(self) -> Iterable[Any]:
+        """The metrics that got no value in this loop, which are left out of its logs."""
         return [metric for name, metric in self.metrics.items() if name not in self._seen]
 
-    def begin_loop(self) -> None:
+    def start_loop(self) -> None:
         """Report only what this loop logs."""
         self.losses.clear()
         self.values.clear()
         self._seen = set()
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Put back, after a loop inside of a loop, what the outer one reports."""
+    def suspended(self) -> Iterator[None]:
+        """Collect nothing: call no function that adds losses or metrics."""
+        was_suspended, self.is_suspended = self.is_suspended, True
+        try:
+            yield
+        finally:
+            self.is_suspended = was_suspended
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Protect what an outer loop reports from a loop inside of it."""
         seen, self._seen = self._seen, set()
         try:
             yield
@@ -141,7 +155,7 @@ def submodule_name(module: nn.Module, on: Any) -> str:
     """Return the name of a submodule, given by name or as the module itself; "" is the whole module.
 
     Raises:
-        ValueError: If there is none such, with the nearest names.
+        ValueError: If there is no such submodule, with the nearest names.
     """
     names: dict[str, nn.Module] = dict(module.named_modules())
     for name, submodule in names.items():

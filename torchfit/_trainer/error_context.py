@@ -22,7 +22,7 @@ _NOTHING_TO_TRAIN = re.compile(r"does not require grad and does not have a grad_
 
 
 @contextmanager
-def explained(module: nn.Module) -> Iterator[None]:
+def translate_errors(module: nn.Module) -> Iterator[None]:
     """Turn a mismatch found inside one of torch's own layers into a `ValueError` that names layer and shapes.
 
     Class numbers that the outputs have no class for, and losses that depend on no parameter, are told as well.

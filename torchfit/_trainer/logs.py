@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Results = Mapping[str, Any]
+from torchfit._types import Results
 
 
-class Logs(MutableMapping[str, Any]):
+class LazyLogs(MutableMapping[str, Any]):
     """A mapping of names to Python floats that is fetched, in one transfer, at the first read.
 
     Callbacks may write into it without causing a read.
@@ -18,21 +18,21 @@ class Logs(MutableMapping[str, Any]):
     __slots__ = ("_read", "_values", "_written")
 
     def __init__(self, read: Callable[[], Results]) -> None:
-        """Remember how to get the results; `read` gives tensors, numbers or dictionaries of them."""
+        """Read the results with `read`, which returns tensors, numbers or dictionaries of them."""
         self._read = read
         self._values: dict[str, Any] | None = None
         self._written: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, results: "Results | Logs | None") -> "Logs":
+    def wrap(cls, results: "Results | LazyLogs | None") -> "LazyLogs":
         """Wrap what an overridden step returned."""
         if isinstance(results, cls):
             return results
         values = dict(results or {})
         return cls(lambda: values)
 
-    def settle(self) -> "Logs":
-        """Detach the values from the metrics that go on changing, still without a host read."""
+    def snapshot(self) -> "LazyLogs":
+        """Copy the values off the live metrics, still without a host read."""
         if self._values is None:
             frozen = {name: _copy(value) for name, value in self._read().items()}
             self._read = lambda: frozen
@@ -64,14 +64,14 @@ class Logs(MutableMapping[str, Any]):
 
     def _fetched(self) -> dict[str, Any]:
         if self._values is None:
-            self._values = {**to_host(self._read()), **self._written}
+            self._values = {**to_python(self._read()), **self._written}
         return self._values
 
 
-def to_host(results: Results) -> dict[str, Any]:
+def to_python(results: Results) -> dict[str, Any]:
     """Turn tensors into Python numbers (NumPy arrays where they are not scalars), in one transfer.
 
-    Metrics that answer with a dictionary put their own names in its place.
+    The entries of metrics whose result is a dictionary replace the metric.
     """
     flat = flatten(results)
     scalars = {name: value for name, value in flat.items() if isinstance(value, Tensor) and value.numel() == 1}

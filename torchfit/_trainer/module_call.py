@@ -1,32 +1,47 @@
-"""How a module is called with inputs of any structure, worked out once for each structure."""
+"""How a module is called with inputs of any structure, decided once per structure."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from torchfit._trainer.summary import as_template
+from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
-Call = Callable[[Any], Any]
+Call = Callable[[nn.Module, Any], Any]
+"""Calls a module with one batch of inputs."""
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Signature:
-    """What the `forward` of a module takes."""
+    """What the `forward` of a module takes.
+
+    Args:
+        module: The module.
+        input_names: Names of its positional parameters, for dictionaries of inputs.
+    """
 
     def __init__(self, module: nn.Module, input_names: Sequence[str] | None = None) -> None:
-        """Read the parameters; `input_names` names the positional ones for dictionaries of inputs."""
+        module = _without_pass_through(module)
         parameters = list(inspect.signature(module.forward).parameters.values())
         kinds = {parameter.kind for parameter in parameters}
         positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+        self.required_names = {parameter.name for parameter in positional if parameter.default is parameter.empty}
+        self.module_name = type(module).__name__
         self.given_names = input_names
         self.keywords = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self.takes_any_keyword = inspect.Parameter.VAR_KEYWORD in kinds
-        self.required = sum(parameter.default is parameter.empty for parameter in positional)
+        self.num_required = len(self.required_names)
         takes_any = inspect.Parameter.VAR_POSITIONAL in kinds
-        self.most = float("inf") if takes_any else len(positional)
+        self.max_positional = float("inf") if takes_any else len(positional)
+        self.takes_one_list = _names_one(input_names) or _is_annotated_as_sequence(module, positional[:1])
 
     @property
     def input_names(self) -> list[str]:
@@ -34,47 +49,151 @@ class Signature:
         return list(self.given_names or self.keywords)
 
 
-def bind_call(module: nn.Module, signature: Signature, inputs: Any) -> Call:
-    """Return a function that calls `module` with inputs structured like `inputs`.
+class ModuleCaller:
+    """Calls a module with batches of inputs; the way is decided when a structure is seen first.
 
-    A tensor is the one positional argument, a list or tuple gives the positional arguments, a dictionary goes
+    It holds no reference to the module, which is an argument of every call.
+
+    Args:
+        input_names: Names of the inputs as the user gave them, `None` for the parameters of `forward`.
+
+    Attributes:
+        example: A template of the inputs seen last, `None` before the first call.
+    """
+
+    def __init__(self, input_names: Sequence[str] | None) -> None:
+        self._input_names = input_names
+        self._wrap: Callable[[Call], Call] = _identity
+        self._bound: dict[Any, Call] = {}
+        self._cache: dict[Any, Call] = {}
+        self.example: Any = None
+
+    def __getstate__(self) -> StateDict:
+        """Leave out the bound calls: copies bind their own."""
+        return {**self.__dict__, "_bound": {}, "_cache": {}}
+
+    def __call__(self, module: nn.Module, inputs: Nested) -> Any:
+        """Call the module with one batch of inputs."""
+        call = self._bound.get(type(inputs)) or self._bind(module, inputs)
+        return call(module, inputs)
+
+    def signature(self, module: nn.Module) -> Signature:
+        """Return what the module takes."""
+        return Signature(module, self._input_names)
+
+    def start_loop(self) -> None:
+        """Look at the structure of the inputs again: it may change from one loop to the next."""
+        self._bound.clear()
+
+    def set_wrapper(self, wrap: Callable[[Call], Call]) -> None:
+        """Pass the functions that call the module through `wrap` from now on."""
+        self._wrap = wrap
+        self._cache.clear()
+        self._bound.clear()
+
+    def compile_forward(self) -> None:
+        """Compile the call of the module from now on, where a whole step cannot be one graph."""
+        self.set_wrapper(partial(_compile, self._wrap))
+
+    def _bind(self, module: nn.Module, inputs: Nested) -> Call:
+        structure = tree.treedef(inputs)
+        if structure in self._bound:
+            return self._bound[structure]
+        if structure not in self._cache:
+            self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
+        self.example = as_template(inputs)
+        call = self._bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
+        return call
+
+
+def make_module_call(signature: Signature, inputs: Nested) -> Call:
+    """Return a function that calls a module with inputs structured like `inputs`.
+
+    A tensor is the single positional argument, a list or tuple holds the positional arguments, a dictionary is passed
     by name; a module whose `forward` takes a single argument gets a list or dictionary as a whole.
     """
     if isinstance(inputs, Mapping):
-        return _bind_by_name(module, signature, inputs)
+        return _call_by_name(signature, inputs)
     if not isinstance(inputs, (list, tuple)):
-        return module
-    if signature.required <= len(inputs) <= signature.most:
-        return lambda parts: module(*parts)
-    if signature.required <= 1 <= signature.most:
-        return module
+        return call_with_one
+    if signature.takes_one_list:
+        return call_with_one
+    if signature.num_required <= len(inputs) <= signature.max_positional:
+        return _call_with_all
+    if signature.num_required <= 1 <= signature.max_positional:
+        return call_with_one
     raise ValueError(
-        f"`x` has {len(inputs)} parts, but `{type(module).__name__}.forward` takes {signature.required} inputs: "
-        f"{signature.input_names}. Pass one array for each, or a dictionary with these names."
+        f"`x` has {len(inputs)} parts, but `{signature.module_name}.forward` takes {signature.num_required} inputs: "
+        f"{signature.input_names}. Pass one array for each, or a dictionary with these names; or, if the list is one "
+        "input, name it: Model(module, input_names=['…'])."
     )
 
 
-def _bind_by_name(module: nn.Module, signature: Signature, inputs: Mapping[str, Any]) -> Call:
+def _call_by_name(signature: Signature, inputs: Mapping[str, Any]) -> Call:
     names = signature.given_names
     if names is not None and set(inputs) <= set(names):
         in_order = [name for name in names if name in inputs]
-        return lambda parts: module(*[parts[name] for name in in_order])
-    if signature.takes_any_keyword or set(inputs) <= set(signature.keywords):
-        return lambda parts: module(**parts)
-    if signature.required <= 1 <= signature.most:
-        return module
+        return lambda module, parts: module(*[parts[name] for name in in_order])
+    is_known = signature.takes_any_keyword or set(inputs) <= set(signature.keywords)
+    if is_known and signature.required_names <= set(inputs):
+        return _call_with_keywords
+    if signature.num_required <= 1 <= signature.max_positional:
+        return call_with_one
     raise ValueError(
-        f"`x` is {describe(inputs)}, but `{type(module).__name__}.forward` takes the inputs "
+        f"`x` is {describe(inputs)}, but `{signature.module_name}.forward` takes the inputs "
         f"{signature.input_names}. Rename the keys, or name the inputs: Model(module, input_names=[…])."
     )
 
 
-def rows_of(inputs: Any) -> Callable[[Any], int]:
-    """Return a function that counts the samples in inputs structured like `inputs`."""
-    path, leaf = next(tree.leaves_with_path(inputs))
-    if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-        return lambda _: 1
-    if not path:
-        return lambda inputs: int(inputs.shape[0])
-    first = tree.path_getter(inputs, path)
-    return lambda parts: int(first(parts).shape[0])
+def _without_pass_through(module: nn.Module) -> nn.Module:
+    """Return the module inside of wrappers whose `forward(*args, **kwargs)` passes on whatever it gets."""
+    while True:
+        kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
+        inner = [child for child in module.children() if type(child).forward is not nn.Module.forward]
+        if kinds != {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} or len(inner) != 1:
+            return module
+        module = inner[0]
+
+
+def _names_one(input_names: Sequence[str] | None) -> bool:
+    return input_names is not None and len(input_names) == 1
+
+
+def _is_annotated_as_sequence(module: nn.Module, first: Sequence[inspect.Parameter]) -> bool:
+    """Return whether the first parameter of `forward` is annotated as a list, tuple or sequence of tensors."""
+    if not first or first[0].annotation is inspect.Parameter.empty:
+        return False
+    try:
+        annotation = typing.get_type_hints(module.forward).get(first[0].name)
+    except Exception:  # Names that exist for type checkers only.
+        annotation = first[0].annotation
+    origin = typing.get_origin(annotation) or annotation
+    return isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, (Tensor, Mapping, str))
+
+
+def call_with_one(module: nn.Module, inputs: Nested) -> Any:
+    """Call a module with the inputs as its single argument."""
+    return module(inputs)
+
+
+def _call_with_all(module: nn.Module, inputs: Sequence[Any]) -> Any:
+    return module(*inputs)
+
+
+def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    return module(**inputs)
+
+
+def _identity(call: Call) -> Call:
+    return call
+
+
+def _compile(wrap: Callable[[Call], Call], call: Call) -> Call:
+    wrapped = wrap(call)
+
+    def forward(module: nn.Module, inputs: Nested) -> Any:
+        return wrapped(module, inputs)
+
+    forward.__code__ = forward.__code__.replace()  # The compiler counts versions by code object: one for each model.
+    compiled: Call = torch.compile(forward, options={"fallback_random": True})
+    return compiled

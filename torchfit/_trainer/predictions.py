@@ -1,4 +1,4 @@
-"""Where predictions gather: one buffer on the host, allocated when the first batch shows its shape."""
+"""Predictions: the outputs of all batches, joined on the host."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._types import Array, Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
@@ -14,53 +15,128 @@ _NO_NUMPY = (torch.bfloat16,)
 
 
 class Predictions:
-    """Copies the outputs of each batch to their place in host memory.
+    """Copies the outputs of each batch into host memory.
 
-    With a known number of samples the peak is the result plus one batch; else batches are kept and joined. With `out`
-    they are written into arrays of the user's, which may lie on disk.
+    With a known number of samples the peak is the result plus one batch; else batches are kept and joined. Lists with
+    an entry for each sample (`SampleList`) are appended to each other.
+
+    Args:
+        samples: The number of samples, `None` if unknown.
+        out: User-defined arrays to write into, which may lie on disk, in the structure of the outputs.
+        pad_value: Fills up outputs of different shapes, `None` to refuse them.
+
+    Raises:
+        ValueError: If an array of `out` has fewer rows than there are samples.
     """
 
-    def __init__(self, samples: int | None, out: Any = None) -> None:
-        """Expect `samples` rows, or any number.
-
-        Raises:
-            ValueError: If an array of `out` has fewer rows.
-        """
-        self._columns: list[Any] = []
+    def __init__(self, samples: int | None, out: Any = None, pad_value: float | None = None) -> None:
+        self._buffers: list[Any] = []
         self._samples = samples
-        self._out = out
-        self._pack: Callable[[Any], Any] = tuple
+        self._out, self._pad_value = out, pad_value
+        self._unflatten: Callable[[Any], Any] = tuple
+        self._num_leaves: int | None = None
+        self._rows_differ: str | None = None
         for array in tree.leaves(out):
             if samples is not None and len(array) < samples:
                 raise ValueError(
                     f"`out` is {describe(array)}, but there are {samples} samples: it needs a row for each."
                 )
 
-    def keep(self, outputs: Any) -> None:
-        """Take the outputs of one batch."""
-        parts = tree.leaves(outputs)
-        if not self._columns:
-            self._pack = tree.unflattener(tree.map(type, outputs))  # the structure, without holding the batch
-            self._columns = self._new_columns(parts)
-        for column, part in zip(self._columns, parts):
-            column.add(part)
+    def append(self, outputs: Nested) -> None:
+        """Take the outputs of one batch.
 
-    def _new_columns(self, parts: list[Any]) -> list[Any]:
+        Raises:
+            ValueError: If they do not go with those of the batches before.
+        """
+        if isinstance(outputs, SampleList):
+            self._append_samples(outputs)
+            return
+        parts = tree.leaves(outputs)
+        if not self._buffers:
+            self._unflatten = tree.unflattener(tree.map(type, outputs))  # The structure, without holding the batch.
+            self._buffers = self._new_buffers(parts)
+            self._num_leaves = len(parts)
+        elif self._rows_differ is not None or len(parts) != self._num_leaves:
+            raise ValueError(_cannot_join(self._rows_differ or "the number of outputs changes from batch to batch"))
+        self._rows_differ = _find_different_rows(parts)
+        for buffer, part in zip(self._buffers, parts):
+            buffer.add(part)
+
+    def _append_samples(self, outputs: "SampleList") -> None:
+        if not self._buffers:
+            self._unflatten, self._buffers = _first, [_SampleBuffer()]
+        self._buffers[0].add(outputs)
+
+    def _new_buffers(self, parts: list[Any]) -> list[Any]:
         is_tensor = [isinstance(part, Tensor) for part in parts]
         if self._out is None:
-            return [_Column(self._samples) if found else _NoColumn() for found in is_tensor]
+            samples = self._samples if self._pad_value is None else None
+            return [_OutputBuffer(samples, self._pad_value) if found else _SkippedOutput() for found in is_tensor]
         arrays = tree.leaves(self._out)
         if len(arrays) != sum(is_tensor):
             raise ValueError(f"`out` has {len(arrays)} arrays, but the model returns {sum(is_tensor)} tensors.")
         given = iter(arrays)
-        return [_Given(next(given)) if found else _NoColumn() for found in is_tensor]
+        return [_UserBuffer(next(given)) if found else _SkippedOutput() for found in is_tensor]
 
     def result(self) -> Any:
         """Return NumPy arrays in the structure of the outputs, or what was given to write into."""
-        return self._pack([column.result() for column in self._columns]) if self._out is None else self._out
+        return self._unflatten([buffer.result() for buffer in self._buffers]) if self._out is None else self._out
 
 
-class _NoColumn:
+class SampleList(list[Any]):
+    """Outputs of a module that returns a list with an entry for each sample, as detectors do."""
+
+
+def is_list_per_sample(outputs: Nested, inputs: Nested) -> bool:
+    """Return whether a module returned a list with an entry for each sample, and not one with a part for each output.
+
+    Entries for samples need not have a row for each sample themselves.
+    """
+    if not isinstance(outputs, list) or not outputs:
+        return False
+    leaves = [leaf for leaf in tree.leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    rows = {len(inputs)} if isinstance(inputs, (list, tuple)) else set()
+    if len(outputs) not in rows | {len(leaf) for leaf in leaves[:1]}:
+        return False
+    tensors = [leaf for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor)]
+    return not tensors or not all(leaf.ndim and len(leaf) == len(outputs) for leaf in tensors)
+
+
+def _find_different_rows(parts: list[Any]) -> str | None:
+    """Return what is wrong with outputs whose first axes differ, so that batches cannot be joined along them."""
+    shapes = [tuple(part.shape) for part in parts if isinstance(part, Tensor) and part.ndim]
+    if len({shape[0] for shape in shapes}) <= 1:
+        return None
+    return f"the outputs of a batch, of shapes {', '.join(map(str, shapes))}, have different first axes"
+
+
+def _cannot_join(reason: str) -> str:
+    return (
+        f"`predict` joins the outputs of all batches along the first axis, but {reason}. Use `predict_iter` or "
+        "`predict_on_batch`, which return the outputs of each batch."
+    )
+
+
+def _first(parts: list[Any]) -> Any:
+    return parts[0]
+
+
+class _SampleBuffer:
+    """Holds an entry for each sample."""
+
+    def __init__(self) -> None:
+        self._samples: list[Any] = []
+
+    def add(self, samples: SampleList) -> None:
+        """Append the entries of one batch, as NumPy arrays."""
+        self._samples += [tree.map(_array_or_leaf, sample) for sample in samples]
+
+    def result(self) -> list[Any]:
+        """Return the entries of all samples."""
+        return self._samples
+
+
+class _SkippedOutput:
     """Stands for an output that is no tensor, and leaves it out."""
 
     def add(self, part: Any) -> None:
@@ -70,7 +146,7 @@ class _NoColumn:
         """Have nothing."""
 
 
-class _Given:
+class _UserBuffer:
     """Writes into an array of the user's, from its first row on."""
 
     def __init__(self, array: Any) -> None:
@@ -78,7 +154,7 @@ class _Given:
         self._filled = 0
 
     def add(self, part: Tensor) -> None:
-        values = host_ready(part).cpu().numpy()
+        values = numpy_compatible(part).cpu().numpy()
         end = self._filled + len(values) if values.ndim else 0
         fits = end and values.shape[1:] == tuple(self._array.shape[1:]) and end <= len(self._array)
         if not fits or not np.can_cast(values.dtype, self._array.dtype, "same_kind"):
@@ -91,56 +167,81 @@ class _Given:
         self._filled = end
 
 
-class _Column:
-    def __init__(self, samples: int | None) -> None:
-        self._samples = samples
+class _OutputBuffer:
+    """Joins the batches of one output along the first axis.
+
+    Args:
+        samples: The number of rows in all, `None` if unknown.
+        pad_value: Fills up batches of different shapes, `None` to refuse them.
+    """
+
+    def __init__(self, samples: int | None, pad_value: float | None) -> None:
+        self._samples, self._pad_value = samples, pad_value
         self._buffer: Tensor | None = None
-        self._pieces: list[Tensor] = []
+        self._chunks: list[Tensor] = []
         self._filled = 0
 
     def add(self, part: Tensor) -> None:
+        """Copy the rows of one batch."""
         if self._buffer is None:
             if self._samples is None or part.ndim == 0:
-                self._pieces.append(host_ready(part).to("cpu", copy=True))
+                self._add_chunk(numpy_compatible(part).to("cpu", copy=True))
                 return
-            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=host_ready(part[:0]).dtype)
+            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=numpy_compatible(part[:0]).dtype)
         end = self._filled + part.shape[0]
-        place = self._buffer[self._filled : end]
-        if place.shape != part.shape:
-            raise self._misfit(part, self._buffer)
-        place.copy_(part)
+        rows = self._buffer[self._filled : end]
+        if rows.shape != part.shape:
+            raise self._misfit(part, self._buffer.shape[1:], f", with {len(self._buffer)} rows expected in all")
+        rows.copy_(part)
         self._filled = end
 
-    def _misfit(self, part: Tensor, buffer: Tensor) -> ValueError:
-        return ValueError(
-            f"`predict` joins the outputs of all batches along the first axis, but after {self._filled} rows of "
-            f"shape {tuple(buffer.shape[1:])} a batch gave {tuple(part.shape)}, with {len(buffer)} rows expected "
-            "in all. Use `predict_on_batch` for outputs whose shape changes from batch to batch."
-        )
+    def _add_chunk(self, chunk: Tensor) -> None:
+        first = self._chunks[0] if self._chunks else chunk
+        differs = chunk.shape[1:] != first.shape[1:] if self._pad_value is None else chunk.ndim != first.ndim
+        if differs:
+            raise self._misfit(chunk, first.shape[1:], "")
+        self._chunks.append(chunk)
+        self._filled += len(chunk) if chunk.ndim else 1
 
-    def result(self) -> np.ndarray[Any, Any]:
+    def _misfit(self, part: Tensor, shape: Any, expected: str) -> ValueError:
+        found = f"after {self._filled} rows of shape {tuple(shape)} a batch gave {tuple(part.shape)}{expected}"
+        return ValueError(f"{_cannot_join(found)} Or pass `pad_value=`, which fills up shorter outputs.")
+
+    def result(self) -> Array:
+        """Return all rows."""
         if self._buffer is not None:
             return self._buffer[: self._filled].numpy()
-        pieces = [np.atleast_1d(piece.numpy()) for piece in self._pieces]
-        return np.concatenate(pieces)
+        chunks = [np.atleast_1d(chunk.numpy()) for chunk in self._chunks]
+        return np.concatenate(chunks if self._pad_value is None else _pad(chunks, self._pad_value))
 
 
-def host_ready(tensor: Tensor) -> Tensor:
+def _pad(chunks: list[Array], value: float) -> list[Array]:
+    """Fill up arrays `(rows, …)` to the largest size of each axis but the first."""
+    sizes = [max(sizes) for sizes in zip(*(chunk.shape[1:] for chunk in chunks))]
+    widths = [[(0, 0), *((0, size - own) for size, own in zip(sizes, chunk.shape[1:]))] for chunk in chunks]
+    return [np.pad(chunk, width, constant_values=value) for chunk, width in zip(chunks, widths)]
+
+
+def numpy_compatible(tensor: Tensor) -> Tensor:
     """Return a tensor that NumPy can hold: detached, and bfloat16 as float32."""
     tensor = tensor.detach()
     return tensor.float() if tensor.dtype in _NO_NUMPY else tensor
 
 
-def to_numpy(outputs: Any) -> Any:
+def to_numpy(outputs: Nested) -> Any:
     """Return the outputs of one batch as NumPy arrays in their structure, `None` for what is no tensor."""
     return tree.map(_array_of, outputs)
 
 
+def _array_or_leaf(leaf: Any) -> Any:
+    return numpy_compatible(leaf).cpu().numpy() if isinstance(leaf, Tensor) else leaf
+
+
 def _array_of(leaf: Any) -> Any:
-    return host_ready(leaf).cpu().numpy() if isinstance(leaf, Tensor) else None
+    return numpy_compatible(leaf).cpu().numpy() if isinstance(leaf, Tensor) else None
 
 
-def report(logs: Mapping[str, Any], as_dict: bool) -> Any:
+def format_results(logs: Mapping[str, Any], as_dict: bool) -> Any:
     """Return results as a user asked for them: by name, as a list, or the only one alone."""
     if as_dict:
         return dict(logs)

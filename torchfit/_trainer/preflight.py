@@ -6,7 +6,7 @@ Each check stands where it costs least, and none needs a step of its own:
 - frozen layers that go on changing: here, from the modules alone;
 - shapes: the losses, at every call;
 - class numbers, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
-  before anything is updated (`Family.check_targets`);
+  before anything is updated (`losses.checks.check_targets`);
 - parameters without a gradient: the optimizer, at its first update.
 
 So data that can be gone through once lose nothing, and random states, buffers and metrics are what they would be.
@@ -16,20 +16,20 @@ import warnings
 
 from torch import nn
 
-from torchfit._trainer.objective import Objective, Uncompiled
+from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._utils.modules import has_running_stats
 
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 
 
-def preflight(module: nn.Module, objective: Objective | Uncompiled) -> None:
+def preflight(module: nn.Module, objective: Objective | UncompiledObjective) -> None:
     """Look at the module, which is in train mode, and have the first batch looked at."""
-    objective.examines = True
+    objective.checks_first_batch = True
     moving = [name for name, layer in module.named_modules() if _is_frozen(layer) and layer.training]
     if moving:
-        more = f" and {len(moving) - _MOST_NAMES} more" if len(moving) > _MOST_NAMES else ""
+        more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""
         warnings.warn(
-            f"The weights of {', '.join(map(repr, moving[:_MOST_NAMES]))}{more} are frozen, but these normalisation "
+            f"The weights of {', '.join(map(repr, moving[:_MAX_NAMES]))}{more} are frozen, but these normalisation "
             "layers are in train mode: they normalise by batch and their running statistics go on changing. Freeze "
             "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode.",
             stacklevel=3,
@@ -37,6 +37,6 @@ def preflight(module: nn.Module, objective: Objective | Uncompiled) -> None:
 
 
 def _is_frozen(layer: nn.Module) -> bool:
-    """Tell whether a layer has weights and statistics, and none of the weights is trained."""
+    """Return whether a layer has weights and statistics, and none of the weights is trained."""
     weights = list(layer.parameters(recurse=False))
     return has_running_stats(layer) and bool(weights) and not any(weight.requires_grad for weight in weights)

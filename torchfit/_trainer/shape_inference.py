@@ -1,13 +1,13 @@
-"""Which names will occur in the logs: found out before training, without running it.
+"""Infer the log names before training, without running a step.
 
-The module is called with tensors that have shapes and no values (torch's "meta" device), which costs no memory and
-draws no random numbers. What modules note in their attributes meanwhile is put back. Where a module cannot be called
-so, nothing is known beforehand.
+The module is called with tensors on torch's "meta" device, which have shapes and no values: this takes no memory and
+draws no random numbers. Attributes that modules change meanwhile are restored. If a module cannot be called that way,
+the names stay unknown.
 """
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,39 +16,40 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torchfit._trainer.logs import flatten
+from torchfit._trainer.module_call import Call
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.rng import random_state, restore_random_state
 
 
-def logged_names(
-    objective: Any, others: list[Any], call: Callable[[Any], Any] | None, module: nn.Module, batch: Batch | None
+def infer_log_names(
+    objective: Any, others: list[Any], call: Call | None, module: nn.Module, batch: Batch | None
 ) -> list[str] | None:
-    """Return the names of the results after a batch, `None` where that cannot be known.
+    """Return the names of the results after a batch, `None` if they cannot be inferred.
 
     Args:
-        objective: The objective of the model, which stays as it is.
-        others: The metrics of the model that are none of the objective.
-        call: Calls the module with inputs; `None` where there is no batch.
+        objective: The objective of the model, which is not changed.
+        others: The metrics of the model that are not the objective's.
+        call: Calls the module with inputs; `None` if there is no batch.
         module: The module that `call` runs.
-        batch: A batch like the first one, `None` where none can be had.
+        batch: A batch like the first one, `None` if there is none.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             objective, others = copy.deepcopy((objective, others))
-            if not objective.terms and call is not None and batch is not None:
-                _see(objective, call, module, batch)
-            if not objective.terms:
+            if not objective.outputs and call is not None and batch is not None:
+                _dry_run(objective, call, module, batch)
+            if not objective.outputs:
                 return None
             return list(flatten({metric.name: metric.result() for metric in (*objective.metrics, *others)}))
-    except Exception:  # Whatever it is, training will say it better.
+    except Exception:  # The first training step will raise it with a better message.
         return None
 
 
-def _see(objective: Any, call: Callable[[Any], Any], module: nn.Module, batch: Batch) -> None:
-    """Let an objective see targets and outputs of the right shapes."""
-    shapes = shapes_of_outputs(call, module, batch.inputs)
+def _dry_run(objective: Any, call: Call, module: nn.Module, batch: Batch) -> None:
+    """Update an objective with targets and outputs of the right shapes."""
+    shapes = infer_output_shapes(call, module, batch.inputs)
     device = tree.leaves(batch.inputs)[0].device
     outputs = tree.map(lambda leaf: torch.zeros(leaf.shape, dtype=leaf.dtype, device=device), shapes)
     objective.update_metrics(batch.targets, outputs, batch.sample_weight)
@@ -56,22 +57,22 @@ def _see(objective: Any, call: Callable[[Any], Any], module: nn.Module, batch: B
         metric.reset_state()
 
 
-def shapes_of_outputs(call: Callable[[Any], Any], module: nn.Module, inputs: Any) -> Any:
-    """Return what `call(inputs)` would return, as tensors without values.
+def infer_output_shapes(call: Call, module: nn.Module, inputs: Any) -> Any:
+    """Return what `call(module, inputs)` would return, as tensors without values.
 
     Raises:
         Exception: Whatever the module raises when it is called without values.
     """
-    with _unchanged(module), torch.compiler.set_stance("force_eager"):
-        _empty(module)
-        return call(tree.map(lambda leaf: leaf.to("meta"), inputs))
+    with _restore_module(module), torch.compiler.set_stance("force_eager"):
+        _to_meta(module)
+        return call(module, tree.map(lambda leaf: leaf.to("meta"), inputs))
 
 
-def _empty(module: nn.Module) -> None:
-    """Put tensors without values in the place of parameters and buffers, also in lists of them, as those of RNNs."""
+def _to_meta(module: nn.Module) -> None:
+    """Replace parameters and buffers, also those in lists as RNNs have them, by meta tensors."""
     tensors = [*module.parameters(), *module.buffers()]
     if any(map(is_lazy, tensors)):
-        raise ValueError("A lazy layer saw no data yet.")
+        raise ValueError("A lazy layer has not seen data yet.")
     empty = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
     for part in module.modules():
         attributes = vars(part)
@@ -83,8 +84,8 @@ def _empty(module: nn.Module) -> None:
 
 
 @contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Put the attributes of all submodules, and the random generators, back as they were."""
+def _restore_module(module: nn.Module) -> Iterator[None]:
+    """Restore the attributes of all submodules, and the random generators, on exit."""
     before = [(part, dict(vars(part))) for part in module.modules()]
     generators = random_state(devices=False)
     try:

@@ -1,384 +1,482 @@
-"""What happens to one batch: the steps, the loss and the metrics, each of which may be overridden."""
+"""The steps: what happens to one batch, in every form that an executor may choose.
+
+Each form is composed of the same phases, which are functions of a model and its `StepState`:
+
+- `forward_pass`: call the module and compute the loss;
+- backward and the optimizer's step;
+- `record`: take the loss and the outputs into the metrics, and return the logs.
+
+`Model.train_step` and `Model.test_step` are these phases for one batch; a subclass may override them.
+"""
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchfit._execution.step_program import (
-    DependentStepsError,
-    Pieces,
-    Step,
-    check_apart,
-    concatenated,
-    last,
-    overridden,
-    unpacked,
+    StepProgram,
+    concatenate_outputs,
+    copy_outputs,
+    share_memory,
+    unflatten_outputs,
 )
-from torchfit._trainer.gathering import Gathering
-from torchfit._trainer.logs import Logs, Results
-from torchfit._trainer.microbatches import Microbatches, detached
+from torchfit._trainer.auxiliary import AuxiliaryTerms
+from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.logs import LazyLogs
+from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
+from torchfit._trainer.microbatches import MicrobatchSplitter, WholeBatchGradients, detach, warn_if_not_separable
+from torchfit._trainer.module_call import ModuleCaller
+from torchfit._trainer.objective import Objective, UncompiledObjective
+from torchfit._trainer.predictions import SampleList, is_list_per_sample
+from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch, parts_of, unwrapped
+from torchfit._utils.modules import has_lazy_weights
+from torchfit.losses.reduction import Denominator
 
-_MOST_TOGETHER = 32
-_BYTES_TOGETHER = 2**18  # Of outputs: small beside any result, and the caches hold them.
+_MAX_GROUP_SIZE = 32
+_MAX_GROUP_OUTPUT_BYTES = 2**18  # Small beside any result, and the caches hold it.
 
 
-class Steps(Gathering):
-    """A module with an objective and an optimizer, and what they do with a batch."""
+class StepState:
+    """What the phases of a step need besides the model.
 
-    optimizer: Any
-    _microbatches: Microbatches | None = None
-    _loss_asks_for_mode: bool = True
+    Attributes:
+        call: Calls the module with the inputs of a batch.
+        objective: The losses and metrics of all outputs.
+        auxiliary: The losses and metrics added with `add_loss` and `add_metric`.
+        passes_training: Whether `compute_loss`, which may be an override, takes the argument `training`.
+        data_name: The argument that the data of the current loop came as, for messages.
+    """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Find out whether a `compute_loss` of the user's takes `training`."""
-        super().__init_subclass__(**kwargs)
-        parameters = inspect.signature(cls.compute_loss).parameters
-        cls._loss_asks_for_mode = "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    def __init__(self, call: ModuleCaller, auxiliary: AuxiliaryTerms, compute_loss: Callable[..., Any]) -> None:
+        self.call, self.auxiliary = call, auxiliary
+        self.data_name = "x"
+        parameters = inspect.signature(compute_loss).parameters
+        self.passes_training = "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        self.objective: Objective | UncompiledObjective = UncompiledObjective()
 
-    # -- the steps, which may be overridden ----------------------------------------------------------------
 
-    def train_step(self, batch: Batch) -> Results:
-        """Train on one batch: forward, loss, backward, update, metrics.
+class ForwardResult(NamedTuple):
+    """A batch, and what the module and the loss gave for it.
 
-        Override it to train in your own way. `batch` is on the model's device: a tuple `(x, y)` or
-        `(x, y, sample_weight)`, or, where there are inputs alone, `x` itself (in a tuple of 1 if it is a list or
-        tuple). What you return, names to numbers or tensors, becomes the logs. There are `self(x, training=True)`,
-        `self.compute_loss`, `self.optimizer`, `self.trainable_weights`, `self.metrics`, `self.get_metrics_result`.
-        """
-        inputs, targets, sample_weight = parts_of(batch)
-        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        if not self.optimizer.built:
-            self.build_optimizer()
-        self.optimizer.scale_loss(loss).backward()
-        rows = self._rows(inputs)
-        self.optimizer.step(rows)
-        self.optimizer.zero_grad()
-        self._objective.tracker.update_state(loss, rows)
-        return self.compute_metrics(inputs, targets, outputs, sample_weight)
+    Attributes:
+        inputs: The inputs of the batch; likewise `targets` and `sample_weight`.
+        outputs: What the module returned.
+        loss: The loss to minimise, a scalar.
+        losses: The losses of the outputs that it is made of, as far as they are known.
+    """
 
-    def test_step(self, batch: Batch) -> Results:
-        """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
-        inputs, targets, sample_weight = parts_of(batch)
-        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        self._objective.tracker.update_state(loss, self._rows(inputs))
-        return self.compute_metrics(inputs, targets, outputs, sample_weight)
-
-    def predict_step(self, batch: Batch) -> Any:
-        """Return the outputs for one batch. May be overridden, as `train_step`."""
-        return self._call(parts_of(batch)[0])
-
-    def forward_loss(self, inputs: Any, targets: Any, sample_weight: Any) -> tuple[Tensor, Any]:
-        """Return the loss to minimise, a scalar, and the outputs of the module."""
-        added = self._added
-        previous = added.enter()
-        try:
-            outputs = self._call(inputs)
-            if self._loss_asks_for_mode:
-                loss = self.compute_loss(inputs, targets, outputs, sample_weight, training=self.training)
-            else:
-                loss = self.compute_loss(inputs, targets, outputs, sample_weight)
-            added.losses.clear()
-            return loss, outputs
-        finally:
-            added.leave(previous)
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Tensor:
-        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs, and what was added.
-
-        An override may leave `training` out. In evaluation, a model without any loss has a loss of 0.
-
-        Raises:
-            ValueError: If there is nothing to minimise.
-        """
-        loss, added = self._objective.loss(y, y_pred, sample_weight), self._added
-        if added.losses or added.penalties:
-            loss = added.total(loss)
-        if loss is not None:
-            return loss
-        if training:
-            raise ValueError(
-                "There is no loss to compute: pass `loss=` to `compile` and targets `y`, or add losses with `add_loss`."
-            )
-        return torch.zeros((), device=self._objective.tracker.total.device)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Results:
-        """Update the compiled and added metrics with one batch and return all results, read when needed."""
-        self._objective.update_metrics(y, y_pred, sample_weight)
-        if self._added.values or self._added.gauges:
-            self._added.update_metrics()
-        return Logs(self.get_metrics_result)
-
-    def compiled_loss(
-        self, y: Any, y_pred: Any, sample_weight: Any = None, regularization_losses: Any = None
-    ) -> Tensor:
-        """Return the loss of `compile`, with the sum of `regularization_losses`, and take it into the mean `loss`.
-
-        For steps written for Keras 2; new ones call `compute_loss`.
-        """
-        loss = self._objective.loss(y, y_pred, sample_weight)
-        for value in regularization_losses or ():
-            loss = value.sum() if loss is None else loss + value.sum()
-        if loss is None:
-            raise ValueError("There is no loss to compute: pass `loss=` to `compile` and targets `y`.")
-        self._objective.tracker.update_state(loss.detach())
-        return loss
+    inputs: Nested
+    targets: Nested
+    sample_weight: Nested
+    outputs: Nested
+    loss: Tensor
+    losses: LossTerms
 
     @property
-    def compiled_metrics(self) -> "CompiledMetrics":
-        """What updates the metrics of `compile`, for steps written for Keras 2; new ones call `compute_metrics`."""
-        return CompiledMetrics(self._objective.update_metrics)
+    def rows(self) -> int:
+        """The number of samples."""
+        return count_rows(self.targets, self.outputs)
 
-    # -- small steps done together ------------------------------------------------------------------------------
+    @property
+    def denominator(self) -> Denominator:
+        """What the loss was divided by: known where it is that of a single output, else the number of samples."""
+        losses = self.losses
+        if len(losses.terms) == 1 and self.loss is losses.total:
+            return losses.terms[0].denominator
+        return self.rows
 
-    def _call_all(self, batches: Sequence[Batch]) -> list[Any]:
-        """Call the module with every batch, if it does not add losses or metrics to each."""
-        call, _ = self._calls.get(type(batches[0][0])) or self._bind_call(batches[0][0])
-        previous = self._added.enter()
-        try:
-            outputs = [call(batch[0]) for batch in batches]
-        finally:
-            self._added.leave(previous)
-        if self._added.losses or self._added.values:
-            raise DependentStepsError
-        return outputs
+    def detached(self) -> "ForwardResult":
+        """Return the same without the autograd graph."""
+        losses = self.losses.detached()
+        loss = losses.total if self.loss is self.losses.total else self.loss.detach()
+        assert loss is not None
+        return self._replace(outputs=detach(self.outputs), loss=loss, losses=losses)
 
-    def _test_together(self, batches: Sequence[Batch]) -> Logs:
-        """Do what `test_step` does with every batch, in turns."""
-        called = self._call_all(batches)
-        check_apart(called)
-        objective, parts = self._objective, [batch.parts for batch in batches]
-        losses = [
-            self.compute_loss(inputs, targets, outputs, weight, training=False)
-            for (inputs, targets, weight), outputs in zip(parts, called)
-        ]
-        for loss, (inputs, _, _) in zip(losses, parts):
-            objective.tracker.update_state(loss, self._rows(inputs))
-        for (_, targets, weight), outputs in zip(parts, called):
-            objective.update_metrics(targets, outputs, weight)
-        return Logs(self.get_metrics_result)
 
-    def _test_room(self, _: Any) -> int:
-        return _room(self._objective.output_bytes) if self._objective.is_self_contained else 1
+# -- the phases of a step ----------------------------------------------------------------------------------
 
-    def _predict_together(self, batches: Sequence[Batch]) -> Any:
-        """Do what `predict_step` does with every batch, and join the outputs."""
-        return concatenated(self._call_all(batches))
 
-    # -- the training step in several passes ---------------------------------------------------------------
+def forward_pass(model: BaseModel, state: StepState, batch: Any) -> ForwardResult:
+    """Call the module with a batch and compute the loss."""
+    parts = parts_of(batch)
+    previous = state.auxiliary.enter()
+    try:
+        return _with_loss(model, state, parts, state.call(model.module, parts[0]))
+    finally:
+        state.auxiliary.leave(previous)
 
-    def _train_in_parts(self, batch: Batch) -> Results:
-        """Do what `train_step` does with as much of the batch at once as the memory allows."""
-        rows, parts = self._rows(batch.inputs), self._microbatches
-        assert parts is not None
-        while True:
-            kept = [(tracker, tracker.snapshot_state()) for tracker in self._objective.trackers]
-            try:
-                return self._train_on_parts(parts.parts(batch, rows), rows)
-            except (RuntimeError, MemoryError) as error:
-                parts.shrink(rows, error)
-            for tracker, state in kept:
-                tracker.restore_state(state)
-            self.module.zero_grad()
 
-    def _train_on_parts(self, parts: Iterable[tuple[Batch, float]], rows: int) -> Results:
-        done, losses, logged = [], [], []
-        for part, share in parts:
-            inputs, targets, sample_weight = part.parts
-            loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-            if not self.optimizer.built:
-                self.build_optimizer()
-            loss = loss * (1.0 if self._objective.sums else share)
-            self.optimizer.scale_loss(loss).backward()
-            losses.append(loss.detach())
-            done.append((targets, detached(outputs), sample_weight))
-            logged += self._added.values
-        self.optimizer.step(rows)
-        self.optimizer.zero_grad()
-        self._objective.tracker.update_state(torch.stack(losses).sum(), rows)
-        for targets, outputs, sample_weight in done:
-            self._objective.update_metrics(targets, outputs, sample_weight)
-        self._added.values = logged
-        self._added.update_metrics()
-        return Logs(self.get_metrics_result)
+def _with_loss(
+    model: BaseModel, state: StepState, parts: tuple[Nested, Nested, Nested], outputs: Nested
+) -> ForwardResult:
+    inputs, targets, sample_weight = parts
+    if state.passes_training:
+        loss = model.compute_loss(inputs, targets, outputs, sample_weight, training=model.training)
+    else:
+        loss = model.compute_loss(inputs, targets, outputs, sample_weight)
+    state.auxiliary.losses.clear()
+    losses, state.objective.losses = state.objective.losses, NO_LOSSES
+    return ForwardResult(inputs, targets, sample_weight, outputs, loss, losses)
 
-    # -- what ends an epoch and a training ----------------------------------------------------------------
 
-    def _after_flush(self, validate: Callable[[int], dict[str, float]]) -> Callable[[int], dict[str, float]]:
-        """Make the update of gradients that were gathered and not used yet, when an epoch ends."""
+def record(model: BaseModel, state: StepState, result: ForwardResult) -> Results:
+    """Update the mean of the loss and all metrics with one batch, and return the logs."""
+    inputs, targets, sample_weight, outputs, _, _ = result
+    state.objective.tracker.update(result)
+    return model.compute_metrics(inputs, targets, outputs, sample_weight)
 
-        def flush_and_validate(epoch: int) -> dict[str, float]:
-            if self.optimizer.built:
-                self.optimizer.flush()
-            return validate(epoch)
 
-        return flush_and_validate
+def count_rows(targets: Nested, outputs: Nested) -> int:
+    """Return the number of samples of a batch: the size of the first axis of the targets, or else of the outputs."""
+    for value in (targets, outputs):
+        leaves = (value,) if isinstance(value, Tensor) else tree.leaves(value)
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf.ndim:
+                return leaf.shape[0]
+    return 1
 
-    def _finish_training(self) -> None:
-        """Write averages of the weights into the weights, if the optimizer keeps them."""
-        if self.optimizer.built:
-            self.optimizer.finalize_variable_values()
 
-    # -- the same steps with tensors alone, to be compiled -------------------------------------------------
+# -- the steps as programs for an executor -----------------------------------------------------------------
 
-    def build_optimizer(self) -> None:
-        """Bind the optimizer to the parameters of the module, by name."""
-        self.optimizer.build(self.module.named_parameters())
 
-    def _train_graph(self, batch: Batch, learning_rate: Tensor, number: Tensor) -> list[Tensor]:
-        self.optimizer.update(self._gradients(batch), learning_rate, number)
-        return []
+class ModelStep(StepProgram):
+    """A kind of step of a model.
 
-    def _gather_graph(
-        self, batch: Batch, learning_rate: Tensor, number: Tensor, weight: Tensor, closes: bool
-    ) -> list[Tensor]:
-        self.optimizer.accumulate(self._gradients(batch), self._rows(batch.inputs))
-        if closes:
-            self.optimizer.update_accumulated(learning_rate, number, weight)
-            self.optimizer.zero_accumulated()
-        return []
+    Args:
+        model: The model.
+        state: Its step state.
+        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
+    """
 
-    def _gradients(self, batch: Batch) -> Sequence[Tensor | None]:
-        """Return the gradients of one batch, and take its loss and outputs into the metrics."""
-        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
-        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        scaled = self.optimizer.scale_loss(loss)
-        gradients: Sequence[Tensor | None]
-        gradients = torch.autograd.grad(scaled, self.optimizer.parameters, allow_unused=True)
-        self._objective.tracker.update_state(loss, self._rows(inputs))
-        self.compute_metrics(inputs, targets, outputs, sample_weight)
-        return gradients
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
+        self._model, self._state = model, state
+        self.keeps_step_logs = keeps_step_logs
+        self.run = self._make_run()
 
-    def _test_graph(self, batch: Batch) -> list[Tensor]:
-        inputs, targets, sample_weight = batch.inputs, batch.targets, batch.sample_weight
-        loss, outputs = self.forward_loss(inputs, targets, sample_weight)
-        self._objective.tracker.update_state(loss, self._rows(inputs))
-        self.compute_metrics(inputs, targets, outputs, sample_weight)
-        return []
+    @abstractmethod
+    def _make_run(self) -> StepFn:
+        """Return the eager form of the step."""
 
-    def _predict_graph(self, batch: Batch) -> list[Tensor]:
-        return tree.leaves(self._call(batch.inputs))
+    def on_fallback(self) -> None:
+        """Compile the call of the module."""
+        self._state.call.compile_forward()
 
-    # -- each kind of step, in the forms that an execution may choose from ----------------------------------
 
-    def _train_pieces(self, watched: bool, planned: int | None) -> Pieces:
-        return Pieces(
-            "train",
-            self._step("train_step" if self._microbatches is None else "_train_in_parts", watched),
-            last,
-            finish=self._logs(watched),
-            counts=self.optimizer.counts,
-            recount=self.optimizer.recount,
-            watched=watched,
-            planned=planned,
-            obstacle=self._train_obstacle(),
-            instead=self.compile_call,
-            **self._update_pieces(),
-        )
+class _LoggingStep(ModelStep):
+    """A step whose results lie in the metrics."""
 
-    def _update_pieces(self) -> dict[str, Any]:
-        """Return how updates are counted: every step makes one, or ends or goes on with a window of gradients."""
-        optimizer = self.optimizer
-        if optimizer.gradient_accumulation_steps is None:
-            return {"numbers": lambda rows: optimizer.begin_update(), "graph": self._train_graph}
-        kinds = lambda steps: tuple((closes,) for closes in optimizer.closes(steps))  # noqa: E731
-        return {"numbers": optimizer.begin_gathered, "kinds": kinds, "graph": self._gather_graph}
+    def merge_results(self, results: Sequence[Any]) -> Any:
+        """Return the last logs, which contain the earlier steps."""
+        return results[-1]
 
-    def _test_pieces(self, watched: bool, unheard: bool = False) -> Pieces:
-        own = overridden(self, Steps, "test_step", "forward_loss", "compute_loss", "compute_metrics")
-        is_plain = own is None and not self._added.gauges
-        return Pieces(
-            "test",
-            self._step("test_step", watched),
-            last,
-            self._test_graph,
-            self._logs(watched),
-            watched=watched,
-            obstacle=self._own_part("test_step"),
-            together=self._test_together if unheard and is_plain else None,
-            room=self._test_room,
-            instead=self.compile_call,
-        )
+    def unpack_result(self, template: Any, tensors: list[Tensor]) -> LazyLogs:
+        """Return the logs after a step."""
+        logs = LazyLogs(self._model.get_metrics_result)
+        return logs.snapshot() if self.keeps_step_logs else logs
 
-    def _predict_pieces(self, watched: bool, unheard: bool = False) -> Pieces:
-        own = overridden(self, Steps, "predict_step")
-        return Pieces(
-            "predict",
-            self.predict_step if own is None else self._own_predict_step,
-            concatenated,
-            self._predict_graph,
-            unpacked,
-            watched=watched,
-            obstacle=own,
-            together=self._predict_together if unheard and own is None else None,
-            room=lambda outputs: _room(tree.nbytes(outputs)),
-            instead=self.compile_call,
-        )
+    def _wrap_logs(self, step: StepFn, name: str) -> StepFn:
+        """Return a step that gives lazy logs: one that is overridden may return any mapping."""
+        overridden = overridden_method(self._model, name)
+        if overridden is not None:
+            step = self._prepare_user_step(step)
+        if self.keeps_step_logs:
+            return lambda batch: LazyLogs.wrap(step(batch)).snapshot()
+        is_builtin = overridden is None and overridden_method(self._model, "compute_metrics") is None
+        return step if is_builtin else lambda batch: LazyLogs.wrap(step(batch))
 
-    def _train_obstacle(self) -> str | None:
-        in_parts = "`microbatch` splits the batches" if self._microbatches is not None else None
-        return self._own_part("train_step") or in_parts or self.optimizer.obstacle
-
-    def _own_part(self, step: str) -> str | None:
-        return overridden(self, Steps, step, "compute_metrics")
-
-    def _step(self, name: str, settle: bool) -> Step:
-        """Return a step that gives logs: an overridden one may return any mapping."""
-        step: Step = getattr(self, name)
-        if overridden(self, Steps, name) is not None:
-            step = self._own_step(step)
-        if settle:
-            return lambda batch: Logs.of(step(batch)).settle()
-        return step if self._own_part(name) is None else lambda batch: Logs.of(step(batch))
-
-    def _own_step(self, step: Step) -> Step:
-        """Prepare for a step of the user's: batches as Keras gives them, and an optimizer that may be called."""
+    def _prepare_user_step(self, step: StepFn) -> StepFn:
+        """Prepare for a step written by the user: batches as Keras passes them, and an optimizer that is built."""
+        model, auxiliary = self._model, self._state.auxiliary
 
         def run(batch: Batch) -> Any:
-            if not (self.optimizer.built or self.has_lazy_weights):
-                self.build_optimizer()
-            added = self._added
-            previous = added.enter()
-            added.is_active = added.is_counted = False  # Calls of the model itself begin anew, as in Keras.
+            build_optimizer(model, unless_lazy=True)
+            previous = auxiliary.enter()
+            # Calls of the model itself collect anew, as in Keras.
+            auxiliary.is_active = auxiliary.metrics_updated = False
             try:
                 results = step(unwrapped(batch))
-                if not added.is_counted or added.values:
-                    added.update_metrics()
-                added.losses.clear()
+                if not auxiliary.metrics_updated or auxiliary.values:
+                    auxiliary.update_metrics()
+                auxiliary.losses.clear()
                 return results
             finally:
-                added.leave(previous)
+                auxiliary.leave(previous)
 
         return run
 
-    def _own_predict_step(self, batch: Batch) -> Any:
-        return self.predict_step(unwrapped(batch))
 
-    def _logs(self, settle: bool) -> Callable[..., Logs]:
-        """Return what gives the logs after a step whose results lie in the metrics."""
-        if settle:
-            return lambda *_: Logs(self.get_metrics_result).settle()
-        return lambda *_: Logs(self.get_metrics_result)
+class TrainStep(_LoggingStep):
+    """The training step.
+
+    Args:
+        model: The model.
+        state: Its step state.
+        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
+        microbatches: Splits the batches where not all rows fit into memory at once, or `None`.
+        expected_steps: How many steps are to come, `None` if unknown.
+    """
+
+    mode = "train"
+    has_step_scalars = True
+
+    def __init__(
+        self,
+        model: BaseModel,
+        state: StepState,
+        keeps_step_logs: bool,
+        microbatches: MicrobatchSplitter | None = None,
+        expected_steps: int | None = None,
+    ) -> None:
+        self._optimizer = model.optimizer
+        self._accumulates = self._optimizer.gradient_accumulation_steps is not None
+        self._microbatches = microbatches
+        self._is_checked = False
+        self.expected_steps = expected_steps
+        super().__init__(model, state, keeps_step_logs)
+        self.compile_blocker = self._find_compile_blocker()
+
+    def _make_run(self) -> StepFn:
+        if self._microbatches is None:
+            return self._wrap_logs(self._model.train_step, "train_step")
+        step = self._run_microbatched
+        return (lambda batch: step(batch).snapshot()) if self.keeps_step_logs else step
+
+    def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
+        """Run the step on tensors alone; `arguments` are the scalars and the variant of the optimizer's update."""
+        model, state, optimizer = self._model, self._state, self._optimizer
+        result = forward_pass(model, state, batch)
+        loss = optimizer.scale_loss(result.loss)
+        gradients = torch.autograd.grad(loss, optimizer.parameters, allow_unused=True)
+        record(model, state, result)
+        if not self._accumulates:
+            optimizer.update(gradients, *arguments)
+            return []
+        learning_rate, number, weight, is_update_step = arguments
+        optimizer.accumulate(gradients, result.rows)
+        if is_update_step:
+            optimizer.update_accumulated(learning_rate, number, weight)
+            optimizer.zero_accumulated()
+        return []
+
+    def step_scalars(self, rows: int) -> tuple[float, ...]:
+        """Count a step, and return the scalars of the optimizer's update."""
+        scalars: tuple[float, ...]
+        scalars = self._optimizer.begin_accumulation_step(rows) if self._accumulates else self._optimizer.begin_update()
+        return scalars
+
+    def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
+        """Return which of the next steps end an accumulation window."""
+        if not self._accumulates:
+            return super().variants(steps)
+        return tuple((is_update_step,) for is_update_step in self._optimizer.update_schedule(steps))
+
+    def get_counters(self) -> Any:
+        """Return the counters of the optimizer."""
+        return self._optimizer.counter_state()
+
+    def set_counters(self, counters: Any) -> None:
+        """Set the counters of the optimizer back."""
+        self._optimizer.set_counter_state(counters)
+
+    def _find_compile_blocker(self) -> str | None:
+        microbatched = "`microbatch` splits the batches" if self._microbatches is not None else None
+        blocker: str | None = (
+            overridden_method(self._model, "train_step", "compute_metrics")
+            or microbatched
+            or self._optimizer.compile_blocker
+        )
+        return blocker
+
+    # -- one batch in several passes -----------------------------------------------------------------------
+
+    def _run_microbatched(self, batch: Batch) -> LazyLogs:
+        """Run the step with as many rows at once as the memory allows."""
+        microbatches = self._microbatches
+        assert microbatches is not None
+        while True:
+            snapshots = [(metric, metric.snapshot_state()) for metric in self._state.objective.output_metrics]
+            try:
+                return self._run_parts(microbatches.split(batch))
+            except (RuntimeError, MemoryError) as error:
+                microbatches.halve_after_oom(batch, error)
+            for metric, snapshot in snapshots:
+                metric.restore_state(snapshot)
+            self._model.module.zero_grad()
+
+    def _run_parts(self, parts: Iterable[tuple[Batch, float]]) -> LazyLogs:
+        model, state = self._model, self._state
+        gradients, results, values = None, [], []
+        for part, share in parts:
+            result = forward_pass(model, state, part)
+            build_optimizer(model)
+            if gradients is None:
+                gradients = WholeBatchGradients(self._optimizer)
+            if share < 1.0 and not self._is_checked:
+                self._is_checked = True
+                warn_if_not_separable(result.losses)
+            gradients.add(result.loss, result.losses, share)
+            results.append(result.detached())
+            values += state.auxiliary.values
+        assert gradients is not None
+        gradients.finish()
+        self._optimizer.step(sum(result.rows for result in results))
+        self._optimizer.zero_grad()
+        for result in results:
+            state.objective.tracker.update(result)
+            state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
+        state.auxiliary.values = values
+        state.auxiliary.update_metrics()
+        return LazyLogs(model.get_metrics_result)
 
 
-def _room(output_bytes: int) -> int:
-    """Return how many steps with so large an output are done together."""
-    return max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // max(1, output_bytes)))
+class EvaluateStep(_LoggingStep):
+    """The step of evaluation and validation.
+
+    Args:
+        model: The model.
+        state: Its step state.
+        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
+        no_batch_hooks: Whether nothing runs between the steps.
+    """
+
+    mode = "test"
+
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
+        super().__init__(model, state, keeps_step_logs)
+        self.compile_blocker = overridden_method(model, "test_step", "compute_metrics")
+        is_builtin = overridden_method(model, "test_step", "compute_loss", "compute_metrics") is None
+        self.supports_grouping = no_batch_hooks and is_builtin and not state.auxiliary.metric_fns
+        self._outputs = _OwnMemory()
+
+    def _make_run(self) -> StepFn:
+        return self._wrap_logs(self._model.test_step, "test_step")
+
+    def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
+        """Run the step on tensors alone."""
+        record(self._model, self._state, forward_pass(self._model, self._state, batch))
+        return []
+
+    def run_group(self, batches: Sequence[Batch]) -> LazyLogs:
+        """Run several small steps phase by phase."""
+        model, state = self._model, self._state
+        auxiliary = state.auxiliary
+        called = []
+        previous = auxiliary.enter()
+        try:
+            for batch in batches:
+                outputs = self._outputs.own(state.call(model.module, batch.inputs))
+                called.append((batch.parts, outputs, auxiliary.take()))
+            results = []
+            for parts, outputs, added in called:
+                auxiliary.losses, values = added
+                results.append((_with_loss(model, state, parts, outputs), values))
+            for result, auxiliary.values in results:
+                record(model, state, result)
+        finally:
+            auxiliary.leave(previous)
+        return LazyLogs(model.get_metrics_result)
+
+    def max_group_size(self, result: Any) -> int:
+        """Return how many steps may run as a group: one where losses or metrics might see more than their batch."""
+        objective = self._state.objective
+        return _group_size(objective.output_bytes) if objective.is_builtin else 1
 
 
-class CompiledMetrics:
-    """The metrics of `compile`, to be updated together."""
+class PredictStep(ModelStep):
+    """The step of prediction. Arguments as those of `EvaluateStep`."""
 
-    def __init__(self, update: Callable[[Any, Any, Any], None]) -> None:
-        """Update with `update(targets, outputs, sample_weight)`."""
-        self._update = update
+    mode = "predict"
 
-    def update_state(self, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Update every metric with one batch."""
-        self._update(y, y_pred, sample_weight)
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
+        super().__init__(model, state, keeps_step_logs)
+        self.compile_blocker = overridden_method(model, "predict_step")
+        self.supports_grouping = no_batch_hooks and self.compile_blocker is None
+        self._outputs = _OwnMemory()
+        self._is_per_sample: bool | None = None
+
+    def _make_run(self) -> StepFn:
+        step: StepFn = self._model.predict_step
+        if overridden_method(self._model, "predict_step") is None:
+            return lambda batch: self._mark_samples(step(batch), batch.inputs)
+        return lambda batch: self._mark_samples(step(unwrapped(batch)), batch.inputs)
+
+    def _mark_samples(self, outputs: Nested, inputs: Nested) -> Nested:
+        """Return outputs in a list with an entry for each sample as such a list; the first batch decides."""
+        if self._is_per_sample is None:
+            self._is_per_sample = is_list_per_sample(outputs, inputs)
+        return SampleList(outputs) if self._is_per_sample else outputs
+
+    def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
+        """Run the step on tensors alone, and return the leaves of the outputs."""
+        return tree.leaves(self._state.call(self._model.module, batch.inputs))
+
+    def keep_result(self, result: Nested) -> Nested:
+        """Return the outputs in memory that the next call of the module does not overwrite."""
+        return self._outputs.own(result)
+
+    def merge_results(self, results: Sequence[Any]) -> Any:
+        """Join the outputs of several batches."""
+        return SampleList(chain.from_iterable(results)) if self._is_per_sample else concatenate_outputs(results)
+
+    def unpack_result(self, template: Any, tensors: list[Tensor]) -> Any:
+        """Put the leaves of the outputs into the structure that the module returns."""
+        outputs = unflatten_outputs(template, tensors)
+        return SampleList(outputs) if self._is_per_sample else outputs
+
+    def run_group(self, batches: Sequence[Batch]) -> Any:
+        """Call the module with all batches, and join the outputs."""
+        call, module = self._state.call, self._model.module
+        return concatenate_outputs([self._outputs.own(call(module, batch.inputs)) for batch in batches])
+
+    def max_group_size(self, result: Any) -> int:
+        """Return how many steps may run as a group, by the size of their outputs."""
+        return 1 if self._is_per_sample else _group_size(tree.nbytes(result))
+
+
+class _OwnMemory:
+    """Copies the outputs of a module that writes them into the same memory at every call.
+
+    Whether it does is seen at the second call; until then, and if it does, outputs are copied.
+    """
+
+    def __init__(self) -> None:
+        self._first: Nested = None
+        self._reuses_memory: bool | None = None
+
+    def own(self, outputs: Nested) -> Nested:
+        """Return outputs that the next call does not overwrite."""
+        if self._reuses_memory is False:
+            return outputs
+        if self._first is None:
+            self._first = outputs
+        elif self._reuses_memory is None:
+            self._reuses_memory = share_memory(self._first, outputs)
+            self._first = ()
+        return copy_outputs(outputs) if self._reuses_memory is not False else outputs
+
+
+def _group_size(output_bytes: int) -> int:
+    """Return how many steps with outputs of this size run as a group."""
+    return max(1, min(_MAX_GROUP_SIZE, _MAX_GROUP_OUTPUT_BYTES // max(1, output_bytes)))
+
+
+def build_optimizer(model: BaseModel, unless_lazy: bool = False) -> None:
+    """Bind the optimizer to the parameters of the module unless it is bound, or lazy layers have not seen data yet."""
+    if not model.optimizer.built and not (unless_lazy and has_lazy_weights(model.module)):
+        model.build_optimizer()
+
+
+def overridden_method(model: BaseModel, *names: str) -> str | None:
+    """Return which of these methods of `Model` a subclass or the instance overrides, as text, `None` if none is."""
+    for name in names:
+        owner = next(kind for kind in type(model).__mro__ if name in vars(kind))
+        if name in vars(model) or not owner.__module__.startswith("torchfit."):
+            return f"`{name}` is overridden"
+    return None

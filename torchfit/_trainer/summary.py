@@ -1,4 +1,4 @@
-"""The table that `summary` prints: layers, the shapes they give, and what they weigh."""
+"""The table that `summary` prints: layers, the shapes they give, and their numbers of weights."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Row = tuple[str, ...]
 
 @dataclass
 class Summary:
-    """What is told about a model."""
+    """The contents of the summary of a model."""
 
     name: str
     header: Row
@@ -50,16 +50,16 @@ def summarize(
     layer_range: Sequence[str] | None = None,
     optimizer_weights: Sequence[Tensor] = (),
 ) -> Summary:
-    """Gather what is told about a module.
+    """Collect what the summary of a module shows.
 
     Args:
         name: The name of the model.
         module: What is described: its children, or itself where it has none.
         run: Calls the module on an example batch, for the shapes; without it they are unknown.
         expand_nested: Whether to list the layers inside of layers.
-        show_trainable: Whether to tell which layers are trained.
+        show_trainable: Whether to show which layers are trained.
         layer_range: Patterns (`re`) for the first and the last layer to list; all by default.
-        optimizer_weights: What the optimizer holds.
+        optimizer_weights: The tensors that the optimizer holds.
 
     Raises:
         ValueError: If no layer matches a pattern of `layer_range`.
@@ -135,8 +135,8 @@ def _trainable(layer: nn.Module) -> str:
 
 
 def _table(rows: list[Row], line_length: int | None, positions: Sequence[float] | None) -> list[str]:
-    widths = _widths(rows, line_length) if positions is None else _placed(positions, line_length, len(rows[0]))
-    lines = ["".join(_fit(cell, room) for cell, room in zip(row, widths)).rstrip() for row in rows]
+    widths = _widths(rows, line_length) if positions is None else _column_widths(positions, line_length, len(rows[0]))
+    lines = ["".join(_pad(cell, width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     width = line_length or sum(widths)
     return ["_" * width, lines[0], "=" * width, *lines[1:], "=" * width]
 
@@ -149,15 +149,15 @@ def _widths(rows: list[Row], line_length: int | None) -> list[int]:
     return widths
 
 
-def _placed(positions: Sequence[float], line_length: int | None, columns: int) -> list[int]:
+def _column_widths(positions: Sequence[float], line_length: int | None, columns: int) -> list[int]:
     if len(positions) < columns:
-        raise ValueError(f"`positions` must tell where each of the {columns} columns ends, not {len(positions)}.")
+        raise ValueError(f"`positions` must say where each of the {columns} columns ends, not {len(positions)}.")
     ends = [round(end * (line_length or 65)) if end <= 1 else int(end) for end in positions[:columns]]
     return [max(1, end - start) for start, end in zip([0, *ends], ends)]
 
 
-def _fit(cell: str, room: int) -> str:
-    return (cell if len(cell) < room else cell[: max(0, room - 2)] + "…").ljust(room)
+def _pad(cell: str, width: int) -> str:
+    return (cell if len(cell) < width else cell[: max(0, width - 2)] + "…").ljust(width)
 
 
 def _totals(module: nn.Module, optimizer_weights: list[Tensor]) -> list[str]:
@@ -189,19 +189,19 @@ def readable_size(size: float) -> str:
     return f"{size:.2f} GB"
 
 
-def zeros_of(shape: Any) -> Any:
+def zeros_for_shape(shape: Any) -> Any:
     """Return a batch of one sample of zeros for a shape, or for a list or dictionary of shapes."""
     if isinstance(shape, Mapping):
-        return {name: zeros_of(part) for name, part in shape.items()}
+        return {name: zeros_for_shape(part) for name, part in shape.items()}
     if any(isinstance(part, (tuple, list)) for part in shape):
-        return [zeros_of(part) for part in shape]
+        return [zeros_for_shape(part) for part in shape]
     return torch.zeros(1, *(1 if size is None else size for size in shape))
 
 
-def blank(inputs: Any) -> Any:
-    """Return one sample of zeros like a batch of inputs, on the CPU, to remember what data look like."""
-    return tree.map(_blank_leaf, inputs)
+def as_template(inputs: Any) -> Any:
+    """Return one sample of zeros like a batch of inputs, on the CPU."""
+    return tree.map(_template_leaf, inputs)
 
 
-def _blank_leaf(leaf: Any) -> Any:
+def _template_leaf(leaf: Any) -> Any:
     return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if isinstance(leaf, Tensor) and leaf.ndim else leaf

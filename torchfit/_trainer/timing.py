@@ -1,4 +1,4 @@
-"""Where the time of a training goes, measured from outside the loop."""
+"""How the time of an epoch is spent, measured from outside the loop."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -9,13 +9,20 @@ import torch
 
 from torchfit._utils.console import write_line
 
-_WAITING_TOO_LONG = 1 / 3
+_MAX_DATA_SHARE = 1 / 3
+_MIN_DATA_SECONDS = 0.1
 _PARTS = ("data", "copy", "step", "callbacks", "validation", "compile")
 Seconds = dict[str, float]
 
 
-class Stopwatch:
-    """Adds up the seconds of an epoch by what they were spent on; what is measured nowhere is the step's.
+class EpochTimer:
+    """Breaks down the time of each epoch by activity; unattributed time counts as `step`.
+
+    Args:
+        device: The device that the model is trained on.
+        compile_seconds: Returns the seconds spent on compiling so far.
+        transfer_seconds: Returns the seconds spent so far on moving batches to their device and dtype.
+        verbose: Whether to print advice, once, if the run waits for data.
 
     Attributes:
         timing: For every epoch the seconds of `data` (waiting for a batch), `copy` (giving it its device and dtype),
@@ -23,20 +30,21 @@ class Stopwatch:
     """
 
     def __init__(
-        self, device: torch.device, compiled: Callable[[], float], copied: Callable[[], float], tells: bool
+        self,
+        device: torch.device,
+        compile_seconds: Callable[[], float],
+        transfer_seconds: Callable[[], float],
+        verbose: bool,
     ) -> None:
-        """Measure a training on `device`; `compiled()` and `copied()` give the seconds spent on that so far.
-
-        With `tells`, a line is written after every epoch.
-        """
         self.timing: dict[str, list[float]] = {}
-        self._device, self._compiled, self._copied, self._tells = device, compiled, copied, tells
+        self._device, self._verbose = device, verbose
+        self._compile_seconds, self._transfer_seconds = compile_seconds, transfer_seconds
         self._advised = self._is_open = False
         self._seconds: Seconds = {}
 
-    def items(self, items: Iterator[Any]) -> Iterator[Any]:
-        """Give the same items, and count the waiting for them as `data`, but for what `copied` takes of it."""
-        seconds, copied = self._seconds, self._copied()
+    def time_iterator(self, items: Iterator[Any]) -> Iterator[Any]:
+        """Yield the items, and count the wait for each as `data`, or as `copy` where it is spent on transfers."""
+        seconds, transfer_seconds = self._seconds, self._transfer_seconds()
         try:
             while True:
                 asked = perf_counter()
@@ -46,11 +54,11 @@ class Stopwatch:
                     return
                 yield item
         finally:
-            seconds["copy"] = min(self._copied() - copied, seconds["data"])
+            seconds["copy"] = min(self._transfer_seconds() - transfer_seconds, seconds["data"])
             seconds["data"] -= seconds["copy"]
 
     def timed(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the same function, its time counted as `kind`."""
+        """Return a function that does the same, with its time counted as `kind`."""
 
         def measured(*arguments: Any) -> Any:
             called = perf_counter()
@@ -61,49 +69,47 @@ class Stopwatch:
 
         return measured
 
-    def listen(self, bus: Any) -> None:
-        """Count the time of the callbacks; of those that hear batches only where the user's are among them."""
-        events = ["on_epoch_begin", "on_epoch_end"]
-        events += ["on_train_batch_begin", "on_train_batch_end"] if bus.keeps_batch_logs else []
-        for event in events:
-            setattr(bus, event, self.timed("callbacks", getattr(bus, event)))
+    def time_callbacks(self, callbacks: Any) -> None:
+        """Time the hooks of the callbacks; those of batches only if a user-defined callback has them."""
+        hooks = ["on_epoch_begin", "on_epoch_end"]
+        hooks += ["on_train_batch_begin", "on_train_batch_end"] if callbacks.keeps_batch_logs else []
+        for hook in hooks:
+            setattr(callbacks, hook, self.timed("callbacks", getattr(callbacks, hook)))
 
     def epochs(self, indices: Iterable[int]) -> Iterator[int]:
-        """Give the same epochs, and record each; `close` records the one in which a loop stops."""
+        """Yield the epochs, and record the time of each; `close` records the one in which a loop stops."""
         for index in indices:
             self._start()
             yield index
             self.close()
 
     def close(self) -> None:
-        """Record the epoch that goes on, if one does, and tell about it."""
+        """Record the current epoch, if there is one."""
         if not self._is_open:
             return
         self._is_open = False
         seconds = self._seconds
         total = perf_counter() - self._started
-        seconds["compile"] = self._compiled() - self._compiled_before
+        seconds["compile"] = self._compile_seconds() - self._compile_seconds_before
         seconds["step"] = max(0.0, total - sum(seconds.values()))
         epoch = {**seconds, "total": total, "peak_memory": float(peak_memory(self._device))}
         for name, value in epoch.items():
             self.timing.setdefault(name, []).append(value)
-        if self._tells:
-            self._tell(epoch)
+        if self._verbose:
+            self._advise(epoch)
 
     def _start(self) -> None:
         self._is_open = True
         self._seconds.update(dict.fromkeys(_PARTS, 0.0))
-        self._compiled_before = self._compiled()
+        self._compile_seconds_before = self._compile_seconds()
         self._started = perf_counter()
 
-    def _tell(self, epoch: Seconds) -> None:
-        spent = [f"{name} {epoch[name]:.1f}s" for name in _PARTS]
-        write_line(f"  time: {' - '.join(spent)} - peak memory: {epoch['peak_memory'] / 2**20:.0f} MB")
+    def _advise(self, epoch: Seconds) -> None:
         share = epoch["data"] / epoch["total"]
-        if share > _WAITING_TOO_LONG and not self._advised:
+        if share > _MAX_DATA_SHARE and epoch["data"] > _MIN_DATA_SECONDS and not self._advised:
             self._advised = True
             write_line(
-                f"  {share:.0%} of the epoch went into waiting for data: let workers read them ahead (`num_workers` of "
+                f"  {share:.0%} of the epoch went into waiting for data: let workers prefetch them (`num_workers` of "
                 "the DataLoader, `workers` of `fit`), prepare them beforehand, or pass arrays."
             )
 

@@ -1,4 +1,4 @@
-"""The only thing that flows through a loop."""
+"""The batch: the only thing that flows through a loop."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from typing import Any
 class Batch(tuple[Any, ...]):
     """One batch: `(inputs,)`, `(inputs, targets)` or `(inputs, targets, sample_weight)`.
 
-    It is a plain tuple of the parts that are there, so that an overridden `train_step` may write
-    `x, y = batch`, and it answers by name for everybody else. Each part is a tensor `(batch, …)` or a
-    nest (list, tuple, dict) of them; a part that is missing reads as `None`.
+    It is a plain tuple of the parts that are present, so that an overridden `train_step` may write
+    `x, y = batch`, with names for everyone else. Each part is a tensor `(batch, …)` or a
+    nest (list, tuple, dict) of them; a missing part reads as `None`.
     """
 
     __slots__ = ()
 
     def __new__(cls, inputs: Any, targets: Any = None, sample_weight: Any = None) -> "Batch":
-        """Pack the parts, leaving out the missing ones at the end."""
+        """Pack the parts, without the missing ones at the end."""
         if sample_weight is not None:
             return tuple.__new__(cls, (inputs, targets, sample_weight))
         if targets is not None:
@@ -22,33 +22,33 @@ class Batch(tuple[Any, ...]):
         return tuple.__new__(cls, (inputs,))
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        """Copies and pickles are built from the same parts."""
+        """Return the parts, from which copies and pickles are built."""
         return tuple(self)
 
     @property
     def parts(self) -> tuple[Any, Any, Any]:
-        """All three parts, to be unpacked at once."""
+        """All three parts, to be unpacked together."""
         inputs, targets, sample_weight = (*self, None, None)[:3]
         return inputs, targets, sample_weight
 
     @property
     def inputs(self) -> Any:
-        """What the module is called with."""
+        """The inputs of the module."""
         return self[0]
 
     @property
     def targets(self) -> Any:
-        """What the outputs are compared with, or `None`."""
+        """The targets, or `None`."""
         return self[1] if len(self) > 1 else None
 
     @property
     def sample_weight(self) -> Any:
-        """How much each sample counts, or `None`."""
+        """The sample weights, or `None`."""
         return self[2] if len(self) > 2 else None
 
 
 def parts_of(data: Any) -> tuple[Any, Any, Any]:
-    """Return inputs, targets and weights of a batch, or of what an overridden step handed on.
+    """Return inputs, targets and weights of a batch, or of what an overridden step passes on.
 
     >>> parts_of((1, 2)), parts_of(1)
     ((1, 2, None), (1, None, None))
@@ -58,7 +58,7 @@ def parts_of(data: Any) -> tuple[Any, Any, Any]:
 
 
 def unwrapped(batch: Batch) -> Any:
-    """Return a batch as a step of the user's gets it: inputs alone come as they are, unless they are a sequence.
+    """Return a batch as a user-defined step gets it: bare inputs are not in a tuple, unless they are a sequence.
 
     >>> unwrapped(Batch(1)), unwrapped(Batch([1, 2])), unwrapped(Batch(1, 2))
     (1, ([1, 2],), (1, 2))

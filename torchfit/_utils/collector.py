@@ -1,7 +1,7 @@
-"""What modules add while they run: losses and metrics on values that are no output.
+"""Losses and metrics that modules add while they run, on values that are not outputs.
 
-A running model opens its `Collector` around the call of its module; `add_loss` and `add_metric` put their values into
-the one that is open in this thread, and do nothing where none is.
+A running model activates its `Collector` around the call of its module; `add_loss` and `add_metric` append to the one
+that is active in this thread, and do nothing if there is none.
 """
 
 import threading
@@ -17,21 +17,21 @@ AGGREGATIONS = ("mean", "sum")
 
 
 class Collector:
-    """Gathers what is added between `enter` and `leave`."""
+    """Collects what is added between `enter` and `leave`."""
 
     def __init__(self) -> None:
-        """Begin empty and closed."""
+        """Start empty and inactive."""
         self.losses: list[Tensor] = []
         self.values: list[tuple[str, Any, str]] = []
         self.is_active = False
 
     def enter(self) -> "Collector | None":
-        """Begin anew, and return the collector that was open before: `leave` wants it back.
+        """Clear and activate the collector, and return the one that was active before, for `leave`.
 
-        Logged values stay within a step that calls its model several times. This is not a `with` statement, which
-        `torch.compile` cannot follow for objects that live longer than the graph.
+        Logged values are kept within a step that calls its model several times. This is not a context manager, because
+        `torch.compile` cannot trace one for objects that outlive the graph.
         """
-        previous, _scope.collector = _scope.collector, self
+        previous, _active.collector = _active.collector, self
         self.losses.clear()
         if previous is not self:
             self.values.clear()
@@ -39,26 +39,32 @@ class Collector:
         return previous
 
     def leave(self, previous: "Collector | None") -> None:
-        """Stop gathering; what was gathered stays until the next `enter`."""
-        _scope.collector = previous
+        """Deactivate the collector; what it collected stays until the next `enter`."""
+        _active.collector = previous
         self.is_active = False
 
+    def take(self) -> tuple[list[Tensor], list[tuple[str, Any, str]]]:
+        """Return the losses and values that were added, and start over."""
+        taken = self.losses, self.values
+        self.losses, self.values = [], []
+        return taken
+
     def is_nested(self) -> bool:
-        """Tell whether the collector of another model is open in this thread."""
-        return _scope.collector is not None and _scope.collector is not self
+        """Return whether the collector of another model is active in this thread."""
+        return _active.collector is not None and _active.collector is not self
 
 
-class _Scope(threading.local):
-    """The collector that is open in this thread."""
+class _ActiveCollector(threading.local):
+    """The collector that is active in this thread."""
 
     collector: Collector | None = None
 
 
-_scope = _Scope()
+_active = _ActiveCollector()
 
 
 def add_loss(value: Any) -> None:
-    """Add a value to the loss of the torchfit model that is running; does nothing outside of one.
+    """Add a value to the loss of the running torchfit model; does nothing outside of one.
 
     Call it in any `forward`: the value counts in training and evaluation like a loss of `compile`.
 
@@ -77,37 +83,37 @@ def add_loss(value: Any) -> None:
     >>> model.compile("sgd")  # no other loss
     >>> history = model.fit(torch.ones(8, 4), verbose=0)
     """
-    collector = _scope.collector
+    collector = _active.collector
     if collector is not None:
         collector.losses.append(_checked("add_loss", value))
 
 
 def add_metric(value: Any, name: str, aggregation: str = "mean") -> None:
-    """Log a value of the torchfit model that is running; does nothing outside of one.
+    """Log a value of the running torchfit model; does nothing outside of one.
 
-    Call it in any `forward`. The values of the batches are aggregated over each epoch, apart for training and
+    Call it in any `forward`. The values of the batches are aggregated over each epoch, separately for training and
     validation, and appear in the logs under `name`, after the compiled metrics.
 
     Args:
-        value: A tensor; of one that is no scalar, the mean (or sum) of its elements counts.
+        value: A tensor or number; of a non-scalar tensor, the mean (or sum) of its elements counts.
         name: The key in the logs.
         aggregation: "mean" or "sum" over the batches.
 
     Raises:
         TypeError: If `value` is neither a tensor nor a number.
-        ValueError: If there is no such aggregation, or `name` is no string.
+        ValueError: If `aggregation` is unknown, or `name` is no string.
     """
     check_metric(name, aggregation)
-    collector = _scope.collector
+    collector = _active.collector
     if collector is not None:
         collector.values.append((name, _checked("add_metric", value).detach(), aggregation))
 
 
 def check_metric(name: Any, aggregation: Any) -> None:
-    """Refuse a name or an aggregation that is none.
+    """Check the arguments of `add_metric`.
 
     Raises:
-        ValueError: With what is possible.
+        ValueError: If `name` is no string, or `aggregation` unknown.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"`name` must be a string, the key in the logs. Received: {describe(name)}.")

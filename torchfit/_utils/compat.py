@@ -1,9 +1,10 @@
-"""Private API of torch, looked up in this file only, with public stand-ins for releases that lack it.
+"""Private API of torch and NumPy, looked up in this file only, each with what happens where it is missing.
 
 The fused loss kernels: `torch.nn.functional.mse_loss` spends seven eighths of its 20 µs (CPU, batch of 64) on
 broadcasting in Python; the underlying kernel takes 2.5 µs.
 """
 
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,22 @@ def _public_huber_loss(input: Tensor, target: Tensor, reduction: int, delta: flo
 mse_loss: Kernel = getattr(_native, "mse_loss", _public_mse_loss)
 l1_loss: Kernel = getattr(_native, "l1_loss", _public_l1_loss)
 huber_loss: Kernel = getattr(_native, "huber_loss", _public_huber_loss)
+
+
+def shutdown_workers(loader: Any, iterator: Any) -> None:
+    """Stop the worker processes of a `DataLoader`'s iterator, which torch otherwise does when both are collected."""
+    shutdown = getattr(iterator, "_shutdown_workers", None)
+    if shutdown is not None:
+        shutdown()
+    if getattr(loader, "_iterator", None) is iterator:
+        loader._iterator = None
+
+
+def mapping_of(memory_map: Any) -> mmap.mmap | None:
+    """Return the mapping of a `numpy.memmap`; `None` for a part of it that was computed, and where NumPy has none."""
+    mapping: mmap.mmap | None = getattr(memory_map, "_mmap", None)
+    return mapping
+
 
 TorchLossModule: type[nn.Module] = nn.MSELoss.__bases__[0]
 """The class that torch's loss modules have in common."""
@@ -71,3 +88,38 @@ def _public_nll_loss(
 _aten: Any = torch.ops.aten
 _nll_loss: Any = getattr(getattr(_aten, "nll_loss_forward", None), "default", _public_nll_loss)
 _nll_loss_2d: Any = getattr(getattr(_aten, "nll_loss2d_forward", None), "default", _public_nll_loss)
+
+
+def dynamo_config() -> Any:
+    """Return the configuration of the tracer of `torch.compile`."""
+    import torch._dynamo.config
+
+    return torch._dynamo.config
+
+
+def lookup_compiler_backend(name: str) -> Callable[..., Any]:
+    """Return a backend of `torch.compile` by name."""
+    import torch._dynamo
+
+    backend: Callable[..., Any] = torch._dynamo.lookup_backend(name)
+    return backend
+
+
+def inductor() -> Any:
+    """Return the module with `compile_fx` and `compile_fx_inner`, `None` where one of them is missing."""
+    try:
+        from torch._inductor import compile_fx as module
+    except ImportError:
+        return None
+    return module if hasattr(module, "compile_fx") and hasattr(module, "compile_fx_inner") else None
+
+
+def takes_arguments_as_list(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function that takes its tensors as one list, which it may empty, as compiled code does."""
+    function._boxed_call = True  # type: ignore[attr-defined]
+    return function
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor, or one that shares its memory as a view, was written to in place."""
+    return tensor._version

@@ -1,7 +1,7 @@
-"""The one place where torchfit speaks: lines on the standard output, or in the `torchfit` logger.
+"""All output of torchfit: lines on the standard output, or in the `torchfit` logger.
 
-A line never tears a progress bar: bars that are on the screen are taken off, the line is written, and the
-bars come back below it.
+A line never breaks a progress bar: the bars on the screen are cleared, the line is written, and the bars are redrawn
+below it.
 """
 
 import logging
@@ -13,24 +13,24 @@ _interactive = True
 
 
 def enable_interactive_logging() -> None:
-    """Print messages and progress on the standard output. This is the default."""
+    """Print messages and progress bars on the standard output. This is the default."""
     global _interactive
     _interactive = True
 
 
 def disable_interactive_logging() -> None:
-    """Send messages to the logger named `torchfit` (level INFO) and draw no moving progress bars."""
+    """Send messages to the logger named `torchfit` (level INFO) and draw no animated progress bars."""
     global _interactive
     _interactive = False
 
 
 def is_interactive_logging_enabled() -> bool:
-    """Tell whether messages are printed (True) or logged (False)."""
+    """Return whether messages are printed (True) or logged (False)."""
     return _interactive
 
 
 def write_line(text: str) -> None:
-    """Print a line, around the bars on the screen, or log it without blank lines."""
+    """Print a line, keeping progress bars intact, or log it without blank lines."""
     if not _interactive:
         logger.info("%s", text.strip("\n"))
         return
@@ -39,14 +39,14 @@ def write_line(text: str) -> None:
 
 
 def is_animated() -> bool:
-    """Tell whether what is printed may be overwritten: on a terminal, in a notebook, but in no file."""
+    """Return whether printed text can be overwritten: on a terminal or in a notebook, not in a file."""
     if not _interactive or sys.stdout is None or getattr(sys.stdout, "closed", False):
         return False
     return bool(sys.stdout.isatty()) or in_notebook()
 
 
 def in_notebook() -> bool:
-    """Tell whether the code runs in a notebook's kernel, without importing IPython."""
+    """Return whether the code runs in a notebook's kernel, without importing IPython."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
     return shell is not None and "IPKernelApp" in getattr(shell, "config", {})

@@ -1,4 +1,4 @@
-"""Number kinds by name: `"float32"` and `torch.float32` are the same thing to a user."""
+"""Dtypes by name: `"float32"` and `torch.float32` are interchangeable."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _BY_NAME = {
 
 
 def as_dtype(dtype: Any, argument: str = "dtype") -> torch.dtype:
-    """Return the torch dtype that a name, a torch dtype or a NumPy dtype stands for; `None` is float32.
+    """Return the torch dtype of a name, a torch dtype or a NumPy dtype; `None` is float32.
 
     >>> as_dtype("int32"), as_dtype(None)
     (torch.int32, torch.float32)

@@ -1,4 +1,4 @@
-"""Words for error messages: what came, told by type and shape and never by its data."""
+"""Error messages: what was received, by type and shape and never by its data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 def describe(value: Any) -> str:
-    """Tell what a value is: its type, shape and dtype, or a short literal.
+    """Describe a value by type, shape and dtype, or as a short literal.
 
     >>> import numpy as np
     >>> describe(np.zeros((3, 4), "float32"))
@@ -17,6 +17,8 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
     if isinstance(value, _PLAIN):
         return repr(value) if len(repr(value)) <= 80 else f"a {type(value).__name__} of length {len(str(value))}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):

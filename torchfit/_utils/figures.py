@@ -1,4 +1,4 @@
-"""Pictures with matplotlib, which is imported when one is drawn and not before."""
+"""Figures with matplotlib, which is imported only when one is drawn."""
 
 import base64
 import io
@@ -13,8 +13,8 @@ from torchfit._utils.console import in_notebook
 def make_figure(draw: Callable[[Any], None]) -> Any:
     """Draw on a new figure with `draw(figure)`, and return it.
 
-    In a notebook it is shown at once, wherever the call stands in a cell, and only once if the call stands last;
-    elsewhere `matplotlib.pyplot.show()` shows it.
+    In a notebook it is displayed immediately, and only once even if the call is the last expression of a cell;
+    elsewhere `matplotlib.pyplot.show()` displays it.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -30,7 +30,7 @@ def make_figure(draw: Callable[[Any], None]) -> Any:
 
 
 def png_html(draw: Callable[[Any], None], text: str) -> str:
-    """Return the picture that `draw(figure)` draws as an image for HTML, `text` if matplotlib is not installed."""
+    """Return the figure that `draw(figure)` draws as an HTML image, or `text` if matplotlib is not installed."""
     try:
         figure = _matplotlib("figure").Figure(layout="constrained")
     except ImportError:
@@ -43,7 +43,7 @@ def png_html(draw: Callable[[Any], None], text: str) -> str:
 
 
 def table_html(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a table for HTML; the first column stands left, the others right."""
+    """Return an HTML table; the first column is left-aligned, the others right-aligned."""
     head = "".join(f"<th{_side(column)}>{escape(cell)}</th>" for column, cell in enumerate(header))
     body = [
         "<tr>" + "".join(f"<td{_side(column)}>{escape(cell)}</td>" for column, cell in enumerate(row)) + "</tr>"
@@ -60,4 +60,4 @@ def _matplotlib(part: str) -> Any:
     try:
         return import_module(f"matplotlib.{part}")
     except ImportError as error:
-        raise ImportError('Pictures need matplotlib. Type: pip install "torchfit[plot]"') from error
+        raise ImportError('Plots need matplotlib. Run: pip install "torchfit[plot]"') from error

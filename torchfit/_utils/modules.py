@@ -1,4 +1,4 @@
-"""What there is to know about any module: its device, its dtype, its weights, its mode."""
+"""Device, dtype, weights and mode of any module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-_KEPT = "_torchfit_keeps_evaluation_mode"
+_EVAL_FLAG = "_torchfit_keeps_evaluation_mode"
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -23,15 +23,20 @@ def floating_dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def weight_tensors(module: nn.Module) -> list[Tensor]:
-    """Return what counts as weights, as in Keras: parameters, and buffers of floating numbers."""
+    """Return the weights as Keras counts them: parameters, and floating-point buffers."""
     return [*module.parameters(), *(buffer for buffer in module.buffers() if buffer.is_floating_point())]
+
+
+def has_lazy_weights(module: nn.Module) -> bool:
+    """Return whether weights are missing that are created when the module sees its first batch."""
+    return any(map(is_lazy, weight_tensors(module)))
 
 
 @contextmanager
 def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put every submodule into train or evaluation mode, and each back into its own mode afterwards.
+    """Put every submodule into train or evaluation mode, and restore the mode of each on exit.
 
-    Layers that were told to keep evaluation mode are not put into train mode.
+    Layers that stay in evaluation mode (`set_stays_in_eval`) are not put into train mode.
     """
     before = [(submodule, submodule.training) for submodule in module.modules()]
     nn.Module.train(module, training)
@@ -46,18 +51,18 @@ def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def has_running_stats(module: nn.Module) -> bool:
-    """Tell whether a layer follows its inputs with running statistics when in train mode, as `nn.BatchNorm1d` does."""
+    """Return whether a layer keeps running statistics of its inputs in train mode, as `nn.BatchNorm1d` does."""
     return getattr(module, "running_mean", None) is not None
 
 
 def stays_in_eval(module: nn.Module) -> bool:
-    """Tell whether a layer stays in evaluation mode when the model is trained."""
-    return getattr(module, _KEPT, False)
+    """Return whether a layer stays in evaluation mode during training."""
+    return getattr(module, _EVAL_FLAG, False)
 
 
 def set_stays_in_eval(module: nn.Module, kept: bool) -> None:
-    """Say whether a layer stays in evaluation mode when the model is trained; copies of it remember."""
+    """Set whether a layer stays in evaluation mode during training; copies of it do the same."""
     if kept:
-        setattr(module, _KEPT, True)
+        setattr(module, _EVAL_FLAG, True)
     else:
-        vars(module).pop(_KEPT, None)
+        vars(module).pop(_EVAL_FLAG, None)

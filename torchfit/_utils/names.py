@@ -1,4 +1,4 @@
-"""Names: spelling, suggestions, and keeping them apart."""
+"""Names: spelling, suggestions and uniqueness."""
 
 import difflib
 import re
@@ -30,7 +30,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """Number the names that occur again, leaving the first as it is.
+    """Append numbers to repeated names, leaving the first as it is.
 
     >>> unique_names(["auc", "loss", "auc"])
     ['auc', 'loss', 'auc_1']

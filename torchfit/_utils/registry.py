@@ -1,8 +1,8 @@
-"""The user's own classes and functions, by name: registered ones, and those handed over for one call.
+"""Classes and functions by name: custom ones, registered or passed for one call, and those of each package.
 
-What is turned into data (`serialize`) is named; what is read back (`deserialize`) is looked up by that name
-among the objects handed over for this call, those of the enclosing `custom_object_scope`, the registered ones
-and the family's own, in this order. Nothing is ever imported by a name that comes out of the data.
+`serialize` stores names; `deserialize` looks them up among the objects passed for this call, those of the enclosing
+`custom_object_scope`, the registered ones and the registry's own entries, in this order. Nothing is ever imported by a
+name that comes from the data.
 """
 
 import functools
@@ -27,9 +27,9 @@ _scoped: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=_N
 def register_serializable(package: str = "Custom", name: str | None = None) -> Callable[[Registered], Registered]:
     """Return a decorator that registers a class or function as `package>name`, to be found when loading.
 
-    `name` defaults to the object's own. A class needs `get_config`, unless it is
-    a `torch.nn.Module`, which is then rebuilt from its attributes and weights. Registering the same name twice replaces
-    the first, so that a notebook cell may be run again.
+    `name` defaults to the object's own. A class needs `get_config`, unless it is a `torch.nn.Module`, which can be
+    rebuilt from its attributes and weights. Registering a name again replaces the first object, so that a notebook
+    cell can be run again.
 
     >>> @register_serializable("shop")
     ... def squared(y_true, y_pred):
@@ -55,7 +55,7 @@ def register_serializable(package: str = "Custom", name: str | None = None) -> C
 
 @contextmanager
 def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Make `objects` (name -> class or function) known by name inside the `with` block.
+    """Make `objects` (name -> class or function) known by name within the `with` block.
 
     >>> with custom_object_scope({"plain": print}):
     ...     find_custom("plain") is print
@@ -82,11 +82,10 @@ def find_custom(name: str, custom_objects: Mapping[str, Any] | None = None) -> A
 
 
 class Registry:
-    """The members of one family by name, with Keras' `get`, `serialize` and `deserialize`.
+    """The losses, metrics or optimizers by name, with Keras' `get`, `serialize` and `deserialize`.
 
-    `kind` is the word for messages ("loss"), `module` the public module ("torchfit.losses"), `members` maps
-    names and aliases to classes and functions. Names are looked up without regard to case, except where two
-    members differ by nothing else.
+    `kind` is the word for messages ("loss"), `module` the public module ("torchfit.losses"), `entries` maps names and
+    aliases to classes and functions. Look-up ignores case, except where two names differ by nothing else.
     """
 
     def __init__(self, kind: str, module: str, entries: Mapping[str, Any]):
@@ -96,10 +95,10 @@ class Registry:
 
     @functools.cached_property
     def _by_lower_case(self) -> dict[str, Any]:
-        return {name.lower(): member for name, member in reversed(self.entries.items())}
+        return {name.lower(): entry for name, entry in reversed(self.entries.items())}
 
     def lookup(self, name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
-        """Return the class or function called `name`; an unknown one raises a `ValueError`."""
+        """Return the class or function called `name`; an unknown name raises a `ValueError`."""
         custom = find_custom(name, custom_objects)
         if custom is not None:
             return custom
@@ -110,7 +109,7 @@ class Registry:
         return member
 
     def get(self, identifier: Any) -> Any:
-        """Return the object or function that a name, a config, a class or a callable stands for."""
+        """Return the object or function for a name, a config, a class or a callable."""
         if identifier is None:
             return None
         if isinstance(identifier, Mapping):
@@ -153,7 +152,7 @@ class Registry:
         }
 
     def deserialize(self, config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
-        """Return what `serialize` was given; a name alone is looked up."""
+        """Rebuild what `serialize` described; a bare name is looked up."""
         if isinstance(config, str):
             return self.lookup(config, custom_objects)
         if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):

@@ -1,4 +1,4 @@
-"""The random generators of this process: their state as plain data, and back."""
+"""The state of the random generators of this process."""
 
 import ctypes
 import random
@@ -15,11 +15,11 @@ def random_state(devices: bool = True) -> State:
     """Return the state of Python's, NumPy's and torch's global generators, as tensors and plain data.
 
     Args:
-        devices: Whether to include those of the accelerators that are in use.
+        devices: Whether to include the accelerators in use.
     """
-    version, words, normal = random.getstate()
+    version, key, cached_gaussian = random.getstate()
     return {
-        "python": [version, torch.from_numpy(np.fromiter(words, np.int64, len(words))), normal],
+        "python": [version, torch.from_numpy(np.fromiter(key, np.int64, len(key))), cached_gaussian],
         "numpy": _numpy.state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if devices and _uses_cuda() else [],
@@ -28,10 +28,10 @@ def random_state(devices: bool = True) -> State:
 
 
 class _NumpyState:
-    """The state of NumPy's global generator, kept for as long as nobody draws: NumPy takes long to tell it.
+    """The state of NumPy's global generator, cached until the generator advances, because `get_state()` is slow.
 
-    Whether nobody does is seen in its memory, if that is laid out as is known: 624 words and the position. The second
-    of two normal numbers, which are drawn together, is kept elsewhere; while there is one, NumPy is always asked.
+    An advance shows in its memory, if that has the known layout: 624 words and the position. The second of two normal
+    numbers, which are drawn in pairs, is stored elsewhere; while there is one, the state is always read.
     """
 
     _random: Any = np.random
@@ -41,15 +41,15 @@ class _NumpyState:
         self._memory = b""
 
     def state(self) -> list[Any]:
-        memory = self._look()
+        memory = self._raw_state()
         if not self._memory or memory != self._memory:
-            kind, words, position, has_normal, normal = self._random.get_state()
-            is_known = not has_normal and memory == words.tobytes() + np.int32(position).tobytes()
+            kind, key, position, has_gaussian, cached_gaussian = self._random.get_state()
+            is_known = not has_gaussian and memory == key.tobytes() + np.int32(position).tobytes()
             self._memory = memory if is_known else b""
-            self._state = [kind, torch.from_numpy(words.astype(np.int64)), position, has_normal, normal]
+            self._state = [kind, torch.from_numpy(key.astype(np.int64)), position, has_gaussian, cached_gaussian]
         return list(self._state)
 
-    def _look(self) -> bytes:
+    def _raw_state(self) -> bytes:
         generator = self._random.get_bit_generator()
         if type(generator) is not np.random.MT19937:
             return b""
@@ -60,7 +60,7 @@ _numpy = _NumpyState()
 
 
 def restore_random_state(state: State) -> None:
-    """Set the generators to what `random_state` returned; accelerators that are not there are left out.
+    """Set the generators to what `random_state` returned; missing accelerators are skipped.
 
     >>> state = random_state()
     >>> first = torch.rand(2), np.random.rand(), random.random()
@@ -69,8 +69,8 @@ def restore_random_state(state: State) -> None:
     >>> torch.equal(first[0], again[0]), first[1:] == again[1:]
     (True, True)
     """
-    version, words, normal = state["python"]
-    random.setstate((version, tuple(words.tolist()), normal))
+    version, key, cached_gaussian = state["python"]
+    random.setstate((version, tuple(key.tolist()), cached_gaussian))
     kind, numpy_words, *rest = state["numpy"]
     np.random.set_state((kind, numpy_words.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
@@ -83,7 +83,7 @@ def _uses_cuda() -> bool:
 
 def _restore_devices(cuda: list[Tensor], mps: Tensor | None) -> None:
     if torch.cuda.is_available():
-        for device, words in enumerate(cuda[: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(words, device)
+        for device, key in enumerate(cuda[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(key, device)
     if mps is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(mps)

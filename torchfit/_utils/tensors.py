@@ -1,4 +1,4 @@
-"""Turning what users hold into tensors."""
+"""Conversion to tensors."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def as_tensor(value: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-    """Return `value` (tensor, NumPy array, number, nested list) as a tensor, sharing memory where it can.
+    """Return `value` (tensor, NumPy array, number, nested list) as a tensor, sharing memory where possible.
 
     Without `dtype`, float64 that is not a tensor becomes torch's default dtype (float32), as Keras does with
-    NumPy arrays and Python floats; tensors and integers keep their kind.
+    NumPy arrays and Python floats; tensors and integers keep their dtype.
     """
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype)

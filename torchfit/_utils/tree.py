@@ -3,6 +3,7 @@
 `None` is an empty structure; every other object is a leaf. Dictionaries keep the order of their keys.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,8 +15,8 @@ Path = tuple[Key, ...]
 
 
 def is_leaf(value: Any) -> bool:
-    """Tell whether `value` is an end of the tree."""
-    if isinstance(value, Tensor):  # the usual one, told apart in no time
+    """Return whether `value` is a leaf."""
+    if isinstance(value, Tensor):  # the common case, decided quickly
         return True
     return not (isinstance(value, (list, tuple)) or value is None or isinstance(value, Mapping) or _is_dataclass(value))
 
@@ -61,7 +62,7 @@ def nbytes(tree: Any) -> int:
 
 
 def treedef(tree: Any) -> Any:
-    """Return what trees have in common whose leaves sit in the same places and have the same number of axes.
+    """Return a hashable that is equal for trees whose leaves are at the same paths and have the same number of axes.
 
     >>> treedef({"a": [1, 2]}) == treedef({"a": [3, 4]}), treedef([1]) == treedef((1,))
     (True, False)
@@ -72,7 +73,7 @@ def treedef(tree: Any) -> Any:
 
 
 def map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Build the same structure with `function(leaf)` in place of each leaf.
+    """Build the same structure with each leaf replaced by `function(leaf)`.
 
     >>> map(str, {"a": [1, None]})
     {'a': ['1', None]}
@@ -83,16 +84,38 @@ def map(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def rebuild(tree: Any, parts: Sequence[Any]) -> Any:
-    """Build a structure of the kind of `tree`'s top level from new `parts`."""
+    """Build a structure of the kind of `tree`'s top level from new `parts`.
+
+    Named tuples and dataclasses are built by their constructor. One that refuses the parts, or computes some of them
+    itself, gets them in place instead.
+    """
     if tree is None:
         return None
     if isinstance(tree, Mapping):
         return dict(zip(tree, parts))
     if hasattr(tree, "_fields"):
-        return type(tree)(*parts)
+        return _rebuild_named_tuple(type(tree), parts)
     if _is_dataclass(tree):
-        return dataclasses.replace(tree, **{str(key): part for (key, _), part in zip(children(tree), parts)})
+        return _rebuild_dataclass(tree, {str(key): part for (key, _), part in zip(children(tree), parts)})
     return list(parts) if isinstance(tree, list) else tuple(parts)
+
+
+def _rebuild_named_tuple(kind: type[Any], parts: Sequence[Any]) -> Any:
+    try:
+        return kind(*parts)
+    except Exception:  # Whatever a custom `__new__` raises.
+        return tuple.__new__(kind, parts)
+
+
+def _rebuild_dataclass(tree: Any, parts: dict[str, Any]) -> Any:
+    try:
+        arguments = {field.name: parts[field.name] for field in dataclasses.fields(tree) if field.init}
+        built = dataclasses.replace(tree, **arguments)
+    except Exception:  # Whatever a custom `__init__` or `__post_init__` raises.
+        built = copy.copy(tree)
+    for name, part in parts.items():
+        object.__setattr__(built, name, part)
+    return built
 
 
 def unflattener(tree: Any) -> Callable[[Sequence[Any]], Any]:
@@ -131,7 +154,7 @@ def path_getter(tree: Any, path: Path) -> Callable[[Any], Any]:
 
 
 def _step(tree: Any, key: Key) -> Callable[[Any], Any]:
-    """Return a function that goes one level down. A lambda can be compiled, an `itemgetter` cannot."""
+    """Return a function that goes one level down: a lambda, since an `itemgetter` cannot be compiled."""
     if isinstance(key, str) and not isinstance(tree, Mapping):
         return lambda parts: getattr(parts, key)
     return lambda parts: parts[key]
@@ -154,12 +177,12 @@ def _chain(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 
 
 def _is_dataclass(value: Any) -> bool:
-    """Tell a record of values; a dataclass that can be called is a function with settings, and a leaf."""
+    """Return whether `value` is a dataclass of values; a callable dataclass is a function with settings, and a leaf."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and not callable(value)
 
 
 def format_path(path: Path, root: str) -> str:
-    """Write where a leaf sits, as a user would index it.
+    """Format the path of a leaf as a user would index it.
 
     >>> format_path(("image", 0), "x")
     "x['image'][0]"

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Tasks: TypeAlias = "SimpleQueue[tuple[_PendingWrite, Callable[[], None]] | None]"
 
@@ -12,11 +12,12 @@ Tasks: TypeAlias = "SimpleQueue[tuple[_PendingWrite, Callable[[], None]] | None]
 class BackgroundWriter:
     """Writes one file at a time in a thread; errors are re-raised by `wait()`.
 
-    A plain thread is used because a `ThreadPoolExecutor` spends more time holding the GIL.
+    A plain thread is used because a `ThreadPoolExecutor` spends more time holding the GIL. It is started by the first
+    file. Copies and pickles start without a file and a thread.
     """
 
     def __init__(self) -> None:
-        self._tasks: Tasks = SimpleQueue()
+        self._tasks: Tasks | None = None
         self._thread: Thread | None = None
         self._file: _PendingWrite | None = None
 
@@ -27,7 +28,8 @@ class BackgroundWriter:
             OSError: if the file before it could not be written.
         """
         self.wait()
-        if self._thread is None:
+        if self._tasks is None:
+            self._tasks = SimpleQueue()
             self._thread = Thread(target=_run, args=[self._tasks], name="torchfit-writer", daemon=True)
             self._thread.start()
         self._file = _PendingWrite()
@@ -53,10 +55,14 @@ class BackgroundWriter:
         except OSError as error:
             warnings.warn(f"A file of this training run was not written: {error}", stacklevel=2)
         finally:
-            if self._thread is not None:
+            if self._tasks is not None and self._thread is not None:
                 self._tasks.put(None)
                 self._thread.join()
-                self._thread = None
+                self._tasks = self._thread = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes of a new writer."""
+        return vars(BackgroundWriter())
 
 
 class _PendingWrite:

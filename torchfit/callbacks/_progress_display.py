@@ -3,32 +3,38 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from torchfit._utils import console
-from torchfit.callbacks import _progress_format
+from torchfit.callbacks._progress_format import fit_line
 
 
 class Display(Protocol):
     """A line that is updated in place."""
 
-    def show(self, completed: int, total: int | None, text: str) -> None:
-        """Draw the bar, followed by `text`."""
+    def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
+        """Draw the bar, followed by the items."""
 
     def close(self) -> None:
         """Remove the bar."""
+
+    def abandon(self) -> None:
+        """Remove the bar of a loop that was interrupted, or mark it as such."""
 
 
 class NullDisplay:
     """Draws nothing: for files, pipes and other verbosities."""
 
-    def show(self, completed: int, total: int | None, text: str) -> None:
+    def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Draw nothing."""
 
     def close(self) -> None:
         """Do nothing."""
+
+    abandon = close
 
 
 class Terminal:
@@ -37,10 +43,9 @@ class Terminal:
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def show(self, completed: int, total: int | None, text: str) -> None:
-        """Draw the line, cut to the terminal's width: a line that wraps could not be overwritten."""
-        line = _progress_format.format_count(completed, total) + _progress_format.format_bar(completed, total) + text
-        line = line[: shutil.get_terminal_size().columns - 1]
+    def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
+        """Draw the line, fitted to the width of the terminal: a line that wraps could not be overwritten."""
+        line = fit_line(completed, total, items, shutil.get_terminal_size().columns - 1)
         if self._bar is None:  # creating it draws it
             self._bar = _quiet_tqdm()(desc=line, bar_format="{desc}", file=sys.stdout, leave=False, disable=False)
         else:
@@ -52,18 +57,35 @@ class Terminal:
         if bar is not None:
             bar.close()
 
+    abandon = close
 
-class Notebook(Terminal):
+
+class Notebook:
     """The widget of tqdm. It is removed when the line of the epoch is written."""
 
-    def show(self, completed: int, total: int | None, text: str) -> None:
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Update the widget."""
         if self._bar is None:
             self._bar = import_module("tqdm.notebook").tqdm(
                 total=total, bar_format="{n_fmt}/{total_fmt} {bar}{desc}", leave=False, disable=False
             )
         self._bar.n = completed
-        self._bar.set_description_str(text)
+        self._bar.set_description_str("".join(items))
+
+    def close(self) -> None:
+        """Remove the widget."""
+        if self._bar is not None:
+            self._bar.total = None  # or it would stay, in red: the last steps were not drawn
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Leave the widget in red if steps are missing."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
 
 
 def select_display() -> Display:

@@ -1,6 +1,6 @@
 """Format the line of a progress bar. Pure functions from numbers to text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -16,17 +16,37 @@ def format_count(completed: int, total: int | None) -> str:
     return f"{completed}/Unknown" if total is None else f"{completed:>{len(str(total))}}/{total}"
 
 
-def format_bar(completed: int, total: int | None) -> str:
-    """Format a bar, 30 characters wide, after a space; nothing if the length is unknown.
+def format_bar(completed: int, total: int | None, width: int = _WIDTH) -> str:
+    """Format a bar, `width` characters wide, after a space; nothing if the length is unknown or there is no room.
 
-    >>> format_bar(96, 1563), format_bar(10, 10)
-    (' [>.............................]', ' [==============================]')
+    >>> format_bar(96, 1563), format_bar(10, 10), format_bar(5, 10, width=8)
+    (' [>.............................]', ' [==============================]', ' [===>....]')
     """
-    if not total:
+    if not total or width < 1:
         return ""
-    filled = min(_WIDTH, _WIDTH * completed // total)
+    filled = min(width, width * completed // total)
     head = "=" if completed >= total else ">"
-    return f" [{('=' * (filled - 1) + head) if filled else '':.<{_WIDTH}}]"
+    return f" [{('=' * (filled - 1) + head) if filled else '':.<{width}}]"
+
+
+def fit_line(completed: int, total: int | None, items: Sequence[str], columns: int) -> str:
+    """Return a line of at most `columns` characters: the bar shrinks first, then the last items go as a whole.
+
+    >>> items = [" - ETA: 9s", " - loss: 28644.4551", " - mae: 169.2243"]
+    >>> fit_line(5, 10, items, 70)
+    ' 5/10 [=======>.........] - ETA: 9s - loss: 28644.4551 - mae: 169.2243'
+    >>> fit_line(5, 10, items, 37)
+    ' 5/10 - ETA: 9s - loss: 28644.4551 …'
+    """
+    count, text = format_count(completed, total), ""
+    room = columns - len(count)
+    for kept in range(len(items), 0, -1):
+        text = "".join(items[:kept]) + (" …" if kept < len(items) else "")
+        if len(text) <= room:
+            break
+    else:
+        text = ""
+    return (count + format_bar(completed, total, min(_WIDTH, room - len(text) - 3)) + text)[:columns]
 
 
 def format_duration(seconds: float) -> str:
@@ -53,28 +73,28 @@ def format_step_time(seconds: float) -> str:
     return f"{seconds * 1e3:.0f}ms/step" if seconds >= 1e-3 else f"{seconds * 1e6:.0f}us/step"
 
 
-def format_values(logs: Mapping[str, Any]) -> str:
+def value_items(logs: Mapping[str, Any]) -> list[str]:
     """Format names and values, each after a dash.
 
-    >>> format_values({"loss": 0.34849, "accuracy": 0.0, "tiny": -0.0004})
-    ' - loss: 0.3485 - accuracy: 0.0000e+00 - tiny: -4.0000e-04'
+    >>> value_items({"loss": 0.34849, "accuracy": 0.0, "tiny": -0.0004})
+    [' - loss: 0.3485', ' - accuracy: 0.0000e+00', ' - tiny: -4.0000e-04']
     """
-    return "".join(f" - {name}: {_number(value)}" for name, value in logs.items())
+    return [f" - {name}: {_number(value)}" for name, value in logs.items()]
 
 
-def format_running(completed: int, total: int | None, elapsed: float, step: float, logs: Mapping[str, Any]) -> str:
-    """Return the text after the bar while it moves; `elapsed` and `step` are in seconds.
+def running_items(completed: int, total: int | None, elapsed: float, step: float, logs: Mapping[str, Any]) -> list[str]:
+    """Return the items after the bar while it moves; `elapsed` and `step` are in seconds.
 
-    >>> format_running(32, 782, 0.1, 0.002, {"loss": 0.5})
-    ' - ETA: 1s - loss: 0.5000'
-    >>> format_running(32, None, 0.1, 0.002, {"loss": 0.5})
-    ' - 0s 2ms/step - loss: 0.5000'
+    >>> running_items(32, 782, 0.1, 0.002, {"loss": 0.5})
+    [' - ETA: 1s', ' - loss: 0.5000']
+    >>> running_items(32, None, 0.1, 0.002, {"loss": 0.5})
+    [' - 0s 2ms/step', ' - loss: 0.5000']
     """
     if total is None:
-        time = f"{int(elapsed)}s {format_step_time(step)}"
+        time = f" - {int(elapsed)}s {format_step_time(step)}"
     else:
-        time = f"ETA: {format_duration(step * (total - completed))}"
-    return f" - {time}{format_values(logs)}"
+        time = f" - ETA: {format_duration(step * (total - completed))}"
+    return [time, *value_items(logs)]
 
 
 def format_finished(
@@ -89,7 +109,7 @@ def format_finished(
     """
     time = f"{int(elapsed)}s{'' if with_bar else ' -'} {format_step_time(step)}"
     bar = format_bar(completed, total) if with_bar else ""
-    return f"{format_count(completed, total)}{bar} - {time}{format_values(logs)}"
+    return f"{format_count(completed, total)}{bar} - {time}{''.join(value_items(logs))}"
 
 
 def _number(value: Any) -> str:

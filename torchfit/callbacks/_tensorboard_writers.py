@@ -103,6 +103,10 @@ class ProfiledRange:
         self._folder = folder
         self._profiler: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave a running profiler out of copies and pickles."""
+        return {**vars(self), "_profiler": None}
+
     def start_if_due(self, batch: int) -> None:
         """Start recording if this batch is in the range."""
         if self._profiler is None and self.first <= batch <= self.last:

@@ -9,7 +9,8 @@ from torchfit._serialization import archive, files
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks._background_writer import BackgroundWriter
-from torchfit.callbacks.base import Callback
+from torchfit.callbacks._history_archive import HistoryArchive
+from torchfit.callbacks.base import HOOKS, Callback
 
 _LATEST, _PREVIOUS = "latest.pt", "previous.pt"
 
@@ -26,6 +27,8 @@ class BackupAndRestore(Callback):
     everything that has `state_dict` and `load_state_dict`. With other data, such as generators, the state is stored
     at the end of epochs only, and a warning says so before training starts.
 
+    The history of a long run is stored in further files, once every few hundred epochs, so that states do not grow.
+
     Custom callbacks take part if they define `state_dict` and `load_state_dict`. When an epoch is resumed in the
     middle, `on_train_begin` and `on_epoch_begin` are called before the states are restored. Random numbers drawn in
     the workers of a DataLoader with `persistent_workers` are not reproduced.
@@ -39,7 +42,8 @@ class BackupAndRestore(Callback):
 
     Raises:
         ValueError: If an argument is invalid; before the first epoch, if the file is damaged, or belongs to another
-            model or other data.
+            model or other data; when a state is to be stored that could not be resumed, because a callback replaced
+            the optimizer or changed its parameter groups.
         TypeError: Before the first epoch, if the state of a callback is more than tensors, arrays and plain data.
         OSError: If a file cannot be written; it is named, and the previous one is kept.
 
@@ -48,8 +52,9 @@ class BackupAndRestore(Callback):
 
     written_logs = ()
     reads_logs_synchronously = True
-    runs_last = True  # after the callbacks whose states it stores
+    runs_last = HOOKS  # after the callbacks whose states it stores
 
+    _not_copied = ("training_state", "_optimizer")
     _epoch: int
     _last_batch: int
     _batches_since_save: int
@@ -67,7 +72,8 @@ class BackupAndRestore(Callback):
         self.save_freq = validation.save_freq("save_freq", save_freq)
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self._latest, self._previous = (_join(self.backup_dir, name) for name in (_LATEST, _PREVIOUS))
+        self._latest, self._previous = self._path_of(_LATEST), self._path_of(_PREVIOUS)
+        self._history = HistoryArchive(self._path_of)
         self._writer = BackgroundWriter()
         self._restored: Any = None
         self._reset()
@@ -85,6 +91,7 @@ class BackupAndRestore(Callback):
                 stacklevel=2,
             )
         self._check_serializable(state)
+        self._optimizer = OptimizerStructure(self.model.optimizer)
         self._restored = self._read()
         self._restore()
 
@@ -123,12 +130,14 @@ class BackupAndRestore(Callback):
         if self.delete_checkpoint:
             files.remove(self._latest)
             files.remove(self._previous)
+            self._history.remove()
             files.remove_empty_folder(self.backup_dir)
 
     def _reset(self) -> None:
         self._epoch = 0
         self._last_batch = -1
         self._batches_since_save = 0
+        self._history.reset()
 
     def _is_due(self) -> bool:
         return self.save_freq != "epoch" and self._batches_since_save >= int(self.save_freq)
@@ -148,7 +157,8 @@ class BackupAndRestore(Callback):
         if self._restored is None:
             return
         try:
-            self._state().load_state_dict(self._restored)
+            with self._history.put_back(self.model.history, self._restored.get("history_chunks", 0)):
+                self._state().load_state_dict(self._restored)
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"BackupAndRestore: the state in {self.backup_dir!r} does not fit this training run: {error} "
@@ -169,13 +179,24 @@ class BackupAndRestore(Callback):
             return archive.read(self._previous)
 
     def _save(self, epoch: int, step: int, logs: Any) -> None:
-        write = archive.prepare_write(self._latest, self._state().state_dict(epoch, step, logs))
-        self._writer.start(lambda: self._write(write))
+        self._optimizer.check(self.model.optimizer)
+        history = self.model.history
+        write_chunk = self._history.prepare_chunk(history)
+        with self._history.leave_out(history):
+            state = self._state().state_dict(epoch, step, logs)
+        write = archive.prepare_write(self._latest, {**state, "history_chunks": self._history.num_chunks})
+        self._writer.start(lambda: self._write(write, write_chunk))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[], None], write_chunk: Callable[[], None] | None) -> None:
+        if write_chunk is not None:
+            write_chunk()
         if self.double_checkpoint:
             files.move(self._latest, self._previous)
         write()
+
+    def _path_of(self, name: str) -> str:
+        is_remote = files.is_remote(self.backup_dir)
+        return f"{self.backup_dir.rstrip('/')}/{name}" if is_remote else os.path.join(self.backup_dir, name)
 
     def unneeded_hooks(self) -> Collection[str]:
         """Return the hook that counts batches, if `save_freq` counts epochs."""
@@ -187,5 +208,37 @@ class BackupAndRestore(Callback):
         self._writer.close()
 
 
-def _join(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}" if files.is_remote(folder) else os.path.join(folder, name)
+class OptimizerStructure:
+    """What of an optimizer a new `fit` creates again, and a state cannot: the object itself and its groups."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._groups = _groups_of(optimizer)
+
+    def check(self, optimizer: Any) -> None:
+        """Check that a state of the optimizer can be loaded into the one that the next `fit` starts with.
+
+        Raises:
+            ValueError: if a callback replaced it, or changed groups of parameters whose names it does not know.
+        """
+        if optimizer is not self._optimizer:
+            raise ValueError(
+                "BackupAndRestore: a callback replaced the optimizer, as `compile` does. The run could not be resumed, "
+                "because `fit` would start with the first one. Change the settings of the optimizer instead, or train "
+                "in two calls of `fit`."
+            )
+        groups = _groups_of(optimizer)
+        if not self._groups:
+            self._groups = groups  # It was not built before.
+        if groups != self._groups and None in optimizer.state_dict().get("names", [None]):
+            raise ValueError(
+                "BackupAndRestore: a callback changed the parameter groups of the optimizer: "
+                f"{self._groups} parameters before, {groups} now. The run could not be resumed, because `fit` would "
+                "start with the first ones. Create all groups before `fit`, or use FineTuning."
+            )
+
+
+def _groups_of(optimizer: Any) -> list[int]:
+    """Return the number of parameters in each group of a `torch.optim` optimizer."""
+    groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", ())
+    return [len(group["params"]) for group in groups]

@@ -77,9 +77,11 @@ class Callback:
 
     Class attributes that a subclass may set. They hold for the very class that sets them, not for its subclasses:
         written_logs: the names of all entries that the callback writes into `logs`; None if they are unknown.
+        uses_log_names: whether `on_train_begin` looks at `params["metrics"]`, which takes a while to infer. Callbacks
+            with an attribute `monitor` always do.
         reads_logs_synchronously: whether batch hooks read `logs` only while they run, and keep no reference to it.
             All batches may then share one mapping.
-        runs_last: whether the hooks are called after those of all other callbacks, the history included.
+        runs_last: the names of hooks that are called after those of other callbacks, the history included.
 
     >>> class Losses(Callback):
     ...     def on_train_begin(self, logs=None):
@@ -99,8 +101,12 @@ class Callback:
     training_state: Any = None
 
     written_logs: tuple[str, ...] | None = None
+    uses_log_names: bool = False
     reads_logs_synchronously: bool = False
-    runs_last: bool = False
+    runs_last: Collection[str] = ()
+
+    # Attributes that belong to a run in progress, and are left out of copies and pickles.
+    _not_copied: Collection[str] = ("training_state",)
 
     def set_model(self, model: Any) -> None:
         """Receive the model, before the first hook is called."""
@@ -179,7 +185,5 @@ class Callback:
         """Called when a loop is left, also by an exception: release files, bars and module hooks. May come twice."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the state of the run in progress, which belongs to `fit`, from copies and pickles."""
-        state = dict(vars(self))
-        state.pop("training_state", None)
-        return state
+        """Return what copies and pickles hold: all attributes but those of a run in progress."""
+        return {name: value for name, value in vars(self).items() if name not in self._not_copied}

@@ -46,7 +46,7 @@ class CallbackList(Callback):
         **params: passed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
 
     Attributes:
-        callbacks: the callbacks, in the order in which they are called.
+        callbacks: the callbacks, in the order in which they are called, but for what they call last (`runs_last`).
         keeps_batch_logs: whether a callback may look at the `logs` of a batch of training or evaluation after its
             hook has returned, so that each batch needs a mapping of its own. torchfit's own callbacks do not.
 
@@ -74,8 +74,6 @@ class CallbackList(Callback):
             self.callbacks.insert(0, ProgbarLogger())
         if add_history and not _contains(self.callbacks, History):
             self.callbacks.append(History())
-        if any(getattr(callback, "runs_last", False) for callback in self.callbacks):
-            self.callbacks.sort(key=lambda callback: getattr(callback, "runs_last", False))
         if params:
             self._pass_params(params)
         if model is not None:
@@ -84,9 +82,9 @@ class CallbackList(Callback):
 
     @property
     def needs_log_names(self) -> bool:
-        """Whether a callback monitors a log entry, and all names that callbacks add to the logs are known."""
-        monitors = any(hasattr(callback, "monitor") for callback in self.callbacks)
-        return monitors and all(vars(type(callback)).get("written_logs") is not None for callback in self.callbacks)
+        """Whether a callback uses the names in the logs, and all those that callbacks add are known."""
+        uses = any(hasattr(each, "monitor") or getattr(each, "uses_log_names", False) for each in self.callbacks)
+        return uses and all(vars(type(callback)).get("written_logs") is not None for callback in self.callbacks)
 
     def has_listeners(self, hook: str) -> bool:
         """Return whether a callback has the hook, given by name."""
@@ -100,8 +98,7 @@ class CallbackList(Callback):
     def set_model(self, model: Any) -> None:
         """Pass the model to every callback."""
         self.model = model
-        for callback in self.callbacks:
-            callback.set_model(model)
+        self._call_each("set_model", model)
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Pass the parameters to every callback, with the names of the entries that callbacks add to the logs."""
@@ -115,10 +112,7 @@ class CallbackList(Callback):
     def set_training_state(self, state: Any) -> None:
         """Pass the state of the training run to every callback: before `on_train_begin`, and None after `fit`."""
         self.training_state = state
-        for callback in self.callbacks:
-            setter = getattr(callback, "set_training_state", None)
-            if setter is not None:
-                setter(state)
+        self._call_each("set_training_state", state)
 
     def close(self) -> None:
         """Release the files, bars and module hooks of every callback. Belongs in a `finally`; may be called twice."""
@@ -130,18 +124,29 @@ class CallbackList(Callback):
 
     def _pass_params(self, params: Mapping[str, Any]) -> None:
         self.params = add_log_names(params, self.callbacks)
+        self._call_each("set_params", self.params)
+
+    def _call_each(self, setter: str, value: Any) -> None:
+        """Call a setter on every callback that has it: objects with only some of the methods are callbacks too."""
         for callback in self.callbacks:
-            callback.set_params(self.params)
+            getattr(callback, setter, _noop)(value)
 
     def _bind(self) -> None:
         """Bind every hook to the callbacks that have it."""
         found: dict[str, list[Hook]] = {}
+        last: list[tuple[str, Hook]] = []
         self.keeps_batch_logs = False
         for callback in self.callbacks:
+            runs_last = getattr(callback, "runs_last", ())
             for hook, method in _resolve_hooks(callback):
-                found.setdefault(hook, []).append(method)
+                if hook in runs_last:
+                    last.append((hook, method))
+                else:
+                    found.setdefault(hook, []).append(method)
                 if hook in _WITH_BATCH_LOGS and not _reads_logs_synchronously(callback, hook):
                     self.keeps_batch_logs = True
+        for hook, method in last:
+            found.setdefault(hook, []).append(method)
         attributes = vars(self)
         attributes.update(_NO_HOOKS)
         for hook, listeners in found.items():
@@ -168,13 +173,30 @@ def as_callbacks(callbacks: Any) -> list[Any]:
         return [callback for nested in callbacks for callback in as_callbacks(nested)]
     if isinstance(callbacks, Callback):
         return [callbacks]
-    if isinstance(callbacks, type) or not any(hasattr(callbacks, hook) for hook in HOOKS):
-        hint = f" Write {callbacks.__name__}(...)." if isinstance(callbacks, type) else ""
+    if isinstance(callbacks, type) or not any(hasattr(callbacks, hook) for hook in _NO_HOOKS):
         raise TypeError(
             "callbacks: expected Callback objects, or objects with some of its methods. "
-            f"Received: {describe(callbacks)}.{hint}"
+            f"Received: {describe(callbacks)}.{_hint(callbacks)}"
         )
     return [callbacks]
+
+
+def _hint(value: Any) -> str:
+    """Return what to write instead of something that is not a callback."""
+    if isinstance(value, type):
+        return f" Write {value.__name__}(...)."
+    if isinstance(value, str):
+        return " Callbacks have no names: create the object, such as torchfit.callbacks.EarlyStopping()."
+    if hasattr(value, "step") and hasattr(value, "optimizer"):
+        return " Wrap a scheduler of torch: TorchLRScheduler(scheduler)."
+    if hasattr(value, "update_state") or hasattr(value, "compute"):
+        return " Pass metrics to compile(..., metrics=[...])."
+    if callable(value):
+        return (
+            " Wrap a function: LambdaCallback(on_epoch_end=function), or LearningRateScheduler(function) if it "
+            "returns the learning rate of an epoch."
+        )
+    return ""
 
 
 def _call_all(listeners: list[Hook]) -> Hook:
@@ -210,9 +232,17 @@ def _resolve_hooks(callback: Any) -> list[tuple[str, Hook]]:
 
 
 def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
-    """Return a function that can be called with `logs` by position, by name, and without."""
+    """Return a function that can be called with `logs` by position, by name, and without.
+
+    Raises:
+        TypeError: if the method takes other arguments, such as those of a callback of another library.
+    """
     index = (0,) * (num_arguments - 1)
-    by_name = not _accepts(method, *index, 0) and _accepts(method, *index, logs=0)  # as in `**kwargs`
+    by_name = not _accepts(method, *index, 0)
+    if by_name and not _accepts(method, *index, logs=0):  # as in `**kwargs`
+        name = getattr(method, "__qualname__", repr(method))
+        expected = "(logs)" if num_arguments == 1 else "(index, logs)"
+        raise TypeError(f"callbacks: {name} is called with {expected}, but takes {signature(method)}.")
 
     def call(*arguments: Any, logs: Any = None) -> None:
         if len(arguments) < num_arguments:
@@ -227,8 +257,12 @@ def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
 
 def _accepts(method: Hook, *arguments: int, **named: int) -> bool:
     try:
-        signature(method).bind(*arguments, **named)
-    except (TypeError, ValueError):
+        expected = signature(method)
+    except ValueError:  # a function of C without a signature
+        return True
+    try:
+        expected.bind(*arguments, **named)
+    except TypeError:
         return False
     return True
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from torchfit._utils import figures
 from torchfit._utils.names import did_you_mean
 from torchfit.callbacks import _history_plot
 from torchfit.callbacks._monitor import mode_of
 from torchfit.callbacks.base import Callback
+
+Record: TypeAlias = "dict[str, Any]"
+"""A part of a history: its `history`, its list `epoch`, and in `recorded_at` the epochs of each value."""
 
 
 class History(Callback):
@@ -29,6 +33,13 @@ class History(Callback):
     """
 
     written_logs = ()
+
+    # What BackupAndRestore stores in files of its own, while a state is taken or loaded.
+    stored_lengths: Mapping[str, int] = MappingProxyType({})
+    stored_records: Sequence[Record] = ()
+
+    _modes: Mapping[str, str | None] = MappingProxyType({})
+    _not_copied = ("training_state", "model")
 
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
@@ -98,7 +109,14 @@ class History(Callback):
         return figures.make_figure(lambda figure: self._draw(figure, record))
 
     def _draw(self, figure: Any, record: _history_plot.Record) -> None:
-        _history_plot.draw_curves(figure, record, lambda name: mode_of(self.model, name))
+        _history_plot.draw_curves(figure, record, self._mode_of)
+
+    def _mode_of(self, name: str) -> str | None:
+        return self._modes.get(name) if self.model is None and name in self._modes else mode_of(self.model, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model out of copies and pickles, but for which values are better."""
+        return {**super().__getstate__(), "_modes": {name: self._mode_of(name) for name in self.history}}
 
     def _record(self, first: int) -> dict[str, tuple[list[int], list[Any]]]:
         """Return epochs, counted from `first`, and numbers for each name."""
@@ -118,21 +136,32 @@ class History(Callback):
         image = figures.png_html(lambda figure: self._draw(figure, record), "Training curves")
         rows = []
         for name, (epochs, values) in record.items():
-            best = _history_plot.best_epoch(epochs, values, mode_of(self.model, name))
+            best = _history_plot.best_epoch(epochs, values, self._mode_of(name))
             shown = ("–", "–") if best is None else (f"{best[1]:.4g}", str(best[0]))
             rows.append((name, f"{values[-1]:.4g}", *shown))
         return image + figures.table_html(("", "last", "best", "in epoch"), rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the record so far."""
-        return {
-            "history": {name: list(values) for name, values in self.history.items()},
-            "epoch": list(self.epoch),
-            "recorded_at": {name: list(epochs) for name, epochs in self._recorded_at.items()},
-        }
+        """Return the record so far, without what is stored elsewhere (`stored_lengths`)."""
+        return self.record(self.stored_lengths)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue a record."""
-        self.history = {name: list(values) for name, values in state["history"].items()}
-        self.epoch = list(state["epoch"])
-        self._recorded_at = {name: list(epochs) for name, epochs in state.get("recorded_at", {}).items()}
+        """Continue a record, after what was stored elsewhere (`stored_records`)."""
+        self.history, self.epoch, self._recorded_at = {}, [], {}
+        for record in [*self.stored_records, state]:
+            self.epoch += record["epoch"]
+            for lists, part in ((self.history, "history"), (self._recorded_at, "recorded_at")):
+                for name, values in record.get(part, {}).items():
+                    lists.setdefault(name, []).extend(values)
+
+    def record(self, start: Mapping[str, int]) -> Record:
+        """Return the values, from a position in each list."""
+        return {
+            "history": {name: values[start.get(name, 0) :] for name, values in self.history.items()},
+            "epoch": self.epoch[start.get("", 0) :],
+            "recorded_at": {name: epochs[start.get(name, 0) :] for name, epochs in self._recorded_at.items()},
+        }
+
+    def lengths(self) -> dict[str, int]:
+        """Return the number of values by name, and that of the epochs as `""`."""
+        return {"": len(self.epoch), **{name: len(values) for name, values in self.history.items()}}

@@ -161,7 +161,7 @@ class ModelCheckpoint(Callback):
         return self.filepath.format(**values)
 
     def _save(self, path: str) -> None:
-        prepare = getattr(self.model, "prepare_save", None) or getattr(self.model, "_writing_later", None)
+        prepare = getattr(self.model, "prepare_save", None)
         write = None if prepare is None or self.save_freq == "epoch" else prepare(path, self.save_weights_only)
         if write is not None:
             self._writer.start(write)

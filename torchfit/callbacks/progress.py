@@ -1,13 +1,15 @@
 """ProgbarLogger: the progress bar of `fit`, `evaluate` and `predict`."""
 
+import operator
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks import _progress_format
 from torchfit.callbacks._progress_display import Display, NullDisplay, select_display
+from torchfit.callbacks._progress_format import format_count, format_finished, running_items
 from torchfit.callbacks.base import HOOKS, Callback
 
 _SECONDS_BETWEEN_DRAWS = 0.1
@@ -26,8 +28,9 @@ def resolve_verbose(verbose: Any) -> int:
     """
     if isinstance(verbose, str) and verbose == "auto":
         return 1 if console.is_animated() else 2
-    if not isinstance(verbose, str) and verbose in (0, 1, 2):
-        return int(verbose)
+    with suppress(TypeError):
+        if (number := operator.index(verbose)) in (0, 1, 2):
+            return number
     raise ValueError(
         "verbose: expected 'auto', 0 (silent), 1 (progress bar) or 2 (one line per epoch). "
         f"Received: {describe(verbose)}"
@@ -40,17 +43,20 @@ class ProgbarLogger(Callback):
     The bar is drawn at most ten times a second, with tqdm, on a terminal or in a notebook. In files and pipes, and
     if the environment variable `TQDM_DISABLE` is 1, only finished lines are written, without control characters.
     Between draws a step costs one call, which reads the clock and stores a number; `logs` is read only when drawn.
+    The line of an epoch is written after the hooks of other callbacks, and shows what they add to the logs.
 
     The times are those of Keras: seconds since the start of the epoch, and seconds per step without the first step.
     """
 
     written_logs = ()
     reads_logs_synchronously = True
+    runs_last = ("on_epoch_end", "on_test_end")  # the line shows what other callbacks add to the logs
 
     verbose: int = 1
     epochs: int = 1
     target: int | None = None
     _in_fit = False
+    _not_copied = ("training_state", "_display")
     _display: Display = NullDisplay()
     _text = ""
 
@@ -132,10 +138,10 @@ class ProgbarLogger(Callback):
         if isinstance(self._display, NullDisplay):
             self._next_draw = float("inf")
             return
-        self._text = _progress_format.format_running(
-            self._completed, self._total_steps(), now - self._started, self._step_seconds(now), logs or {}
-        )
-        self._display.show(self._completed, self._total_steps(), self._text)
+        total = self._total_steps()
+        items = running_items(self._completed, total, now - self._started, self._step_seconds(now), logs or {})
+        self._text = "".join(items)
+        self._display.show(self._completed, total, items)
         self._next_draw = perf_counter() + _SECONDS_BETWEEN_DRAWS
 
     def _finish(self, logs: Any) -> None:
@@ -147,7 +153,7 @@ class ProgbarLogger(Callback):
         self.target = self._total_steps() or self._completed  # the length of the next epochs
         now = perf_counter()
         console.write_line(
-            _progress_format.format_finished(
+            format_finished(
                 self._completed,
                 self.target,
                 now - self._started,
@@ -173,7 +179,7 @@ class ProgbarLogger(Callback):
     def release_resources(self) -> None:
         """If the loop was interrupted, print the last drawn state."""
         self._in_fit = False
-        self._display.close()
+        self._display.abandon()
         if self._text:
-            console.write_line(_progress_format.format_count(self._completed, self._total_steps()) + self._text)
+            console.write_line(format_count(self._completed, self._total_steps()) + self._text)
             self._text = ""

@@ -8,7 +8,12 @@ import numpy as np
 
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks._learning_rate import learning_rate_of
+from torchfit.callbacks._learning_rate import (
+    learning_rate_of,
+    learning_rates_of,
+    require_settable_rate,
+    set_learning_rates,
+)
 from torchfit.callbacks._monitor import Monitor
 from torchfit.callbacks.base import Callback
 
@@ -16,7 +21,8 @@ from torchfit.callbacks.base import Callback
 class ReduceLROnPlateau(Callback):
     """Multiply the learning rate by a factor when a monitored value has stopped improving.
 
-    Writes `learning_rate`, the rate of the epoch, into the logs.
+    Every parameter group is reduced from its own rate; groups at 0 stay at 0. Writes `learning_rate`, the rate of the
+    epoch, into the logs.
 
     Args:
         monitor: name in the logs.
@@ -30,7 +36,7 @@ class ReduceLROnPlateau(Callback):
 
     Raises:
         ValueError: if `factor` is not below 1; before the first epoch, if `monitor` cannot occur.
-        TypeError: when the rate of the optimizer is set by a schedule.
+        TypeError: before the first epoch, if a schedule of the optimizer sets the rate.
 
     >>> plateau = ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=5, min_lr=0.001)
     """
@@ -73,6 +79,7 @@ class ReduceLROnPlateau(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Reset, and raise ValueError if `monitor` cannot occur."""
+        require_settable_rate(type(self).__name__, self.model)
         self._monitor.check(self.model, self.params)
         self._reset()
 
@@ -113,14 +120,15 @@ class ReduceLROnPlateau(Callback):
         self.cooldown_counter = 0
 
     def _reduce(self, epoch: int) -> None:
-        optimizer = self.model.optimizer
-        rate = learning_rate_of(self.model)
+        rates = learning_rates_of(self.model)
         # Rates live in float32: 0.1 reduced by 0.1 is no larger than a min_lr of 0.01.
-        if np.float32(rate) <= np.float32(self.min_lr):
+        reducible = [np.float32(rate) > np.float32(self.min_lr) for rate in rates]
+        if not any(reducible):
             return
-        optimizer.learning_rate = max(rate * self.factor, self.min_lr)
+        reduced = [max(rate * self.factor, self.min_lr) for rate in rates]
+        set_learning_rates(self.model, [new if can else rate for can, new, rate in zip(reducible, reduced, rates)])
         if self.verbose > 0:
-            rate = float(str(np.float32(optimizer.learning_rate)))
+            rate = float(str(np.float32(learning_rate_of(self.model))))
             console.write_line(f"\nEpoch {epoch + 1:05d}: ReduceLROnPlateau reducing learning rate to {rate}.")
         self.cooldown_counter = self.cooldown
         self.wait = 0

@@ -138,6 +138,10 @@ class TensorBoard(Callback):
         """Restore the count of batches."""
         self._batches, self._last_batch = state["batches"], state["last_batch"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files, the hook in the module and a running profiler out of copies and pickles."""
+        return {**super().__getstate__(), "_writers": {}, "_inputs": None}
+
     def _write_batch(self, logs: Mapping[str, Any]) -> None:
         values = {**logs, **self._speed(self._batch_mark)}
         _tensorboard_writers.write_scalars(self._writer("train"), "batch_", values, self._batches)

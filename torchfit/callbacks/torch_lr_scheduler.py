@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from torchfit._utils.errors import describe
-from torchfit.callbacks._learning_rate import built_optimizer, learning_rate_of
+from torchfit.callbacks._learning_rate import built_optimizer, learning_rate_of, require_settable_rate
 from torchfit.callbacks._monitor import Monitor
 from torchfit.callbacks.base import Callback
 
@@ -19,7 +20,8 @@ class TorchLRScheduler(Callback):
         scheduler: a scheduler of the `torch.optim` optimizer that the model was compiled with; or a callable that
             creates one for an optimizer, which works with every optimizer of the model:
             `lambda optimizer: StepLR(optimizer, 10)`. On torchfit's own optimizers it sets only the learning rate:
-            the momentum that `OneCycleLR` and `CyclicLR` would cycle is left alone.
+            the momentum that `OneCycleLR` and `CyclicLR` would cycle is left alone. Schedulers of timm get the number
+            of completed epochs, or of batches.
         interval: `"epoch"` or `"batch"`: when to step. Epoch steps come after validation.
         monitor: name in the logs whose value is passed to schedulers that need one (torch's `ReduceLROnPlateau`).
             With `interval="batch"` it is read at every step, which waits for the device.
@@ -29,7 +31,8 @@ class TorchLRScheduler(Callback):
     Raises:
         ValueError: for an invalid `interval`; before the first epoch, if `monitor` cannot occur, or if the scheduler
             belongs to another optimizer than that of the model.
-        TypeError: for something that is neither a scheduler nor callable.
+        TypeError: for something that is neither a scheduler nor callable; before the first epoch, if a schedule of
+            the optimizer sets the rate.
 
     >>> from torch.optim.lr_scheduler import StepLR
     >>> halving = TorchLRScheduler(lambda optimizer: StepLR(optimizer, step_size=10, gamma=0.5))
@@ -52,9 +55,11 @@ class TorchLRScheduler(Callback):
         self._create: Callable[[Any], Any] | None = None if is_created else scheduler
         self.scheduler: Any = scheduler if is_created else None
         self._last_batch = -1
+        self._num_batches = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Create the scheduler for the optimizer of the model, unless one was given."""
+        require_settable_rate(type(self).__name__, self.model)
         own = getattr(built_optimizer(self.model), "optimizer", None)
         if self._create is not None:
             self.scheduler = self._create(own or _placeholder_optimizer(learning_rate_of(self.model)))
@@ -67,8 +72,9 @@ class TorchLRScheduler(Callback):
         if self._uses_placeholder:
             self.scheduler.optimizer.step()  # changes nothing; without it schedulers warn
         self._copy_rate()
+        self._num_batches = 0
         self._monitor = Monitor(type(self).__name__, self.monitor, "min")
-        self._needs_value = "metrics" in inspect.signature(self.scheduler.step).parameters
+        self._call = self._choose_call()
         if self._needs_value:
             self._monitor.check(self.model, self.params)
 
@@ -80,7 +86,8 @@ class TorchLRScheduler(Callback):
         """Step once for each batch since the last call, if `interval` is "batch"."""
         if self.interval == "batch":
             for _ in range(batch - self._last_batch):
-                self._step(logs)
+                self._num_batches += 1
+                self._step(self._num_batches, logs)
             self._last_batch = batch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -88,28 +95,56 @@ class TorchLRScheduler(Callback):
         logs = {} if logs is None else logs
         logs["learning_rate"] = learning_rate_of(self.model)
         if self.interval == "epoch":
-            self._step(logs)
+            self._step(epoch + 1, logs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state and the learning rates of its optimizer."""
         rates = [group["lr"] for group in self.scheduler.optimizer.param_groups]
-        return {"scheduler": self.scheduler.state_dict(), "rates": rates, "last_batch": self._last_batch}
+        return {
+            "scheduler": self.scheduler.state_dict(),
+            "rates": rates,
+            "last_batch": self._last_batch,
+            "num_batches": self._num_batches,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the schedule."""
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.scheduler.optimizer.param_groups, state["rates"]):
             group["lr"] = rate
-        self._last_batch = state["last_batch"]
+        self._last_batch, self._num_batches = state["last_batch"], state.get("num_batches", 0)
         self._copy_rate()
 
-    def _step(self, logs: Any) -> None:
-        if not self._needs_value:
-            self.scheduler.step()
-        else:
-            value = self._monitor.read(self.model, self.params, logs)
-            if value is not None:
-                self.scheduler.step(value)
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave a scheduler that `on_train_begin` creates out of copies and pickles."""
+        return {**super().__getstate__(), "scheduler": self.scheduler if self._create is None else None, "_call": None}
+
+    def _choose_call(self) -> Callable[[int, Any], Any]:
+        """Return how to step the scheduler, from the number of completed epochs or batches and the monitored value."""
+        step = self.scheduler.step
+        parameters = inspect.signature(step).parameters
+        self._needs_value = "metrics" in parameters
+        if self._needs_value:
+            return lambda count, value: step(value)
+        epoch = parameters.get("epoch")
+        if epoch is None or epoch.default is not inspect.Parameter.empty:
+            return lambda count, value: step()
+        # A scheduler of timm: it counts either epochs, in `step`, or updates, in `step_update`.
+        self._needs_value = isinstance(getattr(self.scheduler, "lr_scheduler", None), ReduceLROnPlateau)
+        counts_epochs = getattr(self.scheduler, "t_in_epochs", self.interval == "epoch")
+        if counts_epochs != (self.interval == "epoch"):
+            interval = "epoch" if counts_epochs else "batch"
+            raise ValueError(
+                f"TorchLRScheduler: {describe(self.scheduler)} counts {'epochs' if counts_epochs else 'updates'}. "
+                f"Pass interval={interval!r}."
+            )
+        call = step if self.interval == "epoch" else self.scheduler.step_update
+        return lambda count, value: call(count) if value is None else call(count, metric=value)
+
+    def _step(self, count: int, logs: Any) -> None:
+        value = self._monitor.read(self.model, self.params, logs) if self._needs_value else None
+        if value is not None or not self._needs_value:
+            self._call(count, value)
         self._copy_rate()
 
     def _copy_rate(self) -> None:

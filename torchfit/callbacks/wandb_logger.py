@@ -28,10 +28,12 @@ class WandbLogger(Callback):
 
     written_logs = ()
 
+    run: Any = None
+    _is_ours = False
+    _not_copied = ("training_state", "run", "_is_ours")
+
     def __init__(self, project: str | None = None, name: str | None = None, **init_arguments: Any) -> None:
         self._arguments = {"project": project, "name": name, **init_arguments}
-        self.run: Any = None
-        self._is_ours = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Start a run, unless one is active."""

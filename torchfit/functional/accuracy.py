@@ -50,8 +50,12 @@ def sparse_categorical_matches(y_true: Tensor, y_pred: Tensor, axis: int = -1) -
 
 def class_matches(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
     """Do as `categorical_matches` does with labels of the shape of `y_pred`, else as `sparse_categorical_matches`."""
-    matching = categorical_matches if y_true.shape == y_pred.shape else sparse_categorical_matches
-    return matching(y_true, y_pred, axis)
+    if y_true.shape == y_pred.shape:
+        return categorical_matches(y_true, y_pred, axis)
+    best = y_pred.argmax(axis)
+    if best.ndim == 1 and y_true.shape == best.shape:  # the usual case, in one call less
+        return torch.eq(y_true, best)
+    return sparse_categorical_matches(y_true, y_pred, axis)
 
 
 def sparse_top_k_matches(

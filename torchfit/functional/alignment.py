@@ -1,4 +1,4 @@
-"""Bringing targets and predictions to one kind and one shape, or saying why they do not fit."""
+"""Align the shapes and dtypes of targets and predictions, or say why they do not fit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,11 +39,11 @@ def mean_per_sample(values: Tensor, axis: int = -1) -> Tensor:
     return values.mean(axis) if values.dim() > 1 else values
 
 
-def check_has_axis_beside_batch(name: str, y_pred: Tensor, axis_holds: str, way_out: str) -> None:
-    """Raise `ValueError` unless predictions are `(batch, …, values)`: of a vector, the batch would be compared."""
+def check_has_vectors(name: str, y_pred: Tensor, shape: str, way_out: str) -> None:
+    """Raise `ValueError` unless predictions have more dimensions than the batch, along which it would be compared."""
     if y_pred.dim() < 2:
         raise ValueError(
-            f"{name} compares {axis_holds} within a sample, so y_pred must be (batch, …, {axis_holds}). "
+            f"{name} compares values within a sample, so y_pred must be {shape}. "
             f"Received: y_pred, {describe(y_pred)}. {way_out}"
         )
 
@@ -118,7 +118,7 @@ def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tenso
         raise ValueError(f"`axis` must be a dimension of y_pred. Received: {axis}, and y_pred, {describe(y_pred)}.")
     del expected[axis]
     if y_true.dim():
-        check_has_axis_beside_batch("The loss", y_pred, "classes", "For one output, use a binary loss.")
+        check_has_vectors("The loss", y_pred, "(batch, …, classes)", "For one output, use a binary loss.")
     if y_true.dim() == y_pred.dim():
         y_true = squeeze_class_axis(y_true, axis, expected)
     if list(y_true.shape) != expected:
@@ -129,6 +129,19 @@ def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tenso
             "If the labels are one-hot, use categorical_crossentropy.",
         )
     return y_true, y_pred
+
+
+def kind_of_labels(target_shape: Sequence[int], output_shape: Sequence[int]) -> str:
+    """Return whether labels and outputs of these shapes are "binary", "sparse_categorical" or "categorical".
+
+    >>> kind_of_labels((8,), (8, 1)), kind_of_labels((8,), (8, 3)), kind_of_labels((8, 3), (8, 3))
+    ('binary', 'sparse_categorical', 'categorical')
+    """
+    if len(output_shape) <= 1 or output_shape[-1] == 1:
+        return "binary"
+    if len(target_shape) < len(output_shape) or target_shape[-1] == 1:
+        return "sparse_categorical"
+    return "categorical"
 
 
 def squeeze_class_axis(labels: Tensor, axis: int, expected: Sequence[int]) -> Tensor:

@@ -15,9 +15,11 @@ from torchfit.functional.alignment import (
     align_class_indices,
     align_one_hot,
     align_pair,
-    check_has_axis_beside_batch,
+    check_has_vectors,
+    detach_below,
     mean_per_sample,
 )
+from torchfit.functional.masks import with_mask
 
 EPSILON = 1e-7
 # Torch leaves out labels of -100 unless told otherwise, here they are as wrong as any other number out of range.
@@ -52,9 +54,10 @@ def elementwise_bce(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor
 
 
 def _half_precision_bce(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """In half precision 1 - 1e-7 is 1: the logarithm is limited to -100, as torch does it."""
+    """In half precision 1 - 1e-7 is 1: the logarithm is limited to -100, as torch does it, without a gradient at 1."""
     y_pred = y_pred.clamp(EPSILON, 1.0 - EPSILON)
-    return -(y_true * y_pred.log().clamp(min=-100) + (1 - y_true) * (-y_pred).log1p().clamp(min=-100))
+    negated = detach_below(-y_pred, torch.finfo(y_pred.dtype).eps / 2 - 1.0)
+    return -(y_true * y_pred.log().clamp(min=-100) + (1 - y_true) * negated.log1p().clamp(min=-100))
 
 
 def fused_binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
@@ -102,7 +105,7 @@ def categorical_crossentropy(
     0.6931...
     """
     y_true, y_pred = align_one_hot(y_true, y_pred)
-    check_has_axis_beside_batch("categorical_crossentropy", y_pred, "classes", USE_BINARY)
+    check_has_vectors("categorical_crossentropy", y_pred, "(batch, …, classes)", USE_BINARY)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
     logarithm = y_pred.log_softmax(axis) if from_logits else normalize_probs(y_pred, axis).log()
     values: Tensor = (y_true * logarithm).sum(axis).neg()
@@ -144,8 +147,7 @@ def sparse_categorical_crossentropy(
     if ignore_class is None:
         return _gather_log_probs(logarithm, y_true, NO_CLASS, axis)
     values = _gather_log_probs(logarithm, y_true, ignore_class, axis)
-    values._keras_mask = y_true != ignore_class  # type: ignore[attr-defined]
-    return values
+    return with_mask(values, y_true != ignore_class)
 
 
 def _gather_log_probs(logarithm: Tensor, labels: Tensor, ignored: int, axis: int) -> Tensor:

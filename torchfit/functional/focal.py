@@ -1,4 +1,4 @@
-"""Crossentropies that look past the easy samples: focal and generalized, sample by sample."""
+"""Crossentropies that down-weight easy samples, or are robust to wrong labels, sample by sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from torchfit.functional.alignment import (
     align_class_indices,
     align_one_hot,
     align_pair,
-    check_has_axis_beside_batch,
+    check_has_vectors,
     detach_below,
     mean_per_sample,
 )
@@ -73,7 +73,7 @@ def categorical_focal_crossentropy(
     0.0433
     """
     y_true, y_pred = align_one_hot(y_true, y_pred)
-    check_has_axis_beside_batch("categorical_focal_crossentropy", y_pred, "classes", USE_BINARY)
+    check_has_vectors("categorical_focal_crossentropy", y_pred, "(batch, …, classes)", USE_BINARY)
     y_true = smooth_categorical(y_true, label_smoothing, axis)
     if from_logits:
         y_pred = y_pred.softmax(axis)
@@ -87,7 +87,7 @@ def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) ->
     """Return `(1 - p[y_true]^q) / q`, between the crossentropy (`q` near 0) and the absolute error (`q` = 1).
 
     `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`. It
-    bears wrong labels better than crossentropy (Zhang and Sabuncu, 2018, https://arxiv.org/abs/1805.07836).
+    is more robust to wrong labels than crossentropy (Zhang and Sabuncu, 2018, https://arxiv.org/abs/1805.07836).
 
     >>> categorical_generalized_cross_entropy([1], [[0.75, 0.25]], q=0.5).item()
     1.0

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit.functional.alignment import align_pair, check_has_axis_beside_batch, mean_per_sample
+from torchfit.functional.alignment import align_pair, check_has_vectors, mean_per_sample
 
 
 def hinge(y_true: Any, y_pred: Any) -> Tensor:
@@ -37,7 +37,7 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
     [1.25]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    check_has_axis_beside_batch("categorical_hinge", y_pred, "classes", "For one output, use hinge.")
+    check_has_vectors("categorical_hinge", y_pred, "(batch, …, classes)", "For one output, use hinge.")
     right = (y_true * y_pred).sum(-1)
     wrong = ((1 - y_true) * y_pred).amax(-1)
     values: Tensor = (wrong - right + 1).relu()

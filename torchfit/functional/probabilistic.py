@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit.functional.alignment import align_pair, check_has_axis_beside_batch, mean_per_sample
+from torchfit.functional.alignment import align_pair, check_has_vectors, mean_per_sample
 
 EPSILON = 1e-7
 
@@ -22,7 +22,7 @@ def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
     [0.0]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    check_has_axis_beside_batch("kl_divergence", y_pred, "values", "Single values are no distribution.")
+    check_has_vectors("kl_divergence", y_pred, "(batch, …, values)", "Single values are no distribution.")
     y_true, y_pred = y_true.clamp(EPSILON, 1.0), y_pred.clamp(EPSILON, 1.0)
     values: Tensor = (y_true * (y_true / y_pred).log()).sum(-1)
     return values

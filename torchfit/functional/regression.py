@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchfit._utils.compat import MEAN, NONE, huber_loss, l1_loss, mse_loss
-from torchfit.functional.alignment import align_pair, check_has_axis_beside_batch, mean_per_sample
+from torchfit.functional.alignment import align_pair, check_has_vectors, mean_per_sample
 
 EPSILON = 1e-7
 
@@ -109,6 +109,6 @@ def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
     [-1.0]
     """
     y_true, y_pred = align_pair(y_true, y_pred)
-    check_has_axis_beside_batch("cosine_similarity", y_pred, "values", "Single values have no direction.")
+    check_has_vectors("cosine_similarity", y_pred, "(batch, …, values)", "Single values have no direction.")
     cosine = F.normalize(y_true, dim=axis, eps=EPSILON) * F.normalize(y_pred, dim=axis, eps=EPSILON)
     return cosine.sum(axis).neg()

@@ -19,7 +19,7 @@ def ctc(y_true: Any, y_pred: Any) -> Tensor:
     Connectionist temporal classification (Graves et al., 2006).
 
     Arguments:
-        y_true: label sequences `(batch, labels)` of class indices from 1, filled up with 0, which is the blank.
+        y_true: label sequences `(batch, labels)` of class indices from 1, padded with 0, which is the blank.
         y_pred: logits `(batch, steps, classes)`; all steps count.
 
     A sequence too long for the steps gives infinity, and no gradient. Raises `ValueError` for other shapes.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import as_floating, shape_mismatch_error
+from torchfit.functional.masks import with_mask
 
 
 def circle(
@@ -47,9 +48,7 @@ def circle(
     same, different = _pairs(labels, others, remove_diagonal)
     near = _hardness(1 - similarity, margin, gamma, same)
     far = _hardness(similarity, margin, gamma, different)
-    values = F.softplus(near + far)
-    values._keras_mask = same.any(-1) & different.any(-1)  # type: ignore[attr-defined]
-    return values
+    return with_mask(F.softplus(near + far), same.any(-1) & different.any(-1))
 
 
 def _label_row(labels: Any, embeddings: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
 from torchfit._utils.tree import children, leaves, rebuild
-from torchfit.losses.masks import as_mask, drop_unusable, get_mask
+from torchfit.functional.masks import as_mask, drop_unusable, get_mask
 from torchfit.losses.reduction import Denominator, check_reduction, divide, reduce_weighted
 
 AnyLoss = TypeVar("AnyLoss", bound="Loss")
@@ -138,10 +138,10 @@ class Loss:
 
     def _reduce(self, values: Any, y_true: Any, sample_weight: Any, mask: Tensor | None) -> tuple[Tensor, Denominator]:
         """Reduce what `call` returned."""
-        if not isinstance(values, Tensor):
-            check_is_number(self.name, values)
         own_mask = get_mask(values)
-        values = as_tensor(values, self.dtype)
+        if not isinstance(values, Tensor) or values.dtype is not self.dtype:
+            check_is_value(self.name, values)
+            values = as_tensor(values, self.dtype)
         if self._is_of_batch(values, y_true):
             return self._reduce_batch_value(values, y_true, sample_weight)
         return reduce_weighted(values, sample_weight, (own_mask, mask), self.reduction)
@@ -155,19 +155,20 @@ class Loss:
 
     def _reduce_batch_value(self, values: Tensor, y_true: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
         """Reduce a loss that is one number per batch, or none of whose values belongs to one sample."""
-        if self.is_separable:
-            self.is_separable = False
         check_no_sample_weights(self.name, sample_weight)
         rows = float(count_rows(y_true) or 0)
+        if self.is_separable and rows != 1:
+            self.is_separable = False
         if sample_weight is not None:
             values = values * as_tensor(sample_weight, values.dtype, values.device).reshape(())
         if not rows:
             values = values.nan_to_num(0.0)
-        loss, _ = reduce_weighted(values, None, (), self.reduction)
-        return loss, 1.0 if self.is_sum else rows
+        if values.dim():
+            values, _ = reduce_weighted(values, None, (), self.reduction)
+        return values, 1.0 if self.is_sum else rows
 
     def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
-        """Keep what the mask leaves out from spoiling the rest: NaN and infinity."""
+        """Replace NaN and infinity in masked positions, which would reach the gradients of the others."""
         return drop_unusable(y_true, mask), drop_unusable(y_pred, mask)
 
     def _of_own_call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
@@ -199,9 +200,9 @@ def check_no_sample_weights(name: str, sample_weight: Any) -> None:
         )
 
 
-def check_is_number(name: str, value: Any) -> None:
+def check_is_value(name: str, value: Any) -> None:
     """Raise `TypeError` for what a loss function returned if it is neither a tensor nor a number."""
-    if type(value) in (int, float, bool):
+    if isinstance(value, Tensor) or type(value) in (int, float, bool):
         return
     if value is None:
         raise TypeError(f"The loss {name} returned None. Does its function end without `return`?")

@@ -1,5 +1,6 @@
 """Do targets, outputs and loss belong together? Checked once, with the first batch of a training run."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit.losses.crossentropy import BinaryCrossentropy, SparseCategoricalCrossentropy
+from torchfit.losses.crossentropy import BinaryCrossentropy, Crossentropy, SparseCategoricalCrossentropy
 from torchfit.losses.focal import BinaryFocalCrossentropy, CategoricalGeneralizedCrossEntropy
 from torchfit.losses.torch_losses import TorchLoss
 
@@ -17,7 +18,7 @@ _SIGMOIDS = ("SigmoidBackward", "SoftmaxBackward")
 
 
 def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
-    """Look for mix-ups that no shape shows, before they become a wrong number or stop a GPU.
+    """Look for mistakes that shapes do not reveal, before they give a wrong number or stop a GPU.
 
     This reads values, which waits for the device: call it once, not at every step.
 
@@ -27,7 +28,7 @@ def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
         y_pred: The outputs `(batch, …)`.
 
     Raises:
-        ValueError: If class indices are not whole numbers, or the outputs have no class for them.
+        ValueError: If class indices are missing or not whole numbers, or the outputs have no class for them.
 
     Warns of targets outside [0, 1] where the loss wants that, of a single class, and of probabilities in place of
     logits.
@@ -38,13 +39,22 @@ def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
     """
     if not isinstance(y_true, Tensor) or not isinstance(y_pred, Tensor) or not y_true.numel() or not y_pred.numel():
         return
+    if isinstance(loss, Crossentropy):
+        loss = loss.select(y_true, y_pred)
     y_pred = y_pred.detach() if y_pred.grad_fn is None else y_pred
     classes = _class_axis(loss, y_true, y_pred)
     if classes is not None:
         axis, ignored = classes
         _check_class_indices(y_true.detach(), y_pred.shape[axis], ignored)
-    for problem in _find_mix_ups(loss, y_true.detach(), y_pred):
+    for problem in _find_mistakes(loss, y_true.detach(), y_pred):
         warnings.warn(problem, stacklevel=2)
+
+
+def has_index_targets(loss: Any) -> bool:
+    """Return whether the integer targets of a loss are class indices, as those of a sparse crossentropy."""
+    if isinstance(loss, TorchLoss):
+        return loss.has_index_targets
+    return getattr(loss, "name", "").startswith("sparse_") or type(loss).__name__.startswith("Sparse")
 
 
 def _class_axis(loss: Any, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
@@ -63,6 +73,11 @@ def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> N
     lowest, highest = counted.aminmax() if counted.dtype is not torch.bool else (counted, counted)
     if labels.is_floating_point():
         values = torch.stack([lowest, highest, (counted - counted.round()).abs().amax()]).tolist()
+        if any(math.isnan(value) for value in values):
+            raise ValueError(
+                "`y` must hold class indices for this loss, but some are missing (NaN). Leave these samples out, or "
+                "give them a label for `ignore_class=` (torch: `ignore_index=`)."
+            )
         if values[2] > 0:
             raise ValueError(
                 "`y` must hold class indices for this loss, but not all are whole numbers. Use a loss for regression, "
@@ -79,7 +94,7 @@ def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> N
         )
 
 
-def _find_mix_ups(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
+def _find_mistakes(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
     kind = _output_kind(loss)
     if kind == "single" and _exceeds_unit_interval(y_true):
         yield (
@@ -133,6 +148,8 @@ def find_probability_problem(loss: Any, y_pred: Any) -> str | None:
     The loss binary_crossentropy expects probabilities, but the model outputs values outside [0, 1]. \
 Use BinaryCrossentropy(from_logits=True), or end the model with a sigmoid.
     """
+    if isinstance(loss, Crossentropy):
+        loss = loss.select(y_pred, y_pred)
     expected = getattr(loss, "expects_probabilities", None)
     if expected is None or getattr(loss, "from_logits", False) or not isinstance(y_pred, Tensor):
         return None

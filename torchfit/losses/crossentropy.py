@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 from torchfit._utils import validation
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional import crossentropy
+from torchfit.functional.alignment import kind_of_labels
+from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import FunctionalLoss
+from torchfit.losses.reduction import MEANS, Denominator
 
 FusedMean = Callable[[Tensor, Tensor], Tensor | None]
 
@@ -144,6 +148,49 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
             axis=validation.integer("axis", axis),
         )
         self._target_dtype = torch.int64
+
+
+class Crossentropy(Loss):
+    """The crossentropy that the shapes of targets and outputs call for: what `loss="crossentropy"` or `"ce"` means.
+
+    Binary for outputs `(batch,)` and `(batch, …, 1)`; else of class indices, if the targets lack the last dimension of
+    the outputs `(batch, …, classes)` or have 1 there; else of one-hot or soft labels. Outputs are probabilities. Each
+    batch is looked at by itself, so that soft labels in training go with class indices in validation.
+
+    >>> loss = Crossentropy()
+    >>> round(loss([1], [[0.5, 0.5]]).item(), 4), round(loss([[0.0, 1.0]], [[0.5, 0.5]]).item(), 4)
+    (0.6931, 0.6931)
+    >>> loss.select(torch.zeros(8), torch.zeros(8, 1)).name
+    'binary_crossentropy'
+    """
+
+    from_logits = False
+
+    def __init__(
+        self,
+        name: str | None = "crossentropy",
+        reduction: str | None = "sum_over_batch_size",
+        dtype: Any = None,
+    ):
+        super().__init__(name, reduction, dtype)
+        self._binary = BinaryCrossentropy(reduction=reduction, dtype=dtype)
+        self._sparse = SparseCategoricalCrossentropy(reduction=reduction, dtype=dtype)
+        self._categorical = CategoricalCrossentropy(reduction=reduction, dtype=dtype)
+
+    def select(self, y_true: Any, y_pred: Any) -> Loss:
+        """Return the loss that targets `(batch, …)` and outputs `(batch, …)` of these shapes call for."""
+        kind = kind_of_labels(as_tensor(y_true).shape, as_tensor(y_pred).shape)
+        return {"binary": self._binary, "sparse_categorical": self._sparse}.get(kind, self._categorical)
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        """Return the loss of each sample."""
+        return self.select(y_true, y_pred).call(y_true, y_pred)
+
+    def _compute(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+        chosen = self.select(y_true, y_pred)
+        if chosen.reduction in MEANS or chosen.is_sum:
+            return chosen.with_denominator(y_true, y_pred, sample_weight)
+        return super()._compute(y_true, y_pred, sample_weight)
 
 
 def _select_fused_mean(

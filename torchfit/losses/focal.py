@@ -1,4 +1,4 @@
-"""Crossentropies that look past the easy samples."""
+"""Crossentropies that down-weight easy samples, or are robust to wrong labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -98,7 +98,7 @@ class CategoricalFocalCrossentropy(FunctionalLoss):
 
 
 class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
-    """`(1 - p[y_true]^q) / q`, which bears wrong labels (Zhang and Sabuncu, 2018).
+    """`(1 - p[y_true]^q) / q`, which is robust to wrong labels (Zhang and Sabuncu, 2018).
 
     `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`.
 

@@ -11,8 +11,8 @@ from torchfit import functional
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
 from torchfit.functional.alignment import align_ranks
+from torchfit.functional.masks import fit_mask
 from torchfit.losses.base import Loss, as_tensors
-from torchfit.losses.masks import is_leading, spread
 from torchfit.losses.reduction import MEANS
 
 LossFunction = Callable[..., Tensor]
@@ -56,9 +56,10 @@ class FunctionalLoss(Loss):
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None))
 
     def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
-        """Do away with labels beyond the classes as well, which is what fills up sequences as often as not."""
-        if self._takes_class_indices and is_leading(mask, y_true):
-            y_true = torch.where(spread(mask, y_true), y_true, 0)
+        """Replace masked labels too: padding is often a number outside the classes."""
+        fitted = fit_mask(mask, y_true) if self._takes_class_indices else None
+        if fitted is not None:
+            y_true = torch.where(fitted, y_true, 0)
         return super()._without_masked(y_true, y_pred, mask)
 
 
@@ -66,7 +67,7 @@ class LossFunctionWrapper(Loss):
     """A loss made of any function `fn(y_true, y_pred, **kwargs)`, per sample or scalar.
 
     Targets and predictions `(batch,)` and `(batch, 1)` are aligned first; integer targets stay integers. The
-    name is the function's.
+    name is the function's. Weights of samples need a function that returns one value per sample, `(batch, …)`.
 
     >>> def largest_error(y_true, y_pred):
     ...     return (y_pred - y_true).abs().amax(-1)
@@ -84,10 +85,7 @@ class LossFunctionWrapper(Loss):
         **kwargs: Any,
     ):
         super().__init__(name or function_name(fn), reduction, dtype)
-        if isinstance(fn, functools.partial) and not fn.args:  # so that the configuration has the arguments
-            fn, kwargs = fn.func, {**fn.keywords, **kwargs}
-        self.fn = fn
-        self._fn_kwargs = kwargs
+        self.fn, self._fn_kwargs = _unwrap_partial(fn, kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         """Return what the function returns for the aligned pair."""
@@ -104,6 +102,13 @@ class LossFunctionWrapper(Loss):
     def from_config(cls, config: Mapping[str, Any]) -> "LossFunctionWrapper":
         """Build the loss; the function is found by name among this package's and the custom ones."""
         return cls(**{**config, "fn": function_named(config["fn"])})
+
+
+def _unwrap_partial(fn: Any, kwargs: dict[str, Any]) -> tuple[LossFunction, dict[str, Any]]:
+    """Return a function and its keyword arguments, so that a configuration has those of a partial function too."""
+    if isinstance(fn, functools.partial) and not fn.args:
+        return fn.func, {**fn.keywords, **kwargs}
+    return fn, kwargs
 
 
 def function_named(name: Any) -> LossFunction:

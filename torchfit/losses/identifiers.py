@@ -49,7 +49,10 @@ _ALIASES = {
     "kullback_leibler_divergence": functional.kl_divergence,
     "huber_loss": functional.huber,
     "logcosh": functional.log_cosh,
+    "ce": crossentropy.Crossentropy,
 }
+
+_OTHER_CLASSES = (Loss, LossFunctionWrapper, TorchLoss, crossentropy.Crossentropy)
 
 FAMILY = Registry(
     "loss",
@@ -57,7 +60,7 @@ FAMILY = Registry(
     {
         **{function.__name__: function for function in _CLASS_OF_FUNCTION},
         **_ALIASES,
-        **{loss.__name__: loss for loss in (Loss, LossFunctionWrapper, TorchLoss, *_CLASS_OF_FUNCTION.values())},
+        **{loss.__name__: loss for loss in (*_OTHER_CLASSES, *_CLASS_OF_FUNCTION.values())},
     },
 )
 
@@ -102,9 +105,9 @@ def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> A
 def resolve_loss(identifier: Any) -> Any:
     """Return a `Loss` for anything that `compile(loss=)` takes; `None` stays `None`.
 
-    That is a name, a config, a `Loss` or its class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or of
-    `torch.nn.functional`, and any other module with `forward(predictions, targets)`. Anything else raises
-    `ValueError`.
+    That is a name (`"crossentropy"` and `"ce"` mean the one that the shapes call for), a config, a `Loss` or its
+    class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or of `torch.nn.functional`, and any other module with
+    `forward(predictions, targets)`. Anything else raises `ValueError`.
 
     >>> [resolve_loss(loss).name for loss in ("bce", nn.L1Loss(), lambda y_true, y_pred: y_pred - y_true)]
     ['binary_crossentropy', 'l1_loss', 'lambda']

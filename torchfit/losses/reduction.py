@@ -8,7 +8,7 @@ from torch import Tensor
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks
-from torchfit.losses.masks import as_mask
+from torchfit.functional.masks import as_mask
 
 Denominator = Tensor | float
 """A `float` where it follows from shapes, else a tensor without dimensions, left on its device."""
@@ -86,7 +86,7 @@ def count(values: Tensor, weight: Tensor | None, mask: Tensor | None) -> Denomin
         counted: Any = mask if weight is None else weight
     else:
         counted = torch.where(mask, weight, 0)
-    total = counted.sum(dtype=torch.promote_types(values.dtype, torch.float32))
+    total: Tensor = counted.sum(dtype=torch.promote_types(values.dtype, torch.float32))
     return total if counted.numel() == values.numel() else total * (values.numel() / max(counted.numel(), 1))
 
 

@@ -1,6 +1,5 @@
 """Losses of overlap between masks. `y_true` and `y_pred` have one shape and hold values from 0 to 1."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,8 +8,9 @@ from torch import Tensor
 from torchfit._utils import validation
 from torchfit.functional import segmentation
 from torchfit.functional.alignment import align_pair
+from torchfit.functional.masks import get_mask, require_mask, with_mask
+from torchfit.functional.segmentation import Axes
 from torchfit.losses.functional_loss import FunctionalLoss
-from torchfit.losses.masks import get_mask, spread, with_mask
 
 
 class _OverlapLoss(FunctionalLoss):
@@ -20,7 +20,7 @@ class _OverlapLoss(FunctionalLoss):
     _applies_mask = True
     axis: int | tuple[int, ...] | None
 
-    def __init__(self, *arguments: Any, axis: int | Sequence[int] | None, **numbers: float):
+    def __init__(self, *arguments: Any, axis: Axes, **numbers: Any):
         """Take the arguments of `FunctionalLoss`."""
         super().__init__(*arguments, axis=validation.axes("axis", axis), **numbers)
         self.is_separable = self.axis is not None and 0 not in self._axes()
@@ -31,7 +31,7 @@ class _OverlapLoss(FunctionalLoss):
         if mask is None:
             return super().call(y_true, y_pred)
         y_true, y_pred = align_pair(y_true, y_pred)
-        mask = spread(mask, y_pred).expand_as(y_pred)
+        mask = require_mask(mask, y_pred).expand_as(y_pred)
         values = super().call(torch.where(mask, y_true, 0), torch.where(mask, y_pred, 0))
         return with_mask(values, mask.any(self.axis)) if self.axis is not None else values
 
@@ -57,7 +57,7 @@ class Dice(_OverlapLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "dice",
-        axis: int | Sequence[int] | None = None,
+        axis: Axes = None,
         dtype: Any = None,
     ):
         super().__init__(segmentation.dice, name, reduction, dtype, axis=axis)
@@ -81,7 +81,7 @@ class Tversky(_OverlapLoss):
         beta: float = 0.5,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "tversky",
-        axis: int | Sequence[int] | None = None,
+        axis: Axes = None,
         dtype: Any = None,
     ):
         super().__init__(

@@ -11,7 +11,7 @@ from torchfit.losses.functional_loss import FunctionalLoss
 class CTC(FunctionalLoss):
     """Connectionist temporal classification: label sequences without their times (Graves et al., 2006).
 
-    `y_true` holds class indices `(batch, labels)` from 1, filled up with 0, the blank; `y_pred` holds logits
+    `y_true` holds class indices `(batch, labels)` from 1, padded with 0, the blank; `y_pred` holds logits
     `(batch, steps, classes)`. One loss per `(batch,)`; a sequence too long for the steps gives infinity, and no
     gradient.
 

@@ -19,13 +19,13 @@ from torchfit._utils.registry import find_custom
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import (
     batch_mean,
-    check_has_axis_beside_batch,
+    check_has_vectors,
     shape_mismatch_error,
     squeeze_class_axis,
 )
+from torchfit.functional.masks import as_mask, fit_mask
 from torchfit.losses.base import Loss, count_rows
 from torchfit.losses.functional_loss import function_name
-from torchfit.losses.masks import as_mask, is_leading, spread
 from torchfit.losses.reduction import Denominator, reduce_weighted, safe_divide
 
 TorchFunction = Callable[..., Tensor]
@@ -46,7 +46,7 @@ _ELEMENTWISE_LOSSES = {
     "soft_margin_loss",
     "hinge_embedding_loss",
 }
-_FUNCTION_OF_MODULE: dict[type, str] = {
+_FUNCTION_OF_MODULE: dict[type[nn.Module], str] = {
     nn.CrossEntropyLoss: "cross_entropy",
     nn.NLLLoss: "nll_loss",
     nn.MultiMarginLoss: "multi_margin_loss",
@@ -84,12 +84,14 @@ class TorchLoss(Loss):
         super().__init__(name or function_name(fn), "sum" if self._torch_reduction == "sum" else "sum_over_batch_size")
         self.fn = fn
         self._function_name = _get_function_name(fn)
-        self._unreduced_fn = _with_reduction(fn, "none")
-        self._sum_fn = _with_reduction(fn, "sum")
+        self._unreduced_fn = _without_reduction(fn)
         self._holds_weights = isinstance(fn, nn.Module) and any(True for _ in fn.buffers())
+        self._weighs_classes = _argument(fn, "weight", None) is not None
         is_known = self._function_name in {*_LABEL_COUNTING_LOSSES, *_ROW_LOSSES, *_ELEMENTWISE_LOSSES}
         self.is_separable = is_known and not _overrides_forward(fn)
         self._is_smoothed = _argument(fn, "label_smoothing", 0.0) != 0.0
+        self._ignore_index: int = _argument(fn, "ignore_index", -100)
+        self._counts_labels = self.is_separable and self._function_name in _LABEL_COUNTING_LOSSES
         if self._function_name == "binary_cross_entropy":
             self.expects_probabilities = "single"
         if self._function_name in ("cross_entropy", "binary_cross_entropy_with_logits"):
@@ -109,10 +111,14 @@ class TorchLoss(Loss):
         return self._function_name
 
     @property
+    def has_index_targets(self) -> bool:
+        """Whether integer targets are class indices."""
+        return self._function_name in _CLASS_INDEX_LOSSES
+
+    @property
     def ignore_index(self) -> int | None:
         """The class index that does not count."""
-        ignored: int | None = _argument(self.fn, "ignore_index", -100)
-        return ignored if self._function_name in _LABEL_COUNTING_LOSSES else None
+        return self._ignore_index if self._function_name in _LABEL_COUNTING_LOSSES else None
 
     @property
     def expected_output(self) -> str | None:
@@ -138,10 +144,11 @@ class TorchLoss(Loss):
         return cls(found(**given) if isinstance(found, type) else functools.partial(found, **given), config["name"])
 
     def _as_targets(self, targets: Any, y_pred: Tensor) -> Tensor:
-        y_true: Tensor = as_tensor(targets, device=y_pred.device)
-        if self._function_name in _LABEL_COUNTING_LOSSES and y_true.dim():
+        is_there = type(targets) is Tensor and targets.device == y_pred.device
+        y_true: Tensor = targets if is_there else as_tensor(targets, device=y_pred.device)
+        if y_pred.dim() < 2 and y_true.dim() and self._function_name in _LABEL_COUNTING_LOSSES:
             way_out = "For one output and labels of 0 and 1, use BCEWithLogitsLoss."
-            check_has_axis_beside_batch(self.name, y_pred, "classes", way_out)
+            check_has_vectors(self.name, y_pred, "(batch, classes, …)", way_out)
         if self._function_name in _CLASS_SET_LOSSES:
             return y_true.long()
         if self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred):
@@ -165,7 +172,7 @@ class TorchLoss(Loss):
         if mask is not None:
             mask = as_mask(mask, y_pred.device)
             y_true, y_pred = self._without_masked(y_true, y_pred, mask)
-        if self._torch_reduction == "mean" and self._counts_labels(y_true, y_pred):
+        if self._torch_reduction == "mean" and self._counts_labels and not y_true.is_floating_point():
             return self._mean_over_labels(y_true, y_pred, sample_weight, mask)
         if mask is not None or sample_weight is not None or 0 in y_pred.shape:
             return self._weighted(y_true, y_pred, sample_weight, mask)
@@ -187,15 +194,12 @@ class TorchLoss(Loss):
     def _is_elementwise(self) -> bool:
         return self._function_name in _ELEMENTWISE_LOSSES
 
-    def _counts_labels(self, y_true: Tensor, y_pred: Tensor) -> bool:
-        known = self.is_separable and self._function_name in _LABEL_COUNTING_LOSSES
-        return known and not _is_distribution(y_true, y_pred)
-
     def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
-        """Do away with labels beyond the classes as well, and look for classes where torch has them."""
-        if self.expects_class_indices(y_true, y_pred) and is_leading(mask, y_true):
+        """Replace masked labels too, which may be outside the classes; torch has the classes second."""
+        fitted = fit_mask(mask, y_true) if self.expects_class_indices(y_true, y_pred) else None
+        if fitted is not None:
             ignored = self.ignore_index
-            y_true = torch.where(spread(mask, y_true), y_true, 0 if ignored is None else ignored)
+            y_true = torch.where(fitted, y_true, 0 if ignored is None else ignored)
         of_places = self._function_name in _LABEL_COUNTING_LOSSES and mask.dim() > 1 and y_pred.dim() > 2
         return super()._without_masked(y_true, y_pred, mask.unsqueeze(1) if of_places else mask)
 
@@ -203,22 +207,23 @@ class TorchLoss(Loss):
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Tensor | None
     ) -> tuple[Tensor, Denominator]:
         """Return the mean over the labels that are not ignored, by their class weights; 0 where there are none."""
-        class_weight = _argument(self.fn, "weight", None)
+        class_weight = _argument(self.fn, "weight", None) if self._weighs_classes else None
         if mask is None and sample_weight is None and not self._is_smoothed and y_pred.dtype.itemsize >= 4:
-            log_probs = y_pred.log_softmax(1) if self._function_name == "cross_entropy" else y_pred
-            total, count = nll_loss_sum(log_probs, y_true, class_weight, _argument(self.fn, "ignore_index", -100))
+            axis = 1 if y_pred.dim() > 1 else 0
+            values = y_pred.log_softmax(axis) if self._function_name == "cross_entropy" else y_pred
+            total, count = nll_loss_sum(values, y_true, class_weight, self._ignore_index)
         else:
-            counted = self._weights_of_labels(y_true, y_pred)
-            total, _ = reduce_weighted(self.call(y_true, y_pred).to(counted.dtype), sample_weight, (mask,), "sum")
+            values, counted = self.call(y_true, y_pred), self._weights_of_labels(y_true, y_pred)
+            total, _ = reduce_weighted(values.to(counted.dtype), sample_weight, (mask,), "sum")
             count, _ = reduce_weighted(counted, None, (mask,), "sum")
         loss = total / count.clamp(min=1) if class_weight is None else safe_divide(total, count)
-        return loss.to(y_pred.dtype), count
+        return loss.to(values.dtype), count
 
     def _weights_of_labels(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return how much each label counts in torch's mean: its class weight, or 1, and 0 if it is ignored."""
         dtype = torch.promote_types(y_pred.dtype, torch.float32)
         class_weight = _argument(self.fn, "weight", None)
-        is_valid = y_true != _argument(self.fn, "ignore_index", -100)
+        is_valid: Tensor = y_true != self._ignore_index
         if class_weight is None:
             return is_valid.to(dtype)
         return torch.where(is_valid, class_weight.to(dtype)[torch.where(is_valid, y_true, 0)], 0)
@@ -232,16 +237,16 @@ class TorchLoss(Loss):
         total, _ = reduce_weighted(values, sample_weight, (mask,), "sum")
         if mask is None:
             return total / max(len(y_pred), 1), float(len(y_pred))
-        rows = spread(mask, y_pred).flatten(1).any(1).sum(dtype=torch.promote_types(y_pred.dtype, torch.float32))
+        rows = mask.reshape(len(mask), -1).any(1).sum(dtype=torch.promote_types(y_pred.dtype, torch.float32))
         return safe_divide(total, rows), rows
 
 
-def _with_reduction(fn: Any, reduction: str) -> TorchFunction:
-    """Return the same loss, sharing its buffers, with another reduction."""
+def _without_reduction(fn: Any) -> TorchFunction:
+    """Return the same loss, sharing its buffers, without the reduction."""
     if not isinstance(fn, nn.Module):
-        return functools.partial(fn, reduction=reduction)
+        return functools.partial(fn, reduction="none")
     module = copy.copy(fn)
-    module.__dict__["reduction"] = reduction
+    module.__dict__["reduction"] = "none"
     return module
 
 
@@ -287,7 +292,8 @@ def _check_two_arguments(fn: Any) -> None:
     if len(needed) > 2:
         raise ValueError(
             f"loss: {function_name(fn)} needs {', '.join(needed)}, but a loss is given y_pred and y_true only. "
-            "Write a function (y_true, y_pred) that calls it with the rest."
+            "Write a function (y_true, y_pred) that calls it with the rest. If it compares outputs with each other, "
+            'use `model.add_loss(lambda outputs: ..., on="")`, which sees all of them.'
         )
 
 
@@ -303,9 +309,21 @@ def _squeeze_class_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true = squeeze_class_axis(y_true, 1, expected)
     if y_true.shape != expected:
         raise shape_mismatch_error(
-            y_true, y_pred, f"class indices of shape {tuple(expected)}", "torch puts the classes second."
+            y_true, y_pred, f"class indices of shape {tuple(expected)}", _suggest(y_true, y_pred)
         )
     return y_true if y_true.dtype is torch.int64 else y_true.long()
+
+
+def _suggest(y_true: Tensor, y_pred: Tensor) -> str:
+    """Return the way out for labels that are no class indices where torch looks for the classes."""
+    if y_true.shape == y_pred.shape:
+        return "If the labels are one-hot, make them floats: y.float()."
+    if y_true.shape == y_pred.shape[:-1]:
+        return (
+            "Torch puts the classes second: move them there, y_pred.movedim(-1, 1), or use "
+            "SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100), which has them last."
+        )
+    return "Torch puts the classes second."
 
 
 def _align_shape(y_true: Tensor, y_pred: Tensor) -> Tensor:

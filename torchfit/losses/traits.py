@@ -10,7 +10,7 @@ from torchfit.losses.functional_loss import LossFunctionWrapper
 from torchfit.losses.identifiers import resolve_loss
 from torchfit.losses.torch_losses import TorchLoss
 
-Kind = Literal["binary", "categorical", "sparse"]
+Kind = Literal["binary", "categorical", "sparse", "other"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LossTraits:
 
     Attributes:
         kind: "binary" for an independent decision per output, "categorical" for one of several classes with one-hot
-            labels, "sparse" for class indices; `None` where the loss says neither.
+            labels, "sparse" for class indices, "other" for numbers; `None` of a loss that says nothing, or none.
         axis: the dimension of the classes in the outputs `(batch, …)`.
         from_logits: whether outputs are logits, or scores that are positive for a positive label, not probabilities.
         ignore_class: the class index whose samples do not count.
@@ -74,6 +74,8 @@ def loss_traits(loss: Any) -> LossTraits:
     if isinstance(loss, LossFunctionWrapper):
         return _function_traits(loss)
     kind = next((kind for known, kind in _KINDS.items() if isinstance(loss, known)), None)
+    if kind is None and type(loss).__module__.startswith("torchfit."):
+        return LossTraits("other")
     axis, ignored = getattr(loss, "axis", None), getattr(loss, "ignore_class", None)
     return LossTraits(
         kind or _kind_by_name(loss),
@@ -86,7 +88,7 @@ def loss_traits(loss: Any) -> LossTraits:
 def _torch_traits(loss: TorchLoss) -> LossTraits:
     kind = _TORCH_KINDS.get(loss.torch_name)
     if kind is None:
-        return LossTraits()
+        return LossTraits("other" if loss.torch_name else None)
     from_logits = loss.torch_name != "binary_cross_entropy"
     return LossTraits(kind, 1 if kind == "sparse" else -1, from_logits, loss.ignore_index)
 

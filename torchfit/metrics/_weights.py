@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._utils.errors import describe
 from torchfit.functional.confusion import broadcast_weights
-from torchfit.losses.masks import as_mask
+from torchfit.functional.masks import as_mask, require_mask
 
 
 def merge_weights(sample_weight: Any, mask: Any, values: Tensor) -> Tensor | None:
@@ -21,26 +20,10 @@ def merge_weights(sample_weight: Any, mask: Any, values: Tensor) -> Tensor | Non
     weights = None if sample_weight is None else broadcast_weights(sample_weight, values)
     if mask is None:
         return weights
-    kept = fit_mask(mask, values)
+    kept = require_mask(as_mask(mask, values.device), values)
     if weights is None:
         return kept.to(values.dtype).expand_as(values)
     return torch.where(kept, weights, 0)
-
-
-def fit_mask(mask: Any, values: Tensor) -> Tensor:
-    """Return the mask of `values (batch, …)` as booleans that broadcast to them.
-
-    Raises:
-        ValueError: if its dimensions are not the first ones of `values`, or 1.
-    """
-    given = as_mask(mask, values.device)
-    kept = given.squeeze(-1) if given.ndim == values.ndim + 1 and given.shape[-1] == 1 else given
-    if kept.ndim > values.ndim or any(size not in (1, wanted) for size, wanted in zip(kept.shape, values.shape)):
-        raise ValueError(
-            "The mask of y_pred must have the shape of the values of the metric, or of their first dimensions. "
-            f"Received: the mask, {describe(given)}, and the values, {describe(values)}."
-        )
-    return kept.reshape(kept.shape + (1,) * (values.ndim - kept.ndim))
 
 
 def weigh(values: Tensor, weights: Tensor | None) -> Tensor:

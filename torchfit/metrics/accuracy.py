@@ -9,9 +9,8 @@ from torchfit._utils import validation
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import accuracy as of_samples
-from torchfit.losses.masks import get_mask
+from torchfit.functional.masks import as_mask, require_mask
 from torchfit.losses.traits import LossTraits
-from torchfit.metrics._weights import fit_mask
 from torchfit.metrics.reductions import MeanMetricWrapper
 
 
@@ -25,7 +24,7 @@ class _Matches(MeanMetricWrapper):
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> None:
         """Add one batch; shapes as the class says, `sample_weight (batch,)` or `(batch, …)`."""
-        mask = get_mask(y_pred)
+        mask = getattr(y_pred, "_keras_mask", None)
         if not (isinstance(y_true, Tensor) and isinstance(y_pred, Tensor)):
             y_pred = as_tensor(y_pred)
             y_true = as_tensor(y_true, device=y_pred.device)
@@ -35,14 +34,16 @@ class _Matches(MeanMetricWrapper):
             self._accumulate_kept(found, kept, sample_weight, mask)
         elif sample_weight is None and mask is None and found.ndim == 1 and found.device == self.total.device:
             self.total.add_(found.count_nonzero())
-            self._add_to_count(found.shape[0])
+            self.count.add_(self._unit, alpha=found.shape[0])
         else:
             self._accumulate(found, sample_weight, mask)
 
     def _accumulate_kept(self, found: Tensor, kept: Tensor, sample_weight: Any, mask: Any) -> None:
         """Add the samples whose label is not the ignored one."""
         if sample_weight is not None or mask is not None or found.device != self.total.device:
-            self._accumulate(found, sample_weight, kept if mask is None else kept & fit_mask(mask, kept))
+            if mask is not None:
+                kept = kept & require_mask(as_mask(mask, kept.device), kept)
+            self._accumulate(found, sample_weight, kept)
         else:
             self.total.add_((found & kept).count_nonzero())
             self.count.add_(kept.count_nonzero())

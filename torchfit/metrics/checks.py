@@ -25,8 +25,8 @@ def metric_problem(metric: Any, loss: Any, y_true: Any, y_pred: Any) -> str | No
 
     >>> from torchfit.metrics import Precision
     >>> print(metric_problem(Precision(), None, torch.tensor([0, 1]), torch.tensor([-1.0, 2.0])))
-    The metric precision expects probabilities, but the model puts out values outside [0, 1]. Pass from_logits=True \
-to the metric, or end the model with a sigmoid.
+    The metric precision expects probabilities, but the model puts out values outside [0, 1]. \
+Use Precision(from_logits=True), or end the model with a sigmoid.
     """
     if not isinstance(metric, Metric) or not isinstance(y_true, Tensor) or not isinstance(y_pred, Tensor):
         return None
@@ -36,11 +36,11 @@ to the metric, or end the model with a sigmoid.
 
 
 def _problems(metric: Metric, traits: LossTraits, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
-    if metric.expects_probabilities and _exceeds_unit_interval(y_pred):
+    if metric.expects_probabilities and traits.kind != "other" and _exceeds_unit_interval(y_pred):
         end = "softmax" if metric.has_class_axis else "sigmoid"
         yield (
-            f"The metric {metric.name} expects probabilities, but the model puts out values outside [0, 1]. Pass "
-            f"from_logits=True to the metric, or end the model with a {end}."
+            f"The metric {metric.name} expects probabilities, but the model puts out values outside [0, 1]. Use "
+            f"{type(metric).__name__}(from_logits=True), or end the model with a {end}."
         )
     if metric.expects_binary_labels and y_true.numel() == y_pred.numel() and _has_other_labels(metric, y_true):
         yield (

@@ -9,7 +9,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_class_indices, align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import NEVER, Counts, counts_above, keep_top_k, ratio
-from torchfit.losses.masks import get_mask
+from torchfit.functional.masks import get_mask
 from torchfit.losses.traits import LossTraits
 from torchfit.metrics._validation import optional_integer, unit_intervals
 from torchfit.metrics._weights import merge_weights

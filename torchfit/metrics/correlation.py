@@ -9,7 +9,7 @@ from torch import Tensor
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import correlation as of_samples
 from torchfit.functional.alignment import align_pair
-from torchfit.losses.masks import get_mask
+from torchfit.functional.masks import get_mask
 from torchfit.metrics._weights import merge_weights, weigh
 from torchfit.metrics.base import SUM_DTYPE
 from torchfit.metrics.reductions import MeanMetricWrapper

@@ -224,7 +224,7 @@ def resolve_metric(
         metric = as_metric(name)
     else:
         traits = _with_kind(traits, target_shape, output_shape)
-        metric = _CHOICES[_CHOSEN_BY_LOSS[name.lower()]][traits.kind or "binary"](name=name)
+        metric = _CHOICES[_CHOSEN_BY_LOSS[name.lower()]][str(traits.kind)](name=name)
     metric.follow_loss(traits)
     return metric
 

@@ -12,7 +12,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, shape_mismatch_error
 from torchfit.functional.confusion import confusion_matrix, ratio
-from torchfit.losses.masks import get_mask
+from torchfit.functional.masks import get_mask
 from torchfit.losses.traits import LossTraits
 from torchfit.metrics._validation import integer, unit_interval
 from torchfit.metrics._weights import merge_weights

@@ -47,7 +47,7 @@ class MeanLoss(Mean):
             self.total.add_(value)
             self.count.fill_(1)
         else:
-            self.add_mean(value, denominator)
+            super().update_state(value, denominator)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchfit.functional import crossentropy, probabilistic
+from torchfit.functional.masks import fit_mask
 from torchfit.losses.traits import LossTraits
 from torchfit.metrics._validation import unit_interval
 from torchfit.metrics.reductions import MeanMetricWrapper
@@ -75,9 +77,12 @@ class _ClassCrossentropy(_Crossentropy):
         if traits.is_multiclass:
             self._fn_kwargs["axis"], self.ignore_class = traits.axis, traits.ignore_class
 
-    def _values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
+        kept = None if mask is None or y_true.shape == y_pred.shape else fit_mask(mask, y_true)
+        if kept is not None:
+            y_true = torch.where(kept, y_true, 0)  # padding need not be a class
         if not self._takes_any_labels:
-            return super()._values(y_true, y_pred)
+            return super()._values(y_true, y_pred, mask)
         reading = {"from_logits": self.from_logits, "axis": self.axis}
         if y_true.shape == y_pred.shape:
             return crossentropy.categorical_crossentropy(y_true, y_pred, **reading)

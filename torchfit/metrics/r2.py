@@ -8,9 +8,9 @@ from torch import Tensor
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks
-from torchfit.losses.masks import get_mask
+from torchfit.functional.masks import as_mask, get_mask, require_mask
 from torchfit.metrics._validation import choice, integer
-from torchfit.metrics._weights import fit_mask, merge_weights, weigh
+from torchfit.metrics._weights import merge_weights, weigh
 from torchfit.metrics.base import SUM_DTYPE, Metric
 
 _AGGREGATIONS = (None, "uniform_average", "variance_weighted_average")
@@ -103,7 +103,8 @@ class R2Score(Metric):
         if mask is None:
             self.num_samples.add_(y_pred.shape[0])
         else:
-            self.num_samples.add_(fit_mask(mask, y_pred).any(-1).expand(y_pred.shape[0]).sum())
+            kept = require_mask(as_mask(mask, y_pred.device), y_pred)
+            self.num_samples.add_(kept.any(-1).expand(y_pred.shape[0]).sum())
 
     def result(self) -> Tensor:
         """Return the score, a scalar, or `(columns,)` without an aggregation; NaN before the first batch."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks
-from torchfit.losses.masks import as_mask, get_mask
+from torchfit.functional.masks import as_mask, get_mask
 from torchfit.metrics._weights import merge_weights, weigh
 from torchfit.metrics.base import SUM_DTYPE, Metric, Self
 from torchfit.metrics.functions import ELEMENTWISE, METRIC_FUNCTIONS
@@ -48,7 +48,7 @@ class Mean(Metric):
 
     `update_state(values, sample_weight=None)`: `values` is a scalar or `(batch, …)`. Each value counts once, or as
     much as its weight. Weights broadcast to `values` from the left. A scalar with a number as weight, such as the mean
-    loss of a batch and its rows, costs two operations.
+    loss of a batch and what it was divided by, costs two operations.
 
     Total and count are kept in float64, so that they stay exact over any number of batches.
 
@@ -67,32 +67,13 @@ class Mean(Metric):
 
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Add one batch of values."""
-        if sample_weight.__class__ is int and values.__class__ is Tensor and values.ndim == 0:
-            self.add_mean(values, sample_weight)
+        if values.__class__ is Tensor and values.ndim == 0 and sample_weight.__class__ in (int, float):
+            self.total.add_(values.detach(), alpha=sample_weight)
+            # In the same kernel as the total: adding a number would first make a tensor of it.
+            self.count.add_(self._unit, alpha=sample_weight)
         else:
             mask = get_mask(values) if sample_weight is not None else None
             self._accumulate(as_tensor(values).detach(), sample_weight, mask)
-
-    def add_mean(self, mean: Tensor, denominator: Tensor | float) -> None:
-        """Add the mean of a batch, a scalar, and what it was divided by: a number, or a tensor that is not read.
-
-        >>> mean = Mean()
-        >>> mean.add_mean(torch.tensor(2.0), 3)
-        >>> mean.add_mean(torch.tensor(6.0), torch.tensor(1.0))
-        >>> mean.result().item()
-        3.0
-        """
-        mean = mean.detach()
-        if isinstance(denominator, Tensor):
-            self.total.add_(weigh(mean, denominator))
-            self.count.add_(denominator)
-        else:
-            self.total.add_(mean, alpha=denominator)
-            self._add_to_count(denominator)
-
-    def _add_to_count(self, number: float) -> None:
-        """Add to the count in the same kernel as to the total: adding a number would first make a tensor of it."""
-        self.count.add_(self._unit, alpha=number)
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the unit with the count."""
@@ -106,7 +87,7 @@ class Mean(Metric):
             self.to(values.device)
         if sample_weight is None and mask is None:
             self.total.add_(_sum(values))
-            self._add_to_count(values.numel())
+            self.count.add_(self._unit, alpha=values.numel())
         else:
             values = values.to(self._dtype)
             weights = merge_weights(sample_weight, mask, values)
@@ -170,7 +151,7 @@ class MeanMetricWrapper(Mean):
             mask = as_mask(mask, y_pred.device)
             if self._averages_elements and mask.shape == y_pred.shape:
                 y_true, y_pred = (part.unsqueeze(-1) for part in align_ranks(y_true, y_pred))
-        values = self._values(y_true, y_pred)
+        values = self._values(y_true, y_pred, mask)
         ignored = get_mask(values)
         if ignored is not None and (self._applies_ignored or sample_weight is not None or mask is not None):
             mask = ignored if mask is None else merge_weights(None, mask, values) * ignored
@@ -179,7 +160,8 @@ class MeanMetricWrapper(Mean):
         else:
             self._accumulate_scalar(values, y_pred, sample_weight, mask)
 
-    def _values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what the function returns; what the mask leaves out may be anything."""
         values = self._fn(y_true, y_pred, **self._fn_kwargs)
         if isinstance(values, Tensor):
             return values
@@ -197,7 +179,7 @@ class MeanMetricWrapper(Mean):
             )
         if value.device != self.total.device:
             self.to(value.device)
-        self.add_mean(value, y_pred.shape[0] if y_pred.ndim else 1)
+        Mean.update_state(self, value, y_pred.shape[0] if y_pred.ndim else 1)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; the function by name."""

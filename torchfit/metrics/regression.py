@@ -8,7 +8,7 @@ from torch import Tensor
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
 from torchfit.functional.alignment import align_ranks, shape_mismatch_error
-from torchfit.losses.masks import get_mask
+from torchfit.functional.masks import get_mask
 from torchfit.metrics.reductions import Mean, MeanMetricWrapper
 
 

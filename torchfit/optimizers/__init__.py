@@ -1,4 +1,4 @@
-"""Optimizers with Keras' formulas, arguments and defaults, and PyTorch's own behind the same face."""
+"""Optimizers with Keras' formulas, arguments and defaults, and an adapter for those of torch.optim."""
 
 from torchfit.optimizers import schedules as schedules
 from torchfit.optimizers.adadelta import Adadelta as Adadelta
@@ -9,10 +9,8 @@ from torchfit.optimizers.adam import AdamW as AdamW
 from torchfit.optimizers.adamax import Adamax as Adamax
 from torchfit.optimizers.base import Optimizer as Optimizer
 from torchfit.optimizers.ftrl import Ftrl as Ftrl
-from torchfit.optimizers.identifiers import as_optimizer as as_optimizer
 from torchfit.optimizers.identifiers import deserialize as deserialize
 from torchfit.optimizers.identifiers import get as get
-from torchfit.optimizers.identifiers import scaled as scaled
 from torchfit.optimizers.identifiers import serialize as serialize
 from torchfit.optimizers.lamb import Lamb as Lamb
 from torchfit.optimizers.lion import Lion as Lion
@@ -42,10 +40,8 @@ __all__ = [
     "SGD",
     "ScheduleFreeAdamW",
     "TorchOptimizer",
-    "as_optimizer",
     "deserialize",
     "get",
-    "scaled",
     "schedules",
     "serialize",
 ]

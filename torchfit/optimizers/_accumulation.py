@@ -1,4 +1,4 @@
-"""A window of gradients that end in one update with their mean."""
+"""Gradient accumulation: several gradients end in one update with their weighted mean."""
 
 from __future__ import annotations
 
@@ -11,59 +11,64 @@ from torch import Tensor
 from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_
 
 
-class Window:
+class GradientAccumulator:
     """Sums of weighted gradients, in place, and what the host knows about them."""
 
     def __init__(self, sums: Tensors):
         self.sums = sums
-        self.count = 0
-        self.weight = 0.0
-        self.received = [False] * len(sums)
+        self.num_gradients = 0
+        self.num_samples = 0.0
+        self.has_gradient = [False] * len(sums)
 
-    def add(self, gradients: Sequence[Tensor | None], weight: Scalar) -> None:
-        """Add `weight * gradients` to the sums. Tensors only: may be part of a graph."""
+    def add(self, gradients: Sequence[Tensor | None], num_samples: Scalar) -> None:
+        """Add `num_samples * gradients` to the sums. Tensors only: may be part of a graph."""
         with torch.no_grad():
             pairs = [(total, gradient) for total, gradient in zip(self.sums, gradients) if gradient is not None]
             dense = [gradient.to_dense() if gradient.is_sparse else gradient for _, gradient in pairs]
             if dense:
-                add_scaled_([total for total, _ in pairs], dense, weight)
+                add_scaled_([total for total, _ in pairs], dense, num_samples)
 
-    def note(self, gradients: Sequence[Tensor | None], weight: float) -> int:
-        """Count what was added, on the host, and return how many gradients the window holds."""
-        self.received = [was or g is not None for was, g in zip(self.received, gradients)]
-        self.count += 1
-        self.weight += weight
-        return self.count
+    def count(self, gradients: Sequence[Tensor | None], num_samples: float) -> int:
+        """Count what was added, on the host, and return how many gradients are accumulated."""
+        self.has_gradient = [had or g is not None for had, g in zip(self.has_gradient, gradients)]
+        self.num_gradients += 1
+        self.num_samples += num_samples
+        return self.num_gradients
 
-    def means(self, weight: Scalar) -> list[Tensor | None]:
-        """Turn the sums into means, in place. Where no gradient was noted there is none."""
+    def mean_(self, num_samples: Scalar) -> list[Tensor | None]:
+        """Turn the sums into means, in place, and return them: `None` where no gradient was counted."""
         with torch.no_grad():
-            torch._foreach_div_(self.sums, weight)
-        return [total if seen else None for total, seen in zip(self.sums, self.received)]
+            torch._foreach_div_(self.sums, num_samples)
+        return [total if has_gradient else None for total, has_gradient in zip(self.sums, self.has_gradient)]
 
     def clear(self) -> None:
-        """Begin a new window."""
+        """Start over: sums and counts."""
         torch._foreach_zero_(self.sums)
-        self.count, self.weight = 0, 0.0
-        self.received = [False] * len(self.sums)
+        self.reset_counts()
+        self.has_gradient = [False] * len(self.sums)
 
-    def begin_anew(self) -> None:
-        """Begin a new window on the host, where a graph has set the sums to zero."""
-        self.count, self.weight = 0, 0.0
+    def reset_counts(self) -> None:
+        """Start over on the host, where a graph sets the sums to zero."""
+        self.num_gradients, self.num_samples = 0, 0.0
 
-    def restore(self, count: int, weight: float, received: Sequence[bool]) -> None:
-        """Take over the counts that were saved with the sums."""
-        self.count, self.weight, self.received = int(count), float(weight), [bool(was) for was in received]
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts; the sums are saved with the slots of their parameters."""
+        return {"count": self.num_gradients, "weight": self.num_samples, "received": list(self.has_gradient)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the counts that were saved with the sums."""
+        self.num_gradients, self.num_samples = int(state["count"]), float(state["weight"])
+        self.has_gradient = [bool(had) for had in state["received"]]
 
 
-class Gathering:
-    """The part of an optimizer that gathers gradients and makes one update of them."""
+class GradientAccumulationMixin:
+    """The part of an optimizer that accumulates gradients and makes one update of them."""
 
     gradient_accumulation_steps: int | None
     _parameters: Tensors
-    _window: Window
-    _updates: int
-    _calls: int
+    _accumulator: GradientAccumulator
+    _num_updates: int
+    _num_gradients: int
 
     def update(self, gradients: Sequence[Tensor | None], learning_rate: Scalar, step: Scalar) -> None:
         """Make one update."""
@@ -73,65 +78,67 @@ class Gathering:
         """Count an update, and return its learning rate and step."""
         raise NotImplementedError
 
-    def accumulate(self, gradients: Sequence[Tensor | None], weight: Scalar = 1.0) -> None:
-        """Add `weight * gradients` to the window, in place. Counts nothing, so it may be part of a graph."""
-        self._window.add(gradients, weight)
+    def accumulate(self, gradients: Sequence[Tensor | None], num_samples: Scalar = 1.0) -> None:
+        """Add `num_samples * gradients` to the sums, in place. Counts nothing, so it may be part of a graph."""
+        self._accumulator.add(gradients, num_samples)
 
-    def count_accumulated(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> bool:
-        """Count gradients that `accumulate` added, and tell whether the window is full now."""
-        full: bool = self._window.note(gradients, weight) == self.gradient_accumulation_steps
-        self._calls += not full  # the last one is counted by begin_update, after its schedule was asked
-        return full
+    def record_gradients(self, gradients: Sequence[Tensor | None], num_samples: float = 1.0) -> bool:
+        """Count gradients that `accumulate` added, and return whether an update is due."""
+        is_due: bool = self._accumulator.count(gradients, num_samples) == self.gradient_accumulation_steps
+        self._num_gradients += not is_due  # the last one is counted by begin_update, after its schedule was asked
+        return is_due
 
-    def update_accumulated(self, learning_rate: Scalar, step: Scalar, weight: Scalar) -> None:
-        """Make one update with the window's sums divided by `weight`. Counts nothing, so it may be part of a graph.
+    def update_accumulated(self, learning_rate: Scalar, step: Scalar, num_samples: Scalar) -> None:
+        """Make one update with the sums divided by `num_samples`. Counts nothing, so it may be part of a graph.
 
-        The window is to be cleared with `clear_accumulated` afterwards.
+        Call `clear_accumulated` afterwards.
         """
-        self.update(self._window.means(weight), learning_rate, step)
+        self.update(self._accumulator.mean_(num_samples), learning_rate, step)
 
     def clear_accumulated(self) -> None:
-        """Begin a new window."""
-        self._window.clear()
+        """Forget the accumulated gradients."""
+        self._accumulator.clear()
 
-    def closes(self, steps: int) -> tuple[bool, ...]:
-        """Tell for each of the next steps whether it ends a window, and so makes an update."""
+    def update_schedule(self, steps: int) -> tuple[bool, ...]:
+        """Return for each of the next steps whether it makes an update."""
         size = self.gradient_accumulation_steps or 1
-        return tuple((self._window.count + step) % size == 0 for step in range(1, steps + 1))
+        return tuple((self._accumulator.num_gradients + step) % size == 0 for step in range(1, steps + 1))
 
     def zero_accumulated(self) -> None:
-        """Set the sums of the window to zero. Counts nothing, so it may be part of a graph."""
-        torch._foreach_zero_(self._window.sums)
+        """Set the sums to zero. Counts nothing, so it may be part of a graph."""
+        torch._foreach_zero_(self._accumulator.sums)
 
-    def begin_gathered(self, weight: float) -> tuple[float, float, float]:
-        """Count gradients that a graph adds, and return rate, step and weight of the update, if one is due."""
-        if not self.count_accumulated(self._parameters, weight):
+    def begin_accumulation_step(self, num_samples: float) -> tuple[float, float, float]:
+        """Count gradients that a graph adds; return rate, step and number of samples of the update, if one is due."""
+        if not self.record_gradients(self._parameters, num_samples):
             return 0.0, 0.0, 1.0
-        total = self._window.weight
-        self._window.begin_anew()
+        total = self._accumulator.num_samples
+        self._accumulator.reset_counts()
         return (*self.begin_update(), total)
 
-    def counts(self) -> tuple[Any, ...]:
-        """Return what the host has counted, for `recount`."""
-        return self._updates, self._calls, self._window.count, self._window.weight
+    def counter_state(self) -> tuple[Any, ...]:
+        """Return what the host has counted, for `set_counter_state`."""
+        accumulator = self._accumulator
+        return self._num_updates, self._num_gradients, accumulator.num_gradients, accumulator.num_samples
 
-    def recount(self, counts: tuple[Any, ...]) -> None:
-        """Take back what was counted since `counts`, because it did not happen."""
-        self._updates, self._calls, self._window.count, self._window.weight = counts
+    def set_counter_state(self, counts: tuple[Any, ...]) -> None:
+        """Take back what was counted since `counter_state`, because it did not happen."""
+        accumulator = self._accumulator
+        self._num_updates, self._num_gradients, accumulator.num_gradients, accumulator.num_samples = counts
 
     def flush(self) -> None:
-        """Make the update of a window that is cut short; nothing if nothing was gathered."""
-        if self._window.count:
-            self._close_window()
-            self._calls -= 1
+        """Make the update of gradients that were accumulated for less than a full update; nothing without any."""
+        if self._accumulator.num_gradients:
+            self._apply_accumulated()
+            self._num_gradients -= 1
 
-    def _gather(self, gradients: Sequence[Tensor | None], weight: float) -> None:
+    def _accumulate_step(self, gradients: Sequence[Tensor | None], num_samples: float) -> None:
         if not gradients:
             return  # a module without parameters is legal
-        self.accumulate(gradients, weight)
-        if self.count_accumulated(gradients, weight):
-            self._close_window()
+        self.accumulate(gradients, num_samples)
+        if self.record_gradients(gradients, num_samples):
+            self._apply_accumulated()
 
-    def _close_window(self) -> None:
-        self.update_accumulated(*self.begin_update(), self._window.weight or 1.0)
+    def _apply_accumulated(self) -> None:
+        self.update_accumulated(*self.begin_update(), self._accumulator.num_samples or 1.0)
         self.clear_accumulated()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
 
 
-class Common(TypedDict, total=False):
+class CommonKwargs(TypedDict, total=False):
     """The arguments that every optimizer takes; `Optimizer` documents them."""
 
     weight_decay: float | None
@@ -30,8 +30,8 @@ class Common(TypedDict, total=False):
     name: str | None
 
 
-def refuse(argument: str, rule: str, value: Any) -> NoReturn:
-    """Raise the error of an argument that breaks its rule."""
+def invalid(argument: str, rule: str, value: Any) -> NoReturn:
+    """Raise the error for an argument that breaks its rule."""
     raise ValueError(f"`{argument}` must be {rule}. Received: {argument}={describe(value)}")
 
 
@@ -45,7 +45,7 @@ def check(argument: str, value: Any, rule: str, allowed: Callable[[Any], bool]) 
         fits = not isinstance(value, bool) and bool(allowed(value))
     except (TypeError, ValueError, RuntimeError):
         fits = False
-    return value if fits else refuse(argument, rule, value)
+    return value if fits else invalid(argument, rule, value)
 
 
 def non_negative(argument: str, value: Any) -> Any:
@@ -58,7 +58,7 @@ def positive(argument: str, value: Any) -> Any:
     return check(argument, value, "a number > 0", lambda number: number > 0)
 
 
-def fraction(argument: str, value: Any) -> Any:
+def in_unit_interval(argument: str, value: Any) -> Any:
     """Return a number from 0 to 1, both included."""
     return check(argument, value, "a float in the range [0, 1]", lambda number: 0 <= number <= 1)
 
@@ -68,17 +68,17 @@ def decay_rate(argument: str, value: Any) -> Any:
     return check(argument, value, "a float in the range [0, 1)", lambda number: 0 <= number < 1)
 
 
-def whole(argument: str, value: Any, least: int) -> Any:
-    """Return a whole number of at least `least`."""
-    return check(argument, value, f"an integer >= {least}", lambda number: number == int(number) >= least)
+def integer(argument: str, value: Any, minimum: int) -> Any:
+    """Return an integer of at least `minimum`."""
+    return check(argument, value, f"an integer >= {minimum}", lambda number: number == int(number) >= minimum)
 
 
-def optional(rule: Callable[..., Any], argument: str, value: Any, *more: Any) -> Any:
-    """Return `None` as it is, anything else as `rule` lets it through."""
+def if_not_none(rule: Callable[..., Any], argument: str, value: Any, *more: Any) -> Any:
+    """Return `None` unchanged, anything else as `rule` returns it."""
     return None if value is None else rule(argument, value, *more)
 
 
-def only_one(**values: Any) -> None:
+def at_most_one(**values: Any) -> None:
     """Raise if more than one of the arguments is set."""
     if sum(value is not None for value in values.values()) > 1:
         names = ", ".join(f"`{name}`" for name in values)
@@ -86,14 +86,14 @@ def only_one(**values: Any) -> None:
         raise ValueError(f"Only one of {names} can be set. Received: {received}")
 
 
-def no_others(owner: str, unknown: dict[str, Any], known: Iterable[str]) -> None:
-    """Raise if there are arguments that nobody knows."""
+def no_unknown_kwargs(owner: str, unknown: dict[str, Any], known: Iterable[str]) -> None:
+    """Raise if there are unknown arguments."""
     for name in unknown:
         raise ValueError(f"{owner} has no argument `{name}`. {did_you_mean(name, known)}")
 
 
-def names_of(cls: type) -> list[str]:
-    """List the arguments of a class's constructor, those of its bases included."""
+def init_arg_names(cls: type) -> list[str]:
+    """List the arguments of a class's constructor, including those of its bases."""
     constructors = [vars(each)["__init__"] for each in cls.__mro__[:-1] if "__init__" in vars(each)]
     names = [name for constructor in constructors for name in inspect.signature(constructor).parameters]
     return [name for name in dict.fromkeys(names) if name not in ("self", "common", "unknown", "others")]
@@ -114,7 +114,7 @@ def learning_rate(value: Any) -> float:
     try:
         rate = float(value)
     except (TypeError, ValueError, RuntimeError):
-        refuse("learning_rate", rule, value)
+        invalid("learning_rate", rule, value)
     if isinstance(value, (str, bool)) or not rate >= 0:
-        refuse("learning_rate", rule, value)
+        invalid("learning_rate", rule, value)
     return as_float32(rate)

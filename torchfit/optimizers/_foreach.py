@@ -1,7 +1,7 @@
 """In-place arithmetic on lists of tensors whose scalars are numbers (eager) or 0-d tensors (in a graph).
 
-A number rides along inside a foreach kernel; a tensor must not be read on the host, so it takes a kernel of its own,
-which a compiler fuses away. These few functions are the only places that tell the two apart.
+A number is an argument of a foreach kernel; a tensor must not be read on the host, so it needs a kernel of its own,
+which a compiler fuses. Only these few functions distinguish the two.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def add_quotient_(targets: Tensors, numerators: Tensors, denominators: Tensors, 
         torch._foreach_addcdiv_(targets, numerators, denominators, scale)
 
 
-def add_over_root_(targets: Tensors, numerators: Tensors, radicands: Tensors, scale: Scalar) -> None:
+def add_div_sqrt_(targets: Tensors, numerators: Tensors, radicands: Tensors, scale: Scalar) -> None:
     """Targets += scale · numerators / √radicands. The radicands are used up."""
     if _HAS_RSQRT:
         torch._foreach_rsqrt_(radicands)
@@ -54,18 +54,18 @@ def add_over_root_(targets: Tensors, numerators: Tensors, radicands: Tensors, sc
         add_quotient_(targets, numerators, radicands, scale)
 
 
-def mix_(averages: Tensors, values: Tensors, keep: Scalar) -> None:
+def ema_(averages: Tensors, values: Tensors, decay: Scalar) -> None:
     """Averages = keep · averages + (1 - keep) · values."""
-    if isinstance(keep, Tensor):
-        torch._foreach_add_(averages, torch._foreach_mul(torch._foreach_sub(values, averages), 1 - keep))
+    if isinstance(decay, Tensor):
+        torch._foreach_add_(averages, torch._foreach_mul(torch._foreach_sub(values, averages), 1 - decay))
     else:
-        torch._foreach_lerp_(averages, values, 1 - keep)
+        torch._foreach_lerp_(averages, values, 1 - decay)
 
 
-def mix_squares_(averages: Tensors, values: Tensors, keep: float) -> None:
+def ema_of_squares_(averages: Tensors, values: Tensors, decay: float) -> None:
     """Averages = keep · averages + (1 - keep) · values²."""
-    torch._foreach_mul_(averages, keep)
-    torch._foreach_addcmul_(averages, values, values, 1 - keep)
+    torch._foreach_mul_(averages, decay)
+    torch._foreach_addcmul_(averages, values, values, 1 - decay)
 
 
 def copy_where_(condition: bool | Tensor, targets: Tensors, sources: Tensors) -> None:
@@ -76,7 +76,7 @@ def copy_where_(condition: bool | Tensor, targets: Tensors, sources: Tensors) ->
         torch._foreach_copy_(targets, sources)
 
 
-def decay_(targets: Tensors, chosen: list[bool], rate: float | None, learning_rate: Scalar) -> None:
+def weight_decay_(targets: Tensors, chosen: list[bool], rate: float | None, learning_rate: Scalar) -> None:
     """Targets -= rate · learning_rate · targets, for the chosen ones."""
     if rate:
         decayed = [target for target, is_chosen in zip(targets, chosen) if is_chosen]
@@ -97,12 +97,12 @@ def one_minus_power(base: float, exponent: Scalar) -> Scalar:
     return float(1 - base**exponent)
 
 
-def square_root(value: Scalar) -> Scalar:
+def sqrt(value: Scalar) -> Scalar:
     """√value."""
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
-def smaller(left: Scalar, right: Scalar) -> Scalar:
+def minimum(left: Scalar, right: Scalar) -> Scalar:
     """The smaller one of two scalars."""
     if isinstance(left, Tensor):
         return left.clamp_max(right) if not isinstance(right, Tensor) else torch.minimum(left, right)
@@ -114,6 +114,6 @@ def zeros_like(tensors: Tensors) -> Tensors:
     return [torch.zeros_like(each, memory_format=torch.preserve_format).detach() for each in tensors]
 
 
-def pick(items: Sequence[Item], positions: Sequence[int]) -> list[Item]:
+def select(items: Sequence[Item], positions: Sequence[int]) -> list[Item]:
     """The items at some positions."""
     return [items[position] for position in positions]

@@ -19,7 +19,7 @@ _DEVICES = {"adam": ("cpu", "cuda"), "sgd": ("cpu", "cuda"), "adagrad": ("cpu",)
 
 
 def available(kernel: str, parameters: Tensors) -> bool:
-    """Tell whether the kernel (adam, sgd, adagrad) exists for parameters like these."""
+    """Return whether the kernel (adam, sgd, adagrad) exists for parameters like these."""
     if not parameters or not hasattr(torch, f"_fused_{kernel}_"):
         return False
     first = parameters[0]
@@ -94,7 +94,7 @@ def sgd_(
 
 
 def usable(learning_rate: Scalar, gradients: Tensors) -> TypeGuard[float]:
-    """Tell whether this very step may use a kernel: its scalars are numbers, and its gradients lie in order.
+    """Return whether this step may use a kernel: its scalars are numbers and its gradients are contiguous.
 
     The kernels walk through memory and never look at strides.
     """

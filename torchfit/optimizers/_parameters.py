@@ -1,4 +1,4 @@
-"""The parameters that an optimizer is bound to: their order, their names, and who is who."""
+"""The parameters that an optimizer is bound to: their order, names and identity."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Parameters:
         kept = list(reversed(unique.values()))
         self.tensors = [_leaf(tensor) for _, tensor in kept]
         self.names = [name or str(position) for position, (name, _) in enumerate(kept)]
-        self._told_missing = False
+        self._warned = False
         self._positions = {id(tensor): position for position, tensor in enumerate(self.tensors)}
 
-    def require_known(self, tensors: Iterable[Tensor]) -> None:
+    def check_known(self, tensors: Iterable[Tensor]) -> None:
         """Raise if one of the tensors does not belong here."""
         for tensor in tensors:
             if id(tensor) not in self._positions:
@@ -36,7 +36,7 @@ class Parameters:
                     "built with only. Create a new one for a new set of parameters."
                 )
 
-    def match(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def cast_gradients(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return gradients in the dtype and on the device of their parameters, one for each."""
         gradients = list(gradients)
         if len(gradients) != len(self.tensors):
@@ -46,7 +46,7 @@ class Parameters:
             )
         return [_fit(gradient, tensor) for gradient, tensor in zip(gradients, self.tensors)]
 
-    def arrange(self, gradients: Sequence[Tensor | None], parameters: Iterable[Any]) -> list[Tensor | None]:
+    def reorder(self, gradients: Sequence[Tensor | None], parameters: Iterable[Any]) -> list[Tensor | None]:
         """Bring the gradients of some parameters into the order kept here; the others get `None`."""
         given = {id(_entry(entry)[1]): gradient for entry, gradient in zip(parameters, gradients)}
         return [given.get(id(tensor)) for tensor in self.tensors]
@@ -60,8 +60,8 @@ class Parameters:
             )
         return self.names
 
-    def matching(self, listed: Iterable[Tensor], patterns: list[str]) -> list[bool]:
-        """Tell for each parameter whether it is listed or a pattern occurs in its name."""
+    def select(self, listed: Iterable[Tensor], patterns: list[str]) -> list[bool]:
+        """Return for each parameter whether it is listed or a pattern occurs in its name."""
         names = self.require_names("var_names") if patterns else self.names
         chosen = {id(parameter) for parameter in listed}
         return [
@@ -69,7 +69,7 @@ class Parameters:
             for name, tensor in zip(names, self.tensors)
         ]
 
-    def tell_missing(self, present: list[int]) -> None:
+    def warn_missing_gradients(self, present: list[int]) -> None:
         """Warn once about parameters without a gradient that are not frozen, and raise if no one has any."""
         if not present:
             raise ValueError(
@@ -78,8 +78,8 @@ class Parameters:
             )
         absent = set(range(len(self.tensors))) - set(present)
         missing = [self.names[position] for position in sorted(absent) if self.tensors[position].requires_grad]
-        if missing and not self._told_missing:
-            self._told_missing = True
+        if missing and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"There is no gradient for the parameters {missing}: they stay as they are. Does the loss depend "
                 "on them? Freeze them with requires_grad_(False) if they are meant to stay.",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, mix_squares_
+from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, ema_of_squares_
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class Adadelta(Optimizer):
@@ -38,7 +38,7 @@ class Adadelta(Optimizer):
         learning_rate: float | Callable[..., Any] = 0.001,
         rho: float = 0.95,
         epsilon: float = 1e-7,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.rho = _arguments.decay_rate("rho", rho)
@@ -53,12 +53,12 @@ class Adadelta(Optimizer):
     ) -> None:
         """Move the parameters by the rescaled gradient."""
         squares, step_squares = slots
-        mix_squares_(squares, gradients, self.rho)
+        ema_of_squares_(squares, gradients, self.rho)
         deltas = list(torch._foreach_add(step_squares, self.epsilon))
         torch._foreach_div_(deltas, torch._foreach_add(squares, self.epsilon))
         torch._foreach_sqrt_(deltas)
         torch._foreach_mul_(deltas, gradients)
-        mix_squares_(step_squares, deltas, self.rho)
+        ema_of_squares_(step_squares, deltas, self.rho)
         add_scaled_(parameters, deltas, -learning_rate)
 
     def get_config(self) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, mix_, smaller
+from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, ema_, minimum
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class Adafactor(Optimizer):
@@ -49,7 +49,7 @@ class Adafactor(Optimizer):
         epsilon_2: float = 1e-3,
         clip_threshold: float = 1.0,
         relative_step: bool = True,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.beta_2_decay = _arguments.check("beta_2_decay", beta_2_decay, "a number < 0", lambda power: power < 0)
@@ -62,7 +62,7 @@ class Adafactor(Optimizer):
         """The mean squares of rows and columns, or the whole one."""
         return ("r", "c", "velocity")
 
-    def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
+    def init_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
         """Rows and columns for matrices, the whole for the others."""
         factored = parameter.dim() >= 2
         if slot == "velocity":
@@ -76,17 +76,17 @@ class Adafactor(Optimizer):
     ) -> None:
         """Move the parameters by the shrunk direction, on the scale of their root mean square."""
         rows, columns, wholes = slots
-        keep = 1 - step**self.beta_2_decay
+        decay = 1 - step**self.beta_2_decay
         squares = list(torch._foreach_mul(gradients, gradients))
         torch._foreach_add_(squares, self.epsilon_1)
-        _mix_each(rows, [None if row is None else square.mean(-1) for row, square in zip(rows, squares)], keep)
-        _mix_each(columns, [None if c is None else square.mean(-2) for c, square in zip(columns, squares)], keep)
-        _mix_each(wholes, [None if whole is None else square for whole, square in zip(wholes, squares)], keep)
+        _ema_each(rows, [None if row is None else square.mean(-1) for row, square in zip(rows, squares)], decay)
+        _ema_each(columns, [None if c is None else square.mean(-2) for c, square in zip(columns, squares)], decay)
+        _ema_each(wholes, [None if whole is None else square for whole, square in zip(wholes, squares)], decay)
         roots = [_mean_square(*slot).sqrt() for slot in zip(rows, columns, wholes)]
         directions = list(torch._foreach_div(gradients, roots))
         scales = [self._scale(p, direction) for p, direction in zip(parameters, directions)]
         torch._foreach_mul_(directions, scales)
-        add_scaled_(parameters, directions, -smaller(learning_rate, step**-0.5))
+        add_scaled_(parameters, directions, -minimum(learning_rate, step**-0.5))
 
     def _scale(self, parameter: Tensor, direction: Tensor) -> Tensor:
         """How far the parameter may go along the direction, before the learning rate."""
@@ -110,11 +110,11 @@ def _rms(tensor: Tensor) -> Tensor:
     return tensor.square().mean().sqrt()
 
 
-def _mix_each(averages: list[Tensor | None], values: list[Tensor | None], keep: Scalar) -> None:
+def _ema_each(averages: list[Tensor | None], values: list[Tensor | None], decay: Scalar) -> None:
     """Move the averages that are there towards their values."""
     kept = [average for average in averages if average is not None]
     if kept:
-        mix_(kept, [value for value in values if value is not None], keep)
+        ema_(kept, [value for value in values if value is not None], decay)
 
 
 def _mean_square(row: Tensor | None, column: Tensor | None, whole: Tensor | None) -> Tensor:

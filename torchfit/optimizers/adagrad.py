@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_over_root_
+from torchfit.optimizers._foreach import Scalar, Tensors, add_div_sqrt_
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class Adagrad(Optimizer):
@@ -38,7 +38,7 @@ class Adagrad(Optimizer):
         learning_rate: float | Callable[..., Any] = 0.001,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.initial_accumulator_value = _arguments.non_negative("initial_accumulator_value", initial_accumulator_value)
@@ -48,7 +48,7 @@ class Adagrad(Optimizer):
         """The sum of squares of each gradient."""
         return ("accumulator",)
 
-    def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor:
+    def init_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor:
         """Begin with the initial accumulator value."""
         return torch.full_like(parameter, self.initial_accumulator_value, memory_format=torch.preserve_format)
 
@@ -59,7 +59,7 @@ class Adagrad(Optimizer):
         (accumulators,) = slots
         torch._foreach_addcmul_(accumulators, gradients, gradients)
         radicands = list(torch._foreach_add(accumulators, self.epsilon))
-        add_over_root_(parameters, gradients, radicands, -learning_rate)
+        add_div_sqrt_(parameters, gradients, radicands, -learning_rate)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain data."""

@@ -12,15 +12,15 @@ from torchfit.optimizers._foreach import (
     Scalar,
     Tensors,
     add_quotient_,
-    mix_,
-    mix_squares_,
+    ema_,
+    ema_of_squares_,
     one_minus_power,
-    square_root,
+    sqrt,
 )
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 def adam_rule(
@@ -39,13 +39,13 @@ def adam_rule(
     `p -= rate * √(1 - beta_2**step) / (1 - beta_1**step) * m / (√v + epsilon)`.
     """
     momentums, velocities, *hats = slots
-    mix_(momentums, gradients, beta_1)
-    mix_squares_(velocities, gradients, beta_2)
+    ema_(momentums, gradients, beta_1)
+    ema_of_squares_(velocities, gradients, beta_2)
     if hats:
         torch._foreach_maximum_(hats[0], velocities)
     roots = list(torch._foreach_sqrt(hats[0] if hats else velocities))
     torch._foreach_add_(roots, epsilon)
-    correction = square_root(one_minus_power(beta_2, step)) / one_minus_power(beta_1, step)
+    correction = sqrt(one_minus_power(beta_2, step)) / one_minus_power(beta_1, step)
     add_quotient_(parameters, momentums, roots, -learning_rate * correction)
 
 
@@ -78,29 +78,29 @@ class Adam(Optimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         amsgrad: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.beta_1 = _arguments.decay_rate("beta_1", beta_1)
         self.beta_2 = _arguments.decay_rate("beta_2", beta_2)
         self.epsilon = _arguments.non_negative("epsilon", epsilon)
         self.amsgrad = amsgrad
-        self._step_for_kernel: Tensors | None = None
+        self._fused_step: Tensors | None = None
 
     def slot_names(self) -> tuple[str, ...]:
         """The mean gradient, the mean square, and its maximum for AMSGrad."""
         return ("momentum", "velocity", "velocity_hat") if self.amsgrad else ("momentum", "velocity")
 
-    def _prepare(self) -> None:
+    def _select_kernels(self) -> None:
         if _fused.available("adam", self._parameters):
-            self._step_for_kernel = [torch.zeros((), device=self._parameters[0].device)]
+            self._fused_step = [torch.zeros((), device=self._parameters[0].device)]
 
     def update_rule(
         self, parameters: Tensors, gradients: Tensors, slots: Slots, learning_rate: Scalar, step: Scalar
     ) -> None:
         """Move the parameters by the mean gradient over its root mean square."""
         momentums, velocities, *hats = slots
-        steps = self._step_for_kernel
+        steps = self._fused_step
         if steps is not None and _fused.usable(learning_rate, gradients):
             _fused.adam_(
                 parameters,
@@ -150,5 +150,5 @@ class AdamW(Adam):
         **common: Any,
     ):
         if weight_decay is None:
-            _arguments.refuse("weight_decay", "a number >= 0 (use Adam for none)", weight_decay)
+            _arguments.invalid("weight_decay", "a number >= 0 (use Adam for none)", weight_decay)
         super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay=weight_decay, **common)

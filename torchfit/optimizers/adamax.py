@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_quotient_, mix_, one_minus_power
+from torchfit.optimizers._foreach import Scalar, Tensors, add_quotient_, ema_, one_minus_power
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class Adamax(Optimizer):
@@ -40,7 +40,7 @@ class Adamax(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.beta_1 = _arguments.decay_rate("beta_1", beta_1)
@@ -56,7 +56,7 @@ class Adamax(Optimizer):
     ) -> None:
         """Move the parameters by the mean gradient over the largest one."""
         momentums, norms = slots
-        mix_(momentums, gradients, self.beta_1)
+        ema_(momentums, gradients, self.beta_1)
         torch._foreach_mul_(norms, self.beta_2)
         torch._foreach_maximum_(norms, torch._foreach_abs(gradients))
         denominators = list(torch._foreach_add(norms, self.epsilon))

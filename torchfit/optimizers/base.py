@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from torchfit._utils.names import snake_case
+from torchfit._utils.registry import Registry
 from torchfit.optimizers import _arguments, _clipping, _state
-from torchfit.optimizers._accumulation import Gathering, Window
-from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, decay_, mix_, zeros_like
+from torchfit.optimizers._accumulation import GradientAccumulationMixin, GradientAccumulator
+from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, ema_, weight_decay_, zeros_like
 from torchfit.optimizers._parameters import Parameters
 from torchfit.optimizers.schedules.base import Schedule, as_schedule
 from torchfit.optimizers.schedules.identifiers import deserialize, serialize
@@ -21,12 +22,15 @@ from torchfit.optimizers.schedules.identifiers import deserialize, serialize
 _gradient_of = attrgetter("grad")
 Slots = tuple[list[Any], ...]
 
+REGISTRY = Registry("optimizer", "torchfit.optimizers", {})
+"""The optimizers by name, entered by `identifiers`; optimizers that wrap another one save and build it with this."""
 
-class Optimizer(Gathering):
-    """The base of all optimizers: made without parameters, bound to them by `build`.
 
-    A rule of your own is a subclass that names its state in `slot_names` and defines `update_rule`, as foreach calls
-    on lists of tensors; everything else (clipping, decay, schedules, averages, accumulation, saving) comes with it.
+class Optimizer(GradientAccumulationMixin):
+    """The base of all optimizers: created without parameters, bound to them by `build`.
+
+    To write a rule, subclass it, name the state in `slot_names` and define `update_rule` with foreach calls on lists of
+    tensors; clipping, decay, schedules, averages, accumulation and saving are inherited.
 
     Args:
         learning_rate: a number >= 0 (held as float32), a `LearningRateSchedule`, or a callable that maps the
@@ -39,16 +43,15 @@ class Optimizer(Gathering):
         use_ema: keep a moving average of the parameters, from their values after the first update on;
             `finalize_variable_values` writes it into the parameters.
         ema_momentum: how much of the average is kept at each update, in [0, 1]. Default 0.99.
-        ema_overwrite_frequency: write the average into the parameters every so many updates. Default `None`: never.
+        ema_overwrite_frequency: write the average into the parameters every n updates. Default `None`: never.
         loss_scale_factor: the loss was multiplied by this (`scale_loss`); gradients are divided by it.
-        gradient_accumulation_steps: update once for so many gradients (>= 2), with their mean.
+        gradient_accumulation_steps: make one update for this many gradients (>= 2), with their mean.
         name: what the optimizer is called. Default: the class name in snake case.
 
     Raises:
         ValueError: an argument is unknown or outside its range.
 
-    Sparse gradients (`nn.Embedding(sparse=True)`) are made dense before the update: every rule then is what it is
-    for dense ones, and the memory is that of a dense gradient.
+    Sparse gradients (`nn.Embedding(sparse=True)`) are converted to dense ones before the update, with their memory.
 
     >>> import torch
     >>> class SignDescent(Optimizer):
@@ -77,54 +80,56 @@ class Optimizer(Gathering):
         name: str | None = None,
         **unknown: Any,
     ):
-        optional, positive = _arguments.optional, _arguments.positive
+        if_not_none, positive = _arguments.if_not_none, _arguments.positive
         if unknown.pop("decay", None) is not None:
             warnings.warn("`decay` is ignored: pass a schedule as `learning_rate` instead.", stacklevel=3)
-        _arguments.no_others(type(self).__name__, unknown, _arguments.names_of(type(self)))
-        _arguments.only_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
+        _arguments.no_unknown_kwargs(type(self).__name__, unknown, _arguments.init_arg_names(type(self)))
+        _arguments.at_most_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
         self.name = name or snake_case(type(self).__name__)
-        self.weight_decay = optional(_arguments.non_negative, "weight_decay", weight_decay)
-        self.clipnorm = optional(positive, "clipnorm", clipnorm)
-        self.clipvalue = optional(positive, "clipvalue", clipvalue)
-        self.global_clipnorm = optional(positive, "global_clipnorm", global_clipnorm)
+        self.weight_decay = if_not_none(_arguments.non_negative, "weight_decay", weight_decay)
+        self.clipnorm = if_not_none(positive, "clipnorm", clipnorm)
+        self.clipvalue = if_not_none(positive, "clipvalue", clipvalue)
+        self.global_clipnorm = if_not_none(positive, "global_clipnorm", global_clipnorm)
         self.use_ema = bool(use_ema)
-        self.ema_momentum = _arguments.fraction("ema_momentum", ema_momentum)
-        self.ema_overwrite_frequency = optional(_arguments.whole, "ema_overwrite_frequency", ema_overwrite_frequency, 1)
-        self.loss_scale_factor = optional(positive, "loss_scale_factor", loss_scale_factor)
-        self.gradient_accumulation_steps = optional(
-            _arguments.whole, "gradient_accumulation_steps", gradient_accumulation_steps or None, 2
+        self.ema_momentum = _arguments.in_unit_interval("ema_momentum", ema_momentum)
+        self.ema_overwrite_frequency = if_not_none(
+            _arguments.integer, "ema_overwrite_frequency", ema_overwrite_frequency, 1
+        )
+        self.loss_scale_factor = if_not_none(positive, "loss_scale_factor", loss_scale_factor)
+        self.gradient_accumulation_steps = if_not_none(
+            _arguments.integer, "gradient_accumulation_steps", gradient_accumulation_steps or None, 2
         )
         self.built = False
-        self._book = Parameters([])
+        self._params = Parameters([])
         self._parameters: Tensors = []
         self._slots: Slots = ()
-        self._shared: dict[str, Tensor] = {}
+        self._global_state: dict[str, Tensor] = {}
         self._averages: Tensors = []
-        self._window = Window([])
-        self._decayed: list[bool] = []
-        self._exclusions: tuple[list[Tensor], list[str]] = ([], [])
-        self._updates = 0
-        self._calls = 0
-        self._remembered: dict[str, Any] | None = None
+        self._accumulator = GradientAccumulator([])
+        self._decay_mask: list[bool] = []
+        self._decay_exclusions: tuple[list[Tensor], list[str]] = ([], [])
+        self._num_updates = 0
+        self._num_gradients = 0
+        self._pending_state: dict[str, Any] | None = None
         self._schedule: Schedule | None = None
-        self._given_schedule: Callable[..., Any] | None = None
-        self._rate = 0.0
+        self._schedule_arg: Callable[..., Any] | None = None
+        self._learning_rate = 0.0
         self.learning_rate = learning_rate
 
     # What a rule defines.
 
     interleaved_slots = 2
-    """How many slots stand side by side for each parameter in `variables`, before the others, one after another."""
+    """How many slots alternate parameter by parameter in `variables`; the others follow slot by slot."""
 
     def slot_names(self) -> tuple[str, ...]:
         """Name the state that the rule keeps for each parameter, such as `("momentum", "velocity")`."""
         return ()
 
-    def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
+    def init_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
         """Return the first value of a slot for the parameter called `name`: zeros, unless the rule says otherwise."""
         return torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
-    def create_shared(self, parameters: Tensors) -> dict[str, Tensor]:
+    def create_global_state(self, parameters: Tensors) -> dict[str, Tensor]:
         """Return the state that the rule keeps once for all parameters, by name."""
         return {}
 
@@ -149,36 +154,38 @@ class Optimizer(Gathering):
         Parameters with `requires_grad=False` are left out. Binding again to the same ones (or some of them) changes
         nothing; other parameters raise a `ValueError`. State that was loaded before is taken over here.
         """
-        book = Parameters(parameters)
+        params = Parameters(parameters)
         if self.built:
-            self._book.require_known(book.tensors)
+            self._params.check_known(params.tensors)
             return
-        self._bind(book)
+        self.bind(params)
         self.built = True
-        if self._remembered is not None:
-            remembered, self._remembered = self._remembered, None
-            self.load_state_dict(remembered)
+        if self._pending_state is not None:
+            pending, self._pending_state = self._pending_state, None
+            self.load_state_dict(pending)
 
-    def _bind(self, book: Parameters) -> None:
-        """Create the state for these parameters."""
-        self._book, self._parameters = book, book.tensors
-        self._prepare()
+    def bind(self, params: Parameters) -> None:
+        """Create the state for these parameters. Called by `build`, and by an optimizer that wraps this one."""
+        self._params, self._parameters = params, params.tensors
+        self._select_kernels()
         self._slots = tuple(
-            [self.create_slot(slot, p.detach(), name) for name, p in zip(book.names, book.tensors)]
+            [self.init_slot(slot, p.detach(), name) for name, p in zip(params.names, params.tensors)]
             for slot in self.slot_names()
         )
         self._averages = zeros_like(self._parameters) if self.use_ema else []
-        self._window = Window(zeros_like(self._parameters) if self.gradient_accumulation_steps else [])
-        self._shared = self.create_shared(self._parameters)
-        self._choose_decayed()
+        self._accumulator = GradientAccumulator(
+            zeros_like(self._parameters) if self.gradient_accumulation_steps else []
+        )
+        self._global_state = self.create_global_state(self._parameters)
+        self._update_decay_mask()
 
-    def _prepare(self) -> None:
-        """Choose kernels, once the parameters are known."""
+    def _select_kernels(self) -> None:
+        """Choose kernels once the parameters are known."""
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None
     ) -> None:
-        """Spare parameters from weight decay: those in `var_list`, and those in whose name a pattern occurs.
+        """Exclude parameters from weight decay: those in `var_list`, and those in whose name a pattern occurs.
 
         Args:
             var_list: parameters.
@@ -186,13 +193,13 @@ class Optimizer(Gathering):
                 `(name, parameter)` pairs (`module.named_parameters()`).
         """
         if isinstance(var_names, str):
-            _arguments.refuse("var_names", "a list of strings", var_names)
-        self._exclusions = (list(var_list or ()), list(var_names or ()))
+            _arguments.invalid("var_names", "a list of strings", var_names)
+        self._decay_exclusions = (list(var_list or ()), list(var_names or ()))
         if self.built:
-            self._choose_decayed()
+            self._update_decay_mask()
 
-    def _choose_decayed(self) -> None:
-        self._decayed = [not spared for spared in self._book.matching(*self._exclusions)]
+    def _update_decay_mask(self) -> None:
+        self._decay_mask = [not excluded for excluded in self._params.select(*self._decay_exclusions)]
 
     # The pure core.
 
@@ -207,24 +214,24 @@ class Optimizer(Gathering):
             step: which update this is, from 1; a number, or a 0-d float32 tensor inside a graph.
         """
         with torch.no_grad():
-            parameters, ready, slots, decayed = self._align(gradients)
+            parameters, dense_gradients, slots, decay_mask = self._drop_missing(gradients)
             if self.loss_scale_factor is not None:
-                ready = list(torch._foreach_div(ready, self.loss_scale_factor))
+                dense_gradients = list(torch._foreach_div(dense_gradients, self.loss_scale_factor))
             if self.clipnorm or self.clipvalue or self.global_clipnorm:
-                ready = _clipping.clip(ready, self.clipnorm, self.clipvalue, self.global_clipnorm)
-            self._decay(parameters, decayed, slots, learning_rate)
-            self.update_rule(parameters, ready, slots, learning_rate, step)
+                dense_gradients = _clipping.clip(dense_gradients, self.clipnorm, self.clipvalue, self.global_clipnorm)
+            self._decay(parameters, decay_mask, slots, learning_rate)
+            self.update_rule(parameters, dense_gradients, slots, learning_rate, step)
             if self.use_ema:
                 self._average(step)
 
-    def _align(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
+    def _drop_missing(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
         """Leave out what has no gradient, and make sparse gradients dense."""
-        ready = [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
-        if len(ready) == len(self._parameters):
-            return self._parameters, ready, self._slots, self._decayed
-        return self._align_some(gradients)
+        dense_gradients = [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
+        if len(dense_gradients) == len(self._parameters):
+            return self._parameters, dense_gradients, self._slots, self._decay_mask
+        return self._drop_missing_slow(gradients)
 
-    def _align_some(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
+    def _drop_missing_slow(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
         present = [position for position, gradient in enumerate(gradients) if gradient is not None]
         if len(gradients) != len(self._parameters):
             raise ValueError(
@@ -232,38 +239,38 @@ class Optimizer(Gathering):
                 f"optimizer was built with, in their order. Received: {len(gradients)} gradients."
             )
         if not torch.compiler.is_compiling():
-            self._book.tell_missing(present)
+            self._params.warn_missing_gradients(present)
         found = [gradient for gradient in gradients if gradient is not None]
         return (
             [self._parameters[position] for position in present],
             [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found],
             tuple([slot[position] for position in present] for slot in self._slots),
-            [self._decayed[position] for position in present],
+            [self._decay_mask[position] for position in present],
         )
 
-    def _decay(self, parameters: Tensors, decayed: list[bool], slots: Slots, learning_rate: Scalar) -> None:
-        """Take the weight decay off the parameters that are not spared."""
+    def _decay(self, parameters: Tensors, decay_mask: list[bool], slots: Slots, learning_rate: Scalar) -> None:
+        """Apply weight decay to the parameters that are not excluded."""
         if self.weight_decay:
-            decay_(parameters, decayed, self.weight_decay, learning_rate)
+            weight_decay_(parameters, decay_mask, self.weight_decay, learning_rate)
 
     def _average(self, step: Scalar) -> None:
         """Move the averages towards the parameters; the first update sets them."""
-        mix_(self._averages, self._parameters, self.ema_momentum * (step > 1))
+        ema_(self._averages, self._parameters, self.ema_momentum * (step > 1))
         if self.ema_overwrite_frequency:
             copy_where_(step % self.ema_overwrite_frequency == 0, self._parameters, self._averages)
 
     # Steps of the eager loop.
 
-    def step(self, weight: float = 1.0) -> None:
-        """Make an update with the gradients that `loss.backward()` left in the parameters; `weight` as in `apply`."""
+    def step(self, num_samples: float = 1.0) -> None:
+        """Make an update with the gradients in the parameters' `grad`; `num_samples` as in `apply`."""
         gradients = list(map(_gradient_of, self._parameters))
         if self.gradient_accumulation_steps is None and gradients:
             self.update(gradients, *self.begin_update())
         else:
-            self._gather(gradients, weight)
+            self._accumulate_step(gradients, num_samples)
 
     def zero_grad(self) -> None:
-        """Forget the parameters' gradients (`grad` becomes `None`)."""
+        """Clear the gradients of the parameters: `grad` becomes `None`."""
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -271,28 +278,27 @@ class Optimizer(Gathering):
         self,
         grads: Sequence[Tensor | None],
         trainable_variables: Iterable[Any] | None = None,
-        weight: float = 1.0,
+        num_samples: float = 1.0,
     ) -> None:
-        """Make an update with these gradients, or gather them if `gradient_accumulation_steps` is set.
+        """Make an update with these gradients, or accumulate them if `gradient_accumulation_steps` is set.
 
         Args:
             grads: one tensor for each parameter, or `None` where there is none.
             trainable_variables: the parameters that `grads` belong to. Default: those of `build`, in order.
                 The first call may bind the optimizer with them.
-            weight: how much these gradients count in the mean over an accumulation window, such as their
-                number of samples.
+            num_samples: how much these gradients count in the mean over the accumulated ones.
         """
         if trainable_variables is not None:
             parameters = list(trainable_variables)
             self.build(parameters)
-            grads = self._book.arrange(grads, parameters)
+            grads = self._params.reorder(grads, parameters)
         if not self.built:
             raise ValueError("The optimizer is bound to no parameters. Call optimizer.build(parameters) first.")
-        gradients = self._book.match(grads)
+        gradients = self._params.cast_gradients(grads)
         if self.gradient_accumulation_steps is None and gradients:
             self.update(gradients, *self.begin_update())
         else:
-            self._gather(gradients, weight)
+            self._accumulate_step(gradients, num_samples)
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Any]]) -> int:
         """Make an update with `(gradient, parameter)` pairs, and return the count of updates."""
@@ -305,12 +311,12 @@ class Optimizer(Gathering):
 
         For those who call `update` themselves. `apply` and `step` count on their own.
         """
-        rate = self._rate if self._schedule is None else self.learning_rate
-        self._updates += 1
-        self._calls += 1
-        return rate, self._updates
+        rate = self._learning_rate if self._schedule is None else self.learning_rate
+        self._num_updates += 1
+        self._num_gradients += 1
+        return rate, self._num_updates
 
-    obstacle: str | None = None
+    compile_blocker: str | None = None
     """Why an update cannot be part of a compiled step; `None` if it can."""
 
     # What can be read and set.
@@ -322,31 +328,35 @@ class Optimizer(Gathering):
         Raises:
             TypeError: a number is set where a schedule decides.
         """
-        if self._schedule is None:
-            return self._rate
-        return _arguments.as_float32(self._schedule(self._calls))
+        return self.learning_rate_at(self._num_gradients)
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         if callable(value):
-            self._given_schedule, self._schedule = value, as_schedule(value)
+            self._schedule_arg, self._schedule = value, as_schedule(value)
             return
         if self._schedule is not None:
             raise TypeError(
                 "The learning rate of this optimizer is decided by a schedule and cannot be set to a number. "
                 "Assign another schedule, or create the optimizer with a number as `learning_rate`."
             )
-        self._rate = _arguments.learning_rate(value)
+        self._learning_rate = _arguments.learning_rate(value)
+
+    def learning_rate_at(self, num_gradients: int) -> float:
+        """Return the learning rate after this many gradients."""
+        if self._schedule is None:
+            return self._learning_rate
+        return _arguments.as_float32(self._schedule(num_gradients))
 
     @property
-    def given_learning_rate(self) -> Any:
+    def learning_rate_or_schedule(self) -> Any:
         """The number that the learning rate was set to, or the schedule that decides it."""
-        return self._rate if self._schedule is None else self._given_schedule
+        return self._learning_rate if self._schedule is None else self._schedule_arg
 
     @property
     def iterations(self) -> int:
         """How many updates were made."""
-        return self._updates
+        return self._num_updates
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -360,11 +370,11 @@ class Optimizer(Gathering):
         The order is Keras': averages, accumulators, then the slots. Slots are the tensors in use; the first two are
         copies of what is counted on the host.
         """
-        rate = [] if callable(self.given_learning_rate) else [torch.tensor(self.learning_rate)]
-        together, apart = self._slots[: self.interleaved_slots], self._slots[self.interleaved_slots :]
-        slots = [slot for group in (*zip(*together), *apart) for slot in group if slot is not None]
-        counted = [torch.tensor(self._updates), *rate]
-        return [*counted, *self._averages, *self._window.sums, *slots, *self._shared.values()]
+        rate = [] if callable(self.learning_rate_or_schedule) else [torch.tensor(self.learning_rate)]
+        interleaved, separate = self._slots[: self.interleaved_slots], self._slots[self.interleaved_slots :]
+        slots = [slot for group in (*zip(*interleaved), *separate) for slot in group if slot is not None]
+        counted = [torch.tensor(self._num_updates), *rate]
+        return [*counted, *self._averages, *self._accumulator.sums, *slots, *self._global_state.values()]
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Multiply a loss by `loss_scale_factor`, before its gradients are taken."""
@@ -372,7 +382,7 @@ class Optimizer(Gathering):
 
     def finalize_variable_values(self, var_list: Iterable[Tensor] | None = None) -> None:
         """Write the moving averages into the parameters (of `var_list`, default all). Without `use_ema`, nothing."""
-        if not self.use_ema or not self._updates:
+        if not self.use_ema or not self._num_updates:
             return
         chosen = None if var_list is None else {id(parameter) for parameter in var_list}
         with torch.no_grad():
@@ -380,22 +390,48 @@ class Optimizer(Gathering):
                 if chosen is None or id(parameter) in chosen:
                     parameter.copy_(average)
 
+    # For optimizers that wrap this one.
+
+    @property
+    def slots(self) -> Slots:
+        """The slots, in the order of `slot_names`, each with one entry for each parameter."""
+        return self._slots
+
+    @property
+    def averages(self) -> Tensors:
+        """The moving averages of the parameters; empty without `use_ema`."""
+        return self._averages
+
+    @property
+    def accumulator(self) -> GradientAccumulator:
+        """The accumulated gradients."""
+        return self._accumulator
+
+    @property
+    def global_state(self) -> dict[str, Tensor]:
+        """The state that belongs to no single parameter, by name."""
+        return self._global_state
+
+    def mutable_state(self) -> Tensors:
+        """List all tensors that `update` changes."""
+        slots = [slot for of_one_name in self._slots for slot in of_one_name if slot is not None]
+        return [*self._parameters, *slots, *self._averages, *self._global_state.values()]
+
     # Saving.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that changes in training, as tensors and plain data: a `load_state_dict` goes on bit by bit.
+        """Return everything that changes in training, as tensors and plain data, to resume bit by bit.
 
-        The state of each parameter stands under its name (its position, if `build` got no names). As in torch, the
-        tensors are those in use: `copy.deepcopy` the result to keep a moment.
+        The state of each parameter is stored under its name (its position, if `build` got no names). As in torch, the
+        tensors are those in use: `copy.deepcopy` the result to keep a snapshot.
         """
-        window = self._window
         return {
-            "iterations": self._updates,
-            "calls": self._calls,
-            "learning_rate": None if callable(self.given_learning_rate) else self.learning_rate,
-            "window": {"count": window.count, "weight": window.weight, "received": list(window.received)},
-            "parameters": _state.by_parameter(self._book.names, self._named_slots()),
-            "shared": dict(self._shared),
+            "iterations": self._num_updates,
+            "calls": self._num_gradients,
+            "learning_rate": None if callable(self.learning_rate_or_schedule) else self.learning_rate,
+            "window": self._accumulator.state_dict(),
+            "parameters": _state.by_parameter(self._params.names, self._named_slots()),
+            "shared": dict(self._global_state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -405,27 +441,27 @@ class Optimizer(Gathering):
             ValueError: the state belongs to other parameters or another kind of optimizer.
         """
         if not self.built:
-            self._remembered = state
+            self._pending_state = state
             return
         _state.require(state, ("iterations", "calls", "learning_rate", "window", "parameters", "shared"))
-        _state.restore(self._book.names, self._named_slots(), state["parameters"])
-        _state.restore_shared(self._shared, state["shared"])
-        self._updates, self._calls = int(state["iterations"]), int(state["calls"])
-        if state["learning_rate"] is not None and not callable(self.given_learning_rate):
+        _state.restore(self._params.names, self._named_slots(), state["parameters"])
+        _state.restore_shared(self._global_state, state["shared"])
+        self._num_updates, self._num_gradients = int(state["iterations"]), int(state["calls"])
+        if state["learning_rate"] is not None and not callable(self.learning_rate_or_schedule):
             self.learning_rate = state["learning_rate"]
-        self._window.restore(**state["window"])
+        self._accumulator.load_state_dict(state["window"])
 
     def _named_slots(self) -> dict[str, list[Any]]:
         named = dict(zip(self.slot_names(), self._slots))
         if self._averages:
             named["average"] = self._averages
-        if self._window.sums:
-            named["gradient_sum"] = self._window.sums
+        if self._accumulator.sums:
+            named["gradient_sum"] = self._accumulator.sums
         return named
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain data."""
-        rate = self.given_learning_rate
+        rate = self.learning_rate_or_schedule
         return {
             "name": self.name,
             "learning_rate": serialize(rate) if callable(rate) else rate,

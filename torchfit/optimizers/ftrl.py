@@ -13,7 +13,7 @@ from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class Ftrl(Optimizer):
@@ -48,7 +48,7 @@ class Ftrl(Optimizer):
         l2_regularization_strength: float = 0.0,
         l2_shrinkage_regularization_strength: float = 0.0,
         beta: float = 0.0,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         non_negative = _arguments.non_negative
@@ -67,7 +67,7 @@ class Ftrl(Optimizer):
         """The sum of squares and the linear term."""
         return ("accumulator", "linear")
 
-    def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor:
+    def init_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor:
         """Begin with the initial accumulator value, and no linear term."""
         first = self.initial_accumulator_value if slot == "accumulator" else 0.0
         return torch.full_like(parameter, first, memory_format=torch.preserve_format)

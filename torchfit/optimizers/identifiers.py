@@ -1,4 +1,4 @@
-"""Optimizers by name, as plain data, and from everything that a user may pass for one."""
+"""Optimizers by name, as plain data, and from everything that a user may pass as one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any, TypeAlias
 import torch
 
 from torchfit._utils.errors import describe
-from torchfit.optimizers._family import FAMILY
 from torchfit.optimizers.adadelta import Adadelta
 from torchfit.optimizers.adafactor import Adafactor
 from torchfit.optimizers.adagrad import Adagrad
 from torchfit.optimizers.adam import Adam, AdamW
 from torchfit.optimizers.adamax import Adamax
-from torchfit.optimizers.base import Optimizer
+from torchfit.optimizers.base import REGISTRY, Optimizer
 from torchfit.optimizers.ftrl import Ftrl
 from torchfit.optimizers.lamb import Lamb
 from torchfit.optimizers.lion import Lion
@@ -46,7 +45,7 @@ _CLASSES = (
     ScheduleFreeAdamW,
     TorchOptimizer,
 )
-FAMILY.entries.update({cls.__name__: cls for cls in _CLASSES})
+REGISTRY.entries.update({cls.__name__: cls for cls in _CLASSES})
 
 
 def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
     >>> serialize(SGD(0.1))["class_name"]
     'SGD'
     """
-    return FAMILY.serialize(optimizer)
+    return REGISTRY.serialize(optimizer)
 
 
 def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -71,7 +70,7 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
     >>> deserialize(serialize(SGD(0.1))).learning_rate
     0.1
     """
-    return FAMILY.deserialize(config, custom_objects)
+    return REGISTRY.deserialize(config, custom_objects)
 
 
 def get(identifier: Any) -> Any:
@@ -89,13 +88,13 @@ def get(identifier: Any) -> Any:
     """
     if isinstance(identifier, torch.optim.Optimizer) or _is_torch_class(identifier):
         return TorchOptimizer(identifier)
-    found = identifier if isinstance(identifier, (Optimizer, TorchOptimizer)) else FAMILY.get(identifier)
+    found = identifier if isinstance(identifier, (Optimizer, TorchOptimizer)) else REGISTRY.get(identifier)
     if found is not None and not isinstance(found, (Optimizer, TorchOptimizer)):
         raise ValueError(f"Could not interpret the optimizer identifier {describe(identifier)}. {_WANTED}")
     return found
 
 
-def as_optimizer(identifier: Any) -> AnyOptimizer:
+def resolve_optimizer(identifier: Any) -> AnyOptimizer:
     """Return an optimizer for everything that `compile(optimizer=…)` takes.
 
     Args:
@@ -105,7 +104,7 @@ def as_optimizer(identifier: Any) -> AnyOptimizer:
     Raises:
         ValueError: the identifier stands for no optimizer.
 
-    >>> as_optimizer(torch.optim.SGD).name
+    >>> resolve_optimizer(torch.optim.SGD).name
     'sgd'
     """
     known = isinstance(identifier, (str, Mapping, type, Optimizer, TorchOptimizer, torch.optim.Optimizer))
@@ -117,7 +116,7 @@ def as_optimizer(identifier: Any) -> AnyOptimizer:
     return found  # type: ignore[no-any-return]
 
 
-def scaled(optimizer: AnyOptimizer) -> AnyOptimizer:
+def with_loss_scaling(optimizer: AnyOptimizer) -> AnyOptimizer:
     """Return an optimizer that scales the loss, which the small gradients of float16 need; one that does stays.
 
     Raises:

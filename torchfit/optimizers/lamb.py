@@ -13,19 +13,19 @@ from torchfit.optimizers._foreach import (
     Scalar,
     Tensors,
     add_scaled_,
-    mix_,
-    mix_squares_,
+    ema_,
+    ema_of_squares_,
     one_minus_power,
-    square_root,
+    sqrt,
 )
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class Lamb(Optimizer):
-    """Adam whose step is scaled, tensor by tensor, to the norm of the parameters: made for large batches.
+    """Adam whose step is scaled, tensor by tensor, to the norm of the parameters: for large batches.
 
     With Adam's corrected `d = m / (1 - beta_1**step) / (√(v / (1 - beta_2**step)) + epsilon)`:
     `p -= rate * ‖p‖ / ‖d‖ * d`, where the ratio is 1 if one of the norms is 0.
@@ -50,7 +50,7 @@ class Lamb(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.beta_1 = _arguments.decay_rate("beta_1", beta_1)
@@ -66,9 +66,9 @@ class Lamb(Optimizer):
     ) -> None:
         """Move the parameters along Adam's direction, as far as their norms say."""
         momentums, velocities = slots
-        mix_(momentums, gradients, self.beta_1)
-        mix_squares_(velocities, gradients, self.beta_2)
-        correction = square_root(one_minus_power(self.beta_2, step))
+        ema_(momentums, gradients, self.beta_1)
+        ema_of_squares_(velocities, gradients, self.beta_2)
+        correction = sqrt(one_minus_power(self.beta_2, step))
         roots = list(torch._foreach_sqrt(velocities))
         torch._foreach_add_(roots, self.epsilon * correction)
         directions = list(torch._foreach_div(momentums, roots))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, mix_
+from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, ema_
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class Lion(Optimizer):
@@ -38,12 +38,12 @@ class Lion(Optimizer):
         learning_rate: float | Callable[..., Any] = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.99,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         rule = "a float in the range (0, 1], since 0 is plain sign descent"
         self.beta_1 = _arguments.check("beta_1", beta_1, rule, lambda beta: 0 < beta <= 1)
-        self.beta_2 = _arguments.fraction("beta_2", beta_2)
+        self.beta_2 = _arguments.in_unit_interval("beta_2", beta_2)
 
     def slot_names(self) -> tuple[str, ...]:
         """The momentum of each parameter."""
@@ -57,7 +57,7 @@ class Lion(Optimizer):
         directions = list(torch._foreach_lerp(momentums, gradients, 1 - self.beta_1))
         torch._foreach_sign_(directions)
         add_scaled_(parameters, directions, -learning_rate)
-        mix_(momentums, gradients, self.beta_2)
+        ema_(momentums, gradients, self.beta_2)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain data."""

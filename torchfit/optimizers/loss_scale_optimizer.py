@@ -9,10 +9,9 @@ from torch import Tensor
 
 from torchfit._utils.names import did_you_mean
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._family import FAMILY
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_
 from torchfit.optimizers._parameters import Parameters
-from torchfit.optimizers.base import Optimizer
+from torchfit.optimizers.base import REGISTRY, Optimizer
 
 
 class LossScaleOptimizer(Optimizer):
@@ -25,11 +24,11 @@ class LossScaleOptimizer(Optimizer):
 
     Args:
         inner_optimizer: the optimizer that updates the parameters, one of torchfit. Clipping, decay, averages and
-            accumulation are its arguments; with accumulation, the mean over the window is what must be finite.
+            accumulation are its arguments; with accumulation, the mean gradient is what must be finite.
         initial_scale: the first scale, > 0. Default 2**15.
         dynamic_growth_steps: after how many finite updates in a row the scale doubles. Default 2000.
         name: what the optimizer is called.
-        **others: nothing; arguments of the inner optimizer are refused with a hint.
+        **unknown: nothing; arguments of the inner optimizer are refused with a hint.
 
     Raises:
         ValueError: an argument is outside its range, or belongs to the inner optimizer.
@@ -50,17 +49,17 @@ class LossScaleOptimizer(Optimizer):
         initial_scale: float = 2.0**15,
         dynamic_growth_steps: int = 2000,
         name: str | None = None,
-        **others: Any,
+        **unknown: Any,
     ):
         if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
             rule = "an optimizer of torchfit.optimizers that scales no loss itself"
-            _arguments.refuse("inner_optimizer", rule, inner_optimizer)
-        _refuse_others(others)
+            _arguments.invalid("inner_optimizer", rule, inner_optimizer)
+        _check_no_unknown(unknown)
         self.inner_optimizer = inner_optimizer
-        super().__init__(inner_optimizer.given_learning_rate, name=name)
+        super().__init__(inner_optimizer.learning_rate_or_schedule, name=name)
         inner_optimizer.loss_scale_factor = None
         self.initial_scale = _arguments.positive("initial_scale", initial_scale)
-        self.dynamic_growth_steps = _arguments.whole("dynamic_growth_steps", dynamic_growth_steps, 1)
+        self.dynamic_growth_steps = _arguments.integer("dynamic_growth_steps", dynamic_growth_steps, 1)
         self.gradient_accumulation_steps = inner_optimizer.gradient_accumulation_steps
         self.use_ema = inner_optimizer.use_ema
 
@@ -68,7 +67,7 @@ class LossScaleOptimizer(Optimizer):
         """Those of the inner optimizer."""
         return self.inner_optimizer.slot_names()
 
-    def create_shared(self, parameters: Tensors) -> dict[str, Tensor]:
+    def create_global_state(self, parameters: Tensors) -> dict[str, Tensor]:
         """The scale, the finite updates in a row, and the skipped updates."""
         device = parameters[0].device if parameters else None
         return {
@@ -77,41 +76,36 @@ class LossScaleOptimizer(Optimizer):
             "skipped": torch.zeros((), device=device),
         }
 
-    def _bind(self, book: Parameters) -> None:
+    def bind(self, params: Parameters) -> None:
+        """Bind the inner optimizer too, and share its state."""
         inner = self.inner_optimizer
-        inner._bind(book)
+        inner.bind(params)
         inner.built = True
-        self._book, self._parameters, self._slots = book, inner._parameters, inner._slots
-        self._averages, self._window = inner._averages, inner._window
-        self._shared = {**inner._shared, **self.create_shared(self._parameters)}
+        self._params, self._parameters, self._slots = params, inner.parameters, inner.slots
+        self._averages, self._accumulator = inner.averages, inner.accumulator
+        self._global_state = {**inner.global_state, **self.create_global_state(self._parameters)}
 
     def update(self, gradients: Any, learning_rate: Scalar, step: Scalar) -> None:
         """Make the inner update where all gradients are finite, and adapt the scale. See `Optimizer.update`."""
         with torch.no_grad():
-            scale, skipped = self._shared["dynamic_scale"], self._shared["skipped"]
+            scale, skipped = self._global_state["dynamic_scale"], self._global_state["skipped"]
             gradients = [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
             finite = _all_finite([gradient for gradient in gradients if gradient is not None])
-            held = self._held()
-            before = list(torch._foreach_mul(held, 1))
+            mutable = self.inner_optimizer.mutable_state()
+            before = list(torch._foreach_mul(mutable, 1))
             unscaled = [None if gradient is None else gradient / scale for gradient in gradients]
             if not isinstance(learning_rate, Tensor):
                 learning_rate = torch.full((), learning_rate, device=scale.device)
             self.inner_optimizer.update(unscaled, learning_rate, step - skipped)
-            copy_where_(~finite, held, before)
-            self._adapt(finite)
+            copy_where_(~finite, mutable, before)
+            self._update_scale(finite)
 
-    def _held(self) -> Tensors:
-        """All tensors that the inner update changes."""
-        inner = self.inner_optimizer
-        slots = [slot for of_one_name in inner._slots for slot in of_one_name if slot is not None]
-        return [*inner._parameters, *slots, *inner._averages, *inner._shared.values()]
-
-    def _adapt(self, finite: Tensor) -> None:
-        scale, counter = self._shared["dynamic_scale"], self._shared["step_counter"]
-        grows = finite & (counter + 1 >= self.dynamic_growth_steps)
-        scale.mul_(torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5))
-        counter.copy_(torch.where(finite & ~grows, counter + 1, 0.0))
-        self._shared["skipped"].add_(~finite)
+    def _update_scale(self, finite: Tensor) -> None:
+        scale, counter = self._global_state["dynamic_scale"], self._global_state["step_counter"]
+        should_grow = finite & (counter + 1 >= self.dynamic_growth_steps)
+        scale.mul_(torch.where(finite, torch.where(should_grow, 2.0, 1.0), 0.5))
+        counter.copy_(torch.where(finite & ~should_grow, counter + 1, 0.0))
+        self._global_state["skipped"].add_(~finite)
 
     def begin_update(self) -> tuple[float, int]:
         """Count an update, tried or made, and return its learning rate and step. See `Optimizer.begin_update`."""
@@ -126,40 +120,41 @@ class LossScaleOptimizer(Optimizer):
     @property
     def dynamic_scale(self) -> Tensor:
         """The present scale, a 0-d tensor on the parameters' device. Known after `build`."""
-        return self._shared["dynamic_scale"]
+        return self._global_state["dynamic_scale"]
 
     @property
     def skipped_updates(self) -> int:
         """How many updates were skipped because a gradient was not finite. Reads a tensor."""
-        return int(self._shared["skipped"]) if self.built else 0
+        return int(self._global_state["skipped"]) if self.built else 0
 
     @property
     def iterations(self) -> int:
         """How many updates were made, without the skipped ones. Reads a tensor."""
-        return self._updates - self.skipped_updates
+        return self._num_updates - self.skipped_updates
 
     @property
     def learning_rate(self) -> Any:
         """The inner optimizer's learning rate."""
         inner = self.inner_optimizer
-        if inner._schedule is not None:
-            inner._calls = self._calls - self.skipped_updates * (self.gradient_accumulation_steps or 1)
-        return inner.learning_rate
+        if not callable(inner.learning_rate_or_schedule):
+            return inner.learning_rate
+        skipped = self.skipped_updates * (self.gradient_accumulation_steps or 1)
+        return inner.learning_rate_at(self._num_gradients - skipped)
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizer.learning_rate = value
 
     @property
-    def given_learning_rate(self) -> Any:
+    def learning_rate_or_schedule(self) -> Any:
         """The inner optimizer's number, or its schedule."""
-        return self.inner_optimizer.given_learning_rate
+        return self.inner_optimizer.learning_rate_or_schedule
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain data, the inner optimizer's among them."""
         return {
             "name": self.name,
-            "inner_optimizer": FAMILY.serialize(self.inner_optimizer),
+            "inner_optimizer": REGISTRY.serialize(self.inner_optimizer),
             "initial_scale": self.initial_scale,
             "dynamic_growth_steps": self.dynamic_growth_steps,
         }
@@ -167,13 +162,13 @@ class LossScaleOptimizer(Optimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> LossScaleOptimizer:
         """Build an optimizer from what `get_config` returned, the inner one included."""
-        inner = FAMILY.deserialize(config["inner_optimizer"], custom_objects)
+        inner = REGISTRY.deserialize(config["inner_optimizer"], custom_objects)
         return cls(inner, **{name: value for name, value in config.items() if name != "inner_optimizer"})
 
 
-def _refuse_others(others: dict[str, Any]) -> None:
-    for name in others:
-        if name in _arguments.names_of(Optimizer):
+def _check_no_unknown(unknown: dict[str, Any]) -> None:
+    for name in unknown:
+        if name in _arguments.init_arg_names(Optimizer):
             raise ValueError(f"LossScaleOptimizer has no argument `{name}`: set it on the inner optimizer.")
         known = ("inner_optimizer", "initial_scale", "dynamic_growth_steps", "name")
         raise ValueError(f"LossScaleOptimizer has no argument `{name}`. {did_you_mean(name, known)}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, decay_, pick
+from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, select, weight_decay_
 from torchfit.optimizers.adam import adam_rule
 from torchfit.optimizers.base import Optimizer, Slots
 
@@ -72,24 +72,24 @@ class Muon(Optimizer):
     ):
         super().__init__(learning_rate, weight_decay, **common)
         if isinstance(exclude_layers, str):
-            _arguments.refuse("exclude_layers", "a list of strings", exclude_layers)
-        optional, non_negative = _arguments.optional, _arguments.non_negative
+            _arguments.invalid("exclude_layers", "a list of strings", exclude_layers)
+        if_not_none, non_negative = _arguments.if_not_none, _arguments.non_negative
         self.adam_beta_1 = _arguments.decay_rate("adam_beta_1", adam_beta_1)
         self.adam_beta_2 = _arguments.decay_rate("adam_beta_2", adam_beta_2)
-        self.adam_weight_decay = optional(non_negative, "adam_weight_decay", adam_weight_decay)
+        self.adam_weight_decay = if_not_none(non_negative, "adam_weight_decay", adam_weight_decay)
         self.epsilon = non_negative("epsilon", epsilon)
         self.exclude_layers = list(exclude_layers or ())
         self.exclude_embeddings = exclude_embeddings
         self.muon_a, self.muon_b, self.muon_c = muon_a, muon_b, muon_c
         self.adam_lr_ratio = non_negative("adam_lr_ratio", adam_lr_ratio)
-        self.momentum = _arguments.fraction("momentum", momentum)
-        self.ns_steps = _arguments.whole("ns_steps", ns_steps, 0)
+        self.momentum = _arguments.in_unit_interval("momentum", momentum)
+        self.ns_steps = _arguments.integer("ns_steps", ns_steps, 0)
         self.nesterov = nesterov
-        self.rms_rate = optional(non_negative, "rms_rate", rms_rate)
+        self.rms_rate = if_not_none(non_negative, "rms_rate", rms_rate)
 
-    def _prepare(self) -> None:
+    def _select_kernels(self) -> None:
         if self.exclude_layers:
-            self._book.require_names("exclude_layers")
+            self._params.require_names("exclude_layers")
 
     def _is_hidden_matrix(self, parameter: Tensor, name: str) -> bool:
         excluded = [*self.exclude_layers, *(["(?i:embedding)"] if self.exclude_embeddings else [])]
@@ -99,17 +99,17 @@ class Muon(Optimizer):
         """The momentum, and a mean square where Adam is at work."""
         return ("momentum", "adam_velocity")
 
-    def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
+    def init_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
         """Zeros; no mean square where Muon is at work."""
         if slot == "adam_velocity" and self._is_hidden_matrix(parameter, name):
             return None
         return torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
-    def _decay(self, parameters: Tensors, decayed: list[bool], slots: Slots, learning_rate: Scalar) -> None:
+    def _decay(self, parameters: Tensors, decay_mask: list[bool], slots: Slots, learning_rate: Scalar) -> None:
         by_muon = [velocity is None for velocity in slots[1]]
-        decay_(parameters, [a and b for a, b in zip(decayed, by_muon)], self.weight_decay, learning_rate)
-        by_adam = [chosen and not muon for chosen, muon in zip(decayed, by_muon)]
-        decay_(parameters, by_adam, self.adam_weight_decay, learning_rate)
+        weight_decay_(parameters, [a and b for a, b in zip(decay_mask, by_muon)], self.weight_decay, learning_rate)
+        by_adam = [chosen and not muon for chosen, muon in zip(decay_mask, by_muon)]
+        weight_decay_(parameters, by_adam, self.adam_weight_decay, learning_rate)
 
     def update_rule(
         self, parameters: Tensors, gradients: Tensors, slots: Slots, learning_rate: Scalar, step: Scalar
@@ -119,13 +119,13 @@ class Muon(Optimizer):
         matrices = [position for position, velocity in enumerate(velocities) if velocity is None]
         others = [position for position, velocity in enumerate(velocities) if velocity is not None]
         if matrices:
-            chosen = (pick(parameters, matrices), pick(gradients, matrices), pick(momentums, matrices))
+            chosen = (select(parameters, matrices), select(gradients, matrices), select(momentums, matrices))
             self._update_matrices(*chosen, learning_rate)
         if others:
             adam_rule(
-                pick(parameters, others),
-                pick(gradients, others),
-                (pick(momentums, others), pick(velocities, others)),
+                select(parameters, others),
+                select(gradients, others),
+                (select(momentums, others), select(velocities, others)),
                 learning_rate * self.adam_lr_ratio,
                 step,
                 self.adam_beta_1,

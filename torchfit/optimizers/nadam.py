@@ -14,15 +14,15 @@ from torchfit.optimizers._foreach import (
     Scalar,
     Tensors,
     add_quotient_,
-    mix_,
-    mix_squares_,
+    ema_,
+    ema_of_squares_,
     one_minus_power,
-    square_root,
+    sqrt,
 )
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 _WARMING = 0.96  # how fast the momentum approaches beta_1, from the paper
 _SERIES = [(k, 0.5**k / k * _WARMING**k / (1 - _WARMING**k)) for k in range(1, 25)]
@@ -54,7 +54,7 @@ class Nadam(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.beta_1 = _arguments.decay_rate("beta_1", beta_1)
@@ -70,9 +70,9 @@ class Nadam(Optimizer):
     ) -> None:
         """Move the parameters by the mean gradient, looked ahead, over its root mean square."""
         momentums, velocities = slots
-        mix_(momentums, gradients, self.beta_1)
-        mix_squares_(velocities, gradients, self.beta_2)
-        correction = square_root(one_minus_power(self.beta_2, step))
+        ema_(momentums, gradients, self.beta_1)
+        ema_of_squares_(velocities, gradients, self.beta_2)
+        correction = sqrt(one_minus_power(self.beta_2, step))
         roots = list(torch._foreach_sqrt(velocities))
         torch._foreach_add_(roots, self.epsilon * correction)
         product, rate = self._momentum_product(step), learning_rate * correction

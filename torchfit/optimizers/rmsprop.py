@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_over_root_, mix_, mix_squares_
+from torchfit.optimizers._foreach import Scalar, Tensors, add_div_sqrt_, ema_, ema_of_squares_
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class RMSprop(Optimizer):
@@ -42,11 +42,11 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         epsilon: float = 1e-7,
         centered: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         self.rho = _arguments.decay_rate("rho", rho)
-        self.momentum = _arguments.fraction("momentum", momentum)
+        self.momentum = _arguments.in_unit_interval("momentum", momentum)
         self.epsilon = _arguments.non_negative("epsilon", epsilon)
         self.centered = centered
 
@@ -62,18 +62,18 @@ class RMSprop(Optimizer):
     ) -> None:
         """Move the parameters by the gradient over its root mean square."""
         velocities = slots[0]
-        mix_squares_(velocities, gradients, self.rho)
+        ema_of_squares_(velocities, gradients, self.rho)
         radicands = list(torch._foreach_add(velocities, self.epsilon))
         if self.centered:
-            mix_(slots[-1], gradients, self.rho)
+            ema_(slots[-1], gradients, self.rho)
             torch._foreach_addcmul_(radicands, slots[-1], slots[-1], -1)
         if self.momentum > 0:
             momentums = slots[1]
             torch._foreach_mul_(momentums, self.momentum)
-            add_over_root_(momentums, gradients, radicands, learning_rate)
+            add_div_sqrt_(momentums, gradients, radicands, learning_rate)
             torch._foreach_sub_(parameters, momentums)
         else:
-            add_over_root_(parameters, gradients, radicands, -learning_rate)
+            add_div_sqrt_(parameters, gradients, radicands, -learning_rate)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain data."""

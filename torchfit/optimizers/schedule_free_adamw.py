@@ -14,16 +14,16 @@ from torchfit.optimizers._foreach import (
     Tensors,
     add_quotient_,
     add_scaled_,
-    mix_,
-    mix_squares_,
+    ema_,
+    ema_of_squares_,
+    minimum,
     one_minus_power,
-    smaller,
-    square_root,
+    sqrt,
 )
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -54,20 +54,20 @@ class ScheduleFreeAdamW(Optimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         warmup_steps: int = 0,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
         rule = "a float in the range (0, 1]"
         self.beta_1 = _arguments.check("beta_1", beta_1, rule, lambda beta: 0 < beta <= 1)
         self.beta_2 = _arguments.decay_rate("beta_2", beta_2)
         self.epsilon = _arguments.non_negative("epsilon", epsilon)
-        self.warmup_steps = _arguments.whole("warmup_steps", warmup_steps, 0)
+        self.warmup_steps = _arguments.integer("warmup_steps", warmup_steps, 0)
 
     def slot_names(self) -> tuple[str, ...]:
         """The iterate z (called momentum in Keras) and the mean square."""
         return ("momentum", "velocity")
 
-    def create_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor:
+    def init_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor:
         """Begin z at the parameters, and the mean square at 0."""
         return parameter.clone() if slot == "momentum" else torch.zeros_like(parameter)
 
@@ -77,16 +77,16 @@ class ScheduleFreeAdamW(Optimizer):
         """Move z by Adam's step, the mean x towards z, and the parameters between the two."""
         iterates, velocities = slots
         if self.warmup_steps:
-            learning_rate = learning_rate * smaller(step / self.warmup_steps, 1.0)
-        mix_squares_(velocities, gradients, self.beta_2)
-        correction = square_root(one_minus_power(self.beta_2, step))
+            learning_rate = learning_rate * minimum(step / self.warmup_steps, 1.0)
+        ema_of_squares_(velocities, gradients, self.beta_2)
+        correction = sqrt(one_minus_power(self.beta_2, step))
         roots = list(torch._foreach_sqrt(velocities))
         torch._foreach_add_(roots, self.epsilon * correction)
         # parameters become beta_1 * x, without the share of the old z
         add_scaled_(parameters, iterates, self.beta_1 - 1)
         add_quotient_(iterates, gradients, roots, -learning_rate * correction)
         means = list(torch._foreach_div(parameters, self.beta_1))
-        mix_(means, iterates, 1 - 1 / step)
+        ema_(means, iterates, 1 - 1 / step)
         torch._foreach_copy_(parameters, torch._foreach_lerp(iterates, means, self.beta_1))
 
     def get_config(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_
 from torchfit.optimizers.base import Optimizer, Slots
 
 if TYPE_CHECKING:
-    from torchfit.optimizers._arguments import Common, Unpack
+    from torchfit.optimizers._arguments import CommonKwargs, Unpack
 
 
 class SGD(Optimizer):
@@ -43,10 +43,10 @@ class SGD(Optimizer):
         learning_rate: float | Callable[..., Any] = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
-        **common: Unpack[Common],
+        **common: Unpack[CommonKwargs],
     ):
         super().__init__(learning_rate, **common)
-        self.momentum = _arguments.fraction("momentum", momentum)
+        self.momentum = _arguments.in_unit_interval("momentum", momentum)
         self.nesterov = nesterov
         self._is_fused = False
 
@@ -54,7 +54,7 @@ class SGD(Optimizer):
         """A velocity for each parameter, if there is momentum."""
         return ("momentum",) if self.momentum else ()
 
-    def _prepare(self) -> None:
+    def _select_kernels(self) -> None:
         self._is_fused = _fused.available("sgd", self._parameters)
 
     def update_rule(

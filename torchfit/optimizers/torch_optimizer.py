@@ -1,4 +1,4 @@
-"""PyTorch's own optimizers behind the same face."""
+"""An adapter that gives `torch.optim` optimizers the same interface."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TorchOptimizer:
 
     def __init__(self, optimizer: torch.optim.Optimizer | Factory, name: str | None = None):
         if not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
-            _arguments.refuse(
+            _arguments.invalid(
                 "optimizer",
                 "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters",
                 optimizer,
@@ -56,10 +56,10 @@ class TorchOptimizer:
         given = isinstance(optimizer, torch.optim.Optimizer)
         self.optimizer: Any = optimizer if given else None
         self._factory: Any = None if given else optimizer
-        self._book = Parameters(_all_of(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else [])
-        self._remembered: dict[str, Any] | None = None
-        self._wanted_rate: float | None = None
-        self._updates = 0
+        self._params = Parameters(_all_params(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else [])
+        self._pending_state: dict[str, Any] | None = None
+        self._pending_learning_rate: float | None = None
+        self._num_updates = 0
         self.built = False
         self.name = name or snake_case(_class_name(optimizer))
 
@@ -70,36 +70,36 @@ class TorchOptimizer:
             ValueError: a given instance is bound to other parameters, or the callable returns no optimizer.
         """
         given = list(parameters)
-        book = Parameters(given)
+        params = Parameters(given)
         if self.optimizer is None:
-            self.optimizer = _made(self._factory, given)
-        elif book.tensors and not set(map(id, book.tensors)) & set(map(id, self._book.tensors)):
+            self.optimizer = _build(self._factory, given)
+        elif params.tensors and not set(map(id, params.tensors)) & set(map(id, self._params.tensors)):
             raise ValueError(
                 "The torch optimizer is bound to other parameters than the model's. Create it with "
                 "model.parameters(), or pass the class (or a functools.partial of it) to have that done."
             )
-        self._book = Parameters(_named_as(book, _all_of(self.optimizer)))
+        self._params = Parameters(_with_names(params, _all_params(self.optimizer)))
         self.built = True
-        if self._wanted_rate is not None:
-            self.learning_rate, self._wanted_rate = self._wanted_rate, None
-        if self._remembered is not None:
-            remembered, self._remembered = self._remembered, None
-            self.load_state_dict(remembered)
+        if self._pending_learning_rate is not None:
+            self.learning_rate, self._pending_learning_rate = self._pending_learning_rate, None
+        if self._pending_state is not None:
+            pending, self._pending_state = self._pending_state, None
+            self.load_state_dict(pending)
 
-    def step(self, weight: float = 1.0) -> None:
-        """Make an update with the gradients that `loss.backward()` left in the parameters; `weight` is of no use.
+    def step(self, num_samples: float = 1.0) -> None:
+        """Make an update with the gradients that `loss.backward()` left in the parameters; `num_samples` has no effect.
 
         The first update tells which parameters have none.
         """
-        if not self._updates:
-            present = [number for number, tensor in enumerate(self._book.tensors) if tensor.grad is not None]
-            self._book.tell_missing(present or list(range(len(self._book.tensors))))
+        if not self._num_updates:
+            present = [number for number, tensor in enumerate(self._params.tensors) if tensor.grad is not None]
+            self._params.warn_missing_gradients(present or list(range(len(self._params.tensors))))
         self.optimizer.step()
-        self._updates += 1
+        self._num_updates += 1
 
     def zero_grad(self) -> None:
-        """Forget the parameters' gradients (`grad` becomes `None`)."""
-        for parameter in self._book.tensors:
+        """Clear the gradients of the parameters: `grad` becomes `None`."""
+        for parameter in self._params.tensors:
             parameter.grad = None
 
     def apply(self, grads: Sequence[Tensor | None], trainable_variables: Iterable[Any] | None = None) -> None:
@@ -108,11 +108,11 @@ class TorchOptimizer:
             parameters = list(trainable_variables)
             if not self.built:
                 self.build(parameters)
-            self._book.require_known(Parameters(parameters).tensors)
-            grads = self._book.arrange(grads, parameters)
+            self._params.check_known(Parameters(parameters).tensors)
+            grads = self._params.reorder(grads, parameters)
         if not self.built:
             raise ValueError("The optimizer is bound to no parameters. Call optimizer.build(parameters) first.")
-        for parameter, gradient in zip(self._book.tensors, self._book.match(grads)):
+        for parameter, gradient in zip(self._params.tensors, self._params.cast_gradients(grads)):
             parameter.grad = gradient
         self.step()
 
@@ -126,7 +126,9 @@ class TorchOptimizer:
     def learning_rate(self) -> Any:
         """The learning rate of the first parameter group. Setting it scales all groups by the same factor."""
         if self.optimizer is None:
-            return self._wanted_rate if self._wanted_rate is not None else _default_rate(self._factory)
+            return (
+                self._pending_learning_rate if self._pending_learning_rate is not None else _default_rate(self._factory)
+            )
         return _arguments.as_float32(self.optimizer.param_groups[0]["lr"])
 
     @learning_rate.setter
@@ -138,7 +140,7 @@ class TorchOptimizer:
             )
         wanted = _arguments.learning_rate(value)
         if self.optimizer is None:
-            self._wanted_rate = wanted
+            self._pending_learning_rate = wanted
             return
         first = float(self.optimizer.param_groups[0]["lr"])
         for group in self.optimizer.param_groups:
@@ -147,40 +149,40 @@ class TorchOptimizer:
     @property
     def iterations(self) -> int:
         """How many updates were made."""
-        return self._updates
+        return self._num_updates
 
     @property
-    def obstacle(self) -> str | None:
+    def compile_blocker(self) -> str | None:
         """Why an update with this optimizer cannot be part of a compiled step."""
         return "a torch.optim optimizer is not part of a graph"
 
     def begin_update(self) -> tuple[float, int]:
         """Count an update, and return its learning rate and step."""
-        self._updates += 1
-        return self.learning_rate, self._updates
+        self._num_updates += 1
+        return self.learning_rate, self._num_updates
 
     def flush(self) -> None:
-        """Do nothing: torch's optimizers gather no gradients."""
+        """Do nothing: torch's optimizers accumulate no gradients."""
 
-    def counts(self) -> tuple[Any, ...]:
-        """Return what was counted, for `recount`."""
-        return (self._updates,)
+    def counter_state(self) -> tuple[Any, ...]:
+        """Return what was counted, for `set_counter_state`."""
+        return (self._num_updates,)
 
-    def recount(self, counts: tuple[Any, ...]) -> None:
-        """Take back what was counted since `counts`, because it did not happen."""
-        (self._updates,) = counts
+    def set_counter_state(self, counts: tuple[Any, ...]) -> None:
+        """Take back what was counted since `counter_state`, because it did not happen."""
+        (self._num_updates,) = counts
 
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters that the optimizer is bound to, in the order of its groups."""
-        return list(self._book.tensors)
+        return list(self._params.tensors)
 
     @property
     def variables(self) -> list[Tensor]:
         """All state as tensors: `iterations`, the learning rate, then what torch keeps for each parameter."""
-        states = [] if self.optimizer is None else [self.optimizer.state.get(p, {}) for p in self._book.tensors]
+        states = [] if self.optimizer is None else [self.optimizer.state.get(p, {}) for p in self._params.tensors]
         slots = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        return [torch.tensor(self._updates), torch.tensor(float(self.learning_rate or 0.0)), *slots]
+        return [torch.tensor(self._num_updates), torch.tensor(float(self.learning_rate or 0.0)), *slots]
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Return the loss as it is: torch's optimizers scale nothing."""
@@ -192,17 +194,17 @@ class TorchOptimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return torch's state and the count of updates."""
         torch_state = None if self.optimizer is None else self.optimizer.state_dict()
-        return {"iterations": self._updates, "torch": torch_state}
+        return {"iterations": self._num_updates, "torch": torch_state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned. Before `build`, it is kept until then."""
         _state.require(state, ("iterations", "torch"))
         if self.optimizer is None:
-            self._remembered = state
+            self._pending_state = state
             return
         if state["torch"] is not None:
             self.optimizer.load_state_dict(state["torch"])
-        self._updates = int(state["iterations"])
+        self._num_updates = int(state["iterations"])
 
     def get_config(self) -> dict[str, Any]:
         """Return the class's name and its arguments as plain data. Parameter groups are not part of it.
@@ -210,9 +212,9 @@ class TorchOptimizer:
         Raises:
             ValueError: the optimizer is made by a callable that is neither a class nor a `functools.partial` of one.
         """
-        target, arguments = _recipe(self.optimizer if self.optimizer is not None else self._factory)
-        if not self.built and self._wanted_rate is not None:
-            arguments["lr"] = self._wanted_rate
+        target, arguments = _config_of(self.optimizer if self.optimizer is not None else self._factory)
+        if not self.built and self._pending_learning_rate is not None:
+            arguments["lr"] = self._pending_learning_rate
         return {"name": self.name, "optimizer": target.__name__, "arguments": arguments}
 
     @classmethod
@@ -230,18 +232,18 @@ def _is_optimizer_class(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 
 
-def _all_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _named_as(book: Parameters, parameters: list[Tensor]) -> list[Any]:
-    """Return the parameters with the names that they have in a book, if all of them have."""
-    names = dict(zip(map(id, book.tensors), book.names))
-    named = book.named and all(id(parameter) in names for parameter in parameters)
+def _with_names(params: Parameters, parameters: list[Tensor]) -> list[Any]:
+    """Return the parameters with their names in `params`, if all of them have one."""
+    names = dict(zip(map(id, params.tensors), params.names))
+    named = params.named and all(id(parameter) in names for parameter in parameters)
     return [(names[id(parameter)], parameter) for parameter in parameters] if named else list(parameters)
 
 
-def _made(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
+def _build(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
     plain = [entry[1] if isinstance(entry, tuple) else entry for entry in parameters]
     made = factory([parameter for parameter in plain if parameter.requires_grad])
     if not isinstance(made, torch.optim.Optimizer):
@@ -264,7 +266,7 @@ def _class_name(optimizer: Any) -> str:
     return getattr(optimizer, "__name__", type(optimizer).__name__)
 
 
-def _recipe(optimizer: Any) -> tuple[Any, dict[str, Any]]:
+def _config_of(optimizer: Any) -> tuple[Any, dict[str, Any]]:
     """Return the class and the arguments that make an optimizer like this one."""
     if isinstance(optimizer, torch.optim.Optimizer):
         wanted = {**optimizer.defaults, "lr": float(optimizer.param_groups[0]["lr"])}

@@ -1,4 +1,4 @@
-"""Asking the registry of the user's own classes and functions."""
+"""The names of custom classes and functions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def get_registered_name(obj: Any) -> str:
 
 
 def get_registered_object(name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """Return the class or function of a name (`Net` or `package>Net`) among those given and registered, or `None`.
+    """Return the given or registered class or function of a name (`Net` or `package>Net`), or `None`.
 
     >>> get_registered_object("Net", {"Net": dict})
     <class 'dict'>

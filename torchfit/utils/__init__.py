@@ -1,7 +1,7 @@
 """Utilities: datasets, array helpers, seeding, model plots, freezing layers."""
 
-from torchfit._data.creators import DatasetCreator, InputContext
-from torchfit._data.sequence import PyDataset, Sequence
+from torchfit._data.adapters.factories import DatasetCreator, InputContext
+from torchfit._data.adapters.sequence import PyDataset, Sequence
 from torchfit._utils.console import (
     disable_interactive_logging,
     enable_interactive_logging,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfit._trainer.summary import zeros_of
+from torchfit._trainer.summary import zeros_for_shape
 from torchfit._utils import tree
 from torchfit._utils.console import in_notebook
 from torchfit._utils.errors import describe
@@ -209,7 +209,7 @@ def _call(module: nn.Module, inputs: Any) -> Any:
 
 
 def _example(model: Any, input_shape: Any) -> Any:
-    example = getattr(model, "_example", None) if input_shape is None else zeros_of(input_shape)
+    example = getattr(model, "example_inputs", None) if input_shape is None else zeros_for_shape(input_shape)
     if example is None:
         raise ValueError("The model saw no data yet: pass `input_shape=`, the shape of one sample, or call it first.")
     return example

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torchfit._data.sequence import PyDataset
+from torchfit._data.adapters.sequence import PyDataset
 from torchfit._utils.errors import describe
 
 Array = np.ndarray[Any, Any]

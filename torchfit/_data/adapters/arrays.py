@@ -1,0 +1,222 @@
+"""Arrays and tensors: a batch is a slice or one indexing operation per tensor, never assembled sample by sample."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from torchfit._data.adapters.base import AdapterSpec, DataAdapter
+from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, is_on_disk
+from torchfit._data.adapters.sparse import SparseArray, is_sparse
+from torchfit._data.batch_converter import batch_packer
+from torchfit._data.batch_source import BatchIndexer, BatchSource, draw_seed
+from torchfit._data.class_weight import ClassWeights
+from torchfit._data.convert import BatchSpec, LeafConverter, check_lengths, host_leaf
+from torchfit._data.prefetch import fits_on
+from torchfit._data.sampling import OrderFn, make_order
+from torchfit._data.validation_split import split_last, warn_of_sorted_labels
+from torchfit._data.workers import LoaderConfig
+from torchfit._data.write_guard import BLOCK_BYTES, WriteGuard
+from torchfit._utils import tree, validation
+from torchfit._utils.batch import Batch
+
+XYWeights = tuple[Any, ...]
+
+
+class ArrayAdapter(DataAdapter):
+    """Nests `(x, y, sample_weight)` of tensors and of arrays that are sparse or on disk, with equally many rows."""
+
+    spec = AdapterSpec("arrays", {})
+
+    def __init__(self, parts: XYWeights, batch_spec: BatchSpec, class_weights: ClassWeights | None = None) -> None:
+        """Adapt converted parts, which need not be on the device yet."""
+        super().__init__(batch_spec, class_weights)
+        self.parts = parts
+
+    @classmethod
+    def of(cls, x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) -> "ArrayAdapter":
+        """Convert what the user passed; arrays on disk stay there, and sparse ones stay sparse.
+
+        Raises:
+            ValueError: If there is no sample, the lengths differ, or something holds no numbers.
+        """
+        if isinstance(x, PackedSequence):
+            raise ValueError(
+                "`x` is a PackedSequence, which is one batch and has no rows to cut batches from. Pass a DataLoader or "
+                "iter([(x, y)]), or call `train_on_batch`, `test_on_batch` or `predict_on_batch`."
+            )
+        x = x.tocsr() if is_sparse(x) and not tree.is_leaf(x) else x  # A `dok_matrix` is a dictionary as well.
+        parts = batch_spec.parts(x, y, sample_weight, _leaf)
+        check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
+        return cls(parts, batch_spec)
+
+    def split(self, fraction: float) -> tuple["ArrayAdapter", "ArrayAdapter"]:
+        """Hold out the last `fraction` of the rows, with a warning if their labels differ from the rest."""
+        first, last = split_last(self.parts, fraction)
+        warn_of_sorted_labels(first[1], last[1])
+        return ArrayAdapter(first, self.batch_spec), ArrayAdapter(last, self.batch_spec)
+
+    def with_class_weight(self, class_weight: Any) -> "ArrayAdapter":
+        """Multiply the weights of the samples by those of their classes, at once if the targets are in memory."""
+        super().with_class_weight(class_weight)
+        if self.class_weights is None or any(isinstance(leaf, LazyArray) for leaf in tree.leaves(self.parts[1:])):
+            return self
+        x, y, sample_weight = self.parts
+        return ArrayAdapter((x, y, self.class_weights.weights(y, sample_weight, is_whole=True)), self.batch_spec)
+
+    def labels(self) -> Any:
+        """Return the targets."""
+        return self.parts[1]
+
+    def batches(
+        self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
+    ) -> BatchSource:
+        """Return batches of `batch_size` rows (32 by default), in the order of the data or shuffled every epoch."""
+        size, order = validation.batch_size(batch_size), make_order(shuffle)
+        leaves = tree.leaves(self.parts)
+        is_lazy = any(isinstance(leaf, LazyArray) for leaf in leaves)
+        if is_lazy or not fits_on(self.batch_spec.device, leaves):
+            return HostArrayBatches(self.parts, size, self.batch_spec, order, self.class_weights)
+        device = self.batch_spec.device
+        return ArrayBatches(tree.map(lambda leaf: leaf.to(device), self.parts), size, order)
+
+
+def _leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
+    in_memory = host_leaf(dtype, all_floating)
+
+    def convert(argument: str, value: Any) -> Any:
+        if is_on_disk(value):
+            return DiskArray(argument, value, dtype)
+        if is_sparse(value):
+            return SparseArray(argument, value, dtype)
+        return in_memory(argument, value)
+
+    return convert
+
+
+class _ArrayBatchesBase(BatchSource):
+    """What all batches of rows have in common."""
+
+    is_resumable = True
+    is_repeatable = True
+
+    def __init__(self, samples: int, batch_size: int, order: OrderFn | None) -> None:
+        self.samples = samples
+        self.steps = -(-samples // batch_size)
+        self._batch_size = min(batch_size, samples)
+        self._order = order
+        self.seed = 0 if order is None else draw_seed()
+
+    def _rows(self, index: int) -> Tensor | None:
+        """Return the order of an epoch, `None` for that of the data."""
+        if self._order is None or self.samples is None:
+            return None
+        return self._order(self.samples, self._batch_size, self.seed + index)
+
+
+class ArrayBatches(_ArrayBatchesBase):
+    """Batches of tensors that are on the device already, all with the same number of rows."""
+
+    def __init__(self, parts: XYWeights, batch_size: int, order: OrderFn | None = None) -> None:
+        """Cut `(x, y, sample_weight)` into batches: nests of tensors `(samples, …)`, or `None`.
+
+        Args:
+            parts: The nests.
+            batch_size: Samples in a batch; the last one of an epoch may be smaller.
+            order: A function (samples, batch size, seed) → permutation; `None` keeps the order of the data.
+        """
+        self._leaves: list[Tensor] = tree.leaves(parts)
+        self._pack = batch_packer(Batch(*parts))
+        self._emit: Callable[[Tensor], Any] = self._index
+        self._guard = WriteGuard(self._leaves)
+        super().__init__(len(self._leaves[0]), batch_size, order)
+        batch_bytes = self._batch_size * sum(leaf[:1].nbytes for leaf in self._leaves)
+        self._block_rows = self._batch_size * (BLOCK_BYTES // max(1, batch_bytes))
+
+    @property
+    def yields_views(self) -> bool:  # type: ignore[override]
+        """Batches are views where the order is that of the data, unless large ones must be copied."""
+        return self._order is None and not (self._guard.is_written and not self._block_rows)
+
+    def peek(self) -> Batch | None:
+        """Return a copy of the first rows."""
+        return self._pack([leaf[: self._batch_size].clone() for leaf in self._leaves])
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch: views where the order is that of the data, else indexed rows.
+
+        A step may write into a batch: it is one of copied rows, or its views are guarded.
+        """
+        rows, first = self._rows(index), start * self._batch_size
+        if first >= len(self._leaves[0]):
+            return iter(())  # torch.split would return one empty batch
+        if rows is not None:
+            return map(self._emit, torch.split(rows[first:].to(self._leaves[0].device), self._batch_size))
+        if self._block_rows:
+            blocks = range(first, len(self._leaves[0]), self._block_rows)
+            return chain.from_iterable(map(self._copied_block, blocks))
+        views = zip(*(torch.split(leaf[first:], self._batch_size) for leaf in self._leaves))
+        return map(self._pack, map(self._guard.protect, views))
+
+    def _copied_block(self, first: int) -> Iterator[Batch]:
+        """Return the batches of some rows, as views of a copy of these rows."""
+        copies = [leaf[first : first + self._block_rows].clone() for leaf in self._leaves]
+        return map(self._pack, zip(*(torch.split(copy, self._batch_size) for copy in copies)))
+
+    def defer_indexing(self) -> BatchIndexer | None:
+        """Yield row indices from now on, unless the order is that of the data: views are (almost) free."""
+        if self._order is None:
+            return None
+        self._emit = _identity
+        return self._index
+
+    def _index(self, rows: Tensor) -> Batch:
+        return self._pack([leaf.index_select(0, rows) for leaf in self._leaves])
+
+
+class HostArrayBatches(_ArrayBatchesBase):
+    """Batches of arrays that are sparse, on disk or too large for the device: read where they are, then transferred."""
+
+    def __init__(
+        self,
+        parts: XYWeights,
+        batch_size: int,
+        batch_spec: BatchSpec,
+        order: OrderFn | None = None,
+        apply_class_weight: Callable[[Batch], Batch] | None = None,
+    ) -> None:
+        """Take `(x, y, sample_weight)` as `ArrayBatches` does; `apply_class_weight` is called with every batch."""
+        leaves = tree.leaves(parts)
+        kinds = [(batch_spec.input_dtype, False)] * len(tree.leaves(parts[0]))
+        kinds += [(batch_spec.target_dtype, False)] * len(tree.leaves(parts[1]))
+        kinds += [(batch_spec.target_dtype, True)] * (len(leaves) - len(kinds))
+        device = batch_spec.device
+        self._readers = [leaf if isinstance(leaf, LazyArray) else InMemoryArray(leaf, device) for leaf in leaves]
+        self._transfers = [batch_spec.make_transfer(*kind) for kind in kinds]
+        self._pack = batch_packer(Batch(*parts))
+        self._apply_class_weight = apply_class_weight
+        super().__init__(len(leaves[0]), batch_size, order)
+
+    def peek(self) -> Batch | None:
+        """Return the first rows."""
+        return self._index(slice(0, self._batch_size))
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, each read when it is drawn."""
+        order, size = self._rows(index), self._batch_size
+        rows = None if order is None else order.numpy()
+        for first in range(start * size, self.samples or 0, size):
+            last = min(first + size, self.samples or 0)
+            batch = self._index(slice(first, last) if rows is None else rows[first:last])
+            yield batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+
+    def _index(self, rows: slice | np.ndarray[Any, Any]) -> Batch:
+        return self._pack([transfer(reader.read(rows)) for reader, transfer in zip(self._readers, self._transfers)])
+
+
+def _identity(rows: Tensor) -> Tensor:
+    return rows

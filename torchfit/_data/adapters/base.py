@@ -1,0 +1,111 @@
+"""The base class of data adapters, and what an adapter says about the arguments of `fit`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torchfit._data.batch_source import BatchSource
+from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
+from torchfit._data.convert import BatchSpec
+from torchfit._data.workers import LoaderConfig
+from torchfit._utils.errors import describe
+
+# Values that count as "not given" besides `None`.
+_DEFAULTS: dict[str, tuple[Any, ...]] = {"validation_split": (0, 0.0), "workers": (0, 1)}
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """A kind of data: its name in messages, and the arguments it does not support, each with what to do instead."""
+
+    name: str
+    unsupported: Mapping[str, str]
+
+    def check(self, **arguments: Any) -> None:
+        """Check that no argument was given that this kind of data does not support.
+
+        Raises:
+            ValueError: With the name of the argument and what to do instead.
+        """
+        for argument, value in arguments.items():
+            if self.supports(argument) or value is None or _is_default(argument, value):
+                continue
+            raise ValueError(
+                f"`{argument}` is not used with {self.name}: {self.hint(argument)}. Received: {describe(value)}."
+            )
+
+    def supports(self, argument: str) -> bool:
+        """Return whether this kind of data has a use for an argument."""
+        return self._key(argument) not in self.unsupported
+
+    def hint(self, argument: str) -> str:
+        """Return what to do instead of passing an argument."""
+        return self.unsupported[self._key(argument)]
+
+    def _key(self, argument: str) -> str:
+        return "batch_size" if argument == "validation_batch_size" else argument
+
+
+def _is_default(argument: str, value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) and value in _DEFAULTS.get(argument, ())
+
+
+class DataAdapter:
+    """Data of one kind, which can be split and iterated over in batches.
+
+    Attributes:
+        spec: The name of this kind of data, and the arguments it does not support.
+        batch_spec: The dtypes and the device of the batches.
+        class_weights: The weights of samples by class, applied to every batch; `None` for none.
+    """
+
+    spec: ClassVar[AdapterSpec]
+
+    def __init__(self, batch_spec: BatchSpec, class_weights: ClassWeights | None = None) -> None:
+        """Keep what batches are converted to."""
+        self.batch_spec = batch_spec
+        self.class_weights = class_weights
+
+    def split(self, fraction: float) -> "tuple[DataAdapter, DataAdapter]":
+        """Hold out the last `fraction` of the samples.
+
+        Raises:
+            ValueError: If this kind of data cannot be split, or one side would be empty.
+        """
+        self.spec.check(validation_split=fraction)
+        raise NotImplementedError(f"{type(self).__name__} supports `validation_split`: define `split`.")
+
+    def with_class_weight(self, class_weight: Any) -> "DataAdapter":
+        """Multiply the weights of the samples by those of their classes; `None` changes nothing.
+
+        Raises:
+            ValueError: If `class_weight` is invalid, or "balanced" and the labels are not known.
+        """
+        rules = as_class_weights(class_weight)
+        if rules:
+            spec = self.batch_spec
+            resolved = resolve_balanced(rules, self.labels, self.spec.name, spec.output_names, spec.index_targets)
+            self.class_weights = ClassWeights(resolved, spec.output_names, spec.target_dtype, spec.index_targets)
+        return self
+
+    def labels(self) -> Any:
+        """Return the targets of all samples where they are known without iterating, else `None`."""
+        return None
+
+    def batches(
+        self,
+        batch_size: int | None = None,
+        *,
+        shuffle: bool | str = False,
+        loader_config: LoaderConfig | None = None,
+    ) -> BatchSource:
+        """Return batches in the order of the data or shuffled every epoch, read ahead as `loader_config` says."""
+        raise NotImplementedError(f"{type(self).__name__} has no batches: define `batches`.")
+
+
+def length_of(value: Any) -> int | None:
+    """Return the length of `value`, `None` where it does not know it."""
+    try:
+        return len(value)
+    except (TypeError, NotImplementedError, AttributeError):
+        return None

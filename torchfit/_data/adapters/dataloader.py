@@ -1,0 +1,149 @@
+"""torch's DataLoader, used as it is, with its collate function, sampler and workers."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from torchfit._data.adapters.base import AdapterSpec, DataAdapter, length_of
+from torchfit._data.adapters.datasets import check_format
+from torchfit._data.batch_converter import BatchConverter
+from torchfit._data.batch_source import BatchSource
+from torchfit._data.convert import BatchSpec
+from torchfit._data.workers import LoaderConfig, iterate_loader
+from torchfit._utils.batch import Batch
+from torchfit._utils.rng import random_state, restore_random_state
+
+_FROM_BATCHES = "its batches carry them, as tuples (x, y) or (x, y, sample_weight)"
+
+
+class DataLoaderAdapter(DataAdapter):
+    """A `DataLoader`."""
+
+    spec = AdapterSpec(
+        "a DataLoader",
+        {
+            "y": _FROM_BATCHES,
+            "sample_weight": _FROM_BATCHES,
+            "batch_size": "it makes the batches, so set its own `batch_size`",
+            "validation_split": "split its Dataset (torch.utils.data.random_split) and pass `validation_data`",
+            "workers": "it reads its own data, so set its `num_workers`",
+        },
+    )
+
+    def __init__(self, loader: DataLoader[Any], batch_spec: BatchSpec) -> None:
+        """Adapt a loader."""
+        super().__init__(batch_spec)
+        if loader.collate_fn is default_collate:
+            check_format(loader.dataset)
+        self._loader = loader
+
+    def batches(
+        self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
+    ) -> "DataLoaderBatches":
+        """Return the batches of the loader, in its own order."""
+        self.spec.check(batch_size=batch_size, workers=(loader_config or LoaderConfig()).workers)
+        convert = BatchConverter(self.batch_spec, self.class_weights, is_fresh=_copies_samples(self._loader))
+        return DataLoaderBatches(self._loader, convert)
+
+
+class DataLoaderBatches(BatchSource):
+    """The batches of a `DataLoader`.
+
+    To enter an epoch in the middle, its beginning is read again, with all generators as they were then; a loader with a
+    `state_dict`, such as torchdata's `StatefulDataLoader`, resumes by itself.
+    """
+
+    def __init__(self, loader: DataLoader[Any], convert: BatchConverter) -> None:
+        """Read from a loader, whose length is known unless its Dataset is iterable."""
+        self._loader = loader
+        self._convert = convert
+        self.steps = length_of(loader)
+        self.has_exact_length = not isinstance(loader.dataset, IterableDataset)
+        self._is_stateful = hasattr(loader, "load_state_dict")
+        self.is_resumable = self._is_stateful or _has_builtin_samplers(loader)
+        self._epoch_start_rng: dict[str, Any] | None = None  # the state of all generators at the start of this pass
+        self._resumed = False
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch; those before `start` are read and dropped.
+
+        Samplers that shuffle by epoch (`DistributedSampler`) get its index.
+        """
+        for sampler in (self._loader.sampler, self._loader.batch_sampler):
+            getattr(sampler, "set_epoch", _ignore)(index)
+        return map(self._convert, self._iter_raw(start))
+
+    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+        """Return the state of the loader, or of its generators: within an epoch, as they were at its start."""
+        if self._is_stateful:
+            return {"loader": self._loader.state_dict()}  # type: ignore[attr-defined]
+        return {"generators": self._epoch_start_rng if is_mid_epoch else self._generators()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was called."""
+        if self._is_stateful:
+            self._loader.load_state_dict(state["loader"])  # type: ignore[attr-defined]
+        elif state["generators"] is not None:
+            self._epoch_start_rng = state["generators"]
+            self._restore(self._epoch_start_rng, include_global=False)
+        self._resumed = True
+
+    def _iter_raw(self, start: int) -> Iterator[Any]:
+        resumed, self._resumed = self._resumed and start > 0, False
+        now = self._generators()
+        if resumed and self._epoch_start_rng is not None:
+            self._restore(self._epoch_start_rng, include_global=True)
+        else:
+            self._epoch_start_rng = now
+
+        def fast_forward(iterator: Iterator[Any]) -> None:
+            for _ in islice(iterator, 0 if resumed and self._is_stateful else start):
+                pass
+            if resumed:
+                restore_random_state(now["random"])
+
+        yield from iterate_loader(self._loader, fast_forward)
+
+    def _generators(self) -> dict[str, Any]:
+        own = [generator.get_state() for generator in _generators_of(self._loader)]
+        return {"random": random_state(devices=False), "own": own}
+
+    def _restore(self, state: Mapping[str, Any], include_global: bool) -> None:
+        for generator, words in zip(_generators_of(self._loader), state["own"]):
+            generator.set_state(words)
+        if include_global:
+            restore_random_state(state["random"])
+
+
+def _copies_samples(loader: DataLoader[Any]) -> bool:
+    """Return whether only the loader holds the memory of its batches: they were collated, or come from workers."""
+    is_collated = loader.batch_sampler is not None and loader.collate_fn is default_collate
+    return is_collated or loader.num_workers > 0
+
+
+def _has_builtin_samplers(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader reads samples by index in an order determined by torch's own samplers and generators."""
+    samplers = [sampler for sampler in (loader.sampler, loader.batch_sampler) if sampler is not None]
+    is_known = all(type(sampler).__module__.startswith("torch.") or _is_index_list(sampler) for sampler in samplers)
+    return is_known and not isinstance(loader.dataset, IterableDataset)
+
+
+def _is_index_list(sampler: Any) -> bool:
+    """Return whether a sampler is a list or range of indices."""
+    return isinstance(sampler, (list, tuple, range))
+
+
+def _generators_of(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the generators of a loader and its samplers, each once."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    holders = (loader, loader.sampler, loader.batch_sampler, inner)
+    found = [getattr(holder, "generator", None) for holder in holders]
+    unique = {id(generator): generator for generator in found if isinstance(generator, torch.Generator)}
+    return list(unique.values())
+
+
+def _ignore(index: int) -> None:
+    """Stand in for the `set_epoch` of samplers without one."""

@@ -1,0 +1,237 @@
+"""torch's Datasets with samples by index."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from torchfit._data.adapters.arrays import ArrayAdapter
+from torchfit._data.adapters.base import AdapterSpec, DataAdapter
+from torchfit._data.batch_converter import BatchConverter
+from torchfit._data.batch_source import BatchSource, draw_seed
+from torchfit._data.convert import BatchSpec
+from torchfit._data.dataset_labels import exact_labels, shown_labels
+from torchfit._data.sampling import make_order
+from torchfit._data.validation_split import split_index, warn_of_sorted_labels
+from torchfit._data.workers import (
+    LoaderConfig,
+    Request,
+    WorkerPool,
+    reraise_with_location,
+)
+from torchfit._utils import validation
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
+
+FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
+
+
+def is_map_style(value: Any) -> bool:
+    """Return whether `value` has samples by index: a Dataset of torch, or an object that works like one."""
+    if isinstance(value, (Dataset, Subset)) or hasattr(value, "__getitems__"):
+        return not isinstance(value, IterableDataset)
+    kind = type(value)
+    is_indexed = hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
+    return is_indexed and not hasattr(kind, "__iter__") and not hasattr(value, "shape")
+
+
+def make_dataset_adapter(dataset: Any, batch_spec: BatchSpec) -> DataAdapter:
+    """Return the adapter for a Dataset with indices; a `TensorDataset` is adapted as its tensors."""
+    tensors = tensors_of(dataset)
+    if tensors is None or len(tensors) not in (1, 2, 3):
+        return DatasetAdapter(dataset, batch_spec)
+    x, y, sample_weight = (*tensors, None, None)[:3]
+    return TensorDatasetAdapter.of(x, y, sample_weight, batch_spec)
+
+
+def tensors_of(dataset: Any) -> tuple[Tensor, ...] | None:
+    """Return the tensors of a `TensorDataset` or a `Subset` of one; subclasses do not count, they may do more."""
+    if type(dataset) is TensorDataset:
+        return dataset.tensors
+    if type(dataset) is Subset:
+        whole = tensors_of(dataset.dataset)
+        indices = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        return None if whole is None else tuple(tensor[indices.to(tensor.device)] for tensor in whole)
+    return None
+
+
+class TensorDatasetAdapter(ArrayAdapter):
+    """A `TensorDataset`: batches are indexed as those of arrays, without reading single samples."""
+
+    spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
+
+
+class DatasetAdapter(DataAdapter):
+    """A Dataset with samples by index, which are collated into batches as in torch's `DataLoader`."""
+
+    spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
+
+    def __init__(self, dataset: Any, batch_spec: BatchSpec, rows: range | None = None) -> None:
+        """Adapt the samples `rows` of a dataset, all of them by default.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        super().__init__(batch_spec)
+        check_format(dataset)
+        self._dataset = dataset
+        self._rows = range(_length(dataset)) if rows is None else rows
+        if not self._rows:
+            raise ValueError(f"`x` is {describe(dataset)} without samples: there is nothing to make a batch from.")
+
+    def split(self, fraction: float) -> "tuple[DatasetAdapter, DatasetAdapter]":
+        """Hold out the last `fraction` of the samples."""
+        start = split_index(len(self._rows), fraction)
+        first, last = (
+            DatasetAdapter(self._dataset, self.batch_spec, rows) for rows in (self._rows[:start], self._rows[start:])
+        )
+        labels = shown_labels(self._dataset)
+        if labels is not None:
+            labels = labels[self._rows.start : self._rows.stop]
+            warn_of_sorted_labels(labels[:start], labels[start:])
+        return first, last
+
+    def labels(self) -> Any:
+        """Return the targets of the samples; all of these are read unless the dataset shows its labels."""
+        return exact_labels(self._dataset, self._rows, SampleFetcher(self._dataset).read)
+
+    def batches(
+        self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
+    ) -> "DatasetBatches":
+        """Return batches of `batch_size` samples (32 by default); more than one worker are processes."""
+        return DatasetBatches(
+            self._dataset,
+            self._rows,
+            validation.batch_size(batch_size),
+            shuffle,
+            worker_processes(loader_config),
+            BatchConverter(self.batch_spec, self.class_weights, is_fresh=True),
+            pin_memory=self.batch_spec.device.type == "cuda",
+        )
+
+
+def worker_processes(loader_config: LoaderConfig | None) -> int:
+    loader_config = loader_config or LoaderConfig()
+    return loader_config.workers if loader_config.workers > 1 or loader_config.use_multiprocessing else 0
+
+
+class DatasetBatches(BatchSource):
+    """Batches of samples by index, read in this process or in workers that live from epoch to epoch."""
+
+    is_resumable = True
+
+    def __init__(
+        self,
+        dataset: Any,
+        rows: range,
+        batch_size: int,
+        shuffle: bool | str,
+        processes: int,
+        convert: BatchConverter,
+        *,
+        pin_memory: bool,
+    ) -> None:
+        """Read the samples `rows` of a dataset."""
+        self.samples = len(rows)
+        self.steps = -(-self.samples // batch_size)
+        self._rows, self._batch_size, self._order = rows, batch_size, make_order(shuffle)
+        self._convert = convert
+        self._fetcher = SampleFetcher(dataset)
+        self.seed = draw_seed() if self._order or processes else 0
+        self._pool = WorkerPool(self._fetcher, processes, 2 * processes, pin_memory) if processes else None
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch."""
+        requests = self._requests(index, start)
+        fetched = self._pool.map(requests) if self._pool else (self._fetcher(request.index) for request in requests)
+        return map(self._convert, fetched)
+
+    def _requests(self, index: int, start: int) -> Iterator[Request]:
+        size, seed, samples = self._batch_size, self.seed + index, len(self._rows)
+        order = range(samples) if self._order is None else self._order(samples, size, seed).tolist()
+        for step, first in enumerate(range(0, samples, size)):
+            if step >= start:
+                rows = [self._rows[position] for position in order[first : first + size]]
+                yield Request(rows, hash((seed, step)) % 2**63)
+
+
+class SampleFetcher:
+    """Reads samples of a dataset and collates them."""
+
+    def __init__(self, dataset: Any) -> None:
+        """Read from a dataset."""
+        self._dataset = dataset
+
+    def __call__(self, rows: list[int]) -> Any:
+        """Return the samples with these indices as one batch.
+
+        Raises:
+            ValueError: If the samples differ in shape.
+            Exception: What the dataset raised, with the index of the sample.
+        """
+        samples = self.read(rows)
+        try:
+            return default_collate(samples)
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"The samples {rows[0]} … of the Dataset cannot be joined into a batch: {error}. Give them one shape "
+                "and one structure, or pass a DataLoader with a `collate_fn` that pads them."
+            ) from error
+
+    def read(self, rows: Sequence[int]) -> Any:
+        """Return the samples with these indices, one by one."""
+        if hasattr(self._dataset, "__getitems__"):
+            return _with_location(
+                self._dataset.__getitems__, list(rows), f"samples {rows[0]} … {rows[-1]} of the Dataset"
+            )
+        dataset, row, samples = self._dataset, 0, []
+        try:
+            for row in rows:
+                samples.append(dataset[row])
+        except Exception as error:
+            reraise_with_location(error, f"sample {row} of the Dataset, whose length is {len(dataset)}")
+        return samples
+
+
+def _with_location(read: Callable[[Any], Any], index: Any, where: str) -> Any:
+    try:
+        return read(index)
+    except Exception as error:
+        reraise_with_location(error, where)
+
+
+def check_format(dataset: Any) -> None:
+    """Check that a Dataset of Hugging Face gives tensors: in plain format its lists do not become batches of rows.
+
+    Raises:
+        ValueError: If it gives lists.
+    """
+    settings = getattr(dataset, "format", None)
+    is_hugging_face = type(dataset).__module__.partition(".")[0] == "datasets" and isinstance(settings, Mapping)
+    if not is_hugging_face or settings.get("type") not in (None, "python"):  # type: ignore[union-attr]
+        return
+    sample = next(iter(dataset), None)
+    lists = [name for name, value in sample.items() if isinstance(value, list)] if isinstance(sample, Mapping) else []
+    if lists:
+        raise ValueError(
+            f"`x` is a Dataset of Hugging Face in plain format, whose columns {lists} hold lists, which do not become "
+            'tensors (samples, …). Pass dataset.with_format("torch").'
+        )
+
+
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"`x` is {describe(dataset)} without a length. A Dataset with samples by index needs `__len__`; one "
+            "without is a torch.utils.data.IterableDataset, with `__iter__`."
+        ) from error

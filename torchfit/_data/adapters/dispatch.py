@@ -1,0 +1,118 @@
+"""The API boundary for data: one function that returns the adapter for every kind of data."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from torchfit._data.adapters import datasets, frames
+from torchfit._data.adapters.arrays import ArrayAdapter
+from torchfit._data.adapters.base import DataAdapter
+from torchfit._data.adapters.dataloader import DataLoaderAdapter
+from torchfit._data.adapters.disk import is_on_disk
+from torchfit._data.adapters.factories import bind_factory, is_dataset_factory
+from torchfit._data.adapters.iterable_dataset import IterableDatasetAdapter
+from torchfit._data.adapters.iterables import IterableAdapter
+from torchfit._data.adapters.sequence import SequenceAdapter, is_sequence
+from torchfit._data.adapters.sparse import is_sparse
+from torchfit._data.batch_converter import BatchConverter
+from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
+from torchfit._data.convert import BatchSpec
+from torchfit._utils import tree
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
+
+_SUPPORTED = (
+    "arrays, tensors, DataFrames, nests of these, a torch Dataset or DataLoader, a Sequence, a generator or iterable "
+    "of batches, or a function that returns one of them"
+)
+
+_MISSING = "`x` is missing: pass the inputs of the model as an array, a tensor, or a nest of them."
+
+# The kinds of data that are no arrays: how each is distinguished from those below it, and what makes its adapter.
+_ADAPTERS: list[tuple[Callable[[Any], bool], Callable[[Any, BatchSpec], DataAdapter]]] = [
+    (lambda x: isinstance(x, DataLoader), DataLoaderAdapter),
+    (lambda x: is_sequence(x), SequenceAdapter),
+    (lambda x: isinstance(x, IterableDataset), IterableDatasetAdapter),
+    (lambda x: datasets.is_map_style(x), datasets.make_dataset_adapter),
+    (lambda x: hasattr(type(x), "__iter__") and not isinstance(x, (str, bytes, set, frozenset)), IterableAdapter),
+    (lambda x: is_dataset_factory(x), lambda x, batch_spec: _from_factory(x, batch_spec)),
+]
+
+
+def get_data_adapter(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) -> DataAdapter:
+    """Return the adapter for the data that `fit`, `evaluate` and `predict` accept.
+
+    Raises:
+        ValueError: If there is no `x`, no sample, the lengths differ, `x` is of no known kind, or `y` or
+            `sample_weight` are passed beside data that carry their own.
+    """
+    if x is None:
+        raise ValueError(_MISSING)
+    if is_array_like(x):
+        return ArrayAdapter.of(x, y, sample_weight, batch_spec)
+    for accepts, make in _ADAPTERS:
+        if accepts(x):
+            adapter = make(x, batch_spec)
+            adapter.spec.check(y=y, sample_weight=sample_weight)
+            return adapter
+    hint = " Create an object of the class first." if isinstance(x, type) else ""
+    raise ValueError(f"`x` must be {_SUPPORTED}, but it is {describe(x)}.{hint}")
+
+
+def as_batch(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec, class_weight: Any = None) -> Batch:
+    """Return the one batch that `train_on_batch`, `test_on_batch` and `predict_on_batch` accept.
+
+    As in batches that an iterable yields, what is no array stays as it is.
+
+    Raises:
+        ValueError: If it is data that yield batches.
+    """
+    if x is None:
+        raise ValueError(_MISSING)
+    if _yields_batches(x):
+        raise ValueError(
+            f"`x` must be the arrays of one batch, but it is {describe(x)}. Pass what it yields, or call `fit`, "
+            "`evaluate` or `predict`."
+        )
+    rules = as_class_weights(class_weight)
+    batch = BatchConverter(batch_spec).convert_parts(x, y, sample_weight)
+    if not rules:
+        return batch
+    names, hints = batch_spec.output_names, batch_spec.index_targets
+    resolved = resolve_balanced(rules, lambda: batch.targets, "a batch without `y`", names, hints)
+    return ClassWeights(resolved, names, batch_spec.target_dtype, hints)(batch)
+
+
+def _yields_batches(x: Any) -> bool:
+    """Return whether `x` is no batch but data that yield batches, or nothing to make one of."""
+    if isinstance(x, (str, bytes, nn.Module, Dataset)):
+        return True
+    return not is_array_like(x) and not hasattr(x, "to") and any(accepts(x) for accepts, _ in _ADAPTERS)
+
+
+def is_array_like(value: Any) -> bool:
+    """Return whether `value` is an array in memory or on disk, or a list, tuple, dictionary or dataclass."""
+    if not tree.is_leaf(value) or isinstance(value, (Tensor, np.ndarray, range, int, float)):
+        return True
+    if isinstance(value, type) or is_sequence(value) or datasets.is_map_style(value):
+        return False
+    return frames.is_frame(value) or is_on_disk(value) or is_sparse(value) or hasattr(value, "__array__")
+
+
+def _from_factory(function: Any, batch_spec: BatchSpec) -> DataAdapter:
+    """Return the adapter of what a function returns; a generator is created again for every pass."""
+    if isinstance(function, nn.Module):
+        raise ValueError(f"`x` must be data, but it is the module {type(function).__name__}.")
+    factory = bind_factory(function)
+    data = factory()
+    if isinstance(data, Iterator):
+        return IterableAdapter(data, batch_spec, factory=factory)
+    if callable(data) and is_dataset_factory(data):
+        raise ValueError(f"`x` is {describe(function)}, which returned {describe(data)} instead of data.")
+    if isinstance(data, tuple) and not hasattr(data, "_fields"):
+        x, y, sample_weight = (*data, None, None)[:3]
+        return get_data_adapter(x, y, sample_weight, batch_spec)
+    return get_data_adapter(data, None, None, batch_spec)

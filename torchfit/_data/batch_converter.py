@@ -1,0 +1,273 @@
+"""Converts what generators, loaders and Datasets yield into batches.
+
+The batch is the user's: tensors and arrays move to the device, and everything else in it (text, numbers, objects) stays
+as it is. Its parts may have any first axis, and its structure may change from batch to batch.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from torchfit._data.adapters import frames, sparse
+from torchfit._data.convert import (
+    NUMERIC_KINDS,
+    BatchSpec,
+    Transfer,
+    array_of_numbers,
+    holds_numbers,
+    is_numeric,
+    share_memory,
+)
+from torchfit._utils import tree
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
+
+_ARGUMENTS = ("x", "y", "sample_weight")
+_MAX_PLANS = 64  # of structures; lists with one tensor for each sample may have many lengths
+_Plan = Callable[[Any], Batch]
+
+
+class BatchConverter:
+    """Converts what an iterable yielded into a `Batch` on the device.
+
+    A structure that holds nothing but tensors and NumPy arrays gets a plan at its first batch, a flat list of
+    conversions, which is used for all batches of that structure. Other batches are walked.
+    """
+
+    def __init__(
+        self,
+        batch_spec: BatchSpec,
+        apply_class_weight: Callable[[Batch], Batch] | None = None,
+        *,
+        is_fresh: bool = False,
+    ) -> None:
+        """Convert to the dtypes and device of a spec.
+
+        Args:
+            batch_spec: The dtypes and the device.
+            apply_class_weight: Called with every batch.
+            is_fresh: Whether nobody else holds the memory of the tensors, as after collating. Elsewhere a step gets
+                copies, so that one that works in place does not change the user's data.
+        """
+        self._batch_spec = batch_spec
+        self._apply_class_weight = apply_class_weight
+        self._convert_array = [_array_converter(batch_spec.part_transfer(part), is_fresh) for part in range(3)]
+        self._plans: dict[Any, _Plan] = {}
+
+    def __call__(self, raw: Any) -> Batch:
+        """Convert one batch.
+
+        Raises:
+            ValueError: If it is no batch, or has no samples.
+        """
+        key = structure_key(raw)
+        plan = self._plans.get(key) if key is not None else self._convert
+        batch = self._plan(raw, key)(raw) if plan is None else plan(raw)
+        return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+
+    def convert_parts(self, x: Any, y: Any, sample_weight: Any) -> Batch:
+        """Convert the three parts of one batch, where they are known."""
+        parts = [array_of_numbers(part) if holds_numbers(part) else part for part in Batch(x, y, sample_weight)]
+        batch = self._convert_all(tuple(parts))
+        return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+
+    def _plan(self, raw: Any, key: Any) -> _Plan:
+        parts = self._parts(raw)
+        if any(map(_is_opaque, parts)) or len(self._plans) >= _MAX_PLANS:
+            return self._convert
+        plan = self._plans[key] = self._plan_of_arrays(parts, is_wrapped=isinstance(raw, (tuple, list)))
+        return plan
+
+    def _plan_of_arrays(self, parts: tuple[Any, ...], is_wrapped: bool) -> _Plan:
+        """Return the conversion of a structure of tensors and NumPy arrays: a flat list, one entry for each."""
+        paths = [path for path, _ in tree.leaves_with_path(parts)]
+        getters = [tree.path_getter(parts, path) for path in paths]
+        converters = [self._convert_array[int(path[0])] for path in paths]
+        pack = batch_packer(parts)
+
+        def convert(raw: Any) -> Batch:
+            given = raw if is_wrapped else (raw,)
+            found = [convert_array(get(given)) for get, convert_array in zip(getters, converters)]
+            _check_samples(found)
+            return pack(found)
+
+        return convert
+
+    def _convert(self, raw: Any) -> Batch:
+        return self._convert_all(self._parts(raw))
+
+    def _convert_all(self, parts: tuple[Any, ...]) -> Batch:
+        """Convert a batch by walking through it."""
+        converted = [self._convert_part(number, part) for number, part in enumerate(parts)]
+        _check_samples([leaf for part in converted for leaf in _leaves(part)])
+        return tuple.__new__(Batch, converted)
+
+    def _parts(self, raw: Any) -> tuple[Any, ...]:
+        parts = unpack(raw)
+        if parts[0] is None:
+            raise ValueError("The data gave a batch whose `x` is None: give the inputs of the model.")
+        return parts[:1] if self._batch_spec.inputs_only else parts
+
+    def _convert_part(self, number: int, part: Any) -> Any:
+        if number == 0 and frames.has_columns_for(part, self._batch_spec.input_names):
+            part = frames.columns_by_input("x", part, self._batch_spec.input_names or ())
+        if number == 2 and frames.is_series(part):
+            part = frames.array_of("sample_weight", part).squeeze(-1)
+        if _holds_plain_numbers(part):
+            return self._convert_numbers(number, part)
+        return self._convert_nest(number, part, _ARGUMENTS[number])
+
+    def _convert_nest(self, number: int, value: Any, name: str, *, is_record: bool = False) -> Any:
+        """Convert a part; lists of numbers are arrays, except in a list of records, one for each sample."""
+        if tree.is_leaf(value) or _is_opaque(value):
+            return self._convert_leaf(number, value, name)
+        is_record = is_record or (isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value))
+        converted = [
+            self._convert_numbers(number, part)
+            if isinstance(part, list) and not is_record and _holds_plain_numbers(part)
+            else self._convert_nest(number, part, f"{name}[{key!r}]", is_record=is_record)
+            for key, part in tree.children(value)
+        ]
+        return tree.rebuild(value, converted)
+
+    def _convert_numbers(self, number: int, value: Any) -> Any:
+        """Convert a (nested) list of numbers; one whose rows differ in length stays a list."""
+        try:
+            found = array_of_numbers(value)
+        except ValueError:
+            return value
+        return self._convert_array[number](found)
+
+    def _convert_leaf(self, number: int, value: Any, name: str) -> Any:
+        if isinstance(value, (Tensor, np.ndarray)):
+            return self._convert_array[number](value)
+        if sparse.is_sparse(value):
+            rows = sparse.SparseArray(name, value, None)
+            return self._convert_array[number](rows.read(slice(0, len(rows))))
+        if frames.is_frame(value) and not (frames.is_series(value) and not frames.holds_numbers(value)):
+            return self._convert_array[number](frames.array_of(name, value))
+        if _is_opaque(value):
+            moved = value.to(self._batch_spec.device)
+            is_packed = isinstance(moved, PackedSequence)
+            return moved._replace(data=self._convert_array[number](moved.data)) if is_packed else moved
+        if isinstance(value, (range, array)) or _is_array(value):
+            return self._convert_array[number](np.asarray(value))
+        return value
+
+
+def structure_key(value: Any) -> Any:
+    """Return a key that is equal for batches of the same structure: types, lengths and names, never values.
+
+    `None` if something in it is no tensor, NumPy array or `None`.
+    """
+    kind = type(value)
+    if kind is Tensor or kind is np.ndarray or value is None:
+        return kind
+    if kind is tuple or kind is list:
+        parts = [structure_key(part) for part in value]
+        return None if None in parts else (kind, *parts)
+    if kind is dict:
+        parts = [structure_key(part) for part in value.values()]
+        return None if None in parts else (kind, *value, *parts)
+    return None
+
+
+def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[Any], Any]:
+    """Return the conversion of a tensor or NumPy array to one on the device that a step may write to."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                return _own_leaf(value, transfer)
+            tensor = value
+        elif value.dtype.kind in NUMERIC_KINDS:
+            tensor = share_memory(value)
+        else:
+            return value
+        moved = transfer(tensor)
+        return moved.clone() if moved is tensor and not is_fresh else moved
+
+    return convert
+
+
+def _own_leaf(value: Tensor, transfer: Transfer) -> Tensor:
+    """Return a copy of a tensor that requires a gradient, which then is the copy's and not the user's."""
+    return transfer(value.detach()).clone().requires_grad_(value.is_leaf)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the leaves of a converted part, objects that were moved as a whole being one."""
+    if tree.is_leaf(value) or _is_opaque(value):
+        yield value
+        return
+    for _, part in tree.children(value):
+        yield from _leaves(part)
+
+
+def _is_opaque(value: Any) -> bool:
+    """Return whether `value` is no array but moves to a device as a whole, such as a `PackedSequence`."""
+    return not isinstance(value, (Tensor, type)) and callable(getattr(value, "to", None)) and not _is_array(value)
+
+
+def _is_array(value: Any) -> bool:
+    is_one = hasattr(value, "__array__") and not isinstance(value, np.generic)
+    return is_one and is_numeric(getattr(value, "dtype", None))
+
+
+def _holds_plain_numbers(value: Any) -> bool:
+    """Return whether `value` is a (nested) list or tuple of numbers none of which is a tensor."""
+    return holds_numbers(value) and not any(isinstance(leaf, Tensor) for leaf in tree.leaves(value))
+
+
+def _check_samples(leaves: Sequence[Any]) -> None:
+    """Check that some tensor of a batch has an element; single ones, such as the boxes of an image, may be empty."""
+    if not leaves or not isinstance(leaves[0], Tensor) or leaves[0].numel():
+        return
+    if all(isinstance(leaf, Tensor) and leaf.ndim and not leaf.size(0) for leaf in leaves):
+        raise ValueError("The data gave a batch without samples. Leave out the empty batch, or correct its length.")
+
+
+def batch_packer(parts: tuple[Any, ...]) -> Callable[[Sequence[Tensor]], Batch]:
+    """Return a function that builds a `Batch` from a flat sequence of the leaves of `parts`."""
+    if all(tree.is_leaf(part) for part in parts):
+        return _flat_batch
+    pack = tree.unflattener(tuple(parts))
+    return lambda leaves: tuple.__new__(Batch, pack(leaves))
+
+
+def _flat_batch(leaves: Sequence[Tensor]) -> Batch:
+    return tuple.__new__(Batch, leaves)
+
+
+def unpack(raw: Any) -> tuple[Any, ...]:
+    """Return the parts `(x,)`, `(x, y)` or `(x, y, sample_weight)` of what an iterable yields.
+
+    Anything that is no tuple is `x` as a whole; lists count as tuples, because torch's `default_collate` returns lists.
+
+    Raises:
+        ValueError: If it is a named tuple, whose meaning would be ambiguous, or a tuple of another length.
+
+    >>> unpack((1, 2)), unpack({"a": 1})
+    ((1, 2), ({'a': 1},))
+    """
+    if not isinstance(raw, (tuple, list)) or isinstance(raw, Batch):
+        return tuple(raw) if isinstance(raw, Batch) else (raw,)
+    if _is_opaque(raw) or (isinstance(raw, list) and _holds_plain_numbers(raw)):
+        return (raw,)
+    if hasattr(raw, "_fields"):
+        raise ValueError(
+            f"The data gave a named tuple, {type(raw).__name__}{raw._fields}. It is ambiguous whether its fields or "
+            "its order say what is x, y and sample_weight: yield a plain tuple (x, y) or (x, y, sample_weight), or "
+            "the tuple (batch,) if the named tuple is the input of the model."
+        )
+    if len(raw) not in (1, 2, 3):
+        hint = " For one list of samples, yield (samples,)." if isinstance(raw, list) else ""
+        raise ValueError(
+            f"The data must give (x,), (x, y) or (x, y, sample_weight), but gave {describe(raw)}. Put several inputs "
+            f"into one tuple or dictionary: ((x1, x2), y).{hint}"
+        )
+    return tuple(raw)

@@ -1,0 +1,69 @@
+"""The interface of everything that yields batches."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._utils.batch import Batch
+
+BatchIndexer = Callable[[Tensor], Batch]
+
+
+class BatchSource:
+    """The batches of one pass over the data, on the device and of the right dtype.
+
+    Attributes:
+        steps: The number of batches in an epoch, `None` while unknown.
+        samples: The number of samples in an epoch, `None` while unknown.
+        seed: Determines the order of an epoch, together with the epoch's index. A run that is resumed elsewhere sets
+            it to see the same orders.
+        is_resumable: Whether an epoch can be repeated and entered anywhere: its batches are a function of its index
+            and of what `state_dict` returns.
+        is_repeatable: Whether the data can be iterated over again and again, as arrays can, when `steps_per_epoch`
+            cuts the epochs; else they are iterated over once.
+        may_be_exhausted: Whether an epoch may turn out to have no batch at all.
+        has_exact_length: Whether an epoch that yields fewer than `steps` batches has ended too early.
+        yields_views: Whether batches take no memory of their own and stay valid after the next one is drawn.
+    """
+
+    steps: int | None = None
+    samples: int | None = None
+    seed: int = 0
+    is_resumable: bool = False
+    is_repeatable: bool = False
+    may_be_exhausted: bool = False
+    has_exact_length: bool = False
+    yields_views: bool = False
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of the epoch with this index, from batch `start` on."""
+        raise NotImplementedError(f"{type(self).__name__} has no batches: define `epoch`.")
+
+    def defer_indexing(self) -> BatchIndexer | None:
+        """From now on yield row indices, and return the function that turns them into a batch.
+
+        `None` where batches are not rows of tensors on the device: they stay batches.
+        """
+        return None
+
+    def on_epoch_end(self) -> None:
+        """Called at the end of an epoch."""
+
+    def peek(self) -> Batch | None:
+        """Return a batch like the first one, where this has no side effect; else `None`."""
+        return None
+
+    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+        """Return what the batches to come depend on, within an epoch or between two."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the batches that were to come when `state_dict` returned this."""
+        self.seed = state["seed"]
+
+
+def draw_seed() -> int:
+    """Draw a seed from torch's global generator, so that `torch.manual_seed` determines the order of everything."""
+    return int(torch.empty((), dtype=torch.int64).random_(2**48).item())

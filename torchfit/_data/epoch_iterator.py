@@ -1,0 +1,199 @@
+"""Cuts batches into epochs: how many make an epoch, and what happens when the data end before it."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+import torch
+
+from torchfit._data.batch_source import BatchIndexer, BatchSource
+from torchfit._data.prefetch import prefetch_to_device
+from torchfit._utils import validation
+from torchfit._utils.batch import Batch
+
+
+def _ignore() -> None:
+    """Do nothing when the data are exhausted."""
+
+
+class EpochIterator(BatchSource):
+    """Batches in epochs of a given number of steps, or for as long as the data last.
+
+    With a number of steps, all epochs draw from one iterator, as in Keras, unless the number is exactly the length of
+    the data. Arrays and Sequences are then iterated over up to `epochs` times, everything else once. Data that end too
+    early give a warning, and `on_exhausted`, which may be set, is called.
+    """
+
+    def __init__(
+        self,
+        batches: BatchSource,
+        steps: Any = None,
+        *,
+        argument: str = "steps_per_epoch",
+        data: str = "x",
+        epochs: int = 1,
+        device: torch.device | None = None,
+        restart_each_epoch: bool = False,
+    ) -> None:
+        """Cut batches into epochs.
+
+        Args:
+            batches: What to draw from.
+            steps: Batches in an epoch; `None` and -1 mean until the data end.
+            argument: The name of the argument `steps`, for messages.
+            data: The name of the argument that the data were passed as, for messages.
+            epochs: The number of epochs, which is how often data that repeat are iterated over.
+            device: The device of the batches; batches for a CUDA device are copied there one step ahead.
+            restart_each_epoch: Whether every epoch begins at the start of the data, as validations do.
+
+        Raises:
+            ValueError: If `steps` is not a number of steps.
+        """
+        self._batches = batches
+        self._steps_per_epoch = validation.steps(argument, steps)
+        is_cut = self._steps_per_epoch is not None and self._steps_per_epoch != batches.steps
+        self._spans_epochs = is_cut and not restart_each_epoch
+        self._argument, self._data, self._epochs = argument, data, epochs
+        self._device = device
+        self.on_exhausted: Callable[[], None] = _ignore
+        self._stream: Iterator[Batch] | None = None
+        self._peeked: tuple[int, Iterator[Batch]] | None = None
+        self._has_yielded = False
+        self._first_epoch: int | None = None  # the epoch with which the shared stream began
+        self.is_resumable = batches.is_resumable
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """The number of batches in an epoch, `None` while unknown."""
+        return self._steps_per_epoch or self._batches.steps
+
+    @property
+    def samples(self) -> int | None:  # type: ignore[override]
+        """The number of samples in an epoch, `None` while unknown or where it changes from epoch to epoch."""
+        return None if self._spans_epochs else self._batches.samples
+
+    @property
+    def yields_views(self) -> bool:  # type: ignore[override]
+        """Whether batches take no memory of their own and stay valid after the next one is drawn."""
+        return self._batches.yields_views
+
+    @property
+    def seed(self) -> int:
+        """Determines the order of the epochs, together with their index."""
+        return self._batches.seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self._batches.seed = value
+
+    def defer_indexing(self) -> BatchIndexer | None:
+        """From now on yield row indices, where the batches are rows of tensors on the device."""
+        return self._batches.defer_indexing()
+
+    def peek(self) -> Batch | None:
+        """Return a batch like the first one, where this has no side effect; else `None`."""
+        return self._batches.peek()
+
+    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+        """Return what the batches to come depend on, within an epoch or between two."""
+        batches = self._batches.state_dict(is_mid_epoch or self._stream is not None)
+        return {"origin": self._first_epoch, "seen": self._has_yielded, "batches": batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the batches that were to come when `state_dict` returned this."""
+        self._first_epoch, self._has_yielded = state["origin"], state["seen"]
+        self._stream, self._peeked = None, None
+        self._batches.load_state_dict(state["batches"])
+
+    def epochs(self, indices: Iterable[int], start: int = 0) -> Iterator[int]:
+        """Yield the epochs for which there are data; the first of them begins at batch `start`.
+
+        Only where the data may be exhausted is the first batch drawn ahead to find out.
+        """
+        for index in indices:
+            must_peek = not start and self._has_yielded and (self._spans_epochs or self._batches.may_be_exhausted)
+            if must_peek and not self._peek(index):
+                self._warn_exhausted(index, 0)
+                return
+            start = 0
+            yield index
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, from batch `start` on.
+
+        Raises:
+            ValueError: If the data have no batch at all.
+        """
+        done, expected = 0, self._batches.steps if self._batches.has_exact_length else None
+        for batch in self._epoch_batches(index, start):
+            self._has_yielded = True
+            yield batch
+            done += 1
+        if not done and not start:
+            self._raise_empty()
+        self._batches.on_epoch_end()
+        if self._steps_per_epoch is None:
+            self._warn_if_short(start + done, expected)
+        elif start + done < self._steps_per_epoch:
+            self._warn_exhausted(index, start + done)
+
+    def _epoch_batches(self, index: int, start: int) -> Iterator[Batch]:
+        peeked, self._peeked = self._peeked, None
+        batches = peeked[1] if peeked is not None and peeked[0] == index else self._open_stream(index, start)
+        if self._steps_per_epoch is not None:
+            batches = islice(batches, self._steps_per_epoch - start)
+        return prefetch_to_device(batches, self._device)
+
+    def _open_stream(self, index: int, start: int) -> Iterator[Batch]:
+        if not self._spans_epochs:
+            return self._batches.epoch(index, start)
+        if self._stream is None:
+            self._stream = self._shared_stream(index, start)
+        return self._stream
+
+    def _shared_stream(self, index: int, start: int) -> Iterator[Batch]:
+        """Return the iterator that all epochs draw from: at the position of epoch `index` in data that repeat.
+
+        Other data are read from their start; a resumed run continues after the batches already drawn.
+        """
+        length, per_epoch = self._batches.steps, self._steps_per_epoch or 0
+        if self._first_epoch is None:
+            self._first_epoch = index
+        if not self._batches.is_repeatable or not length:
+            return self._batches.epoch(0, (index - self._first_epoch) * per_epoch + start)
+        first, inside = divmod(index * per_epoch + start, length)
+        return chain.from_iterable(
+            self._batches.epoch(number, inside if number == first else 0) for number in range(first, self._epochs)
+        )
+
+    def _peek(self, index: int) -> bool:
+        batches = self._open_stream(index, 0)
+        first = next(batches, None)
+        self._peeked = None if first is None else (index, chain([first], batches))
+        return first is not None
+
+    def _warn_exhausted(self, epoch: int, done: int) -> None:
+        wanted = "" if self._steps_per_epoch is None else f" of {self._steps_per_epoch}"
+        warnings.warn(
+            f"Your input ran out of data: `{self._data}` ended after {done}{wanted} steps of epoch {epoch + 1}. "
+            f"It must give `{self._argument}` batches for every epoch; a generator can be iterated over only once. "
+            "Pass fewer steps or epochs, data that repeat, or a function that returns a new generator.",
+            stacklevel=2,
+        )
+        self.on_exhausted()
+
+    def _warn_if_short(self, done: int, expected: int | None) -> None:
+        if expected is not None and done < expected:
+            warnings.warn(
+                f"`{self._data}` ended after {done} of {expected} batches, which is what its length says. Correct its "
+                "length, or look for what ends it, such as a StopIteration in `__getitem__`.",
+                stacklevel=2,
+            )
+
+    def _raise_empty(self) -> None:
+        again = " any more: a generator can be iterated over only once" if self._has_yielded else ""
+        raise ValueError(
+            f"`{self._data}` gave no batch{again}. Pass data with at least one batch, or a function that returns a new "
+            "generator each time."
+        )

@@ -1,0 +1,140 @@
+"""The data of `fit`, `evaluate` and `predict`: from their arguments to adapters, and from adapters to epochs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any
+
+from torchfit._data.adapters.base import DataAdapter
+from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.convert import BatchSpec
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.sampling import make_order
+from torchfit._data.workers import LoaderConfig
+from torchfit._utils import validation
+from torchfit._utils.errors import describe
+
+
+def make_training_adapters(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    validation_split: Any,
+    validation_data: Any,
+    batch_spec: BatchSpec,
+) -> tuple[DataAdapter, DataAdapter | None]:
+    """Return the data to train on, weighted by class, and the data to validate on: given, or held out of `x`.
+
+    Raises:
+        ValueError: If the data or one of the arguments are invalid.
+    """
+    adapter, held_out = get_data_adapter(x, y, sample_weight, batch_spec), None
+    if validation_data is not None:
+        parts = unpack_validation_data(validation_data)
+        with _named("validation_data"):
+            held_out = get_data_adapter(*parts, batch_spec)
+    elif not _is_zero(validation_split):
+        adapter, held_out = adapter.split(validation_split)
+    return adapter.with_class_weight(class_weight), held_out
+
+
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """Say in errors which argument the data came as."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"In `{argument}`: {error}") from error
+
+
+def _is_zero(value: Any) -> bool:
+    return value is None or (isinstance(value, Real) and float(value) == 0)
+
+
+def make_training_batches(
+    adapter: DataAdapter,
+    batch_size: int | None,
+    shuffle: bool | str,
+    steps_per_epoch: Any,
+    epochs: Any,
+    loader_config: LoaderConfig,
+) -> EpochIterator:
+    """Return the batches to train on; `shuffle` has no effect with `steps_per_epoch`.
+
+    Raises:
+        ValueError: If an argument is invalid, or not used with this kind of data.
+    """
+    epochs = validation.integer("epochs", epochs, min_value=0)
+    make_order(shuffle)
+    shuffle = shuffle if steps_per_epoch is None else False
+    batches = adapter.batches(batch_size, shuffle=shuffle, loader_config=loader_config)
+    return EpochIterator(batches, steps_per_epoch, epochs=epochs, device=adapter.batch_spec.device)
+
+
+def make_evaluation_batches(
+    adapter: DataAdapter, batch_size: int | None, steps: Any, loader_config: LoaderConfig
+) -> EpochIterator:
+    """Return the batches to evaluate or predict on, in the order of the data.
+
+    Raises:
+        ValueError: If an argument is invalid, or not used with this kind of data.
+    """
+    batches = adapter.batches(batch_size, loader_config=loader_config)
+    return EpochIterator(batches, steps, argument="steps", device=adapter.batch_spec.device)
+
+
+def make_validation_batches(
+    adapter: DataAdapter | None,
+    batch_size: int | None,
+    validation_batch_size: int | None,
+    validation_steps: Any,
+    loader_config: LoaderConfig | None = None,
+) -> EpochIterator | None:
+    """Return the batches to validate on, `None` without validation data; their size is by default that of training.
+
+    Raises:
+        ValueError: If an argument is not used with this kind of data.
+    """
+    if adapter is None:
+        return None
+    spec = adapter.spec
+    spec.check(validation_batch_size=validation_batch_size)
+    validation.batch_size(validation_batch_size, "validation_batch_size")
+    size = validation_batch_size
+    if size is None and spec.supports("batch_size"):
+        size = batch_size
+    loader_config = loader_config if spec.supports("workers") else None
+    batches = adapter.batches(size, loader_config=loader_config)
+    return EpochIterator(
+        batches, validation_steps, argument="validation_steps", data="validation_data", restart_each_epoch=True
+    )
+
+
+def unpack_validation_data(data: Any) -> tuple[Any, Any, Any]:
+    """Return `(x, y, sample_weight)` of a tuple of one to three; anything else is `x`, with the targets it carries.
+
+    Raises:
+        ValueError: If it is a tuple of another length, or a named tuple.
+    """
+    if not isinstance(data, (tuple, list)):
+        return data, None, None
+    if len(data) not in (1, 2, 3) or hasattr(data, "_fields"):
+        raise ValueError(
+            "`validation_data` must be (x, y) or (x, y, sample_weight), or data that carry their targets, such as a "
+            f"DataLoader, but it is {describe(data)}."
+        )
+    x, y, sample_weight = (*data, None, None)[:3]
+    return x, y, sample_weight
+
+
+def validation_schedule(validation_freq: Any) -> Callable[[int], bool]:
+    """Return a function that returns whether an epoch, counted from 1, is followed by a validation.
+
+    Raises:
+        ValueError: If `validation_freq` is neither a positive integer nor a container of epochs.
+    """
+    schedule = validation.epochs_or_frequency("validation_freq", validation_freq)
+    if isinstance(schedule, int):
+        return lambda epoch: epoch % schedule == 0
+    return lambda epoch: epoch in schedule

@@ -1,0 +1,161 @@
+"""Modules as plain data, without any code.
+
+A description is a table of nodes, one per module, and a table of tensors. A node names the class and holds the module's
+attributes, parameters, buffers and children; a module or tensor that occurs in several places is one entry, so that
+what is shared stays shared. A class with `get_config()` is described by that instead of its attributes.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchfit import metrics
+from torchfit._saving.references import class_reference, function_reference
+from torchfit._utils.errors import describe
+from torchfit._utils.wrapping import unwrap_module
+
+Plain = Any
+INTERNAL = frozenset(vars(nn.Module()))
+_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in name and isinstance(value, dict))
+_SKIPPED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which rebuild it
+_ATOMS = (bool, int, float, str, type(None))
+_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
+_SEQUENCES: dict[type[Any], str] = {
+    list: "list",
+    tuple: "tuple",
+    torch.Size: "size",
+    set: "set",
+    frozenset: "frozenset",
+}
+_MAPPINGS: dict[type[Any], str] = {dict: "dict", OrderedDict: "ordered"}
+
+
+class NotSerializableError(Exception):
+    """Something is neither plain data nor known by name; the message says what and where."""
+
+
+class ModuleSerializer:
+    """Turns modules and values into plain data, and collects their nodes and tensors.
+
+    `hidden` are attributes of the first module that are left out (those that `Model` sets).
+    """
+
+    def __init__(self, hidden: frozenset[str] = frozenset()) -> None:
+        self.nodes: list[dict[str, Plain]] = []
+        self.tensors: list[Tensor] = []
+        self._hidden = hidden
+        self._node_numbers: dict[int, int] = {}
+        self._tensor_numbers: dict[int, int] = {}
+        self._keepalive: list[Any] = []  # so that no two objects get the same id
+
+    def module(self, module: nn.Module) -> int:
+        """Return the number of a module's node. If it cannot be serialized, the node holds the reason."""
+        module = module if not self.nodes else unwrap_module(module)
+        number = self._node_numbers.get(id(module))
+        if number is None:
+            number = self._node_numbers[id(module)] = len(self.nodes)
+            self._keepalive.append(module)
+            node: dict[str, Plain] = {"class": class_reference(type(module))}
+            self.nodes.append(node)
+            node.update(self.or_problem(lambda: self._parts(module)))
+        return number
+
+    def or_problem(self, make: Callable[[], Plain]) -> Plain:
+        """Return what `make` returns, or the reason why it cannot, which is reported when the value is needed."""
+        try:
+            return make()
+        except (NotSerializableError, ValueError) as reason:
+            return {"#": "problem", "problem": str(reason)}
+
+    def value(self, value: Any, place: str) -> Plain:
+        """Return a value as plain data.
+
+        Raises:
+            NotSerializableError: It is neither plain data, a tensor, a module, nor a named class or function.
+        """
+        if type(value) in _ATOMS:
+            return value
+        if isinstance(value, Tensor):
+            return self._tensor(value, place)
+        if type(value) in _SEQUENCES:
+            parts = [self.value(part, f"{place}[{number}]") for number, part in enumerate(value)]
+            return parts if type(value) is list else {"#": _SEQUENCES[type(value)], "items": parts}
+        if type(value) in _MAPPINGS:
+            items = [[self.value(key, place), self.value(part, f"{place}[{key!r}]")] for key, part in value.items()]
+            return {"#": _MAPPINGS[type(value)], "items": items}
+        return self._other(value, place)
+
+    def _other(self, value: Any, place: str) -> Plain:
+        if isinstance(value, nn.Module):
+            return {"#": "module", "number": self.module(value)}
+        if isinstance(value, (torch.dtype, torch.device)):
+            return {"#": type(value).__name__, "name": str(value).removeprefix("torch.")}
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            return {"#": "array", "value": self._tensor(torch.from_numpy(value.copy()), place)}
+        if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+            return {"#": "number", "dtype": str(value.dtype), "value": value.item()}
+        if isinstance(value, functools.partial):
+            parts = [self.value(part, place) for part in (value.func, value.args, value.keywords)]
+            return {"#": "partial", "items": parts}
+        if isinstance(value, type) and issubclass(value, nn.Module):
+            return {"#": "class", **class_reference(value)}
+        reference = function_reference(value) if callable(value) and hasattr(value, "__name__") else None
+        if reference is None or isinstance(value, type):
+            hint = ": get_config() of its class must return all that the constructor needs"
+            known = hint if hasattr(value, "get_config") else ""
+            raise NotSerializableError(f"{place} is {describe(value)}, which is no plain data{known}")
+        return {"#": "function", **reference}
+
+    def _tensor(self, tensor: Tensor, place: str) -> Plain:
+        if type(tensor) not in _TENSORS:
+            if is_lazy(tensor):
+                raise NotSerializableError(f"{place} belongs to a lazy layer that saw no data yet")
+            raise NotSerializableError(f"{place} is {describe(tensor)}, a {type(tensor).__name__}")
+        number = self._tensor_numbers.get(id(tensor))
+        if number is None:
+            number = self._tensor_numbers[id(tensor)] = len(self.tensors)
+            self._keepalive.append(tensor)
+            self.tensors.append(tensor)
+        is_parameter = type(tensor) is nn.Parameter
+        return {"#": "tensor", "number": number, "parameter": is_parameter, "requires_grad": tensor.requires_grad}
+
+    def _parts(self, module: nn.Module) -> dict[str, Plain]:
+        if isinstance(module, metrics.Metric):
+            return {"metric": self.value(metrics.serialize(module), "its configuration")}
+        if hasattr(type(module), "get_config"):
+            config: Any = module.get_config
+            return {"config": self.value(config(), "its configuration")}
+        _refuse_hooks(module)
+        hidden = INTERNAL | _SKIPPED | (self._hidden if len(self.nodes) == 1 else frozenset())
+        own = {name: value for name, value in vars(module).items() if name not in hidden}
+        return {
+            "attributes": {name: self.value(value, f"its attribute `{name}`") for name, value in own.items()},
+            "parameters": {name: self._tensor_ref(name, value) for name, value in module._parameters.items()},
+            "buffers": {name: self._tensor_ref(name, value) for name, value in module._buffers.items()},
+            "unsaved": sorted(module._non_persistent_buffers_set),
+            "children": {
+                name: None if child is None else self.module(child) for name, child in module._modules.items()
+            },
+        }
+
+    def _tensor_ref(self, name: str, tensor: Tensor | None) -> Plain:
+        return None if tensor is None else self._tensor(tensor, f"its tensor `{name}`")
+
+
+def _refuse_hooks(module: nn.Module) -> None:
+    """Raise if the module has hooks, other than ours, which are there only during a run."""
+    for hooks in filter(None, map(vars(module).get, _HOOKS)):
+        foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
+        if foreign:
+            raise NotSerializableError(f"it has hooks ({describe(foreign[0])}), which are code")
+
+
+def _is_ours(hook: Any) -> bool:
+    inner = getattr(hook, "func", hook)
+    return str(getattr(inner, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]

@@ -1,0 +1,168 @@
+"""Weights in files, under the keys of the user's module: `net.load_state_dict(torch.load(path))` works."""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchfit._saving import safetensors_files
+from torchfit._serialization import archive, files
+from torchfit._serialization.files import PathLike
+from torchfit._utils.errors import describe
+from torchfit._utils.wrapping import unwrap_key, unwrap_keys, unwrap_module
+
+State = dict[str, Any]
+Write = Callable[[], None]
+_NESTED = ("state_dict", "model_state_dict", "state")
+_HINT = "\n  (by_name=True leaves missing and unexpected keys alone, skip_mismatch=True those of another shape)"
+
+
+def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> None:
+    """Write the weights of a model or module to one file, whole or not at all.
+
+    The file is what `torch.save(module.state_dict(), path)` writes, with a checksum; if `path` ends in
+    `.safetensors`, it is a file of that format.
+
+    Args:
+        model: A `Model` or any module; wrappers such as `torch.compile`'s do not appear in the keys.
+        path: Where to write; also an address such as `s3://bucket/name`.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError: The file exists, and `overwrite` is `False`.
+        OSError: The file cannot be written; it is named.
+    """
+    check_can_write(path, overwrite)
+    state = get_module_state(model)
+    if is_safetensors(path):
+        safetensors_files.write(path, state)
+    else:
+        archive.write(path, state)
+
+
+def prepare_save(model: nn.Module, path: PathLike) -> Write:
+    """Snapshot the weights and return a function that writes them, e.g. from another thread."""
+    state = get_module_state(model)
+    if is_safetensors(path):
+        return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
+    return archive.prepare_write(path, state)
+
+
+def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
+    """Copy weights from a file into a model or module: all of them, or, if something does not fit, none.
+
+    Args:
+        model: A `Model` or any module.
+        path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`. Only
+            tensors and plain data are read. Prefixes of wrappers (`_orig_mod.`, `module.`) are removed.
+        by_name: Whether keys that are only in the file or only in the model are ignored.
+        skip_mismatch: Whether tensors of another shape are ignored, with a warning.
+
+    Raises:
+        ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or holds
+            something else.
+        FileNotFoundError: There is no such file.
+
+    >>> import tempfile
+    >>> net, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(net, f"{folder}/weights.pt")
+    ...     load_weights(other, f"{folder}/weights.pt")
+    >>> bool((net.weight == other.weight).all())
+    True
+    """
+    if is_safetensors(path):
+        state = safetensors_files.read(path)
+    else:
+        state = _find_state_dict(path, archive.read(path))
+    load_state(model, state, f"the file {os.fspath(path)!r}", by_name, skip_mismatch, _HINT)
+
+
+def get_module_state(model: nn.Module) -> State:
+    """Return the state of a module, under the keys of the unwrapped module."""
+    state = unwrap_module(model).state_dict()
+    for key in list(state):
+        state[unwrap_key(key)] = state.pop(key)
+    return state
+
+
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    origin: str,
+    by_name: bool = False,
+    skip_mismatch: bool = False,
+    hint: str = "",
+) -> None:
+    """Copy a state into a module, or raise a `ValueError` that names every key that does not fit."""
+    module = unwrap_module(model)
+    own_keys = {unwrap_key(key): key for key in module.state_dict()}
+    targets = {unwrap_key(key): value for key, value in module.state_dict(keep_vars=True).items()}
+    state = unwrap_keys(dict(state), targets)
+    missing = [] if by_name else [key for key in targets if key not in state]
+    unexpected = [] if by_name else [key for key in state if key not in targets]
+    mismatched = [key for key in state if key in targets and not _fits(state[key], targets[key])]
+    if missing or unexpected or (mismatched and not skip_mismatch):
+        lines = _format_mismatches(missing, unexpected, [] if skip_mismatch else mismatched, state, targets)
+        raise ValueError(f"The weights of {origin} do not fit {type(module).__name__}:\n{lines}{hint}")
+    if mismatched:
+        lines = _format_mismatches([], [], mismatched, state, targets)
+        warnings.warn(f"Some weights of {origin} were left alone:\n{lines}", stacklevel=3)
+    fitting = {own_keys[key]: state[key] for key in state if key in targets and key not in mismatched}
+    module.load_state_dict(fitting, strict=False)
+
+
+def check_can_write(path: PathLike, overwrite: bool) -> None:
+    """Raise if there is a file, and it must not be replaced."""
+    if not overwrite and files.exists(path):
+        raise FileExistsError(f"There is a file {os.fspath(path)!r} already. Pass overwrite=True to replace it.")
+
+
+def is_safetensors(path: PathLike) -> bool:
+    """Return whether a path has the extension of the safetensors format."""
+    return os.fspath(path).endswith(".safetensors")
+
+
+def _find_state_dict(path: PathLike, content: Any) -> State:
+    """Return the state in the content of a file: at the top level, or under one of the usual names."""
+    candidates = [content[name] for name in _NESTED if name in content] if isinstance(content, dict) else []
+    found = next((state for state in (*candidates, content) if _is_state(state)), None)
+    if found is None:
+        raise ValueError(
+            f"The file {os.fspath(path)!r} holds no weights: expected a state_dict (names and tensors), found "
+            f"{describe(content)}."
+        )
+    return dict(found)
+
+
+def _is_state(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(key, str) for key in value) and (
+        not value or any(isinstance(tensor, Tensor) for tensor in value.values())
+    )
+
+
+def _fits(found: Any, target: Any) -> bool:
+    if not isinstance(target, Tensor) or is_lazy(target):
+        return True
+    return isinstance(found, Tensor) and found.shape == target.shape
+
+
+def _format_mismatches(
+    missing: list[str], unexpected: list[str], mismatched: list[str], state: Mapping[str, Any], targets: State
+) -> str:
+    lines = [
+        *(f"  missing: {key} {_shape(targets[key])}" for key in missing),
+        *(f"  unexpected: {key} {_shape(state[key])}" for key in unexpected),
+        *(f"  {key}: {_shape(state[key])} in the file, {_shape(targets[key])} here" for key in mismatched),
+    ]
+    return "\n".join(lines)
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) and not is_lazy(value) else describe(value)

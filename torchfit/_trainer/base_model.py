@@ -1,0 +1,205 @@
+"""`BaseModel`: a module that stands for another one, with its weights under the wrapped module's own keys."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchfit._trainer.predictions import numpy_compatible
+from torchfit._types import Array, Nested, Results, StateDict
+from torchfit._utils.batch import Batch
+from torchfit._utils.errors import describe
+from torchfit._utils.modules import has_lazy_weights, weight_tensors
+from torchfit._utils.names import snake_case
+from torchfit._utils.wrapping import ModuleWrapper
+
+
+class BaseModel(ModuleWrapper):
+    """Holds any module, or is one itself when subclassed.
+
+    Args:
+        module: The module to wrap, which is not changed; `None` in subclasses that define `forward`.
+        name: The name of the model; by default the class name in snake case.
+
+    Raises:
+        TypeError: If `module` is not a module.
+
+    The trainer uses what is declared here, and nothing else, of a model.
+    """
+
+    optimizer: Any
+    history: Any
+    preflight: bool = True
+    stop_training: bool = False
+    stop_evaluating: bool = False
+    stop_predicting: bool = False
+
+    def __init__(self, module: nn.Module | None = None, name: str | None = None) -> None:
+        super().__init__()
+        if module is not None and not isinstance(module, nn.Module):
+            raise TypeError(f"`module` must be a torch.nn.Module, but it is {describe(module)}.")
+        if module is not None:
+            self._modules["module"] = module
+        self.name = name or snake_case(type(module or self).__name__)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the wrapped module; subclasses define their own."""
+        if self.module is self:
+            raise NotImplementedError(f"{type(self).__name__} wraps no module: define its `forward`.")
+        return self.module(*args, **kwargs)
+
+    # -- the steps and what they are made of, defined by `TrainableModule` ---------------------------------
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All metrics, in the order of the logs."""
+        raise NotImplementedError
+
+    def build_optimizer(self) -> None:
+        """Bind the optimizer to the parameters of the module."""
+        raise NotImplementedError
+
+    def train_step(self, batch: Batch) -> Results:
+        """Train on one batch."""
+        raise NotImplementedError
+
+    def test_step(self, batch: Batch) -> Results:
+        """Evaluate one batch."""
+        raise NotImplementedError
+
+    def predict_step(self, batch: Batch) -> Nested:
+        """Return the outputs for one batch."""
+        raise NotImplementedError
+
+    def compute_loss(
+        self,
+        x: Nested = None,
+        y: Nested = None,
+        y_pred: Nested = None,
+        sample_weight: Nested = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return the loss to minimise, a scalar."""
+        raise NotImplementedError
+
+    def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:
+        """Update the metrics with one batch and return all results."""
+        raise NotImplementedError
+
+    def get_metrics_result(self) -> Results:
+        """Return the results by name."""
+        raise NotImplementedError
+
+    def reset_metrics(self) -> None:
+        """Reset the state of every metric."""
+        raise NotImplementedError
+
+    # -- weights, under the keys of the module itself ------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state of the module, under its own keys; metrics in attributes of the model are not part of it."""
+        if self.module is not self:
+            return self.module.state_dict(*args, **kwargs)
+        state = super().state_dict(*args, **kwargs)
+        for key in _metric_keys(self, state, kwargs.get("prefix", "")):
+            del state[key]
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load a state of the module, under its own keys; metrics in attributes of the model keep their state."""
+        if self.module is not self:
+            return self.module.load_state_dict(state_dict, *args, **kwargs)
+        own = super().state_dict()
+        missing = {key: own[key] for key in _metric_keys(self, own) if key not in state_dict}
+        return super().load_state_dict({**state_dict, **missing} if missing else state_dict, *args, **kwargs)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """All tensors of the state, in the order of `state_dict`."""
+        return list(self.state_dict(keep_vars=True).values())
+
+    @property
+    def trainable_weights(self) -> list[Tensor]:
+        """The parameters that are trained."""
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    @property
+    def non_trainable_weights(self) -> list[Tensor]:
+        """Frozen parameters and buffers."""
+        trained = {id(parameter) for parameter in self.trainable_weights}
+        return [tensor for tensor in self.weights if id(tensor) not in trained]
+
+    variables = weights
+    trainable_variables = trainable_weights
+    non_trainable_variables = non_trainable_weights
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of all weights as NumPy arrays, in the order of `state_dict`."""
+        return [numpy_compatible(tensor).to("cpu", copy=True).numpy() for tensor in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Copy arrays into the weights, in the order of `get_weights`.
+
+        Raises:
+            ValueError: If their number or a shape differs.
+        """
+        state: StateDict = self.state_dict(keep_vars=True)
+        if len(weights) != len(state):
+            raise ValueError(
+                f"`weights` must have {len(state)} arrays, one for each of {list(state)}, not {len(weights)}."
+            )
+        arrays = [torch.as_tensor(array) for array in weights]
+        for (name, tensor), array in zip(state.items(), arrays):
+            if tensor.shape != array.shape:
+                raise ValueError(
+                    f"`weights` has {describe(array)} for `{name}`, whose shape is {tuple(tensor.shape)}. "
+                    "Pass what `get_weights` of the same architecture returned."
+                )
+        with torch.no_grad():
+            for tensor, array in zip(state.values(), arrays):
+                tensor.copy_(array)
+
+    def count_params(self) -> int:
+        """Return the number of scalars in the weights.
+
+        Raises:
+            ValueError: If a lazy layer has not seen data yet.
+        """
+        if has_lazy_weights(self.module):
+            raise ValueError("The module has lazy layers that saw no data yet: call the model on a batch first.")
+        return sum(tensor.numel() for tensor in weight_tensors(self.module))
+
+
+def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> list[str]:
+    """Return the keys of a state that belong to metrics in attributes of the model."""
+    names = tuple(f"{prefix}{name}." for name, part in model.named_modules() if name and is_metric(part))
+    return [key for key in state if key.startswith(names)] if names else []
+
+
+def is_metric(value: Any) -> bool:
+    """Return whether a value is a metric of torchfit, by its methods."""
+    return isinstance(value, nn.Module) and hasattr(value, "update_state") and hasattr(value, "reset_state")
+
+
+def iter_attribute_metrics(model: nn.Module) -> Iterator[Any]:
+    """Yield the metrics in attributes of a model and its submodules, also in lists and dictionaries, each once."""
+    seen: set[int] = set()
+    for part in _candidates(model):
+        if is_metric(part) and id(part) not in seen:
+            seen.add(id(part))
+            yield part
+
+
+def _candidates(module: nn.Module) -> Iterator[Any]:
+    if is_metric(module):
+        yield module
+        return
+    for child in module.children():
+        yield from _candidates(child)
+    for name, value in vars(module).items():
+        if name not in _MODULE_ATTRIBUTES and isinstance(value, (list, tuple, dict)):
+            yield from filter(is_metric, value.values() if isinstance(value, dict) else value)
+
+
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))

@@ -1,0 +1,249 @@
+"""`TrainableModule`: what a model does with one batch, in methods that a subclass may override."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._trainer.auxiliary import submodule_name
+from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.logs import LazyLogs
+from torchfit._trainer.loss_tracking import NO_LOSSES
+from torchfit._trainer.steps import ForwardResult, forward_pass, record
+from torchfit._trainer.trainer import Trainer
+from torchfit._types import Nested, Results
+from torchfit._utils import collector
+from torchfit._utils.batch import Batch, parts_of
+from torchfit._utils.errors import describe
+from torchfit._utils.modules import training_mode
+
+
+class TrainableModule(BaseModel):
+    """A module with the steps of training, evaluation and prediction, and with its losses and metrics."""
+
+    _torchfit: Trainer
+
+    def __call__(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        """Run the module on one batch; `losses` are those of this call then.
+
+        A single list, tuple or dictionary is passed to the module as in `fit`. `training` puts the model into
+        train (`True`) or evaluation mode (`False`) for this call; by default the mode stays as it is.
+        """
+        if training is not None:
+            with training_mode(self, training):
+                return self(*args, **kwargs)
+        auxiliary = self._torchfit.state.auxiliary
+        if auxiliary.is_active or auxiliary.is_suspended:
+            return self._torchfit.call(self, super().__call__, args, kwargs)
+        if auxiliary.has_uninstalled_hooks:
+            with auxiliary.hooks_installed(self.module):
+                return self(*args, **kwargs)
+        if auxiliary.is_nested():
+            return self._torchfit.call(self, super().__call__, args, kwargs)
+        previous = auxiliary.enter()
+        try:
+            return self._torchfit.call(self, super().__call__, args, kwargs)
+        finally:
+            auxiliary.leave(previous)
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs: as given, else the parameters of the module's `forward`."""
+        return self._torchfit.state.call.signature(self.module).input_names
+
+    @property
+    def example_inputs(self) -> Nested:
+        """One sample of zeros like the inputs of the last batch, on the CPU; `None` before the first batch."""
+        return self._torchfit.state.call.example
+
+    def build_optimizer(self) -> None:
+        """Bind the optimizer to the parameters of the module, by name."""
+        self.optimizer.build(self.module.named_parameters())
+
+    # -- the steps, which may be overridden ----------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> Results:
+        """Train on one batch: forward, loss, backward, update, metrics.
+
+        Override it to train in your own way. `batch` is on the model's device: a tuple `(x, y)` or
+        `(x, y, sample_weight)`, or, where there are inputs alone, `x` itself (in a tuple of 1 if it is a list or
+        tuple). What you return, names to numbers or tensors, becomes the logs. There are `self(x, training=True)`,
+        `self.compute_loss`, `self.optimizer`, `self.trainable_weights`, `self.metrics`, `self.get_metrics_result`.
+        """
+        state = self._torchfit.state
+        result = forward_pass(self, state, batch)
+        if not self.optimizer.built:
+            self.build_optimizer()
+        self.optimizer.scale_loss(result.loss).backward()
+        self.optimizer.step(result.denominator)
+        self.optimizer.zero_grad()
+        return record(self, state, result)
+
+    def test_step(self, batch: Batch) -> Results:
+        """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
+        state = self._torchfit.state
+        return record(self, state, forward_pass(self, state, batch))
+
+    def predict_step(self, batch: Batch) -> Any:
+        """Return the outputs for one batch. May be overridden, as `train_step`."""
+        return self._torchfit.state.call(self.module, parts_of(batch)[0])
+
+    def compute_loss(
+        self,
+        x: Nested = None,
+        y: Nested = None,
+        y_pred: Nested = None,
+        sample_weight: Nested = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs, and what was added.
+
+        An override may leave `training` out. In evaluation, a model without any loss has a loss of 0.
+
+        Raises:
+            ValueError: If there is nothing to minimise.
+        """
+        state = self._torchfit.state
+        loss: Tensor | None = state.objective.loss(y, y_pred, sample_weight)
+        if state.auxiliary.losses or state.auxiliary.regularizers:
+            loss = state.auxiliary.add_to(loss)
+        if loss is not None:
+            return loss
+        if state.objective.has_losses:
+            raise ValueError(
+                f"`{state.data_name}` came without targets, but a loss was compiled. Pass `y`, or data that yield "
+                "(inputs, targets)."
+            )
+        if training:
+            raise ValueError("There is no loss to compute: pass `loss=` to `compile`, or add losses with `add_loss`.")
+        return torch.zeros((), device=self._torchfit.device)
+
+    def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:
+        """Update the compiled and added metrics with one batch and return all results, read when needed."""
+        state = self._torchfit.state
+        state.objective.update_metrics(y, y_pred, sample_weight)
+        if state.auxiliary.values or state.auxiliary.metric_fns:
+            state.auxiliary.update_metrics()
+        return LazyLogs(self.get_metrics_result)
+
+    def compiled_loss(
+        self, y: Nested, y_pred: Nested, sample_weight: Nested = None, regularization_losses: Any = None
+    ) -> Tensor:
+        """Return the loss of `compile` plus the sum of `regularization_losses`, and update the mean `loss` with it.
+
+        For steps written for Keras 2; new ones call `compute_loss`.
+        """
+        objective = self._torchfit.state.objective
+        loss: Tensor | None = objective.loss(y, y_pred, sample_weight)
+        for value in regularization_losses or ():
+            loss = value.sum() if loss is None else loss + value.sum()
+        if loss is None:
+            raise ValueError("There is no loss to compute: pass `loss=` to `compile` and targets `y`.")
+        objective.tracker.update(ForwardResult(None, y, sample_weight, y_pred, loss.detach(), NO_LOSSES))
+        return loss
+
+    @property
+    def compiled_metrics(self) -> "CompiledMetrics":
+        """Updates the metrics of `compile`, for steps written for Keras 2; new ones call `compute_metrics`."""
+        return CompiledMetrics(self._torchfit.state.objective.update_metrics)
+
+    # -- added losses and metrics --------------------------------------------------------------------------
+
+    def add_loss(self, loss: Any, on: str | None = None) -> None:
+        """Add to the loss that is minimised, besides that of `compile`.
+
+        Args:
+            loss: A function of the output of the submodule `on`, or without arguments, such as a weight regularizer.
+                It returns a tensor, the elements of which are summed. In a `forward`, a tensor.
+            on: The name of a submodule, as in `named_modules()`; "" is the whole module.
+
+        Raises:
+            ValueError: If there is no such submodule.
+            TypeError: If `loss` is neither a function nor a tensor.
+
+        >>> import torch, torchfit
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+        >>> model = torchfit.Model(net)
+        >>> model.add_loss(lambda: 0.01 * net[0].weight.square().sum())
+        >>> model.add_loss(lambda activations: 0.1 * activations.mean(), on="1")
+        >>> _ = model(torch.ones(2, 4))
+        >>> len(model.losses)
+        2
+        """
+        trainer = self._torchfit
+        if on is not None:
+            _check_function(loss)
+            trainer.register_hook(submodule_name(self.module, on), lambda out: collector.add_loss(loss(out)))
+        elif isinstance(loss, Tensor) or not callable(loss):
+            collector.add_loss(loss)
+        else:
+            trainer.state.auxiliary.regularizers.append(loss)
+            trainer.invalidate_compiled_steps()
+
+    def add_metric(self, value: Any, name: str, aggregation: str = "mean", on: str | None = None) -> None:
+        """Log a value besides the metrics of `compile`.
+
+        Args:
+            value: A function of the output of the submodule `on`, or without arguments. In a `forward`, a tensor.
+            name: The key in the logs.
+            aggregation: "mean" or "sum" over the batches of an epoch.
+            on: The name of a submodule, as in `named_modules()`; "" is the whole module.
+
+        Raises:
+            ValueError: If there is no such submodule or aggregation, or `name` is not a string.
+            TypeError: If `value` is neither a function nor a tensor.
+        """
+        trainer = self._torchfit
+        collector.check_metric(name, aggregation)
+        if on is not None:
+            _check_function(value)
+            submodule = submodule_name(self.module, on)
+            trainer.register_hook(submodule, lambda out: collector.add_metric(value(out), name, aggregation))
+        elif isinstance(value, Tensor) or not callable(value):
+            collector.add_metric(value, name, aggregation)
+        else:
+            trainer.state.auxiliary.metric_fns.append((name, value, aggregation))
+            trainer.invalidate_compiled_steps()
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The losses that were added in the last call of the model, and those of weight regularizers."""
+        return self._torchfit.state.auxiliary.all_losses()
+
+    # -- metrics -------------------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All metrics: the mean of the loss, those of `compile`, those in attributes, and added ones."""
+        return self._torchfit.metrics(self)
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of the results, in the order of the list that `evaluate` returns."""
+        return [metric.name for metric in self._torchfit.reported_metrics(self)]
+
+    def reset_metrics(self) -> None:
+        """Reset the state of every metric."""
+        for metric in self.metrics:
+            metric.reset_state()
+
+    def get_metrics_result(self) -> Mapping[str, Any]:
+        """Return the results by name, as tensors on the device."""
+        return {metric.name: metric.result() for metric in self._torchfit.reported_metrics(self)}
+
+
+class CompiledMetrics:
+    """The metrics of `compile`, updated together."""
+
+    def __init__(self, update: Callable[[Any, Any, Any], None]) -> None:
+        self._update = update
+
+    def update_state(self, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> None:
+        """Update every metric with one batch."""
+        self._update(y, y_pred, sample_weight)
+
+
+def _check_function(function: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"With `on`, a function of the submodule's output is needed. Received: {describe(function)}.")

@@ -1,0 +1,511 @@
+"""`Trainer`: what a model delegates `fit`, `evaluate` and `predict` to, and all state of ours that a model has."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from torchfit._data import pipelines
+from torchfit._data.adapters.dispatch import as_batch, get_data_adapter
+from torchfit._data.convert import BatchSpec
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.workers import LoaderConfig
+from torchfit._execution.compiled import choose_execution
+from torchfit._execution.device import resolve_device
+from torchfit._execution.eager import EagerExecution
+from torchfit._execution.precision import choose_precision
+from torchfit._trainer.auxiliary import AuxiliaryTerms
+from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
+from torchfit._trainer.error_context import translate_errors
+from torchfit._trainer.logs import LazyLogs
+from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
+from torchfit._trainer.microbatches import MicrobatchSplitter
+from torchfit._trainer.module_call import ModuleCaller, call_with_one, make_module_call
+from torchfit._trainer.objective import Objective
+from torchfit._trainer.predictions import Predictions, to_numpy
+from torchfit._trainer.preflight import preflight
+from torchfit._trainer.shape_inference import infer_log_names
+from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, TrainStep, overridden_method
+from torchfit._trainer.summary import Summary, summarize, zeros_for_shape
+from torchfit._trainer.timing import EpochTimer
+from torchfit._trainer.training_state import (
+    CallbacksState,
+    MetricsState,
+    ModelState,
+    ModuleFlagsState,
+    NullState,
+    OptimizerState,
+    RNGState,
+    TrainingState,
+)
+from torchfit._types import Stateful, StepFn
+from torchfit._utils import tree
+from torchfit._utils.batch import Batch
+from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
+from torchfit._utils.validation import integer
+from torchfit.callbacks import CallbackList, History
+from torchfit.callbacks.callback_list import NO_CALLBACKS
+from torchfit.callbacks.progress import resolve_verbose
+from torchfit.metrics.base import preserve_state
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How `compile` was called, but for the optimizer."""
+
+    loss: Any = None
+    metrics: Any = None
+    loss_weights: Any = None
+    weighted_metrics: Any = None
+    run_eagerly: bool | None = None
+    steps_per_execution: int | None = None
+    jit_compile: bool | str | None = None
+    auto_scale_loss: bool = True
+    microbatch: int | str | None = None
+
+
+class Trainer:
+    """Trains, evaluates and predicts with a model; the model is an argument of every method, so none is referenced.
+
+    Args:
+        model: The model, of which no reference is kept.
+        input_names: The names of the inputs, as the user gave them.
+        output_names: The names of the outputs, as the user gave them.
+        device: "auto" or a device.
+        dtype_policy: The dtype policy, or its name; `None` for the global one.
+
+    Attributes:
+        state: What the steps need besides the model: objective, auxiliary terms, and the caller of the module.
+        device: The device of the model.
+        precision: In which dtype the module computes.
+        compile_options: The arguments of `compile`, `None` before it was called.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        input_names: Sequence[str] | None,
+        output_names: Sequence[str] | None,
+        device: str | torch.device | None,
+        dtype_policy: Any,
+    ) -> None:
+        self.input_names, self.output_names = input_names, output_names
+        self.device = resolve_device(device, model.module)
+        self.precision = choose_precision(dtype_policy, self.device)
+        self.precision.convert_module(model.module.to(self.device))
+        self.state = StepState(ModuleCaller(input_names), AuxiliaryTerms(), type(model).compute_loss)
+        self.state.call.set_wrapper(self.precision.wrap_forward)
+        self.compile_options: CompileOptions | None = None
+        self.execution = EagerExecution()
+        self._microbatches: MicrobatchSplitter | None = None
+        self._is_fitting = False
+        self._attribute_metrics: list[Any] | None = None  # Looked up once per loop.
+
+    def compile(self, options: CompileOptions) -> None:
+        """Build the objective and choose the execution.
+
+        Raises:
+            ValueError: If a name is unknown, or an argument is not one of its values.
+        """
+        self.state.objective = Objective(
+            options.loss, options.loss_weights, options.metrics, options.weighted_metrics, self.output_names
+        )
+        self.state.call.set_wrapper(self.precision.wrap_forward)
+        self._microbatches = None if options.microbatch is None else MicrobatchSplitter(options.microbatch)
+        self.execution = choose_execution(options.run_eagerly, options.jit_compile, options.steps_per_execution)
+        self.compile_options = options
+
+    def invalidate_compiled_steps(self) -> None:
+        """Invalidate compiled steps, which predate a term that was added."""
+        options = self.compile_options
+        if options is not None:
+            self.execution = choose_execution(options.run_eagerly, options.jit_compile, options.steps_per_execution)
+
+    def register_hook(self, on: str, add: Callable[[Any], None]) -> None:
+        """Call `add` with the output of the submodule `on` whenever the model runs."""
+        self.state.auxiliary.register_hook(on, add)
+        self.invalidate_compiled_steps()
+
+    def call(self, model: BaseModel, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the model by `run`; a single list, tuple or dictionary is passed to the module as in `fit`."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
+            call = make_module_call(self.state.call.signature(model.module), args[0])
+            if model.module is not model or call is not call_with_one:
+                return call(model.module, args[0])
+        return run(*args, **kwargs)
+
+    def summary(self, model: BaseModel, input_shape: Any = None, **options: Any) -> Summary:
+        """Return the summary of the model; `input_shape` and `options` as those of `Model.summary`."""
+        example = self.state.call.example if input_shape is None else zeros_for_shape(input_shape)
+        run = None if example is None else lambda: self._run_example(model, example)
+        held = model.optimizer.variables if getattr(model.optimizer, "built", False) else ()
+        return summarize(model.name, model.module, run, optimizer_weights=held, **options)
+
+    def _run_example(self, model: BaseModel, example: Any) -> None:
+        module = model.module
+        device, dtype = device_of(module), floating_dtype_of(module)
+        inputs = tree.map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
+        devices = [device] if device.type == "cuda" else []
+        with training_mode(model, training=False), torch.random.fork_rng(devices):
+            make_module_call(self.state.call.signature(module), inputs)(module, inputs)
+
+    # -- fit -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        model: BaseModel,
+        x: Any,
+        y: Any,
+        *,
+        batch_size: int | None,
+        epochs: int,
+        verbose: int | str,
+        callbacks: Any,
+        validation_split: float,
+        validation_data: Any,
+        shuffle: bool | str,
+        class_weight: Any,
+        sample_weight: Any,
+        initial_epoch: int,
+        steps_per_epoch: int | None,
+        validation_steps: int | None,
+        validation_batch_size: int | None,
+        validation_freq: Any,
+        loading: LoaderConfig,
+    ) -> Any:
+        """Train `model` and return its `History`; arguments as those of `Model.fit`."""
+        self._require_compiled("fit")
+        epochs = integer("epochs", epochs, min_value=0)
+        batch_spec = self._batch_spec(model, x)
+        adapter, held_out = pipelines.make_training_adapters(
+            x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
+        )
+        validation = pipelines.make_validation_batches(
+            held_out, batch_size, validation_batch_size, validation_steps, loading
+        )
+        batches = pipelines.make_training_batches(adapter, batch_size, shuffle, steps_per_epoch, epochs, loading)
+        batches.on_exhausted = lambda: setattr(model, "stop_training", True)
+        indices = range(integer("initial_epoch", initial_epoch, min_value=0), epochs)
+        params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
+        callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **params)
+        self._set_log_names(model, callback_list, batches, validation)
+        model.history = _find_history(callback_list)
+        timer = self._make_timer(batch_spec, callback_list, model.history)
+        validate = self._make_validate(model, validation, validation_freq, callback_list)
+        run = self._make_training_state(model, batches, indices, callback_list, validation)
+        model.stop_training = False
+        with self._loop_context(model, callback_list, training=True):
+            train_loop(
+                timer.epochs(run.epochs()),
+                lambda epoch: timer.time_iterator(run.iter_steps(epoch)),
+                self._bind_train_step(model, callback_list, batches, len(indices), run),
+                callback_list,
+                model,
+                run.start_epoch,
+                timer.timed("validation", validate),
+                lambda: _finalize_weights(model.optimizer),
+            )
+        timer.close()
+        return model.history
+
+    def _bind_train_step(
+        self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
+    ) -> StepFn:
+        if model.preflight:
+            preflight(model.module, self.state.objective)
+        expected_steps = batches.steps and batches.steps * epochs
+        step = TrainStep(model, self.state, callbacks.keeps_batch_logs, self._microbatches, expected_steps)
+        run_step = self.execution.bind(step, batches)
+        run.warmup_step = run_step if self.execution.first_step_is_eager else None
+        return run_step
+
+    def _make_timer(self, batch_spec: BatchSpec, callbacks: CallbackList, history: History) -> EpochTimer:
+        timer = EpochTimer(
+            self.device,
+            lambda: self.execution.compile_seconds,
+            lambda: batch_spec.transfer_timer.seconds,
+            verbose=callbacks.params["verbose"] == 2,
+        )
+        timer.time_callbacks(callbacks)
+        history.timing = timer.timing
+        return timer
+
+    def _make_validate(
+        self, model: BaseModel, batches: EpochIterator | None, frequency: Any, callbacks: CallbackList
+    ) -> Callable[[int], dict[str, float]]:
+        """Return what ends an epoch: it applies leftover accumulated gradients, and validates if that is due."""
+        is_due = pipelines.validation_schedule(frequency)
+
+        def validate(epoch: int) -> dict[str, float]:
+            if model.optimizer.built:
+                model.optimizer.flush()
+            if batches is None or not is_due(epoch + 1):
+                return {}
+            self.state.data_name = "validation_data"
+            try:
+                with training_mode(model, training=False):
+                    logs = self._run_evaluation(model, batches, callbacks)
+            finally:
+                self.state.data_name = "x"
+            return {f"val_{name}": value for name, value in logs.items()}
+
+        return validate
+
+    def _make_training_state(
+        self,
+        model: BaseModel,
+        batches: EpochIterator,
+        epochs: range,
+        callbacks: CallbackList,
+        validation: EpochIterator | None,
+    ) -> TrainingState:
+        objective = self.state.objective
+        assert isinstance(objective, Objective)
+        components: dict[str, Stateful] = {
+            "weights": ModelState(model),
+            "optimizers": OptimizerState(model),
+            "flags": ModuleFlagsState(model),
+            "metrics": MetricsState(model, objective, self.state.auxiliary, self.device),
+            "callbacks": CallbacksState(callbacks.callbacks),
+            "validation": NullState() if validation is None else validation,
+            "graphs": self.execution,
+            "random": RNGState(),
+        }
+        run = TrainingState(batches, self.execution.iter_steps, epochs, model, model.reset_metrics, components)
+        callbacks.set_training_state(run)
+        return run
+
+    # -- evaluate and predict ------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        model: BaseModel,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        batch_size: int | None,
+        verbose: int | str,
+        steps: int | None,
+        callbacks: Any,
+        loading: LoaderConfig,
+    ) -> dict[str, Any]:
+        """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
+        self._require_compiled("evaluate")
+        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
+        batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
+        callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
+        with self._loop_context(model, callback_list, training=False):
+            return self._run_evaluation(model, batches, callback_list)
+
+    def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
+        model.stop_evaluating = False
+        with self._metrics_isolated(model), torch.no_grad():
+            model.reset_metrics()
+            no_hooks = self._has_no_batch_hooks(callbacks, "test")
+            step = EvaluateStep(model, self.state, callbacks.keeps_batch_logs, no_hooks)
+            steps, run_step = self.execution.single_pass(step, batches)
+            return dict(evaluate_loop(steps, run_step, callbacks, model))
+
+    def predict(
+        self,
+        model: BaseModel,
+        x: Any,
+        *,
+        batch_size: int | None,
+        verbose: int | str,
+        steps: int | None,
+        callbacks: Any,
+        loading: LoaderConfig,
+        out: Any,
+        pad_value: float | None,
+    ) -> Any:
+        """Predict with `model`; arguments as those of `Model.predict`."""
+        batches = self._prediction_batches(model, x, batch_size, steps, loading)
+        predictions = Predictions(batches.samples, out, pad_value)
+        callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
+        with self._prediction_context(model, callback_list):
+            model.stop_predicting = False
+            no_hooks = self._has_no_batch_hooks(callback_list, "predict")
+            step = PredictStep(model, self.state, callback_list.has_listeners("on_predict_batch_end"), no_hooks)
+            iterator, run_step = self.execution.single_pass(step, batches)
+            predict_loop(iterator, run_step, callback_list, model, predictions.append)
+        return predictions.result()
+
+    def predict_iter(
+        self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
+    ) -> Iterator[Any]:
+        """Return an iterator over the outputs for each batch; arguments as those of `Model.predict_iter`."""
+        batches = self._prediction_batches(model, x, batch_size, steps, loading)
+        return self._iter_predictions(model, batches)
+
+    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Any]:
+        for batch in batches.epoch(0):
+            yield self._predict_batch(model, batch)
+
+    def _prediction_batches(
+        self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
+    ) -> EpochIterator:
+        batch_spec = replace(self._batch_spec(model, x), inputs_only=True)
+        return pipelines.make_evaluation_batches(
+            get_data_adapter(x, None, None, batch_spec), batch_size, steps, loading
+        )
+
+    # -- single batches ------------------------------------------------------------------------------------
+
+    def train_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+        """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
+        self._require_compiled("train_on_batch")
+        x, y, sample_weight, class_weight = data
+        batch = as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight)
+        with self._single_step(model, reset_metrics, training=True):
+            return dict(LazyLogs.wrap(TrainStep(model, self.state, False, self._microbatches).run(batch)))
+
+    def test_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+        """Evaluate `(x, y, sample_weight)`, and return the logs."""
+        self._require_compiled("test_on_batch")
+        with torch.no_grad():
+            batch = as_batch(*data, self._batch_spec(model, data[0]))
+            with self._single_step(model, reset_metrics, training=False):
+                return dict(LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)))
+
+    def predict_on_batch(self, model: BaseModel, x: Any) -> Any:
+        """Return the outputs for one batch as NumPy arrays."""
+        return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model, x)))
+
+    def _predict_batch(self, model: BaseModel, batch: Batch) -> Any:
+        with self._prediction_context(model, NO_CALLBACKS):
+            return to_numpy(PredictStep(model, self.state, False).run(batch))
+
+    @contextmanager
+    def _single_step(self, model: BaseModel, reset_metrics: bool, training: bool) -> Iterator[None]:
+        with self._metrics_isolated(model), self._loop_context(model, NO_CALLBACKS, training=training):
+            if reset_metrics:
+                model.reset_metrics()
+            yield
+
+    # -- metrics -------------------------------------------------------------------------------------------
+
+    def metrics(self, model: BaseModel) -> list[Any]:
+        """Return all metrics: the mean of the loss, those of `compile`, those in attributes, and added ones."""
+        in_attributes = self._attribute_metrics
+        if in_attributes is None:
+            in_attributes = list(iter_attribute_metrics(model))
+        return [*self.state.objective.metrics, *in_attributes, *self.state.auxiliary.metrics.values()]
+
+    def reported_metrics(self, model: BaseModel) -> list[Any]:
+        """Return the metrics, except those whose outputs, targets or values were missing in the last loop."""
+        objective, auxiliary = self.state.objective, self.state.auxiliary
+        unreported = {id(metric) for metric in (*objective.unreported_metrics, *auxiliary.unreported_metrics)}
+        return [metric for metric in model.metrics if id(metric) not in unreported]
+
+    def _set_log_names(
+        self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, validation: EpochIterator | None
+    ) -> None:
+        """Pass the names that the logs will have to callbacks that monitor one, if they can be inferred."""
+        is_known = overridden_method(model, "train_step", "test_step", "compute_metrics") is None
+        names = self._infer_log_names(model, batches.peek()) if callbacks.needs_log_names and is_known else None
+        if names is not None:
+            validated = [] if validation is None else [f"val_{name}" for name in names]
+            callbacks.set_log_names([*names, *validated])
+
+    def _infer_log_names(self, model: BaseModel, batch: Batch | None) -> list[str] | None:
+        auxiliary, module = self.state.auxiliary, model.module
+        others = [*iter_attribute_metrics(model), *auxiliary.metrics.values()]
+        previous = auxiliary.enter()
+        try:
+            with auxiliary.hooks_installed(module):
+                call = None if batch is None else make_module_call(self.state.call.signature(module), batch.inputs)
+                names = infer_log_names(self.state.objective, others, call, module, batch)
+            added = auxiliary.logged_names()
+        finally:
+            auxiliary.leave(previous)
+        return None if names is None else list(dict.fromkeys([*names, *added]))
+
+    # -- the surroundings of a loop ------------------------------------------------------------------------
+
+    @contextmanager
+    def _loop_context(self, model: BaseModel, callbacks: CallbackList, *, training: bool) -> Iterator[None]:
+        """Prepare for a loop and set the mode of the module; restore and release everything on exit."""
+        state = self.state
+        state.call.start_loop()
+        isolated = self._isolated() if self._is_fitting else nullcontext()
+        was_fitting, self._is_fitting = self._is_fitting, self._is_fitting or training
+        try:
+            with isolated, self._terms_collected(model), training_mode(model, training), translate_errors(model.module):
+                yield
+        finally:
+            self._is_fitting = was_fitting
+            if not was_fitting:  # An evaluation inside a fit keeps the graphs of the fit.
+                self.execution.release()
+            callbacks.close()
+
+    @contextmanager
+    def _prediction_context(self, model: BaseModel, callbacks: CallbackList) -> Iterator[None]:
+        suspended = self.state.auxiliary.suspended()
+        with suspended, self._loop_context(model, callbacks, training=False), torch.no_grad():
+            yield
+
+    @contextmanager
+    def _terms_collected(self, model: BaseModel) -> Iterator[None]:
+        """Look at the structures of data, at added terms and at metrics in attributes again."""
+        self.state.objective.start_loop()
+        self.state.auxiliary.start_loop()
+        previous, self._attribute_metrics = self._attribute_metrics, list(iter_attribute_metrics(model))
+        try:
+            with self.state.auxiliary.hooks_installed(model.module):
+                yield
+        finally:
+            self._attribute_metrics = previous
+
+    @contextmanager
+    def _isolated(self) -> Iterator[None]:
+        """Protect what an outer loop reports from a loop inside of it."""
+        with self.state.objective.isolated(), self.state.auxiliary.isolated():
+            yield
+
+    @contextmanager
+    def _metrics_isolated(self, model: BaseModel) -> Iterator[None]:
+        """Protect the metrics of an outer loop, if there is one, from a loop inside of it."""
+        if not self._is_fitting:
+            yield
+            return
+        with preserve_state(model.metrics), self._isolated():
+            yield
+
+    def _has_no_batch_hooks(self, callbacks: CallbackList, mode: str) -> bool:
+        """Return whether nothing runs between the steps, which are computed by the processor itself."""
+        hooks = f"on_{mode}_batch_begin", f"on_{mode}_batch_end"
+        return self.device.type == "cpu" and not any(map(callbacks.has_listeners, hooks))
+
+    def _require_compiled(self, method: str) -> None:
+        if self.compile_options is None:
+            raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
+
+    def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
+        """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`."""
+        names = self.input_names
+        if names is None and hasattr(x, "columns"):
+            signature = self.state.call.signature(model.module)
+            names = signature.input_names if signature.num_required > 1 else None
+        dtype, index_targets = floating_dtype_of(model.module), self.state.objective.index_targets
+        return BatchSpec(self.device, dtype, names, self.output_names, index_targets=index_targets)
+
+    def _build_callbacks(
+        self, model: BaseModel, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any
+    ) -> CallbackList:
+        """Return the user's callbacks with the progress and, for `fit`, the history."""
+        verbose = resolve_verbose(verbose)
+        return CallbackList(callbacks, add_history, verbose > 0, model, verbose=verbose, **params)
+
+
+def _find_history(callbacks: CallbackList) -> History:
+    return next(callback for callback in callbacks.callbacks if isinstance(callback, History))
+
+
+def _finalize_weights(optimizer: Any) -> None:
+    """Write averages of the weights into the weights, if the optimizer keeps them."""
+    if optimizer.built:
+        optimizer.finalize_variable_values()

@@ -1,0 +1,80 @@
+"""Whole models in files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from torchfit._saving import model_file
+from torchfit._serialization.files import PathLike
+from torchfit._utils.errors import describe
+from torchfit._utils.registry import custom_object_scope
+from torchfit.model import Model
+
+
+def save_model(model: Model, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
+    """Write a model to one file, whole or not at all; `load_model` reads it.
+
+    The file holds the architecture, the weights, the arguments of `compile` and the state of the optimizer, as tensors
+    and plain data. If a part of the architecture is code (a custom class that is not passed when loading, a hook, a
+    lambda), the file says so and `load_model` needs the module; the weights are always there.
+
+    Args:
+        model: A `Model`.
+        path: Where to write, with any or no extension; also an address such as `s3://bucket/name`.
+        overwrite: Whether an existing file may be replaced.
+        include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
+
+    Raises:
+        FileExistsError: The file exists, and `overwrite` is `False`.
+        OSError: The file cannot be written; it is named.
+    """
+    Model.save(model, path, overwrite, include_optimizer)
+
+
+def load_model(
+    path: PathLike,
+    custom_objects: Mapping[str, Any] | None = None,
+    module: nn.Module | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+) -> Model:
+    """Read a model that `save` wrote: it predicts and continues training as the saved one would have.
+
+    Files hold tensors and plain data; no code in them is ever run. Classes of `torch.nn` are known. Custom classes and
+    functions are found by name in `custom_objects` or among those registered with
+    `@torchfit.saving.register_serializable()`. A class with `get_config` is built by its constructor (or
+    `from_config`); others are built as `copy.copy` does, without the constructor, and their attributes set.
+
+    Args:
+        path: The file, or an address such as `s3://bucket/name`.
+        custom_objects: Your classes and functions by name.
+        module: The module to load the weights into, if the file cannot say how to build it. It may be a `Model`; if
+            that is compiled, it stays so, and its optimizer takes over the saved state.
+        compile: Whether to compile the model as it was.
+        safe_mode: Kept for Keras' signature: loading is always safe, `False` changes nothing.
+
+    Returns:
+        The model; a subclass of `Model` that defines its own `forward` comes back as that class.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, holds something else, or needs a class, function or module that was not given:
+            it is named, with what to pass.
+    """
+    if module is not None and not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a torch.nn.Module (an object, not a class). Received: {describe(module)}.")
+    content = model_file.read(path)
+    arguments = model_file.model_arguments(content)
+
+    def initialize(root: nn.Module) -> None:
+        if isinstance(root, Model):
+            Model.__init__(root, **arguments)
+        else:
+            nn.Module.__init__(root)
+
+    with custom_object_scope(custom_objects or {}):
+        found = module if module is not None else model_file.build_module(path, content, initialize)
+        model = found if isinstance(found, Model) else Model(found, **arguments)
+        model_file.restore(model, path, content, compile)
+    return model
