@@ -19,14 +19,14 @@ from torchfit._utils import tree
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, find_probability_problem, has_index_targets
 from torchfit.losses.identifiers import resolve_loss
-from torchfit.metrics.identifiers import as_metric, resolve_metric
+from torchfit.metrics.checks import metric_problem
+from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
 
 Shape = tuple[int, ...]
 Selector = Any
 """A function (targets, outputs, weights) -> [(objective, target, output, weight)], or the only `OutputObjective`."""
 
 _MAX_CACHED_STRUCTURES = 16
-_DEFERRED = ("accuracy", "acc", "crossentropy", "ce")
 
 
 class DeferredMetric:
@@ -390,14 +390,20 @@ class Objective:
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
         """Resolve names such as "accuracy", which depend on loss and shapes, and move the states to the device."""
         target, prediction, output = bound.target(targets), bound.output(outputs), bound.objective
-        if output.loss is not None and output.name not in self._checked_outputs:
-            self._checked_outputs.add(output.name)
-            problem = find_probability_problem(output.loss, prediction)
-            if problem:
-                warnings.warn(problem, stacklevel=2)
         self._resolve_metrics(output, target, prediction, prediction.device)
+        if output.name not in self._checked_outputs:
+            self._checked_outputs.add(output.name)
+            self._warn_of_problems(output, target, prediction)
         output.shapes = _shape_of(target), _shape_of(prediction)
         output.bind_functions()
+
+    def _warn_of_problems(self, output: OutputObjective, target: Tensor, prediction: Tensor) -> None:
+        """Warn once of a loss and of metrics that read values which they do not mean."""
+        problems = [] if output.loss is None else [find_probability_problem(output.loss, prediction)]
+        metrics = (*output.metrics, *output.weighted_metrics)
+        for problem in (*problems, *(metric_problem(metric, output.loss, target, prediction) for metric in metrics)):
+            if problem:
+                warnings.warn(problem, stacklevel=2)
 
     def _resolve_metrics(
         self, output: OutputObjective, target: Tensor, prediction: Tensor, device: torch.device
@@ -423,15 +429,13 @@ class Objective:
 
 
 def _metric_or_deferred(identifier: Any) -> Any:
-    is_deferred = isinstance(identifier, str) and identifier.lower() in _DEFERRED
-    return DeferredMetric(identifier) if is_deferred else as_metric(identifier)
+    return DeferredMetric(identifier) if follows_loss(identifier) else as_metric(identifier)
 
 
 def _resolve_deferred(metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
     if not isinstance(metric, DeferredMetric):
         return metric
-    from_logits = getattr(loss, "from_logits", False)
-    return resolve_metric(metric.name, getattr(loss, "name", None), target.shape, output.shape, from_logits)
+    return resolve_metric(metric.name, loss, target.shape, output.shape)
 
 
 def _make_selector(bound: list[BoundOutput], sample_weight: Nested) -> Selector:

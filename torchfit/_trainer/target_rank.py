@@ -17,12 +17,12 @@ def with_column_targets(member: Any, function: Function) -> Function:
     """Return `function(target, output, weight=None)` of a loss or metric, fed with columns where it needs them."""
     if not _is_user_defined(member):
         return function
-    return _with_columns(function, always=hasattr(member, "update_state") and not hasattr(member, "_fn"))
+    return _with_columns(function, always=hasattr(member, "update_state") and not hasattr(member, "function"))
 
 
 def _is_user_defined(member: Any) -> bool:
     """Return whether the maths of a loss or metric was written outside of torchfit."""
-    function = getattr(member, "_fn", None)
+    function = getattr(member, "function", None)
     if function is not None:
         return not str(getattr(function, "__module__", "")).startswith("torchfit.functional")
     return not type(member).__module__.startswith("torchfit.")
@@ -30,7 +30,7 @@ def _is_user_defined(member: Any) -> bool:
 
 def is_builtin(member: Any) -> bool:
     """Return whether a loss or metric looks at nothing but targets, outputs and weights, as all of torchfit's do."""
-    function = getattr(member, "_fn", None) or getattr(member, "fn", None)
+    function = getattr(member, "function", None) or getattr(member, "fn", None)
     homes = [type(member).__module__, *([] if function is None else [str(getattr(function, "__module__", ""))])]
     return all(home.startswith(("torchfit.", "torch.nn.")) for home in homes) and not hasattr(member, "metric")
 

@@ -29,6 +29,24 @@ def as_dtype(dtype: Any, argument: str = "dtype") -> torch.dtype:
     return _BY_NAME[name]
 
 
+def sum_dtype(device: torch.device | None) -> torch.dtype:
+    """Return the dtype for long sums: float64, or float32 on Apple's GPUs, which have no other.
+
+    >>> sum_dtype(torch.device("cpu"))
+    torch.float64
+    """
+    return torch.float32 if device is not None and device.type == "mps" else torch.float64
+
+
+def count_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype for counts within a batch: int64, or int32 on Apple's GPUs, which add up no other.
+
+    >>> count_dtype(torch.device("cpu"))
+    torch.int64
+    """
+    return torch.int32 if device.type == "mps" else torch.int64
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """Return the bare name of a dtype.
 

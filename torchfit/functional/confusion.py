@@ -1,7 +1,8 @@
 """Counts of right and wrong decisions: over thresholds, and between classes.
 
-Labels are booleans. The four counts always come in the order true positives, false positives, true
-negatives, false negatives. A score that is NaN is above no threshold.
+Labels are booleans. The four counts always come in the order true positives, false positives, true negatives, false
+negatives: integers, or with weights sums in float64 where the device has it. A score that is NaN is above no threshold.
+Samples of weight 0 do not count, whatever their score.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._utils.dtypes import count_dtype, sum_dtype
 from torchfit._utils.tensors import as_tensor
 
 Counts = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -49,12 +51,12 @@ def counts_above(labels: Tensor, y_pred: Tensor, thresholds: Any, weights: Tenso
         return _whole_counts(labels, above)
     weights = weights.reshape(1, -1)
     of_positives, of_negatives = weights * labels, weights * ~labels
-    below = ~above
+    below, exact = ~above, sum_dtype(weights.device)
     return (
-        (above * of_positives).sum(-1),
-        (above * of_negatives).sum(-1),
-        (below * of_negatives).sum(-1),
-        (below * of_positives).sum(-1),
+        (above * of_positives).sum(-1, dtype=exact),
+        (above * of_negatives).sum(-1, dtype=exact),
+        (below * of_negatives).sum(-1, dtype=exact),
+        (below * of_positives).sum(-1, dtype=exact),
     )
 
 
@@ -85,7 +87,10 @@ def counts_by_bucket(labels: Tensor, below: Tensor, count: int, weights: Tensor 
     """
     columns = labels.shape[1]
     bucket = (labels.long() * (count + 1) + below) * columns + torch.arange(columns, device=labels.device)
-    amounts = torch.ones_like(bucket, dtype=torch.float32) if weights is None else weights
+    if weights is None:
+        amounts = torch.ones_like(bucket, dtype=count_dtype(bucket.device))
+    else:
+        amounts = weights.to(sum_dtype(weights.device))
     histogram = amounts.new_zeros(2 * (count + 1) * columns).index_add_(0, bucket.flatten(), amounts.flatten())
     # From the highest bucket down: what is above threshold t is what lies in the buckets t + 1 and more.
     above = histogram.view(2, count + 1, columns).flip(1).cumsum(1).flip(1)

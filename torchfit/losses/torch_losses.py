@@ -107,6 +107,11 @@ class TorchLoss(Loss):
         return self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred)
 
     @property
+    def torch_name(self) -> str:
+        """The name of the function of `torch.nn.functional` that this computes; empty for other modules."""
+        return self._function_name
+
+    @property
     def has_index_targets(self) -> bool:
         """Whether integer targets are class indices."""
         return self._function_name in _CLASS_INDEX_LOSSES

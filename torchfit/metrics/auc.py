@@ -7,10 +7,8 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shape_mismatch_error
-from torchfit.functional.confusion import broadcast_weights, ratio
+from torchfit.functional.confusion import ratio
 from torchfit.metrics._validation import choice, integer, optional_integer, unit_intervals
-from torchfit.metrics.confusion import Samples
 from torchfit.metrics.curves import Curve, linspace_thresholds
 
 _CURVES = ("ROC", "PR", "PRGAIN")
@@ -39,8 +37,8 @@ class AUC(Curve):
     Raises:
         ValueError: for values out of range, and if `label_weights` are not as many as `num_labels`.
 
-    `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores from 0 to 1, `(batch, …)`,
-    with `multi_label` `(batch, labels)`.
+    `update_state(y_true, y_pred, sample_weight=None)`: labels, those above one half being positive, and scores from 0
+    to 1, `(batch, …)`, with `multi_label` `(batch, labels)`.
 
     >>> AUC(num_thresholds=3)([0, 0, 1, 1], [0, 0.5, 0.3, 0.9]).item()
     0.75
@@ -59,10 +57,10 @@ class AUC(Curve):
         label_weights: Any = None,
         from_logits: bool = False,
     ):
-        super().__init__(_with_end_points(num_thresholds, thresholds), name, dtype)
+        super().__init__(_with_end_points(num_thresholds, thresholds), name, dtype, from_logits)
         self.curve: str = choice("curve", curve, _CURVES)
         self.summation_method: str = choice("summation_method", summation_method, _SUMS)
-        self.multi_label, self.from_logits = bool(multi_label), bool(from_logits)
+        self.multi_label = bool(multi_label)
         self.num_labels = optional_integer("num_labels", num_labels, 1)
         self._given_thresholds = thresholds
         self.label_weights = _checked_weights(label_weights, self.num_labels if multi_label else None)
@@ -87,28 +85,22 @@ class AUC(Curve):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add one batch."""
-        labels, y_pred, weights = self._columns(y_true, y_pred, sample_weight)
+        labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight)
+        self._check_labels(y_pred)
         self.build(labels, y_pred)
         if y_pred.device != self.true_positives.device:
             self.to(y_pred.device)
         if self.label_weights is not None and not self.multi_label:
             given = self._label_weights.expand_as(y_pred)
             weights = given if weights is None else weights * given
-        y_pred = y_pred.sigmoid() if self.from_logits else y_pred
         self._add_counts(*(self._one_column(part) for part in (labels, y_pred, weights)))
 
-    def _columns(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Samples:
-        y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
-        y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
-        if y_true.shape != y_pred.shape:
-            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
+    def _check_labels(self, y_pred: Tensor) -> None:
         if self.multi_label and y_pred.shape[1:] != (self.num_labels or y_pred.shape[-1],):
             raise ValueError(
                 f"`y_pred` must be (batch, {self.num_labels or 'labels'}) with multi_label=True. "
                 f"Received: {describe(y_pred)}."
             )
-        weights = None if sample_weight is None else broadcast_weights(sample_weight, y_pred)
-        return y_true.bool(), y_pred, weights
 
     def _one_column(self, part: Any) -> Any:
         return part if part is None or self.multi_label else part.reshape(-1, 1)
@@ -119,10 +111,12 @@ class AUC(Curve):
             return self._threshold_tensor.new_zeros(())
         areas = self._areas()
         if not self.multi_label:
-            return areas
-        if self.label_weights is None:
-            return areas.mean()
-        return ratio((areas * self._label_weights).sum(), self._label_weights.sum())
+            area = areas.reshape(())
+        elif self.label_weights is None:
+            area = areas.mean()
+        else:
+            area = ratio((areas * self._label_weights).sum(), self._label_weights.sum())
+        return area.to(self._result_dtype)
 
     def _areas(self) -> Tensor:
         """Return the area for each label."""

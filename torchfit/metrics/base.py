@@ -8,14 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._utils import tree
-from torchfit._utils.dtypes import as_dtype, dtype_name
+from torchfit._utils.dtypes import as_dtype, dtype_name, sum_dtype
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
+from torchfit.losses.traits import LossTraits
 from torchfit.metrics.variable import Variable
 
 Self = TypeVar("Self", bound="Metric")
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_nested_keys"}
+SUM_DTYPE = torch.float64
+"""The dtype of long sums and counts; on devices without it they are float32."""
+
+_READING = {"axis": -1, "from_logits": False, "ignore_class": None}
 _AGGREGATIONS = ("sum", "mean", "only_first_replica", "none", None)
 
 
@@ -54,6 +59,14 @@ class Metric(nn.Module):
     """
 
     mode: str | None = None
+    expects_probabilities: bool = False
+    """Whether predictions are compared with probabilities, so that logits give a wrong number."""
+    expects_binary_labels: bool = False
+    """Whether labels are 0 and 1."""
+    has_class_axis: bool = False
+    """Whether predictions are scores of classes along an `axis`."""
+    counts_every_label: bool = False
+    """Whether labels that are no class count as wrong."""
     _given_name: str | None = None
     _nested_keys: tuple[str, ...] = ()
     _dtype: torch.dtype = torch.float32
@@ -108,6 +121,8 @@ class Metric(nn.Module):
         if aggregation not in _AGGREGATIONS:
             raise ValueError(f"`aggregation` must be one of {_AGGREGATIONS}. Received: {describe(aggregation)}.")
         kind = self._dtype if dtype is None else as_dtype(dtype)
+        if kind is torch.float64:
+            kind = sum_dtype(self._device())
         initial = _initial_value(_shape(shape), initializer, kind)
         value = torch.zeros(_shape(shape), dtype=kind) if initial is None else initial.clone()
         variable = Variable(value.to(self._device()), name or "variable", aggregation or "none", initial)
@@ -155,6 +170,9 @@ class Metric(nn.Module):
     def build(self, y_true: Any, y_pred: Any) -> None:
         """Create the state whose shape depends on the first batch; most metrics have none."""
 
+    def follow_loss(self, traits: LossTraits) -> None:
+        """Read labels and predictions as the loss beside this metric does: called for metrics given by name."""
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update with one batch and return the result so far."""
         with torch.no_grad():
@@ -173,8 +191,10 @@ class Metric(nn.Module):
         return cls(**config)
 
     def extra_repr(self) -> str:
-        """Show the name when printed."""
-        return f"name={self.name}"
+        """Show the name when printed, and how labels and predictions are read if not in the usual way."""
+        values = {key: getattr(self, key, usual) for key, usual in _READING.items()}
+        unusual = [f"{key}={value}" for key, value in values.items() if value != _READING[key]]
+        return ", ".join([f"name={self.name}", *unusual])
 
     # Copies of all state
 
@@ -238,13 +258,17 @@ class Metric(nn.Module):
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the variables without replacing them, and without changing their dtype."""
         self._register_nested_metrics()
-        variables = {key: value for key, value in self._buffers.items() if isinstance(value, Variable)}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for key, variable in variables.items():
-            moved = self._buffers[key]
-            assert moved is not None
-            variable.data = moved.data if moved.dtype == variable.dtype else variable.data.to(moved.device)
-            self._buffers[key] = variable
+        buffers = dict(self._buffers)
+        variables = [value for value in buffers.values() if isinstance(value, Variable)]
+        for key, value in buffers.items():
+            if isinstance(value, Variable):
+                del self._buffers[key]
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        finally:
+            self._buffers = {key: self._buffers.get(key, value) for key, value in buffers.items()}
+        for variable in variables:
+            variable.move(fn)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,10 +7,13 @@ from torch import Tensor
 
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shape_mismatch_error
-from torchfit.functional.confusion import NEVER, Counts, broadcast_weights, counts_above, keep_top_k, ratio
+from torchfit.functional.alignment import align_class_indices, align_ranks, shape_mismatch_error
+from torchfit.functional.confusion import NEVER, Counts, counts_above, keep_top_k, ratio
+from torchfit.functional.masks import get_mask
+from torchfit.losses.traits import LossTraits
 from torchfit.metrics._validation import optional_integer, unit_intervals
-from torchfit.metrics.base import Metric
+from torchfit.metrics._weights import merge_weights
+from torchfit.metrics.base import SUM_DTYPE, Metric
 
 Samples = tuple[Tensor, Tensor, Tensor | None]
 
@@ -18,27 +21,61 @@ Samples = tuple[Tensor, Tensor, Tensor | None]
 class BinaryDecisionMetric(Metric):
     """Base of metrics of binary decisions: labels as booleans, scores, weights, and one class of several.
 
-    The counts are float32 whatever the dtype of the scores: half precision counts up to 2048 only.
+    Labels above one half are positive: 1 of 0 and 1, or of -1 and 1. Counts are kept in float64, whatever the dtype of
+    the scores.
     """
 
+    axis = -1
+    expects_binary_labels = True
+    from_logits = False
+    ignore_class: int | None = None
     _class_id: int | None = None
+    _has_class_indices = False
+
+    def follow_loss(self, traits: LossTraits) -> None:
+        """Turn logits into probabilities, and class indices into one-hot labels, beside a loss that takes them."""
+        self.from_logits = traits.from_logits
+        self.ignore_class = traits.ignore_class
+        if traits.is_multiclass:
+            self.axis = traits.axis
+            self._has_class_indices = True
+
+    @property
+    def _result_dtype(self) -> torch.dtype:
+        """The dtype of rates: of float32 at least."""
+        return torch.promote_types(self._dtype, torch.float32)
 
     def _samples(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Samples:
         """Return labels, scores and weights of one shape, of the chosen class only."""
+        mask = get_mask(y_pred)
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
-        y_true, y_pred = align_ranks(as_tensor(y_true, device=y_pred.device), y_pred)
+        y_true = as_tensor(y_true, device=y_pred.device)
+        kept = None
+        if self._has_class_indices:
+            y_true, y_pred, kept = one_hot_samples(y_true, y_pred, self.axis, self.from_logits, self.ignore_class)
+        else:
+            y_true, y_pred = align_ranks(y_true, y_pred)
+            y_pred = y_pred.sigmoid() if self.from_logits else y_pred
+            kept = None if self.ignore_class is None else y_true != self.ignore_class
         if y_true.shape != y_pred.shape:
             raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
-        weights = None if sample_weight is None else broadcast_weights(sample_weight, y_pred)
+        weights = merge_weights(sample_weight, mask, y_pred)
+        if kept is not None:
+            weights = merge_weights(weights, kept, y_pred)
         if y_pred.device != self._device():
             self.to(y_pred.device)
         if top_k is not None:
             y_pred = keep_top_k(y_pred, top_k)
-        return self._select_class(y_true.bool(), y_pred, weights)
+        return self._select_class(y_true if y_true.dtype is torch.bool else y_true > 0.5, y_pred, weights)
 
     def _select_class(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> Samples:
         if self._class_id is None:
             return labels, y_pred, weights
+        if y_pred.ndim < 2:
+            raise ValueError(
+                f"`class_id` of {self.name!r} chooses among classes, so y_pred must be (batch, …, classes). "
+                f"Received: y_pred, {describe(y_pred)}. Leave `class_id` out for a single class."
+            )
         if self._class_id >= y_pred.shape[-1]:
             raise ValueError(
                 f"`class_id` {self._class_id} of {self.name!r} is out of range: y_pred is {describe(y_pred)}."
@@ -46,13 +83,44 @@ class BinaryDecisionMetric(Metric):
         chosen = weights if weights is None else weights[..., self._class_id]
         return labels[..., self._class_id], y_pred[..., self._class_id], chosen
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config = super().get_config()
+        return {**config, "from_logits": True} if self.from_logits else config
+
+
+def one_hot_samples(
+    y_true: Tensor, y_pred: Tensor, axis: int, from_logits: bool, ignore_class: int | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return one-hot labels and probabilities `(batch, …, classes)`, and which samples count, `(batch, …)`.
+
+    Args:
+        y_true: class indices without the dimension `axis`, or one-hot or soft labels of the shape of `y_pred`.
+        y_pred: scores `(batch, …)` with the classes along `axis`.
+        axis: the dimension of the classes.
+        from_logits: whether scores are logits.
+        ignore_class: the class index whose samples do not count.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    scores = y_pred.movedim(axis, -1)
+    if from_logits:
+        scores = scores.softmax(-1)
+    if y_true.shape == y_pred.shape:
+        return y_true.movedim(axis, -1), scores, None
+    labels, _ = align_class_indices(y_true, y_pred, axis)
+    one_hot = labels.unsqueeze(-1) == torch.arange(scores.shape[-1], device=scores.device)
+    return one_hot, scores, None if ignore_class is None else labels != ignore_class
+
 
 class ThresholdedMetric(BinaryDecisionMetric):
     """Base of metrics that count decisions at one or a few thresholds."""
 
-    def __init__(self, thresholds: Any, default: float, name: str | None, dtype: Any):
+    def __init__(self, thresholds: Any, default: float, name: str | None, dtype: Any, from_logits: bool):
         super().__init__(name=name, dtype=dtype)
         self.thresholds = [default] if thresholds is None else unit_intervals("thresholds", thresholds)
+        self.from_logits = bool(from_logits)
         self._given_thresholds = thresholds
         self._threshold_tensor: Tensor | float = self.thresholds[0]
         if len(self.thresholds) > 1:
@@ -60,8 +128,13 @@ class ThresholdedMetric(BinaryDecisionMetric):
             limits = torch.tensor(self.thresholds, dtype=self._dtype).unsqueeze(-1)
             self.register_buffer("_threshold_tensor", limits, persistent=False)
 
+    @property
+    def expects_probabilities(self) -> bool:  # type: ignore[override]
+        """Whether a threshold is a probability."""
+        return not self.from_logits and any(0 < threshold < 1 for threshold in self.thresholds)
+
     def _counter(self, name: str) -> Any:
-        return self.add_weight((len(self.thresholds),), dtype=torch.float32, name=name)
+        return self.add_weight((len(self.thresholds),), dtype=SUM_DTYPE, name=name)
 
     def _counts(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Counts:
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight, top_k)
@@ -83,12 +156,12 @@ class _Count(ThresholdedMetric):
 
     _which: int
 
-    def __init__(self, thresholds: Any = None, name: str | None = None, dtype: Any = None):
-        super().__init__(thresholds, 0.5, name, dtype)
+    def __init__(self, thresholds: Any = None, name: str | None = None, dtype: Any = None, from_logits: bool = False):
+        super().__init__(thresholds, 0.5, name, dtype, from_logits)
         self.accumulator = self._counter("accumulator")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add one batch: labels of 0 and 1 and scores of one shape `(batch, …)`."""
+        """Add one batch: labels and scores of one shape `(batch, …)`."""
         self.accumulator.add_(self._counts(y_true, y_pred, sample_weight)[self._which])
 
     def result(self) -> Tensor:
@@ -99,7 +172,7 @@ class _Count(ThresholdedMetric):
 class TruePositives(_Count):
     """Weighted number of positives that score above the threshold.
 
-    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5; `from_logits` says that scores are logits.
 
     >>> TruePositives()([0, 1, 1, 1], [1, 0, 1, 1]).item()
     2.0
@@ -111,7 +184,7 @@ class TruePositives(_Count):
 class FalsePositives(_Count):
     """Weighted number of negatives that score above the threshold.
 
-    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5; `from_logits` says that scores are logits.
 
     >>> FalsePositives()([0, 1, 0, 0], [0, 0, 1, 1]).item()
     2.0
@@ -123,7 +196,7 @@ class FalsePositives(_Count):
 class TrueNegatives(_Count):
     """Weighted number of negatives that do not score above the threshold.
 
-    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5; `from_logits` says that scores are logits.
 
     >>> TrueNegatives()([0, 1, 0, 0], [1, 1, 0, 0]).item()
     2.0
@@ -135,7 +208,7 @@ class TrueNegatives(_Count):
 class FalseNegatives(_Count):
     """Weighted number of positives that do not score above the threshold.
 
-    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5.
+    `thresholds` is a number or a list of numbers from 0 to 1, default 0.5; `from_logits` says that scores are logits.
 
     >>> FalseNegatives()([0, 1, 1, 1], [0, 1, 0, 0]).item()
     2.0
@@ -149,8 +222,8 @@ class _PrecisionOrRecall(ThresholdedMetric):
 
     mode = "max"
 
-    def __init__(self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: Any):
-        super().__init__(thresholds, 0.5 if top_k is None else NEVER, name, dtype)
+    def __init__(self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: Any, from_logits: bool):
+        super().__init__(thresholds, 0.5 if top_k is None else NEVER, name, dtype, from_logits)
         self.top_k = optional_integer("top_k", top_k, 1)
         self.class_id = self._class_id = optional_integer("class_id", class_id, 0)
         self.true_positives = self._counter("true_positives")
@@ -170,6 +243,7 @@ class Precision(_PrecisionOrRecall):
         class_id: evaluate this class of the last dimension only.
         name: default `"precision"`.
         dtype: see `Metric`.
+        from_logits: whether scores are logits, compared with the thresholds as probabilities (sigmoid).
 
     Raises:
         ValueError: for values out of range.
@@ -188,8 +262,9 @@ class Precision(_PrecisionOrRecall):
         class_id: int | None = None,
         name: str | None = None,
         dtype: Any = None,
+        from_logits: bool = False,
     ):
-        super().__init__(thresholds, top_k, class_id, name, dtype)
+        super().__init__(thresholds, top_k, class_id, name, dtype, from_logits)
         self.false_positives = self._counter("false_positives")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -200,7 +275,8 @@ class Precision(_PrecisionOrRecall):
 
     def result(self) -> Tensor:
         """Return the precision, a scalar, or `(thresholds,)` for several."""
-        return self._squeeze_thresholds(ratio(self.true_positives, self.true_positives + self.false_positives))
+        values = ratio(self.true_positives, self.true_positives + self.false_positives)
+        return self._squeeze_thresholds(values.to(self._result_dtype))
 
 
 class Recall(_PrecisionOrRecall):
@@ -213,6 +289,7 @@ class Recall(_PrecisionOrRecall):
         class_id: evaluate this class of the last dimension only.
         name: default `"recall"`.
         dtype: see `Metric`.
+        from_logits: whether scores are logits, compared with the thresholds as probabilities (sigmoid).
 
     Raises:
         ValueError: for values out of range.
@@ -231,8 +308,9 @@ class Recall(_PrecisionOrRecall):
         class_id: int | None = None,
         name: str | None = None,
         dtype: Any = None,
+        from_logits: bool = False,
     ):
-        super().__init__(thresholds, top_k, class_id, name, dtype)
+        super().__init__(thresholds, top_k, class_id, name, dtype, from_logits)
         self.false_negatives = self._counter("false_negatives")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -243,4 +321,5 @@ class Recall(_PrecisionOrRecall):
 
     def result(self) -> Tensor:
         """Return the recall, a scalar, or `(thresholds,)` for several."""
-        return self._squeeze_thresholds(ratio(self.true_positives, self.true_positives + self.false_negatives))
+        values = ratio(self.true_positives, self.true_positives + self.false_negatives)
+        return self._squeeze_thresholds(values.to(self._result_dtype))

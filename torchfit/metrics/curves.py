@@ -7,6 +7,7 @@ from torch import Tensor
 
 from torchfit.functional.confusion import counts_by_bucket, ratio, thresholds_below
 from torchfit.metrics._validation import integer, optional_integer, unit_interval
+from torchfit.metrics.base import SUM_DTYPE
 from torchfit.metrics.confusion import BinaryDecisionMetric
 from torchfit.metrics.variable import Variable
 
@@ -32,12 +33,24 @@ class Curve(BinaryDecisionMetric):
 
     mode = "max"
 
-    def __init__(self, thresholds: list[float], name: str | None, dtype: Any):
+    def __init__(self, thresholds: list[float], name: str | None, dtype: Any, from_logits: bool):
         super().__init__(name=name, dtype=dtype)
+        self.from_logits = bool(from_logits)
         self._is_linspace = is_linspace(thresholds)
         self.register_buffer("_threshold_tensor", torch.tensor(thresholds, dtype=self._dtype), persistent=False)
         self._threshold_tensor: Tensor
         self.num_thresholds = len(thresholds)
+        self._thresholds = thresholds
+
+    @property
+    def expects_probabilities(self) -> bool:  # type: ignore[override]
+        """Whether scores are compared with probabilities."""
+        return not self.from_logits
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The thresholds, in ascending order, with the ends a little outside of 0 to 1."""
+        return list(self._thresholds)
 
     def _make_counters(self, *labels: int) -> None:
         shape = (self.num_thresholds, *labels)
@@ -47,7 +60,7 @@ class Curve(BinaryDecisionMetric):
         self.false_negatives = self._counter(shape, "false_negatives")
 
     def _counter(self, shape: tuple[int, ...], name: str) -> Variable:
-        return self.add_weight(shape, dtype=torch.float32, name=name)
+        return self.add_weight(shape, dtype=SUM_DTYPE, name=name)
 
     def _add_counts(self, labels: Tensor, y_pred: Tensor, weights: Tensor | None) -> None:
         """Add one batch, of the shape `(samples, columns)` with a column per label, or one."""
@@ -63,20 +76,20 @@ class _SensitivitySpecificityBase(Curve):
 
     _condition: str
 
-    def __init__(self, value: Any, num_thresholds: Any, class_id: Any, name: str | None, dtype: Any):
+    def __init__(self, value: Any, num_thresholds: Any, class_id: Any, name: str | None, dtype: Any, from_logits: bool):
         self._value = unit_interval(self._condition, value)
-        super().__init__(linspace_thresholds(integer("num_thresholds", num_thresholds, 1)), name, dtype)
+        super().__init__(linspace_thresholds(integer("num_thresholds", num_thresholds, 1)), name, dtype, from_logits)
         self.class_id = self._class_id = optional_integer("class_id", class_id, 0)
         self._make_counters()
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add one batch: labels of 0 and 1 and scores, of one shape `(batch, …)`."""
+        """Add one batch: labels and scores of one shape `(batch, …)`."""
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight)
         column = None if weights is None else weights.reshape(-1, 1)
         self._add_counts(labels.reshape(-1, 1), y_pred.reshape(-1, 1), column)
 
     def _best(self, rate: Tensor, where: Tensor) -> Tensor:
-        return torch.where(where >= self._value, rate, 0.0).max()
+        return torch.where(where.to(self._result_dtype) >= self._value, rate, 0.0).max().to(self._result_dtype)
 
     def _sensitivity(self) -> Tensor:
         return ratio(self.true_positives, self.true_positives + self.false_negatives)
@@ -102,6 +115,7 @@ class SensitivityAtSpecificity(_SensitivitySpecificityBase):
         class_id: evaluate this class of the last dimension only.
         name: default `"sensitivity_at_specificity"`.
         dtype: see `Metric`.
+        from_logits: whether scores are logits.
 
     Raises:
         ValueError: for values out of range.
@@ -119,8 +133,9 @@ class SensitivityAtSpecificity(_SensitivitySpecificityBase):
         class_id: int | None = None,
         name: str | None = None,
         dtype: Any = None,
+        from_logits: bool = False,
     ):
-        super().__init__(specificity, num_thresholds, class_id, name, dtype)
+        super().__init__(specificity, num_thresholds, class_id, name, dtype, from_logits)
         self.specificity = specificity
 
     def result(self) -> Tensor:
@@ -137,6 +152,7 @@ class SpecificityAtSensitivity(_SensitivitySpecificityBase):
         class_id: evaluate this class of the last dimension only.
         name: default `"specificity_at_sensitivity"`.
         dtype: see `Metric`.
+        from_logits: whether scores are logits.
 
     Raises:
         ValueError: for values out of range.
@@ -154,8 +170,9 @@ class SpecificityAtSensitivity(_SensitivitySpecificityBase):
         class_id: int | None = None,
         name: str | None = None,
         dtype: Any = None,
+        from_logits: bool = False,
     ):
-        super().__init__(sensitivity, num_thresholds, class_id, name, dtype)
+        super().__init__(sensitivity, num_thresholds, class_id, name, dtype, from_logits)
         self.sensitivity = sensitivity
 
     def result(self) -> Tensor:
@@ -172,6 +189,7 @@ class PrecisionAtRecall(_SensitivitySpecificityBase):
         class_id: evaluate this class of the last dimension only.
         name: default `"precision_at_recall"`.
         dtype: see `Metric`.
+        from_logits: whether scores are logits.
 
     Raises:
         ValueError: for values out of range.
@@ -189,8 +207,9 @@ class PrecisionAtRecall(_SensitivitySpecificityBase):
         class_id: int | None = None,
         name: str | None = None,
         dtype: Any = None,
+        from_logits: bool = False,
     ):
-        super().__init__(recall, num_thresholds, class_id, name, dtype)
+        super().__init__(recall, num_thresholds, class_id, name, dtype, from_logits)
         self.recall = recall
 
     def result(self) -> Tensor:
@@ -207,6 +226,7 @@ class RecallAtPrecision(_SensitivitySpecificityBase):
         class_id: evaluate this class of the last dimension only.
         name: default `"recall_at_precision"`.
         dtype: see `Metric`.
+        from_logits: whether scores are logits.
 
     Raises:
         ValueError: for values out of range.
@@ -224,8 +244,9 @@ class RecallAtPrecision(_SensitivitySpecificityBase):
         class_id: int | None = None,
         name: str | None = None,
         dtype: Any = None,
+        from_logits: bool = False,
     ):
-        super().__init__(precision, num_thresholds, class_id, name, dtype)
+        super().__init__(precision, num_thresholds, class_id, name, dtype, from_logits)
         self.precision = precision
 
     def result(self) -> Tensor:

@@ -10,3 +10,18 @@ METRIC_FUNCTIONS = Registry(
     "torchfit.metrics",
     {name: getattr(F, name) for name in F.__all__ if name not in _LOSSES_ONLY},
 )
+
+ELEMENTWISE = (
+    F.binary_crossentropy,
+    F.binary_focal_crossentropy,
+    F.hinge,
+    F.huber,
+    F.log_cosh,
+    F.mean_absolute_error,
+    F.mean_absolute_percentage_error,
+    F.mean_squared_error,
+    F.mean_squared_logarithmic_error,
+    F.poisson,
+    F.squared_hinge,
+)
+"""The functions that average elements over the last dimension, so that a mask may leave out single elements."""

@@ -2,14 +2,17 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from torch.nn.modules import loss as torch_losses
 
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
+from torchfit.losses.base import Loss
+from torchfit.losses.torch_losses import is_torch_loss
+from torchfit.losses.traits import Kind, LossTraits, loss_traits
 from torchfit.metrics import (
     accuracy,
     auc,
@@ -26,6 +29,7 @@ from torchfit.metrics import (
 )
 from torchfit.metrics.base import Metric
 from torchfit.metrics.functions import METRIC_FUNCTIONS
+from torchfit.metrics.mean_loss import MeanLoss
 from torchfit.metrics.reductions import MeanMetricWrapper
 from torchfit.metrics.torchmetrics_adapter import TorchMetric, is_torchmetrics
 
@@ -65,6 +69,7 @@ _CLASSES: tuple[type[Metric], ...] = (
     probabilistic.Poisson,
     probabilistic.SparseCategoricalCrossentropy,
     r2.R2Score,
+    MeanLoss,
     reductions.Mean,
     reductions.MeanMetricWrapper,
     reductions.Sum,
@@ -101,7 +106,19 @@ _REGISTRY = Registry(
         **_ALIASES,
     },
 )
-_BY_OUTPUT = {"accuracy": "accuracy", "acc": "accuracy", "crossentropy": "crossentropy", "ce": "crossentropy"}
+_CHOSEN_BY_LOSS = {"accuracy": "accuracy", "acc": "accuracy", "crossentropy": "crossentropy", "ce": "crossentropy"}
+_CHOICES: dict[str, dict[str, type[Metric]]] = {
+    "accuracy": {
+        "binary": accuracy.BinaryAccuracy,
+        "sparse": accuracy.SparseCategoricalAccuracy,
+        "categorical": accuracy.CategoricalAccuracy,
+    },
+    "crossentropy": {
+        "binary": probabilistic.BinaryCrossentropy,
+        "sparse": probabilistic.SparseCategoricalCrossentropy,
+        "categorical": probabilistic.CategoricalCrossentropy,
+    },
+}
 
 
 def get(identifier: Any) -> Any:
@@ -140,8 +157,7 @@ def as_metric(identifier: Any) -> Metric:
     """Return a `Metric` for whatever `compile(metrics=...)` takes.
 
     That is a name (which becomes the metric's name, as it is spelled), a `Metric` or its class, a config, a
-    torchmetrics metric or its class, a torch loss (called with the predictions first), or any function
-    `(y_true, y_pred)`.
+    torchmetrics metric or its class, a loss of torch or torchfit, or any function `(y_true, y_pred)`.
 
     Raises:
         ValueError: for anything else, and for unknown names, with the nearest known ones.
@@ -156,50 +172,87 @@ def as_metric(identifier: Any) -> Metric:
     return _as_metric_object(identifier)
 
 
+def follows_loss(identifier: Any) -> bool:
+    """Return whether a metric is given by a name that `resolve_metric` interprets by the loss beside it.
+
+    >>> follows_loss("accuracy"), follows_loss("AUC"), follows_loss("mse"), follows_loss(auc.AUC())
+    (True, True, False, False)
+    """
+    if not isinstance(identifier, str):
+        return False
+    if identifier.lower() in _CHOSEN_BY_LOSS:
+        return True
+    found = _REGISTRY.lookup(identifier)
+    if not isinstance(found, type) or not issubclass(found, Metric) or _required_arguments(found):
+        return False
+    return found.follow_loss is not Metric.follow_loss
+
+
 def resolve_metric(
     name: str,
-    loss_name: str | None,
+    loss: Any,
     target_shape: Sequence[int],
     output_shape: Sequence[int],
-    from_logits: bool = False,
 ) -> Metric:
-    """Choose what `"accuracy"`, `"acc"`, `"crossentropy"` or `"ce"` means for one output.
+    """Return the metric that a name stands for beside a loss, which reads labels and predictions as the loss does.
 
-    Binary where the last dimension of the output is 1, or the output is a plain `(batch,)`; sparse where the
-    targets lack the last dimension, or have 1 there; categorical otherwise. So far Keras' rule; beyond it,
-    `"crossentropy"` next to a binary crossentropy as the loss is binary.
+    `"accuracy"` and `"acc"`, `"crossentropy"` and `"ce"` are binary where the loss is, else categorical, and sparse if
+    the labels are class indices. Beside a loss that is neither, or none, Keras' rule holds: binary where the last
+    dimension of the output is 1, or the output is `(batch,)`, and here also for images of one channel
+    `(batch, 1, height, width)` with labels of the same shape. The classes lie where the loss has them: on dimension 1
+    for torch's losses, on `axis` for those of torchfit, and beside other losses where the shape of the labels lacks
+    them.
+
+    All names that `follows_loss` knows take from the loss whether outputs are logits, where the classes are, and which
+    labels are ignored. What was chosen shows when the metric is printed.
 
     Args:
         name: what the user wrote; it becomes the metric's name.
-        loss_name: name of the output's loss, if there is one.
+        loss: anything that `compile(loss=)` takes, or `None`.
         target_shape: of `y_true`, with the batch.
         output_shape: of `y_pred`, with the batch.
-        from_logits: whether a crossentropy gets logits. The accuracies do not look at it, as in Keras.
 
     >>> resolve_metric("acc", None, (8,), (8, 10))
     SparseCategoricalAccuracy(name=acc)
+    >>> resolve_metric("acc", nn.CrossEntropyLoss(), (8, 32, 32), (8, 10, 32, 32))
+    SparseCategoricalAccuracy(name=acc, axis=1, ignore_class=-100)
+    >>> resolve_metric("recall", nn.BCEWithLogitsLoss(), (8, 1), (8, 1))
+    Recall(name=recall, from_logits=True)
     """
-    what, kind = _BY_OUTPUT[name.lower()], _output_kind(target_shape, output_shape)
-    if what == "accuracy":
-        return _as_metric_object(_ACCURACIES[kind](name=name))
-    if loss_name and loss_name.startswith("binary"):
-        kind = "binary"
-    return _as_metric_object(_REGISTRY.lookup(f"{kind}_crossentropy")(name=name, from_logits=from_logits))
+    traits = loss_traits(loss)
+    if name.lower() not in _CHOSEN_BY_LOSS:
+        metric = as_metric(name)
+    else:
+        traits = _with_kind(traits, target_shape, output_shape)
+        metric = _CHOICES[_CHOSEN_BY_LOSS[name.lower()]][str(traits.kind)](name=name)
+    metric.follow_loss(traits)
+    return metric
 
 
-_ACCURACIES: dict[str, Any] = {
-    "binary": accuracy.BinaryAccuracy,
-    "sparse_categorical": accuracy.SparseCategoricalAccuracy,
-    "categorical": accuracy.CategoricalAccuracy,
-}
+def _with_kind(traits: LossTraits, target_shape: Sequence[int], output_shape: Sequence[int]) -> LossTraits:
+    """Complete what a loss says with what the shapes of labels and outputs say."""
+    if traits.kind == "binary":
+        return traits
+    is_sparse = len(target_shape) < len(output_shape) or tuple(target_shape) != tuple(output_shape)
+    kind: Kind = "sparse" if is_sparse else "categorical"
+    if traits.is_multiclass:
+        return replace(traits, kind=kind)
+    if _is_binary(target_shape, output_shape):
+        return replace(traits, kind="binary")
+    return replace(traits, kind=kind, axis=_class_axis(target_shape, output_shape))
 
 
-def _output_kind(target_shape: Sequence[int], output_shape: Sequence[int]) -> str:
+def _is_binary(target_shape: Sequence[int], output_shape: Sequence[int]) -> bool:
     if len(output_shape) <= 1 or output_shape[-1] == 1:
-        return "binary"
-    if len(target_shape) < len(output_shape) or target_shape[-1] == 1:
-        return "sparse_categorical"
-    return "categorical"
+        return True
+    return len(output_shape) > 3 and output_shape[1] == 1 and tuple(target_shape) == tuple(output_shape)
+
+
+def _class_axis(target_shape: Sequence[int], output_shape: Sequence[int]) -> int:
+    """Return the last dimension, unless class indices lack dimension 1 of the outputs instead."""
+    lacks_last = tuple(target_shape) == tuple(output_shape[:-1])
+    lacks_second = tuple(target_shape) == (*output_shape[:1], *output_shape[2:])
+    return 1 if lacks_second and not lacks_last else -1
 
 
 def _as_metric_object(identifier: Any) -> Metric:
@@ -211,8 +264,8 @@ def _as_metric_object(identifier: Any) -> Metric:
         return TorchMetric(identifier)
     if isinstance(identifier, Mapping):
         return _as_metric_object(deserialize(identifier))
-    if _is_torch_loss(identifier):
-        return MeanMetricWrapper(_SwapArguments(identifier), _torch_name(identifier))
+    if isinstance(identifier, (Loss, nn.Module)) or is_torch_loss(identifier):
+        return MeanLoss(identifier)
     if callable(identifier):
         return MeanMetricWrapper(identifier, getattr(identifier, "name", None))
     raise ValueError(
@@ -223,8 +276,7 @@ def _as_metric_object(identifier: Any) -> Metric:
 
 def _instance(kind: type) -> Any:
     """Return an object of a class that needs no arguments."""
-    parameters = inspect.signature(kind).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = _required_arguments(kind)
     if needed:
         raise ValueError(
             f"The metric {kind.__name__} needs the argument(s) {', '.join(needed)}: pass an object, "
@@ -233,20 +285,6 @@ def _instance(kind: type) -> Any:
     return kind()
 
 
-def _is_torch_loss(value: Any) -> bool:
-    return isinstance(value, torch_losses._Loss) or getattr(value, "__module__", None) == "torch.nn.functional"
-
-
-def _torch_name(value: Any) -> str:
-    return snake_case(type(value).__name__) if isinstance(value, nn.Module) else str(value.__name__)
-
-
-class _SwapArguments:
-    """A torch loss as a function `(y_true, y_pred)`."""
-
-    def __init__(self, loss: Any):
-        self.loss = loss
-
-    def __call__(self, y_true: Any, y_pred: Any) -> Any:
-        """Call the loss in torch's order."""
-        return self.loss(y_pred, y_true)
+def _required_arguments(kind: type) -> list[str]:
+    parameters = inspect.signature(kind).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._utils.dtypes import as_dtype, dtype_name
+from torchfit._utils.dtypes import as_dtype, count_dtype, sum_dtype
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, shape_mismatch_error
-from torchfit.functional.confusion import broadcast_weights, confusion_matrix, ratio
+from torchfit.functional.confusion import confusion_matrix, ratio
+from torchfit.functional.masks import get_mask
+from torchfit.losses.traits import LossTraits
 from torchfit.metrics._validation import integer, unit_interval
-from torchfit.metrics.base import Metric
+from torchfit.metrics._weights import merge_weights
+from torchfit.metrics.base import SUM_DTYPE, Metric
 
 _EPSILON = 1e-7
 
@@ -27,8 +30,8 @@ class IoU(Metric):
         num_classes: number of classes.
         target_class_ids: the classes that are evaluated.
         name: default `"io_u"`.
-        dtype: of the counts. Default `"int32"`, which truncates sample weights to integers, as Keras does; use
-            `"float32"` with fractional weights.
+        dtype: whether to count in integers (default, `"int"`), which truncates sample weights, as Keras does, or in
+            floating point, `"float32"`, for fractional weights. Counts are kept in 64 bits.
         ignore_class: class index whose samples are ignored.
         sparse_y_true: whether labels are class indices `(batch, …)`, else one-hot or scores along `axis`.
         sparse_y_pred: the same for predictions.
@@ -56,19 +59,26 @@ class IoU(Metric):
         sparse_y_pred: bool = True,
         axis: int = -1,
     ):
-        super().__init__(name=name, dtype=torch.int32 if dtype is None else as_dtype(dtype))
+        super().__init__(name=name, dtype=torch.int32 if dtype in (None, "int") else as_dtype(dtype))
         self.num_classes = integer("num_classes", num_classes, 1)
         self.target_class_ids = _checked_ids(target_class_ids, num_classes)
         self.ignore_class = ignore_class
         self.sparse_y_true, self.sparse_y_pred = bool(sparse_y_true), bool(sparse_y_pred)
         self.axis = axis
-        self.total_confusion_matrix = self.add_weight((num_classes, num_classes), name="total_confusion_matrix")
+        counts = SUM_DTYPE if self._dtype.is_floating_point else torch.int64
+        shape = (num_classes, num_classes)
+        self.total_confusion_matrix = self.add_weight(shape, dtype=counts, name="total_confusion_matrix")
+
+    @property
+    def has_class_axis(self) -> bool:  # type: ignore[override]
+        """Whether predictions are scores."""
+        return not self.sparse_y_pred
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add one batch."""
+        mask = get_mask(y_pred)
         predicted = self._predicted(as_tensor(y_pred).detach())
-        labels = as_tensor(y_true, device=predicted.device)
-        labels = labels if self.sparse_y_true else labels.argmax(self.axis)
+        labels = self._labels(as_tensor(y_true, device=predicted.device))
         labels, predicted = align_ranks(labels.long(), predicted.long())
         if labels.shape != predicted.shape:
             raise shape_mismatch_error(
@@ -76,7 +86,7 @@ class IoU(Metric):
             )
         if predicted.device != self.total_confusion_matrix.device:
             self.to(predicted.device)
-        weights = self._weights(labels, sample_weight)
+        weights = self._weights(labels, sample_weight, mask)
         self.total_confusion_matrix.add_(
             confusion_matrix(labels.flatten(), predicted.flatten(), self.num_classes, weights.flatten())
         )
@@ -84,22 +94,30 @@ class IoU(Metric):
     def _predicted(self, y_pred: Tensor) -> Tensor:
         return y_pred if self.sparse_y_pred else y_pred.argmax(self.axis)
 
-    def _weights(self, labels: Tensor, sample_weight: Any) -> Tensor:
-        weights = torch.ones_like(labels, dtype=self._dtype)
+    def _labels(self, y_true: Tensor) -> Tensor:
+        if self.sparse_y_true:
+            return y_true
+        return (y_true.byte() if y_true.dtype is torch.bool else y_true).argmax(self.axis)
+
+    def _weights(self, labels: Tensor, sample_weight: Any, mask: Any) -> Tensor:
+        device = labels.device
+        dtype = sum_dtype(device) if self._dtype.is_floating_point else count_dtype(device)
+        weights = torch.ones_like(labels, dtype=dtype)
         if sample_weight is not None:
-            _warn_of_cutting(sample_weight, self._dtype)
-            weights = broadcast_weights(sample_weight, weights)
+            _warn_of_truncation(sample_weight, self._dtype)
+        merged = merge_weights(sample_weight, mask, weights)
+        weights = weights if merged is None else merged
         return weights if self.ignore_class is None else weights * (labels != self.ignore_class)
 
     def result(self) -> Tensor:
         """Return the mean over the target classes that occur, a scalar; 0 if none does."""
-        matrix = self.total_confusion_matrix.to(torch.float32)
+        matrix = self.total_confusion_matrix.to(sum_dtype(self.total_confusion_matrix.device))
         right = matrix.diagonal()
         union = matrix.sum(0) + matrix.sum(1) - right
         wanted = torch.zeros_like(right)
         wanted[self.target_class_ids] = 1.0
         occurring = wanted * (union > 0)
-        return ratio((right / (union + _EPSILON) * occurring).sum(), occurring.sum())
+        return ratio((right / (union + _EPSILON) * occurring).sum(), occurring.sum()).to(torch.float32)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -124,11 +142,13 @@ class BinaryIoU(IoU):
         threshold: from 0 to 1. Default 0.5.
         name: default `"binary_io_u"`.
         dtype: see `IoU`.
+        from_logits: whether scores are logits.
 
     Raises:
         ValueError: for values out of range.
 
-    `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores, of one shape `(batch, …)`.
+    `update_state(y_true, y_pred, sample_weight=None)`: labels, those above one half being class 1, and scores, of one
+    shape `(batch, …)`.
 
     >>> round(BinaryIoU(threshold=0.3)([0, 1, 0, 1], [0.1, 0.2, 0.4, 0.7]).item(), 4)
     0.3333
@@ -142,16 +162,33 @@ class BinaryIoU(IoU):
         threshold: float = 0.5,
         name: str | None = None,
         dtype: Any = None,
+        from_logits: bool = False,
     ):
         super().__init__(2, target_class_ids, name, dtype)
         self.threshold = unit_interval("threshold", threshold)
+        self.from_logits = bool(from_logits)
+
+    expects_binary_labels = True
+
+    @property
+    def expects_probabilities(self) -> bool:  # type: ignore[override]
+        """Whether the threshold is a probability."""
+        return not self.from_logits and 0 < self.threshold < 1
+
+    def follow_loss(self, traits: LossTraits) -> None:
+        """Read logits beside a loss of logits."""
+        self.from_logits = traits.from_logits and not traits.is_multiclass
 
     def _predicted(self, y_pred: Tensor) -> Tensor:
-        return y_pred >= self.threshold
+        return (y_pred.sigmoid() if self.from_logits else y_pred) >= self.threshold
+
+    def _labels(self, y_true: Tensor) -> Tensor:
+        return y_true > 0.5
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "threshold": self.threshold}
+        config = {**super().get_config(), "threshold": self.threshold}
+        return {**config, "from_logits": True} if self.from_logits else config
 
 
 class MeanIoU(IoU):
@@ -228,11 +265,11 @@ class OneHotMeanIoU(MeanIoU):
         super().__init__(num_classes, name, dtype, ignore_class, False, sparse_y_pred, axis)
 
 
-def _warn_of_cutting(sample_weight: Any, dtype: torch.dtype) -> None:
+def _warn_of_truncation(sample_weight: Any, dtype: torch.dtype) -> None:
     if as_tensor(sample_weight).is_floating_point() and not dtype.is_floating_point:
         warnings.warn(
-            f"`sample_weight` holds fractions, which the dtype {dtype_name(dtype)} of the counts cuts to whole "
-            "numbers. Pass dtype='float32' to the metric.",
+            "`sample_weight` holds fractions, which a metric that counts in integers truncates. Pass dtype='float32' "
+            "to the metric.",
             stacklevel=4,
         )
 

@@ -2,9 +2,12 @@
 
 from typing import Any
 
-from torchfit._utils.tensors import as_tensor
+import torch
+from torch import Tensor
+
 from torchfit.functional import crossentropy, probabilistic
-from torchfit.functional.confusion import broadcast_weights
+from torchfit.functional.masks import fit_mask
+from torchfit.losses.traits import LossTraits
 from torchfit.metrics._validation import unit_interval
 from torchfit.metrics.reductions import MeanMetricWrapper
 
@@ -35,7 +38,58 @@ class Poisson(MeanMetricWrapper):
         super().__init__(probabilistic.poisson, name, dtype)
 
 
-class BinaryCrossentropy(MeanMetricWrapper):
+class _Crossentropy(MeanMetricWrapper):
+    """A crossentropy, which reads labels and predictions as a loss beside it does if it is given by name."""
+
+    mode = "min"
+
+    @property
+    def from_logits(self) -> bool:
+        """Whether predictions are logits."""
+        return bool(self._fn_kwargs["from_logits"])
+
+    @property
+    def expects_probabilities(self) -> bool:  # type: ignore[override]
+        """Whether predictions are probabilities."""
+        return not self.from_logits
+
+    def follow_loss(self, traits: LossTraits) -> None:
+        """Read logits beside a loss of logits."""
+        self._fn_kwargs["from_logits"] = traits.from_logits
+
+
+class _ClassCrossentropy(_Crossentropy):
+    """A crossentropy of exclusive classes."""
+
+    has_class_axis = True
+    ignore_class: int | None = None
+    _takes_any_labels = False
+
+    @property
+    def axis(self) -> int:
+        """The dimension of the classes."""
+        return int(self._fn_kwargs["axis"])
+
+    def follow_loss(self, traits: LossTraits) -> None:
+        """Take classes and ignored labels, which do not count, from a loss, and labels of either form."""
+        super().follow_loss(traits)
+        self._takes_any_labels = self._applies_ignored = True
+        if traits.is_multiclass:
+            self._fn_kwargs["axis"], self.ignore_class = traits.axis, traits.ignore_class
+
+    def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
+        kept = None if mask is None or y_true.shape == y_pred.shape else fit_mask(mask, y_true)
+        if kept is not None:
+            y_true = torch.where(kept, y_true, 0)  # padding need not be a class
+        if not self._takes_any_labels:
+            return super()._values(y_true, y_pred, mask)
+        reading = {"from_logits": self.from_logits, "axis": self.axis}
+        if y_true.shape == y_pred.shape:
+            return crossentropy.categorical_crossentropy(y_true, y_pred, **reading)
+        return crossentropy.sparse_categorical_crossentropy(y_true, y_pred, ignore_class=self.ignore_class, **reading)
+
+
+class BinaryCrossentropy(_Crossentropy):
     """Mean crossentropy of labels from 0 to 1 and probabilities, or logits, both `(batch, …)`.
 
     `label_smoothing`, from 0 to 1, moves the labels towards ½.
@@ -43,8 +97,6 @@ class BinaryCrossentropy(MeanMetricWrapper):
     >>> round(BinaryCrossentropy()([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]).item(), 4)
     0.8149
     """
-
-    mode = "min"
 
     def __init__(
         self,
@@ -58,19 +110,22 @@ class BinaryCrossentropy(MeanMetricWrapper):
             crossentropy.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=smoothing
         )
 
+    def follow_loss(self, traits: LossTraits) -> None:
+        """Read logits beside a loss of logits."""
+        if not traits.is_multiclass:
+            self._fn_kwargs["from_logits"] = traits.from_logits
 
-class CategoricalCrossentropy(MeanMetricWrapper):
+
+class CategoricalCrossentropy(_ClassCrossentropy):
     """Mean crossentropy of one-hot or soft labels and probabilities, or logits, both `(batch, …, classes)`.
 
-    `label_smoothing`, from 0 to 1, gives this share of the labels to all classes alike; `axis` is the dimension of
+    `label_smoothing`, from 0 to 1, gives this fraction of the labels to all classes alike; `axis` is the dimension of
     the classes.
 
     >>> y_true, y_pred = [[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]
     >>> round(CategoricalCrossentropy()(y_true, y_pred).item(), 4)
     1.1769
     """
-
-    mode = "min"
 
     def __init__(
         self,
@@ -90,7 +145,7 @@ class CategoricalCrossentropy(MeanMetricWrapper):
         )
 
 
-class SparseCategoricalCrossentropy(MeanMetricWrapper):
+class SparseCategoricalCrossentropy(_ClassCrossentropy):
     """Mean crossentropy of class indices `(batch, …)` and probabilities, or logits, `(batch, …, classes)`.
 
     Samples labelled `ignore_class` are 0, and count all the same unless there are weights, as in Keras; `axis`
@@ -99,8 +154,6 @@ class SparseCategoricalCrossentropy(MeanMetricWrapper):
     >>> round(SparseCategoricalCrossentropy()([1, 2], [[0.05, 0.95, 0], [0.1, 0.8, 0.1]]).item(), 4)
     1.1769
     """
-
-    mode = "min"
 
     def __init__(
         self,
@@ -118,13 +171,4 @@ class SparseCategoricalCrossentropy(MeanMetricWrapper):
             ignore_class=ignore_class,
             axis=axis,
         )
-
-    def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
-    ) -> None:
-        """Add one batch; with weights, samples of the ignored class do not count at all."""
-        ignored = self._fn_kwargs["ignore_class"]
-        if sample_weight is not None and ignored is not None:
-            kept = (as_tensor(y_true) != ignored).to(self._dtype)
-            sample_weight = broadcast_weights(sample_weight, kept) * kept
-        super().update_state(y_true, y_pred, sample_weight)
+        self.ignore_class = ignore_class

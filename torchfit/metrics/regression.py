@@ -8,6 +8,7 @@ from torch import Tensor
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
 from torchfit.functional.alignment import align_ranks, shape_mismatch_error
+from torchfit.functional.masks import get_mask
 from torchfit.metrics.reductions import Mean, MeanMetricWrapper
 
 
@@ -92,11 +93,12 @@ class RootMeanSquaredError(Mean):
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> None:
         """Add one batch; weights `(batch,)` or `(batch, …)`."""
+        mask = get_mask(y_pred)
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true, y_pred = align_ranks(as_tensor(y_true, self._dtype, y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
             raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Reshape one of them.")
-        self._accumulate((y_true - y_pred).square(), sample_weight)
+        self._accumulate((y_true - y_pred).square(), sample_weight, mask)
 
     def result(self) -> Tensor:
         """Return the root of the mean, a scalar."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
+from torchfit.functional.masks import as_mask, get_mask
 from torchfit.metrics.base import Metric
 
 _MODES = {True: "max", False: "min", None: None}
@@ -46,10 +47,14 @@ class TorchMetric(Metric):
                 f"`sample_weight` cannot be used with the torchmetrics metric {type(self.metric).__name__}: "
                 "torchmetrics has no sample weights. Pass it in `metrics=`, not in `weighted_metrics=`."
             )
+        mask = get_mask(y_pred)
         y_pred = as_tensor(y_pred).detach()
+        y_true = as_tensor(y_true, device=y_pred.device)
+        if mask is not None:
+            y_true, y_pred = _masked(y_true, y_pred, as_mask(mask, y_pred.device))
         if getattr(self.metric, "device", None) != y_pred.device:
             self.metric.to(y_pred.device)
-        self.metric.update(y_pred, as_tensor(y_true, device=y_pred.device))
+        self.metric.update(y_pred, y_true)
 
     def result(self) -> Any:
         """Return what the metric computes."""
@@ -77,6 +82,13 @@ class TorchMetric(Metric):
         """Write what `snapshot_state` returned back."""
         for part, state in snapshot:
             vars(part).update(copy.deepcopy(state))
+
+
+def _masked(y_true: Tensor, y_pred: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values that the mask `(batch, …)` keeps, `(values, …)`; this waits for the device."""
+    while mask.ndim > 1 and mask.shape[-1] == 1:
+        mask = mask.squeeze(-1)
+    return y_true[mask], y_pred[mask]
 
 
 def _moved(value: Any, device: Any) -> Any:

@@ -1,5 +1,6 @@
 """The tensor that holds the state of a metric."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,6 +73,15 @@ class Variable(Tensor):
             self.zero_()
         else:
             self.copy_(self._initial)
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move the storage to where `fn`, such as `Tensor.cuda`, moves tensors; keep the dtype if the device has it."""
+        try:
+            moved = fn(self.data)
+        except TypeError:  # Apple's GPUs have no float64
+            self.data = fn(self.data.float())
+            return
+        self.data = moved if moved.dtype == self.dtype else self.data.to(moved.device)
 
     def _like(self, value: Any) -> Any:
         if isinstance(value, (Tensor, int, float)):
