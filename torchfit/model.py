@@ -13,6 +13,7 @@ from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.steps import overridden_method
+from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import CompileOptions, Trainer
 from torchfit._utils.console import write_line
@@ -374,8 +375,9 @@ class Model(TrainableModule):
             input_shape: The shape of one sample, or a list or dictionary of shapes, to compute output shapes for;
                 by default that of the data seen last.
         """
-        table = self._torchfit.summary(
+        table = summarize_model(
             self,
+            self._torchfit.state.call,
             input_shape,
             expand_nested=expand_nested,
             show_trainable=show_trainable,
@@ -385,7 +387,7 @@ class Model(TrainableModule):
 
     def _repr_html_(self) -> str:
         """Show the summary in a notebook."""
-        return self._torchfit.summary(self, show_trainable=True).html()
+        return summarize_model(self, self._torchfit.state.call, show_trainable=True).html()
 
     # -- files ---------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES
+from torchfit._trainer.module_call import call_model
 from torchfit._trainer.steps import ForwardResult, forward_pass, record
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results
@@ -33,17 +34,18 @@ class TrainableModule(BaseModel):
         if training is not None:
             with training_mode(self, training):
                 return self(*args, **kwargs)
-        auxiliary = self._torchfit.state.auxiliary
+        state = self._torchfit.state
+        auxiliary = state.auxiliary
         if auxiliary.is_active or auxiliary.is_suspended:
-            return self._torchfit.call(self, super().__call__, args, kwargs)
+            return call_model(self, state.call, super().__call__, args, kwargs)
         if auxiliary.has_uninstalled_hooks:
             with auxiliary.hooks_installed(self.module):
                 return self(*args, **kwargs)
         if auxiliary.is_nested():
-            return self._torchfit.call(self, super().__call__, args, kwargs)
+            return call_model(self, state.call, super().__call__, args, kwargs)
         previous = auxiliary.enter()
         try:
-            return self._torchfit.call(self, super().__call__, args, kwargs)
+            return call_model(self, state.call, super().__call__, args, kwargs)
         finally:
             auxiliary.leave(previous)
 
@@ -113,7 +115,7 @@ class TrainableModule(BaseModel):
             return loss
         if state.objective.has_losses:
             raise ValueError(
-                f"`{state.data_name}` came without targets, but a loss was compiled. Pass `y`, or data that yield "
+                f"`{state.data_name}` came without targets `y`, but a loss was compiled. Pass them, or data that yield "
                 "(inputs, targets)."
             )
         if training:

@@ -1,6 +1,6 @@
 """`Trainer`: what a model delegates `fit`, `evaluate` and `predict` to, and all state of ours that a model has."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,13 +22,12 @@ from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
-from torchfit._trainer.module_call import ModuleCaller, call_with_one, make_module_call
+from torchfit._trainer.module_call import ModuleCaller, make_module_call
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight
 from torchfit._trainer.shape_inference import infer_log_names
 from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, TrainStep, overridden_method
-from torchfit._trainer.summary import Summary, summarize, zeros_for_shape
 from torchfit._trainer.timing import EpochTimer
 from torchfit._trainer.training_state import (
     CallbacksState,
@@ -41,9 +40,8 @@ from torchfit._trainer.training_state import (
     TrainingState,
 )
 from torchfit._types import Stateful, StepFn
-from torchfit._utils import tree
 from torchfit._utils.batch import Batch
-from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
+from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit._utils.validation import integer
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
@@ -127,29 +125,6 @@ class Trainer:
         """Call `add` with the output of the submodule `on` whenever the model runs."""
         self.state.auxiliary.register_hook(on, add)
         self.invalidate_compiled_steps()
-
-    def call(self, model: BaseModel, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the model by `run`; a single list, tuple or dictionary is passed to the module as in `fit`."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
-            call = make_module_call(self.state.call.signature(model.module), args[0])
-            if model.module is not model or call is not call_with_one:
-                return call(model.module, args[0])
-        return run(*args, **kwargs)
-
-    def summary(self, model: BaseModel, input_shape: Any = None, **options: Any) -> Summary:
-        """Return the summary of the model; `input_shape` and `options` as those of `Model.summary`."""
-        example = self.state.call.example if input_shape is None else zeros_for_shape(input_shape)
-        run = None if example is None else lambda: self._run_example(model, example)
-        held = model.optimizer.variables if getattr(model.optimizer, "built", False) else ()
-        return summarize(model.name, model.module, run, optimizer_weights=held, **options)
-
-    def _run_example(self, model: BaseModel, example: Any) -> None:
-        module = model.module
-        device, dtype = device_of(module), floating_dtype_of(module)
-        inputs = tree.map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
-        devices = [device] if device.type == "cuda" else []
-        with training_mode(model, training=False), torch.random.fork_rng(devices):
-            make_module_call(self.state.call.signature(module), inputs)(module, inputs)
 
     # -- fit -----------------------------------------------------------------------------------------------
 
