@@ -75,10 +75,21 @@ def test_parameters_without_a_gradient(optimizer):
         compiled(Unused(), optimizer=optimizer).fit(x, labels, verbose=0)
 
 
-@pytest.mark.parametrize("net", [Detached(4, 3), nn.Linear(4, 3).requires_grad_(False)])
-def test_nothing_to_train(net):
+def test_a_loss_that_depends_on_no_parameter():
     with pytest.raises(ValueError, match="depends on no parameter that is trained"):
-        compiled(net).fit(x, labels, verbose=0)
+        compiled(Detached(4, 3)).fit(x, labels, verbose=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"microbatch": 2}, {"steps_per_execution": 2}])
+def test_a_module_without_trainable_parameters_updates_its_statistics(options):
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)).requires_grad_(False)
+    model = compiled(net, **options)
+    before = [parameter.clone() for parameter in net.parameters()]
+    with pytest.warns(UserWarning, match="Sequential has no trainable parameters"):
+        history = model.fit(x + 5, labels, epochs=2, verbose=0).history
+    assert all(map(torch.equal, before, net.parameters()))
+    assert net[0].running_mean.abs().max() > 0.1
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_frozen_layers_that_go_on_changing():

@@ -17,7 +17,7 @@ from torchfit._trainer.target_rank import is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.names import unique_names
-from torchfit.losses.checks import check_targets, find_probability_problem
+from torchfit.losses.checks import check_targets, find_probability_problem, has_index_targets
 from torchfit.losses.identifiers import resolve_loss
 from torchfit.metrics.identifiers import as_metric, resolve_metric
 
@@ -103,6 +103,7 @@ class UncompiledObjective:
     """The objective of a model before `compile`."""
 
     checks_first_batch = is_builtin = has_losses = False
+    index_targets: Mapping[str | None, bool] = {}
     output_bytes = 0
     losses = NO_LOSSES
     metrics: Sequence[Any] = ()
@@ -190,6 +191,12 @@ class Objective:
     def has_losses(self) -> bool:
         """Return whether a loss was compiled."""
         return bool(tree.leaves(self._losses))
+
+    @property
+    def index_targets(self) -> dict[str | None, bool]:
+        """For each output (`None` for the only one) whether its integer targets are class indices, by its loss."""
+        losses = self._losses if isinstance(self._losses, Mapping) else {None: self._losses}
+        return {name: has_index_targets(loss) for name, loss in losses.items() if tree.is_leaf(loss)}
 
     @property
     def metrics(self) -> list[Any]:

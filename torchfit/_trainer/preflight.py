@@ -23,8 +23,14 @@ _MAX_NAMES = 3
 
 
 def preflight(module: nn.Module, objective: Objective | UncompiledObjective) -> None:
-    """Look at the module, which is in train mode, and have the first batch looked at."""
+    """Check the module, which is in train mode, and have the objective check the first batch."""
     objective.checks_first_batch = True
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        warnings.warn(
+            f"{type(module).__name__} has no trainable parameters, so `fit` updates only buffers, such as running "
+            "statistics. If its parameters are frozen by mistake, call torchfit.utils.unfreeze(model).",
+            stacklevel=3,
+        )
     moving = [name for name, layer in module.named_modules() if _is_frozen(layer) and layer.training]
     if moving:
         more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""

@@ -73,11 +73,12 @@ class TrainableModule(BaseModel):
         """
         state = self._torchfit.state
         result = forward_pass(self, state, batch)
-        if not self.optimizer.built:
-            self.build_optimizer()
-        self.optimizer.scale_loss(result.loss).backward()
-        self.optimizer.step(result.denominator)
-        self.optimizer.zero_grad()
+        if result.loss.requires_grad or self.trainable_weights:  # Else there is nothing to train, as `fit` warns.
+            if not self.optimizer.built:
+                self.build_optimizer()
+            self.optimizer.scale_loss(result.loss).backward()
+            self.optimizer.step(result.denominator)
+            self.optimizer.zero_grad()
         return record(self, state, result)
 
     def test_step(self, batch: Batch) -> Results:

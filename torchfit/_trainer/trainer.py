@@ -178,7 +178,7 @@ class Trainer:
         """Train `model` and return its `History`; arguments as those of `Model.fit`."""
         self._require_compiled("fit")
         epochs = integer("epochs", epochs, min_value=0)
-        batch_spec = self._batch_spec(model)
+        batch_spec = self._batch_spec(model, x)
         adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
@@ -294,7 +294,7 @@ class Trainer:
     ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
         self._require_compiled("evaluate")
-        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model))
+        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
         with self._loop_context(model, callback_list, training=False):
@@ -348,7 +348,7 @@ class Trainer:
     def _prediction_batches(
         self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> EpochIterator:
-        batch_spec = replace(self._batch_spec(model), inputs_only=True)
+        batch_spec = replace(self._batch_spec(model, x), inputs_only=True)
         return pipelines.make_evaluation_batches(
             get_data_adapter(x, None, None, batch_spec), batch_size, steps, loading
         )
@@ -359,7 +359,7 @@ class Trainer:
         """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
         self._require_compiled("train_on_batch")
         x, y, sample_weight, class_weight = data
-        batch = as_batch(x, y, sample_weight, self._batch_spec(model), class_weight)
+        batch = as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight)
         with self._single_step(model, reset_metrics, training=True):
             return dict(LazyLogs.wrap(TrainStep(model, self.state, False, self._microbatches).run(batch)))
 
@@ -367,13 +367,13 @@ class Trainer:
         """Evaluate `(x, y, sample_weight)`, and return the logs."""
         self._require_compiled("test_on_batch")
         with torch.no_grad():
-            batch = as_batch(*data, self._batch_spec(model))
+            batch = as_batch(*data, self._batch_spec(model, data[0]))
             with self._single_step(model, reset_metrics, training=False):
                 return dict(LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)))
 
     def predict_on_batch(self, model: BaseModel, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays."""
-        return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model)))
+        return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model, x)))
 
     def _predict_batch(self, model: BaseModel, batch: Batch) -> Any:
         with self._prediction_context(model, NO_CALLBACKS):
@@ -484,8 +484,13 @@ class Trainer:
         if self.compile_options is None:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
-    def _batch_spec(self, model: BaseModel) -> BatchSpec:
-        return BatchSpec(self.device, floating_dtype_of(model.module), self.input_names, self.output_names)
+    def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
+        """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`."""
+        may_split = self.input_names is None and hasattr(x, "columns")
+        parameters = self.state.call.signature(model.module).required_names if may_split else ()
+        dtype, index_targets = floating_dtype_of(model.module), self.state.objective.index_targets
+        names = self.input_names, self.output_names
+        return BatchSpec(self.device, dtype, *names, parameter_names=parameters, index_targets=index_targets)
 
     def _build_callbacks(
         self, model: BaseModel, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchfit import functional
+from torchfit._types import Config
 from torchfit._utils.registry import Registry
 from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
@@ -81,7 +82,7 @@ def get(identifier: Any) -> Any:
     return FAMILY.get(identifier)
 
 
-def serialize(loss: Any) -> dict[str, Any]:
+def serialize(loss: Any) -> Config:
     """Return a loss or a loss function as plain data for `deserialize`.
 
     >>> serialize(regression.MeanSquaredError())["config"]
