@@ -29,7 +29,7 @@ def _names_of(hook: str) -> tuple[tuple[str, Any], ...]:
 # Each hook with the number of its arguments and its names.
 _SPECS = tuple((hook, 2 if "batch" in hook or "epoch" in hook else 1, _names_of(hook)) for hook in HOOKS)
 _NO_HOOKS = dict.fromkeys([*HOOKS, *HOOK_ALIASES.values()], _noop)
-_WITH_BATCH_LOGS = ("on_train_batch_end", "on_test_batch_end")
+_STEP_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin", "on_test_batch_end")
 
 
 class CallbackList(Callback):
@@ -49,8 +49,9 @@ class CallbackList(Callback):
 
     Attributes:
         callbacks: the callbacks, in the order in which they are called (but see `runs_first` and `runs_last`).
-        keeps_batch_logs: whether a callback may look at the `logs` of a batch of training or evaluation after its
-            hook has returned, so that each batch needs a mapping of its own. torchfit's own callbacks do not.
+        keeps_batch_logs: whether a callback has hooks of batches of training or evaluation that may do anything: look
+            at the `logs` after the hook has returned, so that each batch needs a mapping of its own, or change the
+            model between two steps. torchfit's own callbacks do not.
 
     >>> both = CallbackList([], add_history=True)
     >>> both.on_train_begin()
@@ -141,7 +142,7 @@ class CallbackList(Callback):
             first, last = getattr(callback, "runs_first", ()), getattr(callback, "runs_last", ())
             for hook, method in _resolve_hooks(callback):
                 found.setdefault(hook, []).append(((hook in last) - (hook in first), method))
-                if hook in _WITH_BATCH_LOGS and not _reads_logs_synchronously(callback, hook):
+                if hook in _STEP_HOOKS and not _reads_logs_synchronously(callback, hook):
                     self.keeps_batch_logs = True
         attributes = vars(self)
         attributes.update(_NO_HOOKS)
