@@ -226,10 +226,10 @@ def test_gathering_counted_outside_of_a_graph_equals_that_of_steps():
         gradients = [torch.full((1,), value)]
         plain.apply(gradients, num_samples=rows)
         (closes,) = by_hand.update_schedule(1)
-        rate, step, total = by_hand.begin_accumulation_step(rows)
+        numbers = by_hand.begin_accumulation_step()
         by_hand.accumulate(gradients, rows)
         if closes:
-            by_hand.update_accumulated(rate, step, total)
+            by_hand.update_accumulated(*numbers)
             by_hand.zero_accumulated()
     plain.flush()
     by_hand.flush()
@@ -276,10 +276,12 @@ def test_state_of_something_else_is_refused():
         adam.load_state_dict(state["v"])
     with pytest.raises(ValueError, match="what `state_dict\\(\\)` returned"):
         adam.load_state_dict({"state": {}})
-    many = SGD()
-    many.build([("v", weight(1.0)), ("u", weight(1.0))])
-    with pytest.raises(ValueError, match=r"none for \['u'\]"):
-        many.load_state_dict(state["v"])
+    other = SGD(momentum=0.5)
+    other.build([("v", weight(1.0)), ("u", weight(1.0))])
+    with pytest.raises(
+        ValueError, match=r"belongs to other parameters: it has none for \['v', 'u'\], and some for \['w'\]"
+    ):
+        other.load_state_dict(state["w"])
 
 
 @pytest.mark.parametrize(

@@ -258,17 +258,17 @@ class TrainStep(_LoggingStep):
         if not self._accumulates:
             optimizer.update(gradients, *arguments)
             return []
-        learning_rate, number, weight, is_update_step = arguments
-        optimizer.accumulate(gradients, result.rows)
+        *scalars, is_update_step = arguments
+        optimizer.accumulate(gradients, result.denominator)
         if is_update_step:
-            optimizer.update_accumulated(learning_rate, number, weight)
+            optimizer.update_accumulated(*scalars)
             optimizer.zero_accumulated()
         return []
 
     def step_scalars(self, rows: int) -> tuple[float, ...]:
         """Count a step, and return the scalars of the optimizer's update."""
         scalars: tuple[float, ...]
-        scalars = self._optimizer.begin_accumulation_step(rows) if self._accumulates else self._optimizer.begin_update()
+        scalars = self._optimizer.begin_accumulation_step() if self._accumulates else self._optimizer.begin_update()
         return scalars
 
     def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
