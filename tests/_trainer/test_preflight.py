@@ -82,7 +82,7 @@ def test_a_loss_that_depends_on_no_parameter():
 
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"microbatch": 2}, {"steps_per_execution": 2}])
 def test_a_module_without_trainable_parameters_updates_its_statistics(options):
-    net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)).requires_grad_(False)
+    net = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)).requires_grad_(False)
     model = compiled(net, **options)
     before = [parameter.clone() for parameter in net.parameters()]
     with pytest.warns(UserWarning, match="Sequential has no trainable parameters"):

@@ -22,6 +22,7 @@ class AuxiliaryTerms(Collector):
         metric_fns: `(name, function, aggregation)` of zero-argument callables whose values are logged.
         is_suspended: Whether nothing is collected, as in prediction, which needs no losses and metrics.
         metrics_updated: Whether the metrics were updated with the values of the current step.
+        modules: Added losses that are modules, whose parameters are trained.
         metrics: The metrics that aggregate the logged values, by name, in the order of their first appearance.
     """
 
@@ -31,6 +32,7 @@ class AuxiliaryTerms(Collector):
         self.regularizers: list[Callable[[], Tensor]] = []
         self.metric_fns: list[tuple[str, Callable[[], Any], str]] = []
         self.metrics: dict[str, Mean] = {}
+        self.modules: list[nn.Module] = []
         self._aggregations: dict[str, str] = {}
         self._seen: set[str] = set()
         self._hooks_installed = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchfit._trainer import output_matching
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerm, LossTerms, OutputLoss, TotalLoss, make_output_loss
@@ -18,7 +18,7 @@ from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, find_probability_problem, has_index_targets
-from torchfit.losses.identifiers import resolve_loss
+from torchfit.losses.identifiers import loss_modules, resolve_loss
 from torchfit.metrics.checks import metric_problem
 from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
 
@@ -124,6 +124,10 @@ class UncompiledObjective:
 
     update_metrics = loss
 
+    def loss_modules(self) -> list[nn.Module]:
+        """Return no modules."""
+        return []
+
     @property
     def tracker(self) -> NoReturn:
         """Raise an error."""
@@ -191,6 +195,10 @@ class Objective:
     def has_losses(self) -> bool:
         """Return whether a loss was compiled."""
         return bool(tree.leaves(self._losses))
+
+    def loss_modules(self) -> list[nn.Module]:
+        """Return the losses that are modules, each once, such as torch's and those with parameters."""
+        return [*{id(module): module for loss in tree.leaves(self._losses) for module in loss_modules(loss)}.values()]
 
     @property
     def index_targets(self) -> dict[str | None, bool]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
@@ -60,8 +60,8 @@ class TrainableModule(BaseModel):
         return self._torchfit.state.call.example
 
     def build_optimizer(self) -> None:
-        """Bind the optimizer to the parameters of the module, by name."""
-        self.optimizer.build(self.module.named_parameters())
+        """Bind the optimizer to the parameters of the module, and of losses that have some, by name."""
+        self.optimizer.build(self._torchfit.state.named_parameters(self))
 
     # -- the steps, which may be overridden ----------------------------------------------------------------
 
@@ -78,9 +78,9 @@ class TrainableModule(BaseModel):
         if result.loss.requires_grad or self.trainable_weights:  # Else there is nothing to train, as `fit` warns.
             if not self.optimizer.built:
                 self.build_optimizer()
+            self.optimizer.zero_grad()
             self.optimizer.scale_loss(result.loss).backward()
             self.optimizer.step(result.denominator)
-            self.optimizer.zero_grad()
         return record(self, state, result)
 
     def test_step(self, batch: Batch) -> Results:
@@ -175,6 +175,8 @@ class TrainableModule(BaseModel):
         2
         """
         trainer = self._torchfit
+        if isinstance(loss, nn.Module):
+            trainer.state.auxiliary.modules.append(loss.to(trainer.device))
         if on is not None:
             _check_function(loss)
             trainer.register_hook(submodule_name(self.module, on), lambda out: collector.add_loss(loss(out)))

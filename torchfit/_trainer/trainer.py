@@ -27,8 +27,9 @@ from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight
 from torchfit._trainer.shape_inference import infer_log_names
-from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, TrainStep, overridden_method
+from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, overridden_method
 from torchfit._trainer.timing import EpochTimer
+from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import (
     CallbacksState,
     MetricsState,
@@ -39,9 +40,9 @@ from torchfit._trainer.training_state import (
     RNGState,
     TrainingState,
 )
-from torchfit._types import Stateful, StepFn
+from torchfit._types import Stateful, StepFn, StepIterator
 from torchfit._utils.batch import Batch
-from torchfit._utils.modules import floating_dtype_of, training_mode
+from torchfit._utils.modules import floating_dtype_of, has_lazy_weights, training_mode
 from torchfit._utils.validation import integer
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
@@ -110,6 +111,8 @@ class Trainer:
         self.state.objective = Objective(
             options.loss, options.loss_weights, options.metrics, options.weighted_metrics, self.output_names
         )
+        for module in self.state.objective.loss_modules():
+            module.to(self.device)
         self.state.call.set_wrapper(self.precision.wrap_forward)
         self._microbatches = None if options.microbatch is None else MicrobatchSplitter(options.microbatch)
         self.execution = choose_execution(options.run_eagerly, options.jit_compile, options.steps_per_execution)
@@ -174,7 +177,7 @@ class Trainer:
         with self._loop_context(model, callback_list, training=True):
             train_loop(
                 timer.epochs(run.epochs()),
-                lambda epoch: timer.time_iterator(run.iter_steps(epoch)),
+                lambda epoch: timer.time_iterator(self._start_epoch(model, run, epoch)),
                 self._bind_train_step(model, callback_list, batches, len(indices), run),
                 callback_list,
                 model,
@@ -184,6 +187,16 @@ class Trainer:
             )
         timer.close()
         return model.history
+
+    def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
+        """Return the steps of an epoch, after the optimizer took in what callbacks froze, unfroze or added."""
+        if not has_lazy_weights(model.module):
+            is_custom = overridden_method(model, "train_step") is not None
+            was_built = model.optimizer.built
+            changes = model.optimizer.sync_parameters(self.state.named_parameters(model), build=not is_custom)
+            if changes and was_built:
+                self.execution.invalidate()
+        return run.iter_steps(epoch)
 
     def _bind_train_step(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
