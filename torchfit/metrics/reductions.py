@@ -153,7 +153,7 @@ class MeanMetricWrapper(Mean):
                 y_true, y_pred = (part.unsqueeze(-1) for part in align_ranks(y_true, y_pred))
         values = self._values(y_true, y_pred, mask)
         ignored = get_mask(values)
-        if ignored is not None and (self._applies_ignored or sample_weight is not None or mask is not None):
+        if ignored is not None and (self._applies_ignored or sample_weight is not None):
             mask = ignored if mask is None else merge_weights(None, mask, values) * ignored
         if values.ndim:
             self._accumulate(values, sample_weight, mask)
