@@ -110,3 +110,25 @@ def test_what_is_no_module_is_refused():
 def test_the_estimators_are_an_attribute_of_the_package():
     assert torchfit.sklearn.Classifier is Classifier
     assert "sklearn" in dir(torchfit)
+
+
+def build(inputs, outputs, hidden=4):
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+def test_a_grid_may_hold_arguments_of_the_network():
+    classifier = Classifier(build, module_arguments={"hidden": 3}, epochs=1, device="cpu")
+    search = GridSearchCV(classifier, {"module__hidden": [2, 5]}, cv=2).fit(X, y)
+    best = search.best_estimator_
+    assert (
+        best.model_.module[0].out_features == best.module_arguments["hidden"] == search.best_params_["module__hidden"]
+    )
+    assert classifier.module_arguments == {"hidden": 3}
+
+
+def test_a_factory_may_take_no_sizes():
+    assert Classifier(lambda: build(4, 3), epochs=1, device="cpu").fit(X, y).predict(X).shape == y.shape
+    sized = Classifier(lambda hidden: build(4, 3, hidden), module_arguments={"hidden": 7}, epochs=1, device="cpu")
+    assert sized.fit(X, y).model_.module[0].out_features == 7
+    with pytest.raises(TypeError, match=r"`module` is called with the numbers of inputs and outputs"):
+        Classifier(lambda size: build(size, 3), epochs=1).fit(X, y)

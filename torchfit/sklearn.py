@@ -4,6 +4,7 @@ It is imported when `torchfit.sklearn` is first used, not by `import torchfit`.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from torchfit import losses
 from torchfit._utils.errors import describe
-from torchfit.losses.identifiers import resolve_loss
+from torchfit.losses.traits import loss_traits
 from torchfit.model import Model
 
 try:
@@ -67,6 +68,15 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.warm_start = warm_start
         self.random_state = random_state
 
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters; `module__name` sets the entry `name` of `module_arguments`, as in a grid search."""
+        own = {name: value for name, value in params.items() if not name.startswith("module__")}
+        super().set_params(**own)
+        arguments = {name.removeprefix("module__"): value for name, value in params.items() if name not in own}
+        if arguments:
+            self.module_arguments = {**(self.module_arguments or {}), **arguments}
+        return self
+
     def _fit(self, X: Array, y: Array, sample_weight: Any, inputs: int, outputs: int) -> Any:
         """Train the network: a new one, or with `warm_start` the one that exists."""
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32)
@@ -94,7 +104,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if isinstance(module, nn.Module):
             network: Any = copy.deepcopy(module)
         elif callable(module):
-            network = module(inputs, outputs, **(self.module_arguments or {}))
+            network = _call_factory(module, (inputs, outputs), dict(self.module_arguments or {}))
         else:
             raise ValueError(
                 f"`module` must be a module or return one for (inputs, outputs). Received: {describe(module)}."
@@ -124,9 +134,10 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 
     Args:
         module: A function or class `(inputs, outputs, **module_arguments)` that returns a module, where inputs and
-            outputs are the numbers of features and of classes; or a module, which is copied. Its outputs are logits
-            `(batch, classes)` for the default loss. By default one hidden layer of 100 units.
-        module_arguments: More arguments for `module`.
+            outputs are the numbers of features and of classes, or one without these two; or a module, which is
+            copied. Its outputs are logits `(batch, classes)` for the default loss. By default one hidden layer of 100
+            units.
+        module_arguments: More arguments for `module`; a search sets single ones as `module__name`.
         optimizer: As in `Model.compile`.
         learning_rate: The learning rate; by default the optimizer's.
         loss: As in `Model.compile`; by default the crossentropy of logits. Targets are class indices.
@@ -165,9 +176,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> Array:
         """Return the probabilities of the classes, `(samples, classes)`."""
         outputs = torch.from_numpy(self._outputs(X)).double()
-        are_logits = getattr(
-            self._default_loss() if self.loss is None else resolve_loss(self.loss), "from_logits", False
-        )
+        are_logits = loss_traits(self._default_loss() if self.loss is None else self.loss).from_logits
         if outputs.ndim == 1 or outputs.shape[1] == 1:
             single = outputs.reshape(-1, 1)
             single = single.sigmoid() if are_logits else single
@@ -218,6 +227,28 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _call_factory(factory: Callable[..., Any], sizes: tuple[int, int], arguments: dict[str, Any]) -> Any:
+    """Return the network that `factory` makes, which may take the numbers of inputs and outputs or not.
+
+    Raises:
+        TypeError: If it takes neither.
+    """
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        return factory(*sizes, **arguments)
+    for positional in (sizes, ()):
+        try:
+            signature.bind(*positional, **arguments)
+        except TypeError:
+            continue
+        return factory(*positional, **arguments)
+    raise TypeError(
+        f"`module` is called with the numbers of inputs and outputs, and with the module_arguments {[*arguments]}, but "
+        f"{describe(factory)} takes {signature}. Write a function (inputs, outputs, ...) that returns the network."
+    )
 
 
 def _network(inputs: int, outputs: int) -> nn.Module:

@@ -52,6 +52,11 @@ def column(seed):
     return y_true[:, :1], y_pred[:, :1]
 
 
+def flat(seed):
+    y_true, y_pred = related(seed)
+    return y_true[:, 0], y_pred[:, 0]
+
+
 def counts(seed):
     random = _generator(seed)
     return random.poisson(2, (ROWS, CLASSES)).astype("float32"), random.random((ROWS, CLASSES)).astype("float32") * 4
@@ -78,6 +83,11 @@ def logits(seed):
     return labels, shares * 8 - 4
 
 
+def flat_logits(seed):
+    labels, scores = logits(seed)
+    return labels[:, 0], scores[:, 0]
+
+
 def one_hot(seed):
     random = _generator(seed)
     chosen = random.integers(0, CLASSES, ROWS)
@@ -98,6 +108,16 @@ def steps(seed):
     random = _generator(seed)
     shares = _softmax(random.standard_normal((ROWS, 3, CLASSES))).astype("float32")
     return random.integers(0, CLASSES, (ROWS, 3)), shares
+
+
+def planes(seed):
+    labels, shares = steps(seed)
+    return labels, shares.swapaxes(1, 2)
+
+
+def layers(seed):
+    labels, shares = planes(seed)
+    return np.eye(CLASSES, dtype="float32")[labels].swapaxes(1, 2), shares
 
 
 def images(seed):
@@ -209,4 +229,33 @@ MEMBERS = [
     _member("PearsonCorrelation", sequences, axis=1),
     _member("ConcordanceCorrelation", related),
     _member("ConcordanceCorrelation", sequences, axis=1),
+]
+
+_CORRELATIONS = ("PearsonCorrelation", "ConcordanceCorrelation")
+
+# What Keras does not have.
+EXTENDED = [
+    _member("BinaryAccuracy", logits, from_logits=True),
+    _member("BinaryAccuracy", tables, ignore_class=1),
+    _member("CategoricalAccuracy", layers, axis=1),
+    _member("SparseCategoricalAccuracy", sparse, ignore_class=1),
+    _member("SparseCategoricalAccuracy", planes, axis=1, ignore_class=0),
+    _member("SparseTopKCategoricalAccuracy", planes, axis=1, k=2),
+    _member("TopKCategoricalAccuracy", layers, axis=1, k=2),
+    *[_member(name, logits, from_logits=True) for name in ("Precision", "Recall", "TruePositives", "BinaryIoU")],
+    _member("F1Score", logits, from_logits=True, threshold=0.4, average="macro"),
+    _member("RecallAtPrecision", logits, precision=0.5, from_logits=True),
+    *[
+        _member(name, data)
+        for name in (
+            "MeanSquaredError",
+            "RootMeanSquaredError",
+            "R2Score",
+            "PearsonCorrelation",
+            "ConcordanceCorrelation",
+        )
+        for data in (flat, column)
+    ],
+    _member("BinaryCrossentropy", flat_logits, from_logits=True),
+    _member("F1Score", flat_logits, from_logits=True, threshold=0.5),
 ]

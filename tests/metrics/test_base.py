@@ -123,7 +123,24 @@ def test_moving_keeps_the_variables_and_their_dtype():
     metric.to(torch.float64)
     assert metric.total is total
     assert metric._buffers["total"] is total
-    assert total.dtype == torch.float32
+    assert total.dtype == torch.float64
+
+
+def test_sums_are_float32_on_devices_without_float64():
+    """As on Apple's GPUs, where moving a float64 tensor is a TypeError."""
+
+    def move(tensor):
+        if tensor.dtype == torch.float64:
+            raise TypeError("Cannot convert a float64 tensor")
+        return tensor.clone()
+
+    metric = metrics.Mean()
+    metric.update_state([1.0, 3.0])
+    total = metric.total
+    metric._apply(move)
+    metric.update_state([5.0])
+    assert metric.total is total
+    assert (total.dtype, metric.result().item()) == (torch.float32, 3.0)
 
 
 def test_assigning_a_tensor_writes_into_the_variable():

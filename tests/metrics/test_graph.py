@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchfit import metrics
 
-MEMBERS = runpy.run_path(str(Path(__file__).with_name("members.py")))["MEMBERS"]
+cases = runpy.run_path(str(Path(__file__).with_name("members.py")))
+MEMBERS = [*cases["MEMBERS"], *cases["EXTENDED"]]
 
 
 def tensors(member, seed):

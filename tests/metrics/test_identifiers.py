@@ -1,8 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from torchfit import metrics
-from torchfit.metrics.identifiers import as_metric, resolve_metric
+from torchfit import losses, metrics
+from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
 
 
 def squared(y_true, y_pred):
@@ -81,6 +83,7 @@ def test_unknown_names_come_with_near_ones():
         ((8,), (8, 3), metrics.SparseCategoricalAccuracy),
         ((8, 1), (8, 3), metrics.SparseCategoricalAccuracy),
         ((8, 2), (8, 2, 3), metrics.SparseCategoricalAccuracy),
+        ((8, 1, 4, 5), (8, 1, 4, 5), metrics.BinaryAccuracy),
     ],
 )
 def test_accuracy_by_shape(target, output, kind):
@@ -98,9 +101,65 @@ def test_accuracy_by_shape(target, output, kind):
     ],
 )
 def test_crossentropy_by_shape_and_loss(loss, target, output, kind):
-    metric = resolve_metric("ce", loss, target, output, from_logits=True)
+    metric = resolve_metric("ce", loss, target, output)
     assert (type(metric), metric.name) == (kind, "ce")
-    assert metric.get_config()["from_logits"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "target", "output", "printed"),
+    [
+        ("accuracy", nn.CrossEntropyLoss(), (8,), (8, 3), "SparseCategoricalAccuracy(axis=1, ignore_class=-100)"),
+        ("accuracy", F.cross_entropy, (8, 3), (8, 3), "CategoricalAccuracy(axis=1, ignore_class=-100)"),
+        (
+            "accuracy",
+            nn.NLLLoss(ignore_index=0),
+            (8, 5),
+            (8, 3, 5),
+            "SparseCategoricalAccuracy(axis=1, ignore_class=0)",
+        ),
+        ("accuracy", nn.BCEWithLogitsLoss(), (8, 6), (8, 6), "BinaryAccuracy(from_logits=True)"),
+        ("accuracy", nn.BCELoss(), (8, 1, 4, 4), (8, 1, 4, 4), "BinaryAccuracy()"),
+        ("accuracy", "hinge", (8, 1), (8, 1), "BinaryAccuracy(from_logits=True)"),
+        (
+            "accuracy",
+            losses.SparseCategoricalCrossentropy(axis=1),
+            (8, 5),
+            (8, 3, 5),
+            "SparseCategoricalAccuracy(axis=1)",
+        ),
+        ("accuracy", lambda y, p: F.cross_entropy(p, y), (8, 5), (8, 3, 5), "SparseCategoricalAccuracy(axis=1)"),
+        ("crossentropy", nn.BCEWithLogitsLoss(), (8, 1), (8, 1), "BinaryCrossentropy(from_logits=True)"),
+        (
+            "ce",
+            losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=9),
+            (8,),
+            (8, 3),
+            "SparseCategoricalCrossentropy(from_logits=True, ignore_class=9)",
+        ),
+        ("auc", nn.BCEWithLogitsLoss(), (8, 1), (8, 1), "AUC(from_logits=True)"),
+        ("Precision", nn.BCELoss(), (8, 1), (8, 1), "Precision()"),
+        ("recall", nn.CrossEntropyLoss(), (8,), (8, 3), "Recall(axis=1, from_logits=True, ignore_class=-100)"),
+        ("binary_accuracy", nn.BCEWithLogitsLoss(), (8, 1), (8, 1), "BinaryAccuracy(from_logits=True)"),
+        (
+            "top_k_categorical_accuracy",
+            nn.CrossEntropyLoss(),
+            (8,),
+            (8, 9),
+            "TopKCategoricalAccuracy(axis=1, ignore_class=-100)",
+        ),
+    ],
+)
+def test_a_name_is_read_as_the_loss_beside_it(name, loss, target, output, printed):
+    shown = repr(resolve_metric(name, loss, target, output))
+    assert shown.replace(f"name={name}, ", "").replace(f"name={name}", "") == printed
+
+
+def test_which_names_follow_the_loss():
+    followed = ("accuracy", "CE", "AUC", "f1_score", "binary_accuracy", "binary_crossentropy", "true_positives")
+    assert all(map(follows_loss, followed))
+    assert not any(map(follows_loss, ("mse", "huber", "r2_score", "mean_iou", "precision_at_recall", metrics.AUC())))
+    with pytest.raises(ValueError, match="Unknown metric: 'acuracy'"):
+        follows_loss("acuracy")
 
 
 def test_own_metrics_are_read_back_with_custom_objects():

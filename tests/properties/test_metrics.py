@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchfit import metrics
 
 cases = runpy.run_path(str(Path(__file__).parents[1] / "metrics" / "members.py"))
-MEMBERS, ROWS = cases["MEMBERS"], cases["ROWS"]
+MEMBERS, ROWS = [*cases["MEMBERS"], *cases["EXTENDED"]], cases["ROWS"]
 every_member = pytest.mark.parametrize("member", MEMBERS, ids=str)
 seeds = st.integers(0, 2**16)
 few = settings(max_examples=3, deadline=None)
@@ -56,6 +56,25 @@ def test_a_weight_of_two_is_the_sample_twice(member, seed):
     ignored = member.arguments.get("ignore_class") if member.name.startswith("Sparse") else None
     unit = None if ignored is None else np.ones(len(repeated))
     same(after(once, (y_true, y_pred, weights)), after(build(member), (y_true[repeated], y_pred[repeated], unit)))
+
+
+@every_member
+@pytest.mark.parametrize("weighted", [False, True])
+@few
+@given(seed=seeds)
+def test_a_mask_leaves_rows_out_whatever_they_hold(member, weighted, seed):
+    y_true, y_pred = member.data(seed)
+    kept = np.random.default_rng(seed).random(ROWS) < 0.6
+    kept[0] = True
+    weights = np.arange(1, ROWS + 1) if weighted else None
+    expected = after(build(member), (y_true[kept], y_pred[kept], None if weights is None else weights[kept]))
+    predictions, labels = torch.from_numpy(y_pred.copy()), torch.from_numpy(y_true.copy())
+    if predictions.is_floating_point():
+        predictions[~torch.from_numpy(kept)] = float("nan")
+    if member.name.startswith("Sparse"):
+        labels[~torch.from_numpy(kept)] = -1
+    predictions._keras_mask = torch.from_numpy(kept)
+    same(after(build(member), (labels, predictions, weights)), expected)
 
 
 @every_member

@@ -95,9 +95,11 @@ def _torch_traits(loss: TorchLoss) -> LossTraits:
 
 def _function_traits(loss: LossFunctionWrapper) -> LossTraits:
     """Return the traits of a function of this package, with the arguments that it is given."""
-    function, given = loss.fn, {key: value for key, value in loss.get_config().items() if key != "fn"}
+    function: Any = loss.fn
+    given = {key: value for key, value in loss.get_config().items() if key != "fn"}
     if isinstance(function, functools.partial):
-        function, given = function.func, {**given, **function.keywords}
+        given.update(function.keywords)
+        function = function.func
     if not str(getattr(function, "__module__", "")).startswith("torchfit."):
         return LossTraits(_kind_by_name(loss), from_logits=bool(given.get("from_logits", False)))
     traits = loss_traits(function)

@@ -1,6 +1,7 @@
 """Accuracies: how often predictions are right."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -231,7 +232,7 @@ class SparseTopKCategoricalAccuracy(_ClassMatches):
         )
 
 
-_FOR_ANY_LABELS = {
+_FOR_ANY_LABELS: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
     of_samples.categorical_matches: of_samples.class_matches,
     of_samples.sparse_categorical_matches: of_samples.class_matches,
     of_samples.top_k_matches: of_samples.class_top_k_matches,

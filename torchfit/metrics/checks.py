@@ -13,7 +13,7 @@ from torchfit.metrics.base import Metric
 def metric_problem(metric: Any, loss: Any, y_true: Any, y_pred: Any) -> str | None:
     """Return one line with the way out if a metric reads values that it does not mean, else `None`.
 
-    That is: scores outside [0, 1] where it compares probabilities with a threshold, labels other than 0 and 1 (or -1
+    That is: logits where it compares probabilities with a threshold, labels other than 0 and 1 (or -1
     and 1) of a binary metric, classes on another dimension than those of the loss, and labels that the loss ignores.
     This reads the values, which waits for the device: call it once, not at every step.
 
@@ -26,7 +26,7 @@ def metric_problem(metric: Any, loss: Any, y_true: Any, y_pred: Any) -> str | No
     >>> from torchfit.metrics import Precision
     >>> print(metric_problem(Precision(), None, torch.tensor([0, 1]), torch.tensor([-1.0, 2.0])))
     The metric precision expects probabilities, but the model puts out values outside [0, 1]. \
-Use Precision(from_logits=True), or end the model with a sigmoid.
+Use Precision(from_logits=True), or end the model with a sigmoid or softmax.
     """
     if not isinstance(metric, Metric) or not isinstance(y_true, Tensor) or not isinstance(y_pred, Tensor):
         return None
@@ -36,12 +36,17 @@ Use Precision(from_logits=True), or end the model with a sigmoid.
 
 
 def _problems(metric: Metric, traits: LossTraits, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
-    if metric.expects_probabilities and traits.kind != "other" and _exceeds_unit_interval(y_pred):
-        end = "softmax" if metric.has_class_axis else "sigmoid"
-        yield (
-            f"The metric {metric.name} expects probabilities, but the model puts out values outside [0, 1]. Use "
-            f"{type(metric).__name__}(from_logits=True), or end the model with a {end}."
-        )
+    if metric.expects_probabilities and traits.kind != "other":
+        if traits.from_logits:
+            yield (
+                f"The metric {metric.name} expects probabilities, but the loss takes logits. Use "
+                f"{type(metric).__name__}(from_logits=True)."
+            )
+        elif _exceeds_unit_interval(y_pred):
+            yield (
+                f"The metric {metric.name} expects probabilities, but the model puts out values outside [0, 1]. Use "
+                f"{type(metric).__name__}(from_logits=True), or end the model with a sigmoid or softmax."
+            )
     if metric.expects_binary_labels and y_true.numel() == y_pred.numel() and _has_other_labels(metric, y_true):
         yield (
             f"The metric {metric.name} expects labels of 0 and 1, but `y` holds values above 1, which count as 1. For "

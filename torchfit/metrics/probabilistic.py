@@ -83,7 +83,7 @@ class _ClassCrossentropy(_Crossentropy):
             y_true = torch.where(kept, y_true, 0)  # padding need not be a class
         if not self._takes_any_labels:
             return super()._values(y_true, y_pred, mask)
-        reading = {"from_logits": self.from_logits, "axis": self.axis}
+        reading: dict[str, Any] = {"from_logits": self.from_logits, "axis": self.axis}
         if y_true.shape == y_pred.shape:
             return crossentropy.categorical_crossentropy(y_true, y_pred, **reading)
         return crossentropy.sparse_categorical_crossentropy(y_true, y_pred, ignore_class=self.ignore_class, **reading)

@@ -78,7 +78,9 @@ class Mean(Metric):
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the unit with the count."""
         super()._apply(fn, recurse)
-        self._unit = self._unit.to(self.count.device, self.count.dtype)
+        count = self._buffers["count"]
+        assert count is not None
+        self._unit = torch.ones((), dtype=count.dtype, device=count.device)
         return self
 
     def _accumulate(self, values: Tensor, sample_weight: Any = None, mask: Any = None) -> None:
@@ -153,7 +155,7 @@ class MeanMetricWrapper(Mean):
                 y_true, y_pred = (part.unsqueeze(-1) for part in align_ranks(y_true, y_pred))
         values = self._values(y_true, y_pred, mask)
         ignored = get_mask(values)
-        if ignored is not None and (self._applies_ignored or sample_weight is not None or mask is not None):
+        if ignored is not None and (self._applies_ignored or sample_weight is not None):
             mask = ignored if mask is None else merge_weights(None, mask, values) * ignored
         if values.ndim:
             self._accumulate(values, sample_weight, mask)
@@ -162,7 +164,7 @@ class MeanMetricWrapper(Mean):
 
     def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
         """Return what the function returns; what the mask leaves out may be anything."""
-        values = self._fn(y_true, y_pred, **self._fn_kwargs)
+        values: Any = self._fn(y_true, y_pred, **self._fn_kwargs)
         if isinstance(values, Tensor):
             return values
         if values is None:
