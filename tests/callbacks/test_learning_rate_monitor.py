@@ -3,7 +3,7 @@ import torch
 from torch.optim.lr_scheduler import StepLR
 
 from torchfit import optimizers
-from torchfit.callbacks import History, LearningRateMonitor, LearningRateScheduler, TorchLRScheduler
+from torchfit.callbacks import History, LearningRateMonitor, ReduceLROnPlateau, TorchLRScheduler
 from torchfit.optimizers.torch_optimizer import TorchOptimizer
 
 
@@ -43,24 +43,12 @@ def test_the_rates_are_those_of_the_epoch_wherever_the_scheduler_stands(drive, m
     assert history.history["learning_rate_1"] == [0.2, 0.1]
 
 
-class Several:
-    """Several optimizers for one model."""
-
-    built = True
-
-    def __init__(self, optimizers):
-        self.optimizers = optimizers
-
-    @property
-    def learning_rate(self):
-        return self.optimizers[0].learning_rate
-
-
 def test_every_one_of_several_optimizers_has_its_rate(drive, model):
     history = History()
-    parts = [optimizers.SGD(0.5), optimizers.SGD(optimizers.schedules.ExponentialDecay(0.25, 1, 0.5))]
-    model.optimizer = Several(parts)
-    halve = LearningRateScheduler(lambda epoch, rate: rate / 2)
-    drive([LearningRateMonitor(), halve, history], [{}])
-    expected = {"learning_rate": 0.25, "learning_rate_0": 0.25, "learning_rate_1": 0.25}
-    assert {name: value for name, (value,) in history.history.items()} == expected
+    model.optimizer = optimizers.MultiOptimizer({"weight": optimizers.SGD(0.5)}, default=optimizers.SGD(0.25))
+    model.optimizer.build(model.module.named_parameters())
+    plateau = ReduceLROnPlateau("loss", factor=0.5, patience=1)
+    drive([LearningRateMonitor(), plateau, history], [{"loss": 1.0}] * 3)
+    assert history.history["learning_rate"] == [0.5, 0.5, 0.25]
+    assert history.history["learning_rate_0"] == [0.5, 0.5, 0.25]
+    assert history.history["learning_rate_1"] == [0.25, 0.25, 0.125]
