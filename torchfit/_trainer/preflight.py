@@ -5,7 +5,7 @@ Each check stands where it costs least, and none needs a step of its own:
 - names of monitored values, and whether files can be written: the callbacks, in `on_train_begin`;
 - frozen layers that go on changing: here, from the modules alone;
 - shapes: the losses, at every call;
-- class numbers, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
+- class indices, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
   before anything is updated (`losses.checks.check_targets`);
 - parameters without a gradient: the optimizer, at its first update.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
 from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
+from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
@@ -49,21 +50,6 @@ from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
 from torchfit.metrics.base import preserve_state
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How `compile` was called, but for the optimizer."""
-
-    loss: Any = None
-    metrics: Any = None
-    loss_weights: Any = None
-    weighted_metrics: Any = None
-    run_eagerly: bool | None = None
-    steps_per_execution: int | None = None
-    jit_compile: bool | str | None = None
-    auto_scale_loss: bool = True
-    microbatch: int | str | None = None
 
 
 class Trainer:
@@ -245,7 +231,7 @@ class Trainer:
                 return {}
             self.state.data_name = "validation_data"
             try:
-                with training_mode(model, training=False):
+                with translate_errors(model.module, "validation_data"), training_mode(model, training=False):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
                 self.state.data_name = "x"
