@@ -182,7 +182,7 @@ def test_hooks_of_users_inside_a_layer_of_torch_speak_for_themselves():
 
     net = nn.Sequential(nn.Linear(4, 3))
     net[0].register_forward_hook(refuse)
-    with pytest.raises(ValueError, match="^own words"):
+    with pytest.raises(ValueError, match=r"^own words"):
         Model(net, device="cpu").predict(np.ones((2, 4), "float32"))
 
 
