@@ -42,10 +42,9 @@ from torchfit._trainer.training_state import (
     TrainingState,
 )
 from torchfit._types import Stateful, StepFn
-from torchfit._utils import tree
+from torchfit._utils import tree, validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
-from torchfit._utils.validation import integer
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
@@ -163,24 +162,25 @@ class Trainer:
     ) -> Any:
         """Train `model` and return its `History`; arguments as those of `Model.fit`."""
         self._require_compiled("fit")
-        epochs = integer("epochs", epochs, min_value=0)
+        validation.batch_size(batch_size)
+        epochs = validation.integer("epochs", epochs, min_value=0)
         batch_spec = self._batch_spec(model, x)
         adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
-        validation = pipelines.make_validation_batches(
+        validation_batches = pipelines.make_validation_batches(
             held_out, batch_size, validation_batch_size, validation_steps, loading
         )
         batches = pipelines.make_training_batches(adapter, batch_size, shuffle, steps_per_epoch, epochs, loading)
         batches.on_exhausted = lambda: setattr(model, "stop_training", True)
-        indices = range(integer("initial_epoch", initial_epoch, min_value=0), epochs)
+        indices = range(validation.integer("initial_epoch", initial_epoch, min_value=0), epochs)
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **params)
-        self._set_log_names(model, callback_list, batches, validation)
+        self._set_log_names(model, callback_list, batches, validation_batches)
         model.history = _find_history(callback_list)
         timer = self._make_timer(batch_spec, callback_list, model.history)
-        validate = self._make_validate(model, validation, validation_freq, callback_list)
-        run = self._make_training_state(model, batches, indices, callback_list, validation)
+        validate = self._make_validate(model, validation_batches, validation_freq, callback_list)
+        run = self._make_training_state(model, batches, indices, callback_list, validation_batches)
         model.stop_training = False
         with self._loop_context(model, callback_list, training=True):
             train_loop(
@@ -368,7 +368,7 @@ class Trainer:
     @contextmanager
     def _single_step(self, model: BaseModel, reset_metrics: bool, training: bool) -> Iterator[None]:
         with self._metrics_isolated(model), self._loop_context(model, NO_CALLBACKS, training=training):
-            if reset_metrics:
+            if validation.boolean("reset_metrics", reset_metrics):
                 model.reset_metrics()
             yield
 
