@@ -11,11 +11,12 @@ from torchfit._data.workers import LoaderConfig
 from torchfit._saving import compile_config, model_file, weights
 from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike
+from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.steps import overridden_method
 from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import TrainableModule
-from torchfit._trainer.trainer import CompileOptions, Trainer
+from torchfit._trainer.trainer import Trainer
 from torchfit._utils.console import write_line
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling

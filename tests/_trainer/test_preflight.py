@@ -101,6 +101,48 @@ def test_frozen_layers_that_go_on_changing():
     compiled(net).fit(x, labels, verbose=0)
 
 
+def test_layers_that_were_frozen_as_in_keras_are_told_of():
+    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    net[0].trainable = False
+    with pytest.warns(UserWarning, match=r"`trainable = False` of '0' has no effect.*freeze\(model, '0'\)"):
+        compiled(net).fit(x, labels, verbose=0)
+    freeze(net, "0")
+    compiled(net).fit(x, labels, verbose=0)
+
+
+def test_a_module_and_a_parameter_that_were_frozen_as_in_keras_are_told_of():
+    net = nn.Linear(4, 3)
+    net.trainable = net.bias.trainable = False
+    with pytest.warns(UserWarning, match=r"of the module \(and 1 more\) has no effect.*freeze\(model\)"):
+        compiled(net).fit(x, labels, verbose=0)
+
+
+def test_a_flag_of_ones_own_means_what_its_class_says():
+    class Own(nn.Linear):
+        def __init__(self, trainable):
+            super().__init__(4, 3)
+            self.trainable = trainable
+
+    compiled(Own(trainable=False)).fit(x, labels, verbose=0)
+
+
+def test_a_model_is_frozen_as_in_keras():
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    model = compiled(net)
+    assert model.trainable
+    model.trainable = False
+    assert not model.trainable
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="no trainable parameters"):
+        model.fit(x, labels, verbose=0)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    model.trainable = True
+    model.fit(x, labels, verbose=0)
+    assert not np.array_equal(before[0], model.get_weights()[0])
+    with pytest.raises(ValueError, match="`trainable` must be True or False"):
+        model.trainable = "no"
+
+
 @pytest.mark.parametrize("callback", [ModelCheckpoint, CSVLogger])
 def test_paths_that_cannot_be_written(callback, tmp_path):
     file = tmp_path / "file"

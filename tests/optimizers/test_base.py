@@ -301,7 +301,9 @@ def test_state_of_something_else_is_refused():
         ({"gradient_accumulation_steps": 2.5}, "gradient_accumulation_steps=2.5"),
         ({"momentum": 1.5}, r"`momentum` must be a float in the range \[0, 1\]"),
         ({"moment": 0.9}, "SGD has no argument `moment`. Did you mean 'momentum'"),
-        ({"lr": 0.9}, "SGD has no argument `lr`"),
+        ({"lr": 0.9}, "SGD has no argument `lr`, which is PyTorch's name: use `learning_rate`"),
+        ({"max_norm": 1.0}, "PyTorch's name: use `global_clipnorm`"),
+        ({"foreach": True}, "SGD has no argument `foreach`.*pass an optimizer of PyTorch, such as torch.optim.SGD"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -343,3 +345,13 @@ def test_few_calls_per_step(monkeypatch):
             optimizer.zero_grad()
             sys.setprofile(None)
         assert len(calls) <= 12, calls
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [({"lr": 0.1}, "`learning_rate`"), ({"betas": (0.9, 0.99)}, "`beta_1` and `beta_2`"), ({"eps": 1e-8}, "`epsilon`")],
+)
+def test_names_of_pytorch_are_told_by_the_name_here_and_not_with_all_names(options, names):
+    with pytest.raises(ValueError, match=names) as caught:
+        Adam(**options)
+    assert "ema_momentum" not in str(caught.value)

@@ -10,8 +10,10 @@ from torchfit._trainer.predictions import numpy_compatible
 from torchfit._types import Array, Nested, Results, StateDict
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
+from torchfit._utils.freezing import set_trainable
 from torchfit._utils.modules import has_lazy_weights, weight_tensors
 from torchfit._utils.names import snake_case
+from torchfit._utils.validation import boolean
 from torchfit._utils.wrapping import ModuleWrapper
 
 
@@ -48,6 +50,18 @@ class BaseModel(ModuleWrapper):
         if self.module is self:
             raise NotImplementedError(f"{type(self).__name__} wraps no module: define its `forward`.")
         return self.module(*args, **kwargs)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any parameter is trained; set it to freeze or unfreeze all of them, as `utils.freeze(model)` does.
+
+        Parts of a model are frozen with `utils.freeze(model, name)`.
+        """
+        return any(parameter.requires_grad for parameter in self.module.parameters())
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        set_trainable(self, (), trained=boolean("trainable", value))
 
     # -- the steps and what they are made of, defined by `TrainableModule` ---------------------------------
 

@@ -16,6 +16,7 @@ from torchfit._trainer.output_matching import Getter, OutputSpec, broadcast_to_o
 from torchfit._trainer.target_rank import is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
+from torchfit._utils.errors import describe
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, find_probability_problem, has_index_targets
 from torchfit.losses.identifiers import loss_modules, resolve_loss
@@ -398,6 +399,7 @@ class Objective:
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
         """Resolve names such as "accuracy", which depend on loss and shapes, and move the states to the device."""
         target, prediction, output = bound.target(targets), bound.output(outputs), bound.objective
+        _check_kinds(output, target, prediction)
         self._resolve_metrics(output, target, prediction, prediction.device)
         if output.name not in self._checked_outputs:
             self._checked_outputs.add(output.name)
@@ -458,6 +460,17 @@ def _make_selector(bound: list[BoundOutput], sample_weight: Nested) -> Selector:
 def _is_whole(bound: BoundOutput, sample_weight: Nested) -> bool:
     getters = [bound.target, bound.output, *(() if sample_weight is None else (bound.weight,))]
     return all(getter is output_matching.identity for getter in getters)
+
+
+def _check_kinds(output: OutputObjective, target: Any, prediction: Any) -> None:
+    """Check that an output is a tensor, and that a target is one where the loss wants that."""
+    if not hasattr(prediction, "device"):
+        raise TypeError(
+            f"The output {output.name!r} of the model is {describe(prediction)}, but losses and metrics need tensors. "
+            "Return a tensor from `forward`, or a tuple, list, dictionary, named tuple or dataclass of tensors."
+        )
+    if not isinstance(target, Tensor) and (output.loss is None or is_builtin(output.loss)):
+        output_matching.check_numbers("y", target)
 
 
 def _is_flat(value: Any) -> bool:

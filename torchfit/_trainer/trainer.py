@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
 from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
+from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
@@ -41,28 +42,13 @@ from torchfit._trainer.training_state import (
     TrainingState,
 )
 from torchfit._types import Stateful, StepFn, StepIterator
+from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.modules import floating_dtype_of, has_lazy_weights, training_mode
-from torchfit._utils.validation import integer
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
 from torchfit.metrics.base import preserve_state
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How `compile` was called, but for the optimizer."""
-
-    loss: Any = None
-    metrics: Any = None
-    loss_weights: Any = None
-    weighted_metrics: Any = None
-    run_eagerly: bool | None = None
-    steps_per_execution: int | None = None
-    jit_compile: bool | str | None = None
-    auto_scale_loss: bool = True
-    microbatch: int | str | None = None
 
 
 class Trainer:
@@ -155,24 +141,25 @@ class Trainer:
     ) -> Any:
         """Train `model` and return its `History`; arguments as those of `Model.fit`."""
         self._require_compiled("fit")
-        epochs = integer("epochs", epochs, min_value=0)
+        validation.batch_size(batch_size)
+        epochs = validation.integer("epochs", epochs, min_value=0)
         batch_spec = self._batch_spec(model, x)
         adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
-        validation = pipelines.make_validation_batches(
+        validation_batches = pipelines.make_validation_batches(
             held_out, batch_size, validation_batch_size, validation_steps, loading
         )
         batches = pipelines.make_training_batches(adapter, batch_size, shuffle, steps_per_epoch, epochs, loading)
         batches.on_exhausted = lambda: setattr(model, "stop_training", True)
-        indices = range(integer("initial_epoch", initial_epoch, min_value=0), epochs)
+        indices = range(validation.integer("initial_epoch", initial_epoch, min_value=0), epochs)
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **params)
-        self._set_log_names(model, callback_list, batches, validation)
+        self._set_log_names(model, callback_list, batches, validation_batches)
         model.history = _find_history(callback_list)
         timer = self._make_timer(batch_spec, callback_list, model.history)
-        validate = self._make_validate(model, validation, validation_freq, callback_list)
-        run = self._make_training_state(model, batches, indices, callback_list, validation)
+        validate = self._make_validate(model, validation_batches, validation_freq, callback_list)
+        run = self._make_training_state(model, batches, indices, callback_list, validation_batches)
         model.stop_training = False
         with self._loop_context(model, callback_list, training=True):
             train_loop(
@@ -233,7 +220,7 @@ class Trainer:
                 return {}
             self.state.data_name = "validation_data"
             try:
-                with training_mode(model, training=False):
+                with translate_errors(model.module, "validation_data"), training_mode(model, training=False):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
                 self.state.data_name = "x"
@@ -370,7 +357,7 @@ class Trainer:
     @contextmanager
     def _single_step(self, model: BaseModel, reset_metrics: bool, training: bool) -> Iterator[None]:
         with self._metrics_isolated(model), self._loop_context(model, NO_CALLBACKS, training=training):
-            if reset_metrics:
+            if validation.boolean("reset_metrics", reset_metrics):
                 model.reset_metrics()
             yield
 

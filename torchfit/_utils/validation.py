@@ -9,6 +9,10 @@ from typing import Any
 
 from torchfit._utils.errors import describe
 
+_DATA_BY_NAME = (
+    " Data are passed there by name: `validation_data=(x, y)` or `sample_weight=`; `predict` takes inputs alone."
+)
+
 
 def boolean(name: str, value: Any) -> bool:
     """Accept `True` and `False`, also 1, 0 and those of NumPy."""
@@ -65,7 +69,10 @@ def batch_size(value: Any, name: str = "batch_size") -> int:
     if value is None:
         return 32
     if not is_integer(value) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {describe(value)}.")
+        are_data = not isinstance(value, (str, type)) and (hasattr(value, "__len__") or hasattr(value, "__iter__"))
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {describe(value)}.{_DATA_BY_NAME if are_data else ''}"
+        )
     return _native(name, value)
 
 
