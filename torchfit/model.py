@@ -21,6 +21,8 @@ from torchfit._utils.console import write_line
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 
+_STOP_FLAGS = ("stop_training", "stop_evaluating", "stop_predicting")
+
 
 class Model(TrainableModule):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
@@ -487,5 +489,7 @@ class Model(TrainableModule):
 def _settings(model: Model, trainer: Trainer) -> ModelSettings:
     """Return what a file holds of the model beside its module."""
     policy = None if model.dtype_policy is None else model.dtype_policy.name
-    hidden = frozenset(vars(Model(nn.Identity()))) if model.module is model else frozenset()
-    return ModelSettings(model.name, trainer.input_names, trainer.output_names, policy, hidden)
+    is_subclass = type(model) is not Model
+    hidden = {*vars(Model(nn.Identity())), "run_eagerly", *_STOP_FLAGS} if is_subclass else ()
+    names = trainer.input_names, trainer.output_names
+    return ModelSettings(model.name, *names, policy, frozenset(hidden), is_subclass, model.added_terms)

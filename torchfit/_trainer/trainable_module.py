@@ -1,6 +1,7 @@
 """`TrainableModule`: what a model does with one batch, in methods that a subclass may override."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results
 from torchfit._utils import collector
 from torchfit._utils.batch import Batch, parts_of
+from torchfit._utils.collector import AddedTerm
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import training_mode
 
@@ -179,12 +181,15 @@ class TrainableModule(BaseModel):
             trainer.state.auxiliary.modules.append(loss.to(trainer.device))
         if on is not None:
             _check_function(loss)
-            trainer.register_hook(submodule_name(self.module, on), lambda out: collector.add_loss(loss(out)))
+            on = submodule_name(self.module, on)
+            trainer.register_hook(on, partial(_add_loss_of, loss))
         elif isinstance(loss, Tensor) or not callable(loss):
             collector.add_loss(loss)
+            return
         else:
             trainer.state.auxiliary.regularizers.append(loss)
             trainer.invalidate_compiled_steps()
+        trainer.state.auxiliary.added_terms.append(AddedTerm("add_loss", {"loss": loss, "on": on}))
 
     def add_metric(self, value: Any, name: str, aggregation: str = "mean", on: str | None = None) -> None:
         """Log a value besides the metrics of `compile`.
@@ -203,13 +208,21 @@ class TrainableModule(BaseModel):
         collector.check_metric(name, aggregation)
         if on is not None:
             _check_function(value)
-            submodule = submodule_name(self.module, on)
-            trainer.register_hook(submodule, lambda out: collector.add_metric(value(out), name, aggregation))
+            on = submodule_name(self.module, on)
+            trainer.register_hook(on, partial(_add_metric_of, value, name, aggregation))
         elif isinstance(value, Tensor) or not callable(value):
             collector.add_metric(value, name, aggregation)
+            return
         else:
             trainer.state.auxiliary.metric_fns.append((name, value, aggregation))
             trainer.invalidate_compiled_steps()
+        arguments = {"value": value, "name": name, "aggregation": aggregation, "on": on}
+        trainer.state.auxiliary.added_terms.append(AddedTerm("add_metric", arguments))
+
+    @property
+    def added_terms(self) -> list[AddedTerm]:
+        """The calls of `add_loss` and `add_metric` that added functions, in their order."""
+        return list(self._torchfit.state.auxiliary.added_terms)
 
     @property
     def losses(self) -> list[Tensor]:
@@ -247,6 +260,14 @@ class CompiledMetrics:
     def update_state(self, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> None:
         """Update every metric with one batch."""
         self._update(y, y_pred, sample_weight)
+
+
+def _add_loss_of(function: Callable[[Any], Any], output: Any) -> None:
+    collector.add_loss(function(output))
+
+
+def _add_metric_of(function: Callable[[Any], Any], name: str, aggregation: str, output: Any) -> None:
+    collector.add_metric(function(output), name, aggregation)
 
 
 def _check_function(function: Any) -> None:
