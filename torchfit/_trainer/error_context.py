@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchfit._trainer.layer_hints import suggest_way_out
+from torchfit._trainer.layer_hints import describe_layer, suggest_way_out
 from torchfit._utils.errors import describe
 
 _MISMATCH = re.compile(
@@ -82,20 +82,13 @@ def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
         y = _in_data("y", data_name)
         return f"{y} does not fit the loss {layer!r}, which was called with the outputs {came}. torch says: {text}"
     return (
-        f"{_in_data('x', data_name)} does not fit the model: layer {_name(module, layer)} was called with {came}. "
-        f"{suggest_way_out(layer, received, text)} torch says: {text}"
+        f"{_in_data('x', data_name)} does not fit the model: layer {describe_layer(module, layer)} was called with "
+        f"{came}. {suggest_way_out(layer, received, text)} torch says: {text}"
     )
 
 
 def _in_data(argument: str, data_name: str) -> str:
     return f"`{argument}`" if data_name == "x" else f"`{argument}` in `{data_name}`"
-
-
-def _name(module: nn.Module, layer: nn.Module) -> str:
-    names = {id(submodule): name for name, submodule in module.named_modules()}
-    name = names.get(id(layer), "").removeprefix("module.")
-    kind = repr(layer) if "\n" not in repr(layer) else type(layer).__name__
-    return f"`{name}`, {kind}," if name else kind
 
 
 def _is_in_our_maths(traceback: TracebackType | None) -> bool:

@@ -6,13 +6,24 @@ Nothing here reads a tensor: shapes and dtypes tell.
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from torchfit._utils.modules import floating_dtype_of, has_running_stats
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMALISATIONS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 _SPATIAL_AXES = {"1d": 1, "2d": 2, "3d": 3}
 _AXIS_NAMES = ("batch", "channel", "depth", "height", "width")
+
+
+def describe_layer(module: nn.Module, layer: nn.Module) -> str:
+    """Return the name of a layer in a module, with its arguments; of a layer that contains others, with its class."""
+    names = {id(submodule): name for name, submodule in module.named_modules()}
+    name = names.get(id(layer), "").removeprefix("module.")
+    kind = repr(layer) if "\n" not in repr(layer) else type(layer).__name__
+    return f"`{name}`, {kind}," if name else kind
 
 
 def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
@@ -53,9 +64,9 @@ def _suggest_ids(layer: nn.Embedding | nn.EmbeddingBag, received: Any) -> str:
 
 def channels_of(layer: nn.Module) -> int | None:
     """Return how many channels a convolution or normalisation over channels takes, `None` for other layers."""
-    if isinstance(layer, _ConvNd):
+    if isinstance(layer, CONVOLUTIONS):
         return layer.in_channels
-    if isinstance(layer, _NormBase):
+    if isinstance(layer, _NORMALISATIONS):
         return layer.num_features
     return layer.num_channels if isinstance(layer, nn.GroupNorm) else None
 
@@ -99,14 +110,3 @@ def suggest_missing_axis(layer: nn.Module, shape: tuple[int, ...]) -> str | None
         f"It takes batches of {spatial + 2} axes: {names}. Pass one sample as a batch of one, x[None]; where the "
         f"axis of channels is missing, pass {add_channel}."
     )
-
-
-def takes_single_samples(layer: nn.Module, num_axes: int) -> bool:
-    """Return whether a layer takes an input of so many axes as a sample without the axis of the batch.
-
-    >>> takes_single_samples(nn.Linear(4, 3), 1), takes_single_samples(nn.Conv2d(3, 4, 2), 3)
-    (True, True)
-    """
-    if isinstance(layer, nn.Linear):
-        return num_axes == 1
-    return isinstance(layer, _ConvNd) and num_axes == (num_spatial_axes(layer) or 0) + 1

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfit._trainer.batch_axis import check_batch_axis
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
@@ -58,6 +59,7 @@ class ModuleCaller:
 
     Attributes:
         example: A template of the inputs seen last, `None` before the first call.
+        checks_batch_axis: Whether the first axis of the inputs must be that of the batch, as it must in arrays.
     """
 
     def __init__(self, input_names: Sequence[str] | None) -> None:
@@ -66,6 +68,7 @@ class ModuleCaller:
         self._bound: dict[Any, Call] = {}
         self._cache: dict[Any, Call] = {}
         self.example: Any = None
+        self.checks_batch_axis = False
 
     def __getstate__(self) -> StateDict:
         """Leave out the bound calls: copies bind their own."""
@@ -102,7 +105,8 @@ class ModuleCaller:
             self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
         self.example = _as_template(inputs)
         call = self._bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
-        return call
+        checks = self.checks_batch_axis and not torch.compiler.is_compiling()
+        return check_batch_axis(call, module, inputs) if checks else call
 
 
 def call_model(

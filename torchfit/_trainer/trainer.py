@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchfit._data import pipelines
-from torchfit._data.adapters.dispatch import as_batch, get_data_adapter
+from torchfit._data.adapters.dispatch import as_batch, get_data_adapter, is_array_like
 from torchfit._data.convert import BatchSpec
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
@@ -461,6 +461,7 @@ class Trainer:
 
     def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
         """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`."""
+        self.state.call.checks_batch_axis = is_array_like(x)
         may_split = self.input_names is None and hasattr(x, "columns")
         parameters = self.state.call.signature(model.module).required_names if may_split else ()
         dtype, index_targets = floating_dtype_of(model.module), self.state.objective.index_targets
