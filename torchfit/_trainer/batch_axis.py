@@ -43,7 +43,7 @@ def _call_checked(
     def check(layer: nn.Module, received: tuple[Any, ...]) -> None:
         """Refuse what came in `x` as it is; what the model computed itself may have any axes."""
         first = received[0] if received else None
-        if any(first is leaf for leaf in leaves) and takes_as_sample(layer, first.ndim):
+        if isinstance(first, Tensor) and _is_one_of(first, leaves) and takes_as_sample(layer, first.ndim):
             raise ValueError(
                 f"`x` does not fit the model: layer {describe_layer(module, layer)} was called with {describe(first)}. "
                 f"{suggest_missing_axis(layer, tuple(first.shape))}"
@@ -53,3 +53,7 @@ def _call_checked(
         for layer in suspects:
             hooks.callback(layer.register_forward_pre_hook(check).remove)
         return call(module, inputs)
+
+
+def _is_one_of(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
+    return any(tensor is other for other in tensors)
