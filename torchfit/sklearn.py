@@ -153,9 +153,9 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 
     Args:
         module: A function or class `(inputs, outputs, **module_arguments)` that returns a module, where inputs and
-            outputs are the numbers of features and of classes; one that takes
-            neither is called without them; or a module, which is copied. Its outputs are logits `(batch, classes)` for
-            the default loss. By default one hidden layer of 100 units.
+            outputs are the numbers of features and of classes; one that takes neither is called without them; or a
+            module, which is copied. Its outputs are logits `(batch, classes)` for the default loss. By default one
+            hidden layer of 100 units.
         module_arguments: More arguments for `module`. A search tries values of one as `module__name`.
         optimizer: As in `Model.compile`.
         learning_rate: The learning rate; by default the optimizer's.

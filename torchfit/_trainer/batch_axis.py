@@ -42,8 +42,9 @@ def _call_checked(
 ) -> Any:
     def check(layer: nn.Module, received: tuple[Any, ...]) -> None:
         """Refuse what came in `x` as it is; what the model computed itself may have any axes."""
-        first = received[0] if received else None
-        if any(first is leaf for leaf in leaves) and takes_as_sample(layer, first.ndim):
+        first: Any = received[0] if received else None
+        is_given = isinstance(first, Tensor) and any(first is leaf for leaf in leaves)
+        if is_given and takes_as_sample(layer, first.ndim):
             raise ValueError(
                 f"`x` does not fit the model: layer {describe_layer(module, layer)} was called with {describe(first)}. "
                 f"{suggest_missing_axis(layer, tuple(first.shape))}"
