@@ -246,3 +246,105 @@ def test_a_wrong_call_is_refused_by_name_and_the_model_stays_usable(case, model)
 def test_wrong_calls_of_other_methods(method, arguments, message, model):
     with pytest.raises(ValueError, match=message):
         getattr(model, method)(**arguments)
+
+
+ARRAYS = [X, torch.from_numpy(X), pd.DataFrame(X)]
+
+
+@pytest.mark.parametrize("data", ARRAYS, ids=lambda data: type(data).__name__)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, data: model.predict(X, data),
+        lambda model, data: model.evaluate(X, Y, data),
+        lambda model, data: model.fit(X, Y, data, data),
+        lambda model, data: model.fit(X, Y, (data, data)),
+        lambda model, data: model.fit(X, Y, [data, data]),
+    ],
+    ids=["predict", "evaluate", "fit", "tuple", "list"],
+)
+def test_data_in_the_place_of_the_batch_size_are_told_with_the_names_for_them(data, call):
+    with pytest.raises(ValueError, match=r"`batch_size` must be a positive integer.*validation_data=.*sample_weight="):
+        call(_compiled(), data)
+
+
+@pytest.mark.parametrize("data", ARRAYS, ids=lambda data: type(data).__name__)
+@pytest.mark.parametrize(
+    "argument",
+    ["epochs", "initial_epoch", "verbose", "validation_split", "steps_per_epoch", "validation_freq", "shuffle"],
+)
+def test_an_array_in_the_place_of_a_number_is_told_by_the_name_of_the_argument(data, argument):
+    with pytest.raises(ValueError, match=argument):
+        _compiled().fit(X, Y, **{argument: data})
+
+
+def test_an_array_in_the_place_of_a_flag_is_told_by_the_name_of_the_argument():
+    with pytest.raises(ValueError, match="`reset_metrics` must be True or False"):
+        _compiled().train_on_batch(X, Y, reset_metrics=X)
+
+
+@pytest.mark.parametrize(
+    "y", [np.array(["a", "b"] * 6), ["a", "b"] * 6, np.array(["a", "b"] * 6, object), np.array([b"a", b"b"] * 6)]
+)
+@pytest.mark.parametrize("are_batches", [False, True], ids=["arrays", "batches"])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), "sparse_categorical_crossentropy"], ids=["torch", "ours"])
+def test_targets_of_text_are_refused_as_such(y, are_batches, loss):
+    model = _compiled(loss)
+    with pytest.raises(ValueError, match=r"`y(\[0\])?` must hold numbers.*Encode text"):
+        model.fit(iter([(X, y)]) if are_batches else X, None if are_batches else y, verbose=0)
+
+
+def test_a_loss_of_ones_own_may_take_text():
+    def loss(y_true, y_pred):
+        return y_pred.mean() * len(y_true)
+
+    class Own(Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return loss(y, y_pred)
+
+    model = Own(nn.Linear(4, 3), device="cpu")
+    model.compile("sgd")
+    model.fit(iter([(X, np.array(["a", "b"] * 6))]), verbose=0)
+
+
+class Result:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+@pytest.mark.parametrize("wrap", [Result, lambda out: {"a": Result(out)}, lambda out: (Result(out), out)])
+def test_an_output_of_an_unknown_class_is_named(wrap):
+    class Net(nn.Linear):
+        def forward(self, x):
+            return wrap(super().forward(x))
+
+    model = Model(Net(4, 3), device="cpu")
+    model.compile("sgd", [nn.CrossEntropyLoss(), None] if isinstance(wrap(X), tuple) else nn.CrossEntropyLoss())
+    with pytest.raises(TypeError, match="an object of type Result, but losses and metrics need tensors"):
+        model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "way_out"),
+    [
+        (lambda out: (out, out), r"loss=\[loss, None\]"),
+        (lambda out: (out, out, out), r"loss=\[loss, None, None\]"),
+        (lambda out: {"score": out, "attention": out}, r"loss=\{'score': loss\}"),
+    ],
+    ids=["two", "three", "dictionary"],
+)
+def test_one_target_for_several_outputs_is_refused_with_the_loss_to_pass(wrap, way_out):
+    class Net(nn.Linear):
+        def forward(self, x):
+            return wrap(super().forward(x))
+
+    model = Model(Net(4, 3), device="cpu")
+    model.compile("sgd", nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=way_out):
+        model.fit(X, Y, verbose=0)
+
+
+def _compiled(loss=None):
+    model = Model(nn.Linear(4, 3), device="cpu")
+    model.compile("sgd", loss or nn.CrossEntropyLoss())
+    return model

@@ -1,16 +1,32 @@
 """Shared type aliases and protocols."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import torch
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 Nested: TypeAlias = Any
 """A tensor `(batch, …)`, or lists, tuples, dictionaries, named tuples or dataclasses of such."""
 
+UserData: TypeAlias = Any
+"""Data of any kind, as the user passed them or as an iterable of theirs yielded them."""
+
+TensorLike: TypeAlias = Any
+"""A tensor, a NumPy array, a number or a nested list of numbers."""
+
+Config: TypeAlias = dict[str, Any]
+"""The arguments of a constructor, as plain data."""
+
 StateDict: TypeAlias = dict[str, Any]
+Logs: TypeAlias = MutableMapping[str, Any]
+"""What a callback may read and write: Python floats by name."""
+
+Params: TypeAlias = Mapping[str, Any]
+"""How a loop runs: `epochs`, `steps`, `verbose`, `metrics`."""
+
 Results: TypeAlias = Mapping[str, Any]
 """What a step logs: tensors, numbers, or dictionaries of them, by name."""
 
@@ -19,6 +35,19 @@ StepFn: TypeAlias = Callable[[Any], Any]
 
 StepIterator: TypeAlias = Iterator[tuple[int, int, Any]]
 """What a loop iterates over: (index of the first batch, index of the last, one batch or a list of batches)."""
+
+
+class HasComputeDtype(Protocol):
+    """A precision policy."""
+
+    @property
+    def compute_dtype(self) -> "str | torch.dtype":
+        """The dtype of computations."""
+        ...
+
+
+DTypeLike: TypeAlias = "str | torch.dtype | HasComputeDtype | None"
+"""A dtype, its name, or a policy that has one; `None` is float32."""
 
 
 class Stateful(Protocol):

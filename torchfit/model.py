@@ -11,13 +11,17 @@ from torchfit._data.workers import LoaderConfig
 from torchfit._saving import compile_config, model_file, weights
 from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike
+from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.steps import overridden_method
+from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import TrainableModule
-from torchfit._trainer.trainer import CompileOptions, Trainer
+from torchfit._trainer.trainer import Trainer
 from torchfit._utils.console import write_line
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
+
+_STOP_FLAGS = ("stop_training", "stop_evaluating", "stop_predicting")
 
 
 class Model(TrainableModule):
@@ -374,8 +378,9 @@ class Model(TrainableModule):
             input_shape: The shape of one sample, or a list or dictionary of shapes, to compute output shapes for;
                 by default that of the data seen last.
         """
-        table = self._torchfit.summary(
+        table = summarize_model(
             self,
+            self._torchfit.state.call,
             input_shape,
             expand_nested=expand_nested,
             show_trainable=show_trainable,
@@ -385,7 +390,7 @@ class Model(TrainableModule):
 
     def _repr_html_(self) -> str:
         """Show the summary in a notebook."""
-        return self._torchfit.summary(self, show_trainable=True).html()
+        return summarize_model(self, self._torchfit.state.call, show_trainable=True).html()
 
     # -- files ---------------------------------------------------------------------------------------------
 
@@ -484,5 +489,7 @@ class Model(TrainableModule):
 def _settings(model: Model, trainer: Trainer) -> ModelSettings:
     """Return what a file holds of the model beside its module."""
     policy = None if model.dtype_policy is None else model.dtype_policy.name
-    hidden = frozenset(vars(Model(nn.Identity()))) if model.module is model else frozenset()
-    return ModelSettings(model.name, trainer.input_names, trainer.output_names, policy, hidden)
+    is_subclass = type(model) is not Model
+    hidden = {*vars(Model(nn.Identity())), "run_eagerly", *_STOP_FLAGS} if is_subclass else ()
+    names = trainer.input_names, trainer.output_names
+    return ModelSettings(model.name, *names, policy, frozenset(hidden), is_subclass, model.added_terms)

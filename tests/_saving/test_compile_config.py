@@ -90,7 +90,8 @@ def test_arguments_that_an_inherited_config_does_not_know_are_read_from_attribut
 
 
 def test_arguments_that_nobody_knows_are_told_when_loading(tmp_path):
-    model_of(loss=Secretive(1)).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="an object of type Secretive"):
+        model_of(loss=Secretive(1)).save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"an object of type Secretive.* get_config\(\) of its class must return all"):
         torchfit.models.load_model(tmp_path / "model", custom_objects={"Secretive": Secretive})
 

@@ -35,6 +35,14 @@ def test_tied_weights(path):
     load_weights(module, path)
 
 
+def test_tied_weights_that_safetensors_wrote_under_one_name(path):
+    module, other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight, other[1].weight = module[0].weight, other[0].weight
+    safetensors.save_model(module, str(path))
+    load_weights(other, path)
+    assert torch.equal(other[1].weight, module[0].weight)
+
+
 def test_half_precision_and_empty_tensors(path):
     module = nn.Linear(3, 2).to(torch.bfloat16)
     module.register_buffer("empty", torch.zeros(0))

@@ -24,7 +24,7 @@ def load(path, **options):
     return module
 
 
-ENDINGS = ["weights", "weights.pt", "weights.weights.h5", "weights.safetensors"]
+ENDINGS = ["weights", "weights.pt", "weights.safetensors"]
 
 
 @pytest.mark.parametrize("name", ENDINGS)
@@ -178,3 +178,114 @@ def test_damaged_files_are_refused(tmp_path, name):
         with pytest.raises(ValueError, match=r"damaged|refused") as caught:
             load_weights(module, path)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["weights.h5", "model.weights.h5", "weights.keras", "weights.hdf5"])
+def test_extensions_of_keras_are_warned_of(tmp_path, name):
+    with pytest.warns(UserWarning, match=r"neither Keras nor programs for HDF5. Choose another extension"):
+        save_weights(network(), tmp_path / name)
+    load(tmp_path / name)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_models_with_extensions_of_keras_are_warned_of(tmp_path, later):
+    model = torchfit.Model(network(), device="cpu")
+    with pytest.warns(UserWarning, match="neither Keras") as caught:
+        model.prepare_save(tmp_path / "model.keras") if later else model.save(tmp_path / "model.keras")
+    assert caught[0].filename == __file__
+
+
+class Tied(nn.Module):
+    """Weights, a buffer and a part of a weight that occur under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("scale", torch.rand(3))
+        self.register_buffer("first", self.scale[:1])
+
+
+@pytest.mark.parametrize("left_out", [["head.weight", "first"], ["embedding.weight"]])
+def test_names_of_tied_weights_may_be_left_out(path, left_out):
+    module, other = Tied(), Tied()
+    torch.save({key: value for key, value in module.state_dict().items() if key not in left_out}, path)
+    load_weights(other, path)
+    assert same(module, other)
+    assert other.head.weight is other.embedding.weight
+
+
+def test_names_whose_memory_is_not_filled_by_others_are_missing(path):
+    state = Tied().state_dict()
+    del state["scale"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"missing: scale \(3,\)"):
+        load_weights(Tied(), path)
+
+
+def test_a_tied_weight_that_does_not_fit_is_left_alone_under_all_its_names(path):
+    torch.save({"embedding.weight": torch.zeros(9, 5), "scale": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"Tied:\n  embedding.weight: \(9, 5\) in the file"):
+        load_weights(Tied(), path)
+    with pytest.warns(UserWarning, match=r"left alone:\n  embedding.weight: \(9, 5\) in the file"):
+        load_weights(Tied(), path, skip_mismatch=True)
+
+
+def test_loading_by_name_says_if_no_name_is_found(path):
+    torch.save({"encoder.weight": torch.zeros(1)}, path)
+    with pytest.warns(UserWarning, match="Nothing was loaded: .* there is 'encoder.weight', and here '0.weight'"):
+        load(path, by_name=True)
+
+
+class Counting(nn.Module):
+    """Keeps something besides tensors in its state."""
+
+    def __init__(self, calls=0):
+        super().__init__()
+        self.linear, self.calls = nn.Linear(3, 1), calls
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x)
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+def test_extra_state_is_saved_and_loaded(path):
+    save_weights(Counting(7), path)
+    other = Counting()
+    load_weights(other, path)
+    assert other.calls == 7
+
+
+def test_weights_are_the_tensors_without_the_extra_state():
+    model = torchfit.Model(Counting(7), device="cpu")
+    weights = model.get_weights()
+    assert [weight.shape for weight in weights] == [(1, 3), (1,)]
+    model.set_weights([weight + 1 for weight in weights])
+    assert model.module.linear.bias.item() == pytest.approx(weights[1].item() + 1)
+    assert len(model.weights) == len(model.trainable_weights) == 2
+
+
+def test_an_extra_state_that_the_module_refuses_is_an_error_that_names_the_file(path):
+    torch.save({**Counting().state_dict(), "_extra_state": {}}, path)
+    with pytest.raises(ValueError, match=r"weights of the file .* cannot be loaded into Counting: 'calls'"):
+        load_weights(Counting(), path)
+
+
+@pytest.mark.parametrize("value", [torch.eye(2).to_sparse(), torch.ones(2, 2, dtype=torch.complex64), "text"])
+def test_tensors_of_another_kind_do_not_fit(path, value):
+    torch.save({"weight": value, "bias": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"weight: .* in the file, \(2, 2\) here"):
+        load_weights(nn.Linear(2, 2), path)
+
+
+def test_names_are_shown_escaped(path):
+    torch.save({"weight": torch.zeros(1, 1), "evil\x1b[31m\n\u202e": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="do not fit") as caught:
+        load_weights(nn.Linear(1, 1, bias=False), path)
+    assert r"unexpected: evil\x1b[31m\n\u202e (1,)" in str(caught.value)

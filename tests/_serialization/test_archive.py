@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchfit._serialization import archive, files
-from torchfit._serialization.zip_writer import append_checksum
+from torchfit._serialization.zip_files import append_checksum
 
 CONTENT = {"values": torch.arange(5.0), "nested": [1, (2.5, None, True)], 3: "text"}
 

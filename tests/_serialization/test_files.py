@@ -145,3 +145,66 @@ def test_removes_local_files(tmp_path):
 def test_file_addresses_are_local(tmp_path):
     files.write_atomically(f"file://{tmp_path}/file", [b"all"])
     assert (tmp_path / "file").read_bytes() == b"all"
+
+
+def test_addresses_of_files_are_decoded(tmp_path):
+    for host in ("", "localhost"):
+        files.write_atomically(f"file://{host}{tmp_path}/a%20name", [host.encode()])
+        assert (tmp_path / "a name").read_bytes() == host.encode()
+
+
+@pytest.mark.parametrize("address", ["file://server/folder/name", "file://name", "file://"])
+def test_addresses_of_other_machines_are_refused(address):
+    with pytest.raises(ValueError, match="has the form file:///folder/name"):
+        files.write_atomically(address, [b"all"])
+
+
+ANOTHER_PROCESS = """
+import sys, time; from torchfit._serialization import files
+def chunks():
+    for number in range(100):
+        yield b"some" * 1000
+    print("writing", flush=True)
+    sys.stdin.read()
+files._host = lambda: {host!r}
+files.write_atomically({path!r}, chunks())
+"""
+
+
+@pytest.mark.parametrize("host", [files._host(), "another"])
+def test_temporary_files_of_other_processes_that_write_are_left_alone(tmp_path, host):
+    program = ANOTHER_PROCESS.format(host=host, path=str(tmp_path / "other"))
+    arguments = [sys.executable, "-c", program]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        files.write_atomically(tmp_path / "file", [b"all"])
+        assert len(os.listdir(tmp_path)) == 2
+        process.stdin.close()
+    assert process.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["file", "other"]
+
+
+@pytest.mark.parametrize("name", [".torchfit-another-0123456789abcdef.tmp", ".torchfit-host-12-3.tmp"])
+def test_leftovers_of_other_machines_and_versions_are_removed_when_they_are_old(tmp_path, name):
+    (tmp_path / name).write_bytes(b"half")
+    files.write_atomically(tmp_path / "file", [b"all"])
+    assert sorted(os.listdir(tmp_path)) == [name, "file"]
+    os.utime(tmp_path / name, (0, 0))
+    files._cleaned.clear()
+    files.write_atomically(tmp_path / "file", [b"all"])
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_temporary_file_that_is_removed_before_it_is_locked_is_created_again(tmp_path, monkeypatch):
+    removed = []
+
+    def lock(descriptor, wait):
+        if not removed:
+            (name,) = os.listdir(tmp_path)
+            removed.append(name)
+            os.unlink(tmp_path / name)
+        return True
+
+    monkeypatch.setattr(files, "_lock", lock)
+    files.write_atomically(tmp_path / "file", [b"all"])
+    assert (tmp_path / "file").read_bytes() == b"all"

@@ -75,10 +75,21 @@ def test_parameters_without_a_gradient(optimizer):
         compiled(Unused(), optimizer=optimizer).fit(x, labels, verbose=0)
 
 
-@pytest.mark.parametrize("net", [Detached(4, 3), nn.Linear(4, 3).requires_grad_(False)])
-def test_nothing_to_train(net):
+def test_a_loss_that_depends_on_no_parameter():
     with pytest.raises(ValueError, match="depends on no parameter that is trained"):
-        compiled(net).fit(x, labels, verbose=0)
+        compiled(Detached(4, 3)).fit(x, labels, verbose=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"microbatch": 2}, {"steps_per_execution": 2}])
+def test_a_module_without_trainable_parameters_updates_its_statistics(options):
+    net = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)).requires_grad_(False)
+    model = compiled(net, **options)
+    before = [parameter.clone() for parameter in net.parameters()]
+    with pytest.warns(UserWarning, match="Sequential has no trainable parameters"):
+        history = model.fit(x + 5, labels, epochs=2, verbose=0).history
+    assert all(map(torch.equal, before, net.parameters()))
+    assert net[0].running_mean.abs().max() > 0.1
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_frozen_layers_that_go_on_changing():
@@ -88,6 +99,48 @@ def test_frozen_layers_that_go_on_changing():
         compiled(net).fit(x, labels, verbose=0)
     freeze(net, "1")
     compiled(net).fit(x, labels, verbose=0)
+
+
+def test_layers_that_were_frozen_as_in_keras_are_told_of():
+    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    net[0].trainable = False
+    with pytest.warns(UserWarning, match=r"`trainable = False` of '0' has no effect.*freeze\(model, '0'\)"):
+        compiled(net).fit(x, labels, verbose=0)
+    freeze(net, "0")
+    compiled(net).fit(x, labels, verbose=0)
+
+
+def test_a_module_and_a_parameter_that_were_frozen_as_in_keras_are_told_of():
+    net = nn.Linear(4, 3)
+    net.trainable = net.bias.trainable = False
+    with pytest.warns(UserWarning, match=r"of the module \(and 1 more\) has no effect.*freeze\(model\)"):
+        compiled(net).fit(x, labels, verbose=0)
+
+
+def test_a_flag_of_ones_own_means_what_its_class_says():
+    class Own(nn.Linear):
+        def __init__(self, trainable):
+            super().__init__(4, 3)
+            self.trainable = trainable
+
+    compiled(Own(trainable=False)).fit(x, labels, verbose=0)
+
+
+def test_a_model_is_frozen_as_in_keras():
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    model = compiled(net)
+    assert model.trainable
+    model.trainable = False
+    assert not model.trainable
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="no trainable parameters"):
+        model.fit(x, labels, verbose=0)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    model.trainable = True
+    model.fit(x, labels, verbose=0)
+    assert not np.array_equal(before[0], model.get_weights()[0])
+    with pytest.raises(ValueError, match="`trainable` must be True or False"):
+        model.trainable = "no"
 
 
 @pytest.mark.parametrize("callback", [ModelCheckpoint, CSVLogger])

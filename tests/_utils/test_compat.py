@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader
 
 from torchfit._utils import compat
@@ -67,3 +68,41 @@ def test_the_compiler_is_found():
 def test_a_torch_without_the_parts_of_the_compiler(monkeypatch):
     monkeypatch.delattr(compat.inductor(), "compile_fx_inner")
     assert compat.inductor() is None
+
+
+def test_tables_of_modules_are_those_in_use():
+    module = nn.BatchNorm1d(2)
+    module.register_buffer("scratch", torch.zeros(1), persistent=False)
+    module.child = nn.Linear(1, 1)
+    tables = compat.ModuleTables(module)
+    assert list(tables.parameters) == ["weight", "bias"]
+    assert list(tables.buffers) == ["running_mean", "running_var", "num_batches_tracked", "scratch"]
+    assert (list(tables.children), tables.non_persistent_buffers) == (["child"], {"scratch"})
+    tables.buffers["scratch"] = torch.ones(1)
+    assert module.scratch.item() == 1
+
+
+def test_every_module_has_these_attributes_and_no_others():
+    assert {"training", "_parameters", "_forward_hooks"} <= compat.MODULE_ATTRIBUTES
+    assert "weight" not in compat.MODULE_ATTRIBUTES
+
+
+class Extra(nn.Module):
+    def get_extra_state(self):
+        return 1
+
+
+def test_keys_of_extra_state():
+    state = nn.ModuleDict({"_extra_state": nn.Linear(1, 1), "own": Extra()}).state_dict()
+    assert [key for key in state if compat.is_extra_state(key)] == ["own._extra_state"]
+
+
+def test_versions_of_modules():
+    assert compat.module_versions(nn.BatchNorm1d(2).state_dict()) == {"": {"version": 2}}
+    assert compat.module_versions({}) is None
+
+
+def test_storages_are_told_apart():
+    tensor, other = torch.zeros(4), torch.zeros(4)
+    assert compat.storage_id(tensor.untyped_storage()) == compat.storage_id(tensor[1:].untyped_storage())
+    assert compat.storage_id(tensor.untyped_storage()) != compat.storage_id(other.untyped_storage())

@@ -47,7 +47,7 @@ def test_what_is_no_fraction_is_refused_by_name(value):
 
 @pytest.mark.parametrize("value", [2, np.int64(2), [1, 5], (1,), {3}, range(3), range(10**12), np.array([1, 2]), []])
 def test_frequencies_and_containers_of_epochs(value):
-    assert validation.epochs_or_frequency("validation_freq", value) is not None
+    assert validation.frequency_or_epochs("validation_freq", value) is not None
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_frequencies_and_containers_of_epochs(value):
 )
 def test_what_is_no_frequency_is_refused_by_name(value):
     with pytest.raises(ValueError, match="`validation_freq` must be a positive integer or a container of epochs"):
-        validation.epochs_or_frequency("validation_freq", value)
+        validation.frequency_or_epochs("validation_freq", value)

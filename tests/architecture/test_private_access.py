@@ -11,25 +11,6 @@ COMPAT = "torchfit/_utils/compat.py"
 
 # File -> what it still reads; `*` stands for any name. Entries may only go away.
 EXCEPTIONS = {
-    "torchfit/_saving/module_deserializer.py": {
-        "module._buffers",
-        "module._modules",
-        "module._non_persistent_buffers_set",
-        "module._parameters",
-    },
-    "torchfit/_saving/module_serializer.py": {
-        "module._buffers",
-        "module._modules",
-        "module._non_persistent_buffers_set",
-        "module._parameters",
-    },
-    "torchfit/_serialization/archive.py": {"value._metadata"},
-    "torchfit/_serialization/tensor_pickle.py": {
-        "storage._cdata",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-    },
-    "torchfit/_utils/wrapping.py": {"module._modules"},
     "torchfit/metrics/torchmetrics_adapter.py": {"part._defaults"},
     "torchfit/metrics/variable.py": {"torch._C", "torch._C._disabled_torch_function_impl"},
     "torchfit/sklearn.py": {"sklearn.utils.validation._check_sample_weight"},

@@ -4,7 +4,7 @@ import io
 import tokenize
 
 MAX_ANY = 2118
-MAX_FILES = 217
+MAX_FILES = 234
 
 
 def test_any_is_used_less_and_less(sources):

@@ -41,7 +41,7 @@ def drive(model):
 
     def run(callbacks, recorded, /, steps=0, **params):
         callback_list = CallbackList(callbacks, model=model, **params)
-        model.stop_training = False
+        model.stop_training, epoch = False, -1
         try:
             callback_list.on_train_begin({})
             for epoch, logs in enumerate(recorded):
@@ -55,6 +55,6 @@ def drive(model):
             callback_list.on_train_end({})
         finally:
             callback_list.close()
-        return len(recorded) - 1
+        return epoch
 
     return run

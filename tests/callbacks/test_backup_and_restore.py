@@ -374,7 +374,7 @@ def test_groups_that_are_there_from_the_start_are_resumed(tmp_path):
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    monkeypatch.setattr("torchfit.callbacks._history_archive._CHUNK_EPOCHS", 2)
+    monkeypatch.setattr("torchfit.callbacks.backup_and_restore._CHUNK_EPOCHS", 2)
 
 
 @pytest.mark.parametrize("save_freq", [1, "epoch"])

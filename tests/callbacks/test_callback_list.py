@@ -207,6 +207,7 @@ def test_callbacks_of_users_may_keep_batch_logs():
 
     assert CallbackList([LambdaCallback(on_batch_end=print)]).keeps_batch_logs
     assert CallbackList([LambdaCallback(on_test_batch_end=print)]).keeps_batch_logs
+    assert CallbackList([LambdaCallback(on_train_batch_begin=print)]).keeps_batch_logs
     assert CallbackList([Bar()]).keeps_batch_logs
     assert not CallbackList([LambdaCallback(on_epoch_end=print)]).keeps_batch_logs
 

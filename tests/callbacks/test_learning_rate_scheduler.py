@@ -71,18 +71,6 @@ def test_groups_keep_their_ratio_over_a_rate_of_0(drive, model):
     assert [group["lr"] for group in groups] == pytest.approx([0.2, 0.05])
 
 
-def test_the_ratio_is_part_of_the_state(drive, model):
-    groups = grouped(model, 0.1, 0.025)
-    first = LearningRateScheduler(lambda epoch: 0.2 * epoch)
-    drive(first, [{}])
-    second = LearningRateScheduler(lambda epoch: 0.2 * epoch)
-    second.set_model(model)
-    second.on_train_begin()
-    second.load_state_dict(first.state_dict())
-    second.on_epoch_begin(1)
-    assert [group["lr"] for group in groups] == pytest.approx([0.2, 0.05])
-
-
 def test_groups_that_all_start_at_0_get_the_rate(drive, model):
     groups = grouped(model, 0.0, 0.0)
     drive(LearningRateScheduler(lambda epoch: 0.2), [{}])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from torchfit._utils import console
+from torchfit._utils.progress_display import Notebook
 from torchfit.callbacks import CallbackList, EarlyStopping, LambdaCallback, ProgbarLogger
-from torchfit.callbacks._progress_display import Notebook
 from torchfit.callbacks.progress import resolve_verbose
 
 

@@ -77,9 +77,13 @@ def raw_server():
             with suppress(OSError):
                 while True:
                     connection, _ = listening.accept()
-                    connection.recv(65536)
                     with connection, suppress(OSError):
+                        connection.settimeout(5)
+                        connection.recv(65536)
                         answer(connection)
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(65536):  # Closing with unread data would reset the connection.
+                            pass
 
         Thread(target=serve, daemon=True).start()
         return f"http://127.0.0.1:{listening.getsockname()[1]}"

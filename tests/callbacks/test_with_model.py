@@ -45,7 +45,7 @@ def test_all_together(model, data, tmp_path, capsys):
     assert history.epoch == [0, 1, 2]
     rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == history.history["loss"]
-    assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["Epoch", "3/3 -", "  tim"] * 3
+    assert [line[:5] for line in capsys.readouterr().out.splitlines()] == ["Epoch", "3/3 -"] * 3
     assert sorted(path.name for path in (tmp_path / "board").iterdir()) == ["train", "validation"]
 
 

@@ -135,3 +135,11 @@ def test_an_epoch_that_is_left_early_gives_no_warning(batch_spec):
     epoch = EpochIterator(get_data_adapter(loader(5), None, None, batch_spec).batches()).epoch(0)
     next(epoch)
     epoch.close()
+
+
+def test_the_length_may_change_from_epoch_to_epoch(batch_spec):
+    data = [0.0, 1.0, 2.0]
+    batches = EpochIterator(get_data_adapter(DataLoader(data, batch_size=1), None, None, batch_spec).batches())
+    assert len(list(batches.epoch(0))) == batches.steps == 3
+    del data[1:]
+    assert len(list(batches.epoch(1))) == batches.steps == 1

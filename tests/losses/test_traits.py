@@ -52,7 +52,7 @@ def binary_dice(y_true, y_pred):
         (binary_dice, LossTraits("binary")),
         (None, LossTraits()),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 def test_traits(loss, traits):
     assert loss_traits(loss) == traits

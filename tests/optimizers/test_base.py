@@ -226,10 +226,10 @@ def test_gathering_counted_outside_of_a_graph_equals_that_of_steps():
         gradients = [torch.full((1,), value)]
         plain.apply(gradients, num_samples=rows)
         (closes,) = by_hand.update_schedule(1)
-        rate, step, total = by_hand.begin_accumulation_step(rows)
+        numbers = by_hand.begin_accumulation_step()
         by_hand.accumulate(gradients, rows)
         if closes:
-            by_hand.update_accumulated(rate, step, total)
+            by_hand.update_accumulated(*numbers)
             by_hand.zero_accumulated()
     plain.flush()
     by_hand.flush()
@@ -276,10 +276,12 @@ def test_state_of_something_else_is_refused():
         adam.load_state_dict(state["v"])
     with pytest.raises(ValueError, match="what `state_dict\\(\\)` returned"):
         adam.load_state_dict({"state": {}})
-    many = SGD()
-    many.build([("v", weight(1.0)), ("u", weight(1.0))])
-    with pytest.raises(ValueError, match=r"none for \['u'\]"):
-        many.load_state_dict(state["v"])
+    other = SGD(momentum=0.5)
+    other.build([("v", weight(1.0)), ("u", weight(1.0))])
+    with pytest.raises(
+        ValueError, match=r"belongs to other parameters: it has none for \['v', 'u'\], and some for \['w'\]"
+    ):
+        other.load_state_dict(state["w"])
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,9 @@ def test_state_of_something_else_is_refused():
         ({"gradient_accumulation_steps": 2.5}, "gradient_accumulation_steps=2.5"),
         ({"momentum": 1.5}, r"`momentum` must be a float in the range \[0, 1\]"),
         ({"moment": 0.9}, "SGD has no argument `moment`. Did you mean 'momentum'"),
-        ({"lr": 0.9}, "SGD has no argument `lr`"),
+        ({"lr": 0.9}, "SGD has no argument `lr`, which is PyTorch's name: use `learning_rate`"),
+        ({"max_norm": 1.0}, "PyTorch's name: use `global_clipnorm`"),
+        ({"foreach": True}, "SGD has no argument `foreach`.*pass an optimizer of PyTorch, such as torch.optim.SGD"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -341,3 +345,13 @@ def test_few_calls_per_step(monkeypatch):
             optimizer.zero_grad()
             sys.setprofile(None)
         assert len(calls) <= 12, calls
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [({"lr": 0.1}, "`learning_rate`"), ({"betas": (0.9, 0.99)}, "`beta_1` and `beta_2`"), ({"eps": 1e-8}, "`epsilon`")],
+)
+def test_names_of_pytorch_are_told_by_the_name_here_and_not_with_all_names(options, names):
+    with pytest.raises(ValueError, match=names) as caught:
+        Adam(**options)
+    assert "ema_momentum" not in str(caught.value)

@@ -16,6 +16,7 @@ RULES = [
     and issubclass(vars(optimizers)[name], optimizers.Optimizer)
     and name != "Optimizer"
 ]
+WRAPPED = {"LossScaleOptimizer": [optimizers.SGD()], "MultiOptimizer": [{".*": optimizers.SGD()}]}
 OPTIONS = {
     "SGD": [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
     "RMSprop": [{"momentum": 0.9, "centered": True}],
@@ -35,6 +36,10 @@ CASES = [
 def make(name, options=None):
     if name == "LossScaleOptimizer":
         return optimizers.LossScaleOptimizer(optimizers.Adam(), initial_scale=4.0, dynamic_growth_steps=2)
+    if name == "MultiOptimizer":
+        rules = {"layer.0": optimizers.Adam(0.001), ".*1": optimizers.RMSprop(0.001)}
+        options = {key: value for key, value in (options or {}).items() if key not in ("weight_decay", "learning_rate")}
+        return optimizers.MultiOptimizer(rules, default=optimizers.AdamW(0.001), **options)
     return getattr(optimizers, name)(**(options or {}))
 
 
@@ -52,6 +57,11 @@ def gradients(step, shapes=SHAPES):
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
+def numbers(optimizer, learning_rate, step):
+    """Return what an update needs: a rate for each rule, and the step."""
+    return [learning_rate] * (optimizer.count_of_numbers - 1) + [step]
+
+
 def compiled_difference(name, options, backend):
     """Return how far six compiled steps end from six eager ones, the learning rate changing each time."""
     torch._dynamo.reset()
@@ -62,7 +72,7 @@ def compiled_difference(name, options, backend):
         for step in range(6):
             eager.learning_rate = 0.1 / (step + 1)
             eager.apply(gradients(step))
-            update(gradients(step), torch.tensor(0.1 / (step + 1)), torch.tensor(float(step + 1)))
+            update(gradients(step), *numbers(other, torch.tensor(0.1 / (step + 1)), torch.tensor(float(step + 1))))
     return max(float((a - b).detach().abs().max()) for a, b in zip(eager_parameters, other_parameters))
 
 
@@ -143,6 +153,7 @@ def test_gradients_in_another_memory_order(name):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:The pattern")
 @pytest.mark.parametrize("name", RULES)
 def test_sparse_gradients_count_as_dense_ones(name):
     indices, values = torch.tensor([[0, 2]]), torch.tensor([[1.0, -1.0], [2.0, 0.5]])
@@ -167,4 +178,52 @@ def test_copies_and_pickles(name):
 @pytest.mark.parametrize("name", RULES)
 def test_unknown_arguments_are_named(name):
     with pytest.raises(ValueError, match="has no argument `clip_norm`"):
-        type(make(name))(*([optimizers.SGD()] if name == "LossScaleOptimizer" else []), clip_norm=1.0)
+        type(make(name))(*WRAPPED.get(name, ()), clip_norm=1.0)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_rate_of_zero_changes_no_parameter(name, options):
+    optimizer, parameters = bound(name, {key: value for key, value in options.items() if "ema" not in key})
+    optimizer.apply(gradients(0))
+    before = [p.detach().clone() for p in parameters]
+    optimizer.learning_rate = 0.0
+    for step in (1, 2):
+        optimizer.apply(gradients(step))
+    optimizer.update(gradients(3), *numbers(optimizer, torch.tensor(0.0), torch.tensor(4.0)))
+    assert all(p.isfinite().all() for p in parameters)
+    if name != "ScheduleFreeAdamW" and "momentum" not in options:  # what moves, moves on
+        assert all(torch.equal(p, was) for p, was in zip(parameters, before))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("options", [{}, {"epsilon": 1e-12}, {"initial_accumulator_value": 0.0}], ids=str)
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_half_precision_parameters_without_a_gradient_stay_as_they_are(name, options, is_traced):
+    if name == "LossScaleOptimizer" or not set(options) <= set(make(name).get_config()):
+        pytest.skip("no such argument")
+    shapes = [(6,), (4, 3), ()]
+    optimizer, parameters = bound(name, {"learning_rate": 0.001, **options}, shapes, torch.float16)
+    before = [p.detach().clone() for p in parameters]
+    masks = [torch.arange(6) > 3, torch.tensor([[False, True, True]] * 4), torch.tensor(False)]
+    for step in range(1, 5):
+        grads = [mask.half() * 10.0 ** -(step - 1) for mask in masks]
+        if is_traced:
+            optimizer.update(grads, *numbers(optimizer, torch.tensor(0.001), torch.tensor(float(step))))
+        else:
+            optimizer.apply(grads)
+    assert all(p.isfinite().all() for p in parameters)
+    for p, was, mask in zip(parameters, before, masks):
+        if name not in ("Ftrl", "Muon"):  # the leader starts at 0, whatever the parameters were; matrices move as one
+            assert torch.equal(p[~mask], was[~mask])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_complex_parameters_are_refused_by_rules_that_are_not_defined_for_them(name):
+    optimizer, parameter = make(name), torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    if optimizer.supports_complex:
+        optimizer.build([("layer.0", parameter)])
+        optimizer.apply([torch.full((2,), 1j)])
+        assert torch.equal(parameter.detach(), torch.full((2,), 1 - 0.01j))
+    else:
+        with pytest.raises(ValueError, match="not defined for complex parameters"):
+            optimizer.build([("layer.0", parameter)])

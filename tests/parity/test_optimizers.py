@@ -199,6 +199,34 @@ def test_loss_scale_optimizer():
     assert float(ours.scale_loss(torch.tensor(2.0))) == float(theirs.scale_loss(torch.tensor(2.0)))
 
 
+def test_multi_optimizer():
+    def rules_of(family):
+        rules = {"v[0-2]": family.Adam(0.01, clipnorm=1.0), "v3": family.RMSprop(weight_decay=0.1)}
+        return family.MultiOptimizer(family.OptimizerMap(family.SGD(momentum=0.9), rules))
+
+    ours, theirs = rules_of(optimizers), rules_of(keras.optimizers)
+    assert_equal(run_ours(ours), run_keras(theirs), 1e-6)
+    assert [each.iterations for each in ours.optimizers] == [int(each.iterations) for each in theirs.optimizers]
+
+
+@pytest.mark.parametrize("name", OWN_OPTIONS)
+def test_weights_are_set_as_in_keras(name):
+    ours, theirs = getattr(optimizers, name)(), of_keras(name)
+    run_ours(ours), run_keras(theirs)
+    for optimizer in (ours, theirs):
+        optimizer.set_weights([np.full(variable.shape, 2.0, "float32") for variable in optimizer.variables])
+    assert ours.iterations == int(theirs.iterations) == 2
+    assert ours.learning_rate == float(theirs.learning_rate) == 2.0
+    assert all((weight == 2.0).all() for weight in ours.get_weights())
+
+
+def test_a_loss_scale_that_is_not_dynamic_is_refused_as_by_keras():
+    for family in (optimizers, keras.optimizers):
+        family.LossScaleOptimizer(family.SGD(), dynamic=True)
+        with pytest.raises(ValueError, match="loss_scale_factor"):
+            family.LossScaleOptimizer(family.SGD(), dynamic=False)
+
+
 SCHEDULES = [
     ("CosineDecay", {"initial_learning_rate": 0.1, "decay_steps": 700}),
     ("CosineDecay", {"initial_learning_rate": 0.1, "decay_steps": 300, "alpha": 0.2}),

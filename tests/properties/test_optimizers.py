@@ -14,7 +14,7 @@ RULES = [
     for name in optimizers.__all__
     if isinstance(vars(optimizers)[name], type)
     and issubclass(vars(optimizers)[name], optimizers.Optimizer)
-    and name not in ("Optimizer", "LossScaleOptimizer")
+    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
 ]
 COMMON = st.fixed_dictionaries(
     {

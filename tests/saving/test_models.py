@@ -178,7 +178,8 @@ def test_a_lambda_is_named_and_the_compiled_model_helps(fitted, path):
     loss = lambda y_true, y_pred: own_loss(y_true, y_pred)  # noqa: E731
     fitted.compile("adam", loss)
     train_on(fitted, 1)
-    fitted.save(path)
+    with pytest.warns(UserWarning, match=r"`loss` is the function <lambda>.*\nWhen loading it, pass compile=False"):
+        fitted.save(path)
     with pytest.raises(ValueError, match=r"`loss` is the function <lambda>, which is no plain data"):
         load_model(path)
     again = torchfit.Model(network(), device="cpu")

@@ -22,6 +22,7 @@ from torchfit._data.convert import (
     is_numeric,
     share_memory,
 )
+from torchfit._types import Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
@@ -58,7 +59,7 @@ class BatchConverter:
         self._convert_array = [_array_converter(batch_spec.part_transfer(part), is_fresh) for part in range(3)]
         self._plans: dict[Any, _Plan] = {}
 
-    def __call__(self, raw: Any) -> Batch:
+    def __call__(self, raw: UserData) -> Batch:
         """Convert one batch.
 
         Raises:
@@ -69,13 +70,13 @@ class BatchConverter:
         batch = self._plan(raw, key)(raw) if plan is None else plan(raw)
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
-    def convert_parts(self, x: Any, y: Any, sample_weight: Any) -> Batch:
+    def convert_parts(self, x: UserData, y: UserData, sample_weight: UserData) -> Batch:
         """Convert the three parts of one batch, where they are known."""
         parts = [array_of_numbers(part) if holds_numbers(part) else part for part in Batch(x, y, sample_weight)]
         batch = self._convert_all(tuple(parts))
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
-    def _plan(self, raw: Any, key: Any) -> _Plan:
+    def _plan(self, raw: UserData, key: Any) -> _Plan:
         parts = self._parts(raw)
         if any(map(_is_opaque, parts)) or len(self._plans) >= _MAX_PLANS:
             return self._convert
@@ -89,7 +90,7 @@ class BatchConverter:
         converters = [self._convert_array[int(path[0])] for path in paths]
         pack = batch_packer(parts)
 
-        def convert(raw: Any) -> Batch:
+        def convert(raw: UserData) -> Batch:
             given = raw if is_wrapped else (raw,)
             found = [convert_array(get(given)) for get, convert_array in zip(getters, converters)]
             _check_samples(found)
@@ -97,7 +98,7 @@ class BatchConverter:
 
         return convert
 
-    def _convert(self, raw: Any) -> Batch:
+    def _convert(self, raw: UserData) -> Batch:
         return self._convert_all(self._parts(raw))
 
     def _convert_all(self, parts: tuple[Any, ...]) -> Batch:
@@ -106,22 +107,22 @@ class BatchConverter:
         _check_samples([leaf for part in converted for leaf in _leaves(part)])
         return tuple.__new__(Batch, converted)
 
-    def _parts(self, raw: Any) -> tuple[Any, ...]:
+    def _parts(self, raw: UserData) -> tuple[Any, ...]:
         parts = unpack(raw)
         if parts[0] is None:
             raise ValueError("The data gave a batch whose `x` is None: give the inputs of the model.")
         return parts[:1] if self._batch_spec.inputs_only else parts
 
-    def _convert_part(self, number: int, part: Any) -> Any:
-        if number == 0 and frames.has_columns_for(part, self._batch_spec.input_names):
-            part = frames.columns_by_input("x", part, self._batch_spec.input_names or ())
+    def _convert_part(self, number: int, part: Nested) -> Any:
+        if number == 0:
+            part = self._batch_spec.split_columns(part)
         if number == 2 and frames.is_series(part):
             part = frames.array_of("sample_weight", part).squeeze(-1)
         if _holds_plain_numbers(part):
             return self._convert_numbers(number, part)
         return self._convert_nest(number, part, _ARGUMENTS[number])
 
-    def _convert_nest(self, number: int, value: Any, name: str, *, is_record: bool = False) -> Any:
+    def _convert_nest(self, number: int, value: UserData, name: str, *, is_record: bool = False) -> Any:
         """Convert a part; lists of numbers are arrays, except in a list of records, one for each sample."""
         if tree.is_leaf(value) or _is_opaque(value):
             return self._convert_leaf(number, value, name)
@@ -134,7 +135,7 @@ class BatchConverter:
         ]
         return tree.rebuild(value, converted)
 
-    def _convert_numbers(self, number: int, value: Any) -> Any:
+    def _convert_numbers(self, number: int, value: UserData) -> Any:
         """Convert a (nested) list of numbers; one whose rows differ in length stays a list."""
         try:
             found = array_of_numbers(value)
@@ -142,7 +143,7 @@ class BatchConverter:
             return value
         return self._convert_array[number](found)
 
-    def _convert_leaf(self, number: int, value: Any, name: str) -> Any:
+    def _convert_leaf(self, number: int, value: UserData, name: str) -> Any:
         if isinstance(value, (Tensor, np.ndarray)):
             return self._convert_array[number](value)
         if sparse.is_sparse(value):
@@ -159,7 +160,7 @@ class BatchConverter:
         return value
 
 
-def structure_key(value: Any) -> Any:
+def structure_key(value: UserData) -> Any:
     """Return a key that is equal for batches of the same structure: types, lengths and names, never values.
 
     `None` if something in it is no tensor, NumPy array or `None`.
@@ -179,7 +180,7 @@ def structure_key(value: Any) -> Any:
 def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[Any], Any]:
     """Return the conversion of a tensor or NumPy array to one on the device that a step may write to."""
 
-    def convert(value: Any) -> Any:
+    def convert(value: UserData) -> Any:
         if isinstance(value, Tensor):
             if value.requires_grad:
                 return _own_leaf(value, transfer)
@@ -199,7 +200,7 @@ def _own_leaf(value: Tensor, transfer: Transfer) -> Tensor:
     return transfer(value.detach()).clone().requires_grad_(value.is_leaf)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: UserData) -> Iterator[Any]:
     """Yield the leaves of a converted part, objects that were moved as a whole being one."""
     if tree.is_leaf(value) or _is_opaque(value):
         yield value
@@ -208,17 +209,17 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
-def _is_opaque(value: Any) -> bool:
+def _is_opaque(value: UserData) -> bool:
     """Return whether `value` is no array but moves to a device as a whole, such as a `PackedSequence`."""
     return not isinstance(value, (Tensor, type)) and callable(getattr(value, "to", None)) and not _is_array(value)
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: UserData) -> bool:
     is_one = hasattr(value, "__array__") and not isinstance(value, np.generic)
     return is_one and is_numeric(getattr(value, "dtype", None))
 
 
-def _holds_plain_numbers(value: Any) -> bool:
+def _holds_plain_numbers(value: UserData) -> bool:
     """Return whether `value` is a (nested) list or tuple of numbers none of which is a tensor."""
     return holds_numbers(value) and not any(isinstance(leaf, Tensor) for leaf in tree.leaves(value))
 
@@ -243,7 +244,7 @@ def _flat_batch(leaves: Sequence[Tensor]) -> Batch:
     return tuple.__new__(Batch, leaves)
 
 
-def unpack(raw: Any) -> tuple[Any, ...]:
+def unpack(raw: UserData) -> tuple[Any, ...]:
     """Return the parts `(x,)`, `(x, y)` or `(x, y, sample_weight)` of what an iterable yields.
 
     Anything that is no tuple is `x` as a whole; lists count as tuples, because torch's `default_collate` returns lists.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._data.class_targets import TargetClasses
+from torchfit._types import Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
@@ -17,6 +17,7 @@ ClassWeightMap = Mapping[int, float]
 ClassWeightRules = Mapping[str | None, ClassWeightMap | str]
 _CHUNK_ROWS = 65536
 _MAX_CLASS = 2**62
+_TOLERANCE = 0.01  # of the sum of a row of soft labels
 
 
 def as_class_weights(class_weight: Any) -> ClassWeightRules:
@@ -40,7 +41,7 @@ def as_class_weights(class_weight: Any) -> ClassWeightRules:
     return {None: _rule(class_weight)} if class_weight else {}
 
 
-def _rule(value: Any) -> ClassWeightMap | str:
+def _rule(value: UserData) -> ClassWeightMap | str:
     if isinstance(value, str) and value == "balanced":
         return value
     if not isinstance(value, Mapping):
@@ -112,7 +113,7 @@ def _balance(counts: Mapping[int, int]) -> ClassWeightMap:
     return {label: total / (len(counts) * count) for label, count in counts.items()}
 
 
-def class_counts(targets: Any, classes: TargetClasses) -> dict[int, int]:
+def class_counts(targets: Nested, classes: "TargetClasses") -> dict[int, int]:
     """Count the samples of every class in targets `(samples, …)`, in memory or on disk.
 
     Negative labels, which losses ignore, do not count.
@@ -135,7 +136,7 @@ def class_counts(targets: Any, classes: TargetClasses) -> dict[int, int]:
     return found
 
 
-def _chunks(targets: Any) -> list[Tensor]:
+def _chunks(targets: Nested) -> list[Tensor]:
     """Return targets in memory as they are, and those on disk in chunks."""
     if isinstance(targets, Tensor):
         return [targets]
@@ -162,7 +163,7 @@ class ClassWeights:
         """Return the batch with the weights of its samples multiplied."""
         return Batch(batch.inputs, batch.targets, self.weights(batch.targets, batch.sample_weight))
 
-    def weights(self, targets: Any, sample_weight: Any, *, is_whole: bool = False) -> Any:
+    def weights(self, targets: Nested, sample_weight: UserData, *, is_whole: bool = False) -> Any:
         """Return `sample_weight` times the weights of the classes, in the structure of `targets`.
 
         Args:
@@ -193,7 +194,7 @@ class _Table:
         self._labels = torch.tensor(sorted(rule))
         self._weights = torch.tensor([rule[label] for label in sorted(rule)], dtype=dtype)
 
-    def look_up(self, targets: Any, is_whole: bool) -> Tensor:
+    def look_up(self, targets: Nested, is_whole: bool) -> Tensor:
         """Return the weights `(samples,)` of these targets, or `(samples, steps)` for class indices of that shape."""
         labels = self._classes.of(targets, is_whole=is_whole)
         if self._labels.device != targets.device:
@@ -211,7 +212,7 @@ def _product(by_class: Tensor, sample_weight: Tensor | None) -> Tensor:
     return one * other
 
 
-def _single_output(tables: Mapping[str | None, Any], targets: Any) -> str | None:
+def _single_output(tables: Mapping[str | None, Any], targets: Nested) -> str | None:
     if not isinstance(targets, Tensor):
         raise ValueError(f"`class_weight` needs the classes of the samples, but `y` is {describe(targets)}.")
     if len(tables) > 1:
@@ -222,13 +223,13 @@ def _single_output(tables: Mapping[str | None, Any], targets: Any) -> str | None
     return next(iter(tables))
 
 
-def _part(targets: Any, name: str | None, output_names: Sequence[str] | None) -> Any:
+def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
     if tree.is_leaf(targets):
         return targets
     return targets[_key(targets, name, output_names)]
 
 
-def _key(targets: Any, name: str | None, output_names: Sequence[str] | None) -> Any:
+def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
     """Return the key or position of an output in targets for several."""
     keys = dict(tree.children(targets))
     if name is None and len(keys) == 1:
@@ -250,7 +251,7 @@ def _names(count: int, given: Sequence[str] | None) -> list[str]:
     return list(given) if given is not None else [f"output_{number + 1}" for number in range(count)]
 
 
-def _weights_per_output(sample_weight: Any, targets: Any) -> Any:
+def _weights_per_output(sample_weight: UserData, targets: Nested) -> Any:
     """Return the weights in the structure of the targets of several outputs, as a new dictionary or list."""
     keys = [key for key, _ in tree.children(targets)]
     if sample_weight is None or tree.is_leaf(sample_weight):
@@ -259,3 +260,104 @@ def _weights_per_output(sample_weight: Any, targets: Any) -> Any:
         parts = dict(tree.children(sample_weight))
         found = {key: parts.get(key) for key in keys}
     return found if isinstance(targets, Mapping) else list(found.values())
+
+
+class TargetClasses:
+    """Reads the classes of targets, in batches or all at once.
+
+    Targets of two axes are one-hot rows or soft labels `(samples, classes)`, or class indices `(samples, steps)`. The
+    loss may say which; else their values do, and what they said first holds for all batches. Ambiguous targets are
+    refused.
+    """
+
+    def __init__(self, is_index: bool | None = None, largest_class: int = 0) -> None:
+        """Read targets.
+
+        Args:
+            is_index: Whether integer targets of two axes are class indices, `None` if that is not known.
+            largest_class: The largest class that is asked for, which one-hot rows must have a column for.
+        """
+        self._expects_index = is_index
+        self._largest_class = largest_class
+        self._has_index: bool | None = None  # what the values said
+
+    def of(self, targets: Nested, *, is_whole: bool = False) -> Tensor:
+        """Return the classes `(samples,)`, or `(samples, steps)` of class indices of two axes; -1 is no class.
+
+        Soft labels and numbers between two classes belong to the nearest one.
+
+        Args:
+            targets: The targets of a batch.
+            is_whole: Whether they are those of all samples.
+
+        Raises:
+            ValueError: If the targets have more axes, or rows that are neither one-hot, soft labels nor class indices.
+        """
+        if not isinstance(targets, Tensor) or not 1 <= targets.ndim <= 2 or targets.is_complex():
+            raise ValueError(_refusal(targets, "has other axes"))
+        if targets.ndim == 1 or targets.shape[1] == 1:
+            return _nearest(targets.reshape(-1))
+        if self._are_indices(targets, is_whole):
+            return _nearest(targets)
+        return (targets.to(torch.uint8) if targets.dtype == torch.bool else targets).argmax(1)
+
+    def _are_indices(self, targets: Tensor, is_whole: bool) -> bool:
+        """Return whether targets of two axes are class indices. Values on an accelerator are read once."""
+        if self._expects_index:
+            return not targets.is_floating_point() or _has_index_values(targets)
+        if self._has_index or (self._has_index is False and targets.device.type != "cpu"):
+            return self._has_index
+        found = self._infer(targets, is_whole)
+        if found and self._has_index is False:
+            raise ValueError(_refusal(targets, "has rows of another kind than the batches before"))
+        self._has_index = found
+        return found
+
+    def _infer(self, targets: Tensor, is_whole: bool) -> bool:
+        """Return whether the values of targets are class indices.
+
+        Raises:
+            ValueError: If they may be something else, such as several labels in a row.
+        """
+        if _has_index_values(targets):
+            return True
+        if not _has_one_class_each(targets):
+            raise ValueError(_refusal(targets, "has rows with no or several labels, or of class indices 0 and 1 only"))
+        if self._expects_index is not None or not bool(((targets == 0) | (targets == 1)).all()):
+            return False
+        if is_whole and _is_one_column(targets):
+            raise ValueError(_refusal(targets, "has one row for all samples, one-hot or of class indices 0 and 1"))
+        return self._largest_class >= targets.shape[1]  # One-hot rows have a column for each class.
+
+
+def _has_index_values(targets: Tensor) -> bool:
+    """Return whether values are whole numbers other than 0 and 1 alone, which no one-hot row or soft label holds."""
+    if targets.dtype == torch.bool:
+        return False
+    is_beyond = bool(((targets < 0) | (targets > 1)).any())
+    return is_beyond and (not targets.is_floating_point() or bool((targets == targets.round()).all()))
+
+
+def _has_one_class_each(targets: Tensor) -> bool:
+    """Return whether every row is one-hot or a distribution over the classes."""
+    is_share = bool(((targets >= 0) & (targets <= 1)).all())
+    return is_share and bool(((targets.sum(1, dtype=torch.float32) - 1).abs() < _TOLERANCE).all())
+
+
+def _is_one_column(targets: Tensor) -> bool:
+    """Return whether several one-hot rows all have the same class."""
+    return len(targets) > 1 and not targets.is_floating_point() and int((targets.sum(0) > 0).sum()) == 1
+
+
+def _nearest(targets: Tensor) -> Tensor:
+    if not targets.is_floating_point():
+        return targets.long()
+    return torch.nan_to_num(targets, nan=-1.0, posinf=-1.0, neginf=-1.0).round().long()
+
+
+def _refusal(targets: Nested, problem: str) -> str:
+    return (
+        "`class_weight` needs one class for each sample, as targets (samples,), (samples, 1) or one-hot (samples, "
+        f"classes), or class indices (samples, steps), but `y` is {describe(targets)} and {problem}. Pass "
+        "`sample_weight` instead, with a weight for each sample or of the shape of `y`."
+    )

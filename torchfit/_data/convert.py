@@ -1,6 +1,6 @@
 """Converts arrays of all kinds to tensors: once for arrays, per batch for everything that yields batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
 from time import perf_counter
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchfit._data.adapters import frames
+from torchfit._types import Array, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
@@ -42,6 +43,8 @@ class BatchSpec:
         device: The device of the batches.
         input_dtype: The floating dtype of inputs.
         input_names: The names of inputs that the user passed to the model, `None` where there are none.
+        parameter_names: The required parameters of `forward`, which take the columns of a DataFrame by name where there
+            are several and no `input_names`.
         output_names: The names of outputs that the user passed to the model, `None` where there are none.
         inputs_only: Whether targets and weights in the batches of an iterable are dropped.
         index_targets: For each output (`None` for the only one) whether its integer targets are class indices, as for
@@ -54,6 +57,7 @@ class BatchSpec:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     inputs_only: bool = False
+    parameter_names: Collection[str] = ()
     index_targets: Mapping[str | None, bool] = field(default_factory=dict, compare=False)
     transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
 
@@ -63,16 +67,30 @@ class BatchSpec:
         return torch.float64 if self.input_dtype == torch.float64 else torch.float32
 
     def parts(
-        self, x: Any, y: Any, sample_weight: Any, leaf: Callable[[torch.dtype, bool], LeafConverter]
+        self, x: UserData, y: UserData, sample_weight: UserData, leaf: Callable[[torch.dtype, bool], LeafConverter]
     ) -> tuple[Any, Any, Any]:
         """Convert the three parts; `leaf(dtype, all_floating)` returns the conversion of one array."""
-        if frames.has_columns_for(x, self.input_names):
-            x = frames.columns_by_input("x", x, self.input_names or ())
         return (
-            _convert("x", x, leaf(self.input_dtype, False)),
+            _convert("x", self.split_columns(x), leaf(self.input_dtype, False)),
             _convert("y", y, leaf(self.target_dtype, False)),
             _convert("sample_weight", squeeze_weights(sample_weight), leaf(self.target_dtype, True)),
         )
+
+    def split_columns(self, x: UserData) -> UserData:
+        """Return a DataFrame as a dictionary by input, where its columns are those; all else as it is.
+
+        Raises:
+            ValueError: If only some of the named inputs have a column.
+        """
+        if not frames.is_frame(x) or frames.is_series(x):
+            return x
+        names = self.input_names or ()
+        if len(names) > 1 or (names and names[0] in x.columns):
+            return frames.columns_by_input("x", x, names)
+        parameters = self.parameter_names
+        if not names and len(parameters) > 1 and all(name in x.columns for name in parameters):
+            return frames.columns_by_input("x", x, parameters)
+        return x
 
     def make_transfer(self, dtype: torch.dtype, all_floating: bool = False) -> Transfer:
         """Return a function that moves a tensor to the device and casts floating values to `dtype`."""
@@ -100,14 +118,14 @@ class BatchSpec:
 def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
     """Return the conversion of one array to a tensor that stays on the host."""
 
-    def convert(argument: str, value: Any) -> Tensor:
+    def convert(argument: str, value: UserData) -> Tensor:
         tensor = tensor_of(argument, value)
         return tensor.to(dtype) if all_floating or tensor.is_floating_point() else tensor
 
     return convert
 
 
-def _convert(argument: str, value: Any, leaf: LeafConverter) -> Any:
+def _convert(argument: str, value: UserData, leaf: LeafConverter) -> Any:
     if value is None:
         return None
     value = lists_to_arrays(argument, value)
@@ -117,14 +135,14 @@ def _convert(argument: str, value: Any, leaf: LeafConverter) -> Any:
     return tree.unflattener(value)(converted)
 
 
-def squeeze_weights(value: Any) -> Any:
+def squeeze_weights(value: UserData) -> Any:
     """Return weights with every Series as a flat array: one weight for each sample."""
     return tree.map(
         lambda leaf: frames.array_of("sample_weight", leaf).squeeze(-1) if frames.is_series(leaf) else leaf, value
     )
 
 
-def lists_to_arrays(argument: str, value: Any) -> Any:
+def lists_to_arrays(argument: str, value: UserData) -> Any:
     """Convert (nested) lists of nothing but numbers to arrays, and leave everything else as it is.
 
     >>> lists_to_arrays("y", {"a": [0, 1, 1]})
@@ -143,7 +161,7 @@ def lists_to_arrays(argument: str, value: Any) -> Any:
         ) from error
 
 
-def holds_numbers(value: Any) -> bool:
+def holds_numbers(value: UserData) -> bool:
     """Return whether `value` is a (nested) list or tuple of numbers: those of Python and NumPy, tensors without axes.
 
     >>> holds_numbers([[1, 2.5], [True, 3]]), holds_numbers([]), holds_numbers({"a": 1})
@@ -166,11 +184,11 @@ def array_of_numbers(value: Sequence[Any]) -> Any:
     return np.asarray(tree.map(lambda entry: entry.item() if isinstance(entry, Tensor) else entry, value))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: UserData) -> bool:
     return value.ndim == 0 if isinstance(value, Tensor) else isinstance(value, (Number, np.bool_))
 
 
-def tensor_of(argument: str, value: Any) -> Tensor:
+def tensor_of(argument: str, value: UserData) -> Tensor:
     """Return an array-like as a tensor that shares its memory where it can.
 
     Raises:
@@ -185,7 +203,7 @@ def tensor_of(argument: str, value: Any) -> Tensor:
     return tensor.detach() if tensor.requires_grad else tensor
 
 
-def from_numpy(argument: str, value: Any) -> Tensor:
+def from_numpy(argument: str, value: UserData) -> Tensor:
     """Return anything that NumPy can convert to an array as a tensor.
 
     Raises:
@@ -194,7 +212,7 @@ def from_numpy(argument: str, value: Any) -> Tensor:
     return share_memory(frames.array_of(argument, value) if frames.is_frame(value) else _array(argument, value))
 
 
-def share_memory(array: np.ndarray[Any, Any]) -> Tensor:
+def share_memory(array: Array) -> Tensor:
     """Return a tensor over the memory of a numeric array, or over a copy where torch lacks its dtype or layout."""
     dtype = array.dtype
     if dtype in _SHARED_DTYPES and array.flags.c_contiguous and array.flags.writeable:
@@ -213,14 +231,14 @@ def is_numeric(dtype: Any) -> bool:
     return getattr(dtype, "kind", "") in NUMERIC_KINDS
 
 
-def _read_only(array: np.ndarray[Any, Any]) -> Tensor:
+def _read_only(array: Array) -> Tensor:
     """Share the memory of a read-only array, which torch warns about: steps get copies of what they may write to."""
     with catch_warnings():
         simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
 
 
-def _array(argument: str, value: Any) -> np.ndarray[Any, Any]:
+def _array(argument: str, value: UserData) -> Array:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -11,17 +11,18 @@ from torchfit._data.convert import BatchSpec
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.sampling import make_order
 from torchfit._data.workers import LoaderConfig
+from torchfit._types import UserData
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
 
 
 def make_training_adapters(
-    x: Any,
-    y: Any,
-    sample_weight: Any,
+    x: UserData,
+    y: UserData,
+    sample_weight: UserData,
     class_weight: Any,
     validation_split: Any,
-    validation_data: Any,
+    validation_data: UserData,
     batch_spec: BatchSpec,
 ) -> tuple[DataAdapter, DataAdapter | None]:
     """Return the data to train on, weighted by class, and the data to validate on: given, or held out of `x`.
@@ -48,7 +49,7 @@ def _named(argument: str) -> Iterator[None]:
         raise ValueError(f"In `{argument}`: {error}") from error
 
 
-def _is_zero(value: Any) -> bool:
+def _is_zero(value: UserData) -> bool:
     return value is None or (isinstance(value, Real) and float(value) == 0)
 
 
@@ -111,7 +112,7 @@ def make_validation_batches(
     )
 
 
-def unpack_validation_data(data: Any) -> tuple[Any, Any, Any]:
+def unpack_validation_data(data: UserData) -> tuple[Any, Any, Any]:
     """Return `(x, y, sample_weight)` of a tuple of one to three; anything else is `x`, with the targets it carries.
 
     Raises:
@@ -134,7 +135,7 @@ def validation_schedule(validation_freq: Any) -> Callable[[int], bool]:
     Raises:
         ValueError: If `validation_freq` is neither a positive integer nor a container of epochs.
     """
-    schedule = validation.epochs_or_frequency("validation_freq", validation_freq)
+    schedule = validation.frequency_or_epochs("validation_freq", validation_freq)
     if isinstance(schedule, int):
         return lambda epoch: epoch % schedule == 0
     return lambda epoch: epoch in schedule

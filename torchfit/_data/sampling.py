@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchfit._utils.errors import describe
-from torchfit._utils.validation import is_integer
+from torchfit._utils.validation import is_bool, is_integer
 
 OrderFn = Callable[[int, int, int], Tensor]
 
@@ -21,7 +20,7 @@ def make_order(shuffle: Any) -> OrderFn | None:
     """
     if isinstance(shuffle, str) and shuffle == "batch":
         return shuffled_batches
-    if shuffle is None or isinstance(shuffle, (bool, np.bool_)) or (is_integer(shuffle) and shuffle in (0, 1)):
+    if shuffle is None or is_bool(shuffle) or (is_integer(shuffle) and shuffle in (0, 1)):
         return shuffled_rows if shuffle else None
     raise ValueError(f"`shuffle` must be True, False or 'batch'. Received: {describe(shuffle)}.")
 

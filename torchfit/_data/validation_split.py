@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import Nested
 from torchfit._utils import tree, validation
 
 _MAX_CLASSES = 1000
@@ -42,7 +43,7 @@ def split_last(parts: tuple[Any, ...], fraction: Any) -> tuple[tuple[Any, ...], 
     return first, last
 
 
-def warn_of_sorted_labels(first: Any, last: Any) -> None:
+def warn_of_sorted_labels(first: Nested, last: Nested) -> None:
     """Warn if the held-out labels differ from the rest: the data were probably sorted by class."""
     for (path, kept), (_, held_out) in zip(tree.leaves_with_path(first), tree.leaves_with_path(last)):
         if not (isinstance(kept, Tensor) and _are_classes(kept)):

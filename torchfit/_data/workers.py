@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from torchfit._utils import validation
 from torchfit._utils.compat import shutdown_workers
-from torchfit._utils.errors import describe
 
 Read = Callable[[Any], Any]
 
@@ -35,10 +34,8 @@ class LoaderConfig:
         """
         for name in ("workers", "max_queue_size"):
             object.__setattr__(self, name, validation.integer(name, getattr(self, name), min_value=0))
-        if not isinstance(self.use_multiprocessing, (bool, int, np.bool_)):
-            raise ValueError(
-                f"`use_multiprocessing` must be True or False. Received: {describe(self.use_multiprocessing)}."
-            )
+        use_multiprocessing = validation.boolean("use_multiprocessing", self.use_multiprocessing)
+        object.__setattr__(self, "use_multiprocessing", use_multiprocessing)
 
     @property
     def processes(self) -> int:

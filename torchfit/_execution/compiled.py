@@ -85,6 +85,11 @@ class CompiledExecution(EagerExecution):
     def _add_compile_time(self, seconds: float) -> None:
         self.compile_seconds += seconds
 
+    def invalidate(self) -> None:
+        """Compile again, because other parameters are trained."""
+        for step in self._steps.values():
+            step.invalidate()
+
     def release(self) -> None:
         """Release the data that the graphs were recorded with."""
         for step in self._steps.values():
@@ -119,6 +124,11 @@ class CompiledStep:
         self._policy.start_loop(program.expected_steps)
         if not self._is_disabled:
             self._disable(program.compile_blocker)
+
+    def invalidate(self) -> None:
+        """Compile the same graphs again."""
+        self._graphs = dict.fromkeys(self._graphs)
+        self._result_template = None
 
     def release(self) -> None:
         """Release data and model."""

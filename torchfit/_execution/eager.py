@@ -81,6 +81,9 @@ class EagerExecution:
     def release(self) -> None:
         """Release what a loop used."""
 
+    def invalidate(self) -> None:
+        """Forget what depends on the parameters that are trained."""
+
     def state_dict(self) -> StateDict:
         """Return what the numbers of the next steps depend on: nothing."""
         return {}

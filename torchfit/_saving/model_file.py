@@ -4,25 +4,33 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from torchfit._saving.module_deserializer import ModuleDeserializer
+from torchfit._saving.limits import AllocationLimit, check_metric_configs, check_patterns
+from torchfit._saving.module_deserializer import Initialize, ModuleDeserializer
 from torchfit._saving.module_serializer import ModuleSerializer
-from torchfit._saving.weights import check_can_write, get_module_state, is_safetensors, load_state
+from torchfit._saving.weights import check_can_write, get_module_state, is_safetensors, load_state, warn_of_extension
 from torchfit._serialization import archive
 from torchfit._serialization.files import PathLike
+from torchfit._utils.collector import AddedTerm
+from torchfit._utils.errors import printable, printable_lines, warn
+from torchfit._utils.modules import has_lazy_weights
 from torchfit._utils.wrapping import unwrap_key, unwrap_module
 from torchfit._version import __version__
+from torchfit.optimizers import TorchOptimizer
 
 Content = dict[str, Any]
 
 FORMAT = "torchfit model"
 VERSION = 1
 _PARTS = ("version", "written_by", "model", "architecture", "state", "frozen", "evaluating", "compiled", "optimizer")
+_TYPES = {"version": int, "model": dict, "architecture": dict, "state": dict, "frozen": list, "evaluating": list}
+_MODEL_ARGUMENTS = ("name", "input_names", "output_names", "dtype_policy")
+_LOAD_INTO_MODULE = "build the module and pass it as `module`"
+_LOAD_UNCOMPILED = "pass compile=False and compile the model yourself, or pass the compiled model as `module`"
 _WITHOUT_COMPILE = (
     "Pass your own classes and functions in custom_objects; or pass compile=False and compile the model yourself; "
     "or pass the compiled model as `module`."
@@ -41,6 +49,12 @@ class ModelSettings:
 
     hidden_attributes: frozenset[str] = frozenset()
     """Attributes of the instance that `Model` sets, which are not part of a subclass's architecture."""
+
+    is_subclass: bool = False
+    """Whether the model has a class of its own."""
+
+    added_terms: Sequence[AddedTerm] = ()
+    """The losses and metrics that were added, in this order."""
 
 
 def save(
@@ -61,21 +75,31 @@ def save(
     """
     _check_model_path(path)
     check_can_write(path, overwrite)
-    archive.write(path, model_config(model, settings, include_optimizer))
+    content = model_config(model, settings, include_optimizer)
+    archive.write(path, content)
+    _warn_of_gaps(content)
 
 
 def prepare_save(model: Any, settings: ModelSettings, path: PathLike) -> Callable[[], None]:
     """Snapshot the model and return a function that writes the file, e.g. from another thread."""
     _check_model_path(path)
-    return archive.prepare_write(path, model_config(model, settings))
+    content = model_config(model, settings)
+    write = archive.prepare_write(path, content)
+    _warn_of_gaps(content)
+    return write
 
 
 def model_config(model: Any, settings: ModelSettings, include_optimizer: bool = True) -> Content:
     """Return the content of the model's file; its tensors are those in use."""
     module = unwrap_module(model)
-    serializer = ModuleSerializer(settings.hidden_attributes)
-    root = serializer.module(module)
+    serializer = ModuleSerializer()
+    root = serializer.module(module, settings.hidden_attributes if module is model else frozenset())
+    is_wrapper = settings.is_subclass and module is not model
+    wrapper = serializer.module(model, settings.hidden_attributes) if is_wrapper else None
+    if include_optimizer and model.compiled:
+        _bind_torch_optimizer(model)
     compiled = _serialize_compiled(model) if include_optimizer and model.compiled else None
+    added = _serialize_added(settings.added_terms) if include_optimizer else None
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -86,12 +110,13 @@ def model_config(model: Any, settings: ModelSettings, include_optimizer: bool = 
             "output_names": _optional_list(settings.output_names),
             "dtype_policy": settings.dtype_policy,
         },
-        "architecture": {"root": root, "nodes": serializer.nodes, "tensors": serializer.tensors},
+        "architecture": {"root": root, "wrapper": wrapper, "nodes": serializer.nodes, "tensors": serializer.tensors},
         "state": get_module_state(model),
         "frozen": [unwrap_key(name) for name, tensor in module.named_parameters() if not tensor.requires_grad],
         "evaluating": [unwrap_key(name) for name, submodule in module.named_modules() if not submodule.training],
         "compiled": compiled,
         "optimizer": model.optimizer.state_dict() if compiled and model.optimizer.built else None,
+        "added": added,
     }
 
 
@@ -109,48 +134,102 @@ def read(path: PathLike) -> Content:
             f"Model(module).load_weights({name!r})."
         )
     absent = [part for part in _PARTS if part not in content]
-    if absent or not isinstance(content["version"], int):
-        raise ValueError(f"The file {name!r} holds no complete torchfit model: it lacks {absent or 'its version'}.")
+    if absent:
+        raise ValueError(f"The file {name!r} holds no complete torchfit model: it lacks {absent}.")
+    wrong = [part for part, kind in _TYPES.items() if not isinstance(content[part], kind)]
+    if wrong:
+        raise ValueError(f"The file {name!r} holds no torchfit model: its parts {wrong} are not what they should be.")
     if content["version"] > VERSION:
+        writer = content["written_by"].get("torchfit") if isinstance(content["written_by"], dict) else None
         raise ValueError(
-            f"The file {name!r} was written by torchfit {content['written_by']['torchfit']} in version "
-            f"{content['version']} of the format; this torchfit {__version__} reads versions up to {VERSION}. Upgrade."
+            f"The file {name!r} was written by torchfit {printable(writer)} in version {content['version']} of the "
+            f"format; this torchfit {__version__} reads versions up to {VERSION}. Upgrade."
         )
     return content
 
 
 def model_arguments(content: Content) -> dict[str, Any]:
     """Return the arguments of `Model`, other than the module."""
-    return dict(content["model"])
+    return {name: content["model"].get(name) for name in _MODEL_ARGUMENTS}
 
 
-def build_module(path: PathLike, content: Content, initialize: Callable[[nn.Module], None]) -> nn.Module:
-    """Build the module from its description; `initialize` replaces `nn.Module.__init__` for the outermost one.
+def build(path: PathLike, content: Content, initialize: Initialize) -> nn.Module:
+    """Build the module of a file, in its wrapper if that has a class of its own.
+
+    A wrapper whose class is unknown is left out, with a warning.
+
+    Args:
+        path: Of the file.
+        content: Of the file.
+        initialize: Called with the outermost module and its children, before its parts are set.
 
     Raises:
         ValueError: A class or function is unknown, or something was not saved; it is named, with what to pass.
     """
     name = os.fspath(path)
-    architecture = content["architecture"]
-    deserializer = ModuleDeserializer(architecture["nodes"], architecture["tensors"], initialize)
-    problems = deserializer.problems()
+    with error_context(f"The model in the file {name!r} cannot be built"):
+        architecture = content["architecture"]
+        deserializer = ModuleDeserializer(architecture["nodes"], architecture["tensors"])
+        number = _wrapper_of(content)
+        if number is None or not deserializer.knows_class_of(number):
+            warn_of_wrapper(path, content)
+            number = architecture["root"]
+        problems = deserializer.problems(number)
     if problems:
         raise ValueError(_cannot_build(name, problems))
-    with _error_context(f"The model in the file {name!r} cannot be built"):
-        return deserializer.module(architecture["root"])
+    with error_context(f"The model in the file {name!r} cannot be built"):
+        return deserializer.module(number, initialize)
 
 
-def restore(model: Any, path: PathLike, content: Content, compile: bool = True) -> None:
-    """Load the weights and flags of a file, and compile the model as it was unless it is compiled already.
+def warn_of_wrapper(path: PathLike, content: Content) -> None:
+    """Warn if the model was one of a subclass of `Model` around a module, which is not restored."""
+    number = _wrapper_of(content)
+    if number is not None:
+        kind = printable(content["architecture"]["nodes"][number]["class"]["name"])
+        name = os.fspath(path)
+        warn(
+            f"The model in the file {name!r} is a {kind} around its module, but it is loaded as a Model, without the "
+            f"methods of its class. Pass the class, load_model({name!r}, custom_objects={{{kind!r}: {kind}}}), or an "
+            f"object of it: load_model({name!r}, module={kind}(...))."
+        )
+
+
+def restore(model: Any, path: PathLike, content: Content, compile: bool, add_terms: bool) -> None:
+    """Load the weights and flags of a file, and how the model is trained.
+
+    Args:
+        model: The `Model` to restore.
+        path: Of the file.
+        content: Of the file.
+        compile: Whether to compile the model as it was, unless it is compiled already, and to restore its optimizer.
+        add_terms: Whether to add the losses and metrics that were added.
 
     Raises:
         ValueError: Something does not fit; it is named, with what to pass.
     """
     name = os.fspath(path)
-    load_state(model, content["state"], f"the file {name!r}")
-    _restore_flags(unwrap_module(model), content)
-    if compile and content["compiled"] is not None:
-        _restore_compiled(name, model, content)
+    with error_context(f"The weights of the file {name!r} cannot be restored", is_complete=True):
+        load_state(model, content["state"], f"the file {name!r}")
+        _restore_flags(unwrap_module(model), content)
+    if not compile:
+        return
+    with AllocationLimit(_size(content)):
+        if content["compiled"] is not None:
+            _restore_compiled(name, model, content)
+        if add_terms and content.get("added") is not None:
+            with error_context(f"The file {name!r}: what was added to the loss cannot be restored", _WITHOUT_COMPILE):
+                _restore_added(model, content["added"])
+
+
+def _wrapper_of(content: Content) -> int | None:
+    """Return the number of the node of a subclass of `Model` around a module, if there is one."""
+    number: int | None = content["architecture"].get("wrapper")
+    return number
+
+
+def _size(content: Content) -> int:
+    """Return how many bytes the tensors of a file have."""
+    return sum(value.nbytes for value in content["state"].values() if isinstance(value, Tensor))
 
 
 def _check_model_path(path: PathLike) -> None:
@@ -158,15 +237,48 @@ def _check_model_path(path: PathLike) -> None:
         raise ValueError(
             f"A .safetensors file holds weights only: call save_weights({os.fspath(path)!r}), or choose another ending."
         )
+    warn_of_extension(path)
+
+
+def _bind_torch_optimizer(model: Any) -> None:
+    """Bind an optimizer of torch to the names of its parameters, by which its groups are described."""
+    is_bound = model.optimizer.built or not isinstance(model.optimizer, TorchOptimizer)
+    if not is_bound and not has_lazy_weights(model.module):
+        model.build_optimizer()
 
 
 def _serialize_compiled(model: Any) -> Content:
     serializer = ModuleSerializer()
     arguments = {
-        argument: serializer.or_problem(partial(serializer.value, value, f"`{argument}`"))
-        for argument, value in model.get_compile_config().items()
+        argument: serializer.value(value, f"`{argument}`") for argument, value in model.get_compile_config().items()
     }
     return {"arguments": arguments, "nodes": serializer.nodes, "tensors": serializer.tensors}
+
+
+def _serialize_added(terms: Sequence[AddedTerm]) -> Content:
+    serializer = ModuleSerializer()
+    plain = [
+        {"method": term.method, "arguments": serializer.value(term.arguments, f"`{term.method}`")} for term in terms
+    ]
+    return {"terms": plain, "nodes": serializer.nodes, "tensors": serializer.tensors}
+
+
+def _warn_of_gaps(content: Content) -> None:
+    """Warn of what a file cannot hold, and how to load it then."""
+    compiled, added = content["compiled"], content["added"]
+    nodes = [node for node in content["architecture"]["nodes"] if "problem" in node]
+    options = [*(compiled["arguments"].values() if compiled else ()), *(term["arguments"] for term in _terms(added))]
+    problems = [value for value in options if isinstance(value, dict) and value["#"] == "problem"]
+    lines = [f"  {node['class']['name']}: {node['problem']}" for node in nodes]
+    lines += [f"  {problem['problem']}" for problem in problems]
+    ways = [_LOAD_INTO_MODULE] * bool(nodes) + [_LOAD_UNCOMPILED] * bool(problems)
+    if lines:
+        text = "\n".join(lines)
+        warn(f"The file cannot hold everything of the model:\n{text}\nWhen loading it, {', and '.join(ways)}.")
+
+
+def _terms(added: Content | None) -> list[Content]:
+    return added["terms"] if added else []
 
 
 def _cannot_build(name: str, problems: dict[str, str]) -> str:
@@ -191,10 +303,10 @@ def _restore_flags(module: nn.Module, content: Content) -> None:
 
 def _restore_compiled(name: str, model: Any, content: Content) -> None:
     if not model.compiled:
-        with _error_context(f"The file {name!r}: compile() cannot be repeated", _WITHOUT_COMPILE):
+        with error_context(f"The file {name!r}: compile() cannot be repeated", _WITHOUT_COMPILE):
             model.compile_from_config(_deserialize_compiled(content["compiled"]))
     if content["optimizer"] is not None and model.compiled:
-        with _error_context(f"The file {name!r}: the optimizer's state cannot be restored", _WITHOUT_COMPILE):
+        with error_context(f"The file {name!r}: the optimizer's state cannot be restored", _WITHOUT_COMPILE):
             model.optimizer.load_state_dict(content["optimizer"])
             model.build_optimizer()
 
@@ -203,17 +315,47 @@ def _deserialize_compiled(compiled: Content) -> dict[str, Any]:
     deserializer = ModuleDeserializer(compiled["nodes"], compiled["tensors"])
     config = {}
     for argument, plain in compiled["arguments"].items():
-        with _error_context(f"`{argument}`"):
+        with error_context(f"`{printable(argument)}`"):
             config[argument] = deserializer.value(plain)
+            if argument in ("metrics", "weighted_metrics"):
+                check_metric_configs(config[argument])
+            elif argument == "optimizer":
+                check_patterns(config[argument])
     return config
 
 
+def _restore_added(model: Any, added: Content) -> None:
+    deserializer = ModuleDeserializer(added["nodes"], added["tensors"])
+    for term in added["terms"]:
+        method, arguments = term["method"], deserializer.value(term["arguments"])
+        if method not in ("add_loss", "add_metric"):
+            raise ValueError(f"there is no method {printable(method)!r} to add something with")
+        getattr(model, method)(**arguments)
+
+
 @contextmanager
-def _error_context(what: str, way_out: str = "") -> Iterator[None]:
+def error_context(what: str, way_out: str = "", is_complete: bool = False) -> Iterator[None]:
+    """Raise a `ValueError` for every error, which says where it happened and what to do.
+
+    Args:
+        what: What could not be done.
+        way_out: What to do instead.
+        is_complete: Whether a `ValueError` says all of that itself.
+
+    Raises:
+        ValueError: In the place of any other exception.
+    """
     try:
         yield
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{what}: {str(error).rstrip('.')}. {way_out}".rstrip()) from error
+    except (OSError, MemoryError):
+        raise
+    except ValueError as error:
+        if is_complete:
+            raise
+        raise ValueError(f"{what}: {printable_lines(error).rstrip('.')}. {way_out}".rstrip()) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {printable(error, 500)}".rstrip(".")
+        raise ValueError(f"{what}: {reason}. {way_out}".rstrip()) from error
 
 
 def _optional_list(names: Sequence[str] | None) -> list[str] | None:

@@ -1,12 +1,13 @@
 """Modules from the plain data of `ModuleSerializer`.
 
 Classes of `torch.nn` and custom ones are built as copies and pickles are, without their constructors: their attributes,
-parameters, buffers and children are set. A class with `get_config()` is built by its constructor.
+parameters, buffers and children are set. A custom class with `get_config()` is built by its constructor. Files may come
+from strangers, so what they say is checked: how often modules occur in each other, and how much memory is asked for.
 """
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from torchfit import metrics
-from torchfit._saving.module_serializer import INTERNAL
-from torchfit._saving.references import find_class, find_function
+from torchfit._saving.limits import AllocationLimit, check_metric_configs
+from torchfit._saving.references import find_class, find_function, is_torch_class
+from torchfit._utils.compat import MODULE_ATTRIBUTES, ModuleTables
+from torchfit._utils.errors import printable
 
 Plain = Any
+Node = dict[str, Plain]
+Initialize = Callable[[nn.Module, Mapping[str, nn.Module | None]], None]
+"""Called with the outermost module and its children instead of `nn.Module.__init__`."""
+
+_MAX_PATHS_PER_MODULE = 100
+_MIN_PATHS = 10_000
+_MAX_NAME = 500
 _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
     "tuple": tuple,
     "size": torch.Size,
@@ -29,46 +39,51 @@ _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
 
 
 class ModuleDeserializer:
-    """Builds modules and values from the tables of nodes and tensors.
+    """Builds modules and values from the tables of nodes and tensors."""
 
-    `initialize` is called for the first module instead of `nn.Module.__init__`.
-    """
-
-    def __init__(
-        self,
-        nodes: list[dict[str, Plain]],
-        tensors: list[Tensor],
-        initialize: Callable[[nn.Module], None] = nn.Module.__init__,
-    ) -> None:
+    def __init__(self, nodes: list[Node], tensors: list[Tensor]) -> None:
         self._nodes = nodes
         self._tensors = tensors
-        self._initialize = initialize
         self._modules: dict[int, nn.Module] = {}
-        self._made: dict[int, Tensor] = {}
+        self._finished: set[int] = set()
+        self._loaded_tensors: dict[int, Tensor] = {}
 
-    def problems(self) -> dict[str, str]:
-        """Return why modules cannot be built: the reason by class name."""
-        found = {}
-        for node in self._nodes:
-            reference = node["class"]
-            if "metric" not in node and find_class(reference) is None:
-                found[reference["name"]] = f"its class, defined in {reference['module']}, is not part of torch.nn"
+    def knows_class_of(self, number: int) -> bool:
+        """Return whether the class of a node is one of `torch.nn`, or was passed or registered."""
+        node = self._node(number)
+        return "metric" in node or find_class(node["class"]) is not None
+
+    def problems(self, root: int) -> dict[str, str]:
+        """Return why a module cannot be built, with all that is in it: the reason by class name."""
+        found: dict[str, str] = {}
+        stack, seen = [root], {root}
+        while stack:
+            number = stack.pop()
+            node = self._node(number)
+            reference, inner = node["class"], set(_references(node)) - seen
+            if not self.knows_class_of(number):
+                origin = printable(reference["module"])
+                found[printable(reference["name"])] = f"its class, defined in {origin}, is not part of torch.nn"
             elif "problem" in node:
-                found[reference["name"]] = node["problem"]
+                found[printable(reference["name"])] = printable(node["problem"], 500)
+            seen |= inner
+            stack += inner
         return found
 
-    def module(self, number: int) -> nn.Module:
-        """Return the module of a node, the same one on every call."""
-        if number not in self._modules:
-            node = self._nodes[number]
-            if "problem" in node:
-                raise ValueError(f"{node['class']['name']} could not be saved as plain data: {node['problem']}")
-            if "metric" in node:
-                self._modules[number] = metrics.deserialize(self.value(node["metric"]))
-            elif "config" in node:
-                self._modules[number] = self._construct(node)
-            else:
-                self._from_attributes(number, node)
+    def module(self, number: int, initialize: Initialize | None = None) -> nn.Module:
+        """Return the module of a node, the same one on every call.
+
+        Args:
+            number: Of the node.
+            initialize: Called for the module instead of `nn.Module.__init__`, before its parts are set.
+
+        Raises:
+            ValueError: It could not be serialized, names something unknown, or asks for too much.
+        """
+        if number not in self._finished:
+            self._check_paths(number)
+            with AllocationLimit(sum(tensor.nbytes for tensor in self._tensors)):
+                self._build(number, initialize)
         return self._modules[number]
 
     def value(self, plain: Plain) -> Any:
@@ -77,97 +92,230 @@ class ModuleDeserializer:
         Raises:
             ValueError: It could not be serialized, or names something unknown.
         """
+        for number in _references(plain):
+            self.module(number)
+        return self._value(plain)
+
+    # -- modules, those inside of others first --------------------------------------------------------------
+
+    def _build(self, root: int, initialize: Initialize | None) -> None:
+        """Build a module after all that it refers to, without recursion."""
+        stack, started = [root], set(self._finished)
+        while stack:
+            number = stack[-1]
+            if number in self._finished:
+                stack.pop()
+            elif number not in started:
+                started.add(number)
+                self._start(number)
+                stack += [each for each in _references(self._nodes[number]) if each not in started]
+            else:
+                self._finish(number, initialize if number == root else None)
+                self._finished.add(number)
+
+    def _check_paths(self, root: int) -> None:
+        """Raise if modules contain each other, or occur so often in each other that nobody could list them.
+
+        A module that occurs twice in the next one, and so on, has 2 ** depth names.
+        """
+        paths: dict[int, int] = {}
+        stack, open_numbers = [root], set[int]()
+        limit = max(_MIN_PATHS, _MAX_PATHS_PER_MODULE * len(self._nodes))
+        while stack:
+            number = stack[-1]
+            children = _children(self._node(number))
+            if number in paths:
+                stack.pop()
+            elif number not in open_numbers:
+                open_numbers.add(number)
+                if open_numbers.intersection(children):
+                    raise ValueError("it has a module that contains itself.")
+                stack += [child for child in children if child not in paths]
+            else:
+                paths[number] = 1 + sum(paths[child] for child in children)
+                if paths[number] > limit:
+                    raise ValueError("its modules occur too often in each other.")
+                open_numbers.discard(number)
+
+    def _node(self, number: Any) -> Node:
+        if type(number) is not int or not 0 <= number < len(self._nodes):
+            raise ValueError("it refers to a module that it does not hold.")
+        return self._nodes[number]
+
+    def _start(self, number: int) -> None:
+        """Create the module of a node, unless its constructor does, so that others may refer to it."""
+        node = self._node(number)
+        if "problem" in node:
+            name, reason = printable(node["class"]["name"]), printable(node["problem"], 500)
+            raise ValueError(f"{name} could not be saved as plain data: {reason}")
+        if "metric" not in node and "config" not in node:
+            module = self._modules[number] = nn.Module.__new__(self._class_of(node))
+            nn.Module.__init__(module)
+
+    def _finish(self, number: int, initialize: Initialize | None) -> None:
+        """Fill or construct the module of a node."""
+        node = self._node(number)
+        if "metric" in node:
+            config = self._value(node["metric"])
+            check_metric_configs(config)
+            self._modules[number] = metrics.deserialize(config)
+        elif "config" in node:
+            self._modules[number] = self._construct(node)
+        else:
+            self._fill(self._modules[number], node, initialize)
+        if node.get("evaluating"):
+            self._modules[number].training = False
+
+    def _construct(self, node: Node) -> nn.Module:
+        kind, config = self._class_of(node), self._value(node["config"])
+        if is_torch_class(kind) or not hasattr(kind, "get_config"):
+            raise ValueError(
+                f"{kind.__name__} has no get_config(), so a file cannot give arguments of its constructor."
+            )
+        made = kind.from_config(config) if hasattr(kind, "from_config") else kind(**config)
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"{kind.__name__}.from_config must return a module.")
+        return made
+
+    def _fill(self, module: nn.Module, node: Node, initialize: Initialize | None) -> None:
+        children = {_name(name): self._child(child) for name, child in node["children"].items()}
+        if initialize is not None:
+            initialize(module, children)
+        tables = ModuleTables(module)
+        tables.children.update(children)
+        tables.parameters.update(self._named_tensors(node["parameters"]))
+        tables.buffers.update(self._named_tensors(node["buffers"]))
+        tables.non_persistent_buffers.update(map(str, node["unsaved"]))
+        own = {str(name): value for name, value in node["attributes"].items() if name not in MODULE_ATTRIBUTES}
+        _set_state(module, {**vars(module), **{name: self._value(value) for name, value in own.items()}})
+
+    def _child(self, child: int | None) -> nn.Module | None:
+        return None if child is None else self._load_module({"number": child})
+
+    def _named_tensors(self, plain: Mapping[str, Plain]) -> dict[str, Tensor | None]:
+        found = {_name(name): self._value(value) for name, value in plain.items()}
+        if not all(value is None or isinstance(value, Tensor) for value in found.values()):
+            raise ValueError("it has a parameter that is no tensor.")
+        return found
+
+    # -- values ----------------------------------------------------------------------------------------------
+
+    def _value(self, plain: Plain) -> Any:
         if isinstance(plain, list):
-            return [self.value(part) for part in plain]
+            return [self._value(part) for part in plain]
         if not isinstance(plain, dict):
             return plain
         kind = plain["#"]
         if kind in ("dict", "ordered"):
-            return _COLLECTIONS[kind]((self.value(key), self.value(part)) for key, part in plain["items"])
+            return _COLLECTIONS[kind]((self._value(key), self._value(part)) for key, part in plain["items"])
         if kind in _COLLECTIONS:
-            return _COLLECTIONS[kind](self.value(part) for part in plain["items"])
-        special: Callable[[dict[str, Plain]], Any] | None = getattr(self, f"_load_{kind}", None)
-        if special is None:
-            raise ValueError(f"it holds something of the unknown kind {kind!r}.")
-        return special(plain)
+            return _COLLECTIONS[kind](self._value(part) for part in plain["items"])
+        load: Callable[[Node], Any] | None = getattr(self, f"_load_{kind}", None)
+        if load is None:
+            raise ValueError(f"it holds something of the unknown kind {printable(kind)!r}.")
+        return load(plain)
 
-    def _construct(self, node: dict[str, Plain]) -> nn.Module:
-        kind, config = self._class_of(node), self.value(node["config"])
-        made = kind.from_config(config) if hasattr(kind, "from_config") else kind(**config)
-        if not isinstance(made, nn.Module):
-            raise ValueError(f"{node['class']['name']}.from_config must return a module.")
-        return made
+    def _load_module(self, plain: Node) -> nn.Module:
+        if plain["number"] not in self._modules:
+            raise ValueError("it has a module whose constructor needs that module itself.")
+        return self._modules[plain["number"]]
 
-    def _from_attributes(self, number: int, node: dict[str, Plain]) -> None:
-        kind = self._class_of(node)
-        module = self._modules[number] = nn.Module.__new__(kind)
-        (self._initialize if number == 0 else nn.Module.__init__)(module)
-        attributes = {name: self.value(value) for name, value in node["attributes"].items() if name not in INTERNAL}
-        module._parameters.update({name: self.value(value) for name, value in node["parameters"].items()})
-        module._buffers.update({name: self.value(value) for name, value in node["buffers"].items()})
-        module._non_persistent_buffers_set.update(node["unsaved"])
-        children = node["children"].items()
-        module._modules.update({name: None if child is None else self.module(child) for name, child in children})
-        _set_state(module, {**vars(module), **attributes})
-
-    def _load_module(self, plain: dict[str, Plain]) -> nn.Module:
-        return self.module(plain["number"])
-
-    def _load_tensor(self, plain: dict[str, Plain]) -> Tensor:
+    def _load_tensor(self, plain: Node) -> Tensor:
         number = plain["number"]
-        if number not in self._made:
+        if type(number) is not int or not 0 <= number < len(self._tensors):
+            raise ValueError("it refers to a tensor that it does not hold.")
+        if number not in self._loaded_tensors:
             tensor = self._tensors[number]
-            requires_grad = plain["requires_grad"]
+            requires_grad = bool(plain["requires_grad"])
             made = nn.Parameter(tensor, requires_grad) if plain["parameter"] else tensor.requires_grad_(requires_grad)
-            self._made[number] = made
-        return self._made[number]
+            self._loaded_tensors[number] = made
+        return self._loaded_tensors[number]
 
-    def _load_array(self, plain: dict[str, Plain]) -> Any:
-        return self.value(plain["value"]).numpy()
+    def _load_array(self, plain: Node) -> Any:
+        return self._value(plain["value"]).detach().numpy()
 
-    def _load_number(self, plain: dict[str, Plain]) -> Any:
-        return np.dtype(plain["dtype"]).type(plain["value"])
+    def _load_number(self, plain: Node) -> Any:
+        dtype = np.dtype(plain["dtype"])
+        if dtype.kind not in "biuf":
+            raise ValueError("it has a number of NumPy that is none.")
+        return dtype.type(plain["value"])
 
-    def _load_dtype(self, plain: dict[str, Plain]) -> Any:
+    def _load_dtype(self, plain: Node) -> Any:
         found = getattr(torch, plain["name"], None)
         if not isinstance(found, torch.dtype):
-            raise ValueError(f"torch has no dtype {plain['name']!r}.")
+            raise ValueError(f"torch has no dtype {printable(plain['name'])!r}.")
         return found
 
-    def _load_device(self, plain: dict[str, Plain]) -> torch.device:
+    def _load_device(self, plain: Node) -> torch.device:
         return torch.device(plain["name"])
 
-    def _load_partial(self, plain: dict[str, Plain]) -> Any:
-        function, args, keywords = (self.value(part) for part in plain["items"])
+    def _load_partial(self, plain: Node) -> Any:
+        function, args, keywords = (self._value(part) for part in plain["items"])
         return functools.partial(function, *args, **keywords)
 
-    def _load_class(self, plain: dict[str, Plain]) -> Any:
+    def _load_class(self, plain: Node) -> Any:
         return self._require(find_class(plain), "class", plain)
 
-    def _class_of(self, node: dict[str, Plain]) -> Any:
-        return self._load_class(node["class"])
+    def _class_of(self, node: Node) -> Any:
+        kind = self._load_class(node["class"])
+        if not issubclass(kind, nn.Module):
+            raise ValueError(f"{kind.__name__} is no torch.nn.Module.")
+        return kind
 
-    def _load_function(self, plain: dict[str, Plain]) -> Any:
+    def _load_function(self, plain: Node) -> Any:
         return self._require(find_function(plain), "function", plain)
 
-    def _load_problem(self, plain: dict[str, Plain]) -> Any:
-        raise ValueError(f"it could not be saved as plain data: {plain['problem']}")
+    def _load_problem(self, plain: Node) -> Any:
+        raise ValueError(f"it could not be saved as plain data: {printable(plain['problem'], 500)}")
 
-    def _require(self, found: Any, kind: str, plain: dict[str, Plain]) -> Any:
+    def _require(self, found: Any, kind: str, plain: Node) -> Any:
         if found is None:
-            name = plain["name"]
+            name = printable(plain["name"])
             raise ValueError(
-                f"it needs the {kind} {name!r}, defined in {plain['module']}. "
+                f"it needs the {kind} {name!r}, defined in {printable(plain['module'])}. "
                 f"Pass it: custom_objects={{{name!r}: {name}}}, or register it with "
                 "@torchfit.saving.register_serializable()."
             )
         return found
 
 
+def _name(name: Any) -> str:
+    """Return the name of a child or tensor, which others may search in."""
+    if not isinstance(name, str) or len(name) > _MAX_NAME:
+        raise ValueError("it has something with a name that is none, or very long.")
+    return name
+
+
+def _children(node: Node) -> list[int]:
+    """Return the numbers of the modules that a module contains, as often as it does."""
+    if "children" in node:
+        return [child for child in node["children"].values() if child is not None]
+    return list(_references(node.get("config")))
+
+
+def _references(plain: Plain) -> Iterator[int]:
+    """Yield the numbers of the modules that a node or a value refers to."""
+    stack = [plain]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, list):
+            stack += part
+        elif isinstance(part, dict):
+            if part.get("#") == "module":
+                yield part["number"]
+            elif "#" not in part and "children" in part:
+                yield from (child for child in part["children"].values() if child is not None)
+            stack += part.values()
+
+
 def _set_state(module: nn.Module, state: dict[str, Any]) -> None:
     """Set the attributes; torch's classes add what older versions did not have."""
     own: Callable[[nn.Module, dict[str, Any]], None] = type(module).__setstate__
     default: Callable[[nn.Module, dict[str, Any]], None] = nn.Module.__setstate__
+    tables = ModuleTables(module)
+    layers = state.get("num_layers", 0)
+    if isinstance(module, nn.RNNBase) and not (isinstance(layers, int) and layers <= len(tables.parameters)):
+        raise ValueError("it has a recurrent layer without the parameters of its layers.")
     (own if own.__module__.partition(".")[0] == "torch" else default)(module, state)
-    for name in (*module._modules, *module._parameters, *module._buffers):
+    for name in (*tables.children, *tables.parameters, *tables.buffers):
         vars(module).pop(name, None)  # torch sets a missing `activation` to relu, even if it is a child

@@ -6,7 +6,7 @@ what is shared stays shared. A class with `get_config()` is described by that in
 """
 
 import functools
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +17,11 @@ from torch.nn.parameter import is_lazy
 
 from torchfit import metrics
 from torchfit._saving.references import class_reference, function_reference
+from torchfit._utils.compat import MODULE_ATTRIBUTES, ModuleTables
 from torchfit._utils.errors import describe
 from torchfit._utils.wrapping import unwrap_module
 
 Plain = Any
-INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in name and isinstance(value, dict))
 _SKIPPED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which rebuild it
 _ATOMS = (bool, int, float, str, type(None))
@@ -43,37 +43,54 @@ class NotSerializableError(Exception):
 class ModuleSerializer:
     """Turns modules and values into plain data, and collects their nodes and tensors.
 
-    `hidden` are attributes of the first module that are left out (those that `Model` sets).
+    Modules inside of others are described one after the other, so that they may be nested deeply.
     """
 
-    def __init__(self, hidden: frozenset[str] = frozenset()) -> None:
+    def __init__(self) -> None:
         self.nodes: list[dict[str, Plain]] = []
         self.tensors: list[Tensor] = []
-        self._hidden = hidden
+        self._pending: deque[tuple[int, nn.Module, frozenset[str]]] = deque()
         self._node_numbers: dict[int, int] = {}
         self._tensor_numbers: dict[int, int] = {}
         self._keepalive: list[Any] = []  # so that no two objects get the same id
 
-    def module(self, module: nn.Module) -> int:
-        """Return the number of a module's node. If it cannot be serialized, the node holds the reason."""
-        module = module if not self.nodes else unwrap_module(module)
+    def module(self, module: nn.Module, hidden: frozenset[str] = frozenset()) -> int:
+        """Return the number of a module's node. If it cannot be serialized, the node holds the reason.
+
+        `hidden` are attributes of the module that are left out (those that `Model` sets).
+        """
+        number = self._number(module, hidden)
+        self._describe_pending()
+        return number
+
+    def value(self, value: Any, place: str) -> Plain:
+        """Return a value as plain data, or the reason why it cannot be: it is reported when the value is needed."""
+        plain = self._or_problem(lambda: self._value(value, place))
+        self._describe_pending()
+        return plain
+
+    def _number(self, module: nn.Module, hidden: frozenset[str] = frozenset()) -> int:
         number = self._node_numbers.get(id(module))
         if number is None:
             number = self._node_numbers[id(module)] = len(self.nodes)
             self._keepalive.append(module)
-            node: dict[str, Plain] = {"class": class_reference(type(module))}
-            self.nodes.append(node)
-            node.update(self.or_problem(lambda: self._parts(module)))
+            mode = {} if module.training else {"evaluating": True}
+            self.nodes.append({"class": class_reference(type(module)), **mode})
+            self._pending.append((number, module, hidden))
         return number
 
-    def or_problem(self, make: Callable[[], Plain]) -> Plain:
-        """Return what `make` returns, or the reason why it cannot, which is reported when the value is needed."""
+    def _describe_pending(self) -> None:
+        while self._pending:
+            number, module, hidden = self._pending.popleft()
+            self.nodes[number].update(self._or_problem(lambda: self._parts(module, hidden)))  # noqa: B023
+
+    def _or_problem(self, make: Callable[[], Plain]) -> Plain:
         try:
             return make()
-        except (NotSerializableError, ValueError) as reason:
+        except (NotSerializableError, ValueError, RecursionError) as reason:
             return {"#": "problem", "problem": str(reason)}
 
-    def value(self, value: Any, place: str) -> Plain:
+    def _value(self, value: Any, place: str) -> Plain:
         """Return a value as plain data.
 
         Raises:
@@ -84,16 +101,16 @@ class ModuleSerializer:
         if isinstance(value, Tensor):
             return self._tensor(value, place)
         if type(value) in _SEQUENCES:
-            parts = [self.value(part, f"{place}[{number}]") for number, part in enumerate(value)]
+            parts = [self._value(part, f"{place}[{number}]") for number, part in enumerate(value)]
             return parts if type(value) is list else {"#": _SEQUENCES[type(value)], "items": parts}
         if type(value) in _MAPPINGS:
-            items = [[self.value(key, place), self.value(part, f"{place}[{key!r}]")] for key, part in value.items()]
+            items = [[self._value(key, place), self._value(part, f"{place}[{key!r}]")] for key, part in value.items()]
             return {"#": _MAPPINGS[type(value)], "items": items}
         return self._other(value, place)
 
     def _other(self, value: Any, place: str) -> Plain:
         if isinstance(value, nn.Module):
-            return {"#": "module", "number": self.module(value)}
+            return {"#": "module", "number": self._number(unwrap_module(value))}
         if isinstance(value, (torch.dtype, torch.device)):
             return {"#": type(value).__name__, "name": str(value).removeprefix("torch.")}
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -101,15 +118,13 @@ class ModuleSerializer:
         if isinstance(value, np.generic) and value.dtype.kind in "biuf":
             return {"#": "number", "dtype": str(value.dtype), "value": value.item()}
         if isinstance(value, functools.partial):
-            parts = [self.value(part, place) for part in (value.func, value.args, value.keywords)]
+            parts = [self._value(part, place) for part in (value.func, value.args, value.keywords)]
             return {"#": "partial", "items": parts}
         if isinstance(value, type) and issubclass(value, nn.Module):
             return {"#": "class", **class_reference(value)}
         reference = function_reference(value) if callable(value) and hasattr(value, "__name__") else None
         if reference is None or isinstance(value, type):
-            hint = ": get_config() of its class must return all that the constructor needs"
-            known = hint if hasattr(value, "get_config") else ""
-            raise NotSerializableError(f"{place} is {describe(value)}, which is no plain data{known}")
+            raise NotSerializableError(f"{place} is {describe(value)}, which is no plain data{_config_problem(value)}")
         return {"#": "function", **reference}
 
     def _tensor(self, tensor: Tensor, place: str) -> Plain:
@@ -125,27 +140,39 @@ class ModuleSerializer:
         is_parameter = type(tensor) is nn.Parameter
         return {"#": "tensor", "number": number, "parameter": is_parameter, "requires_grad": tensor.requires_grad}
 
-    def _parts(self, module: nn.Module) -> dict[str, Plain]:
+    def _parts(self, module: nn.Module, hidden: frozenset[str]) -> dict[str, Plain]:
         if isinstance(module, metrics.Metric):
-            return {"metric": self.value(metrics.serialize(module), "its configuration")}
+            return {"metric": self._value(metrics.serialize(module), "its configuration")}
         if hasattr(type(module), "get_config"):
             config: Any = module.get_config
-            return {"config": self.value(config(), "its configuration")}
+            return {"config": self._value(config(), "its configuration")}
         _refuse_hooks(module)
-        hidden = INTERNAL | _SKIPPED | (self._hidden if len(self.nodes) == 1 else frozenset())
-        own = {name: value for name, value in vars(module).items() if name not in hidden}
+        tables = ModuleTables(module)
+        own = {name: value for name, value in vars(module).items() if name not in MODULE_ATTRIBUTES | _SKIPPED | hidden}
         return {
-            "attributes": {name: self.value(value, f"its attribute `{name}`") for name, value in own.items()},
-            "parameters": {name: self._tensor_ref(name, value) for name, value in module._parameters.items()},
-            "buffers": {name: self._tensor_ref(name, value) for name, value in module._buffers.items()},
-            "unsaved": sorted(module._non_persistent_buffers_set),
-            "children": {
-                name: None if child is None else self.module(child) for name, child in module._modules.items()
-            },
+            "attributes": {name: self._value(value, f"its attribute `{name}`") for name, value in own.items()},
+            "parameters": {name: self._tensor_ref(name, value) for name, value in tables.parameters.items()},
+            "buffers": {name: self._tensor_ref(name, value) for name, value in tables.buffers.items()},
+            "unsaved": sorted(tables.non_persistent_buffers),
+            "children": {name: self._child(child) for name, child in tables.children.items()},
         }
+
+    def _child(self, child: nn.Module | None) -> int | None:
+        return None if child is None else self._number(unwrap_module(child))
 
     def _tensor_ref(self, name: str, tensor: Tensor | None) -> Plain:
         return None if tensor is None else self._tensor(tensor, f"its tensor `{name}`")
+
+
+def _config_problem(value: Any) -> str:
+    """Return why the configuration of an object does not help."""
+    if not hasattr(value, "get_config"):
+        return ""
+    try:
+        value.get_config()
+    except ValueError as error:
+        return f". {str(error).rstrip('.')}"
+    return ": get_config() of its class must return all that the constructor needs"
 
 
 def _refuse_hooks(module: nn.Module) -> None:

@@ -22,7 +22,7 @@ _INSIDE_TORCH = {"NonDynamicallyQuantizableLinear": NonDynamicallyQuantizableLin
 
 def class_reference(kind: type) -> Reference:
     """Return the name of a class, its module, and the name it was registered under."""
-    if _torch_class(kind.__name__) is kind:
+    if is_torch_class(kind):
         return {"name": kind.__name__, "module": _TORCH, "registered": None}
     return {"name": kind.__name__, "module": kind.__module__, "registered": registered_name(kind)}
 
@@ -50,6 +50,11 @@ def find_function(reference: Reference) -> Any:
     if reference["module"] in _FUNCTION_NAMESPACES:
         return _FUNCTION_NAMESPACES[reference["module"]](reference["name"])
     return _find_custom(reference, callable)
+
+
+def is_torch_class(kind: type) -> bool:
+    """Return whether a class is one of `torch.nn`, as files refer to it."""
+    return _torch_class(kind.__name__) is kind
 
 
 def _torch_class(name: str) -> Any:

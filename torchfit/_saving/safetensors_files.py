@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchfit._serialization.archive import to_host
 from torchfit._serialization.files import PathLike, open_read, write_atomically
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, printable
 
 _OURS = ("torchfit", "sha256")
 
@@ -49,7 +49,7 @@ def read(path: PathLike) -> dict[str, Tensor]:
         metadata = _metadata(data)
     except Exception as error:
         raise ValueError(
-            f"The file {os.fspath(path)!r} was refused: it is no safetensors file, or damaged ({error})."
+            f"The file {os.fspath(path)!r} was refused: it is no safetensors file, or damaged ({printable(error)})."
         ) from None
     ours = [name for name in _OURS if name in metadata]
     expected = {"format": "pt", "torchfit": "1", "sha256": _checksum(tensors)} if ours else metadata

@@ -1,23 +1,25 @@
 """Weights in files, under the keys of the user's module: `net.load_state_dict(torch.load(path))` works."""
 
 import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchfit._saving import safetensors_files
 from torchfit._serialization import archive, files
 from torchfit._serialization.files import PathLike
-from torchfit._utils.errors import describe
+from torchfit._serialization.storages import byte_range
+from torchfit._types import StateDict
+from torchfit._utils.errors import describe, printable, printable_lines, warn
 from torchfit._utils.wrapping import unwrap_key, unwrap_keys, unwrap_module
 
-State = dict[str, Any]
 Write = Callable[[], None]
 _NESTED = ("state_dict", "model_state_dict", "state")
+_KERAS_EXTENSIONS = (".keras", ".h5", ".hdf5")
 _HINT = "\n  (by_name=True leaves missing and unexpected keys alone, skip_mismatch=True those of another shape)"
 
 
@@ -37,6 +39,7 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
         OSError: The file cannot be written; it is named.
     """
     check_can_write(path, overwrite)
+    warn_of_extension(path)
     state = get_module_state(model)
     if is_safetensors(path):
         safetensors_files.write(path, state)
@@ -46,6 +49,7 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
 
 def prepare_save(model: nn.Module, path: PathLike) -> Write:
     """Snapshot the weights and return a function that writes them, e.g. from another thread."""
+    warn_of_extension(path)
     state = get_module_state(model)
     if is_safetensors(path):
         return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
@@ -82,7 +86,7 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
     load_state(model, state, f"the file {os.fspath(path)!r}", by_name, skip_mismatch, _HINT)
 
 
-def get_module_state(model: nn.Module) -> State:
+def get_module_state(model: nn.Module) -> StateDict:
     """Return the state of a module, under the keys of the unwrapped module."""
     state = unwrap_module(model).state_dict()
     for key in list(state):
@@ -98,22 +102,73 @@ def load_state(
     skip_mismatch: bool = False,
     hint: str = "",
 ) -> None:
-    """Copy a state into a module, or raise a `ValueError` that names every key that does not fit."""
+    """Copy a state into a module, or raise a `ValueError` that names every key that does not fit.
+
+    A key is not missing if its tensor shares the memory of one that is there: writers leave out all names of a tied
+    weight but one.
+    """
     module = unwrap_module(model)
     own_keys = {unwrap_key(key): key for key in module.state_dict()}
     targets = {unwrap_key(key): value for key, value in module.state_dict(keep_vars=True).items()}
     state = unwrap_keys(dict(state), targets)
-    missing = [] if by_name else [key for key in targets if key not in state]
+    found = [key for key in state if key in targets]
+    mismatched = {key for key in found if not _fits(state[key], targets[key])}
+    absent = [] if by_name else [key for key in targets if key not in state]
+    covered = _memory(targets[key] for key in found) if absent else {}
+    missing = [key for key in absent if not _is_covered(targets[key], covered)]
     unexpected = [] if by_name else [key for key in state if key not in targets]
-    mismatched = [key for key in state if key in targets and not _fits(state[key], targets[key])]
     if missing or unexpected or (mismatched and not skip_mismatch):
-        lines = _format_mismatches(missing, unexpected, [] if skip_mismatch else mismatched, state, targets)
+        lines = _format_mismatches(missing, unexpected, () if skip_mismatch else mismatched, state, targets)
         raise ValueError(f"The weights of {origin} do not fit {type(module).__name__}:\n{lines}{hint}")
     if mismatched:
         lines = _format_mismatches([], [], mismatched, state, targets)
-        warnings.warn(f"Some weights of {origin} were left alone:\n{lines}", stacklevel=3)
-    fitting = {own_keys[key]: state[key] for key in state if key in targets and key not in mismatched}
-    module.load_state_dict(fitting, strict=False)
+        warn(f"Some weights of {origin} were left alone:\n{lines}")
+    if by_name and not found and state and targets:
+        warn(_nothing_found(origin, state, targets))
+    fitting = {own_keys[key]: state[key] for key in found if key not in mismatched}
+    try:
+        module.load_state_dict(fitting, strict=False)
+    except Exception as error:  # such as one of a module's set_extra_state
+        raise ValueError(
+            f"The weights of {origin} cannot be loaded into {type(module).__name__}: {printable_lines(error)}"
+        ) from error
+
+
+def _memory(tensors: Iterable[Any]) -> dict[int, list[tuple[int, int]]]:
+    """Return the ranges of memory that dense tensors fill, by the address of their storage."""
+    ranges: dict[int, list[tuple[int, int]]] = {}
+    for tensor in filter(_has_memory, tensors):
+        begin, end = byte_range(tensor)
+        if end - begin == tensor.nbytes:
+            ranges.setdefault(tensor.untyped_storage().data_ptr(), []).append((begin, end))
+    return ranges
+
+
+def _is_covered(tensor: Any, ranges: Mapping[int, list[tuple[int, int]]]) -> bool:
+    """Return whether the memory of a tensor lies in one of the ranges."""
+    if not _has_memory(tensor):
+        return False
+    begin, end = byte_range(tensor)
+    known = ranges.get(tensor.untyped_storage().data_ptr(), ())
+    return any(start <= begin and end <= stop for start, stop in known)
+
+
+def _has_memory(tensor: Any) -> bool:
+    return (
+        isinstance(tensor, Tensor)
+        and not is_lazy(tensor)
+        and tensor.layout is torch.strided
+        and not tensor.is_meta
+        and tensor.numel() > 0
+    )
+
+
+def _nothing_found(origin: str, state: Mapping[str, Any], targets: StateDict) -> str:
+    theirs, ours = printable(next(iter(state))), next(iter(targets))
+    return (
+        f"Nothing was loaded: {origin} has none of the names of the module. The first one there is {theirs!r}, and "
+        f"here {ours!r}."
+    )
 
 
 def check_can_write(path: PathLike, overwrite: bool) -> None:
@@ -127,14 +182,25 @@ def is_safetensors(path: PathLike) -> bool:
     return os.fspath(path).endswith(".safetensors")
 
 
-def _find_state_dict(path: PathLike, content: Any) -> State:
+def warn_of_extension(path: PathLike) -> None:
+    """Warn of an extension of Keras' files, whose formats are others."""
+    extension = next((each for each in _KERAS_EXTENSIONS if os.fspath(path).endswith(each)), None)
+    if extension is not None:
+        warn(
+            f"The file {os.fspath(path)!r} is written in the format of torchfit, which `torch.load` reads, but neither "
+            f"Keras nor programs for HDF5. Choose another extension than {extension!r}, such as '.torchfit' for models "
+            "or '.pt' for weights."
+        )
+
+
+def _find_state_dict(path: PathLike, content: Any) -> StateDict:
     """Return the state in the content of a file: at the top level, or under one of the usual names."""
     candidates = [content[name] for name in _NESTED if name in content] if isinstance(content, dict) else []
     found = next((state for state in (*candidates, content) if _is_state(state)), None)
     if found is None:
         raise ValueError(
             f"The file {os.fspath(path)!r} holds no weights: expected a state_dict (names and tensors), found "
-            f"{describe(content)}."
+            f"{printable(describe(content))}."
         )
     return dict(found)
 
@@ -150,19 +216,28 @@ def _is_state(value: Any) -> bool:
 def _fits(found: Any, target: Any) -> bool:
     if not isinstance(target, Tensor) or is_lazy(target):
         return True
-    return isinstance(found, Tensor) and found.shape == target.shape
+    is_alike = isinstance(found, Tensor) and found.shape == target.shape and found.layout is target.layout
+    return is_alike and (target.is_complex() or not found.is_complex())
 
 
 def _format_mismatches(
-    missing: list[str], unexpected: list[str], mismatched: list[str], state: Mapping[str, Any], targets: State
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    mismatched: Collection[str],
+    state: Mapping[str, Any],
+    targets: StateDict,
 ) -> str:
     lines = [
         *(f"  missing: {key} {_shape(targets[key])}" for key in missing),
-        *(f"  unexpected: {key} {_shape(state[key])}" for key in unexpected),
-        *(f"  {key}: {_shape(state[key])} in the file, {_shape(targets[key])} here" for key in mismatched),
+        *(f"  unexpected: {printable(key)} {_shape(state[key])}" for key in unexpected),
+        *(
+            f"  {key}: {_shape(state[key])} in the file, {_shape(targets[key])} here"
+            for key in state
+            if key in mismatched
+        ),
     ]
     return "\n".join(lines)
 
 
 def _shape(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) and not is_lazy(value) else describe(value)
+    return str(tuple(value.shape)) if isinstance(value, Tensor) and not is_lazy(value) else printable(describe(value))

@@ -3,19 +3,17 @@
 `torch.load` ignores the checksum. Files written by torch have none. The README of this package describes the format.
 """
 
-import errno
 import hashlib
 import io
 import os
 import re
-import struct
+import sys
 import warnings
-import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -23,22 +21,35 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from torchfit._serialization.files import PathLike, open_read, resolve_target, write_atomically, write_target
-from torchfit._serialization.storages import unshare_storages
-from torchfit._serialization.tensor_pickle import SingleStoragePickle, TensorPickle, UnsupportedContentError
-from torchfit._serialization.zip_writer import CHECKSUM_TAG, COMMENT_SIZE, append_checksum
+from torchfit._serialization.plain_data import RefusedError
+from torchfit._serialization.storages import new_storage, unshare_storages
+from torchfit._serialization.tensor_pickle import SingleStoragePickle, TensorPickle, UnsupportedContentError, bytes_of
+from torchfit._serialization.tensor_unpickler import TensorUnpickler
+from torchfit._serialization.zip_files import (
+    CHECKSUM_TAG,
+    COMMENT_SIZE,
+    END_SIGNATURE,
+    END_SIZE,
+    Chunk,
+    InvalidZipError,
+    Part,
+    append_checksum,
+    check_contents,
+    read_contents,
+    read_directory,
+)
 from torchfit._utils import tree
-from torchfit._utils.errors import describe
+from torchfit._utils.compat import module_versions
+from torchfit._utils.errors import describe, printable
 
 ByteRange = tuple[int, int]
-T = TypeVar("T")
 
-_END = b"PK\x05\x06"  # starts the end record of a zip file: 22 bytes, then the comment
-_END_SIZE = 22
 _LEGACY_TAG = b"torchfit sha256 "
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
+_LEGACY_VERSION = 1001
 _SCALAR_TYPES = (bool, int, float, str, bytes, type(None), torch.dtype)
 _CHUNK = 1 << 20
 _SMALL = 1 << 24  # bytes: up to this size, a snapshot is a single storage
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def write(path: PathLike, content: Any) -> None:
@@ -65,16 +76,25 @@ def prepare_write(path: PathLike, content: Any) -> Callable[[], None]:
 def read(path: PathLike) -> Any:
     """Read a file of `write` or `torch.save`, tensors onto the CPU. No code in the file is ever run.
 
+    The content is a tree of tensors and plain data, whose size and depth are bounded by the size of the file.
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, or holds more than tensors and plain data; it is named.
     """
+    name = os.fspath(path)
     with open_read(path) as file:
-        _check(path, file)
-        file.seek(0)
-        content = _load(path, file)
-    unshare_storages(leaf for leaf in tree.leaves(content) if isinstance(leaf, Tensor) and leaf.layout is torch.strided)
-    return content
+        try:
+            found = _read_content(file)
+            return _load_with_torch(file) if found.needs_torch else found.content
+        except InvalidZipError as error:
+            raise ValueError(f"The file {name!r} is damaged: {error}. Take another copy of it.") from None
+        except (OSError, MemoryError):
+            raise
+        except RefusedError as error:
+            raise ValueError(_refusal(name, str(error), error.asked_for)) from None
+        except Exception as error:
+            raise ValueError(_refusal(name, str(error))) from None
 
 
 def to_host(content: Any, copy: bool = False) -> Any:
@@ -120,8 +140,8 @@ class _HostCopier:
     def _mapping(self, value: dict[Any, Any], place: str) -> dict[Any, Any]:
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         result = kind((self.copy(key, place), self.copy(part, f"{place}[{key!r}]")) for key, part in value.items())
-        if hasattr(value, "_metadata"):  # the versions of the modules, which torch keeps on a state_dict
-            vars(result)["_metadata"] = value._metadata
+        if module_versions(value) is not None:
+            vars(result)["_metadata"] = module_versions(value)
         return result
 
     def _tensor(self, value: Tensor, place: str) -> Tensor:
@@ -155,51 +175,150 @@ class _TorchSaved:
     def copy(self) -> None:
         """Do nothing: the file is a copy already."""
 
-    def chunks(self) -> Iterator[Any]:
+    def chunks(self) -> Iterator[Chunk]:
         """Yield the bytes of the file, without the comment at its end; every second chunk is the contents of a part."""
         whole, end = self._file.getbuffer(), 0
-        with zipfile.ZipFile(self._file) as parts:
-            ranges = _content_ranges(parts)
-        for start, size in ranges:
-            yield from (whole[end:start], whole[start : start + size])
-            end = start + size
+        for part in read_directory(self._file, comment_size=0):
+            stop = part.offset + part.size
+            yield from (whole[end : part.offset], whole[part.offset : stop])
+            end = stop
         yield bytes(whole[end:-2]) + COMMENT_SIZE.to_bytes(2, "little")
 
 
 def _to_pickle(content: Any) -> TensorPickle | _TorchSaved:
-    try:
-        return TensorPickle(content)
-    except UnsupportedContentError:
-        return _TorchSaved(to_host(content))
+    with _limited_depth():
+        try:
+            return TensorPickle(content)
+        except UnsupportedContentError:
+            return _TorchSaved(to_host(content))
 
 
 def _snapshot(content: Any) -> SingleStoragePickle | TensorPickle | _TorchSaved:
+    with _limited_depth():
+        try:
+            return SingleStoragePickle(content, _SMALL)
+        except UnsupportedContentError:
+            pass
+    pickled = _to_pickle(content)
+    pickled.copy()
+    return pickled
+
+
+@contextmanager
+def _limited_depth() -> Iterator[None]:
     try:
-        return SingleStoragePickle(content, _SMALL)
-    except UnsupportedContentError:
-        packed = _to_pickle(content)
-        packed.copy()
-        return packed
+        yield
+    except RecursionError:
+        raise TypeError("The content is nested too deeply for a file, or contains itself.") from None
 
 
-def _check(path: PathLike, file: BinaryIO) -> None:
-    """Raise unless the file is intact. A file that is no zip file is left to torch."""
+class _Content(NamedTuple):
+    """What was read from a file."""
+
+    content: Any
+    needs_torch: bool
+    """Whether only `torch.load` can read the file."""
+
+
+def _read_content(file: BinaryIO) -> _Content:
+    """Read a file after its checksums were compared."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(size - _END_SIZE - COMMENT_SIZE, 0))
+    file.seek(max(size - END_SIZE - COMMENT_SIZE, 0))
     tail = file.read()
-    tag = tail[_END_SIZE:-64]
-    if tail.startswith(_END) and tag in (CHECKSUM_TAG, _LEGACY_TAG):
-        ranges = _read_as_zip(path, file, _content_ranges) if tag == CHECKSUM_TAG else []
+    tag = tail[END_SIZE:-64] if tail.startswith(END_SIGNATURE) else b""
+    if tag in (CHECKSUM_TAG, _LEGACY_TAG):
+        parts = read_directory(file, COMMENT_SIZE)
+        ranges = [(part.offset, part.size) for part in parts] if tag == CHECKSUM_TAG else []
         if _checksum(file, size - 64, ranges) != tail[-64:]:
-            raise _damaged(path, "its checksum does not match its contents")
-        if tag == CHECKSUM_TAG:
-            _check_parts(path, file)
-    elif tail[-_END_SIZE:].startswith(_END) and tail.endswith(b"\0\0"):
-        _check_parts(path, file)
-    else:
-        file.seek(0)
-        if file.read(2) == b"PK":
-            raise _damaged(path, "it ends too early, or its end was changed")
+            raise InvalidZipError("its checksum does not match its contents")
+        return _read_zip(file, parts)
+    if tail[-END_SIZE:].startswith(END_SIGNATURE) and tail.endswith(b"\0\0"):
+        return _read_zip(file, read_directory(file, 0))
+    file.seek(0)
+    if file.read(2) == b"PK":
+        raise InvalidZipError("it ends too early, or its end was changed")
+    file.seek(0)
+    return _read_legacy(file.read())
+
+
+def _read_zip(file: BinaryIO, parts: list[Part]) -> _Content:
+    """Read the parts of a zip file, each of them once."""
+    folder = parts[0].name.partition("/")[0] if parts else ""
+    left = {part.name: part for part in parts}
+    if f"{folder}/data.pkl" not in left:
+        raise RefusedError("it is another kind of zip file")
+    storages: dict[str, torch.UntypedStorage] = {}
+
+    def load_storage(key: str, numel: int, dtype: torch.dtype) -> torch.UntypedStorage:
+        if key not in storages:
+            part = left.pop(f"{folder}/data/{key}", None)
+            if part is None:
+                raise RefusedError("it lacks the values of a tensor")
+            storages[key] = new_storage(part.size)
+            if part.size:
+                read_contents(file, part, bytes_of(storages[key], writable=True))
+        if storages[key].nbytes() != numel * dtype.itemsize:
+            raise RefusedError("it has a tensor of another size than it says")
+        return storages[key]
+
+    unpickler = TensorUnpickler(_read_part(file, left.pop(f"{folder}/data.pkl")), load_storage)
+    content = unpickler.load()
+    order = left.pop(f"{folder}/byteorder", None)
+    for part in left.values():
+        check_contents(file, part)
+    is_swapped = order is not None and _read_part(file, order) != sys.byteorder.encode()
+    unshare_storages(unpickler.tensors)
+    return _Content(content, unpickler.needs_torch or is_swapped)
+
+
+def _read_part(file: BinaryIO, part: Part) -> bytes:
+    data = bytearray(part.size)
+    read_contents(file, part, memoryview(data))
+    return bytes(data)
+
+
+def _read_legacy(data: bytes) -> _Content:
+    """Read a file of torch before 1.6: pickles, the last of which lists the storages whose bytes follow."""
+    storages: dict[str, tuple[torch.UntypedStorage, int]] = {}
+    total = 0
+
+    def load_storage(key: str, numel: int, dtype: torch.dtype) -> torch.UntypedStorage:
+        nonlocal total
+        if key not in storages:
+            total += numel * dtype.itemsize
+            if total > len(data):
+                raise RefusedError("it is shorter than it says")
+            storages[key] = new_storage(numel * dtype.itemsize), numel
+        if storages[key][0].nbytes() != numel * dtype.itemsize:
+            raise RefusedError("it has a tensor of another size than it says")
+        return storages[key][0]
+
+    if not data.startswith(_LEGACY_START):
+        raise RefusedError("it does not start as a file of torch does")
+    unpicklers: list[TensorUnpickler] = []
+    contents: list[Any] = []
+    for _ in range(5):  # a magic number, the version, the machine, the content, the keys of the storages
+        unpicklers.append(TensorUnpickler(data, load_storage, unpicklers[-1].position if unpicklers else 0))
+        contents.append(unpicklers[-1].load())
+    _, version, machine, content, keys = contents
+    if unpicklers[3].needs_torch or not machine["little_endian"] or sys.byteorder != "little":
+        return _Content(None, needs_torch=True)
+    if version != _LEGACY_VERSION or sorted(keys) != sorted(storages):
+        raise RefusedError("it has other storages than it says")
+    _fill(data, unpicklers[-1].position, [storages[key] for key in keys])
+    unshare_storages(unpicklers[3].tensors)
+    return _Content(content, needs_torch=False)
+
+
+def _fill(data: bytes, position: int, storages: Iterable[tuple[torch.UntypedStorage, int]]) -> None:
+    """Copy the bytes of storages, each with the number of its elements before it."""
+    for storage, numel in storages:
+        start, size = position + 8, storage.nbytes()
+        position = start + size
+        if position > len(data) or int.from_bytes(data[start - 8 : start], "little") != numel:
+            raise RefusedError("it is shorter than it says, or damaged")
+        if size:
+            bytes_of(storage, writable=True)[:] = data[start:position]
 
 
 def _checksum(file: BinaryIO, size: int, ranges: Iterable[ByteRange]) -> bytes:
@@ -207,8 +326,6 @@ def _checksum(file: BinaryIO, size: int, ranges: Iterable[ByteRange]) -> bytes:
     total = hashlib.sha256()
     start = 0
     for stop, length in (*ranges, (size, 0)):
-        if stop < start:
-            return b""
         file.seek(start)
         for position in range(start, stop, _CHUNK):
             total.update(file.read(min(stop - position, _CHUNK)))
@@ -216,58 +333,26 @@ def _checksum(file: BinaryIO, size: int, ranges: Iterable[ByteRange]) -> bytes:
     return total.hexdigest().encode()
 
 
-def _check_parts(path: PathLike, file: BinaryIO) -> None:
-    """Raise unless the contents of the parts match their checksums."""
-    broken = _read_as_zip(path, file, zipfile.ZipFile.testzip)
-    if broken is not None:
-        raise _damaged(path, f"the checksum of its part {broken!r} does not match")
+def _load_with_torch(file: BinaryIO) -> Any:
+    """Read a file whose structure was checked, but which has tensors that only torch can build."""
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about what it then refuses
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    tensors = [leaf for leaf in tree.leaves(content) if isinstance(leaf, Tensor) and leaf.layout is torch.strided]
+    unshare_storages(tensors)
+    return content
 
 
-def _read_as_zip(path: PathLike, file: BinaryIO, look: Callable[[zipfile.ZipFile], T]) -> T:
-    """Return what `look` returns; name the file if it is damaged."""
-    try:
-        with zipfile.ZipFile(file) as parts:
-            return look(parts)
-    except (*_ZIP_ERRORS, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise
-        raise _damaged(path, str(error)) from error
-
-
-def _content_ranges(parts: zipfile.ZipFile) -> list[ByteRange]:
-    """Return where the contents of the parts are: after their headers, which end with a name and an extra field."""
-    ranges = []
-    for part in sorted(parts.infolist(), key=lambda part: part.header_offset):
-        file: Any = parts.fp
-        file.seek(part.header_offset + 26)
-        name_size, more_size = struct.unpack("<2H", file.read(4))
-        ranges.append((part.header_offset + 30 + name_size + more_size, part.compress_size))
-    return ranges
-
-
-def _damaged(path: PathLike, why: str) -> ValueError:
-    return ValueError(f"The file {os.fspath(path)!r} is damaged: {why}. Take another copy of it.")
-
-
-def _load(path: PathLike, file: BinaryIO) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about what it then refuses
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(_refusal(os.fspath(path), str(error))) from None
-
-
-def _refusal(path: str, reason: str) -> str:
-    asked_for = re.search(r"GLOBAL ([\w.<>]+)", reason)
-    if asked_for:
+def _refusal(name: str, reason: str, asked_for: str | None = None) -> str:
+    match = re.search(r"GLOBAL ([\w.<>]+)", reason)
+    asked_for = asked_for or (match[1] if match else None)
+    if asked_for is not None:
         return (
-            f"The file {path!r} was refused: it asks for {asked_for[1]}, which is neither a tensor nor plain data, and "
-            "reading it could run code. Nothing was run. If you trust its origin and it is a module that was written "
-            "whole, read it with torch.load(path, weights_only=False) and save its state_dict() instead."
+            f"The file {name!r} was refused: it asks for {printable(asked_for)}, which is neither a tensor nor plain "
+            "data, and reading it could run code. Nothing was run. If you trust its origin and it is a module that was "
+            "written whole, read it with torch.load(path, weights_only=False) and save its state_dict() instead."
         )
     detail = reason.partition("WeightsUnpickler error:")[2] or reason
-    first_line = next((line.strip() for line in detail.splitlines() if line.strip()), "it is empty")
-    return f"The file {path!r} was refused: it is no file of tensors and plain data, or damaged ({first_line[:200]})."
+    line = next((line.strip() for line in detail.splitlines() if line.strip()), "it ends too early")
+    return f"The file {name!r} was refused: it is no file of tensors and plain data, or damaged ({printable(line)})."

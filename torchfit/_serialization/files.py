@@ -8,24 +8,30 @@ only when it is complete.
 
 import os
 import re
+import secrets
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
-from itertools import count, islice
+from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
+from urllib.request import url2pathname
+
+from torchfit._serialization.zip_files import Chunk
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-Chunk: TypeAlias = "bytes | bytearray | memoryview"
+
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # at least two letters: "C://" is a drive
-_TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-(?P<process>\d+)-\d+\.tmp$")
+_TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-[0-9a-f]{16}\.tmp$")
+_ANY_TEMPORARY = re.compile(r"^\.torchfit-.*\.tmp$")  # of earlier versions and other machines as well
+_STALE_AFTER = 3600.0  # seconds since the last write, where a lock does not tell
 _WRITEV_MAX = 64  # chunks that are passed to the system in one call, where it supports that
-_numbers = count()
-_in_use: set[str] = set()
 _cleaned: set[tuple[int, str]] = set()  # processes and folders in which stale files were removed
 
 
@@ -182,8 +188,21 @@ def remove_empty_folder(folder: PathLike) -> None:
 
 
 def _local(path: PathLike) -> str:
-    text = os.path.expanduser(os.fspath(path))
-    return text.removeprefix("file://")
+    """Return the local path for a path or a `file://` address.
+
+    Raises:
+        ValueError: The address names another machine, or no absolute path.
+    """
+    text = os.fspath(path)
+    if not text.startswith("file://"):
+        return os.path.expanduser(text)
+    host, slash, rest = text.removeprefix("file://").partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise ValueError(
+            f"An address of a file on this machine has the form file:///folder/name. Received: {text!r}. Pass the path "
+            "without file://, or an absolute one."
+        )
+    return url2pathname(f"/{rest}")
 
 
 def _remote(path: PathLike) -> tuple[Any, str]:
@@ -205,20 +224,20 @@ def _name_path_in_errors(path: PathLike) -> Iterator[None]:
 def _replace(target: str, permissions: int, chunks: Iterable[Chunk], durable: bool) -> None:
     folder = os.path.dirname(target)
     _remove_stale_files(folder)
-    name = f".torchfit-{_host()}-{os.getpid()}-{next(_numbers)}.tmp"
-    temporary = os.path.join(folder, name)
-    _in_use.add(name)
+    temporary = os.path.join(folder, f".torchfit-{_host()}-{secrets.token_hex(8)}.tmp")
     try:
-        _write_new(temporary, permissions, chunks)
-        if permissions & _umask():
-            os.chmod(temporary, permissions)
-        os.replace(temporary, target)
+        with _new_file(temporary, permissions) as descriptor:
+            _write_chunks(descriptor, chunks)
+            if permissions & _umask():
+                os.chmod(temporary, permissions)
+            if fcntl is not None:  # The lock is held until the file has its name. Windows renames closed files only.
+                os.replace(temporary, target)
+        if fcntl is None:
+            os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    finally:
-        _in_use.discard(name)
     if durable:
         _sync_folder(folder)
 
@@ -231,19 +250,39 @@ def _mode(target: str) -> int | None:
         return None
 
 
-def _write_new(path: str, permissions: int, chunks: Iterable[Chunk]) -> None:
-    """Write a new file and flush it to the disk; its folder is created if it is missing.
-
-    Makes as few system calls as possible: each one can hand the GIL back and forth between a writer thread and fit.
-    """
+@contextmanager
+def _new_file(path: str, permissions: int) -> Iterator[int]:
+    """Open a new file, locked as long as it is open; its folder is created if it is missing."""
     descriptor = _create(path, permissions)
+    while _lock(descriptor, wait=True) and not os.fstat(descriptor).st_nlink:  # removed before it was locked
+        os.close(descriptor)
+        descriptor = _create(path, permissions)
     try:
-        remaining = iter(chunks)
-        while some := list(islice(remaining, _WRITEV_MAX)):
-            _write_all(descriptor, some)
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _write_chunks(descriptor: int, chunks: Iterable[Chunk]) -> None:
+    """Write a file and flush it to the disk.
+
+    Makes as few system calls as possible: each one can hand the GIL back and forth between a writer thread and `fit`.
+    """
+    remaining = iter(chunks)
+    while some := list(islice(remaining, _WRITEV_MAX)):
+        _write_all(descriptor, some)
+    os.fsync(descriptor)
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    """Lock a file, unless it is locked already and `wait` is false; return whether that worked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # It is locked, or the file system has no locks.
+        return False
+    return True
 
 
 def _create(path: str, permissions: int) -> int:
@@ -292,19 +331,33 @@ def _sync_folder(folder: str) -> None:
 
 
 def _remove_stale_files(folder: str) -> None:
-    """Remove temporary files of processes of this machine that were killed while writing; once per process."""
+    """Remove temporary files of processes that were killed while writing; once per process and folder."""
     key = os.getpid(), folder
     if key in _cleaned:
         return
     _cleaned.add(key)
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        match = _TEMPORARY.match(name) if name.startswith(".torchfit-") else None
-        if match is None or match["host"] != _host():
-            continue
-        process = int(match["process"])
-        if name not in _in_use and (process == os.getpid() or not _is_running(process)):
+        if _ANY_TEMPORARY.match(name):
             with suppress(OSError):
-                os.unlink(os.path.join(folder, name))
+                _remove_if_stale(os.path.join(folder, name), name)
+
+
+def _remove_if_stale(path: str, name: str) -> None:
+    """Remove a temporary file unless it may be in use.
+
+    Files of this machine are locked while in use. Others, such as those of another machine that shares the folder, are
+    removed when they have not been written to for long.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        match = _TEMPORARY.match(name)
+        is_of_this_machine = match is not None and match["host"] == _host()
+        is_old = time.time() - os.fstat(descriptor).st_mtime > _STALE_AFTER
+        is_free = _lock(descriptor, wait=False)
+        if is_old or (is_of_this_machine and is_free):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
 
 
 @cache
@@ -317,16 +370,5 @@ def _umask() -> int:
 
 @cache
 def _host() -> str:
-    return socket.gethostname()
-
-
-def _is_running(process: int) -> bool:
-    if os.name != "posix":
-        return True  # elsewhere, signal 0 is not harmless
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    """Return the name of this machine, as a part of file names."""
+    return re.sub(r"\W", "_", socket.gethostname())[:64]

@@ -8,6 +8,11 @@ from torch import Tensor
 _ALIGNMENT = 64  # bytes: a multiple of the size of every dtype
 
 
+def new_storage(nbytes: int) -> torch.UntypedStorage:
+    """Return a storage of the CPU, whose bytes are arbitrary."""
+    return torch.UntypedStorage(nbytes)  # type: ignore[no-untyped-call]
+
+
 @torch.no_grad()
 def unshare_storages(tensors: Iterable[Tensor]) -> None:
     """Give tensors that lie next to each other in one storage their own storages; overlapping ones keep sharing one.
@@ -37,6 +42,15 @@ def _overlapping(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         address, end = tensor.untyped_storage().data_ptr(), max(end, _end(tensor))
     if group:
         yield group
+
+
+def byte_range(tensor: Tensor) -> tuple[int, int]:
+    """Return the offsets of the first byte of a strided tensor in its storage, and of the byte after its last one.
+
+    >>> byte_range(torch.zeros(4)[1:3])
+    (4, 12)
+    """
+    return _begin(tensor), _end(tensor)
 
 
 def _begin(tensor: Tensor) -> int:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._utils import _rebuild_tensor_v2, _rebuild_tensor_v3
 
-from torchfit._serialization.zip_writer import iter_zip
+from torchfit._serialization.zip_files import iter_zip
+from torchfit._utils.compat import rebuild_tensor_v2, rebuild_tensor_v3, storage_id
 
 _PROTOCOL = 2  # as torch.save; its safe reader understands all of it
 _STORAGES: dict[torch.dtype, type] = {
@@ -32,7 +32,7 @@ _STORAGES: dict[torch.dtype, type] = {
     torch.uint8: torch.ByteStorage,
     torch.bool: torch.BoolStorage,
 }
-_GLOBALS = (_rebuild_tensor_v2, _rebuild_tensor_v3, OrderedDict, codecs.encode, *_STORAGES.values())
+_GLOBALS = (rebuild_tensor_v2, rebuild_tensor_v3, OrderedDict, codecs.encode, *_STORAGES.values())
 """The globals that a pickle may name."""
 
 _ALIGNMENT = 64  # bytes, of the parts of a single storage
@@ -40,7 +40,7 @@ _PADDING = bytes(_ALIGNMENT)
 _STORAGE = object()  # stands for the single storage in the structure
 _LOAD_STORAGE = pickle.BINPERSID + pickle.BINPUT + b"\0"  # puts the storage into the memo, as number 0
 
-_READABLE = 0x100
+_READABLE, _WRITABLE = 0x100, 0x200
 _view = ctypes.pythonapi.PyMemoryView_FromMemory
 _view.argtypes, _view.restype = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int), ctypes.py_object
 
@@ -64,7 +64,7 @@ class TensorPickle:
         pickler = _TensorPickler(file)
         pickler.dump(content)
         self._pickle = file.getvalue()
-        self._storages: list[Any] = [_bytes_of(storage) for storage in pickler.storages]
+        self._storages: list[Any] = [bytes_of(storage) for storage in pickler.storages]
         self._keepalive: Any = pickler.storages
 
     def copy(self) -> None:
@@ -152,16 +152,16 @@ class _TensorPickler(_Pickler):
         return value.persistent_id if type(value) is _StorageRef else None
 
     def _tensor(self, value: Tensor, dtype: torch.dtype, storage: Any) -> Any:
-        reference = self._references.get(storage._cdata) or self._new(_on_host(value, storage), storage._cdata, dtype)
+        reference = self._references.get(storage_id(storage)) or self._new(value, storage, dtype)
         if reference.dtype is not dtype:
             raise UnsupportedContentError
-        return _rebuild_tensor_v2, (reference, value.storage_offset(), tuple(value.size()), value.stride(), False, None)
+        return rebuild_tensor_v2, (reference, value.storage_offset(), tuple(value.size()), value.stride(), False, None)
 
-    def _new(self, storage: Any, key: int, dtype: torch.dtype) -> _StorageRef:
+    def _new(self, value: Tensor, storage: Any, dtype: torch.dtype) -> _StorageRef:
         number, size = str(len(self.storages)), storage.nbytes() // dtype.itemsize
         persistent_id = ("storage", _STORAGES[dtype], number, "cpu", size)
-        reference = self._references[key] = _StorageRef(dtype, persistent_id)
-        self.storages.append(storage)
+        reference = self._references[storage_id(storage)] = _StorageRef(dtype, persistent_id)
+        self.storages.append(_on_host(value, storage))
         return reference
 
 
@@ -177,15 +177,16 @@ class _SingleStoragePickler(_Pickler):
         self._places: dict[int, int] = {}
 
     def _tensor(self, value: Tensor, dtype: torch.dtype, storage: Any) -> Any:
-        place = self._places.get(storage._cdata)
+        key = storage_id(storage)
+        place = self._places.get(key)
         if place is None:
-            place = self._places[storage._cdata] = self.size
+            place = self._places[key] = self.size
             self.storages.append(_on_host(value, storage))
             self.size += _aligned(storage.nbytes())
             if self.size > self._limit:
                 raise UnsupportedContentError
         offset = place // dtype.itemsize + value.storage_offset()
-        return _rebuild_tensor_v3, (_STORAGE, offset, tuple(value.size()), value.stride(), False, None, dtype)
+        return rebuild_tensor_v3, (_STORAGE, offset, tuple(value.size()), value.stride(), False, None, dtype)
 
 
 def _on_host(value: Tensor, storage: Any) -> Any:
@@ -200,11 +201,11 @@ def _aligned(size: int) -> int:
 
 def _concatenate(storages: Iterable[Any]) -> bytes:
     """Return the concatenated bytes of storages, each at a multiple of the alignment."""
-    contents = map(_bytes_of, storages)
+    contents = map(bytes_of, storages)
     return b"".join(chunk for content in contents for chunk in (content, _PADDING[: -len(content) % _ALIGNMENT]))
 
 
-def _bytes_of(storage: Any) -> memoryview:
-    """Return a view of the memory of a CPU storage, which must be kept alive."""
-    view: memoryview = _view(storage.data_ptr(), storage.nbytes(), _READABLE)
+def bytes_of(storage: torch.UntypedStorage, writable: bool = False) -> memoryview:
+    """Return a view of the memory of a CPU storage that is not empty; the storage must be kept alive."""
+    view: memoryview = _view(storage.data_ptr(), storage.nbytes(), _WRITABLE if writable else _READABLE)
     return view

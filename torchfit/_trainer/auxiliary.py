@@ -6,31 +6,46 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchfit._utils.collector import Collector
+from torchfit._utils.collector import AddedTerm, Collector
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
 from torchfit.metrics import Mean, Sum
 
-ForwardHook = Callable[[nn.Module, Any, Any], None]
+
+class OutputHook:
+    """A forward hook that adds what a submodule returns, while a model runs; unlike a closure, it can be pickled."""
+
+    def __init__(self, terms: "AuxiliaryTerms", add: Callable[[Any], None]) -> None:
+        self._terms, self._add = terms, add
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Add the output."""
+        terms = self._terms
+        if (terms.is_active or terms.is_nested()) and not terms.is_suspended:
+            self._add(output)
 
 
 class AuxiliaryTerms(Collector):
     """The losses and metrics that were added to one model.
 
     Attributes:
+        added_terms: The calls that added functions, in their order.
         regularizers: Zero-argument callables added to the loss, such as weight regularizers.
         metric_fns: `(name, function, aggregation)` of zero-argument callables whose values are logged.
         is_suspended: Whether nothing is collected, as in prediction, which needs no losses and metrics.
         metrics_updated: Whether the metrics were updated with the values of the current step.
+        modules: Added losses that are modules, whose parameters are trained.
         metrics: The metrics that aggregate the logged values, by name, in the order of their first appearance.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._hooks: list[tuple[str, ForwardHook]] = []
+        self._hooks: list[tuple[str, OutputHook]] = []
+        self.added_terms: list[AddedTerm] = []
         self.regularizers: list[Callable[[], Tensor]] = []
         self.metric_fns: list[tuple[str, Callable[[], Any], str]] = []
         self.metrics: dict[str, Mean] = {}
+        self.modules: list[nn.Module] = []
         self._aggregations: dict[str, str] = {}
         self._seen: set[str] = set()
         self._hooks_installed = False
@@ -41,12 +56,7 @@ class AuxiliaryTerms(Collector):
 
     def register_hook(self, on: str, add: Callable[[Any], None]) -> None:
         """Call `add(output)` with the output of the submodule `on` whenever it runs within this model."""
-
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if (self.is_active or self.is_nested()) and not self.is_suspended:
-                add(output)
-
-        self._hooks.append((on, hook))
+        self._hooks.append((on, OutputHook(self, add)))
 
     @property
     def has_uninstalled_hooks(self) -> bool:

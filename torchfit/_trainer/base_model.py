@@ -1,5 +1,6 @@
 """`BaseModel`: a module that stands for another one, with its weights under the wrapped module's own keys."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._trainer.predictions import numpy_compatible
-from torchfit._types import Array, Nested, Results, StateDict
+from torchfit._types import Array, Nested, Results
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
-from torchfit._utils.modules import has_lazy_weights, weight_tensors
+from torchfit._utils.freezing import set_trainable
+from torchfit._utils.modules import deep_recursion, has_lazy_weights, named_weights, weight_tensors
 from torchfit._utils.names import snake_case
+from torchfit._utils.validation import boolean
 from torchfit._utils.wrapping import ModuleWrapper
 
 
@@ -43,11 +46,32 @@ class BaseModel(ModuleWrapper):
             self._modules["module"] = module
         self.name = name or snake_case(type(module or self).__name__)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return a copy; modules may be nested more deeply than `copy.deepcopy` can follow by itself."""
+        reduced: Any = self.__reduce_ex__(4)
+        build, args, state, *_ = reduced
+        with deep_recursion(self):
+            made = memo[id(self)] = build(*args)
+            made.__setstate__(copy.deepcopy(state, memo))
+        return made
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped module; subclasses define their own."""
         if self.module is self:
             raise NotImplementedError(f"{type(self).__name__} wraps no module: define its `forward`.")
         return self.module(*args, **kwargs)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any parameter is trained; set it to freeze or unfreeze all of them, as `utils.freeze(model)` does.
+
+        Parts of a model are frozen with `utils.freeze(model, name)`.
+        """
+        return any(parameter.requires_grad for parameter in self.module.parameters())
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        set_trainable(self, (), trained=boolean("trainable", value))
 
     # -- the steps and what they are made of, defined by `TrainableModule` ---------------------------------
 
@@ -116,8 +140,8 @@ class BaseModel(ModuleWrapper):
 
     @property
     def weights(self) -> list[Tensor]:
-        """All tensors of the state, in the order of `state_dict`."""
-        return list(self.state_dict(keep_vars=True).values())
+        """All parameters and persistent buffers, in the order of `state_dict`."""
+        return list(named_weights(self).values())
 
     @property
     def trainable_weights(self) -> list[Tensor]:
@@ -144,7 +168,7 @@ class BaseModel(ModuleWrapper):
         Raises:
             ValueError: If their number or a shape differs.
         """
-        state: StateDict = self.state_dict(keep_vars=True)
+        state = named_weights(self)
         if len(weights) != len(state):
             raise ValueError(
                 f"`weights` must have {len(state)} arrays, one for each of {list(state)}, not {len(weights)}."

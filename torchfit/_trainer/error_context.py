@@ -9,36 +9,43 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchfit._trainer.layer_hints import describe_layer, suggest_way_out
 from torchfit._utils.errors import describe
 
 _MISMATCH = re.compile(
-    r"shape|size|dimension|expected|should contain|dtype|must match|must be Tensor|channel|same type"
-    r"|not implemented for|out of range",
+    r"shape|size|dimension|embed_dim|expect|should contain|should be the same|dtype|must match|must be Tensor|channel"
+    r"|same type|not implemented for|out of range|valid range|promoting",
     re.I,
 )
 _NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
-
+_NO_SUCH_TARGET = re.compile(r"^Target -?\d+ is out of bounds|^target out of range|'target' is out of range", re.I)
 _NOTHING_TO_TRAIN = re.compile(r"does not require grad and does not have a grad_fn")
+_DEVICE_ASSERT = re.compile(r"device-side assert")
+_LOSSES = "torch.nn.modules.loss"
 
 
 @contextmanager
-def translate_errors(module: nn.Module) -> Iterator[None]:
+def translate_errors(module: nn.Module, data_name: str = "x") -> Iterator[None]:
     """Turn a mismatch found inside one of torch's own layers into a `ValueError` that names layer and shapes.
 
-    Class numbers that the outputs have no class for, and losses that depend on no parameter, are told as well.
+    Class indices that the outputs have no class for, and losses that depend on no parameter, are told as well.
     Whatever the user's own code raises, and running out of memory, passes through untouched.
+
+    Args:
+        module: The module of the model, in which layers have names.
+        data_name: The argument that the data came as, `x` or `validation_data`.
     """
     try:
         yield
-    except (RuntimeError, IndexError, TypeError) as error:
-        if _NOTHING_TO_TRAIN.search(str(error)):
-            raise ValueError(_NO_GRADIENT) from error
-        if _NO_SUCH_CLASS.search(str(error)) and _is_in_our_maths(error.__traceback__):
-            raise ValueError(_NO_CLASS) from error
-        found = _failing_layer(error.__traceback__)
-        if found is None or isinstance(error, torch.OutOfMemoryError) or not _MISMATCH.search(str(error)):
+    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ValueError(_explanation(module, *found, error)) from error
+        if _DEVICE_ASSERT.search(str(error)):
+            raise RuntimeError(_ON_THE_DEVICE) from error
+        explanation = _explain(module, data_name, error)
+        if explanation is None:
+            raise
+        raise ValueError(explanation) from error
 
 
 _NO_GRADIENT = (
@@ -47,40 +54,64 @@ _NO_GRADIENT = (
 )
 
 _NO_CLASS = (
-    "`y` holds a class number that the outputs have no class for: class numbers start at 0, and the last one is the "
-    "size of the output less 1. Give the last layer more units, renumber the classes, or leave a number out of the "
-    "loss with `ignore_class=`."
+    "holds a class index that the outputs have no class for: class indices start at 0, and the last one is the "
+    "number of classes less 1. Give the last layer more units, renumber the classes, or leave an index out of the "
+    "loss with `ignore_class=` (torch: `ignore_index=`)."
 )
+
+_ON_THE_DEVICE = (
+    "The device stopped at an index that is out of range: most often a class index in `y` that the outputs have no "
+    'class for, or an id in `x` that an embedding has no row for. The same call with device="cpu", in a new process, '
+    "says which."
+)
+
+
+def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
+    """Return what to tell in place of `error`, `None` if it tells enough."""
+    text, traceback = str(error), error.__traceback__
+    if _NOTHING_TO_TRAIN.search(text):
+        return _NO_GRADIENT
+    if _NO_SUCH_TARGET.search(text) or (_NO_SUCH_CLASS.search(text) and _is_in_our_maths(traceback)):
+        return f"{_in_data('y', data_name)} {_NO_CLASS}"
+    found = _failing_layer(traceback)
+    if found is None or not _MISMATCH.search(text):
+        return None
+    layer, received = found
+    came = "its inputs" if received is None else describe(received)
+    if type(layer).__module__ == _LOSSES:
+        y = _in_data("y", data_name)
+        return f"{y} does not fit the loss {layer!r}, which was called with the outputs {came}. torch says: {text}"
+    return (
+        f"{_in_data('x', data_name)} does not fit the model: layer {describe_layer(module, layer)} was called with "
+        f"{came}. {suggest_way_out(layer, received, text)} torch says: {text}"
+    )
+
+
+def _in_data(argument: str, data_name: str) -> str:
+    return f"`{argument}`" if data_name == "x" else f"`{argument}` in `{data_name}`"
 
 
 def _is_in_our_maths(traceback: TracebackType | None) -> bool:
     while traceback is not None:
-        if str(traceback.tb_frame.f_globals.get("__name__")).startswith("torchfit.functional"):
+        if _module_of(traceback).startswith("torchfit.functional"):
             return True
         traceback = traceback.tb_next
     return False
 
 
 def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any] | None:
-    """Return the innermost module of torch's own whose `forward` was running, and its input."""
-    found = None
+    """Return the innermost module whose `forward` was running, and its input, if the code that failed is torch's."""
+    found, where = None, ""
     while traceback is not None:
-        frame = traceback.tb_frame
+        frame, where = traceback.tb_frame, _module_of(traceback)
         owner = frame.f_locals.get("self")
         if frame.f_code.co_name == "forward" and isinstance(owner, nn.Module):
             names = frame.f_code.co_varnames[1:2]
             found = (owner, frame.f_locals.get(names[0]) if names else None)
         traceback = traceback.tb_next
     is_torchs = found is not None and type(found[0]).__module__.startswith("torch.nn")
-    return found if is_torchs else None
+    return found if is_torchs and where.startswith("torch.") else None
 
 
-def _explanation(module: nn.Module, layer: nn.Module, received: Any, error: Exception) -> str:
-    names = {id(submodule): name for name, submodule in module.named_modules()}
-    name = names.get(id(layer), "").removeprefix("module.")
-    where = f"layer `{name}`, {layer!r}," if name else f"layer {layer!r}"
-    came = "its inputs" if received is None else describe(received)
-    return (
-        f"`x` does not fit the model: {where} was called with {came}. "
-        f"Check the number and order of features in `x` (and its dtype) against this layer. torch says: {error}"
-    )
+def _module_of(traceback: TracebackType) -> str:
+    return str(traceback.tb_frame.f_globals.get("__name__"))

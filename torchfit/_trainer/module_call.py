@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfit._trainer.summary import as_template
+from torchfit._trainer.batch_axis import check_batch_axis
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
@@ -59,6 +59,7 @@ class ModuleCaller:
 
     Attributes:
         example: A template of the inputs seen last, `None` before the first call.
+        checks_batch_axis: Whether the first axis of the inputs must be that of the batch, as it must in arrays.
     """
 
     def __init__(self, input_names: Sequence[str] | None) -> None:
@@ -67,6 +68,7 @@ class ModuleCaller:
         self._bound: dict[Any, Call] = {}
         self._cache: dict[Any, Call] = {}
         self.example: Any = None
+        self.checks_batch_axis = False
 
     def __getstate__(self) -> StateDict:
         """Leave out the bound calls: copies bind their own."""
@@ -101,9 +103,21 @@ class ModuleCaller:
             return self._bound[structure]
         if structure not in self._cache:
             self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
-        self.example = as_template(inputs)
+        self.example = _as_template(inputs)
         call = self._bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
-        return call
+        checks = self.checks_batch_axis and not torch.compiler.is_compiling()
+        return check_batch_axis(call, module, inputs) if checks else call
+
+
+def call_model(
+    model: Any, caller: ModuleCaller, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call a model by `run`; a single list, tuple or dictionary is passed to its module as in `fit`."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
+        call = make_module_call(caller.signature(model.module), args[0])
+        if model.module is not model or call is not call_with_one:
+            return call(model.module, args[0])
+    return run(*args, **kwargs)
 
 
 def make_module_call(signature: Signature, inputs: Nested) -> Call:
@@ -182,6 +196,15 @@ def _call_with_all(module: nn.Module, inputs: Sequence[Any]) -> Any:
 
 def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
     return module(**inputs)
+
+
+def _as_template(inputs: Any) -> Any:
+    """Return one sample of zeros like a batch of inputs, on the CPU."""
+    return tree.map(_template_leaf, inputs)
+
+
+def _template_leaf(leaf: Any) -> Any:
+    return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if isinstance(leaf, Tensor) and leaf.ndim else leaf
 
 
 def _identity(call: Call) -> Call:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchfit._trainer import output_matching
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerm, LossTerms, OutputLoss, TotalLoss, make_output_loss
@@ -16,9 +16,10 @@ from torchfit._trainer.output_matching import Getter, OutputSpec, broadcast_to_o
 from torchfit._trainer.target_rank import is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
+from torchfit._utils.errors import describe
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, find_probability_problem, has_index_targets
-from torchfit.losses.identifiers import resolve_loss
+from torchfit.losses.identifiers import loss_modules, resolve_loss
 from torchfit.metrics.checks import metric_problem
 from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
 
@@ -124,6 +125,10 @@ class UncompiledObjective:
 
     update_metrics = loss
 
+    def loss_modules(self) -> list[nn.Module]:
+        """Return no modules."""
+        return []
+
     @property
     def tracker(self) -> NoReturn:
         """Raise an error."""
@@ -191,6 +196,10 @@ class Objective:
     def has_losses(self) -> bool:
         """Return whether a loss was compiled."""
         return bool(tree.leaves(self._losses))
+
+    def loss_modules(self) -> list[nn.Module]:
+        """Return the losses that are modules, each once, such as torch's and those with parameters."""
+        return [*{id(module): module for loss in tree.leaves(self._losses) for module in loss_modules(loss)}.values()]
 
     @property
     def index_targets(self) -> dict[str | None, bool]:
@@ -390,6 +399,7 @@ class Objective:
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
         """Resolve names such as "accuracy", which depend on loss and shapes, and move the states to the device."""
         target, prediction, output = bound.target(targets), bound.output(outputs), bound.objective
+        _check_kinds(output, target, prediction)
         self._resolve_metrics(output, target, prediction, prediction.device)
         if output.name not in self._checked_outputs:
             self._checked_outputs.add(output.name)
@@ -450,6 +460,17 @@ def _make_selector(bound: list[BoundOutput], sample_weight: Nested) -> Selector:
 def _is_whole(bound: BoundOutput, sample_weight: Nested) -> bool:
     getters = [bound.target, bound.output, *(() if sample_weight is None else (bound.weight,))]
     return all(getter is output_matching.identity for getter in getters)
+
+
+def _check_kinds(output: OutputObjective, target: Any, prediction: Any) -> None:
+    """Check that an output is a tensor, and that a target is one where the loss wants that."""
+    if not hasattr(prediction, "device"):
+        raise TypeError(
+            f"The output {output.name!r} of the model is {describe(prediction)}, but losses and metrics need tensors. "
+            "Return a tensor from `forward`, or a tuple, list, dictionary, named tuple or dataclass of tensors."
+        )
+    if not isinstance(target, Tensor) and (output.loss is None or is_builtin(output.loss)):
+        output_matching.check_numbers("y", target)
 
 
 def _is_flat(value: Any) -> bool:

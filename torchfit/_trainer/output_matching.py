@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from torchfit._data.convert import NUMERIC_KINDS
 from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
@@ -138,9 +139,38 @@ def _match_single(
         raise ValueError(
             f"`{argument}` is {describe(value)}, but {len(active_outputs)} outputs need one each: "
             f"{list(active_outputs)}. "
-            f"Pass a list of {len(active_outputs)} or a dictionary with these names."
+            f"Pass a list of {len(active_outputs)} or a dictionary with these names. Or leave the outputs without a "
+            f"target out of the loss: {_losses_for_one(output_spec)}, and likewise of the metrics."
         )
     return dict.fromkeys(active_outputs or output_spec.names[:1], identity)
+
+
+def _losses_for_one(output_spec: OutputSpec) -> str:
+    """Return how to pass a loss for the first output alone."""
+    first = output_spec.names[0]
+    if isinstance(output_spec.structure, list):
+        return f"loss=[loss{', None' * (len(output_spec.names) - 1)}]"
+    return f"loss={{{first!r}: loss}}"
+
+
+def check_numbers(argument: str, value: Nested) -> None:
+    """Check that there is no text in `value`, and no array of objects.
+
+    Raises:
+        ValueError: If there is.
+
+    >>> check_numbers("y", ["cat", "dog"])
+    Traceback (most recent call last):
+    ValueError: `y` must hold numbers, but it is a list of length 2 with text. Encode ...
+    """
+    for leaf in tree.leaves(value):
+        is_text = isinstance(leaf, (str, bytes))
+        if is_text or getattr(getattr(leaf, "dtype", None), "kind", "f") not in NUMERIC_KINDS:
+            came = describe(value) if leaf is value and not is_text else f"{describe([*tree.leaves(value)])} with text"
+            raise ValueError(
+                f"`{argument}` must hold numbers, but it is {came}. Encode text and categories as integers first, "
+                "such as with numpy.unique(y, return_inverse=True) for classes."
+            )
 
 
 def broadcast_to_outputs(argument: str, value: Any, output_spec: OutputSpec, *, is_single: IsSingle) -> dict[str, Any]:
@@ -200,6 +230,8 @@ def _match_nested(value: Any, structure: Any, is_single: IsSingle, path: tree.Pa
 
 
 def _raise_mismatch(argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str]) -> NoReturn:
+    if argument == "y":
+        check_numbers(argument, value)
     names = list(output_spec.names)
     unknown = [key for key, _ in tree.children(value) if isinstance(key, str) and key not in names]
     if unknown:

@@ -3,15 +3,16 @@
 Each check stands where it costs least, and none needs a step of its own:
 
 - names of monitored values, and whether files can be written: the callbacks, in `on_train_begin`;
-- frozen layers that go on changing: here, from the modules alone;
+- frozen layers that go on changing, layers frozen as in Keras: here, from the modules alone;
 - shapes: the losses, at every call;
-- class numbers, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
+- class indices, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
   before anything is updated (`losses.checks.check_targets`);
 - parameters without a gradient: the optimizer, at its first update.
 
 So data that can be gone through once lose nothing, and random states, buffers and metrics are what they would be.
 """
 
+import inspect
 import warnings
 
 from torch import nn
@@ -23,8 +24,16 @@ _MAX_NAMES = 3
 
 
 def preflight(module: nn.Module, objective: Objective | UncompiledObjective) -> None:
-    """Look at the module, which is in train mode, and have the first batch looked at."""
+    """Check the module, which is in train mode, and have the objective check the first batch."""
     objective.checks_first_batch = True
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        warnings.warn(
+            f"{type(module).__name__} has no trainable parameters, so `fit` updates only buffers, such as running "
+            "statistics. If its parameters are frozen by mistake, call torchfit.utils.unfreeze(model).",
+            stacklevel=3,
+        )
+        return
+    _warn_of_keras_flags(module)
     moving = [name for name, layer in module.named_modules() if _is_frozen(layer) and layer.training]
     if moving:
         more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""
@@ -34,6 +43,31 @@ def preflight(module: nn.Module, objective: Objective | UncompiledObjective) -> 
             "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode.",
             stacklevel=3,
         )
+
+
+def _warn_of_keras_flags(module: nn.Module) -> None:
+    """Warn of layers and parameters that somebody wanted to freeze as in Keras, which PyTorch knows nothing of."""
+    owners = [*module.named_modules(), *module.named_parameters()]
+    ignored = [name for name, owner in owners if _has_keras_flag(owner)]
+    if ignored:
+        name = ignored[0]
+        subject, way_out = (f"'{name}'", f"model, {name!r}") if name else ("the module", "model")
+        more = f" (and {len(ignored) - 1} more)" if len(ignored) > 1 else ""
+        warnings.warn(
+            f"`trainable = False` of {subject}{more} has no effect: PyTorch trains what has `requires_grad`. Freeze it "
+            f"with torchfit.utils.freeze({way_out}).",
+            stacklevel=4,
+        )
+
+
+def _has_keras_flag(owner: nn.Module | nn.Parameter) -> bool:
+    """Return whether `trainable` of something trained is False, which is no argument of its own class."""
+    if vars(owner).get("trainable") is not False:
+        return False
+    if isinstance(owner, nn.Parameter):
+        return owner.requires_grad
+    is_own_argument = "trainable" in inspect.signature(type(owner)).parameters
+    return not is_own_argument and any(parameter.requires_grad for parameter in owner.parameters())
 
 
 def _is_frozen(layer: nn.Module) -> bool:

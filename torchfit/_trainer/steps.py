@@ -11,12 +11,11 @@ Each form is composed of the same phases, which are functions of a model and its
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchfit._execution.step_program import (
     StepProgram,
@@ -29,7 +28,7 @@ from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
-from torchfit._trainer.microbatches import MicrobatchSplitter, WholeBatchGradients, detach, warn_if_not_separable
+from torchfit._trainer.microbatches import detach
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._trainer.predictions import SampleList, is_list_per_sample
@@ -60,6 +59,13 @@ class StepState:
         parameters = inspect.signature(compute_loss).parameters
         self.passes_training = "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self.objective: Objective | UncompiledObjective = UncompiledObjective()
+
+    def named_parameters(self, model: BaseModel) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters of the module, and those of losses that are modules, by name."""
+        named = [*model.module.named_parameters()]
+        for number, module in enumerate((*self.objective.loss_modules(), *self.auxiliary.modules), 1):
+            named += [(f"loss_{number}.{name}", parameter) for name, parameter in module.named_parameters()]
+        return named
 
 
 class ForwardResult(NamedTuple):
@@ -169,7 +175,7 @@ class ModelStep(StepProgram):
         self._state.call.compile_forward()
 
 
-class _LoggingStep(ModelStep):
+class LoggingStep(ModelStep):
     """A step whose results lie in the metrics."""
 
     def merge_results(self, results: Sequence[Any]) -> Any:
@@ -187,9 +193,13 @@ class _LoggingStep(ModelStep):
         if overridden is not None:
             step = self._prepare_user_step(step)
         if self.keeps_step_logs:
-            return lambda batch: LazyLogs.wrap(step(batch)).snapshot()
+            return self._snapshot_logs(step)
         is_builtin = overridden is None and overridden_method(self._model, "compute_metrics") is None
         return step if is_builtin else lambda batch: LazyLogs.wrap(step(batch))
+
+    def _snapshot_logs(self, step: StepFn) -> StepFn:
+        """Return a step whose logs stay as they are when the next step runs, if they have to."""
+        return (lambda batch: LazyLogs.wrap(step(batch)).snapshot()) if self.keeps_step_logs else step
 
     def _prepare_user_step(self, step: StepFn) -> StepFn:
         """Prepare for a step written by the user: batches as Keras passes them, and an optimizer that is built."""
@@ -212,131 +222,7 @@ class _LoggingStep(ModelStep):
         return run
 
 
-class TrainStep(_LoggingStep):
-    """The training step.
-
-    Args:
-        model: The model.
-        state: Its step state.
-        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
-        microbatches: Splits the batches where not all rows fit into memory at once, or `None`.
-        expected_steps: How many steps are to come, `None` if unknown.
-    """
-
-    mode = "train"
-    has_step_scalars = True
-
-    def __init__(
-        self,
-        model: BaseModel,
-        state: StepState,
-        keeps_step_logs: bool,
-        microbatches: MicrobatchSplitter | None = None,
-        expected_steps: int | None = None,
-    ) -> None:
-        self._optimizer = model.optimizer
-        self._accumulates = self._optimizer.gradient_accumulation_steps is not None
-        self._microbatches = microbatches
-        self._is_checked = False
-        self.expected_steps = expected_steps
-        super().__init__(model, state, keeps_step_logs)
-        self.compile_blocker = self._find_compile_blocker()
-
-    def _make_run(self) -> StepFn:
-        if self._microbatches is None:
-            return self._wrap_logs(self._model.train_step, "train_step")
-        step = self._run_microbatched
-        return (lambda batch: step(batch).snapshot()) if self.keeps_step_logs else step
-
-    def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
-        """Run the step on tensors alone; `arguments` are the scalars and the variant of the optimizer's update."""
-        model, state, optimizer = self._model, self._state, self._optimizer
-        result = forward_pass(model, state, batch)
-        loss = optimizer.scale_loss(result.loss)
-        gradients = torch.autograd.grad(loss, optimizer.parameters, allow_unused=True)
-        record(model, state, result)
-        if not self._accumulates:
-            optimizer.update(gradients, *arguments)
-            return []
-        learning_rate, number, weight, is_update_step = arguments
-        optimizer.accumulate(gradients, result.rows)
-        if is_update_step:
-            optimizer.update_accumulated(learning_rate, number, weight)
-            optimizer.zero_accumulated()
-        return []
-
-    def step_scalars(self, rows: int) -> tuple[float, ...]:
-        """Count a step, and return the scalars of the optimizer's update."""
-        scalars: tuple[float, ...]
-        scalars = self._optimizer.begin_accumulation_step(rows) if self._accumulates else self._optimizer.begin_update()
-        return scalars
-
-    def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
-        """Return which of the next steps end an accumulation window."""
-        if not self._accumulates:
-            return super().variants(steps)
-        return tuple((is_update_step,) for is_update_step in self._optimizer.update_schedule(steps))
-
-    def get_counters(self) -> Any:
-        """Return the counters of the optimizer."""
-        return self._optimizer.counter_state()
-
-    def set_counters(self, counters: Any) -> None:
-        """Set the counters of the optimizer back."""
-        self._optimizer.set_counter_state(counters)
-
-    def _find_compile_blocker(self) -> str | None:
-        microbatched = "`microbatch` splits the batches" if self._microbatches is not None else None
-        blocker: str | None = (
-            overridden_method(self._model, "train_step", "compute_metrics")
-            or microbatched
-            or self._optimizer.compile_blocker
-        )
-        return blocker
-
-    # -- one batch in several passes -----------------------------------------------------------------------
-
-    def _run_microbatched(self, batch: Batch) -> LazyLogs:
-        """Run the step with as many rows at once as the memory allows."""
-        microbatches = self._microbatches
-        assert microbatches is not None
-        while True:
-            snapshots = [(metric, metric.snapshot_state()) for metric in self._state.objective.output_metrics]
-            try:
-                return self._run_parts(microbatches.split(batch))
-            except (RuntimeError, MemoryError) as error:
-                microbatches.halve_after_oom(batch, error)
-            for metric, snapshot in snapshots:
-                metric.restore_state(snapshot)
-            self._model.module.zero_grad()
-
-    def _run_parts(self, parts: Iterable[tuple[Batch, float]]) -> LazyLogs:
-        model, state = self._model, self._state
-        gradients, results, values = None, [], []
-        for part, share in parts:
-            result = forward_pass(model, state, part)
-            build_optimizer(model)
-            if gradients is None:
-                gradients = WholeBatchGradients(self._optimizer)
-            if share < 1.0 and not self._is_checked:
-                self._is_checked = True
-                warn_if_not_separable(result.losses)
-            gradients.add(result.loss, result.losses, share)
-            results.append(result.detached())
-            values += state.auxiliary.values
-        assert gradients is not None
-        gradients.finish()
-        self._optimizer.step(sum(result.rows for result in results))
-        self._optimizer.zero_grad()
-        for result in results:
-            state.objective.tracker.update(result)
-            state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
-        state.auxiliary.values = values
-        state.auxiliary.update_metrics()
-        return LazyLogs(model.get_metrics_result)
-
-
-class EvaluateStep(_LoggingStep):
+class EvaluateStep(LoggingStep):
     """The step of evaluation and validation.
 
     Args:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchfit._trainer.module_call import ModuleCaller, make_module_call
 from torchfit._utils import tree
 from torchfit._utils.figures import table_html
-from torchfit._utils.modules import weight_tensors
+from torchfit._utils.modules import device_of, floating_dtype_of, training_mode, weight_tensors
 
 Row = tuple[str, ...]
 
@@ -39,6 +40,30 @@ class Summary:
         """Return the same for a notebook."""
         totals = "<br/>".join(map(escape, self.totals))
         return f"<p><b>Model: {escape(self.name)}</b></p>{table_html(self.header, self.rows)}<p>{totals}</p>"
+
+
+def summarize_model(model: Any, call: ModuleCaller, input_shape: Any = None, **options: Any) -> Summary:
+    """Return the summary of a model.
+
+    Args:
+        model: The model.
+        call: What calls its module.
+        input_shape: The shape of one sample, or a list or dictionary of shapes; by default that of the data seen last.
+        **options: Further arguments of `summarize`.
+    """
+    example = call.example if input_shape is None else zeros_for_shape(input_shape)
+    run = None if example is None else lambda: _run_example(model, call, example)
+    held = model.optimizer.variables if getattr(model.optimizer, "built", False) else ()
+    return summarize(model.name, model.module, run, optimizer_weights=held, **options)
+
+
+def _run_example(model: Any, call: ModuleCaller, example: Any) -> None:
+    module = model.module
+    device, dtype = device_of(module), floating_dtype_of(module)
+    inputs = tree.map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
+    devices = [device] if device.type == "cuda" else []
+    with training_mode(model, training=False), torch.random.fork_rng(devices):
+        make_module_call(call.signature(module), inputs)(module, inputs)
 
 
 def summarize(
@@ -196,12 +221,3 @@ def zeros_for_shape(shape: Any) -> Any:
     if any(isinstance(part, (tuple, list)) for part in shape):
         return [zeros_for_shape(part) for part in shape]
     return torch.zeros(1, *(1 if size is None else size for size in shape))
-
-
-def as_template(inputs: Any) -> Any:
-    """Return one sample of zeros like a batch of inputs, on the CPU."""
-    return tree.map(_template_leaf, inputs)
-
-
-def _template_leaf(leaf: Any) -> Any:
-    return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if isinstance(leaf, Tensor) and leaf.ndim else leaf

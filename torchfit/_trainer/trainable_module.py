@@ -1,20 +1,23 @@
 """`TrainableModule`: what a model does with one batch, in methods that a subclass may override."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES
+from torchfit._trainer.module_call import call_model
 from torchfit._trainer.steps import ForwardResult, forward_pass, record
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results
 from torchfit._utils import collector
 from torchfit._utils.batch import Batch, parts_of
+from torchfit._utils.collector import AddedTerm
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import training_mode
 
@@ -33,17 +36,18 @@ class TrainableModule(BaseModel):
         if training is not None:
             with training_mode(self, training):
                 return self(*args, **kwargs)
-        auxiliary = self._torchfit.state.auxiliary
+        state = self._torchfit.state
+        auxiliary = state.auxiliary
         if auxiliary.is_active or auxiliary.is_suspended:
-            return self._torchfit.call(self, super().__call__, args, kwargs)
+            return call_model(self, state.call, super().__call__, args, kwargs)
         if auxiliary.has_uninstalled_hooks:
             with auxiliary.hooks_installed(self.module):
                 return self(*args, **kwargs)
         if auxiliary.is_nested():
-            return self._torchfit.call(self, super().__call__, args, kwargs)
+            return call_model(self, state.call, super().__call__, args, kwargs)
         previous = auxiliary.enter()
         try:
-            return self._torchfit.call(self, super().__call__, args, kwargs)
+            return call_model(self, state.call, super().__call__, args, kwargs)
         finally:
             auxiliary.leave(previous)
 
@@ -58,8 +62,8 @@ class TrainableModule(BaseModel):
         return self._torchfit.state.call.example
 
     def build_optimizer(self) -> None:
-        """Bind the optimizer to the parameters of the module, by name."""
-        self.optimizer.build(self.module.named_parameters())
+        """Bind the optimizer to the parameters of the module, and of losses that have some, by name."""
+        self.optimizer.build(self._torchfit.state.named_parameters(self))
 
     # -- the steps, which may be overridden ----------------------------------------------------------------
 
@@ -73,11 +77,12 @@ class TrainableModule(BaseModel):
         """
         state = self._torchfit.state
         result = forward_pass(self, state, batch)
-        if not self.optimizer.built:
-            self.build_optimizer()
-        self.optimizer.scale_loss(result.loss).backward()
-        self.optimizer.step(result.denominator)
-        self.optimizer.zero_grad()
+        if result.loss.requires_grad or self.trainable_weights:  # Else there is nothing to train, as `fit` warns.
+            if not self.optimizer.built:
+                self.build_optimizer()
+            self.optimizer.zero_grad()
+            self.optimizer.scale_loss(result.loss).backward()
+            self.optimizer.step(result.denominator)
         return record(self, state, result)
 
     def test_step(self, batch: Batch) -> Results:
@@ -112,7 +117,7 @@ class TrainableModule(BaseModel):
             return loss
         if state.objective.has_losses:
             raise ValueError(
-                f"`{state.data_name}` came without targets, but a loss was compiled. Pass `y`, or data that yield "
+                f"`{state.data_name}` came without targets `y`, but a loss was compiled. Pass them, or data that yield "
                 "(inputs, targets)."
             )
         if training:
@@ -172,14 +177,19 @@ class TrainableModule(BaseModel):
         2
         """
         trainer = self._torchfit
+        if isinstance(loss, nn.Module):
+            trainer.state.auxiliary.modules.append(loss.to(trainer.device))
         if on is not None:
             _check_function(loss)
-            trainer.register_hook(submodule_name(self.module, on), lambda out: collector.add_loss(loss(out)))
+            on = submodule_name(self.module, on)
+            trainer.register_hook(on, partial(_add_loss_of, loss))
         elif isinstance(loss, Tensor) or not callable(loss):
             collector.add_loss(loss)
+            return
         else:
             trainer.state.auxiliary.regularizers.append(loss)
             trainer.invalidate_compiled_steps()
+        trainer.state.auxiliary.added_terms.append(AddedTerm("add_loss", {"loss": loss, "on": on}))
 
     def add_metric(self, value: Any, name: str, aggregation: str = "mean", on: str | None = None) -> None:
         """Log a value besides the metrics of `compile`.
@@ -198,13 +208,21 @@ class TrainableModule(BaseModel):
         collector.check_metric(name, aggregation)
         if on is not None:
             _check_function(value)
-            submodule = submodule_name(self.module, on)
-            trainer.register_hook(submodule, lambda out: collector.add_metric(value(out), name, aggregation))
+            on = submodule_name(self.module, on)
+            trainer.register_hook(on, partial(_add_metric_of, value, name, aggregation))
         elif isinstance(value, Tensor) or not callable(value):
             collector.add_metric(value, name, aggregation)
+            return
         else:
             trainer.state.auxiliary.metric_fns.append((name, value, aggregation))
             trainer.invalidate_compiled_steps()
+        arguments = {"value": value, "name": name, "aggregation": aggregation, "on": on}
+        trainer.state.auxiliary.added_terms.append(AddedTerm("add_metric", arguments))
+
+    @property
+    def added_terms(self) -> list[AddedTerm]:
+        """The calls of `add_loss` and `add_metric` that added functions, in their order."""
+        return list(self._torchfit.state.auxiliary.added_terms)
 
     @property
     def losses(self) -> list[Tensor]:
@@ -242,6 +260,14 @@ class CompiledMetrics:
     def update_state(self, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> None:
         """Update every metric with one batch."""
         self._update(y, y_pred, sample_weight)
+
+
+def _add_loss_of(function: Callable[[Any], Any], output: Any) -> None:
+    collector.add_loss(function(output))
+
+
+def _add_metric_of(function: Callable[[Any], Any], name: str, aggregation: str, output: Any) -> None:
+    collector.add_metric(function(output), name, aggregation)
 
 
 def _check_function(function: Any) -> None:

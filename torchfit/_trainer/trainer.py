@@ -1,14 +1,14 @@
 """`Trainer`: what a model delegates `fit`, `evaluate` and `predict` to, and all state of ours that a model has."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from torchfit._data import pipelines
-from torchfit._data.adapters.dispatch import as_batch, get_data_adapter
+from torchfit._data.adapters.dispatch import as_batch, get_data_adapter, is_array_like
 from torchfit._data.convert import BatchSpec
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
@@ -18,18 +18,19 @@ from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
 from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
+from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
-from torchfit._trainer.module_call import ModuleCaller, call_with_one, make_module_call
+from torchfit._trainer.module_call import ModuleCaller, make_module_call
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight
 from torchfit._trainer.shape_inference import infer_log_names
-from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, TrainStep, overridden_method
-from torchfit._trainer.summary import Summary, summarize, zeros_for_shape
+from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, overridden_method
 from torchfit._trainer.timing import EpochTimer
+from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import (
     CallbacksState,
     MetricsState,
@@ -40,30 +41,14 @@ from torchfit._trainer.training_state import (
     RNGState,
     TrainingState,
 )
-from torchfit._types import Stateful, StepFn
-from torchfit._utils import tree
+from torchfit._types import Stateful, StepFn, StepIterator
+from torchfit._utils import validation
 from torchfit._utils.batch import Batch
-from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
-from torchfit._utils.validation import integer
+from torchfit._utils.modules import floating_dtype_of, has_lazy_weights, training_mode
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
 from torchfit.metrics.base import preserve_state
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How `compile` was called, but for the optimizer."""
-
-    loss: Any = None
-    metrics: Any = None
-    loss_weights: Any = None
-    weighted_metrics: Any = None
-    run_eagerly: bool | None = None
-    steps_per_execution: int | None = None
-    jit_compile: bool | str | None = None
-    auto_scale_loss: bool = True
-    microbatch: int | str | None = None
 
 
 class Trainer:
@@ -112,6 +97,8 @@ class Trainer:
         self.state.objective = Objective(
             options.loss, options.loss_weights, options.metrics, options.weighted_metrics, self.output_names
         )
+        for module in self.state.objective.loss_modules():
+            module.to(self.device)
         self.state.call.set_wrapper(self.precision.wrap_forward)
         self._microbatches = None if options.microbatch is None else MicrobatchSplitter(options.microbatch)
         self.execution = choose_execution(options.run_eagerly, options.jit_compile, options.steps_per_execution)
@@ -127,29 +114,6 @@ class Trainer:
         """Call `add` with the output of the submodule `on` whenever the model runs."""
         self.state.auxiliary.register_hook(on, add)
         self.invalidate_compiled_steps()
-
-    def call(self, model: BaseModel, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the model by `run`; a single list, tuple or dictionary is passed to the module as in `fit`."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
-            call = make_module_call(self.state.call.signature(model.module), args[0])
-            if model.module is not model or call is not call_with_one:
-                return call(model.module, args[0])
-        return run(*args, **kwargs)
-
-    def summary(self, model: BaseModel, input_shape: Any = None, **options: Any) -> Summary:
-        """Return the summary of the model; `input_shape` and `options` as those of `Model.summary`."""
-        example = self.state.call.example if input_shape is None else zeros_for_shape(input_shape)
-        run = None if example is None else lambda: self._run_example(model, example)
-        held = model.optimizer.variables if getattr(model.optimizer, "built", False) else ()
-        return summarize(model.name, model.module, run, optimizer_weights=held, **options)
-
-    def _run_example(self, model: BaseModel, example: Any) -> None:
-        module = model.module
-        device, dtype = device_of(module), floating_dtype_of(module)
-        inputs = tree.map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
-        devices = [device] if device.type == "cuda" else []
-        with training_mode(model, training=False), torch.random.fork_rng(devices):
-            make_module_call(self.state.call.signature(module), inputs)(module, inputs)
 
     # -- fit -----------------------------------------------------------------------------------------------
 
@@ -177,29 +141,30 @@ class Trainer:
     ) -> Any:
         """Train `model` and return its `History`; arguments as those of `Model.fit`."""
         self._require_compiled("fit")
-        epochs = integer("epochs", epochs, min_value=0)
+        validation.batch_size(batch_size)
+        epochs = validation.integer("epochs", epochs, min_value=0)
         batch_spec = self._batch_spec(model, x)
         adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
-        validation = pipelines.make_validation_batches(
+        validation_batches = pipelines.make_validation_batches(
             held_out, batch_size, validation_batch_size, validation_steps, loading
         )
         batches = pipelines.make_training_batches(adapter, batch_size, shuffle, steps_per_epoch, epochs, loading)
         batches.on_exhausted = lambda: setattr(model, "stop_training", True)
-        indices = range(integer("initial_epoch", initial_epoch, min_value=0), epochs)
+        indices = range(validation.integer("initial_epoch", initial_epoch, min_value=0), epochs)
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **params)
-        self._set_log_names(model, callback_list, batches, validation)
+        self._set_log_names(model, callback_list, batches, validation_batches)
         model.history = _find_history(callback_list)
         timer = self._make_timer(batch_spec, callback_list, model.history)
-        validate = self._make_validate(model, validation, validation_freq, callback_list)
-        run = self._make_training_state(model, batches, indices, callback_list, validation)
+        validate = self._make_validate(model, validation_batches, validation_freq, callback_list)
+        run = self._make_training_state(model, batches, indices, callback_list, validation_batches)
         model.stop_training = False
         with self._loop_context(model, callback_list, training=True):
             train_loop(
                 timer.epochs(run.epochs()),
-                lambda epoch: timer.time_iterator(run.iter_steps(epoch)),
+                lambda epoch: timer.time_iterator(self._start_epoch(model, run, epoch)),
                 self._bind_train_step(model, callback_list, batches, len(indices), run),
                 callback_list,
                 model,
@@ -209,6 +174,16 @@ class Trainer:
             )
         timer.close()
         return model.history
+
+    def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
+        """Return the steps of an epoch, after the optimizer took in what callbacks froze, unfroze or added."""
+        if not has_lazy_weights(model.module):
+            is_custom = overridden_method(model, "train_step") is not None
+            was_built = model.optimizer.built
+            changes = model.optimizer.sync_parameters(self.state.named_parameters(model), build=not is_custom)
+            if changes and was_built:
+                self.execution.invalidate()
+        return run.iter_steps(epoch)
 
     def _bind_train_step(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
@@ -245,7 +220,7 @@ class Trainer:
                 return {}
             self.state.data_name = "validation_data"
             try:
-                with training_mode(model, training=False):
+                with translate_errors(model.module, "validation_data"), training_mode(model, training=False):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
                 self.state.data_name = "x"
@@ -382,7 +357,7 @@ class Trainer:
     @contextmanager
     def _single_step(self, model: BaseModel, reset_metrics: bool, training: bool) -> Iterator[None]:
         with self._metrics_isolated(model), self._loop_context(model, NO_CALLBACKS, training=training):
-            if reset_metrics:
+            if validation.boolean("reset_metrics", reset_metrics):
                 model.reset_metrics()
             yield
 
@@ -486,12 +461,12 @@ class Trainer:
 
     def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
         """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`."""
-        names = self.input_names
-        if names is None and hasattr(x, "columns"):
-            signature = self.state.call.signature(model.module)
-            names = signature.input_names if signature.num_required > 1 else None
+        self.state.call.checks_batch_axis = is_array_like(x)
+        may_split = self.input_names is None and hasattr(x, "columns")
+        parameters = self.state.call.signature(model.module).required_names if may_split else ()
         dtype, index_targets = floating_dtype_of(model.module), self.state.objective.index_targets
-        return BatchSpec(self.device, dtype, names, self.output_names, index_targets=index_targets)
+        names = self.input_names, self.output_names
+        return BatchSpec(self.device, dtype, *names, parameter_names=parameters, index_targets=index_targets)
 
     def _build_callbacks(
         self, model: BaseModel, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any

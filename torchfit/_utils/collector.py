@@ -5,7 +5,7 @@ that is active in this thread, and do nothing if there is none.
 """
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,13 @@ from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 
 AGGREGATIONS = ("mean", "sum")
+
+
+class AddedTerm(NamedTuple):
+    """A call of `Model.add_loss` or `Model.add_metric` with a function."""
+
+    method: str
+    arguments: dict[str, Any]
 
 
 class Collector:

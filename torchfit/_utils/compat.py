@@ -51,6 +51,47 @@ def mapping_of(memory_map: Any) -> mmap.mmap | None:
     return mapping
 
 
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+
+
+class ModuleTables:
+    """The tables in which a module keeps its parameters, buffers and children.
+
+    >>> list(ModuleTables(nn.Linear(2, 1)).parameters)
+    ['weight', 'bias']
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters: dict[str, Tensor | None] = module._parameters  # type: ignore[assignment]
+        self.buffers: dict[str, Tensor | None] = module._buffers
+        self.children: dict[str, nn.Module | None] = module._modules
+        self.non_persistent_buffers: set[str] = module._non_persistent_buffers_set
+
+
+def is_extra_state(key: str) -> bool:
+    """Return whether a key of a `state_dict` is that of what a module's `get_extra_state` returned.
+
+    >>> is_extra_state("encoder._extra_state"), is_extra_state("encoder.weight")
+    (True, False)
+    """
+    return key.rpartition(".")[2] == "_extra_state"
+
+
+def module_versions(state: Any) -> Any:
+    """Return the versions of the modules, which torch keeps on a `state_dict`; `None` if there are none."""
+    return getattr(state, "_metadata", None)
+
+
+rebuild_tensor_v2: Callable[..., Tensor] = torch._utils._rebuild_tensor_v2
+rebuild_tensor_v3: Callable[..., Tensor] = torch._utils._rebuild_tensor_v3
+
+
+def storage_id(storage: Any) -> int:
+    """Return what identifies a storage while it is alive."""
+    return int(storage._cdata)
+
+
 TorchLossModule: type[nn.Module] = nn.MSELoss.__bases__[0]
 """The class that torch's loss modules have in common."""
 

@@ -1,5 +1,7 @@
 """Error messages: what was received, by type and shape and never by its data."""
 
+import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +33,33 @@ def describe(value: Any) -> str:
         return f"a {type(value).__name__} of length {len(value)}"
     name = getattr(value, "__name__", None)
     return f"the function {name}" if name and callable(value) else f"an object of type {type(value).__name__}"
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside of torchfit that led here."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """Return a text from a file as it can be shown: control characters escaped, and not too long.
+
+    >>> printable("red" + chr(27) + "[31m") == "red" + chr(92) + "x1b[31m"
+    True
+    """
+    text = str(text)
+    return "".join(map(_escaped, text if len(text) <= limit else f"{text[:limit]}…"))
+
+
+def printable_lines(text: object) -> str:
+    """Return a text of several lines as it can be shown: other control characters are escaped."""
+    return "\n".join(printable(line, 10_000) for line in str(text).split("\n"))
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def _kind(value: Any) -> str:

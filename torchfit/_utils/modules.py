@@ -1,5 +1,6 @@
 """Device, dtype, weights and mode of any module."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -8,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchfit._utils.compat import is_extra_state
+
+_CALLS_PER_LEVEL = 12  # of copy.deepcopy, with some to spare
+_MAX_LEVELS = 1000
 _EVAL_FLAG = "_torchfit_keeps_evaluation_mode"
 
 
@@ -20,6 +25,12 @@ def floating_dtype_of(module: nn.Module) -> torch.dtype:
     """Return the floating dtype of the first parameter or buffer that has one, else torch's default."""
     tensors = (tensor for tensor in chain(module.parameters(), module.buffers()) if not is_lazy(tensor))
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+
+
+def named_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a module's `state_dict`, in use; what `get_extra_state` returns is not among them."""
+    state = module.state_dict(keep_vars=True)
+    return {key: value for key, value in state.items() if isinstance(value, Tensor) and not is_extra_state(key)}
 
 
 def weight_tensors(module: nn.Module) -> list[Tensor]:
@@ -48,6 +59,22 @@ def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for submodule, was_training in before:
             submodule.training = was_training
+
+
+@contextmanager
+def deep_recursion(module: nn.Module) -> Iterator[None]:
+    """Let functions call themselves as often as it takes to copy a module, however deeply it is nested."""
+    stack, seen = [module], {id(module)}
+    while stack:
+        new = [child for child in stack.pop().children() if id(child) not in seen]
+        seen.update(map(id, new))
+        stack += new
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + _CALLS_PER_LEVEL * min(len(seen), _MAX_LEVELS))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def has_running_stats(module: nn.Module) -> bool:

@@ -6,22 +6,24 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 Key = str | int
 Path = tuple[Key, ...]
+Tree: TypeAlias = Any
+"""A leaf, or a structure of such."""
 
 
-def is_leaf(value: Any) -> bool:
+def is_leaf(value: Tree) -> bool:
     """Return whether `value` is a leaf."""
     if isinstance(value, Tensor):  # the common case, decided quickly
         return True
     return not (isinstance(value, (list, tuple)) or value is None or isinstance(value, Mapping) or _is_dataclass(value))
 
 
-def children(value: Any) -> list[tuple[Key, Any]]:
+def children(value: Tree) -> list[tuple[Key, Tree]]:
     """List the parts one level down, each with its key, position or field name."""
     if isinstance(value, (list, tuple)):
         return list(zip(value._fields, value) if hasattr(value, "_fields") else enumerate(value))
@@ -32,7 +34,7 @@ def children(value: Any) -> list[tuple[Key, Any]]:
     return []
 
 
-def leaves(tree: Any) -> list[Any]:
+def leaves(tree: Tree) -> list[Tree]:
     """List the leaves, depth first.
 
     >>> leaves({"a": [1, 2], "b": (3, {"c": 4}, None)})
@@ -43,7 +45,7 @@ def leaves(tree: Any) -> list[Any]:
     return [leaf for _, child in children(tree) for leaf in leaves(child)]
 
 
-def leaves_with_path(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves_with_path(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Tree]]:
     """Yield `(path, leaf)` pairs, depth first."""
     if is_leaf(tree):
         yield path, tree
@@ -51,7 +53,7 @@ def leaves_with_path(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield from leaves_with_path(child, (*path, key))
 
 
-def nbytes(tree: Any) -> int:
+def nbytes(tree: Tree) -> int:
     """Add up the memory of the tensors among the leaves.
 
     >>> import torch
@@ -61,7 +63,7 @@ def nbytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in leaves(tree) if isinstance(leaf, Tensor))
 
 
-def treedef(tree: Any) -> Any:
+def treedef(tree: Tree) -> object:
     """Return a hashable that is equal for trees whose leaves are at the same paths and have the same number of axes.
 
     >>> treedef({"a": [1, 2]}) == treedef({"a": [3, 4]}), treedef([1]) == treedef((1,))
@@ -72,7 +74,7 @@ def treedef(tree: Any) -> Any:
     return type(tree), tuple((key, treedef(child)) for key, child in children(tree))
 
 
-def map(function: Callable[[Any], Any], tree: Any) -> Any:
+def map(function: Callable[[Tree], Tree], tree: Tree) -> Tree:
     """Build the same structure with each leaf replaced by `function(leaf)`.
 
     >>> map(str, {"a": [1, None]})
@@ -83,7 +85,7 @@ def map(function: Callable[[Any], Any], tree: Any) -> Any:
     return rebuild(tree, [map(function, child) for _, child in children(tree)])
 
 
-def rebuild(tree: Any, parts: Sequence[Any]) -> Any:
+def rebuild(tree: Tree, parts: Sequence[Tree]) -> Tree:
     """Build a structure of the kind of `tree`'s top level from new `parts`.
 
     Named tuples and dataclasses are built by their constructor. One that refuses the parts, or computes some of them
@@ -100,14 +102,14 @@ def rebuild(tree: Any, parts: Sequence[Any]) -> Any:
     return list(parts) if isinstance(tree, list) else tuple(parts)
 
 
-def _rebuild_named_tuple(kind: type[Any], parts: Sequence[Any]) -> Any:
+def _rebuild_named_tuple(kind: type[Any], parts: Sequence[Tree]) -> Tree:
     try:
         return kind(*parts)
     except Exception:  # Whatever a custom `__new__` raises.
         return tuple.__new__(kind, parts)
 
 
-def _rebuild_dataclass(tree: Any, parts: dict[str, Any]) -> Any:
+def _rebuild_dataclass(tree: Tree, parts: dict[str, Tree]) -> Tree:
     try:
         arguments = {field.name: parts[field.name] for field in dataclasses.fields(tree) if field.init}
         built = dataclasses.replace(tree, **arguments)
@@ -118,7 +120,7 @@ def _rebuild_dataclass(tree: Any, parts: dict[str, Any]) -> Any:
     return built
 
 
-def unflattener(tree: Any) -> Callable[[Sequence[Any]], Any]:
+def unflattener(tree: Tree) -> Callable[[Sequence[Tree]], Tree]:
     """Return a function that builds the structure of `tree` from a flat sequence of its leaves.
 
     The structure is walked once, here; a bare leaf costs one index per call.
@@ -130,7 +132,7 @@ def unflattener(tree: Any) -> Callable[[Sequence[Any]], Any]:
         return _first
     parts = [(unflattener(child), len(leaves(child))) for _, child in children(tree)]
 
-    def pack(flat: Sequence[Any]) -> Any:
+    def pack(flat: Sequence[Tree]) -> Tree:
         built, start = [], 0
         for pack_part, size in parts:
             built.append(pack_part(flat[start : start + size]))
@@ -140,35 +142,35 @@ def unflattener(tree: Any) -> Callable[[Sequence[Any]], Any]:
     return pack
 
 
-def path_getter(tree: Any, path: Path) -> Callable[[Any], Any]:
+def path_getter(tree: Tree, path: Path) -> Callable[[Tree], Tree]:
     """Return a function that takes the leaf at `path` out of a structure shaped like `tree`.
 
     >>> path_getter({"a": [1, 2]}, ("a", 1))({"a": [5, 6]})
     6
     """
-    steps: list[Callable[[Any], Any]] = []
+    steps: list[Callable[[Tree], Tree]] = []
     for key in path:
         steps.append(_step(tree, key))
         tree = steps[-1](tree)
     return _chain(steps)
 
 
-def _step(tree: Any, key: Key) -> Callable[[Any], Any]:
+def _step(tree: Tree, key: Key) -> Callable[[Tree], Tree]:
     """Return a function that goes one level down: a lambda, since an `itemgetter` cannot be compiled."""
     if isinstance(key, str) and not isinstance(tree, Mapping):
         return lambda parts: getattr(parts, key)
     return lambda parts: parts[key]
 
 
-def _first(flat: Sequence[Any]) -> Any:
+def _first(flat: Sequence[Tree]) -> Tree:
     return flat[0]
 
 
-def _chain(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+def _chain(steps: list[Callable[[Tree], Tree]]) -> Callable[[Tree], Tree]:
     if len(steps) == 1:
         return steps[0]
 
-    def walk(tree: Any) -> Any:
+    def walk(tree: Tree) -> Tree:
         for step in steps:
             tree = step(tree)
         return tree
@@ -176,7 +178,7 @@ def _chain(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     return walk
 
 
-def _is_dataclass(value: Any) -> bool:
+def _is_dataclass(value: Tree) -> bool:
     """Return whether `value` is a dataclass of values; a callable dataclass is a function with settings, and a leaf."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and not callable(value)
 

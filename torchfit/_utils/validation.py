@@ -9,10 +9,14 @@ from typing import Any
 
 from torchfit._utils.errors import describe
 
+_DATA_BY_NAME = (
+    " Data are passed there by name: `validation_data=(x, y)` or `sample_weight=`; `predict` takes inputs alone."
+)
+
 
 def boolean(name: str, value: Any) -> bool:
-    """Accept `True` and `False`."""
-    if value not in (True, False):
+    """Accept `True` and `False`, also 1, 0 and those of NumPy."""
+    if not (is_bool(value) or (is_integer(value) and value in (0, 1))):
         raise ValueError(f"`{name}` must be True or False. Received: {describe(value)}.")
     return bool(value)
 
@@ -65,7 +69,10 @@ def batch_size(value: Any, name: str = "batch_size") -> int:
     if value is None:
         return 32
     if not is_integer(value) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {describe(value)}.")
+        are_data = not isinstance(value, (str, type)) and (hasattr(value, "__len__") or hasattr(value, "__iter__"))
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {describe(value)}.{_DATA_BY_NAME if are_data else ''}"
+        )
     return _native(name, value)
 
 
@@ -80,6 +87,25 @@ def steps(name: str, value: Any) -> int | None:
     return _native(name, value)
 
 
+def fraction(name: str, value: Any) -> float:
+    """Accept a number between 0 and 1, both excluded, also one of NumPy."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
+        raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {describe(value)}.")
+    return float(value)
+
+
+def frequency_or_epochs(name: str, value: Any) -> int | Container[int]:
+    """Accept a positive integer, or a container of integers."""
+    if is_integer(value) and value > 0:
+        return _native(name, value)
+    is_collection = isinstance(value, Container) and not isinstance(value, (str, bytes, bytearray, type))
+    if is_collection and _holds_integers(value):
+        return value  # type: ignore[no-any-return]
+    raise ValueError(
+        f"`{name}` must be a positive integer or a container of epochs (counted from 1). Received: {describe(value)}."
+    )
+
+
 def save_freq(name: str, value: Any, *words: str) -> Any:
     """Return a word such as "epoch", or a positive number of batches.
 
@@ -92,29 +118,10 @@ def save_freq(name: str, value: Any, *words: str) -> Any:
     words = words or ("epoch",)
     if isinstance(value, str) and value in words:
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    expected = ", ".join(map(repr, words))
-    raise ValueError(f"{name}: expected {expected} or a positive number of batches. Received: {describe(value)}")
-
-
-def fraction(name: str, value: Any) -> float:
-    """Accept a number between 0 and 1, both excluded, also one of NumPy."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
-        raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {describe(value)}.")
-    return float(value)
-
-
-def epochs_or_frequency(name: str, value: Any) -> int | Container[int]:
-    """Accept a positive integer, or a container of integers."""
     if is_integer(value) and value > 0:
         return _native(name, value)
-    is_collection = isinstance(value, Container) and not isinstance(value, (str, bytes, bytearray, type))
-    if is_collection and _holds_integers(value):
-        return value  # type: ignore[no-any-return]
-    raise ValueError(
-        f"`{name}` must be a positive integer or a container of epochs (counted from 1). Received: {describe(value)}."
-    )
+    expected = ", ".join(map(repr, words))
+    raise ValueError(f"{name}: expected {expected} or a positive number of batches. Received: {describe(value)}")
 
 
 def is_integer(value: Any) -> bool:
@@ -123,8 +130,7 @@ def is_integer(value: Any) -> bool:
     >>> is_integer(3), is_integer(True), is_integer(int), is_integer([3])
     (True, False, False, False)
     """
-    is_array = getattr(value, "shape", ()) != ()
-    if is_array or isinstance(value, (bool, type)) or str(getattr(value, "dtype", "")).endswith("bool"):
+    if getattr(value, "shape", ()) != () or isinstance(value, type) or is_bool(value):
         return False
     try:
         operator.index(value)
@@ -133,9 +139,15 @@ def is_integer(value: Any) -> bool:
     return True
 
 
+def is_bool(value: Any) -> bool:
+    """Return whether `value` is a bool, also one of NumPy or torch."""
+    is_one = str(getattr(value, "dtype", "")).endswith("bool") and getattr(value, "shape", None) == ()
+    return isinstance(value, bool) or is_one
+
+
 def _native(name: str, value: Any) -> int:
     number = operator.index(value)
-    if number > sys.maxsize:
+    if abs(number) > sys.maxsize:
         raise ValueError(f"`{name}` must be at most {sys.maxsize}. Received: {describe(number)}.")
     return number
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from torchfit._utils.compat import ModuleTables
+
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COMPILED = "_orig_mod"
 
@@ -35,7 +37,7 @@ def unwrap_module(module: nn.Module) -> nn.Module:
 def _inner(module: nn.Module) -> nn.Module:
     if isinstance(module, ModuleWrapper):
         return module.module
-    inner = module._modules.get("module" if isinstance(module, _PARALLEL) else _COMPILED)
+    inner = ModuleTables(module).children.get("module" if isinstance(module, _PARALLEL) else _COMPILED)
     return module if inner is None else inner
 
 

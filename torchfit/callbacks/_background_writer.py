@@ -4,7 +4,9 @@ import warnings
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+from torchfit._types import StateDict
 
 Tasks: TypeAlias = "SimpleQueue[tuple[_PendingWrite, Callable[[], None]] | None]"
 
@@ -60,7 +62,7 @@ class BackgroundWriter:
                 self._thread.join()
                 self._tasks = self._thread = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         """Return the attributes of a new writer."""
         return vars(BackgroundWriter())
 

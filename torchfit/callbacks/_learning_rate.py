@@ -1,4 +1,4 @@
-"""The learning rates of the parameter groups of a model's optimizer."""
+"""The learning rates of the optimizer of a model, of which there are several with parameter groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,32 +30,42 @@ def require_settable_rate(owner: str, model: Any) -> None:
         )
 
 
-def param_groups(model: Any) -> list[dict[str, Any]]:
-    """Return the groups of the `torch.optim` optimizer of a model; none for an optimizer of torchfit."""
-    groups = getattr(getattr(built_optimizer(model), "optimizer", None), "param_groups", [])
-    return list(groups)
-
-
 def learning_rates_of(model: Any) -> list[float]:
-    """Return the learning rate of every parameter group; a single one for an optimizer of torchfit."""
-    groups = param_groups(model)
-    return [float(group["lr"]) for group in groups] or [float(built_optimizer(model).learning_rate)]
+    """Return the learning rate of every parameter group, or of every one of several optimizers."""
+    return [float(part["lr"] if isinstance(part, dict) else part.learning_rate) for part in _parts(model)]
 
 
 def learning_rate_of(model: Any) -> float:
-    """Return the learning rate: that of the first parameter group whose rate is not 0."""
+    """Return the learning rate: that of the first part whose rate is not 0."""
     first, *others = learning_rates_of(model)
     return float(model.optimizer.learning_rate) if first else next(filter(None, others), 0.0)
 
 
 def set_learning_rates(model: Any, rates: Sequence[float]) -> None:
-    """Set the learning rate of every parameter group."""
-    groups = param_groups(model)
-    if len(groups) < 2:
+    """Set the learning rate of every part that has none of its own schedule."""
+    parts = _parts(model)
+    if len(parts) == 1:
         model.optimizer.learning_rate = rates[0]
         return
-    for group, rate in zip(groups, rates):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)  # a capturable optimizer reads it inside its graph
+    for part, rate in zip(parts, rates):
+        if not isinstance(part, dict):
+            if not callable(getattr(part, "learning_rate_or_schedule", None)):
+                part.learning_rate = rate
+        elif isinstance(part["lr"], Tensor):
+            part["lr"].fill_(rate)  # a capturable optimizer reads it inside its graph
         else:
-            group["lr"] = rate
+            part["lr"] = rate
+
+
+def learning_rate_names(model: Any) -> list[str]:
+    """Return the names of the learning rates of the parts in the logs."""
+    parts = enumerate(_parts(model))
+    names = [str(part.get("name", number) if isinstance(part, dict) else number) for number, part in parts]
+    return [f"learning_rate_{name if names.count(name) == 1 else number}" for number, name in enumerate(names)]
+
+
+def _parts(model: Any) -> list[Any]:
+    """Return what holds a rate: groups of a `torch.optim` optimizer, several optimizers of torchfit, or one."""
+    optimizer = built_optimizer(model)
+    groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", None)
+    return list(groups or getattr(optimizer, "optimizers", None) or [optimizer])

@@ -1,9 +1,10 @@
 """A monitored log entry: whether it can occur, which way is better, whether it has improved."""
 
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from torchfit._types import Params, Results, StateDict
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
 
@@ -69,7 +70,7 @@ def check_mode(mode: Any) -> str:
     return str(mode)
 
 
-def add_log_names(params: Mapping[str, Any], callbacks: Iterable[Any]) -> dict[str, Any]:
+def add_log_names(params: Params, callbacks: Iterable[Any]) -> StateDict:
     """Add the names that callbacks write to `params["metrics"]`, and tell whether other names may occur.
 
     torchfit's callbacks declare which entries they write (`written_logs`). If one does not, as callbacks of users,
@@ -100,7 +101,7 @@ class Monitor:
         self._better: Callable[[Any, Any], bool] | None = None
         self._set_mode(check_mode(mode))
 
-    def check(self, model: Any, params: Mapping[str, Any]) -> None:
+    def check(self, model: Any, params: Params) -> None:
         """Raise ValueError, before the first epoch, if the name cannot occur or its mode is unknown."""
         names = params.get("metrics")
         if names is not None and params.get("metrics_complete", True):
@@ -111,7 +112,7 @@ class Monitor:
         if self._better is None and self.monitor.removeprefix("val_") in known:
             raise self._ambiguous()
 
-    def read(self, model: Any, params: Mapping[str, Any], logs: Mapping[str, Any]) -> Any:
+    def read(self, model: Any, params: Params, logs: Results) -> Any:
         """Return the value in the logs, or None in an epoch without it (`validation_freq`)."""
         if self.monitor not in logs:
             if self.monitor not in params.get("metrics", ()):

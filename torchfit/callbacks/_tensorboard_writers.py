@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfit._types import StateDict
 from torchfit._utils.modules import training_mode
 from torchfit._utils.tree import map as tree_map
 
@@ -103,7 +104,7 @@ class ProfiledRange:
         self._folder = folder
         self._profiler: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         """Leave a running profiler out of copies and pickles."""
         return {**vars(self), "_profiler": None}
 

@@ -2,17 +2,20 @@
 
 import os
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torchfit._serialization import archive, files
+from torchfit._types import Logs
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks._background_writer import BackgroundWriter
-from torchfit.callbacks._history_archive import HistoryArchive
 from torchfit.callbacks.base import HOOKS, Callback
+from torchfit.callbacks.history import History, Record
 
 _LATEST, _PREVIOUS = "latest.pt", "previous.pt"
+_CHUNK_EPOCHS = 256  # of a history that are stored in one file
 
 
 class BackupAndRestore(Callback):
@@ -78,7 +81,7 @@ class BackupAndRestore(Callback):
         self._restored: Any = None
         self._reset()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Resume the run that was interrupted, if there was one."""
         self._reset()
         state = self._state()
@@ -95,14 +98,14 @@ class BackupAndRestore(Callback):
         self._restored = self._read()
         self._restore()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Remember the epoch, and restore the state again if it is resumed in the middle."""
         self._epoch = epoch
         if self._restored is not None and self._state().is_mid_epoch:
             self._restore()
         self._restored = None
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count batches, and store the state every `save_freq` of them."""
         self._batches_since_save += batch - self._last_batch
         self._last_batch = batch
@@ -111,11 +114,11 @@ class BackupAndRestore(Callback):
         self._batches_since_save = 0
         self._save(self._epoch, batch + 1, logs or {})
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Wait for the file, so that no thread writes while workers of the validation are started."""
         self._writer.wait()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Store the state, if `save_freq` counts epochs, or the data allow nothing else."""
         self._writer.wait()
         self._last_batch = -1
@@ -124,7 +127,7 @@ class BackupAndRestore(Callback):
             self._save(epoch + 1, 0, {})
             self._writer.wait()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Delete the state, unless `delete_checkpoint` is False."""
         self._writer.wait()
         if self.delete_checkpoint:
@@ -178,7 +181,7 @@ class BackupAndRestore(Callback):
             console.write_line(f"BackupAndRestore: {error} The previous state is used instead.")
             return archive.read(self._previous)
 
-    def _save(self, epoch: int, step: int, logs: Any) -> None:
+    def _save(self, epoch: int, step: int, logs: Logs | None) -> None:
         self._optimizer.check(self.model.optimizer)
         history = self.model.history
         write_chunk = self._history.prepare_chunk(history)
@@ -233,8 +236,8 @@ class OptimizerStructure:
         if groups != self._groups and None in optimizer.state_dict().get("names", [None]):
             raise ValueError(
                 "BackupAndRestore: a callback changed the parameter groups of the optimizer: "
-                f"{self._groups} parameters before, {groups} now. The run could not be resumed, because `fit` would "
-                "start with the first ones. Create all groups before `fit`, or use FineTuning."
+                f"{self._groups} parameters before, {groups} now. The run could not be resumed, because `fit` "
+                "would start with the first ones. Create all groups before `fit`, or use FineTuning."
             )
 
 
@@ -242,3 +245,76 @@ def _groups_of(optimizer: Any) -> list[int]:
     """Return the number of parameters in each group of a `torch.optim` optimizer."""
     groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", ())
     return [len(group["params"]) for group in groups]
+
+
+class HistoryArchive:
+    """Stores a history in chunks that are written once; a state holds their number and the epochs since the last.
+
+    Args:
+        path_of: returns the path of a file, from its name.
+
+    Attributes:
+        num_chunks: how many chunks there are.
+    """
+
+    def __init__(self, path_of: Callable[[str], str]) -> None:
+        self._path_of = path_of
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again without chunks."""
+        self.num_chunks = 0
+        self._lengths: Mapping[str, int] = {}
+
+    def prepare_chunk(self, history: History) -> Callable[[], None] | None:
+        """Return what writes the next chunk, if there are enough epochs for one. Later states leave it out."""
+        lengths = history.lengths()
+        if max(length - self._lengths.get(name, 0) for name, length in lengths.items()) < _CHUNK_EPOCHS:
+            return None
+        write = archive.prepare_write(self._path(self.num_chunks), history.record(self._lengths))
+        self.num_chunks, self._lengths = self.num_chunks + 1, lengths
+        return write
+
+    @contextmanager
+    def leave_out(self, history: History) -> Iterator[None]:
+        """Let `history.state_dict` leave the chunks out."""
+        history.stored_lengths = self._lengths
+        try:
+            yield
+        finally:
+            history.stored_lengths = {}
+
+    @contextmanager
+    def put_back(self, history: History, num_chunks: int) -> Iterator[None]:
+        """Let `history.load_state_dict` put this many chunks before the state.
+
+        Raises:
+            ValueError: if a chunk is missing or damaged.
+        """
+        chunks: list[Record] = []
+        for number in range(num_chunks):
+            if not files.exists(self._path(number)):
+                raise ValueError(f"The file {self._path(number)!r} is missing.")
+            chunks.append(archive.read(self._path(number)))
+        history.stored_records = chunks
+        try:
+            yield
+        finally:
+            history.stored_records = ()
+        self.num_chunks, self._lengths = num_chunks, _total_lengths(chunks)
+
+    def remove(self) -> None:
+        """Delete the files."""
+        for number in range(self.num_chunks):
+            files.remove(self._path(number))
+
+    def _path(self, number: int) -> str:
+        return self._path_of(f"history_{number}.pt")
+
+
+def _total_lengths(chunks: Iterable[Record]) -> dict[str, int]:
+    lengths: dict[str, int] = {}
+    for chunk in chunks:
+        for name, values in {"": chunk["epoch"], **chunk["history"]}.items():
+            lengths[name] = lengths.get(name, 0) + len(values)
+    return lengths

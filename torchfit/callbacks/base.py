@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from torchfit._types import Logs, Params, StateDict
+
 HOOKS = (
     "on_train_begin",
     "on_train_end",
@@ -81,7 +83,7 @@ class Callback:
             with an attribute `monitor` always do.
         reads_logs_synchronously: whether batch hooks read `logs` only while they run, and keep no reference to it.
             All batches may then share one mapping.
-        runs_last: the names of hooks that are called after those of other callbacks, the history included.
+        runs_first, runs_last: the names of hooks that are called before, or after, those of other callbacks.
 
     >>> class Losses(Callback):
     ...     def on_train_begin(self, logs=None):
@@ -97,12 +99,13 @@ class Callback:
     """
 
     model: Any = None
-    params: Mapping[str, Any] = MappingProxyType({})
+    params: Params = MappingProxyType({})
     training_state: Any = None
 
     written_logs: tuple[str, ...] | None = None
     uses_log_names: bool = False
     reads_logs_synchronously: bool = False
+    runs_first: Collection[str] = ()
     runs_last: Collection[str] = ()
 
     # Attributes that belong to a run in progress, and are left out of copies and pickles.
@@ -112,7 +115,7 @@ class Callback:
         """Receive the model, before the first hook is called."""
         self.model = model
 
-    def set_params(self, params: Mapping[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         """Receive how the loop runs, before the first hook is called."""
         self.params = params
 
@@ -124,66 +127,66 @@ class Callback:
         """Return overridden hooks that are of no use with the present settings, which are then not called."""
         return ()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return what is needed to resume: numbers, strings, arrays, tensors, and lists and dicts of them."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore a state that `state_dict` returned. Call it after `on_train_begin`, which resets the callback."""
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Called at the start of `fit`."""
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Called at the end of `fit`; `logs` is that of the last epoch."""
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Called at the start of an epoch of training."""
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Called at the end of an epoch; `logs` holds its loss and metrics, and those of validation with `val_`."""
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Called before a training batch."""
         self.on_batch_begin(batch, logs)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Called after a training batch; `logs` holds loss and metrics averaged over the epoch so far."""
         self.on_batch_end(batch, logs)
 
-    def on_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Alias of `on_train_batch_begin`."""
 
-    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Alias of `on_train_batch_end`."""
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Called at the start of `evaluate`, and of the validation of an epoch."""
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: Logs | None = None) -> None:
         """Called at the end of `evaluate`, and of the validation of an epoch; `logs` holds the results."""
 
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Called before a batch is evaluated."""
 
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Called after a batch is evaluated; `logs` holds the results so far."""
 
-    def on_predict_begin(self, logs: Any = None) -> None:
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Called at the start of `predict`."""
 
-    def on_predict_end(self, logs: Any = None) -> None:
+    def on_predict_end(self, logs: Logs | None = None) -> None:
         """Called at the end of `predict`."""
 
-    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Called before a batch is predicted."""
 
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Called after a batch is predicted; `logs["outputs"]` holds the outputs of the model for it."""
 
     def release_resources(self) -> None:
         """Called when a loop is left, also by an exception: release files, bars and module hooks. May come twice."""
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         """Return what copies and pickles hold: all attributes but those of a run in progress."""
         return {name: value for name, value in vars(self).items() if name not in self._not_copied}

@@ -1,11 +1,13 @@
 """CallbackList: dispatches the hooks of several callbacks. Each hook is resolved once, so unused hooks are free."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from inspect import signature
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
+from torchfit._types import Logs, Params
 from torchfit._utils.errors import describe
 from torchfit.callbacks._monitor import add_log_names
 from torchfit.callbacks.base import HOOK_ALIASES, HOOKS, Callback
@@ -27,7 +29,7 @@ def _names_of(hook: str) -> tuple[tuple[str, Any], ...]:
 # Each hook with the number of its arguments and its names.
 _SPECS = tuple((hook, 2 if "batch" in hook or "epoch" in hook else 1, _names_of(hook)) for hook in HOOKS)
 _NO_HOOKS = dict.fromkeys([*HOOKS, *HOOK_ALIASES.values()], _noop)
-_WITH_BATCH_LOGS = ("on_train_batch_end", "on_test_batch_end")
+_STEP_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin", "on_test_batch_end")
 
 
 class CallbackList(Callback):
@@ -46,9 +48,10 @@ class CallbackList(Callback):
         **params: passed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
 
     Attributes:
-        callbacks: the callbacks, in the order in which they are called, but for what they call last (`runs_last`).
-        keeps_batch_logs: whether a callback may look at the `logs` of a batch of training or evaluation after its
-            hook has returned, so that each batch needs a mapping of its own. torchfit's own callbacks do not.
+        callbacks: the callbacks, in the order in which they are called (but see `runs_first` and `runs_last`).
+        keeps_batch_logs: whether a callback has hooks of batches of training or evaluation that may do anything: look
+            at the `logs` after the hook has returned, so that each batch needs a mapping of its own, or change the
+            model between two steps. torchfit's own callbacks do not.
 
     >>> both = CallbackList([], add_history=True)
     >>> both.on_train_begin()
@@ -69,7 +72,7 @@ class CallbackList(Callback):
     ) -> None:
         self.callbacks = as_callbacks(callbacks)
         self.model = model
-        self.params: Mapping[str, Any] = MappingProxyType({})
+        self.params: Params = MappingProxyType({})
         if add_progbar and not _contains(self.callbacks, ProgbarLogger):
             self.callbacks.insert(0, ProgbarLogger())
         if add_history and not _contains(self.callbacks, History):
@@ -100,7 +103,7 @@ class CallbackList(Callback):
         self.model = model
         self._call_each("set_model", model)
 
-    def set_params(self, params: Mapping[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         """Pass the parameters to every callback, with the names of the entries that callbacks add to the logs."""
         self._pass_params(params)
         self._bind()  # `verbose` decides which hooks are needed
@@ -122,7 +125,7 @@ class CallbackList(Callback):
             for callback in reversed(self.callbacks):
                 stack.callback(getattr(callback, "release_resources", _noop))
 
-    def _pass_params(self, params: Mapping[str, Any]) -> None:
+    def _pass_params(self, params: Params) -> None:
         self.params = add_log_names(params, self.callbacks)
         self._call_each("set_params", self.params)
 
@@ -133,23 +136,18 @@ class CallbackList(Callback):
 
     def _bind(self) -> None:
         """Bind every hook to the callbacks that have it."""
-        found: dict[str, list[Hook]] = {}
-        last: list[tuple[str, Hook]] = []
+        found: dict[str, list[tuple[int, Hook]]] = {}
         self.keeps_batch_logs = False
         for callback in self.callbacks:
-            runs_last = getattr(callback, "runs_last", ())
+            first, last = getattr(callback, "runs_first", ()), getattr(callback, "runs_last", ())
             for hook, method in _resolve_hooks(callback):
-                if hook in runs_last:
-                    last.append((hook, method))
-                else:
-                    found.setdefault(hook, []).append(method)
-                if hook in _WITH_BATCH_LOGS and not _reads_logs_synchronously(callback, hook):
+                found.setdefault(hook, []).append(((hook in last) - (hook in first), method))
+                if hook in _STEP_HOOKS and not _reads_logs_synchronously(callback, hook):
                     self.keeps_batch_logs = True
-        for hook, method in last:
-            found.setdefault(hook, []).append(method)
         attributes = vars(self)
         attributes.update(_NO_HOOKS)
-        for hook, listeners in found.items():
+        for hook, ranked in found.items():
+            listeners = [method for _, method in sorted(ranked, key=itemgetter(0))]
             attributes[hook] = listeners[0] if len(listeners) == 1 else _call_all(listeners)
         for hook in HOOK_ALIASES.keys() & found.keys():
             attributes[HOOK_ALIASES[hook]] = attributes[hook]
@@ -244,7 +242,7 @@ def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
         expected = "(logs)" if num_arguments == 1 else "(index, logs)"
         raise TypeError(f"callbacks: {name} is called with {expected}, but takes {signature(method)}.")
 
-    def call(*arguments: Any, logs: Any = None) -> None:
+    def call(*arguments: Any, logs: Logs | None = None) -> None:
         if len(arguments) < num_arguments:
             arguments = (*arguments, {} if logs is None else logs)
         if by_name:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torchfit._serialization import files
+from torchfit._types import Logs, Results, StateDict
 from torchfit.callbacks.base import Callback
 
 
@@ -49,7 +50,7 @@ class CSVLogger(Callback):
         """The names of the columns but `epoch`; None before the first row."""
         return None if self._header is None else [name for name in self._header if name != "epoch"]
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Check that the file can be written, and has the columns. It is truncated when the first row is written."""
         self._reset()
         os.makedirs(os.path.dirname(self.filename) or ".", exist_ok=True)
@@ -65,7 +66,7 @@ class CSVLogger(Callback):
                     f"{new or ['epoch']}. Choose another file, or append=False."
                 )
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write a row. The file is open only during the write, so nothing stays open if training is interrupted."""
         logs = logs or {}
         if self._header is None:
@@ -77,13 +78,13 @@ class CSVLogger(Callback):
             message = f"CSVLogger: could not write {self.filename!r}, and tries again after the next epoch: {error}"
             warnings.warn(message, stacklevel=2)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the columns, and the length of the file in bytes and in rows."""
         has_file = (self._header is not None or self.append) and os.path.exists(self.filename)
         size = os.path.getsize(self.filename) if has_file else None
         return {"keys": self.keys, "size": size, "rows": self._num_rows}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue the file, without the rows written after the state was taken."""
         self._header = None if state["keys"] is None else ["epoch", *state["keys"]]
         self._num_rows = state.get("rows", 0)
@@ -104,7 +105,7 @@ class CSVLogger(Callback):
         self._num_rows = 0
         self._is_begun = self.append
 
-    def _columns(self, logs: Mapping[str, Any]) -> list[str]:
+    def _columns(self, logs: Results) -> list[str]:
         """Return the names, sorted, with those of validation even if the first epoch has none."""
         names = sorted(logs)
         if any(name.startswith("val_") for name in names):

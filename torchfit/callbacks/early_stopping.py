@@ -1,9 +1,9 @@
 """EarlyStopping: stop when a monitored value has stopped improving."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
+from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import console
 from torchfit.callbacks._monitor import Monitor
 from torchfit.callbacks.base import Callback
@@ -69,12 +69,12 @@ class EarlyStopping(Callback):
         self._monitor = Monitor(type(self).__name__, monitor, mode, min_delta)
         self._reset()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Reset, and raise ValueError if `monitor` cannot occur."""
         self._monitor.check(self.model, self.params)
         self._reset()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compare the epoch with the best one, and stop once patience is used up."""
         if epoch < self.start_from_epoch:
             return
@@ -94,17 +94,17 @@ class EarlyStopping(Callback):
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Print that training was stopped, and restore the best weights."""
         if self.stopped_epoch > 0 and self.verbose > 0:
             console.write_line(f"Epoch {self.stopped_epoch + 1:05d}: early stopping")
         self._restore()
 
-    def get_monitor_value(self, logs: Mapping[str, Any] | None) -> Any:
+    def get_monitor_value(self, logs: Results | None) -> Any:
         """Return the monitored value in `logs`, or None."""
         return self._monitor.read(self.model, self.params, logs or {})
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return patience, best value and best weights."""
         return {
             "wait": self.wait,
@@ -114,7 +114,7 @@ class EarlyStopping(Callback):
             "best_weights": self.best_weights,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore patience, best value and best weights."""
         for name in self.state_dict():
             setattr(self, name, state[name])

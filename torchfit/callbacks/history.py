@@ -5,6 +5,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from torchfit._types import Logs, StateDict
 from torchfit._utils import figures
 from torchfit._utils.names import did_you_mean
 from torchfit.callbacks import _history_plot
@@ -47,11 +48,11 @@ class History(Callback):
         self._recorded_at: dict[str, list[int]] = {}
         self.timing: dict[str, list[float]] = {}
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start a new list of epochs. An object used twice keeps appending values, as in Keras."""
         self.epoch = []
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Append the epoch's values."""
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
@@ -114,7 +115,7 @@ class History(Callback):
     def _mode_of(self, name: str) -> str | None:
         return self._modes.get(name) if self.model is None and name in self._modes else mode_of(self.model, name)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         """Leave the model out of copies and pickles, but for which values are better."""
         return {**super().__getstate__(), "_modes": {name: self._mode_of(name) for name in self.history}}
 
@@ -141,11 +142,11 @@ class History(Callback):
             rows.append((name, f"{values[-1]:.4g}", *shown))
         return image + figures.table_html(("", "last", "best", "in epoch"), rows)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the record so far, without what is stored elsewhere (`stored_lengths`)."""
         return self.record(self.stored_lengths)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue a record, after what was stored elsewhere (`stored_records`)."""
         self.history, self.epoch, self._recorded_at = {}, [], {}
         for record in [*self.stored_records, state]:

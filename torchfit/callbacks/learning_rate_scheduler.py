@@ -1,17 +1,13 @@
 """LearningRateScheduler: set the learning rate of every epoch."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from torchfit._types import Logs
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks._learning_rate import (
-    learning_rate_of,
-    learning_rates_of,
-    require_settable_rate,
-    set_learning_rates,
-)
+from torchfit.callbacks._learning_rate import learning_rate_of, require_settable_rate
 from torchfit.callbacks.base import Callback
 
 
@@ -41,41 +37,23 @@ class LearningRateScheduler(Callback):
         self.schedule = schedule
         self.verbose = verbose
         self._takes_rate = _takes_two(schedule)
-        self._ratios: list[float] = []
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Raise TypeError if the learning rate cannot be set."""
         require_settable_rate(type(self).__name__, self.model)
-        self._ratios = []
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Set the rate."""
         current = learning_rate_of(self.model)
         rate = _number(self.schedule(epoch, current) if self._takes_rate else self.schedule(epoch))
-        set_learning_rates(self.model, [ratio * rate for ratio in self._update_ratios()])
+        self.model.optimizer.learning_rate = rate
         if self.verbose > 0:
             console.write_line(f"\nEpoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the rate into the logs."""
         if logs is not None:
             logs["learning_rate"] = learning_rate_of(self.model)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the rates of the parameter groups, relative to each other."""
-        return {"ratios": self._ratios}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the relative rates."""
-        self._ratios = list(state.get("ratios", []))
-
-    def _update_ratios(self) -> list[float]:
-        """Return the rates of the groups, relative to each other. They are kept while all rates are 0."""
-        rates = learning_rates_of(self.model)
-        reference = next(filter(None, rates), None)
-        if reference is not None:
-            self._ratios = [rate / reference for rate in rates]
-        return [*self._ratios, *[1.0] * (len(rates) - len(self._ratios))]
 
 
 def _takes_two(schedule: Callable[..., Any]) -> bool:

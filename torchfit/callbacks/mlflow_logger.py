@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torchfit._types import Logs
 from torchfit.callbacks import _experiment_trackers
 from torchfit.callbacks.base import Callback
 
@@ -43,7 +44,7 @@ class MLflowLogger(Callback):
         self.run_id: str | None = None
         self._is_ours = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start a run, unless one is active."""
         mlflow = self._mlflow()
         active = mlflow.active_run()
@@ -57,11 +58,11 @@ class MLflowLogger(Callback):
         self.run_id = active.info.run_id
         mlflow.log_params(_experiment_trackers.run_config(self.model, self.params))
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Log the values of the epoch."""
         self._mlflow().log_metrics(_experiment_trackers.numeric_logs(self.model, logs), step=epoch + 1)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """End the run, if it was started here."""
         self._finish("FINISHED")
 

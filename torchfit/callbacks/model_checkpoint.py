@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from string import Formatter
 from typing import Any
 
 from torchfit._serialization.files import check_writable
+from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import console, validation
 from torchfit.callbacks._background_writer import BackgroundWriter
 from torchfit.callbacks._monitor import Monitor, check_monitor
@@ -77,7 +78,7 @@ class ModelCheckpoint(Callback):
         self._batches_since_save = 0
         self._writer = BackgroundWriter()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Raise ValueError for settings that can never save."""
         names = [name for name in self._field_names if name not in ("epoch", "batch")]
         if self.save_freq == "epoch" and "batch" in self._field_names:
@@ -89,17 +90,17 @@ class ModelCheckpoint(Callback):
             self._check_name(name)
         check_writable("ModelCheckpoint: filepath", self.filepath.partition("{")[0])
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Remember the epoch, for file names."""
         self._epoch = epoch
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Save, if `save_freq` counts epochs."""
         self._writer.wait()
         if self.save_freq == "epoch":
             self._maybe_save({"epoch": epoch + 1}, logs or {})
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count batches, and save every `save_freq` of them."""
         if self.save_freq == "epoch":
             return
@@ -110,25 +111,25 @@ class ModelCheckpoint(Callback):
             self._batches_since_save = 0
             self._maybe_save({"epoch": self._epoch + 1, "batch": batch + 1}, logs or {})
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Wait for the file, so that no thread writes while workers of the validation are started."""
         self._writer.wait()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Wait for the last file."""
         self._writer.wait()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the best value and the count of batches, once their file is written."""
         self._writer.wait()
         return {"best": self.best, "last_batch": self._last_batch, "unsaved_batches": self._batches_since_save}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the best value and the count of batches."""
         self.best = state["best"]
         self._last_batch, self._batches_since_save = state["last_batch"], state["unsaved_batches"]
 
-    def _maybe_save(self, position: dict[str, int], logs: Mapping[str, Any]) -> None:
+    def _maybe_save(self, position: dict[str, int], logs: Results) -> None:
         """Save, unless `monitor` has not improved, and print so."""
         epoch = f"\nEpoch {position['epoch']:05d}:"
         if not self.save_best_only:
@@ -148,7 +149,7 @@ class ModelCheckpoint(Callback):
         self._save(path)
         self.best = value
 
-    def _path(self, position: dict[str, int], logs: Mapping[str, Any]) -> str:
+    def _path(self, position: dict[str, int], logs: Results) -> str:
         """Fill in the fields. The logs are read only if a field needs them."""
         values: dict[str, Any] = dict(position)
         for name in self._field_names:

@@ -1,15 +1,16 @@
 """ProgbarLogger: the progress bar of `fit`, `evaluate` and `predict`."""
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
+from torchfit._types import Logs, Params
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks._progress_display import Display, NullDisplay, select_display
-from torchfit.callbacks._progress_format import format_count, format_finished, running_items
+from torchfit._utils.progress_display import Display, NullDisplay, select_display
+from torchfit._utils.progress_format import BAR_WIDTH, format_count, format_finished, running_items
 from torchfit.callbacks.base import HOOKS, Callback
 
 _SECONDS_BETWEEN_DRAWS = 0.1
@@ -60,61 +61,61 @@ class ProgbarLogger(Callback):
     _display: Display = NullDisplay()
     _text = ""
 
-    def set_params(self, params: Mapping[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         """Receive `verbose`, `epochs` and `steps`."""
         super().set_params(params)
         self.verbose = resolve_verbose(params.get("verbose", 1))
         self.epochs = params.get("epochs") or 1
         self.target = params.get("steps")
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Treat evaluations as validations from now on, whose results are part of the line of the epoch."""
         self._in_fit = True
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Show evaluations by themselves again."""
         self._in_fit = False
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Print the header, if there are several epochs, and start the clock."""
         if self.verbose and self.epochs > 1:
             console.write_line(f"Epoch {epoch + 1}/{self.epochs}")
         self._start()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count the step, and draw if it is time."""
         self._completed = batch + 1
         if perf_counter() >= self._next_draw:
             self._draw(logs)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Print the line of the epoch."""
         self._finish(logs)
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Start the clock of an evaluation."""
         if not self._in_fit:
             self._start()
 
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count the step of an evaluation, and draw if it is time."""
         if not self._in_fit:
             self.on_train_batch_end(batch, logs)
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: Logs | None = None) -> None:
         """Print the line of the evaluation."""
         if not self._in_fit:
             self._finish(logs)
 
-    def on_predict_begin(self, logs: Any = None) -> None:
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Start the clock of a prediction."""
         self._start()
 
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count the step of a prediction; its outputs are not shown."""
         self.on_train_batch_end(batch, {})
 
-    def on_predict_end(self, logs: Any = None) -> None:
+    def on_predict_end(self, logs: Logs | None = None) -> None:
         """Print the line of the prediction."""
         self._finish({})
 
@@ -127,7 +128,7 @@ class ProgbarLogger(Callback):
         self._display.close()
         self._display = select_display() if self.verbose == 1 else NullDisplay()
 
-    def _draw(self, logs: Any) -> None:
+    def _draw(self, logs: Logs | None) -> None:
         """Draw the bar. Reading `logs` waits for the device."""
         now = perf_counter()
         if self._after_first_step[1] == 0:
@@ -144,7 +145,7 @@ class ProgbarLogger(Callback):
         self._display.show(self._completed, total, items)
         self._next_draw = perf_counter() + _SECONDS_BETWEEN_DRAWS
 
-    def _finish(self, logs: Any) -> None:
+    def _finish(self, logs: Logs | None) -> None:
         """Remove the bar and print the line that stays."""
         self._display.close()
         self._text = ""
@@ -159,7 +160,7 @@ class ProgbarLogger(Callback):
                 now - self._started,
                 self._step_seconds(now),
                 logs or {},
-                with_bar=self.verbose == 1,
+                BAR_WIDTH if self.verbose == 1 else 0,
             )
         )
 

@@ -1,11 +1,11 @@
 """ReduceLROnPlateau: reduce the learning rate when a monitored value has stopped improving."""
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from torchfit._types import Logs, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit.callbacks._learning_rate import (
@@ -77,13 +77,13 @@ class ReduceLROnPlateau(Callback):
         self._monitor = Monitor(type(self).__name__, monitor, mode, min_delta)
         self._reset()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Reset, and raise ValueError if `monitor` cannot occur."""
         require_settable_rate(type(self).__name__, self.model)
         self._monitor.check(self.model, self.params)
         self._reset()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compare the epoch with the best one, and reduce the rate once patience is used up."""
         logs = {} if logs is None else logs
         logs["learning_rate"] = learning_rate_of(self.model)
@@ -105,11 +105,11 @@ class ReduceLROnPlateau(Callback):
         """Return whether the last reduction is less than `cooldown` epochs ago."""
         return self.cooldown_counter > 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the best value, patience and cooldown."""
         return {"best": self.best, "wait": self.wait, "cooldown_counter": self.cooldown_counter}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the best value, patience and cooldown."""
         self.best, self.wait = state["best"], state["wait"]
         self.cooldown_counter = state["cooldown_counter"]

@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from torchfit._types import Logs
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback
 
@@ -60,7 +61,7 @@ class RemoteMonitor(Callback):
         self.headers = headers
         self.send_as_json = send_as_json
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Send the values of the epoch."""
         event = {"epoch": epoch, **{name: _plain(value) for name, value in (logs or {}).items()}}
         text = json.dumps(event, default=str)

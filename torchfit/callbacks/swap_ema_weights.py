@@ -1,10 +1,10 @@
 """SwapEMAWeights: evaluate with the averaged weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from torchfit._types import Logs, StateDict
 from torchfit.callbacks.base import Callback
 
 
@@ -28,44 +28,44 @@ class SwapEMAWeights(Callback):
     def __init__(self, swap_on_epoch: bool = False) -> None:
         self.swap_on_epoch = swap_on_epoch
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Raise ValueError if the optimizer keeps no averages."""
         self._optimizer()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Train with the raw weights."""
         self._swap_out()
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Evaluate with the averages."""
         self._swap_in()
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: Logs | None = None) -> None:
         """Restore the raw weights."""
         self._swap_out()
 
-    def on_predict_begin(self, logs: Any = None) -> None:
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Predict with the averages."""
         self._swap_in()
 
-    def on_predict_end(self, logs: Any = None) -> None:
+    def on_predict_end(self, logs: Logs | None = None) -> None:
         """Restore the raw weights."""
         self._swap_out()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Put the averages into the model for later callbacks, with `swap_on_epoch`."""
         if self.swap_on_epoch:
             self._swap_in()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Keep the averages, which `fit` leaves in the model when training ends."""
         self._kept = None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the raw weights, while the averages are in the model."""
         return {"kept": self._kept}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the copy of the raw weights."""
         kept = state["kept"]
         if kept is not None:

@@ -1,10 +1,11 @@
 """TensorBoard: write event files with `torch.utils.tensorboard`."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from time import perf_counter
 from typing import Any
 
+from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks import _tensorboard_writers
@@ -70,23 +71,23 @@ class TensorBoard(Callback):
         self._last_batch = -1
         self._inputs: _tensorboard_writers.InputRecorder | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open the file, and record the first inputs, to trace the graph with."""
         self._batches = 0
         self._writer("train")
         if self.write_graph:
             self._inputs = _tensorboard_writers.InputRecorder(self.model.module)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Start the clock."""
         self._last_batch = -1
         self._epoch_mark = self._batch_mark = (perf_counter(), self._batches)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Start the profiler if it is time."""
         self._profile.start_if_due(self._batches + batch - self._last_batch)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count batches; stop the profiler and write scalars if it is time."""
         before = self._batches
         self._batches += batch - self._last_batch
@@ -96,7 +97,7 @@ class TensorBoard(Callback):
         if self.update_freq != "epoch" and before // self.update_freq < self._batches // self.update_freq:
             self._write_batch(logs or {})
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: Logs | None = None) -> None:
         """Write the results of an evaluation against the updates of the optimizer."""
         step = getattr(getattr(self.model, "optimizer", None), "iterations", None)
         if step is not None:
@@ -104,7 +105,7 @@ class TensorBoard(Callback):
             _tensorboard_writers.write_scalars(writer, "evaluation_", logs or {}, int(step), "_vs_iterations")
             writer.flush()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the scalars of the epoch, and whatever else is due."""
         train, module = self._writer("train"), self.model.module
         values = dict(logs or {})
@@ -126,23 +127,23 @@ class TensorBoard(Callback):
         for writer in self._writers.values():
             writer.flush()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Close the files."""
         self.release_resources()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the count of batches."""
         return {"batches": self._batches, "last_batch": self._last_batch}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the count of batches."""
         self._batches, self._last_batch = state["batches"], state["last_batch"]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         """Leave open files, the hook in the module and a running profiler out of copies and pickles."""
         return {**super().__getstate__(), "_writers": {}, "_inputs": None}
 
-    def _write_batch(self, logs: Mapping[str, Any]) -> None:
+    def _write_batch(self, logs: Results) -> None:
         values = {**logs, **self._speed(self._batch_mark)}
         _tensorboard_writers.write_scalars(self._writer("train"), "batch_", values, self._batches)
         self._batch_mark = (perf_counter(), self._batches)

@@ -1,8 +1,8 @@
 """TerminateOnNaN: stop when the loss is NaN or infinite."""
 
 import math
-from typing import Any
 
+from torchfit._types import Logs
 from torchfit._utils import console
 from torchfit.callbacks.base import Callback
 
@@ -29,7 +29,7 @@ class TerminateOnNaN(Callback):
     def __init__(self, raise_error: bool = False) -> None:
         self.raise_error = raise_error
 
-    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Check the loss."""
         loss = (logs or {}).get("loss")
         if loss is None or math.isfinite(loss):

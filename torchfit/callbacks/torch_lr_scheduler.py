@@ -1,12 +1,13 @@
 """TorchLRScheduler: use a scheduler of torch.optim.lr_scheduler as a callback."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from torchfit._types import Logs, StateDict
 from torchfit._utils.errors import describe
 from torchfit.callbacks._learning_rate import built_optimizer, learning_rate_of, require_settable_rate
 from torchfit.callbacks._monitor import Monitor
@@ -57,7 +58,7 @@ class TorchLRScheduler(Callback):
         self._last_batch = -1
         self._num_batches = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Create the scheduler for the optimizer of the model, unless one was given."""
         require_settable_rate(type(self).__name__, self.model)
         own = getattr(built_optimizer(self.model), "optimizer", None)
@@ -68,6 +69,7 @@ class TorchLRScheduler(Callback):
                 "scheduler: it belongs to another optimizer than the one that the model was compiled with. "
                 "Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
             )
+        self._check_groups()
         self._uses_placeholder = self.scheduler.optimizer is not own
         if self._uses_placeholder:
             self.scheduler.optimizer.step()  # changes nothing; without it schedulers warn
@@ -78,11 +80,11 @@ class TorchLRScheduler(Callback):
         if self._needs_value:
             self._monitor.check(self.model, self.params)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Restart the count of batches."""
         self._last_batch = -1
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Step once for each batch since the last call, if `interval` is "batch"."""
         if self.interval == "batch":
             for _ in range(batch - self._last_batch):
@@ -90,14 +92,14 @@ class TorchLRScheduler(Callback):
                 self._step(self._num_batches, logs)
             self._last_batch = batch
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the rate of the epoch into the logs, and step, if `interval` is "epoch"."""
         logs = {} if logs is None else logs
         logs["learning_rate"] = learning_rate_of(self.model)
         if self.interval == "epoch":
             self._step(epoch + 1, logs)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the scheduler's state and the learning rates of its optimizer."""
         rates = [group["lr"] for group in self.scheduler.optimizer.param_groups]
         return {
@@ -107,7 +109,7 @@ class TorchLRScheduler(Callback):
             "num_batches": self._num_batches,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue the schedule."""
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.scheduler.optimizer.param_groups, state["rates"]):
@@ -115,9 +117,17 @@ class TorchLRScheduler(Callback):
         self._last_batch, self._num_batches = state["last_batch"], state.get("num_batches", 0)
         self._copy_rate()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> StateDict:
         """Leave a scheduler that `on_train_begin` creates out of copies and pickles."""
         return {**super().__getstate__(), "scheduler": self.scheduler if self._create is None else None, "_call": None}
+
+    def _check_groups(self) -> None:
+        groups, rates = self.scheduler.optimizer.param_groups, getattr(self.scheduler, "base_lrs", None)
+        if rates is not None and len(rates) != len(groups):
+            raise ValueError(
+                f"scheduler: it was created for {len(rates)} parameter groups, but the optimizer has {len(groups)} "
+                "now. Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
+            )
 
     def _choose_call(self) -> Callable[[int, Any], Any]:
         """Return how to step the scheduler, from the number of completed epochs or batches and the monitored value."""
@@ -141,8 +151,8 @@ class TorchLRScheduler(Callback):
         call = step if self.interval == "epoch" else self.scheduler.step_update
         return lambda count, value: call(count) if value is None else call(count, metric=value)
 
-    def _step(self, count: int, logs: Any) -> None:
-        value = self._monitor.read(self.model, self.params, logs) if self._needs_value else None
+    def _step(self, count: int, logs: Logs | None) -> None:
+        value = self._monitor.read(self.model, self.params, logs or {}) if self._needs_value else None
         if value is not None or not self._needs_value:
             self._call(count, value)
         self._copy_rate()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torchfit._types import Logs
 from torchfit.callbacks import _experiment_trackers
 from torchfit.callbacks.base import Callback
 
@@ -35,18 +36,18 @@ class WandbLogger(Callback):
     def __init__(self, project: str | None = None, name: str | None = None, **init_arguments: Any) -> None:
         self._arguments = {"project": project, "name": name, **init_arguments}
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start a run, unless one is active."""
         wandb = _experiment_trackers.require_package("wandb", "WandbLogger")
         self._is_ours = wandb.run is None
         self.run = wandb.init(**self._arguments) if self._is_ours else wandb.run
         self.run.config.update(_experiment_trackers.run_config(self.model, self.params), allow_val_change=True)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Log the values of the epoch."""
         self.run.log({**_experiment_trackers.numeric_logs(self.model, logs), "epoch": epoch + 1})
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """Finish the run, if it was started here."""
         self._finish(0)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 
@@ -59,7 +60,7 @@ def as_floating(values: Any) -> Tensor:
     return tensor if tensor.is_floating_point() else tensor.float()
 
 
-def align_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+def align_pair(y_true: TensorLike, y_pred: TensorLike) -> tuple[Tensor, Tensor]:
     """Return targets and predictions as tensors of one shape, in the predictions' dtype and on their device.
 
     Raises `ValueError` if the shapes differ by more than a last dimension of size 1: nothing is broadcast.
@@ -82,7 +83,7 @@ def align_pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     return y_true, y_pred
 
 
-def align_one_hot(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+def align_one_hot(y_true: TensorLike, y_pred: TensorLike) -> tuple[Tensor, Tensor]:
     """Do as `align_pair` does for one-hot or soft labels, with the way out for those who hold class indices."""
     y_pred = as_floating(y_pred)
     y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
@@ -96,7 +97,7 @@ def align_one_hot(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     return y_true, y_pred
 
 
-def align_class_indices(y_true: Any, y_pred: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
+def align_class_indices(y_true: TensorLike, y_pred: TensorLike, axis: int = -1) -> tuple[Tensor, Tensor]:
     """Return class indices as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
 
     Labels with a dimension of size 1 in place of the classes, or as their last one, lose it; labels of another kind

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.dtypes import sum_dtype
 from torchfit.functional.alignment import align_pair
 
@@ -13,7 +14,7 @@ Axes = int | tuple[int, ...] | None
 EPSILON = 1e-7
 
 
-def pearson_correlation(y_true: Any, y_pred: Any, axis: Axes = -1) -> Tensor:
+def pearson_correlation(y_true: TensorLike, y_pred: TensorLike, axis: Axes = -1) -> Tensor:
     """Return the linear correlation along `axis`: 1 for any rising line, -1 for any falling one.
 
     `y_true` and `y_pred` have one shape `(batch, …, values)`, the result has it without `axis`. Values that do not
@@ -28,7 +29,7 @@ def pearson_correlation(y_true: Any, y_pred: Any, axis: Axes = -1) -> Tensor:
     return (_sum(y_true * y_pred, axis) / spreads).to(dtype)
 
 
-def concordance_correlation(y_true: Any, y_pred: Any, axis: Axes = -1) -> Tensor:
+def concordance_correlation(y_true: TensorLike, y_pred: TensorLike, axis: Axes = -1) -> Tensor:
     """Return `2·cov / (var + var + (difference of means)²)` along `axis`: 1 only for equal values.
 
     `y_true` and `y_pred` have one shape `(batch, …, values)`, the result has it without `axis`

@@ -4,12 +4,11 @@ Probabilities are limited to `[1e-7, 1 - 1e-7]` before their logarithm is taken.
 classes are first divided by their sum, so that unnormalised scores count as well. NaN stays NaN.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.compat import MEAN, NONE
 from torchfit.functional.alignment import (
     align_class_indices,
@@ -28,7 +27,7 @@ USE_BINARY = "For one output and labels of 0 and 1, use binary_crossentropy."
 
 
 def binary_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+    y_true: TensorLike, y_pred: TensorLike, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
 ) -> Tensor:
     """Return the mean of `-(t·log p + (1 - t)·log(1 - p))` over `axis`.
 
@@ -94,7 +93,7 @@ def normalize_probs(y_pred: Tensor, axis: int = -1) -> Tensor:
 
 
 def categorical_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+    y_true: TensorLike, y_pred: TensorLike, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
 ) -> Tensor:
     """Return the sum of `-t · log p` over the classes along `axis`.
 
@@ -129,7 +128,7 @@ def fused_categorical_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -
 
 
 def sparse_categorical_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
+    y_true: TensorLike, y_pred: TensorLike, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
 ) -> Tensor:
     """Return `-log p[y_true]`, with the classes along `axis`.
 

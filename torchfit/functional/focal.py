@@ -1,11 +1,11 @@
 """Crossentropies that down-weight easy samples, or are robust to wrong labels, sample by sample."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import (
     align_class_indices,
@@ -26,8 +26,8 @@ from torchfit.functional.crossentropy import (
 
 
 def binary_focal_crossentropy(
-    y_true: Any,
-    y_pred: Any,
+    y_true: TensorLike,
+    y_pred: TensorLike,
     apply_class_balancing: bool = False,
     alpha: float = 0.25,
     gamma: float = 2.0,
@@ -56,8 +56,8 @@ def binary_focal_crossentropy(
 
 
 def categorical_focal_crossentropy(
-    y_true: Any,
-    y_pred: Any,
+    y_true: TensorLike,
+    y_pred: TensorLike,
     alpha: float | Sequence[float] = 0.25,
     gamma: float = 2.0,
     from_logits: bool = False,
@@ -83,7 +83,7 @@ def categorical_focal_crossentropy(
     return values
 
 
-def categorical_generalized_cross_entropy(y_true: Any, y_pred: Any, q: float) -> Tensor:
+def categorical_generalized_cross_entropy(y_true: TensorLike, y_pred: TensorLike, q: float) -> Tensor:
     """Return `(1 - p[y_true]^q) / q`, between the crossentropy (`q` near 0) and the absolute error (`q` = 1).
 
     `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`. It

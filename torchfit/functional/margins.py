@@ -1,14 +1,13 @@
 """Margins between classes, sample by sample. Shapes `(batch, …, values)` give `(batch, …)`, `(batch,)` itself."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit.functional.alignment import align_pair, check_has_vectors, mean_per_sample
 
 
-def hinge(y_true: Any, y_pred: Any) -> Tensor:
+def hinge(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `max(1 - y_true · y_pred, 0)` over the last dimension.
 
     Labels are -1 and 1. If all of them are 0 or 1, 0 counts as -1.
@@ -19,7 +18,7 @@ def hinge(y_true: Any, y_pred: Any) -> Tensor:
     return mean_per_sample(_margins(y_true, y_pred))
 
 
-def squared_hinge(y_true: Any, y_pred: Any) -> Tensor:
+def squared_hinge(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `max(1 - y_true · y_pred, 0)²` over the last dimension; labels as for `hinge`.
 
     >>> squared_hinge([[-1.0, 1.0]], [[0.5, 0.5]]).tolist()
@@ -28,7 +27,7 @@ def squared_hinge(y_true: Any, y_pred: Any) -> Tensor:
     return mean_per_sample(_margins(y_true, y_pred).square())
 
 
-def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
+def categorical_hinge(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return `max(neg - pos + 1, 0)` with `pos = Σ t·y_pred` and `neg = max((1 - t)·y_pred)`.
 
     `y_true` holds one-hot labels `t` of the shape of `y_pred (batch, …, classes)`.
@@ -44,7 +43,7 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Tensor:
     return values
 
 
-def _margins(y_true: Any, y_pred: Any) -> Tensor:
+def _margins(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     y_true, y_pred = align_pair(y_true, y_pred)
     is_binary = ((y_true == 0) | (y_true == 1)).all()
     values: Tensor = (1 - torch.where(is_binary, 2 * y_true - 1, y_true) * y_pred).relu()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 
@@ -14,13 +15,13 @@ def get_mask(values: Any) -> Any:
     return getattr(values, "_keras_mask", None)
 
 
-def with_mask(values: Tensor, mask: Any) -> Tensor:
+def with_mask(values: Tensor, mask: TensorLike) -> Tensor:
     """Attach a mask to a tensor that nobody else holds yet."""
     values._keras_mask = mask  # type: ignore[attr-defined]
     return values
 
 
-def as_mask(mask: Any, device: torch.device) -> Tensor:
+def as_mask(mask: TensorLike, device: torch.device) -> Tensor:
     """Return a mask of any number kind, or an array, as booleans."""
     tensor = as_tensor(mask, device=device)
     return tensor if tensor.dtype is torch.bool else tensor != 0

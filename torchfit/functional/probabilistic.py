@@ -4,16 +4,15 @@ Every function takes `y_true` and `y_pred` of one shape `(batch, …, values)` a
 `(batch,)` as well.
 """
 
-from typing import Any
-
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit.functional.alignment import align_pair, check_has_vectors, mean_per_sample
 
 EPSILON = 1e-7
 
 
-def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
+def kl_divergence(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the sum of `y_true · log(y_true / y_pred)` over the last dimension (Kullback and Leibler, 1951).
 
     Both are taken to be probabilities and are limited to `[1e-7, 1]`.
@@ -28,7 +27,7 @@ def kl_divergence(y_true: Any, y_pred: Any) -> Tensor:
     return values
 
 
-def poisson(y_true: Any, y_pred: Any) -> Tensor:
+def poisson(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `y_pred - y_true · log(y_pred + 1e-7)` over the last dimension.
 
     It is the negative log-likelihood of counts `y_true` under Poisson rates `y_pred`, less a constant.

@@ -7,19 +7,19 @@ otherwise raise `ValueError`.
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.compat import MEAN, NONE, huber_loss, l1_loss, mse_loss
 from torchfit.functional.alignment import align_pair, check_has_vectors, mean_per_sample
 
 EPSILON = 1e-7
 
 
-def mean_squared_error(y_true: Any, y_pred: Any) -> Tensor:
+def mean_squared_error(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `(y_pred - y_true)²` over the last dimension.
 
     >>> mean_squared_error([[0.0, 1.0]], [[1.0, 3.0]]).tolist()
@@ -35,7 +35,7 @@ def fused_mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
     return None if y_true.shape != shape or 0 in shape else mse_loss(y_pred, y_true, MEAN)
 
 
-def mean_absolute_error(y_true: Any, y_pred: Any) -> Tensor:
+def mean_absolute_error(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `|y_pred - y_true|` over the last dimension.
 
     >>> mean_absolute_error([[0.0, 1.0]], [[1.0, 3.0]]).tolist()
@@ -51,7 +51,7 @@ def fused_mean_absolute_error(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
     return None if y_true.shape != shape or 0 in shape else l1_loss(y_pred, y_true, MEAN)
 
 
-def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
+def mean_absolute_percentage_error(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `100 · |y_true - y_pred| / max(|y_true|, 1e-7)` over the last dimension, in percent.
 
     >>> mean_absolute_percentage_error([[2.0, 4.0]], [[1.0, 4.0]]).tolist()
@@ -61,7 +61,7 @@ def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Tensor:
     return 100.0 * mean_per_sample(((y_true - y_pred) / y_true.abs().clamp(min=EPSILON)).abs())
 
 
-def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
+def mean_squared_logarithmic_error(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `(log(1 + y_true) - log(1 + y_pred))²` over the last dimension.
 
     Values below 1e-7, negative ones among them, count as 1e-7.
@@ -74,7 +74,7 @@ def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Tensor:
     return mean_per_sample(difference.square())
 
 
-def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
+def huber(y_true: TensorLike, y_pred: TensorLike, delta: float = 1.0) -> Tensor:
     """Return the mean of `½e²` where `|e| ≤ delta`, else `delta·|e| - ½delta²`, over the last dimension.
 
     `e` is `y_pred - y_true` (Huber, 1964: quadratic near zero, linear for outliers).
@@ -86,7 +86,7 @@ def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Tensor:
     return mean_per_sample(huber_loss(y_pred, y_true, NONE, delta))
 
 
-def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
+def log_cosh(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `log(cosh(y_pred - y_true))` over the last dimension.
 
     It is near `½e²` for small errors and `|e| - log 2` for large ones, and does not overflow.
@@ -99,7 +99,7 @@ def log_cosh(y_true: Any, y_pred: Any) -> Tensor:
     return mean_per_sample(torch.logaddexp(error, -error) - math.log(2.0))
 
 
-def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Tensor:
+def cosine_similarity(y_true: TensorLike, y_pred: TensorLike, axis: int = -1) -> Tensor:
     """Return minus the cosine of the angle between the vectors along `axis`: -1 same, 0 orthogonal, 1 opposite.
 
     `y_true` and `y_pred` are `(batch, …, values)`; outputs `(batch,)` have no direction and raise `ValueError`. A

@@ -1,17 +1,17 @@
 """Overlap between masks. Labels and predictions in [0, 1] have one shape; the dimensions `axis` are summed over."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit.functional.alignment import align_pair
 
 EPSILON = 1e-7
 Axes = int | Sequence[int] | None
 
 
-def dice(y_true: Any, y_pred: Any, axis: Axes = None) -> Tensor:
+def dice(y_true: TensorLike, y_pred: TensorLike, axis: Axes = None) -> Tensor:
     """Return `1 - 2·Σ t·p / (Σ t + Σ p)`: 0 where prediction and mask are the same, 1 where they do not meet.
 
     The sums go over the dimensions `axis`, over everything by default; the others are left (Dice, 1945). Two
@@ -27,7 +27,7 @@ def dice(y_true: Any, y_pred: Any, axis: Axes = None) -> Tensor:
     return values
 
 
-def tversky(y_true: Any, y_pred: Any, alpha: float = 0.5, beta: float = 0.5, axis: Axes = None) -> Tensor:
+def tversky(y_true: TensorLike, y_pred: TensorLike, alpha: float = 0.5, beta: float = 0.5, axis: Axes = None) -> Tensor:
     """Return `1 - TP / (TP + alpha·FP + beta·FN)` of soft counts (Salehi et al., 2017, arXiv:1706.05721).
 
     `alpha` weighs false positives and `beta` false negatives, as in the paper and in Keras from 3.16 on (earlier

@@ -1,11 +1,10 @@
 """Sequences of labels without their times."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import as_floating
@@ -13,7 +12,7 @@ from torchfit.functional.alignment import as_floating
 BLANK = 0
 
 
-def ctc(y_true: Any, y_pred: Any) -> Tensor:
+def ctc(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return `(batch,)`: minus the log-probability of each label sequence, over all its alignments.
 
     Connectionist temporal classification (Graves et al., 2006).

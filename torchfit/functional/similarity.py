@@ -1,22 +1,22 @@
 """Embeddings: same labels near, other labels far."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import as_floating, shape_mismatch_error
 from torchfit.functional.masks import with_mask
 
 
 def circle(
-    y_true: Any,
-    y_pred: Any,
-    ref_labels: Any = None,
-    ref_embeddings: Any = None,
+    y_true: TensorLike,
+    y_pred: TensorLike,
+    ref_labels: TensorLike = None,
+    ref_embeddings: TensorLike = None,
     remove_diagonal: bool = True,
     gamma: float = 80,
     margin: float = 0.4,
@@ -51,7 +51,7 @@ def circle(
     return with_mask(F.softplus(near + far), same.any(-1) & different.any(-1))
 
 
-def _label_row(labels: Any, embeddings: Tensor) -> Tensor:
+def _label_row(labels: TensorLike, embeddings: Tensor) -> Tensor:
     row: Tensor = as_tensor(labels, device=embeddings.device)
     if row.dim() == 2 and row.shape[-1] == 1:
         row = row.squeeze(-1)

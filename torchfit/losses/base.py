@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, Nested, TensorLike
 from torchfit._utils.dtypes import as_dtype, dtype_name
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
 from torchfit._utils.tree import children, leaves, rebuild
 from torchfit.functional.masks import as_mask, drop_unusable, get_mask
-from torchfit.losses.reduction import Denominator, check_reduction, divide, reduce_weighted
+from torchfit.losses.reduction import Reduced, check_reduction, divide, reduce_weighted
 
 AnyLoss = TypeVar("AnyLoss", bound="Loss")
 
@@ -60,7 +61,7 @@ class Loss:
     _applies_mask = False
     """Whether `call` takes care of the mask of the predictions itself."""
 
-    def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: Any = None):
+    def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: DTypeLike = None):
         self.name = name or snake_case(type(self).__name__)
         self.reduction = check_reduction(reduction)
         self.dtype = compute_dtype(dtype)
@@ -72,7 +73,7 @@ class Loss:
         """Whether losses of parts of a batch add up without division."""
         return self.reduction == "sum"
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+    def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike | None = None) -> Tensor:
         """Return the reduced loss, a scalar unless the reduction is `None`.
 
         Args:
@@ -85,7 +86,7 @@ class Loss:
         """
         return self._compute(y_true, y_pred, sample_weight)[0]
 
-    def with_denominator(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Tensor, Denominator]:
+    def with_denominator(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike | None = None) -> Reduced:
         """Return the loss of a batch, a scalar, and what its total was divided by.
 
         The loss of several batches at once is `sum(loss * denominator) / sum(denominator)`; for losses that are sums
@@ -103,23 +104,23 @@ class Loss:
         loss, denominator = self._compute(y_true, y_pred, sample_weight)
         return (divide(loss, denominator) if loss.dim() else loss), denominator
 
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return the loss of each sample `(batch, …)`, or a scalar. Defined by subclasses."""
         raise NotImplementedError(
             f"{type(self).__name__} does not say how to compute the loss: define call(self, y_true, y_pred)."
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data; subclasses add their own."""
-        config: dict[str, Any] = {"name": self.name, "reduction": self.reduction}
+        config: Config = {"name": self.name, "reduction": self.reduction}
         return config if self.dtype is torch.float32 else {**config, "dtype": dtype_name(self.dtype)}
 
     @classmethod
-    def from_config(cls: type[AnyLoss], config: Mapping[str, Any]) -> AnyLoss:
+    def from_config(cls: type[AnyLoss], config: Config) -> AnyLoss:
         """Build a loss from what `get_config` returned."""
         return cls(**config)
 
-    def _compute(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+    def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         """Return the reduced loss, or the values if there is no reduction, and the denominator."""
         mask = getattr(y_pred, "_keras_mask", None)
         if type(y_pred) is not Tensor or y_pred.dtype is not self.dtype:
@@ -136,7 +137,7 @@ class Loss:
             y_true, y_pred = self._without_masked(y_true, y_pred, mask)
         return self._reduce(self.call(y_true, y_pred), y_true, sample_weight, None if self._applies_mask else mask)
 
-    def _reduce(self, values: Any, y_true: Any, sample_weight: Any, mask: Tensor | None) -> tuple[Tensor, Denominator]:
+    def _reduce(self, values: Any, y_true: Nested, sample_weight: TensorLike, mask: Tensor | None) -> Reduced:
         """Reduce what `call` returned."""
         own_mask = get_mask(values)
         if not isinstance(values, Tensor) or values.dtype is not self.dtype:
@@ -146,14 +147,14 @@ class Loss:
             return self._reduce_batch_value(values, y_true, sample_weight)
         return reduce_weighted(values, sample_weight, (own_mask, mask), self.reduction)
 
-    def _is_of_batch(self, values: Tensor, y_true: Any) -> bool:
+    def _is_of_batch(self, values: Tensor, y_true: Nested) -> bool:
         """Return whether values are not those of samples: one number for a batch, whatever its size."""
         if values.numel() != 1:
             return False
         rows = count_rows(y_true)
         return rows is not None and (not values.dim() or rows > 1)
 
-    def _reduce_batch_value(self, values: Tensor, y_true: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+    def _reduce_batch_value(self, values: Tensor, y_true: Nested, sample_weight: TensorLike) -> Reduced:
         """Reduce a loss that is one number per batch, or none of whose values belongs to one sample."""
         check_no_sample_weights(self.name, sample_weight)
         rows = float(count_rows(y_true) or 0)
@@ -167,11 +168,11 @@ class Loss:
             values, _ = reduce_weighted(values, None, (), self.reduction)
         return values, 1.0 if self.is_sum else rows
 
-    def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+    def _without_masked(self, y_true: Nested, y_pred: Tensor, mask: Tensor) -> tuple[Nested, Tensor]:
         """Replace NaN and infinity in masked positions, which would reach the gradients of the others."""
         return drop_unusable(y_true, mask), drop_unusable(y_pred, mask)
 
-    def _of_own_call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+    def _of_own_call(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         """Return the result of a subclass's own `__call__`, about whose division nothing is known."""
         self.is_separable = False
         loss = self(y_true, y_pred, sample_weight)
@@ -179,19 +180,19 @@ class Loss:
             loss = divide(loss, float(loss.numel()))
         return loss, 1.0 if self.is_sum else float(count_rows(as_tensors(y_true, self.dtype)) or 1)
 
-    def _as_targets(self, y_true: Any, y_pred: Any) -> Any:
+    def _as_targets(self, y_true: Nested, y_pred: Nested) -> Nested:
         """Convert the targets; integers stay integers, so that class indices can index."""
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None), integers=True)
 
 
-def count_rows(y_true: Any) -> int | None:
+def count_rows(y_true: Nested) -> int | None:
     """Return the size of the first dimension of targets `(batch, …)`, or of the first of several; `None` without."""
     if not isinstance(y_true, Tensor):
         y_true = next((leaf for leaf in leaves(y_true) if isinstance(leaf, Tensor)), None)
     return len(y_true) if y_true is not None and y_true.dim() else None
 
 
-def check_no_sample_weights(name: str, sample_weight: Any) -> None:
+def check_no_sample_weights(name: str, sample_weight: TensorLike) -> None:
     """Raise `ValueError` for weights per sample beside a loss that has no values per sample."""
     if sample_weight is not None and as_tensor(sample_weight).numel() > 1:
         raise ValueError(
@@ -212,7 +213,7 @@ def check_is_value(name: str, value: Any) -> None:
     )
 
 
-def as_tensors(value: Any, dtype: torch.dtype, device: torch.device | None = None, integers: bool = False) -> Any:
+def as_tensors(value: Nested, dtype: torch.dtype, device: torch.device | None = None, integers: bool = False) -> Nested:
     """Convert a value, or the leaves of a nest of tensors or arrays, to tensors of `dtype`.
 
     With `integers`, integers keep their kind. A list of numbers is one array.
@@ -225,7 +226,7 @@ def as_tensors(value: Any, dtype: torch.dtype, device: torch.device | None = Non
     return tensor if keep else tensor.to(dtype)
 
 
-def compute_dtype(dtype: Any) -> torch.dtype:
+def compute_dtype(dtype: DTypeLike) -> torch.dtype:
     """Return the dtype that a name, a dtype or a precision policy computes in; `None` is float32."""
     dtype = getattr(dtype, "compute_dtype", dtype)
     return as_dtype(dtype.removeprefix("mixed_") if isinstance(dtype, str) else dtype)

@@ -3,11 +3,12 @@
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Nested
+from torchfit.losses.base import Loss
 from torchfit.losses.crossentropy import BinaryCrossentropy, Crossentropy, SparseCategoricalCrossentropy
 from torchfit.losses.focal import BinaryFocalCrossentropy, CategoricalGeneralizedCrossEntropy
 from torchfit.losses.torch_losses import TorchLoss
@@ -17,7 +18,7 @@ _LOW_PRECISION_TOLERANCE = 1e-2  # half-precision probabilities sum to 1 with ab
 _SIGMOIDS = ("SigmoidBackward", "SoftmaxBackward")
 
 
-def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
+def check_targets(loss: Loss, y_true: Nested, y_pred: Nested) -> None:
     """Look for mistakes that shapes do not reveal, before they give a wrong number or stop a GPU.
 
     This reads values, which waits for the device: call it once, not at every step.
@@ -50,14 +51,14 @@ def check_targets(loss: Any, y_true: Any, y_pred: Any) -> None:
         warnings.warn(problem, stacklevel=2)
 
 
-def has_index_targets(loss: Any) -> bool:
+def has_index_targets(loss: Loss | None) -> bool:
     """Return whether the integer targets of a loss are class indices, as those of a sparse crossentropy."""
     if isinstance(loss, TorchLoss):
         return loss.has_index_targets
     return getattr(loss, "name", "").startswith("sparse_") or type(loss).__name__.startswith("Sparse")
 
 
-def _class_axis(loss: Any, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
+def _class_axis(loss: Loss, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
     """Return the axis of the classes and the ignored number, where the targets are class indices."""
     if isinstance(loss, (SparseCategoricalCrossentropy, CategoricalGeneralizedCrossEntropy)):
         found: tuple[int, int | None] = getattr(loss, "axis", -1), getattr(loss, "ignore_class", None)
@@ -94,7 +95,7 @@ def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> N
         )
 
 
-def _find_mistakes(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
+def _find_mistakes(loss: Loss, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
     kind = _output_kind(loss)
     if kind == "single" and _exceeds_unit_interval(y_true):
         yield (
@@ -115,7 +116,7 @@ def _find_mistakes(loss: Any, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:
         )
 
 
-def _output_kind(loss: Any) -> str | None:
+def _output_kind(loss: Loss) -> str | None:
     if isinstance(loss, (BinaryCrossentropy, BinaryFocalCrossentropy)):
         return "single"
     if isinstance(loss, TorchLoss):
@@ -137,7 +138,7 @@ def _are_probabilities(y_pred: Tensor, kind: str | None, axis: int) -> bool:
     return not _exceeds_unit_interval(values) and bool(((values.sum(axis) - 1).abs() < _TOLERANCE).all())
 
 
-def find_probability_problem(loss: Any, y_pred: Any) -> str | None:
+def find_probability_problem(loss: Loss, y_pred: Nested) -> str | None:
     """Return one line with the fix if `loss` expects probabilities and `y_pred (batch, …)` holds none, else `None`.
 
     Probabilities lie in [0, 1], and those of exclusive classes sum to 1 along the loss's `axis`. NaN is no
@@ -163,7 +164,7 @@ Use BinaryCrossentropy(from_logits=True), or end the model with a sigmoid.
     )
 
 
-def _describe_values(y_pred: Tensor, expected: str, axis: Any) -> str | None:
+def _describe_values(y_pred: Tensor, expected: str, axis: int) -> str | None:
     if bool(((y_pred < 0) | (y_pred > 1)).any()):
         return "values outside [0, 1]"
     if expected == "distribution" and bool(((y_pred.sum(axis) - 1).abs() > _LOW_PRECISION_TOLERANCE).any()):
@@ -171,5 +172,5 @@ def _describe_values(y_pred: Tensor, expected: str, axis: Any) -> str | None:
     return None
 
 
-def _suggest_loss(loss: Any) -> str:
+def _suggest_loss(loss: Loss) -> str:
     return f"Use {type(loss).__name__}(from_logits=True), or end" if hasattr(loss, "from_logits") else "End"

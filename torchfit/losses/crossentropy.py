@@ -1,18 +1,18 @@
 """Crossentropies between labels and predicted probabilities or logits."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfit._types import DTypeLike, Nested, TensorLike
 from torchfit._utils import validation
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import crossentropy
 from torchfit.functional.alignment import kind_of_labels
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import FunctionalLoss
-from torchfit.losses.reduction import MEANS, Denominator
+from torchfit.losses.reduction import MEANS, Reduced
 
 FusedMean = Callable[[Tensor, Tensor], Tensor | None]
 
@@ -41,7 +41,7 @@ class BinaryCrossentropy(FunctionalLoss):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "binary_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             crossentropy.binary_crossentropy,
@@ -84,7 +84,7 @@ class CategoricalCrossentropy(FunctionalLoss):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "categorical_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             crossentropy.categorical_crossentropy,
@@ -130,7 +130,7 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
         reduction: str | None = "sum_over_batch_size",
         axis: int = -1,
         name: str | None = "sparse_categorical_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             crossentropy.sparse_categorical_crossentropy,
@@ -170,23 +170,23 @@ class Crossentropy(Loss):
         self,
         name: str | None = "crossentropy",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(name, reduction, dtype)
         self._binary = BinaryCrossentropy(reduction=reduction, dtype=dtype)
         self._sparse = SparseCategoricalCrossentropy(reduction=reduction, dtype=dtype)
         self._categorical = CategoricalCrossentropy(reduction=reduction, dtype=dtype)
 
-    def select(self, y_true: Any, y_pred: Any) -> Loss:
+    def select(self, y_true: Nested, y_pred: Nested) -> Loss:
         """Return the loss that targets `(batch, …)` and outputs `(batch, …)` of these shapes call for."""
         kind = kind_of_labels(as_tensor(y_true).shape, as_tensor(y_pred).shape)
         return {"binary": self._binary, "sparse_categorical": self._sparse}.get(kind, self._categorical)
 
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return the loss of each sample."""
         return self.select(y_true, y_pred).call(y_true, y_pred)
 
-    def _compute(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+    def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         chosen = self.select(y_true, y_pred)
         if chosen.reduction in MEANS or chosen.is_sum:
             return chosen.with_denominator(y_true, y_pred, sample_weight)

@@ -1,10 +1,10 @@
 """Crossentropies that down-weight easy samples, or are robust to wrong labels."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from torchfit._types import DTypeLike
 from torchfit._utils import validation
 from torchfit.functional import focal
 from torchfit.losses.functional_loss import FunctionalLoss
@@ -39,7 +39,7 @@ class BinaryFocalCrossentropy(FunctionalLoss):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "binary_focal_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             focal.binary_focal_crossentropy,
@@ -82,7 +82,7 @@ class CategoricalFocalCrossentropy(FunctionalLoss):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "categorical_focal_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             focal.categorical_focal_crossentropy,
@@ -117,7 +117,7 @@ class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
         q: float = 0.5,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "categorical_generalized_cross_entropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             focal.categorical_generalized_cross_entropy,

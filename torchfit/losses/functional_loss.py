@@ -1,13 +1,14 @@
 """Losses made of a function of targets and predictions."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchfit import functional
+from torchfit._types import Config, DTypeLike, Nested
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
 from torchfit.functional.alignment import align_ranks
@@ -33,7 +34,7 @@ class FunctionalLoss(Loss):
         function: LossFunction,
         name: str | None = None,
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         fused_mean_fn: Callable[[Tensor, Tensor], Tensor | None] | None = None,
         **arguments: Any,
     ):
@@ -44,18 +45,18 @@ class FunctionalLoss(Loss):
         usual = type(self).call is FunctionalLoss.call and self.dtype.itemsize >= 4
         self._fused_mean = fused_mean_fn if usual and reduction in MEANS else None
 
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return the loss of each sample."""
         return self._function(y_true, y_pred, **self._arguments)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {**super().get_config(), **self._arguments}
 
-    def _as_targets(self, y_true: Any, y_pred: Any) -> Any:
+    def _as_targets(self, y_true: Nested, y_pred: Nested) -> Nested:
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None))
 
-    def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+    def _without_masked(self, y_true: Nested, y_pred: Tensor, mask: Tensor) -> tuple[Nested, Tensor]:
         """Replace masked labels too: padding is often a number outside the classes."""
         fitted = fit_mask(mask, y_true) if self._takes_class_indices else None
         if fitted is not None:
@@ -81,30 +82,30 @@ class LossFunctionWrapper(Loss):
         fn: LossFunction,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         **kwargs: Any,
     ):
         super().__init__(name or function_name(fn), reduction, dtype)
         self.fn, self._fn_kwargs = _unwrap_partial(fn, kwargs)
 
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return what the function returns for the aligned pair."""
         if type(y_true) is Tensor and type(y_pred) is Tensor:
             y_true, y_pred = align_ranks(y_true, y_pred)
         return self.fn(y_true, y_pred, **self._fn_kwargs)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data, the function by its name."""
         name = registered_name(self.fn) or getattr(self.fn, "__name__", self.name)
         return {**super().get_config(), "fn": name, **self._fn_kwargs}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "LossFunctionWrapper":
+    def from_config(cls, config: Config) -> "LossFunctionWrapper":
         """Build the loss; the function is found by name among this package's and the custom ones."""
         return cls(**{**config, "fn": function_named(config["fn"])})
 
 
-def _unwrap_partial(fn: Any, kwargs: dict[str, Any]) -> tuple[LossFunction, dict[str, Any]]:
+def _unwrap_partial(fn: Any, kwargs: Config) -> tuple[LossFunction, Config]:
     """Return a function and its keyword arguments, so that a configuration has those of a partial function too."""
     if isinstance(fn, functools.partial) and not fn.args:
         return fn.func, {**fn.keywords, **kwargs}

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchfit import functional
+from torchfit._types import Config
 from torchfit._utils.registry import Registry
 from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
@@ -81,7 +82,7 @@ def get(identifier: Any) -> Any:
     return FAMILY.get(identifier)
 
 
-def serialize(loss: Any) -> dict[str, Any]:
+def serialize(loss: Any) -> Config:
     """Return a loss or a loss function as plain data for `deserialize`.
 
     >>> serialize(regression.MeanSquaredError())["config"]
@@ -129,4 +130,20 @@ def _with_keras_argument_order(function: Any) -> Callable[..., Any]:
     first = [*inspect.signature(function.forward).parameters][:1] if isinstance(function, nn.Module) else ["y_true"]
     if first and first[0] in _TARGETS_FIRST:
         return function  # type: ignore[no-any-return]
-    return lambda y_true, y_pred: function(y_pred, y_true)
+    return _PredictionsFirst(function)
+
+
+class _PredictionsFirst:
+    """Calls a function `(y_pred, y_true)` as Keras calls losses."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, y_true: Any, y_pred: Any) -> Any:
+        return self.function(y_pred, y_true)
+
+
+def loss_modules(loss: Loss) -> list[nn.Module]:
+    """Return the modules that a loss holds: the one that it was made of, and those in its attributes."""
+    values = [*vars(loss).values(), *(getattr(value, "function", None) for value in vars(loss).values())]
+    return [module for module in values if isinstance(module, nn.Module)]

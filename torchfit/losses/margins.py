@@ -1,7 +1,6 @@
 """Losses that ask for a margin. `y_true` and `y_pred` have one shape `(batch, …, values)`; one loss per sample."""
 
-from typing import Any
-
+from torchfit._types import DTypeLike
 from torchfit.functional import margins
 from torchfit.losses.functional_loss import FunctionalLoss
 
@@ -17,7 +16,7 @@ class Hinge(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "hinge",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(margins.hinge, name, reduction, dtype)
 
@@ -33,7 +32,7 @@ class SquaredHinge(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "squared_hinge",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(margins.squared_hinge, name, reduction, dtype)
 
@@ -49,6 +48,6 @@ class CategoricalHinge(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "categorical_hinge",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(margins.categorical_hinge, name, reduction, dtype)

@@ -1,7 +1,6 @@
 """Losses between distributions, and between counts and rates. One loss per `(batch, …)`."""
 
-from typing import Any
-
+from torchfit._types import DTypeLike
 from torchfit.functional import probabilistic
 from torchfit.losses.functional_loss import FunctionalLoss
 
@@ -19,7 +18,7 @@ class KLDivergence(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "kl_divergence",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(probabilistic.kl_divergence, name, reduction, dtype)
 
@@ -35,6 +34,6 @@ class Poisson(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "poisson",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(probabilistic.poisson, name, reduction, dtype)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks
@@ -12,6 +13,9 @@ from torchfit.functional.masks import as_mask
 
 Denominator = Tensor | float
 """A `float` where it follows from shapes, else a tensor without dimensions, left on its device."""
+
+Reduced = tuple[Tensor, Denominator]
+"""A reduced loss and its denominator."""
 
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
 MEANS = REDUCTIONS[:3]
@@ -26,8 +30,8 @@ def check_reduction(reduction: Any) -> str | None:
 
 
 def reduce_weighted(
-    values: Tensor, sample_weight: Any, masks: tuple[Any, ...], reduction: str | None
-) -> tuple[Tensor, Denominator]:
+    values: Tensor, sample_weight: TensorLike, masks: tuple[Any, ...], reduction: str | None
+) -> Reduced:
     """Weight per-sample `values (batch, …)`, reduce them, and return the result with its denominator.
 
     The denominator is what a mean was divided by, so that the two multiplied are the total. It is 1 for a sum.

@@ -1,7 +1,6 @@
 """Losses between numbers. `y_true` and `y_pred` have one shape `(batch, …, values)`; one loss per `(batch, …)`."""
 
-from typing import Any
-
+from torchfit._types import DTypeLike
 from torchfit._utils import validation
 from torchfit.functional import regression
 from torchfit.losses.functional_loss import FunctionalLoss
@@ -18,7 +17,7 @@ class MeanSquaredError(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "mean_squared_error",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(regression.mean_squared_error, name, reduction, dtype, regression.fused_mean_squared_error)
 
@@ -34,7 +33,7 @@ class MeanAbsoluteError(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "mean_absolute_error",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(regression.mean_absolute_error, name, reduction, dtype, regression.fused_mean_absolute_error)
 
@@ -50,7 +49,7 @@ class MeanAbsolutePercentageError(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "mean_absolute_percentage_error",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(regression.mean_absolute_percentage_error, name, reduction, dtype)
 
@@ -66,7 +65,7 @@ class MeanSquaredLogarithmicError(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "mean_squared_logarithmic_error",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(regression.mean_squared_logarithmic_error, name, reduction, dtype)
 
@@ -85,7 +84,7 @@ class Huber(FunctionalLoss):
         delta: float = 1.0,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "huber_loss",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             regression.huber,
@@ -107,7 +106,7 @@ class LogCosh(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "log_cosh",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(regression.log_cosh, name, reduction, dtype)
 
@@ -124,6 +123,6 @@ class CosineSimilarity(FunctionalLoss):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "cosine_similarity",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(regression.cosine_similarity, name, reduction, dtype, axis=validation.integer("axis", axis))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import DTypeLike, Nested
 from torchfit._utils import validation
 from torchfit.functional import segmentation
 from torchfit.functional.alignment import align_pair
@@ -25,7 +26,7 @@ class _OverlapLoss(FunctionalLoss):
         super().__init__(*arguments, axis=validation.axes("axis", axis), **numbers)
         self.is_separable = self.axis is not None and 0 not in self._axes()
 
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return the loss of each image, or of the batch, without what the mask of the predictions leaves out."""
         mask = get_mask(y_pred)
         if mask is None:
@@ -38,7 +39,7 @@ class _OverlapLoss(FunctionalLoss):
     def _axes(self) -> tuple[int, ...]:
         return self.axis if isinstance(self.axis, tuple) else (() if self.axis is None else (self.axis,))
 
-    def _is_of_batch(self, values: Tensor, y_true: Any) -> bool:
+    def _is_of_batch(self, values: Tensor, y_true: Nested) -> bool:
         rank = y_true.dim()
         return self.axis is None or any(axis % max(rank, 1) == 0 for axis in self._axes())
 
@@ -58,7 +59,7 @@ class Dice(_OverlapLoss):
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "dice",
         axis: Axes = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(segmentation.dice, name, reduction, dtype, axis=axis)
 
@@ -82,7 +83,7 @@ class Tversky(_OverlapLoss):
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "tversky",
         axis: Axes = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             segmentation.tversky,

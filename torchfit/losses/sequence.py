@@ -1,9 +1,8 @@
 """Losses of sequences."""
 
-from typing import Any
-
 import torch
 
+from torchfit._types import DTypeLike
 from torchfit.functional import sequence
 from torchfit.losses.functional_loss import FunctionalLoss
 
@@ -23,7 +22,7 @@ class CTC(FunctionalLoss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "ctc",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(sequence.ctc, name, reduction, dtype)
         self._target_dtype = torch.int64

@@ -1,9 +1,8 @@
 """Losses of embeddings."""
 
-from typing import Any
-
 import torch
 
+from torchfit._types import DTypeLike
 from torchfit._utils import validation
 from torchfit.functional import similarity
 from torchfit.losses.functional_loss import FunctionalLoss
@@ -34,7 +33,7 @@ class Circle(FunctionalLoss):
         remove_diagonal: bool = True,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "circle",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(
             similarity.circle,

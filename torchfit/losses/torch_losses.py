@@ -7,13 +7,14 @@ own reduction and class weights are honoured; sample weights apply to the values
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchfit._types import Config, Nested, TensorLike
 from torchfit._utils.compat import TorchLossModule, nll_loss_sum
 from torchfit._utils.registry import find_custom
 from torchfit._utils.tensors import as_tensor
@@ -26,7 +27,7 @@ from torchfit.functional.alignment import (
 from torchfit.functional.masks import as_mask, fit_mask
 from torchfit.losses.base import Loss, count_rows
 from torchfit.losses.functional_loss import function_name
-from torchfit.losses.reduction import Denominator, reduce_weighted, safe_divide
+from torchfit.losses.reduction import Reduced, reduce_weighted, safe_divide
 
 TorchFunction = Callable[..., Tensor]
 
@@ -97,7 +98,7 @@ class TorchLoss(Loss):
         if self._function_name in ("cross_entropy", "binary_cross_entropy_with_logits"):
             self.from_logits = True
 
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return the unreduced values."""
         return self._unreduced_fn(y_pred, y_true)
 
@@ -127,14 +128,14 @@ class TorchLoss(Loss):
             return "distribution"
         return "single" if self._function_name.startswith("binary_cross_entropy") else None
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the torch loss as plain data: its name and its arguments, tensors as lists."""
         inner = getattr(self.fn, "func", self.fn)
         name = type(inner).__name__ if isinstance(inner, nn.Module) else inner.__name__
         return {"name": self.name, "fn": name, "arguments": _arguments_of(self.fn)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "TorchLoss":
+    def from_config(cls, config: Config) -> "TorchLoss":
         """Build the loss from what `get_config` returned, looking its name up in torch and among custom objects."""
         name = config["fn"]
         found = find_custom(name) or getattr(nn, name, None) or getattr(F, name, None)
@@ -143,7 +144,7 @@ class TorchLoss(Loss):
         given = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in config["arguments"].items()}
         return cls(found(**given) if isinstance(found, type) else functools.partial(found, **given), config["name"])
 
-    def _as_targets(self, targets: Any, y_pred: Tensor) -> Tensor:
+    def _as_targets(self, targets: Nested, y_pred: Tensor) -> Tensor:
         is_there = type(targets) is Tensor and targets.device == y_pred.device
         y_true: Tensor = targets if is_there else as_tensor(targets, device=y_pred.device)
         if y_pred.dim() < 2 and y_true.dim() and self._function_name in _LABEL_COUNTING_LOSSES:
@@ -162,7 +163,7 @@ class TorchLoss(Loss):
         if next(self.fn.buffers()).device != device:
             self.fn.to(device)
 
-    def _compute(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Tensor, Denominator]:
+    def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         mask = getattr(y_pred, "_keras_mask", None)
         if type(y_pred) is not Tensor:
             y_pred = as_tensor(y_pred)
@@ -194,7 +195,7 @@ class TorchLoss(Loss):
     def _is_elementwise(self) -> bool:
         return self._function_name in _ELEMENTWISE_LOSSES
 
-    def _without_masked(self, y_true: Any, y_pred: Tensor, mask: Tensor) -> tuple[Any, Tensor]:
+    def _without_masked(self, y_true: Nested, y_pred: Tensor, mask: Tensor) -> tuple[Nested, Tensor]:
         """Replace masked labels too, which may be outside the classes; torch has the classes second."""
         fitted = fit_mask(mask, y_true) if self.expects_class_indices(y_true, y_pred) else None
         if fitted is not None:
@@ -204,8 +205,8 @@ class TorchLoss(Loss):
         return super()._without_masked(y_true, y_pred, mask.unsqueeze(1) if of_places else mask)
 
     def _mean_over_labels(
-        self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Tensor | None
-    ) -> tuple[Tensor, Denominator]:
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: TensorLike, mask: Tensor | None
+    ) -> Reduced:
         """Return the mean over the labels that are not ignored, by their class weights; 0 where there are none."""
         class_weight = _argument(self.fn, "weight", None) if self._weighs_classes else None
         if mask is None and sample_weight is None and not self._is_smoothed and y_pred.dtype.itemsize >= 4:
@@ -228,7 +229,7 @@ class TorchLoss(Loss):
             return is_valid.to(dtype)
         return torch.where(is_valid, class_weight.to(dtype)[torch.where(is_valid, y_true, 0)], 0)
 
-    def _weighted(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any, mask: Any) -> tuple[Tensor, Denominator]:
+    def _weighted(self, y_true: Tensor, y_pred: Tensor, sample_weight: TensorLike, mask: TensorLike) -> Reduced:
         values = self.call(y_true, y_pred)
         if self._is_of_batch(values, y_true):
             return self._reduce_batch_value(values, y_true, sample_weight)
@@ -275,7 +276,7 @@ def _argument(fn: Any, name: str, default: Any) -> Any:
     return getattr(fn, name, default) if isinstance(fn, nn.Module) else getattr(fn, "keywords", {}).get(name, default)
 
 
-def _arguments_of(fn: Any) -> dict[str, Any]:
+def _arguments_of(fn: Any) -> Config:
     """Return what a module was built with, or a partial function was given, as plain data."""
     given = dict(getattr(fn, "keywords", {}))
     if isinstance(fn, nn.Module):

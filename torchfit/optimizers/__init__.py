@@ -15,8 +15,10 @@ from torchfit.optimizers.identifiers import serialize as serialize
 from torchfit.optimizers.lamb import Lamb as Lamb
 from torchfit.optimizers.lion import Lion as Lion
 from torchfit.optimizers.loss_scale_optimizer import LossScaleOptimizer as LossScaleOptimizer
+from torchfit.optimizers.multi_optimizer import MultiOptimizer as MultiOptimizer
 from torchfit.optimizers.muon import Muon as Muon
 from torchfit.optimizers.nadam import Nadam as Nadam
+from torchfit.optimizers.optimizer_map import OptimizerMap as OptimizerMap
 from torchfit.optimizers.rmsprop import RMSprop as RMSprop
 from torchfit.optimizers.schedule_free_adamw import ScheduleFreeAdamW as ScheduleFreeAdamW
 from torchfit.optimizers.sgd import SGD as SGD
@@ -33,9 +35,11 @@ __all__ = [
     "Lamb",
     "Lion",
     "LossScaleOptimizer",
+    "MultiOptimizer",
     "Muon",
     "Nadam",
     "Optimizer",
+    "OptimizerMap",
     "RMSprop",
     "SGD",
     "ScheduleFreeAdamW",

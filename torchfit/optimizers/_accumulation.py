@@ -3,62 +3,121 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfit._types import StateDict
 from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_
+
+SUM = "gradient_sum"
+"""The slot of the sums. Those of further groups are numbered: `gradient_sum_1`, …"""
 
 
 class GradientAccumulator:
-    """Sums of weighted gradients, in place, and what the host knows about them."""
+    """Sums of gradients and of what they are to be divided by, in place on the device, and what the host knows of them.
 
-    def __init__(self, sums: Tensors):
-        self.sums = sums
+    A loss is a total divided by a denominator, such as its number of samples. Of several batches, the right gradient is
+    the sum of those of the totals, divided by the sum of the denominators. Losses whose denominators differ (those of
+    several outputs) are summed in groups of their own, and added up at the end.
+    """
+
+    def __init__(self) -> None:
+        self.sums: list[Tensors] = []
+        self.denominators: Tensors = []
         self.num_gradients = 0
-        self.num_samples = 0.0
-        self.has_gradient = [False] * len(sums)
+        self.has_gradient: list[bool] = []
+        self._gets_gradients: list[bool | None] = []  # what eager steps have shown; `None` before the first one
 
-    def add(self, gradients: Sequence[Tensor | None], num_samples: Scalar) -> None:
-        """Add `num_samples * gradients` to the sums. Tensors only: may be part of a graph."""
+    def rebind(self, sums: list[Tensors], previous: Sequence[int], device: torch.device | None) -> None:
+        """Sum up for other parameters from now on.
+
+        Args:
+            sums: the sums of each group, one for each parameter.
+            previous: which position each parameter had before; -1 for a new one.
+            device: where the denominators are kept.
+        """
+        self.sums = sums
+        self.has_gradient = [position >= 0 and self.has_gradient[position] for position in previous]
+        known = self._gets_gradients
+        self._gets_gradients = [known[position] if position >= 0 else None for position in previous]
+        missing = len(sums) - len(self.denominators)
+        dtype = torch.float64 if device is None or device.type in ("cpu", "cuda") else torch.float32
+        # Not of shape (): torch's compiler takes float64 tensors of that for numbers, and drops what is written.
+        self.denominators += [torch.zeros(1, dtype=dtype, device=device) for _ in range(missing)]
+
+    def add(self, gradients: Sequence[Tensor | None], denominator: Scalar | None, group: int) -> None:
+        """Add `denominator * gradients` to the sums of a group. Tensors only: may be part of a graph."""
+        if not torch.compiler.is_compiling():
+            self.has_gradient = [had or g is not None for had, g in zip(self.has_gradient, gradients)]
+            self._gets_gradients = [bool(known) or has for known, has in zip(self._gets_gradients, self.has_gradient)]
         with torch.no_grad():
-            pairs = [(total, gradient) for total, gradient in zip(self.sums, gradients) if gradient is not None]
+            pairs = [(total, g) for total, g in zip(self.sums[group], gradients) if g is not None]
             dense = [gradient.to_dense() if gradient.is_sparse else gradient for _, gradient in pairs]
-            if dense:
-                add_scaled_([total for total, _ in pairs], dense, num_samples)
+            totals = [total for total, _ in pairs]
+            if denominator is None:
+                torch._foreach_add_(totals, dense)
+            elif isinstance(denominator, Tensor):
+                torch._foreach_add_(totals, [_times(gradient, denominator) for gradient in dense])
+                self.denominators[group].add_(denominator.detach().to(self.denominators[group]).reshape(1))
+            elif denominator and dense:
+                add_scaled_(totals, dense, denominator)
+                self.denominators[group].add_(denominator)
 
-    def count(self, gradients: Sequence[Tensor | None], num_samples: float) -> int:
-        """Count what was added, on the host, and return how many gradients are accumulated."""
-        self.has_gradient = [had or g is not None for had, g in zip(self.has_gradient, gradients)]
-        self.num_gradients += 1
-        self.num_samples += num_samples
-        return self.num_gradients
+    def expect_traced(self) -> None:
+        """Expect gradients from a graph, for all parameters but those that had none in the eager steps before it."""
+        self.has_gradient = [known is not False for known in self._gets_gradients]
 
-    def mean_(self, num_samples: Scalar) -> list[Tensor | None]:
+    def mean_(self) -> list[Tensor | None]:
         """Turn the sums into means, in place, and return them: `None` where no gradient was counted."""
         with torch.no_grad():
-            torch._foreach_div_(self.sums, num_samples)
-        return [total if has_gradient else None for total, has_gradient in zip(self.sums, self.has_gradient)]
+            for sums, denominator in zip(self.sums, self.denominators):
+                _divide_(sums, torch.where(denominator == 0, 1.0, denominator).squeeze())
+            for sums in self.sums[1:]:
+                torch._foreach_add_(self.sums[0], sums)
+        return [total if has_gradient else None for total, has_gradient in zip(self.sums[0], self.has_gradient)]
+
+    def zero_(self) -> None:
+        """Set sums and denominators to zero. Tensors only: may be part of a graph."""
+        for sums, denominator in zip(self.sums, self.denominators):
+            if sums:
+                torch._foreach_zero_(sums)
+            denominator.zero_()
 
     def clear(self) -> None:
         """Start over: sums and counts."""
-        torch._foreach_zero_(self.sums)
-        self.reset_counts()
-        self.has_gradient = [False] * len(self.sums)
+        self.zero_()
+        self.num_gradients = 0
+        self.has_gradient = [False] * len(self.has_gradient)
 
-    def reset_counts(self) -> None:
-        """Start over on the host, where a graph sets the sums to zero."""
-        self.num_gradients, self.num_samples = 0, 0.0
+    def state_dict(self) -> StateDict:
+        """Return the counts and denominators; the sums are saved with the slots of their parameters."""
+        first = self.denominators[0] if self.denominators else 0.0
+        state = {"count": self.num_gradients, "weight": first, "received": list(self.has_gradient)}
+        return {**state, "weights": self.denominators[1:]} if self.denominators[1:] else state
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the counts; the sums are saved with the slots of their parameters."""
-        return {"count": self.num_gradients, "weight": self.num_samples, "received": list(self.has_gradient)}
+    def load_state_dict(self, state: StateDict, positions: Sequence[int]) -> None:
+        """Restore the counts that were saved with the sums; `positions` are those of the parameters when saved."""
+        self.num_gradients = int(state["count"]) if self.sums else 0
+        received = state["received"]
+        self.has_gradient = [0 <= position < len(received) and bool(received[position]) for position in positions]
+        for denominator, saved in zip(self.denominators, [state["weight"], *state.get("weights", ())]):
+            denominator.copy_(torch.as_tensor(saved).reshape(1))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the counts that were saved with the sums."""
-        self.num_gradients, self.num_samples = int(state["count"]), float(state["weight"])
-        self.has_gradient = [bool(had) for had in state["received"]]
+
+def _times(gradient: Tensor, denominator: Tensor) -> Tensor:
+    """Return the gradient of the total: 0 where nothing counted, whatever the gradient of such a loss is."""
+    denominator = denominator.detach().to(gradient.device).reshape(())
+    return torch.where(denominator == 0, 0.0, gradient * denominator).to(gradient.dtype)
+
+
+def _divide_(tensors: Tensors, denominator: Tensor) -> None:
+    if all(tensor.device == denominator.device for tensor in tensors):
+        if tensors:
+            torch._foreach_div_(tensors, denominator)
+        return
+    for tensor in tensors:
+        tensor.div_(denominator.to(tensor.device))
 
 
 class GradientAccumulationMixin:
@@ -70,33 +129,50 @@ class GradientAccumulationMixin:
     _num_updates: int
     _num_gradients: int
 
-    def update(self, gradients: Sequence[Tensor | None], learning_rate: Scalar, step: Scalar) -> None:
+    def require_accumulation_group(self, group: int) -> None:
+        """Create the sums of a group of losses, unless they are there."""
+        raise NotImplementedError
+
+    def update(self, gradients: Sequence[Tensor | None], *numbers: Scalar) -> None:
         """Make one update."""
         raise NotImplementedError
 
-    def begin_update(self) -> tuple[float, int]:
+    def begin_update(self) -> tuple[float, ...]:
         """Count an update, and return its learning rate and step."""
         raise NotImplementedError
 
-    def accumulate(self, gradients: Sequence[Tensor | None], num_samples: Scalar = 1.0) -> None:
-        """Add `num_samples * gradients` to the sums, in place. Counts nothing, so it may be part of a graph."""
-        self._accumulator.add(gradients, num_samples)
+    def accumulate(self, gradients: Sequence[Tensor | None], denominator: Scalar | None = 1.0, group: int = 0) -> None:
+        """Add the gradients of one batch to the sums, in place. Counts nothing, so it may be part of a graph.
 
-    def record_gradients(self, gradients: Sequence[Tensor | None], num_samples: float = 1.0) -> bool:
-        """Count gradients that `accumulate` added, and return whether an update is due."""
-        is_due: bool = self._accumulator.count(gradients, num_samples) == self.gradient_accumulation_steps
+        The update is made with the sum of `denominator * gradients` over the sum of the denominators: with the
+        gradient of the loss of all batches together, if the loss of each is a total divided by `denominator`.
+
+        Args:
+            gradients: one tensor for each parameter, of its shape, or `None`.
+            denominator: a number, or a tensor of one element, which stays on the device. 0: the batch does not count,
+                whatever its gradients are. `None`: the loss is a sum; its gradients are summed and not divided.
+            group: which losses these are, from 0. Those with denominators of their own need groups of their own;
+                `update_accumulated` adds up the groups.
+        """
+        self.require_accumulation_group(group)
+        self._accumulator.add(gradients, denominator, group)
+
+    def record_gradients(self) -> bool:
+        """Count the gradients of one batch, which `accumulate` added, and return whether an update is due."""
+        self._accumulator.num_gradients += 1
+        is_due = self._accumulator.num_gradients == self.gradient_accumulation_steps
         self._num_gradients += not is_due  # the last one is counted by begin_update, after its schedule was asked
         return is_due
 
-    def update_accumulated(self, learning_rate: Scalar, step: Scalar, num_samples: Scalar) -> None:
-        """Make one update with the sums divided by `num_samples`. Counts nothing, so it may be part of a graph.
+    def update_accumulated(self, *numbers: Scalar) -> None:
+        """Make one update with the mean gradients; `numbers` are those of `begin_update`.
 
-        Call `clear_accumulated` afterwards.
+        Counts nothing, so it may be part of a graph. Call `clear_accumulated` (or `zero_accumulated`) afterwards.
         """
-        self.update(self._accumulator.mean_(num_samples), learning_rate, step)
+        self.update(self._accumulator.mean_(), *numbers)
 
     def clear_accumulated(self) -> None:
-        """Forget the accumulated gradients."""
+        """Drop the accumulated gradients, and count from 0."""
         self._accumulator.clear()
 
     def update_schedule(self, steps: int) -> tuple[bool, ...]:
@@ -106,25 +182,28 @@ class GradientAccumulationMixin:
 
     def zero_accumulated(self) -> None:
         """Set the sums to zero. Counts nothing, so it may be part of a graph."""
-        torch._foreach_zero_(self._accumulator.sums)
+        self._accumulator.zero_()
 
-    def begin_accumulation_step(self, num_samples: float) -> tuple[float, float, float]:
-        """Count gradients that a graph adds; return rate, step and number of samples of the update, if one is due."""
-        if not self.record_gradients(self._parameters, num_samples):
-            return 0.0, 0.0, 1.0
-        total = self._accumulator.num_samples
-        self._accumulator.reset_counts()
-        return (*self.begin_update(), total)
+    def begin_accumulation_step(self) -> tuple[float, ...]:
+        """Count gradients that a graph adds, and return the numbers of the update: zeros if none is due."""
+        self._accumulator.expect_traced()
+        if not self.record_gradients():
+            return (0.0,) * self.count_of_numbers
+        self._accumulator.num_gradients = 0
+        return self.begin_update()
 
-    def counter_state(self) -> tuple[Any, ...]:
+    @property
+    def count_of_numbers(self) -> int:
+        """How many numbers an update needs: its learning rate and step."""
+        return 2
+
+    def counter_state(self) -> tuple[int, ...]:
         """Return what the host has counted, for `set_counter_state`."""
-        accumulator = self._accumulator
-        return self._num_updates, self._num_gradients, accumulator.num_gradients, accumulator.num_samples
+        return self._num_updates, self._num_gradients, self._accumulator.num_gradients
 
-    def set_counter_state(self, counts: tuple[Any, ...]) -> None:
+    def set_counter_state(self, counts: tuple[int, ...]) -> None:
         """Take back what was counted since `counter_state`, because it did not happen."""
-        accumulator = self._accumulator
-        self._num_updates, self._num_gradients, accumulator.num_gradients, accumulator.num_samples = counts
+        self._num_updates, self._num_gradients, self._accumulator.num_gradients = counts
 
     def flush(self) -> None:
         """Make the update of gradients that were accumulated for less than a full update; nothing without any."""
@@ -132,13 +211,17 @@ class GradientAccumulationMixin:
             self._apply_accumulated()
             self._num_gradients -= 1
 
-    def _accumulate_step(self, gradients: Sequence[Tensor | None], num_samples: float) -> None:
+    def _accumulate_step(self, gradients: Sequence[Tensor | None], num_samples: Scalar | None) -> None:
         if not gradients:
             return  # a module without parameters is legal
         self.accumulate(gradients, num_samples)
-        if self.record_gradients(gradients, num_samples):
+        self.end_accumulation_step()
+
+    def end_accumulation_step(self) -> None:
+        """Count the gradients of one batch, which `accumulate` added, and make the update if it is due."""
+        if self.record_gradients():
             self._apply_accumulated()
 
     def _apply_accumulated(self) -> None:
-        self.update_accumulated(*self.begin_update(), self._accumulator.num_samples or 1.0)
+        self.update_accumulated(*self.begin_update())
         self.clear_accumulated()

@@ -86,9 +86,42 @@ def at_most_one(**values: Any) -> None:
         raise ValueError(f"Only one of {names} can be set. Received: {received}")
 
 
+_NAME_OF_TORCH = {
+    "lr": ("learning_rate",),
+    "betas": ("beta_1", "beta_2"),
+    "eps": ("epsilon",),
+    "alpha": ("rho",),
+    "max_norm": ("global_clipnorm",),
+    "max_grad_norm": ("global_clipnorm",),
+    "clip_value": ("clipvalue",),
+}
+_ONLY_IN_TORCH = {
+    "params": "here the parameters are those of the model that is compiled",
+    "foreach": "here all parameters are updated at once",
+    "fused": "here the fastest way is chosen",
+    "capturable": "here all can be captured",
+    "differentiable": "here updates are not differentiated",
+    "maximize": "here losses are minimised",
+    "dampening": "here there is none",
+    "lr_decay": "here the rate follows a schedule, passed as `learning_rate`",
+    "decoupled_weight_decay": "here `weight_decay` always is",
+    "momentum_decay": "here it is fixed",
+}
+
+
 def no_unknown_kwargs(owner: str, unknown: dict[str, Any], known: Iterable[str]) -> None:
-    """Raise if there are unknown arguments."""
+    """Raise if there are unknown arguments; those that torch has are told by their name here."""
+    known = list(known)
     for name in unknown:
+        names = [each for each in _NAME_OF_TORCH.get(name, ()) if each in known]
+        if names:
+            here = " and ".join(f"`{each}`" for each in names)
+            raise ValueError(f"{owner} has no argument `{name}`, which is PyTorch's name: use {here}.")
+        if name in _ONLY_IN_TORCH:
+            raise ValueError(
+                f"{owner} has no argument `{name}`, which PyTorch's optimizers take: {_ONLY_IN_TORCH[name]}. Leave it "
+                f"out, or pass an optimizer of PyTorch, such as torch.optim.{owner}, to `compile`."
+            )
         raise ValueError(f"{owner} has no argument `{name}`. {did_you_mean(name, known)}")
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 Scalar: TypeAlias = "float | Tensor"
 Tensors: TypeAlias = "list[Tensor]"
+Slots: TypeAlias = "tuple[list[Any], ...]"
 Item = TypeVar("Item")
 
 _HAS_RSQRT = hasattr(torch, "_foreach_rsqrt_")  # torch >= 2.7
@@ -107,6 +108,11 @@ def minimum(left: Scalar, right: Scalar) -> Scalar:
     if isinstance(left, Tensor):
         return left.clamp_max(right) if not isinstance(right, Tensor) else torch.minimum(left, right)
     return right.clamp_max(left) if isinstance(right, Tensor) else min(left, right)
+
+
+def maximum(left: Scalar, right: float) -> Scalar:
+    """The larger one of a scalar and a number."""
+    return left.clamp_min(right) if isinstance(left, Tensor) else max(left, right)
 
 
 def zeros_like(tensors: Tensors) -> Tensors:

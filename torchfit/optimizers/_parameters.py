@@ -1,15 +1,17 @@
-"""The parameters that an optimizer is bound to: their order, names and identity."""
+"""The parameters that an optimizer is bound to, and which ones it is to hold as layers are frozen or replaced."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from torchfit._utils.errors import describe
+
+NamedTensor: TypeAlias = "tuple[str | None, Tensor]"
 
 _WANTED = "parameters (such as module.parameters()) or (name, parameter) pairs (such as module.named_parameters())"
 
@@ -18,23 +20,17 @@ class Parameters:
     """Trainable parameters in order, each once, with their names ("0", "1", … if they came without)."""
 
     def __init__(self, parameters: Iterable[Any]):
-        entries = [_entry(entry) for entry in _iterate(parameters)]
-        self.named = bool(entries) and all(name is not None for name, _ in entries)
-        unique = {id(tensor): (name, tensor) for name, tensor in reversed(entries) if tensor.requires_grad}
-        kept = list(reversed(unique.values()))
-        self.tensors = [_leaf(tensor) for _, tensor in kept]
-        self.names = [name or str(position) for position, (name, _) in enumerate(kept)]
+        entries = [entry for entry in named_tensors(parameters) if entry[1].requires_grad]
+        self.given_names = [name for name, _ in entries]
+        self.named = None not in self.given_names
+        self.tensors = [_leaf(tensor) for _, tensor in entries]
+        self.names = unique_names([name or str(position) for position, (name, _) in enumerate(entries)])
         self._warned = False
-        self._positions = {id(tensor): position for position, tensor in enumerate(self.tensors)}
 
-    def check_known(self, tensors: Iterable[Tensor]) -> None:
-        """Raise if one of the tensors does not belong here."""
-        for tensor in tensors:
-            if id(tensor) not in self._positions:
-                raise ValueError(
-                    f"Unknown parameter: {describe(tensor)}. An optimizer works for the parameters that it was "
-                    "built with only. Create a new one for a new set of parameters."
-                )
+    def unknown(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Return those of the tensors that do not belong here."""
+        known = set(map(id, self.tensors))
+        return [tensor for tensor in tensors if id(tensor) not in known]
 
     def cast_gradients(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return gradients in the dtype and on the device of their parameters, one for each."""
@@ -46,9 +42,9 @@ class Parameters:
             )
         return [_fit(gradient, tensor) for gradient, tensor in zip(gradients, self.tensors)]
 
-    def reorder(self, gradients: Sequence[Tensor | None], parameters: Iterable[Any]) -> list[Tensor | None]:
+    def reorder(self, gradients: Sequence[Tensor | None], parameters: Iterable[Tensor]) -> list[Tensor | None]:
         """Bring the gradients of some parameters into the order kept here; the others get `None`."""
-        given = {id(_entry(entry)[1]): gradient for entry, gradient in zip(parameters, gradients)}
+        given = dict(zip(map(id, parameters), gradients))
         return [given.get(id(tensor)) for tensor in self.tensors]
 
     def require_names(self, argument: str) -> list[str]:
@@ -69,8 +65,11 @@ class Parameters:
             for name, tensor in zip(names, self.tensors)
         ]
 
-    def warn_missing_gradients(self, present: list[int]) -> None:
-        """Warn once about parameters without a gradient that are not frozen, and raise if no one has any."""
+    def warn_missing_gradients(self, present: Sequence[int], *, is_meant: bool = False) -> None:
+        """Warn once about parameters without a gradient that are not frozen, and raise if no one has any.
+
+        No warning comes where the gradients of some parameters only were meant to be passed.
+        """
         if not present:
             raise ValueError(
                 "No gradients provided for any parameter. Call loss.backward() first, and check that the loss "
@@ -78,27 +77,169 @@ class Parameters:
             )
         absent = set(range(len(self.tensors))) - set(present)
         missing = [self.names[position] for position in sorted(absent) if self.tensors[position].requires_grad]
-        if missing and not self._warned:
+        if missing and not is_meant and not self._warned:
             self._warned = True
             warnings.warn(
-                f"There is no gradient for the parameters {missing}: they stay as they are. Does the loss depend "
-                "on them? Freeze them with requires_grad_(False) if they are meant to stay.",
+                f"There is no gradient for the parameters {short_list(missing)}: they stay as they are. Does the loss "
+                "depend on them? Freeze them with requires_grad_(False) if they are meant to stay.",
                 stacklevel=2,
             )
 
 
-def _iterate(parameters: Any) -> list[Any]:
+class ParameterChanges(NamedTuple):
+    """What `sync_parameters` changed: the names of the parameters that are trained from now on, or no longer."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @classmethod
+    def between(cls, before: Parameters, after: Parameters) -> ParameterChanges:
+        """Return what changed from some parameters to others."""
+        added = without(zip(after.names, after.tensors), zip(before.names, before.tensors))
+        removed = without(zip(before.names, before.tensors), zip(after.names, after.tensors))
+        return cls(tuple(str(name) for name, _ in added), tuple(str(name) for name, _ in removed))
+
+    def __bool__(self) -> bool:
+        """Return whether anything changed."""
+        return bool(self.added or self.removed)
+
+
+class ParameterTracker:
+    """Remembers which parameters an optimizer was given, and which ones a module has.
+
+    An optimizer that was bound to a module follows it: what becomes trainable is trained, in the order of the module.
+    One that the user bound (`build`, `apply`) to all parameters of the module follows it as well; one that was bound to
+    some of them, such as a part of a GAN, keeps to those that it was given.
+    """
+
+    def __init__(self) -> None:
+        self.module: list[NamedTensor] = []
+        self._given: list[NamedTensor] = []
+        self._order: list[NamedTensor] = []
+        self._left_out: list[NamedTensor] = []
+        self._has_module_order = False
+        self.follows: bool | None = None
+        """Whether the optimizer takes in what becomes trainable; `None` before it has seen a module."""
+        self._seen: list[tuple[str | None, int, bool]] = []
+
+    def give(self, entries: Sequence[NamedTensor], *, is_module: bool = False) -> None:
+        """Remember what the user bound the optimizer to, or the module that it was bound to."""
+        self._given += without(entries, self._given)
+        self._order += without(entries, self._order)
+        if is_module:
+            self.module, self._has_module_order, self.follows = list(entries), True, True
+
+    def with_names(self, entries: Iterable[NamedTensor]) -> list[NamedTensor]:
+        """Return entries under the names that they have in the module, or were given with."""
+        names = {id(tensor): name for name, tensor in [*self._given, *self.module] if name is not None}
+        return [(names.get(id(tensor)) or name, tensor) for name, tensor in entries]
+
+    def known(self) -> list[NamedTensor]:
+        """List the parameters of the module, and those that were given beside them."""
+        return [*self.module, *without(self._given, self.module)]
+
+    def cleared(self, held: list[NamedTensor], *, whole_module: bool) -> list[Tensor]:
+        """Return the parameters whose gradients are cleared: those held or given, and the module's if that is its."""
+        module = self.module if whole_module or self.follows else []
+        return list({id(tensor): tensor for _, tensor in [*module, *self._given, *held]}.values())
+
+    def has_changed(self, entries: list[NamedTensor]) -> bool:
+        """Return whether a module's parameters, their names or which of them are frozen differ from the last call."""
+        seen = [(name, id(tensor), tensor.requires_grad) for name, tensor in entries]
+        changed, self._seen = seen != self._seen, seen
+        return changed
+
+    def trained(self, entries: list[NamedTensor], held: list[NamedTensor], *, admits: bool) -> list[NamedTensor]:
+        """Return what is to be trained of a module's parameters, and of those that the optimizer holds already.
+
+        Args:
+            entries: all parameters of the module.
+            held: what the optimizer has a state for, trained at present or not.
+            admits: whether the optimizer may take in parameters that nobody gave to it.
+        """
+        if self.follows is None:
+            foreign = without(entries, self._given)
+            self.follows = admits and not foreign
+            self._left_out = [entry for entry in foreign if entry[1].requires_grad]
+        mine = [*held, *self._given]
+        foreign = [] if self.follows else without(entries, mine)
+        if admits and foreign:
+            self._tell_ignored(foreign)
+        removed = without(self.module, entries)
+        self.module = entries
+        extra = without(without(held, entries), removed)
+        wanted = [entry for entry in [*without(entries, foreign), *extra] if entry[1].requires_grad]
+        return wanted if self._has_module_order else self._in_order(wanted)
+
+    def _in_order(self, wanted: list[NamedTensor]) -> list[NamedTensor]:
+        """Keep the order in which the user bound the parameters."""
+        self._order += without(wanted, self._order)
+        positions = {id(tensor): position for position, (_, tensor) in enumerate(self._order)}
+        return sorted(wanted, key=lambda entry: positions[id(entry[1])])
+
+    def _tell_ignored(self, foreign: list[NamedTensor]) -> None:
+        ignored = [entry for entry in without(foreign, self._left_out) if entry[1].requires_grad]
+        if ignored:
+            self._left_out += ignored
+            names = short_list(name for name, _ in ignored)
+            warnings.warn(
+                f"The parameters {names} became trainable, but the optimizer was built without them and does not train "
+                "them. Build it with all parameters of the model, or compile the model again.",
+                stacklevel=4,
+            )
+
+
+def without(entries: Iterable[NamedTensor], others: Iterable[NamedTensor]) -> list[NamedTensor]:
+    """Return the entries whose tensor is none of the others'."""
+    known = {id(tensor) for _, tensor in others}
+    return [entry for entry in entries if id(entry[1]) not in known]
+
+
+def named_tensors(parameters: Any) -> list[NamedTensor]:
+    """Return (name, tensor) pairs, each tensor once; the name is `None` where parameters come without.
+
+    Raises:
+        TypeError: `parameters` holds something else.
+    """
     if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
         raise TypeError(f"`parameters` must be an iterable of {_WANTED}. Received: {describe(parameters)}.")
-    return list(parameters)
+    unique: dict[int, NamedTensor] = {}
+    for name, tensor in map(_entry, parameters):
+        unique.setdefault(id(tensor), (name, tensor))
+    return list(unique.values())
 
 
-def _entry(entry: Any) -> tuple[str | None, Tensor]:
+def short_list(names: Iterable[Any]) -> str:
+    """Return names as a list for a message, the first few of many.
+
+    >>> short_list(["a", "b"]), short_list(map(str, range(30)))
+    ("['a', 'b']", "['0', '1', '2', '3', '4', '5', '6', '7'] and 22 more")
+    """
+    all_names = list(names)
+    more = len(all_names) - 8
+    return f"{all_names[:8]} and {more} more" if more > 0 else f"{all_names}"
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Number names that occur more than once, as those of two modules may.
+
+    >>> unique_names(["weight", "bias", "weight"])
+    ['weight', 'bias', 'weight#2']
+    """
+    counts: dict[str, int] = {}
+    result = []
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+        result.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
+    return result
+
+
+def _entry(entry: Any) -> NamedTensor:
     """Return (name, parameter) for a parameter with or without a name."""
     if isinstance(entry, Tensor):
         return None, entry
     if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], Tensor):
-        return str(entry[0]), entry[1]
+        return None if entry[0] is None else str(entry[0]), entry[1]
     raise TypeError(f"`parameters` must hold {_WANTED}. Received among them: {describe(entry)}.")
 
 

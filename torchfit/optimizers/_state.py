@@ -1,45 +1,27 @@
-"""The tensors of an optimizer's state under the names of their parameters, and back."""
+"""Checks and copies of an optimizer's state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchfit._utils.errors import describe
 
-Named: TypeAlias = "Mapping[str, list[Tensor] | list[Tensor | None]]"
-
-
-def by_parameter(names: list[str], slots: Named) -> dict[str, dict[str, Tensor]]:
-    """Turn slot -> tensors in order into parameter -> slot -> tensor.
-
-    >>> by_parameter(["w"], {"momentum": [torch.zeros(1)]})
-    {'w': {'momentum': tensor([0.])}}
-    """
-    return {
-        name: {slot: tensor for slot, tensors in slots.items() if (tensor := tensors[position]) is not None}
-        for position, name in enumerate(names)
-    }
-
-
-def restore(names: list[str], slots: Named, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Copy saved tensors into the slots, in place: by name, or by order where the names are all different."""
-    wanted = by_parameter(names, slots)
-    pairs = zip(wanted.items(), _in_order(names, saved))
-    copies = [copy for (name, targets), sources in pairs for copy in _pair(name, targets, sources)]
-    with torch.no_grad():
-        for target, source in copies:
-            target.copy_(source)
-
 
 def restore_shared(shared: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Copy the saved tensors that belong to no single parameter, in place."""
+    if set(shared) != set(saved):
+        raise ValueError(
+            f"The optimizer's state for all parameters holds {sorted(saved)}, and this optimizer needs "
+            f"{sorted(shared)}. Load it into an optimizer of the same class and arguments."
+        )
     with torch.no_grad():
-        for target, source in _pair("all parameters", shared, saved):
-            target.copy_(source)
+        for name, target in shared.items():
+            target.copy_(saved[name])
 
 
 def require(state: Any, keys: tuple[str, ...]) -> None:
@@ -51,28 +33,36 @@ def require(state: Any, keys: tuple[str, ...]) -> None:
         )
 
 
-def _in_order(names: list[str], saved: Mapping[str, Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    if set(names) == set(saved):
-        return [saved[name] for name in names]
-    if len(names) == len(saved) and not set(names) & set(saved):
-        return list(saved.values())
-    missing, foreign = sorted(set(names) - set(saved)), sorted(set(saved) - set(names))
-    raise ValueError(
-        f"The optimizer's state belongs to other parameters: it has none for {missing}, and some for {foreign} "
-        f"({len(names)} parameters here, {len(saved)} there). Load it into an optimizer built with the same ones."
-    )
+def to_numpy(variable: Tensor) -> np.ndarray:
+    """Return a copy of a tensor as an array; bfloat16, which NumPy does not know, becomes float32."""
+    host = variable.detach().cpu()
+    copied: np.ndarray = np.array((host.float() if host.dtype == torch.bfloat16 else host).numpy())
+    return copied
 
 
-def _pair(owner: str, targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    if set(targets) != set(sources):
+def check_weights(variables: Sequence[Tensor], weights: Sequence[Any]) -> list[Tensor]:
+    """Return weights as tensors, if there is one of the right shape for each variable.
+
+    Raises:
+        ValueError: there is not.
+    """
+    values = [torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value) for value in weights]
+    if len(values) != len(variables):
         raise ValueError(
-            f"The optimizer's state for {owner} holds {sorted(sources)}, and this optimizer needs "
-            f"{sorted(targets)}. Load it into an optimizer of the same class and arguments."
+            f"`weights` must hold one array for each of the {len(variables)} `variables` of the optimizer (which has "
+            f"its slots once it is built). Received: {len(values)} arrays."
         )
-    for slot, target in targets.items():
-        if target.shape != sources[slot].shape:
+    for position, (variable, value) in enumerate(zip(variables, values)):
+        if variable.shape != value.shape:
             raise ValueError(
-                f"The optimizer's state {slot!r} for {owner} must have the shape {tuple(target.shape)}. "
-                f"Received: {describe(sources[slot])}."
+                f"`weights[{position}]` must have the shape {tuple(variable.shape)} of `variables[{position}]`. "
+                f"Received: {describe(value)}."
             )
-    return [(target, sources[slot]) for slot, target in targets.items()]
+    return values
+
+
+def copy_weights(variables: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy values into variables, in place."""
+    with torch.no_grad():
+        for variable, value in zip(variables, values):
+            variable.copy_(value)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, ema_of_squares_
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -35,7 +36,7 @@ class Adadelta(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         rho: float = 0.95,
         epsilon: float = 1e-7,
         **common: Unpack[CommonKwargs],
@@ -54,13 +55,14 @@ class Adadelta(Optimizer):
         """Move the parameters by the rescaled gradient."""
         squares, step_squares = slots
         ema_of_squares_(squares, gradients, self.rho)
-        deltas = list(torch._foreach_add(step_squares, self.epsilon))
-        torch._foreach_div_(deltas, torch._foreach_add(squares, self.epsilon))
+        epsilon = max(self.epsilon, self._epsilon_floor)
+        deltas = list(torch._foreach_add(step_squares, epsilon))
+        torch._foreach_div_(deltas, torch._foreach_add(squares, epsilon))
         torch._foreach_sqrt_(deltas)
         torch._foreach_mul_(deltas, gradients)
         ema_of_squares_(step_squares, deltas, self.rho)
         add_scaled_(parameters, deltas, -learning_rate)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {**super().get_config(), "rho": self.rho, "epsilon": self.epsilon}

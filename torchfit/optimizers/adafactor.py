@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, ema_, minimum
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -43,7 +44,7 @@ class Adafactor(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         beta_2_decay: float = -0.8,
         epsilon_1: float = 1e-30,
         epsilon_2: float = 1e-3,
@@ -78,11 +79,11 @@ class Adafactor(Optimizer):
         rows, columns, wholes = slots
         decay = 1 - step**self.beta_2_decay
         squares = list(torch._foreach_mul(gradients, gradients))
-        torch._foreach_add_(squares, self.epsilon_1)
+        torch._foreach_add_(squares, max(self.epsilon_1, self._epsilon_floor))
         _ema_each(rows, [None if row is None else square.mean(-1) for row, square in zip(rows, squares)], decay)
         _ema_each(columns, [None if c is None else square.mean(-2) for c, square in zip(columns, squares)], decay)
         _ema_each(wholes, [None if whole is None else square for whole, square in zip(wholes, squares)], decay)
-        roots = [_mean_square(*slot).sqrt() for slot in zip(rows, columns, wholes)]
+        roots = [_mean_square(*slot).clamp_min(self._epsilon_floor).sqrt() for slot in zip(rows, columns, wholes)]
         directions = list(torch._foreach_div(gradients, roots))
         scales = [self._scale(p, direction) for p, direction in zip(parameters, directions)]
         torch._foreach_mul_(directions, scales)
@@ -94,7 +95,7 @@ class Adafactor(Optimizer):
         scale: Tensor = _rms(parameter).clamp_min(self.epsilon_2) / excess
         return scale
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             **super().get_config(),

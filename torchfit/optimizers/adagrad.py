@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, add_div_sqrt_
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -35,7 +36,7 @@ class Adagrad(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         **common: Unpack[CommonKwargs],
@@ -58,10 +59,10 @@ class Adagrad(Optimizer):
         """Move the parameters by the gradient over the root of its sum of squares."""
         (accumulators,) = slots
         torch._foreach_addcmul_(accumulators, gradients, gradients)
-        radicands = list(torch._foreach_add(accumulators, self.epsilon))
+        radicands = list(torch._foreach_add(accumulators, max(self.epsilon, self._epsilon_floor)))
         add_div_sqrt_(parameters, gradients, radicands, -learning_rate)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         own = {"initial_accumulator_value": self.initial_accumulator_value, "epsilon": self.epsilon}
         return {**super().get_config(), **own}

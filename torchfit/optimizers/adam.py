@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments, _fused
 from torchfit.optimizers._foreach import (
     Scalar,
@@ -18,6 +18,7 @@ from torchfit.optimizers._foreach import (
     sqrt,
 )
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -73,7 +74,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -112,13 +113,14 @@ class Adam(Optimizer):
                 learning_rate=learning_rate,
                 beta_1=self.beta_1,
                 beta_2=self.beta_2,
-                epsilon=self.epsilon,
+                epsilon=max(self.epsilon, self._epsilon_floor),
                 step=float(step),
             )
         else:
-            adam_rule(parameters, gradients, slots, learning_rate, step, self.beta_1, self.beta_2, self.epsilon)
+            epsilon = max(self.epsilon, self._epsilon_floor)
+            adam_rule(parameters, gradients, slots, learning_rate, step, self.beta_1, self.beta_2, epsilon)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon, "amsgrad": self.amsgrad}
         return {**super().get_config(), **own}
@@ -141,7 +143,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         weight_decay: float = 0.004,
         beta_1: float = 0.9,
         beta_2: float = 0.999,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, add_quotient_, ema_, one_minus_power
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -36,7 +37,7 @@ class Adamax(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -59,10 +60,10 @@ class Adamax(Optimizer):
         ema_(momentums, gradients, self.beta_1)
         torch._foreach_mul_(norms, self.beta_2)
         torch._foreach_maximum_(norms, torch._foreach_abs(gradients))
-        denominators = list(torch._foreach_add(norms, self.epsilon))
+        denominators = list(torch._foreach_add(norms, max(self.epsilon, self._epsilon_floor)))
         add_quotient_(parameters, momentums, denominators, -learning_rate / one_minus_power(self.beta_1, step))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         return {**super().get_config(), **own}

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, StateDict
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
 from torchfit.optimizers import _arguments, _clipping, _state
-from torchfit.optimizers._accumulation import GradientAccumulationMixin, GradientAccumulator
-from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, ema_, weight_decay_, zeros_like
-from torchfit.optimizers._parameters import Parameters
+from torchfit.optimizers._accumulation import GradientAccumulator
+from torchfit.optimizers._binding import BindingMixin, by_cohort
+from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, ema_, weight_decay_
+from torchfit.optimizers._foreach import Slots as Slots
 from torchfit.optimizers.schedules.base import Schedule, as_schedule
 from torchfit.optimizers.schedules.identifiers import deserialize, serialize
 
 _gradient_of = attrgetter("grad")
-Slots = tuple[list[Any], ...]
+_Aligned: TypeAlias = "tuple[Tensors, Tensors, Slots, list[bool], Sequence[int]]"
+Closure: TypeAlias = "Callable[[], Any]"
 
 REGISTRY = Registry("optimizer", "torchfit.optimizers", {})
 """The optimizers by name, entered by `identifiers`; optimizers that wrap another one save and build it with this."""
 
 
-class Optimizer(GradientAccumulationMixin):
+class Optimizer(BindingMixin):
     """The base of all optimizers: created without parameters, bound to them by `build`.
 
     To write a rule, subclass it, name the state in `slot_names` and define `update_rule` with foreach calls on lists of
@@ -99,21 +103,16 @@ class Optimizer(GradientAccumulationMixin):
         self.gradient_accumulation_steps = if_not_none(
             _arguments.integer, "gradient_accumulation_steps", gradient_accumulation_steps or None, 2
         )
-        self.built = False
-        self._params = Parameters([])
-        self._parameters: Tensors = []
-        self._slots: Slots = ()
-        self._global_state: dict[str, Tensor] = {}
-        self._averages: Tensors = []
-        self._accumulator = GradientAccumulator([])
-        self._decay_mask: list[bool] = []
-        self._decay_exclusions: tuple[list[Tensor], list[str]] = ([], [])
+        super().__init__()
         self._num_updates = 0
         self._num_gradients = 0
-        self._pending_state: dict[str, Any] | None = None
+        self._is_applied_to_some = False
         self._schedule: Schedule | None = None
         self._schedule_arg: Callable[..., Any] | None = None
         self._learning_rate = 0.0
+        self._init_learning_rate(learning_rate)
+
+    def _init_learning_rate(self, learning_rate: Any) -> None:
         self.learning_rate = learning_rate
 
     # What a rule defines.
@@ -140,98 +139,55 @@ class Optimizer(GradientAccumulationMixin):
 
         `parameters`, `gradients` and each list in `slots` (in the order of `slot_names`) are aligned and hold no
         parameter without a gradient. `learning_rate` and `step` (1 at the first update) are numbers, or 0-d
-        float32 tensors inside a graph: calculate with them, do not branch on them.
+        float32 tensors inside a graph: calculate with them, do not branch on them. Parameters that are trained since
+        different updates (layers that were unfrozen) come in calls of their own, each with its own `step`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must define update_rule(parameters, gradients, slots, learning_rate, step)."
         )
 
-    # Binding.
-
-    def build(self, parameters: Iterable[Any]) -> None:
-        """Bind the optimizer to parameters, or to `(name, parameter)` pairs, and create its state.
-
-        Parameters with `requires_grad=False` are left out. Binding again to the same ones (or some of them) changes
-        nothing; other parameters raise a `ValueError`. State that was loaded before is taken over here.
-        """
-        params = Parameters(parameters)
-        if self.built:
-            self._params.check_known(params.tensors)
-            return
-        self.bind(params)
-        self.built = True
-        if self._pending_state is not None:
-            pending, self._pending_state = self._pending_state, None
-            self.load_state_dict(pending)
-
-    def bind(self, params: Parameters) -> None:
-        """Create the state for these parameters. Called by `build`, and by an optimizer that wraps this one."""
-        self._params, self._parameters = params, params.tensors
-        self._select_kernels()
-        self._slots = tuple(
-            [self.init_slot(slot, p.detach(), name) for name, p in zip(params.names, params.tensors)]
-            for slot in self.slot_names()
-        )
-        self._averages = zeros_like(self._parameters) if self.use_ema else []
-        self._accumulator = GradientAccumulator(
-            zeros_like(self._parameters) if self.gradient_accumulation_steps else []
-        )
-        self._global_state = self.create_global_state(self._parameters)
-        self._update_decay_mask()
-
-    def _select_kernels(self) -> None:
-        """Choose kernels once the parameters are known."""
-
-    def exclude_from_weight_decay(
-        self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None
-    ) -> None:
-        """Exclude parameters from weight decay: those in `var_list`, and those in whose name a pattern occurs.
-
-        Args:
-            var_list: parameters.
-            var_names: regular expressions, such as `["bias", "norm"]`. They need names: `build` must be given
-                `(name, parameter)` pairs (`module.named_parameters()`).
-        """
-        if isinstance(var_names, str):
-            _arguments.invalid("var_names", "a list of strings", var_names)
-        self._decay_exclusions = (list(var_list or ()), list(var_names or ()))
-        if self.built:
-            self._update_decay_mask()
-
-    def _update_decay_mask(self) -> None:
-        self._decay_mask = [not excluded for excluded in self._params.select(*self._decay_exclusions)]
-
     # The pure core.
 
-    def update(self, gradients: Sequence[Tensor | None], learning_rate: Scalar, step: Scalar) -> None:
+    def update(self, gradients: Sequence[Tensor | None], *numbers: Scalar) -> None:
         """Make one update: clip, decay, apply the rule, average. Everything happens on tensors, in place.
 
         Counts nothing and reads no tensor on the host, so it may be part of a compiled or captured graph.
 
         Args:
             gradients: one tensor for each parameter, of its shape, or `None`.
-            learning_rate: a number, or a 0-d float32 tensor inside a graph.
-            step: which update this is, from 1; a number, or a 0-d float32 tensor inside a graph.
+            *numbers: what `begin_update` returned, as numbers, or as 0-d float32 tensors inside a graph: the learning
+                rate, and which update this is, from 1.
         """
+        learning_rate, step = numbers
         with torch.no_grad():
-            parameters, dense_gradients, slots, decay_mask = self._drop_missing(gradients)
-            if self.loss_scale_factor is not None:
-                dense_gradients = list(torch._foreach_div(dense_gradients, self.loss_scale_factor))
-            if self.clipnorm or self.clipvalue or self.global_clipnorm:
-                dense_gradients = _clipping.clip(dense_gradients, self.clipnorm, self.clipvalue, self.global_clipnorm)
+            parameters, dense_gradients, slots, decay_mask, present = self._drop_missing(gradients)
+            if self.loss_scale_factor or self.clipnorm or self.clipvalue or self.global_clipnorm:
+                dense_gradients = self._transform(dense_gradients)
             self._decay(parameters, decay_mask, slots, learning_rate)
-            self.update_rule(parameters, dense_gradients, slots, learning_rate, step)
+            if self._cohorts is None:
+                self.update_rule(parameters, dense_gradients, slots, learning_rate, step)
+            else:
+                for start, (some, theirs, *state) in by_cohort(
+                    self._cohorts, present, parameters, dense_gradients, *slots
+                ):
+                    self.update_rule(some, theirs, tuple(state), learning_rate, step - start)
             if self.use_ema:
                 self._average(step)
 
-    def _drop_missing(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
+    def _transform(self, gradients: Tensors) -> Tensors:
+        """Divide gradients by the scale of the loss, and clip them."""
+        if self.loss_scale_factor is not None:
+            gradients = list(torch._foreach_div(gradients, self.loss_scale_factor))
+        return _clipping.clip(gradients, self.clipnorm, self.clipvalue, self.global_clipnorm)
+
+    def _drop_missing(self, gradients: Sequence[Tensor | None]) -> _Aligned:
         """Leave out what has no gradient, and make sparse gradients dense."""
         dense_gradients = [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
         if len(dense_gradients) == len(self._parameters):
-            return self._parameters, dense_gradients, self._slots, self._decay_mask
+            return self._parameters, dense_gradients, self._slots, self._decay_mask, range(len(self._parameters))
         return self._drop_missing_slow(gradients)
 
-    def _drop_missing_slow(self, gradients: Sequence[Tensor | None]) -> tuple[Tensors, Tensors, Slots, list[bool]]:
+    def _drop_missing_slow(self, gradients: Sequence[Tensor | None]) -> _Aligned:
         present = [position for position, gradient in enumerate(gradients) if gradient is not None]
         if len(gradients) != len(self._parameters):
             raise ValueError(
@@ -239,13 +195,14 @@ class Optimizer(GradientAccumulationMixin):
                 f"optimizer was built with, in their order. Received: {len(gradients)} gradients."
             )
         if not torch.compiler.is_compiling():
-            self._params.warn_missing_gradients(present)
+            self._params.warn_missing_gradients(present, is_meant=self._is_applied_to_some)
         found = [gradient for gradient in gradients if gradient is not None]
         return (
             [self._parameters[position] for position in present],
             [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found],
             tuple([slot[position] for position in present] for slot in self._slots),
             [self._decay_mask[position] for position in present],
+            present,
         )
 
     def _decay(self, parameters: Tensors, decay_mask: list[bool], slots: Slots, learning_rate: Scalar) -> None:
@@ -261,24 +218,47 @@ class Optimizer(GradientAccumulationMixin):
 
     # Steps of the eager loop.
 
-    def step(self, num_samples: float = 1.0) -> None:
-        """Make an update with the gradients in the parameters' `grad`; `num_samples` as in `apply`."""
+    needs_closure = False
+    """Whether `step` evaluates the loss itself, and so must be given a function that does."""
+
+    accepts_closure = False
+    """Whether `step` may make use of a `closure`. Those of torchfit evaluate the loss once, before they update."""
+
+    def step(self, num_samples: Scalar | Closure | None = 1.0, closure: Closure | None = None) -> Any:
+        """Make an update with the gradients in the parameters' `grad`.
+
+        Args:
+            num_samples: as in `apply`.
+            closure: computes the loss and its gradients first, as for optimizers of torch.
+
+        Returns:
+            What `closure` returned.
+
+        Raises:
+            ValueError: the optimizer has no parameters yet.
+        """
+        if callable(num_samples):  # torch's optimizers take the closure first
+            closure = num_samples
+            num_samples = 1.0
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self.built:
+            self._require_built()
+        self._is_applied_to_some = False
         gradients = list(map(_gradient_of, self._parameters))
         if self.gradient_accumulation_steps is None and gradients:
             self.update(gradients, *self.begin_update())
         else:
             self._accumulate_step(gradients, num_samples)
-
-    def zero_grad(self) -> None:
-        """Clear the gradients of the parameters: `grad` becomes `None`."""
-        for parameter in self._parameters:
-            parameter.grad = None
+        return loss
 
     def apply(
         self,
         grads: Sequence[Tensor | None],
         trainable_variables: Iterable[Any] | None = None,
-        num_samples: float = 1.0,
+        num_samples: Scalar | None = 1.0,
     ) -> None:
         """Make an update with these gradients, or accumulate them if `gradient_accumulation_steps` is set.
 
@@ -286,14 +266,18 @@ class Optimizer(GradientAccumulationMixin):
             grads: one tensor for each parameter, or `None` where there is none.
             trainable_variables: the parameters that `grads` belong to. Default: those of `build`, in order.
                 The first call may bind the optimizer with them.
-            num_samples: how much these gradients count in the mean over the accumulated ones.
+            num_samples: how much these gradients count in the mean over the accumulated ones: the number of samples,
+                or whatever the loss was divided by. `None`: it is a sum, which is not divided.
+
+        Raises:
+            ValueError: the optimizer has no parameters yet, or was built with others.
         """
         if trainable_variables is not None:
             parameters = list(trainable_variables)
             self.build(parameters)
-            grads = self._params.reorder(grads, parameters)
-        if not self.built:
-            raise ValueError("The optimizer is bound to no parameters. Call optimizer.build(parameters) first.")
+            self._is_applied_to_some = len(parameters) < len(self._parameters)
+            grads = self._params.reorder(grads, [p if isinstance(p, Tensor) else p[1] for p in parameters])
+        self._require_built()
         gradients = self._params.cast_gradients(grads)
         if self.gradient_accumulation_steps is None and gradients:
             self.update(gradients, *self.begin_update())
@@ -306,7 +290,7 @@ class Optimizer(GradientAccumulationMixin):
         self.apply([gradient for gradient, _ in pairs], [parameter for _, parameter in pairs])
         return self.iterations
 
-    def begin_update(self) -> tuple[float, int]:
+    def begin_update(self) -> tuple[float, ...]:
         """Count an update, and return its learning rate and step: what `update` is to be called with.
 
         For those who call `update` themselves. `apply` and `step` count on their own.
@@ -315,6 +299,9 @@ class Optimizer(GradientAccumulationMixin):
         self._num_updates += 1
         self._num_gradients += 1
         return rate, self._num_updates
+
+    wraps_others = False
+    """Whether other optimizers do the work. Such an optimizer cannot be a part of a `MultiOptimizer`."""
 
     compile_blocker: str | None = None
     """Why an update cannot be part of a compiled step; `None` if it can."""
@@ -354,16 +341,6 @@ class Optimizer(GradientAccumulationMixin):
         return self._learning_rate if self._schedule is None else self._schedule_arg
 
     @property
-    def iterations(self) -> int:
-        """How many updates were made."""
-        return self._num_updates
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The parameters that the optimizer is bound to, in order."""
-        return list(self._parameters)
-
-    @property
     def variables(self) -> list[Tensor]:
         """All state as tensors: `iterations`, the learning rate unless scheduled, then the slots.
 
@@ -371,10 +348,26 @@ class Optimizer(GradientAccumulationMixin):
         copies of what is counted on the host.
         """
         rate = [] if callable(self.learning_rate_or_schedule) else [torch.tensor(self.learning_rate)]
-        interleaved, separate = self._slots[: self.interleaved_slots], self._slots[self.interleaved_slots :]
-        slots = [slot for group in (*zip(*interleaved), *separate) for slot in group if slot is not None]
+        sums = [tensor for group in self._accumulator.sums for tensor in group]
         counted = [torch.tensor(self._num_updates), *rate]
-        return [*counted, *self._averages, *self._accumulator.sums, *slots, *self._global_state.values()]
+        return [*counted, *self._averages, *sums, *self.slot_variables(), *self._global_state.values()]
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return the values of `variables`, in their order, as NumPy arrays."""
+        return [_state.to_numpy(variable) for variable in self.variables]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set what `get_weights` returned: the count of updates, the learning rate unless scheduled, then the slots.
+
+        Raises:
+            ValueError: there are more or fewer than `variables`, or their shapes are others.
+        """
+        values = _state.check_weights(self.variables, weights)
+        _state.copy_weights(self.variables, values)
+        self._num_updates = int(values[0])
+        self._num_gradients = self._num_updates * (self.gradient_accumulation_steps or 1)
+        if not callable(self.learning_rate_or_schedule):
+            self.learning_rate = values[1]
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Multiply a loss by `loss_scale_factor`, before its gradients are taken."""
@@ -392,10 +385,9 @@ class Optimizer(GradientAccumulationMixin):
 
     # For optimizers that wrap this one.
 
-    @property
-    def slots(self) -> Slots:
-        """The slots, in the order of `slot_names`, each with one entry for each parameter."""
-        return self._slots
+    def rates_at(self, num_gradients: int) -> tuple[float, ...]:
+        """Return the learning rates that an update after this many gradients needs."""
+        return (self.learning_rate_at(num_gradients),)
 
     @property
     def averages(self) -> Tensors:
@@ -412,14 +404,26 @@ class Optimizer(GradientAccumulationMixin):
         """The state that belongs to no single parameter, by name."""
         return self._global_state
 
+    def count_to(self, num_updates: int, num_gradients: int) -> None:
+        """Count updates and gradients that another optimizer has counted."""
+        self._num_updates, self._num_gradients = num_updates, num_gradients
+
+    def load_shared_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Restore what `global_state` holds."""
+        _state.restore_shared(self._global_state, saved)
+
     def mutable_state(self) -> Tensors:
         """List all tensors that `update` changes."""
-        slots = [slot for of_one_name in self._slots for slot in of_one_name if slot is not None]
-        return [*self._parameters, *slots, *self._averages, *self._global_state.values()]
+        return [*self._parameters, *self.slot_variables(), *self._averages, *self._global_state.values()]
+
+    def slot_variables(self) -> Tensors:
+        """List the slots in the order in which `variables` has them."""
+        interleaved, separate = self._slots[: self.interleaved_slots], self._slots[self.interleaved_slots :]
+        return [slot for group in (*zip(*interleaved), *separate) for slot in group if slot is not None]
 
     # Saving.
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return everything that changes in training, as tensors and plain data, to resume bit by bit.
 
         The state of each parameter is stored under its name (its position, if `build` got no names). As in torch, the
@@ -430,39 +434,41 @@ class Optimizer(GradientAccumulationMixin):
             "calls": self._num_gradients,
             "learning_rate": None if callable(self.learning_rate_or_schedule) else self.learning_rate,
             "window": self._accumulator.state_dict(),
-            "parameters": _state.by_parameter(self._params.names, self._named_slots()),
             "shared": dict(self._global_state),
+            "follows": self._tracker.follows,
+            **self.parameter_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned. Before `build`, it is kept until then.
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore what `state_dict` returned. Before `build`, it is kept until then.
+
+        The state of each parameter is found by its name; of unnamed ones, or of another module, by its position.
+        If some of the parameters are others, what fits is restored, with a warning.
 
         Raises:
             ValueError: the state belongs to other parameters or another kind of optimizer.
         """
         if not self.built:
             self._pending_state = state
+            if self._tracker.module:
+                self._offer(self._tracker.module, build=False)
             return
         _state.require(state, ("iterations", "calls", "learning_rate", "window", "parameters", "shared"))
-        _state.restore(self._params.names, self._named_slots(), state["parameters"])
-        _state.restore_shared(self._global_state, state["shared"])
+        self._require_saved_groups(state)
+        plan = self.plan_restore(state, self._tracker.known())
+        self.load_shared_state(state["shared"])
         self._num_updates, self._num_gradients = int(state["iterations"]), int(state["calls"])
         if state["learning_rate"] is not None and not callable(self.learning_rate_or_schedule):
             self.learning_rate = state["learning_rate"]
-        self._accumulator.load_state_dict(state["window"])
+        self.restore(plan, self.iterations)
+        self._accumulator.load_state_dict(state["window"], plan.positions)
+        plan.warn()
 
-    def _named_slots(self) -> dict[str, list[Any]]:
-        named = dict(zip(self.slot_names(), self._slots))
-        if self._averages:
-            named["average"] = self._averages
-        if self._accumulator.sums:
-            named["gradient_sum"] = self._accumulator.sums
-        return named
-
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
-        rate = self.learning_rate_or_schedule
+        rate, excluded = self.learning_rate_or_schedule, self._excluded_names()
         return {
+            **({"exclude_from_weight_decay": excluded} if excluded else {}),
             "name": self.name,
             "learning_rate": serialize(rate) if callable(rate) else rate,
             "weight_decay": self.weight_decay,
@@ -477,9 +483,13 @@ class Optimizer(GradientAccumulationMixin):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Optimizer:
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> Optimizer:
         """Build an optimizer from what `get_config` returned, its schedule included."""
         rate = config.get("learning_rate")
         if isinstance(rate, dict):
             config = {**config, "learning_rate": deserialize(rate, custom_objects)}
-        return cls(**config)
+        excluded = config.get("exclude_from_weight_decay")
+        optimizer = cls(**{name: value for name, value in config.items() if name != "exclude_from_weight_decay"})
+        if excluded:
+            optimizer.exclude_from_weight_decay(var_names=excluded)
+        return optimizer

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_
+from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, copy_where_
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -26,7 +27,7 @@ class Ftrl(Optimizer):
     Source: McMahan et al., "Ad Click Prediction: a View from the Trenches", 2013.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001; must stay above 0.
+        learning_rate: see `Optimizer`. Default 0.001. At a rate of 0, nothing is updated.
         learning_rate_power: how fast the rate falls with the sum of squares, <= 0; 0 is a fixed rate.
         initial_accumulator_value: what the sum of squares begins with, >= 0. Default 0.1.
         l1_regularization_strength: >= 0; makes parameters exactly 0.
@@ -41,7 +42,7 @@ class Ftrl(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         learning_rate_power: float = -0.5,
         initial_accumulator_value: float = 0.1,
         l1_regularization_strength: float = 0.0,
@@ -75,7 +76,17 @@ class Ftrl(Optimizer):
     def update_rule(
         self, parameters: Tensors, gradients: Tensors, slots: Slots, learning_rate: Scalar, step: Scalar
     ) -> None:
-        """Set the parameters to the minimum of what was seen so far."""
+        """Set the parameters to the minimum of what was seen so far. At a rate of 0, everything stays as it is."""
+        if isinstance(learning_rate, Tensor):
+            state = [*parameters, *slots[0], *slots[1]]
+            before = list(torch._foreach_mul(state, 1))
+            is_zero = learning_rate == 0
+            self._minimize(parameters, gradients, slots, torch.where(is_zero, 1.0, learning_rate))
+            copy_where_(is_zero, state, before)
+        elif learning_rate:
+            self._minimize(parameters, gradients, slots, learning_rate)
+
+    def _minimize(self, parameters: Tensors, gradients: Tensors, slots: Slots, learning_rate: Scalar) -> None:
         accumulators, linears = slots
         power, l1 = -self.learning_rate_power, self.l1_regularization_strength
         before = list(torch._foreach_pow(accumulators, power))
@@ -92,10 +103,13 @@ class Ftrl(Optimizer):
         clipped = list(torch._foreach_clamp_max(linears, l1))
         torch._foreach_clamp_min_(clipped, -l1)
         torch._foreach_sub_(clipped, linears)
+        if not self.initial_accumulator_value:  # no curvature where there was no gradient yet: any minimum is one
+            clipped = [torch.where(q == 0, p, c) for p, q, c in zip(parameters, quadratics, clipped)]
+            quadratics = [torch.where(q == 0, 1.0, q) for q in quadratics]
         torch._foreach_div_(clipped, quadratics)
         torch._foreach_copy_(parameters, clipped)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             **super().get_config(),

@@ -18,8 +18,10 @@ from torchfit.optimizers.ftrl import Ftrl
 from torchfit.optimizers.lamb import Lamb
 from torchfit.optimizers.lion import Lion
 from torchfit.optimizers.loss_scale_optimizer import LossScaleOptimizer
+from torchfit.optimizers.multi_optimizer import MultiOptimizer
 from torchfit.optimizers.muon import Muon
 from torchfit.optimizers.nadam import Nadam
+from torchfit.optimizers.optimizer_map import OptimizerMap
 from torchfit.optimizers.rmsprop import RMSprop
 from torchfit.optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from torchfit.optimizers.sgd import SGD
@@ -40,6 +42,7 @@ _CLASSES = (
     Lamb,
     Lion,
     LossScaleOptimizer,
+    MultiOptimizer,
     Muon,
     Nadam,
     ScheduleFreeAdamW,
@@ -88,6 +91,8 @@ def get(identifier: Any) -> Any:
     """
     if isinstance(identifier, torch.optim.Optimizer) or _is_torch_class(identifier):
         return TorchOptimizer(identifier)
+    if isinstance(identifier, OptimizerMap):
+        return MultiOptimizer(identifier)
     found = identifier if isinstance(identifier, (Optimizer, TorchOptimizer)) else REGISTRY.get(identifier)
     if found is not None and not isinstance(found, (Optimizer, TorchOptimizer)):
         raise ValueError(f"Could not interpret the optimizer identifier {describe(identifier)}. {_WANTED}")
@@ -107,7 +112,7 @@ def resolve_optimizer(identifier: Any) -> AnyOptimizer:
     >>> resolve_optimizer(torch.optim.SGD).name
     'sgd'
     """
-    known = isinstance(identifier, (str, Mapping, type, Optimizer, TorchOptimizer, torch.optim.Optimizer))
+    known = isinstance(identifier, (str, Mapping, type, Optimizer, OptimizerMap, TorchOptimizer, torch.optim.Optimizer))
     if not known and callable(identifier):
         return TorchOptimizer(identifier)
     found = get(identifier) if known else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import (
     Scalar,
@@ -15,10 +15,12 @@ from torchfit.optimizers._foreach import (
     add_scaled_,
     ema_,
     ema_of_squares_,
+    maximum,
     one_minus_power,
     sqrt,
 )
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -46,7 +48,7 @@ class Lamb(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -70,7 +72,7 @@ class Lamb(Optimizer):
         ema_of_squares_(velocities, gradients, self.beta_2)
         correction = sqrt(one_minus_power(self.beta_2, step))
         roots = list(torch._foreach_sqrt(velocities))
-        torch._foreach_add_(roots, self.epsilon * correction)
+        torch._foreach_add_(roots, maximum(self.epsilon * correction, self._epsilon_floor))
         directions = list(torch._foreach_div(momentums, roots))
         torch._foreach_mul_(directions, correction / one_minus_power(self.beta_1, step))
         ratios = [
@@ -80,7 +82,7 @@ class Lamb(Optimizer):
         torch._foreach_mul_(directions, ratios)
         add_scaled_(parameters, directions, -learning_rate)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         return {**super().get_config(), **own}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, ema_
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -35,7 +36,7 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.99,
         **common: Unpack[CommonKwargs],
@@ -59,6 +60,6 @@ class Lion(Optimizer):
         add_scaled_(parameters, directions, -learning_rate)
         ema_(momentums, gradients, self.beta_2)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, StateDict
 from torchfit._utils.names import did_you_mean
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_
-from torchfit.optimizers._parameters import Parameters
+from torchfit.optimizers._parameters import NamedTensor, Parameters
 from torchfit.optimizers.base import REGISTRY, Optimizer
 
 
@@ -28,6 +30,7 @@ class LossScaleOptimizer(Optimizer):
         initial_scale: the first scale, > 0. Default 2**15.
         dynamic_growth_steps: after how many finite updates in a row the scale doubles. Default 2000.
         name: what the optimizer is called.
+        dynamic: always true; for a fixed scale, set `loss_scale_factor` of the inner optimizer instead.
         **unknown: nothing; arguments of the inner optimizer are refused with a hint.
 
     Raises:
@@ -43,29 +46,36 @@ class LossScaleOptimizer(Optimizer):
     (tensor([0.5000]), 4.0, 1, 1)
     """
 
+    wraps_others = True
+
     def __init__(
         self,
         inner_optimizer: Optimizer,
         initial_scale: float = 2.0**15,
         dynamic_growth_steps: int = 2000,
         name: str | None = None,
+        dynamic: bool = True,
         **unknown: Any,
     ):
         if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
             rule = "an optimizer of torchfit.optimizers that scales no loss itself"
             _arguments.invalid("inner_optimizer", rule, inner_optimizer)
         _check_no_unknown(unknown)
+        if not dynamic:
+            raise ValueError(
+                "A `LossScaleOptimizer` adapts its scale: `dynamic=False` is not possible. For a fixed scale, set "
+                "`loss_scale_factor` of the inner optimizer, such as Adam(loss_scale_factor=1024), and use that."
+            )
         self.inner_optimizer = inner_optimizer
-        super().__init__(inner_optimizer.learning_rate_or_schedule, name=name)
+        super().__init__(0.0, name=name)
         inner_optimizer.loss_scale_factor = None
         self.initial_scale = _arguments.positive("initial_scale", initial_scale)
         self.dynamic_growth_steps = _arguments.integer("dynamic_growth_steps", dynamic_growth_steps, 1)
         self.gradient_accumulation_steps = inner_optimizer.gradient_accumulation_steps
         self.use_ema = inner_optimizer.use_ema
 
-    def slot_names(self) -> tuple[str, ...]:
-        """Those of the inner optimizer."""
-        return self.inner_optimizer.slot_names()
+    def _init_learning_rate(self, learning_rate: Any) -> None:
+        """Leave the learning rate to the inner optimizer."""
 
     def create_global_state(self, parameters: Tensors) -> dict[str, Tensor]:
         """The scale, the finite updates in a row, and the skipped updates."""
@@ -76,16 +86,17 @@ class LossScaleOptimizer(Optimizer):
             "skipped": torch.zeros((), device=device),
         }
 
-    def bind(self, params: Parameters) -> None:
-        """Bind the inner optimizer too, and share its state."""
+    def bind(self, params: Parameters, step: int = 0) -> None:
+        """Bind the inner optimizer, which holds the state of the parameters."""
         inner = self.inner_optimizer
-        inner.bind(params)
+        inner.bind(params, step)
         inner.built = True
-        self._params, self._parameters, self._slots = params, inner.parameters, inner.slots
+        self._params, self._parameters = params, params.tensors
         self._averages, self._accumulator = inner.averages, inner.accumulator
-        self._global_state = {**inner.global_state, **self.create_global_state(self._parameters)}
+        if not self.built:
+            self._global_state = {**inner.global_state, **self.create_global_state(self._parameters)}
 
-    def update(self, gradients: Any, learning_rate: Scalar, step: Scalar) -> None:
+    def update(self, gradients: Sequence[Tensor | None], *numbers: Scalar) -> None:
         """Make the inner update where all gradients are finite, and adapt the scale. See `Optimizer.update`."""
         with torch.no_grad():
             scale, skipped = self._global_state["dynamic_scale"], self._global_state["skipped"]
@@ -94,24 +105,29 @@ class LossScaleOptimizer(Optimizer):
             mutable = self.inner_optimizer.mutable_state()
             before = list(torch._foreach_mul(mutable, 1))
             unscaled = [None if gradient is None else gradient / scale for gradient in gradients]
-            if not isinstance(learning_rate, Tensor):
-                learning_rate = torch.full((), learning_rate, device=scale.device)
-            self.inner_optimizer.update(unscaled, learning_rate, step - skipped)
+            *rates, step = [number if isinstance(number, Tensor) else scale.new_tensor(number) for number in numbers]
+            self.inner_optimizer.update(unscaled, *rates, step - skipped)
             copy_where_(~finite, mutable, before)
             self._update_scale(finite)
 
     def _update_scale(self, finite: Tensor) -> None:
+        self._global_state["skipped"].add_(~finite)
         scale, counter = self._global_state["dynamic_scale"], self._global_state["step_counter"]
         should_grow = finite & (counter + 1 >= self.dynamic_growth_steps)
         scale.mul_(torch.where(finite, torch.where(should_grow, 2.0, 1.0), 0.5))
         counter.copy_(torch.where(finite & ~should_grow, counter + 1, 0.0))
-        self._global_state["skipped"].add_(~finite)
 
-    def begin_update(self) -> tuple[float, int]:
+    def begin_update(self) -> tuple[float, ...]:
         """Count an update, tried or made, and return its learning rate and step. See `Optimizer.begin_update`."""
-        rate = self.learning_rate
-        _, step = super().begin_update()
-        return rate, step
+        rates = self.rates_at(self._num_gradients)
+        self._num_updates += 1
+        self._num_gradients += 1
+        return *rates, self._num_updates
+
+    @property
+    def count_of_numbers(self) -> int:
+        """How many numbers an update needs: those of the inner optimizer."""
+        return self.inner_optimizer.count_of_numbers
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Multiply a loss by the scale, before its gradients are taken."""
@@ -135,22 +151,69 @@ class LossScaleOptimizer(Optimizer):
     @property
     def learning_rate(self) -> Any:
         """The inner optimizer's learning rate."""
-        inner = self.inner_optimizer
-        if not callable(inner.learning_rate_or_schedule):
-            return inner.learning_rate
-        skipped = self.skipped_updates * (self.gradient_accumulation_steps or 1)
-        return inner.learning_rate_at(self._num_gradients - skipped)
+        return self.learning_rate_at(self._num_gradients)
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizer.learning_rate = value
+
+    def learning_rate_at(self, num_gradients: int) -> float:
+        """Return the inner optimizer's learning rate after this many gradients, without those of skipped updates."""
+        return self.inner_optimizer.learning_rate_at(num_gradients - self._skipped_gradients())
+
+    def rates_at(self, num_gradients: int) -> tuple[float, ...]:
+        """Return the learning rates of the inner optimizer after this many gradients."""
+        return self.inner_optimizer.rates_at(num_gradients - self._skipped_gradients())
+
+    def _skipped_gradients(self) -> int:
+        """Count the gradients of skipped updates. Reads a tensor, and so only where a schedule asks."""
+        if not callable(self.learning_rate_or_schedule):
+            return 0
+        return self.skipped_updates * (self.gradient_accumulation_steps or 1)
 
     @property
     def learning_rate_or_schedule(self) -> Any:
         """The inner optimizer's number, or its schedule."""
         return self.inner_optimizer.learning_rate_or_schedule
 
-    def get_config(self) -> dict[str, Any]:
+    # The state of the parameters is the inner optimizer's.
+
+    @property
+    def held(self) -> list[NamedTensor]:
+        """The parameters that the inner optimizer has a state for."""
+        return self.inner_optimizer.held
+
+    def rename(self, entries: Iterable[NamedTensor]) -> None:
+        """Rename the inner optimizer's parameters."""
+        self.inner_optimizer.rename(entries)
+
+    def parameter_state(self) -> StateDict:
+        """Return the state of the inner optimizer's parameters."""
+        return self.inner_optimizer.parameter_state()
+
+    def plan_restore(self, state: Mapping[str, Any], known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+        """Check a state for the inner optimizer."""
+        return self.inner_optimizer.plan_restore(state, known, strict=strict)
+
+    def restore(self, plan: Any, num_updates: int) -> None:
+        """Restore the state of the inner optimizer."""
+        self.inner_optimizer.restore(plan, num_updates)
+
+    def require_accumulation_group(self, group: int) -> None:
+        """Create the sums of a group of losses in the inner optimizer."""
+        self.inner_optimizer.require_accumulation_group(group)
+
+    def slot_variables(self) -> Tensors:
+        """List the slots of the inner optimizer."""
+        return self.inner_optimizer.slot_variables()
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """Exclude parameters from the inner optimizer's weight decay. See `Optimizer.exclude_from_weight_decay`."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data, the inner optimizer's among them."""
         return {
             "name": self.name,
@@ -160,7 +223,7 @@ class LossScaleOptimizer(Optimizer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> LossScaleOptimizer:
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> LossScaleOptimizer:
         """Build an optimizer from what `get_config` returned, the inner one included."""
         inner = REGISTRY.deserialize(config["inner_optimizer"], custom_objects)
         return cls(inner, **{name: value for name, value in config.items() if name != "inner_optimizer"})
@@ -170,11 +233,11 @@ def _check_no_unknown(unknown: dict[str, Any]) -> None:
     for name in unknown:
         if name in _arguments.init_arg_names(Optimizer):
             raise ValueError(f"LossScaleOptimizer has no argument `{name}`: set it on the inner optimizer.")
-        known = ("inner_optimizer", "initial_scale", "dynamic_growth_steps", "name")
+        known = ("inner_optimizer", "initial_scale", "dynamic_growth_steps", "name", "dynamic")
         raise ValueError(f"LossScaleOptimizer has no argument `{name}`. {did_you_mean(name, known)}")
 
 
 def _all_finite(tensors: Tensors) -> Tensor:
-    """Tell, on the device, whether there is neither an infinity nor a NaN."""
+    """Return, on the device, whether there is neither an infinity nor a NaN."""
     largest = torch._foreach_norm(tensors, float("inf"))
     return torch.stack([each.to(largest[0]) for each in largest]).isfinite().all()

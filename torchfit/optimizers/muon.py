@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, select, weight_decay_
 from torchfit.optimizers.adam import adam_rule
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     pass
@@ -51,7 +53,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         adam_beta_1: float = 0.9,
         adam_beta_2: float = 0.999,
         adam_weight_decay: float | None = 0.004,
@@ -130,7 +132,7 @@ class Muon(Optimizer):
                 step,
                 self.adam_beta_1,
                 self.adam_beta_2,
-                self.epsilon,
+                max(self.epsilon, self._epsilon_floor),
             )
 
     def _update_matrices(
@@ -158,7 +160,7 @@ class Muon(Optimizer):
             x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=self.muon_b, alpha=self.muon_c), x, beta=self.muon_a)
         return x
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         names = (
             "adam_beta_1",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, add_div_sqrt_, ema_, ema_of_squares_
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -37,7 +38,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.001,
+        learning_rate: LearningRate = 0.001,
         rho: float = 0.9,
         momentum: float = 0.0,
         epsilon: float = 1e-7,
@@ -63,10 +64,12 @@ class RMSprop(Optimizer):
         """Move the parameters by the gradient over its root mean square."""
         velocities = slots[0]
         ema_of_squares_(velocities, gradients, self.rho)
-        radicands = list(torch._foreach_add(velocities, self.epsilon))
+        epsilon = max(self.epsilon, self._epsilon_floor)
+        radicands = list(torch._foreach_add(velocities, epsilon))
         if self.centered:
             ema_(slots[-1], gradients, self.rho)
             torch._foreach_addcmul_(radicands, slots[-1], slots[-1], -1)
+            torch._foreach_clamp_min_(radicands, epsilon)  # rounded, the variance of a steady gradient may be below 0
         if self.momentum > 0:
             momentums = slots[1]
             torch._foreach_mul_(momentums, self.momentum)
@@ -75,7 +78,7 @@ class RMSprop(Optimizer):
         else:
             add_div_sqrt_(parameters, gradients, radicands, -learning_rate)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         own = {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon, "centered": self.centered}
         return {**super().get_config(), **own}

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import (
     Scalar,
     Tensors,
     add_quotient_,
-    add_scaled_,
     ema_,
     ema_of_squares_,
+    maximum,
     minimum,
     one_minus_power,
     sqrt,
 )
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -49,7 +50,7 @@ class ScheduleFreeAdamW(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.0025,
+        learning_rate: LearningRate = 0.0025,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -81,15 +82,14 @@ class ScheduleFreeAdamW(Optimizer):
         ema_of_squares_(velocities, gradients, self.beta_2)
         correction = sqrt(one_minus_power(self.beta_2, step))
         roots = list(torch._foreach_sqrt(velocities))
-        torch._foreach_add_(roots, self.epsilon * correction)
-        # parameters become beta_1 * x, without the share of the old z
-        add_scaled_(parameters, iterates, self.beta_1 - 1)
-        add_quotient_(iterates, gradients, roots, -learning_rate * correction)
-        means = list(torch._foreach_div(parameters, self.beta_1))
-        ema_(means, iterates, 1 - 1 / step)
-        torch._foreach_copy_(parameters, torch._foreach_lerp(iterates, means, self.beta_1))
+        torch._foreach_add_(roots, maximum(self.epsilon * correction, self._epsilon_floor))
+        rate, share = -learning_rate * correction, 1 / step
+        # With x = (y - (1 - beta_1) * z) / beta_1 put into the formulas, y moves by itself, and x is not needed.
+        ema_(parameters, iterates, 1 - share)
+        add_quotient_(parameters, gradients, roots, rate * (self.beta_1 * share + 1 - self.beta_1))
+        add_quotient_(iterates, gradients, roots, rate)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             **super().get_config(),

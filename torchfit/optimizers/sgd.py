@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from torchfit._types import Config
 from torchfit.optimizers import _arguments, _fused
 from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_
 from torchfit.optimizers.base import Optimizer, Slots
+from torchfit.optimizers.schedules.base import LearningRate
 
 if TYPE_CHECKING:
     from torchfit.optimizers._arguments import CommonKwargs, Unpack
@@ -38,9 +39,11 @@ class SGD(Optimizer):
     tensor([0.5000])
     """
 
+    supports_complex = True
+
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any] = 0.01,
+        learning_rate: LearningRate = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         **common: Unpack[CommonKwargs],
@@ -76,6 +79,6 @@ class SGD(Optimizer):
         else:
             torch._foreach_add_(parameters, momentums)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}

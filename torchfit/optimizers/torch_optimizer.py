@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, StateDict
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, snake_case
 from torchfit._utils.registry import find_custom
-from torchfit.optimizers import _arguments, _state
-from torchfit.optimizers._parameters import Parameters
+from torchfit.optimizers import _arguments, _state, _torch_optim
+from torchfit.optimizers._foreach import Scalar
+from torchfit.optimizers._parameters import (
+    NamedTensor,
+    ParameterChanges,
+    Parameters,
+    ParameterTracker,
+    named_tensors,
+    short_list,
+    without,
+)
+from torchfit.optimizers._rates import reference_rate, scaled_rates
+from torchfit.optimizers._torch_optim import Factory
 
-Factory = Callable[[Any], torch.optim.Optimizer]
+Closure = Callable[[], Any]
 
 
 class TorchOptimizer:
@@ -28,10 +41,16 @@ class TorchOptimizer:
         optimizer: a `torch.optim.Optimizer` bound to (some of) the model's parameters, a class of such, or a callable
             that is given the parameters and returns one, such as `functools.partial(torch.optim.SGD, lr=0.1)`.
         name: what the optimizer is called. Default: the class name in snake case.
+        groups: parameter groups for a class or callable, each a dictionary with the `names` of its parameters, and
+            options such as `lr`. They need names: `build` must be given `(name, parameter)` pairs, as `compile` does.
+            Default: one group of all trainable parameters.
 
     Attributes:
         optimizer: the `torch.optim.Optimizer`, `None` before `build` if a class or callable was given. Learning rate
             schedulers of torch are made with it.
+        needs_closure: whether `step` evaluates the loss itself, as that of LBFGS, and so must be given a function that
+            does. Such an optimizer works with whole batches only.
+        accepts_closure: whether `step` may evaluate the loss itself. Those of torch.optim but LBFGS have no need to.
 
     Raises:
         ValueError: `optimizer` is something else.
@@ -45,8 +64,14 @@ class TorchOptimizer:
     """
 
     gradient_accumulation_steps = None
+    use_ema = False
 
-    def __init__(self, optimizer: torch.optim.Optimizer | Factory, name: str | None = None):
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer | Factory,
+        name: str | None = None,
+        groups: Sequence[Mapping[str, Any]] | None = None,
+    ):
         if not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
             _arguments.invalid(
                 "optimizer",
@@ -56,12 +81,24 @@ class TorchOptimizer:
         given = isinstance(optimizer, torch.optim.Optimizer)
         self.optimizer: Any = optimizer if given else None
         self._factory: Any = None if given else optimizer
-        self._params = Parameters(_all_params(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else [])
-        self._pending_state: dict[str, Any] | None = None
+        if given and groups is not None:
+            _arguments.invalid("groups", "None for an optimizer that has groups already", groups)
+        self._described = None if groups is None else [dict(group) for group in groups]
+        self._makes_one_group = not given and groups is None
+        self._tracker = ParameterTracker()
+        self._left_out: list[NamedTensor] = []
+        self._params = Parameters([])
+        self._with_grad: list[Tensor] = []
+        self._clears_module = self._is_synced = False
+        self._pending_state: StateDict | None = None
         self._pending_learning_rate: float | None = None
+        self._rate_ratios: list[float] | None = None
         self._num_updates = 0
         self.built = False
-        self.name = name or snake_case(_class_name(optimizer))
+        self.name = name or snake_case(_torch_optim.class_name(optimizer))
+        self._refresh()
+
+    # Binding.
 
     def build(self, parameters: Iterable[Any]) -> None:
         """Make the optimizer for these parameters, or check that it is bound to some of them.
@@ -69,52 +106,162 @@ class TorchOptimizer:
         Raises:
             ValueError: a given instance is bound to other parameters, or the callable returns no optimizer.
         """
-        given = list(parameters)
-        params = Parameters(given)
+        entries = named_tensors(parameters)
+        trainable = [entry for entry in entries if entry[1].requires_grad]
         if self.optimizer is None:
-            self.optimizer = _build(self._factory, given)
-        elif params.tensors and not set(map(id, params.tensors)) & set(map(id, self._params.tensors)):
+            made_from = [tensor for _, tensor in trainable]
+            self.optimizer = _torch_optim.make(
+                self._factory, _torch_optim.groups_from(self._described, entries) if self._described else made_from
+            )
+        elif trainable and len(without(trainable, self._held())) == len(trainable):
             raise ValueError(
                 "The torch optimizer is bound to other parameters than the model's. Create it with "
                 "model.parameters(), or pass the class (or a functools.partial of it) to have that done."
             )
-        self._params = Parameters(_with_names(params, _all_params(self.optimizer)))
+        if not self.built:
+            self._left_out = without(trainable, self._held())
         self.built = True
+        self._tracker.module = entries
+        self._tracker.has_changed(entries)
+        self._refresh()
         if self._pending_learning_rate is not None:
             self.learning_rate, self._pending_learning_rate = self._pending_learning_rate, None
         if self._pending_state is not None:
             pending, self._pending_state = self._pending_state, None
             self.load_state_dict(pending)
 
-    def step(self, num_samples: float = 1.0) -> None:
-        """Make an update with the gradients that `loss.backward()` left in the parameters; `num_samples` has no effect.
+    def sync_parameters(self, named_parameters: Iterable[Any], build: bool = True) -> ParameterChanges:
+        """Train what is trainable in a module now. See `Optimizer.sync_parameters`.
+
+        Parameters that became trainable are added to an optimizer that was made from a class or callable, unless it has
+        several groups. An instance is the user's: a warning tells how to add them.
+        """
+        entries = named_tensors(named_parameters)
+        before, self._clears_module = self._params, build
+        if not self.built:
+            if build or self.optimizer is not None or self._pending_state is not None:
+                self.build(entries)
+            self._tracker.module, self._is_synced = entries, self.built
+            self._refresh()
+            return ParameterChanges(added=tuple(self._params.names))
+        if self._tracker.has_changed(entries) or len(self._held()) != len(before.tensors):
+            given, self._tracker.module = self._tracker.module, entries
+            trainable = [entry for entry in entries if entry[1].requires_grad]
+            if not self._is_synced:  # what the user did not pass to `build` is none of its business
+                self._left_out += without(without(trainable, self._held()), given)
+            self._add(trainable)
+            self._refresh()
+        self._is_synced = True
+        return ParameterChanges.between(before, self._params)
+
+    def _add(self, trainable: list[NamedTensor]) -> None:
+        """Add parameters that became trainable to the optimizer, or tell how to."""
+        new = without(without(trainable, self._held()), self._left_out)
+        if not new:
+            return
+        if self._makes_one_group and len(self.optimizer.param_groups) == 1 and not self.needs_closure:
+            _torch_optim.add_to_group(self.optimizer.param_groups[0], new)
+            return
+        self._left_out += new
+        warnings.warn(
+            f"The parameters {short_list(name for name, _ in new)} became trainable, but the torch optimizer does not "
+            "hold them and does not train them. Add them, "
+            'model.optimizer.optimizer.add_param_group({"params": list(layer.parameters())}), or compile the model '
+            "again with a new optimizer.",
+            stacklevel=3,
+        )
+
+    def _held(self) -> list[NamedTensor]:
+        """All parameters in the groups of the optimizer, frozen ones included, with their names."""
+        held = [] if self.optimizer is None else _torch_optim.held_by(self.optimizer)
+        return self._tracker.with_names([(None, tensor) for tensor in held])
+
+    def _names(self) -> dict[int, str | None]:
+        return {id(tensor): name for name, tensor in self._held()}
+
+    def _refresh(self) -> None:
+        """Look again at what the optimizer holds."""
+        self.needs_closure, self.accepts_closure = _torch_optim.uses_of_closures(self.optimizer or self._factory)
+        held = self._held()
+        self._params = Parameters(held)
+        module = self._tracker.module if self._clears_module or self.optimizer is None else []
+        self._with_grad = [tensor for _, tensor in [*held, *without(module, held)]]
+
+    # Steps.
+
+    def step(self, num_samples: Scalar | Closure | None = 1.0, closure: Closure | None = None) -> Any:
+        """Make an update with the gradients in the parameters' `grad`.
 
         The first update tells which parameters have none.
+
+        Args:
+            num_samples: has no effect. A callable is taken for the closure, as by torch.
+            closure: clears the gradients, computes the loss and its gradients, and returns the loss, for optimizers
+                that evaluate the loss themselves.
+
+        Returns:
+            What torch's `step` returned.
+
+        Raises:
+            TypeError: the optimizer needs a closure, and got none.
+            ValueError: the optimizer has no parameters yet.
         """
-        if not self._num_updates:
+        if callable(num_samples):
+            closure = num_samples
+        self._require_optimizer()
+        if closure is None and self.needs_closure:
+            raise TypeError(
+                f"{type(self.optimizer).__name__} evaluates the loss itself: `step` needs a `closure`, a function that "
+                "clears the gradients, computes the loss, calls its backward() and returns it. In a `train_step` of "
+                "your own: self.optimizer.step(closure=closure)."
+            )
+        if not self._num_updates and closure is None:
             present = [number for number, tensor in enumerate(self._params.tensors) if tensor.grad is not None]
             self._params.warn_missing_gradients(present or list(range(len(self._params.tensors))))
-        self.optimizer.step()
+        result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         self._num_updates += 1
+        return result
+
+    def _require_optimizer(self) -> None:
+        """Make the optimizer for the module that it was shown, or raise if there is none."""
+        if self.optimizer is None:
+            if not self._tracker.module:
+                raise ValueError(
+                    "The optimizer is bound to no parameters. Call optimizer.build(parameters) first, such as "
+                    "optimizer.build(module.named_parameters())."
+                )
+            self.build(self._tracker.module)
 
     def zero_grad(self) -> None:
-        """Clear the gradients of the parameters: `grad` becomes `None`."""
-        for parameter in self._params.tensors:
+        """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`.
+
+        Those of the whole module that `sync_parameters` was given, but for a step of the user's: there, only those of
+        the optimizer's own parameters.
+        """
+        for parameter in self._with_grad:
             parameter.grad = None
 
-    def apply(self, grads: Sequence[Tensor | None], trainable_variables: Iterable[Any] | None = None) -> None:
+    def apply(
+        self,
+        grads: Sequence[Tensor | None],
+        trainable_variables: Iterable[Any] | None = None,
+        num_samples: Scalar | None = 1.0,
+    ) -> None:
         """Make an update with these gradients, in the order of `parameters` or of `trainable_variables`."""
         if trainable_variables is not None:
-            parameters = list(trainable_variables)
+            entries = named_tensors(trainable_variables)
             if not self.built:
-                self.build(parameters)
-            self._params.check_known(Parameters(parameters).tensors)
-            grads = self._params.reorder(grads, parameters)
-        if not self.built:
-            raise ValueError("The optimizer is bound to no parameters. Call optimizer.build(parameters) first.")
+                self.build(self._tracker.with_names(entries))
+            for tensor in self._params.unknown([tensor for _, tensor in entries if tensor.requires_grad]):
+                raise ValueError(
+                    f"Unknown parameter: {describe(tensor)}. Add it to the torch optimizer: "
+                    "optimizer.optimizer.add_param_group({'params': [parameter]})."
+                )
+            grads = self._params.reorder(grads, [tensor for _, tensor in entries])
+        self._require_optimizer()
         for parameter, gradient in zip(self._params.tensors, self._params.cast_gradients(grads)):
             parameter.grad = gradient
-        self.step()
+        self.step(num_samples)
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Any]]) -> int:
         """Make an update with `(gradient, parameter)` pairs, and return the count of updates."""
@@ -122,14 +269,18 @@ class TorchOptimizer:
         self.apply([gradient for gradient, _ in pairs], [parameter for _, parameter in pairs])
         return self.iterations
 
+    # What can be read and set.
+
     @property
     def learning_rate(self) -> Any:
-        """The learning rate of the first parameter group. Setting it scales all groups by the same factor."""
+        """The learning rate of the first parameter group whose rate is not 0.
+
+        Setting it scales all groups by the same factor: rates keep their ratios, and those of 0 stay 0.
+        """
         if self.optimizer is None:
-            return (
-                self._pending_learning_rate if self._pending_learning_rate is not None else _default_rate(self._factory)
-            )
-        return _arguments.as_float32(self.optimizer.param_groups[0]["lr"])
+            pending = self._pending_learning_rate
+            return _torch_optim.default_rate(self._factory) if pending is None else pending
+        return _arguments.as_float32(reference_rate(self._rates()))
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
@@ -142,9 +293,21 @@ class TorchOptimizer:
         if self.optimizer is None:
             self._pending_learning_rate = wanted
             return
-        first = float(self.optimizer.param_groups[0]["lr"])
-        for group in self.optimizer.param_groups:
-            _set_rate(group, wanted if group["lr"] == first or not first else group["lr"] / first * wanted)
+        rates = self._rates()
+        reference = reference_rate(rates)
+        if reference:
+            self._rate_ratios = [rate / reference for rate in rates]
+        known = self._rate_ratios if len(self._rate_ratios or ()) == len(rates) else None
+        for group, rate in zip(self.optimizer.param_groups, scaled_rates(rates, wanted, known)):
+            _torch_optim.set_rate(group, rate)
+
+    @property
+    def learning_rate_or_schedule(self) -> Any:
+        """The learning rate: torch's schedulers write into it."""
+        return self.learning_rate
+
+    def _rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @property
     def iterations(self) -> int:
@@ -156,7 +319,7 @@ class TorchOptimizer:
         """Why an update with this optimizer cannot be part of a compiled step."""
         return "a torch.optim optimizer is not part of a graph"
 
-    def begin_update(self) -> tuple[float, int]:
+    def begin_update(self) -> tuple[float, ...]:
         """Count an update, and return its learning rate and step."""
         self._num_updates += 1
         return self.learning_rate, self._num_updates
@@ -164,17 +327,17 @@ class TorchOptimizer:
     def flush(self) -> None:
         """Do nothing: torch's optimizers accumulate no gradients."""
 
-    def counter_state(self) -> tuple[Any, ...]:
+    def counter_state(self) -> tuple[int, ...]:
         """Return what was counted, for `set_counter_state`."""
         return (self._num_updates,)
 
-    def set_counter_state(self, counts: tuple[Any, ...]) -> None:
+    def set_counter_state(self, counts: tuple[int, ...]) -> None:
         """Take back what was counted since `counter_state`, because it did not happen."""
         (self._num_updates,) = counts
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The parameters that the optimizer is bound to, in the order of its groups."""
+        """The parameters that the optimizer trains at present, in the order of its groups."""
         return list(self._params.tensors)
 
     @property
@@ -184,6 +347,22 @@ class TorchOptimizer:
         slots = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         return [torch.tensor(self._num_updates), torch.tensor(float(self.learning_rate or 0.0)), *slots]
 
+    def get_weights(self) -> list[np.ndarray]:
+        """Return the values of `variables`, in their order, as NumPy arrays."""
+        return [_state.to_numpy(variable) for variable in self.variables]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set what `get_weights` returned: the count of updates, the learning rate, then what torch keeps.
+
+        torch creates its state at the first update; before, there are no slots to set.
+
+        Raises:
+            ValueError: there are more or fewer than `variables`, or their shapes are others.
+        """
+        values = _state.check_weights(self.variables, weights)
+        _state.copy_weights(self.variables, values)
+        self._num_updates, self.learning_rate = int(values[0]), values[1]
+
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Return the loss as it is: torch's optimizers scale nothing."""
         return loss
@@ -191,102 +370,94 @@ class TorchOptimizer:
     def finalize_variable_values(self, var_list: Iterable[Tensor] | None = None) -> None:
         """Do nothing: torch's optimizers keep no averages of the parameters."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return torch's state and the count of updates."""
-        torch_state = None if self.optimizer is None else self.optimizer.state_dict()
-        return {"iterations": self._num_updates, "torch": torch_state}
+    # Saving.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned. Before `build`, it is kept until then."""
+    def state_dict(self) -> StateDict:
+        """Return torch's state, the names and shapes of the parameters that it numbers, and the count of updates."""
+        state = {"iterations": self._num_updates, "torch": None, "rate_ratios": self._rate_ratios}
+        if self.optimizer is None:
+            return state
+        held = self._held()
+        return {
+            **state,
+            "torch": self.optimizer.state_dict(),
+            "names": [name for name, _ in held],
+            "shapes": [list(tensor.shape) for _, tensor in held],
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore what `state_dict` returned. Before `build`, it is kept until then.
+
+        The state of each parameter is found by its name; of unnamed ones, or in files of earlier versions, by its
+        position. If some of the parameters are others, what fits is restored, with a warning.
+
+        Raises:
+            ValueError: the state belongs to other parameters.
+        """
         _state.require(state, ("iterations", "torch"))
         if self.optimizer is None:
             self._pending_state = state
             return
         if state["torch"] is not None:
-            self.optimizer.load_state_dict(state["torch"])
+            self._load_torch_state(state)
+        self._rate_ratios = state.get("rate_ratios")
         self._num_updates = int(state["iterations"])
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the class's name and its arguments as plain data. Parameter groups are not part of it.
+    def _load_torch_state(self, state: StateDict) -> None:
+        names = set(state.get("names", ())) - {None}
+        if not names & {name for name, _ in [*self._held(), *self._tracker.module]}:
+            self.optimizer.load_state_dict(state["torch"])
+            return
+        saved = _torch_optim.SavedGroups(state["torch"], state["names"], state["shapes"])
+        if not self.needs_closure:
+            _torch_optim.adopt_groups(self.optimizer, saved, self._names(), self._tracker.module)
+        self.optimizer.load_state_dict(saved.for_optimizer(self.optimizer, self._names()))
+        self._refresh()
+        saved.warn()
+
+    def get_config(self) -> Config:
+        """Return the class's name and its arguments as plain data, and the names in its groups if they matter.
 
         Raises:
-            ValueError: the optimizer is made by a callable that is neither a class nor a `functools.partial` of one.
+            ValueError: the optimizer is made by a callable that is neither a class nor a `functools.partial` of one,
+                or has several groups, and the names of their parameters are not known yet.
         """
-        target, arguments = _config_of(self.optimizer if self.optimizer is not None else self._factory)
+        target, arguments = _torch_optim.config_of(self.optimizer if self.optimizer is not None else self._factory)
         if not self.built and self._pending_learning_rate is not None:
             arguments["lr"] = self._pending_learning_rate
-        return {"name": self.name, "optimizer": target.__name__, "arguments": arguments}
+        config = {"name": self.name, "optimizer": target.__name__, "arguments": arguments}
+        described = self._described if self.optimizer is None else self._describe_groups()
+        return config if described is None else {**config, "groups": described}
+
+    def _describe_groups(self) -> list[dict[str, Any]] | None:
+        """Return the groups, unless the class alone makes the same one."""
+        held, module = self._held(), self._tracker.module
+        is_single = len(self.optimizer.param_groups) == 1
+        if is_single and (self._makes_one_group or not module):
+            return None
+        expected = [entry for entry in module if entry[1].requires_grad or not without([entry], held)]
+        if is_single and list(map(id, _tensors(expected))) == list(map(id, _tensors(held))):
+            return None
+        described = _torch_optim.described_groups(self.optimizer, self._names())
+        if described is None:
+            raise ValueError(
+                f"Could not save the parameter groups of {describe(self.optimizer)} as plain data, because not all of "
+                "their parameters have a name in the model. Load the model with load_model(path, module=model), the "
+                "model being compiled with the same groups."
+            )
+        return described
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> TorchOptimizer:
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> TorchOptimizer:
         """Build from what `get_config` returned; classes outside `torch.optim` are looked up as custom objects."""
-        known = {name: value for name, value in vars(torch.optim).items() if _is_optimizer_class(value)}
+        known = {name: value for name, value in vars(torch.optim).items() if _torch_optim.is_optimizer_class(value)}
         name = config["optimizer"]
         target = find_custom(name, custom_objects) or known.get(name)
         if target is None:
             raise ValueError(f"Unknown torch optimizer: {name!r}. {did_you_mean(name, known)}")
-        return cls(functools.partial(target, **config["arguments"]), name=config["name"])
+        made = functools.partial(target, **config["arguments"])
+        return cls(made, name=config["name"], groups=config.get("groups"))
 
 
-def _is_optimizer_class(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
-
-
-def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _with_names(params: Parameters, parameters: list[Tensor]) -> list[Any]:
-    """Return the parameters with their names in `params`, if all of them have one."""
-    names = dict(zip(map(id, params.tensors), params.names))
-    named = params.named and all(id(parameter) in names for parameter in parameters)
-    return [(names[id(parameter)], parameter) for parameter in parameters] if named else list(parameters)
-
-
-def _build(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
-    plain = [entry[1] if isinstance(entry, tuple) else entry for entry in parameters]
-    made = factory([parameter for parameter in plain if parameter.requires_grad])
-    if not isinstance(made, torch.optim.Optimizer):
-        raise ValueError(
-            f"`optimizer` must make a torch.optim.Optimizer from parameters. It returned: {describe(made)}"
-        )
-    return made
-
-
-def _set_rate(group: dict[str, Any], rate: float) -> None:
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)  # a capturable optimizer reads it inside its graph
-    else:
-        group["lr"] = float(rate)
-
-
-def _class_name(optimizer: Any) -> str:
-    if isinstance(optimizer, functools.partial):
-        return _class_name(optimizer.func)
-    return getattr(optimizer, "__name__", type(optimizer).__name__)
-
-
-def _config_of(optimizer: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the class and the arguments that make an optimizer like this one."""
-    if isinstance(optimizer, torch.optim.Optimizer):
-        wanted = {**optimizer.defaults, "lr": float(optimizer.param_groups[0]["lr"])}
-        known = inspect.signature(type(optimizer)).parameters  # defaults may hold more than the arguments
-        return type(optimizer), {name: _plain(value) for name, value in wanted.items() if name in known}
-    if isinstance(optimizer, functools.partial) and _is_optimizer_class(optimizer.func) and not optimizer.args:
-        return optimizer.func, {name: _plain(value) for name, value in optimizer.keywords.items()}
-    if _is_optimizer_class(optimizer):
-        return optimizer, {}
-    raise ValueError(
-        f"Could not save {describe(optimizer)} as plain data. Pass a torch.optim class, a functools.partial of one, "
-        "or an instance."
-    )
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
-
-
-def _default_rate(factory: Any) -> float | None:
-    """Return the learning rate that a factory was given, if it shows."""
-    rate = factory.keywords.get("lr") if isinstance(factory, functools.partial) else None
-    return None if rate is None else _arguments.as_float32(rate)
+def _tensors(entries: Iterable[NamedTensor]) -> list[Tensor]:
+    return [tensor for _, tensor in entries]

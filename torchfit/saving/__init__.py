@@ -1,9 +1,13 @@
 """Models and weights in files: written whole or not at all, and read without running code."""
 
 from torchfit._saving.weights import load_weights, save_weights
-from torchfit._utils.registry import custom_object_scope, register_serializable
+from torchfit._utils.registry import (
+    custom_object_scope,
+    get_registered_name,
+    get_registered_object,
+    register_serializable,
+)
 from torchfit.saving.models import load_model, save_model
-from torchfit.saving.names import get_registered_name, get_registered_object
 
 __all__ = [
     "custom_object_scope",

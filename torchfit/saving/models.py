@@ -1,11 +1,14 @@
 """Whole models in files."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from torchfit._execution.device import best_device
 from torchfit._saving import model_file
+from torchfit._saving.model_file import Content
 from torchfit._serialization.files import PathLike
 from torchfit._utils.errors import describe
 from torchfit._utils.registry import custom_object_scope
@@ -55,7 +58,7 @@ def load_model(
         safe_mode: Kept for Keras' signature: loading is always safe, `False` changes nothing.
 
     Returns:
-        The model; a subclass of `Model` that defines its own `forward` comes back as that class.
+        The model. One of a subclass of `Model` comes back as that class.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -65,16 +68,31 @@ def load_model(
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f"`module` must be a torch.nn.Module (an object, not a class). Received: {describe(module)}.")
     content = model_file.read(path)
+    with custom_object_scope(custom_objects or {}):
+        model = _build(path, content) if module is None else _wrap(path, content, module)
+        model_file.restore(model, path, content, compile, add_terms=not model.added_terms)
+    return model
+
+
+def _build(path: PathLike, content: Content) -> Model:
+    """Build the model of a file."""
     arguments = model_file.model_arguments(content)
 
-    def initialize(root: nn.Module) -> None:
+    def initialize(root: nn.Module, children: Mapping[str, nn.Module | None]) -> None:
         if isinstance(root, Model):
-            Model.__init__(root, **arguments)
-        else:
-            nn.Module.__init__(root)
+            Model.__init__(root, children.get("module"), **arguments)
 
-    with custom_object_scope(custom_objects or {}):
-        found = module if module is not None else model_file.build_module(path, content, initialize)
-        model = found if isinstance(found, Model) else Model(found, **arguments)
-        model_file.restore(model, path, content, compile)
-    return model
+    found = model_file.build(path, content, initialize)
+    with model_file.error_context(f"The model in the file {os.fspath(path)!r} cannot be built"):
+        if isinstance(found, Model):  # Its layers were set after it chose its device.
+            return found.to(best_device()) if found.module is found else found
+        return Model(found, **arguments)
+
+
+def _wrap(path: PathLike, content: Content, module: nn.Module) -> Model:
+    """Return a model around a given module, with the settings of a file."""
+    if isinstance(module, Model):
+        return module
+    with model_file.error_context(f"The model in the file {os.fspath(path)!r} cannot be built"):
+        model_file.warn_of_wrapper(path, content)
+        return Model(module, **model_file.model_arguments(content))

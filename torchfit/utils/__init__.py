@@ -7,10 +7,11 @@ from torchfit._utils.console import (
     enable_interactive_logging,
     is_interactive_logging_enabled,
 )
+from torchfit._utils.freezing import freeze, unfreeze
 from torchfit.utils.arrays import normalize, pad_sequences, to_categorical
-from torchfit.utils.freezing import freeze, unfreeze
 from torchfit.utils.learning_rate_finder import LRFinderResult, lr_find
 from torchfit.utils.model_plot import plot_model
+from torchfit.utils.progbar import Progbar
 from torchfit.utils.random_state import set_random_seed
 from torchfit.utils.session import clear_session
 from torchfit.utils.splitting import split_dataset
@@ -20,6 +21,7 @@ __all__ = [
     "DatasetCreator",
     "InputContext",
     "LRFinderResult",
+    "Progbar",
     "PyDataset",
     "Sequence",
     "clear_session",

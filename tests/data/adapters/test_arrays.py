@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from torchfit._data.adapters.arrays import ArrayBatches
+from torchfit._data.adapters.arrays import BLOCK_BYTES, ArrayBatches
 from torchfit._data.adapters.dispatch import get_data_adapter
 from torchfit._data.sampling import shuffled_batches, shuffled_rows
-from torchfit._data.write_guard import BLOCK_BYTES
 
 
 def test_batches_keep_the_order_of_the_data(batches_of):

@@ -4,8 +4,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from torchfit._data.adapters.arrays import ArrayBatches
+from torchfit._data.adapters.datasets import shown_labels
 from torchfit._data.adapters.dispatch import get_data_adapter
-from torchfit._data.dataset_labels import shown_labels
 from torchfit._data.workers import LoaderConfig
 
 PROCESSES = LoaderConfig(workers=2, use_multiprocessing=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.convert import BatchSpec
 
 
@@ -75,3 +76,25 @@ def test_a_categorical_series_is_refused(batch_spec):
 
 def test_frames_inside_dictionaries(frame, batches_of):
     assert batches_of({"a": frame[["age"]], "b": frame["income"]}) == [({"a": [[1], [2]], "b": [[0.5], [1.5]]},)]
+
+
+def test_columns_go_to_the_parameters_of_their_name(frame):
+    batch_spec = BatchSpec(torch.device("cpu"), parameter_names=["income", "age"])
+    x = get_data_adapter(frame, None, None, batch_spec).parts[0]
+    assert {name: part.tolist() for name, part in x.items()} == {"income": [[0.5], [1.5]], "age": [[1], [2]]}
+    assert BatchConverter(batch_spec)(frame).inputs["age"].tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize("names", [["x"], ["age"], ["age", "height"]])
+def test_parameters_without_columns_get_the_matrix(names, frame):
+    batch_spec = BatchSpec(torch.device("cpu"), parameter_names=names)
+    assert get_data_adapter(frame, None, None, batch_spec).parts[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["Int64", "boolean"])
+def test_missing_labels_are_refused_as_such(kind, batch_spec):
+    y = pd.Series([1, None], dtype=kind)
+    for labels in (y, y.to_frame()):
+        with pytest.raises(ValueError, match=r"`y` is .* with missing values \(NA\)"):
+            get_data_adapter(np.zeros(2), labels, None, batch_spec)
+    assert get_data_adapter(np.zeros(2), pd.Series([1.0, None]), None, batch_spec).parts[1][1].isnan()

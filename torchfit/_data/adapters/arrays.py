@@ -1,16 +1,17 @@
 """Arrays and tensors: a batch is a slice or one indexing operation per tensor, never assembled sample by sample."""
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
+from weakref import ref
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
-from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, is_on_disk
+from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, Rows, is_on_disk
 from torchfit._data.adapters.sparse import SparseArray, is_sparse
 from torchfit._data.batch_converter import batch_packer
 from torchfit._data.batch_source import BatchIndexer, BatchSource, draw_seed
@@ -20,11 +21,16 @@ from torchfit._data.prefetch import fits_on
 from torchfit._data.sampling import OrderFn, make_order
 from torchfit._data.validation_split import split_last, warn_of_sorted_labels
 from torchfit._data.workers import LoaderConfig
-from torchfit._data.write_guard import BLOCK_BYTES, WriteGuard
+from torchfit._types import UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.batch import Batch
+from torchfit._utils.compat import version_of
 
 XYWeights = tuple[Any, ...]
+
+# Up to this many bytes of batches are copied together, which costs next to nothing: the caches hold them, and the
+# allocator does not ask the system for memory.
+BLOCK_BYTES = 120 * 2**10
 
 
 class ArrayAdapter(DataAdapter):
@@ -38,7 +44,7 @@ class ArrayAdapter(DataAdapter):
         self.parts = parts
 
     @classmethod
-    def of(cls, x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) -> "ArrayAdapter":
+    def of(cls, x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec) -> "ArrayAdapter":
         """Convert what the user passed; arrays on disk stay there, and sparse ones stay sparse.
 
         Raises:
@@ -88,7 +94,7 @@ class ArrayAdapter(DataAdapter):
 def _leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
     in_memory = host_leaf(dtype, all_floating)
 
-    def convert(argument: str, value: Any) -> Any:
+    def convert(argument: str, value: UserData) -> Any:
         if is_on_disk(value):
             return DiskArray(argument, value, dtype)
         if is_sparse(value):
@@ -214,9 +220,56 @@ class HostArrayBatches(_ArrayBatchesBase):
             batch = self._index(slice(first, last) if rows is None else rows[first:last])
             yield batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
-    def _index(self, rows: slice | np.ndarray[Any, Any]) -> Batch:
+    def _index(self, rows: Rows) -> Batch:
         return self._pack([transfer(reader.read(rows)) for reader, transfer in zip(self._readers, self._transfers)])
 
 
 def _identity(rows: Tensor) -> Tensor:
     return rows
+
+
+class WriteGuard:
+    """Hands out views of large tensors, or copies where a step writes into them.
+
+    The first batches are copies. Once the step that got the first of them is over and did not write into it, views are
+    handed out, and the version counters of the tensors, which any write into a view increments, are compared.
+    """
+
+    def __init__(self, sources: Sequence[Tensor]) -> None:
+        """Guard tensors `(samples, …)`."""
+        self._sources = sources
+        self._versions: list[int] | None = None  # of the sources, once views are handed out
+        self._probes: list[tuple[ref[Tensor], Tensor]] = []  # the first copies, and aliases that outlive them
+        self.is_written = any(source.is_inference() for source in sources)  # Such tensors count no versions.
+
+    def protect(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return what a step gets instead of these views of the sources: copies, or the views themselves."""
+        if self._versions is None and not self.is_written:
+            self._examine_probes()
+        if self._versions is not None and self._versions != _versions(self._sources):
+            self._report_late_write()
+        if self._versions is not None:
+            return views
+        copies = [view.clone() for view in views]
+        if not self._probes and not self.is_written:
+            self._probes = [(ref(copy), copy.detach()) for copy in copies]
+        return copies
+
+    def _examine_probes(self) -> None:
+        """Decide once the step is over that got the first copies, which nobody holds any more then."""
+        if any(alias.is_inference() or version_of(alias) for _, alias in self._probes):
+            self.is_written, self._probes = True, []
+        elif self._probes and all(copy() is None for copy, _ in self._probes):
+            self._versions, self._probes = _versions(self._sources), []
+
+    def _report_late_write(self) -> None:
+        self.is_written, self._versions = True, None
+        warnings.warn(
+            "The module, the loss or a metric wrote into a batch in place, after steps that did not. Batches are "
+            "copied from now on, but that one was changed in the data that were passed. Work on a copy: x = x.clone().",
+            stacklevel=2,
+        )
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    return [version_of(tensor) for tensor in tensors]

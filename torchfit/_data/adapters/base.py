@@ -8,6 +8,7 @@ from torchfit._data.batch_source import BatchSource
 from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
 from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig
+from torchfit._types import UserData
 from torchfit._utils.errors import describe
 
 # Values that count as "not given" besides `None`.
@@ -46,7 +47,7 @@ class AdapterSpec:
         return "batch_size" if argument == "validation_batch_size" else argument
 
 
-def _is_default(argument: str, value: Any) -> bool:
+def _is_default(argument: str, value: UserData) -> bool:
     return isinstance(value, (bool, int, float)) and value in _DEFAULTS.get(argument, ())
 
 
@@ -103,7 +104,7 @@ class DataAdapter:
         raise NotImplementedError(f"{type(self).__name__} has no batches: define `batches`.")
 
 
-def length_of(value: Any) -> int | None:
+def length_of(value: UserData) -> int | None:
     """Return the length of `value`, `None` where it does not know it."""
     try:
         return len(value)

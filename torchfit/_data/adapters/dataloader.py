@@ -60,12 +60,16 @@ class DataLoaderBatches(BatchSource):
         """Read from a loader, whose length is known unless its Dataset is iterable."""
         self._loader = loader
         self._convert = convert
-        self.steps = length_of(loader)
         self.has_exact_length = not isinstance(loader.dataset, IterableDataset)
         self._is_stateful = hasattr(loader, "load_state_dict")
         self.is_resumable = self._is_stateful or _has_builtin_samplers(loader)
         self._epoch_start_rng: dict[str, Any] | None = None  # the state of all generators at the start of this pass
         self._resumed = False
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """The number of batches, which may change from epoch to epoch."""
+        return length_of(self._loader)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch; those before `start` are read and dropped.

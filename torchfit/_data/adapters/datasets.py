@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -15,10 +16,9 @@ from torch.utils.data import (
 
 from torchfit._data.adapters.arrays import ArrayAdapter
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
-from torchfit._data.batch_converter import BatchConverter
+from torchfit._data.batch_converter import BatchConverter, unpack
 from torchfit._data.batch_source import BatchSource, draw_seed
-from torchfit._data.convert import BatchSpec
-from torchfit._data.dataset_labels import exact_labels, shown_labels
+from torchfit._data.convert import BatchSpec, tensor_of
 from torchfit._data.sampling import make_order
 from torchfit._data.validation_split import split_index, warn_of_sorted_labels
 from torchfit._data.workers import (
@@ -27,14 +27,19 @@ from torchfit._data.workers import (
     WorkerPool,
     reraise_with_location,
 )
+from torchfit._types import UserData
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
+from torchfit._utils.rng import random_state, restore_random_state
 
 FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
+_MAX_COMPARED = 1000
+_MIN_COMPARED = 16
+ReadSamples = Callable[[Sequence[int]], Sequence[Any]]
 
 
-def is_map_style(value: Any) -> bool:
+def is_map_style(value: UserData) -> bool:
     """Return whether `value` has samples by index: a Dataset of torch, or an object that works like one."""
     if isinstance(value, (Dataset, Subset)) or hasattr(value, "__getitems__"):
         return not isinstance(value, IterableDataset)
@@ -43,7 +48,7 @@ def is_map_style(value: Any) -> bool:
     return is_indexed and not hasattr(kind, "__iter__") and not hasattr(value, "shape")
 
 
-def make_dataset_adapter(dataset: Any, batch_spec: BatchSpec) -> DataAdapter:
+def make_dataset_adapter(dataset: UserData, batch_spec: BatchSpec) -> DataAdapter:
     """Return the adapter for a Dataset with indices; a `TensorDataset` is adapted as its tensors."""
     tensors = tensors_of(dataset)
     if tensors is None or len(tensors) not in (1, 2, 3):
@@ -52,7 +57,7 @@ def make_dataset_adapter(dataset: Any, batch_spec: BatchSpec) -> DataAdapter:
     return TensorDatasetAdapter.of(x, y, sample_weight, batch_spec)
 
 
-def tensors_of(dataset: Any) -> tuple[Tensor, ...] | None:
+def tensors_of(dataset: UserData) -> tuple[Tensor, ...] | None:
     """Return the tensors of a `TensorDataset` or a `Subset` of one; subclasses do not count, they may do more."""
     if type(dataset) is TensorDataset:
         return dataset.tensors
@@ -74,7 +79,7 @@ class DatasetAdapter(DataAdapter):
 
     spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
 
-    def __init__(self, dataset: Any, batch_spec: BatchSpec, rows: range | None = None) -> None:
+    def __init__(self, dataset: UserData, batch_spec: BatchSpec, rows: range | None = None) -> None:
         """Adapt the samples `rows` of a dataset, all of them by default.
 
         Raises:
@@ -130,7 +135,7 @@ class DatasetBatches(BatchSource):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: UserData,
         rows: range,
         batch_size: int,
         shuffle: bool | str,
@@ -166,7 +171,7 @@ class DatasetBatches(BatchSource):
 class SampleFetcher:
     """Reads samples of a dataset and collates them."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: UserData) -> None:
         """Read from a dataset."""
         self._dataset = dataset
 
@@ -208,7 +213,7 @@ def _with_location(read: Callable[[Any], Any], index: Any, where: str) -> Any:
         reraise_with_location(error, where)
 
 
-def check_format(dataset: Any) -> None:
+def check_format(dataset: UserData) -> None:
     """Check that a Dataset of Hugging Face gives tensors: in plain format its lists do not become batches of rows.
 
     Raises:
@@ -227,7 +232,7 @@ def check_format(dataset: Any) -> None:
         )
 
 
-def _length(dataset: Any) -> int:
+def _length(dataset: UserData) -> int:
     try:
         return len(dataset)
     except (TypeError, NotImplementedError) as error:
@@ -235,3 +240,85 @@ def _length(dataset: Any) -> int:
             f"`x` is {describe(dataset)} without a length. A Dataset with samples by index needs `__len__`; one "
             "without is a torch.utils.data.IterableDataset, with `__iter__`."
         ) from error
+
+
+def shown_labels(dataset: UserData) -> Tensor | None:
+    """Return the `targets` or `labels` of a Dataset or of the one that a `Subset` takes its samples from.
+
+    `None` unless they are numbers, one entry for each sample: they may be names, paths or boxes as well. A transform
+    may turn them into something else, so they need not be what the samples have.
+    """
+    if isinstance(dataset, Subset):
+        labels = shown_labels(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+    found = (_as_labels(getattr(dataset, name, None), len(dataset)) for name in ("targets", "labels"))
+    return next((labels for labels in found if labels is not None), None)
+
+
+def exact_labels(dataset: UserData, rows: range, read: ReadSamples) -> Any:
+    """Return the targets of the samples `rows`, a tensor `(samples, …)` or a nest of these.
+
+    Where the Dataset shows labels, one sample of each class is compared with them; where these differ, or there are
+    none, all samples are read.
+
+    Raises:
+        ValueError: If the samples have no targets, or targets that are no numbers.
+    """
+    labels = shown_labels(dataset)
+    before = random_state(devices=False)
+    try:
+        if labels is not None and _agree(labels, rows, read):
+            return labels[rows.start : rows.stop]
+        return _read_targets(rows, read)
+    finally:
+        restore_random_state(before)
+
+
+def _as_labels(value: UserData, samples: int) -> Tensor | None:
+    if value is None or isinstance(value, (str, bytes, Mapping)):
+        return None
+    try:
+        labels = tensor_of("labels", value)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    return labels if len(labels) == samples and not labels.is_complex() else None
+
+
+def _agree(labels: Tensor, rows: range, read: ReadSamples) -> bool:
+    """Return whether samples have the labels that the Dataset shows: one of each class, and a few more."""
+    part = labels[rows.start : rows.stop].cpu()
+    positions = {int(position) for position in np.linspace(0, len(part) - 1, _MIN_COMPARED)}
+    if part.ndim == 1:
+        positions |= set(np.unique(part.numpy(), return_index=True)[1][:_MAX_COMPARED].tolist())
+    order = sorted(positions)
+    targets = [_target_of(sample) for sample in read([rows[position] for position in order])]
+    return all(_is_equal(target, part[position]) for target, position in zip(targets, order))
+
+
+def _is_equal(target: Any, label: Tensor) -> bool:
+    try:
+        found = torch.as_tensor(target)
+    except (ValueError, TypeError, RuntimeError):
+        return False
+    return found.numel() == label.numel() and bool((found.cpu().reshape(-1) == label.reshape(-1)).all())
+
+
+def _read_targets(rows: range, read: ReadSamples) -> Any:
+    targets = [_target_of(sample) for row in rows for sample in read([row])]
+    try:
+        return default_collate(targets)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"`class_weight='balanced'` needs targets that are class indices or one-hot rows, but those of the Dataset "
+            f"cannot be counted: {error}. Count them yourself and pass a dictionary {{class: weight}}."
+        ) from error
+
+
+def _target_of(sample: UserData) -> Any:
+    parts = unpack(sample)
+    if len(parts) < 2 or parts[1] is None:
+        raise ValueError(
+            f"`class_weight` needs the classes of the samples, but a sample of the Dataset is {describe(sample)}: "
+            "return (x, y) from `__getitem__`."
+        )
+    return parts[1]

@@ -2,16 +2,17 @@
 
 import copy
 import mmap
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torchfit._data.convert import from_numpy
+from torchfit._types import Array, UserData
 from torchfit._utils.compat import mapping_of
 
-Rows = slice | np.ndarray[Any, Any]
+Rows: TypeAlias = "slice | Array"
 _Lazy = TypeVar("_Lazy", bound="LazyArray")
 
 # The system maps up to a huge page around each page that is read. Once this much may be mapped, it is released.
@@ -19,7 +20,7 @@ _MAX_MAPPED_BYTES = 512 * 2**20
 _FAULT_AROUND_BYTES = 2 * 2**20
 
 
-def is_on_disk(value: Any) -> bool:
+def is_on_disk(value: UserData) -> bool:
     """Return whether `value` is a memory map, or an array in a file that is read by slices."""
     if isinstance(value, np.ndarray):
         return _memory_map(value) is not None
@@ -64,7 +65,7 @@ class LazyArray:
 class DiskArray(LazyArray):
     """Rows of an array `(samples, …)` on disk."""
 
-    def __init__(self, argument: str, array: Any, dtype: torch.dtype | None) -> None:
+    def __init__(self, argument: str, array: UserData, dtype: torch.dtype | None) -> None:
         """Read from an array; floating values are cast to `dtype` unless it is `None`."""
         super().__init__(0, len(array), tuple(array.shape[1:]))
         self._argument = argument
@@ -82,7 +83,7 @@ class DiskArray(LazyArray):
             tensor = tensor.to(self._dtype)
         return tensor if order is None else torch.empty_like(tensor).index_copy_(0, order, tensor)
 
-    def _block(self, rows: Rows) -> tuple[np.ndarray[Any, Any], Tensor | None]:
+    def _block(self, rows: Rows) -> tuple[Array, Tensor | None]:
         """Read rows in ascending order, as files need it; also return the position of each in the batch."""
         if isinstance(rows, slice):
             return np.array(self._array[self.start + rows.start : self.start + rows.stop]), None
@@ -110,7 +111,7 @@ class InMemoryArray:
 class _PageCache:
     """Limits how much of a file a memory map keeps in memory."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: UserData) -> None:
         self._mapping = _mapping(array)
         self._row_bytes = _FAULT_AROUND_BYTES + array.dtype.itemsize * int(np.prod(array.shape[1:]))
         self._bytes = self._mapping.size() if self._mapping is not None else 0
@@ -125,7 +126,7 @@ class _PageCache:
         self._mapped += coming
 
 
-def _memory_map(array: Any) -> np.memmap[Any, Any] | None:
+def _memory_map(array: UserData) -> np.memmap[Any, Any] | None:
     """Return the memory map that an array is a view of."""
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap) and mapping_of(array) is not None:
@@ -134,12 +135,12 @@ def _memory_map(array: Any) -> np.memmap[Any, Any] | None:
     return None
 
 
-def _mapping(array: Any) -> Any:
+def _mapping(array: UserData) -> Any:
     """Return the mapping whose pages may be released: a private one would lose what was written to it."""
     memory_map = _memory_map(array)
     can_release = hasattr(mmap, "MADV_DONTNEED") and memory_map is not None and memory_map.mode != "c"
     return mapping_of(memory_map) if can_release else None
 
 
-def _is_contiguous(rows: np.ndarray[Any, Any]) -> bool:
+def _is_contiguous(rows: Array) -> bool:
     return rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all())

@@ -20,6 +20,7 @@ from torchfit._data.adapters.sparse import is_sparse
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
 from torchfit._data.convert import BatchSpec
+from torchfit._types import UserData
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
@@ -42,7 +43,7 @@ _ADAPTERS: list[tuple[Callable[[Any], bool], Callable[[Any, BatchSpec], DataAdap
 ]
 
 
-def get_data_adapter(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) -> DataAdapter:
+def get_data_adapter(x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec) -> DataAdapter:
     """Return the adapter for the data that `fit`, `evaluate` and `predict` accept.
 
     Raises:
@@ -62,7 +63,9 @@ def get_data_adapter(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec) 
     raise ValueError(f"`x` must be {_SUPPORTED}, but it is {describe(x)}.{hint}")
 
 
-def as_batch(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec, class_weight: Any = None) -> Batch:
+def as_batch(
+    x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec, class_weight: Any = None
+) -> Batch:
     """Return the one batch that `train_on_batch`, `test_on_batch` and `predict_on_batch` accept.
 
     As in batches that an iterable yields, what is no array stays as it is.
@@ -86,14 +89,14 @@ def as_batch(x: Any, y: Any, sample_weight: Any, batch_spec: BatchSpec, class_we
     return ClassWeights(resolved, names, batch_spec.target_dtype, hints)(batch)
 
 
-def _yields_batches(x: Any) -> bool:
+def _yields_batches(x: UserData) -> bool:
     """Return whether `x` is no batch but data that yield batches, or nothing to make one of."""
     if isinstance(x, (str, bytes, nn.Module, Dataset)):
         return True
     return not is_array_like(x) and not hasattr(x, "to") and any(accepts(x) for accepts, _ in _ADAPTERS)
 
 
-def is_array_like(value: Any) -> bool:
+def is_array_like(value: UserData) -> bool:
     """Return whether `value` is an array in memory or on disk, or a list, tuple, dictionary or dataclass."""
     if not tree.is_leaf(value) or isinstance(value, (Tensor, np.ndarray, range, int, float)):
         return True

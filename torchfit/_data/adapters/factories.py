@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchfit._types import UserData
 from torchfit._utils.errors import describe
 
 
@@ -68,7 +69,7 @@ class DatasetCreator:
         return self.dataset_fn(context)
 
 
-def is_dataset_factory(value: Any) -> bool:
+def is_dataset_factory(value: UserData) -> bool:
     """Return whether `value` is a function, or an object written to be called, that returns data."""
     return callable(value) and not isinstance(value, (type, nn.Module)) and not hasattr(type(value), "__iter__")
 

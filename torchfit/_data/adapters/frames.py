@@ -1,21 +1,20 @@
 """DataFrames and Series: numeric columns as arrays, without importing pandas."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
+from torchfit._types import Array, UserData
 from torchfit._utils.errors import describe
 
-Array = np.ndarray[Any, Any]
 
-
-def is_frame(value: Any) -> bool:
+def is_frame(value: UserData) -> bool:
     """Return whether `value` is an object of pandas (DataFrame, Series, Index, Categorical, …)."""
     return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(value).__mro__[:-1])
 
 
-def is_series(value: Any) -> bool:
+def is_series(value: UserData) -> bool:
     """Return whether `value` is an object of pandas without columns: a Series, Index or Categorical."""
     return is_frame(value) and not hasattr(value, "columns")
 
@@ -25,7 +24,7 @@ def holds_numbers(series: Any) -> bool:
     return getattr(series.dtype, "kind", "") in "fiub"
 
 
-def array_of(argument: str, value: Any) -> Array:
+def array_of(argument: str, value: UserData) -> Array:
     """Return a DataFrame as a matrix `(rows, columns)`, and any other pandas object as a column `(rows, 1)`.
 
     Raises:
@@ -34,10 +33,11 @@ def array_of(argument: str, value: Any) -> Array:
     if hasattr(value, "columns"):
         return _matrix(argument, value)
     _check_numeric({getattr(value, "name", None): value.dtype}, argument, value)
+    _check_labels(argument, value)
     return _column(value)[:, None]
 
 
-def columns_by_input(argument: str, frame: Any, input_names: Sequence[str]) -> dict[str, Any]:
+def columns_by_input(argument: str, frame: UserData, input_names: Collection[str]) -> dict[str, Any]:
     """Return the columns that are named like the inputs of a model, each as a Series.
 
     Raises:
@@ -52,14 +52,7 @@ def columns_by_input(argument: str, frame: Any, input_names: Sequence[str]) -> d
     return {name: frame[name] for name in input_names}
 
 
-def has_columns_for(value: Any, input_names: Sequence[str] | None) -> bool:
-    """Return whether a DataFrame is to be split by input: there are several, or the only one is a column."""
-    if not input_names or not is_frame(value) or not hasattr(value, "columns"):
-        return False
-    return len(input_names) > 1 or input_names[0] in value.columns
-
-
-def _matrix(argument: str, frame: Any) -> Array:
+def _matrix(argument: str, frame: UserData) -> Array:
     dtypes = list(frame.dtypes.items())
     if not dtypes:
         raise ValueError(f"`{argument}` is {describe(frame)}: it has no columns.")
@@ -67,7 +60,10 @@ def _matrix(argument: str, frame: Any) -> Array:
     if all(isinstance(dtype, np.dtype) for _, dtype in dtypes):
         matrix: Array = frame.to_numpy(dtype=np.result_type(*(dtype for _, dtype in dtypes)))
         return matrix
-    return np.column_stack([_column(frame.iloc[:, position]) for position in range(len(dtypes))])
+    columns = [frame.iloc[:, position] for position in range(len(dtypes))]
+    for column in columns:
+        _check_labels(argument, column)
+    return np.column_stack([_column(column) for column in columns])
 
 
 def _column(values: Any) -> Array:
@@ -80,7 +76,16 @@ def _column(values: Any) -> Array:
     return np.asarray(values.to_numpy(dtype=plain))
 
 
-def _check_numeric(dtypes: dict[Any, Any], argument: str, value: Any) -> None:
+def _check_labels(argument: str, series: UserData) -> None:
+    """Check that integer or boolean targets are complete: as floats, which have NaN, they would be no classes."""
+    if argument.startswith("y") and series.dtype.kind in "iub" and series.hasnans:
+        raise ValueError(
+            f"`{argument}` is {describe(series)} with missing values (NA), which no class stands for. Leave out these "
+            "rows, or fill them in with fillna."
+        )
+
+
+def _check_numeric(dtypes: dict[Any, Any], argument: str, value: UserData) -> None:
     wrong = {name: dtype for name, dtype in dtypes.items() if dtype.kind not in "fiub"}
     if not wrong:
         return

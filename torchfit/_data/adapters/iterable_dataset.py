@@ -14,6 +14,7 @@ from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.batch_source import BatchSource, draw_seed
 from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig, iterate_loader, reraise_with_location, seed_everything
+from torchfit._types import UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.batch import Batch
 
@@ -32,7 +33,7 @@ class IterableDatasetAdapter(DataAdapter):
         },
     )
 
-    def __init__(self, dataset: Any, batch_spec: BatchSpec) -> None:
+    def __init__(self, dataset: UserData, batch_spec: BatchSpec) -> None:
         """Adapt a dataset."""
         super().__init__(batch_spec)
         check_format(dataset)
@@ -55,7 +56,7 @@ class IterableDatasetBatches(BatchSource):
 
     may_be_exhausted = True
 
-    def __init__(self, dataset: Any, batch_size: int, processes: int, convert: BatchConverter) -> None:
+    def __init__(self, dataset: UserData, batch_size: int, processes: int, convert: BatchConverter) -> None:
         """Collate `batch_size` samples at a time; each worker process iterates over its own copy of the dataset."""
         length = length_of(dataset)
         self.steps = -(-length // batch_size) if length else None
@@ -79,7 +80,7 @@ class IterableDatasetBatches(BatchSource):
 class SeededStream(IterableDataset[Any]):
     """A stream of samples whose randomness, in a worker, depends on the epoch and the worker alone."""
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: UserData, seed: int) -> None:
         """Iterate over a dataset."""
         self._dataset = dataset
         self._seed = seed
@@ -133,7 +134,7 @@ class Collate:
             ) from error
 
 
-def _is_batch(sample: Any) -> bool:
+def _is_batch(sample: UserData) -> bool:
     """Return whether a sample `(x, y)` looks like a batch: inputs of several rows, and a label for each row."""
     if not isinstance(sample, (tuple, list)) or len(sample) < 2:
         return False

@@ -66,10 +66,14 @@ class IterableBatches(BatchSource):
         self._convert = convert
         self._factory = factory
         self._loader_config = loader_config
-        self.steps = length_of(iterable) or None
         self.has_exact_length = self.steps is not None
         self.is_resumable = hasattr(iterable, "state_dict") and hasattr(iterable, "load_state_dict")
         self._resumed = False
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """The number of batches where the iterable has a length, which may change from epoch to epoch."""
+        return length_of(self._iterable) or None
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one pass; those before `start` are read and dropped."""

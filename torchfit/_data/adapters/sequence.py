@@ -13,6 +13,7 @@ from torchfit._data.batch_source import BatchSource, draw_seed
 from torchfit._data.convert import BatchSpec
 from torchfit._data.sampling import shuffled_rows
 from torchfit._data.workers import LoaderConfig, Request, WorkerPool, read_ahead, reraise_with_location
+from torchfit._types import UserData
 from torchfit._utils.batch import Batch
 
 _FROM_BATCHES = "its batches carry them: return (x, y) or (x, y, sample_weight) from `__getitem__`"
@@ -75,7 +76,7 @@ class PyDataset:
 Sequence = PyDataset
 
 
-def is_sequence(value: Any) -> bool:
+def is_sequence(value: UserData) -> bool:
     """Return whether `value` has batches by index: a `PyDataset`, or one of Keras."""
     if isinstance(value, PyDataset) or getattr(type(value), "use_sequence_api", False):
         return True
@@ -98,7 +99,7 @@ class SequenceAdapter(DataAdapter):
         },
     )
 
-    def __init__(self, sequence: Any, batch_spec: BatchSpec) -> None:
+    def __init__(self, sequence: UserData, batch_spec: BatchSpec) -> None:
         """Adapt a sequence."""
         super().__init__(batch_spec)
         self._sequence = sequence
@@ -125,7 +126,7 @@ class SequenceBatches(BatchSource):
     is_repeatable = True
 
     def __init__(
-        self, sequence: Any, shuffle: bool, loader_config: LoaderConfig, convert: BatchConverter, pin_memory: bool
+        self, sequence: UserData, shuffle: bool, loader_config: LoaderConfig, convert: BatchConverter, pin_memory: bool
     ) -> None:
         """Adapt a sequence."""
         self._sequence = sequence
@@ -189,7 +190,7 @@ class SequenceBatches(BatchSource):
             yield Request(what, hash((seed, step)) % 2**63)
 
 
-def _has_epoch_hooks(sequence: Any) -> bool:
+def _has_epoch_hooks(sequence: UserData) -> bool:
     """Return whether a sequence overrides an epoch hook; Keras' and ours do nothing by themselves."""
     hooks = [getattr(type(sequence), name, None) for name in ("on_epoch_begin", "on_epoch_end")]
     return any(hook is not None and _is_user_defined(hook) for hook in hooks)
@@ -199,19 +200,19 @@ def _is_user_defined(hook: Any) -> bool:
     return not str(getattr(hook, "__module__", "")).startswith(("torchfit.", "keras."))
 
 
-def _read(sequence: Any, index: int) -> Any:
+def _read(sequence: UserData, index: int) -> Any:
     try:
         return sequence[index]
     except Exception as error:
         reraise_with_location(error, f"batch {index} of the Sequence")
 
 
-def _read_tensors(sequence: Any, index: int) -> Any:
+def _read_tensors(sequence: UserData, index: int) -> Any:
     """Read a batch in a worker process, which sends tensors back without a copy."""
     return default_convert(_read(sequence, index))  # type: ignore[no-untyped-call]
 
 
-def _until_index_error(sequence: Any, indices: Iterator[int]) -> Iterator[Any]:
+def _until_index_error(sequence: UserData, indices: Iterator[int]) -> Iterator[Any]:
     for index in indices:
         try:
             batch = sequence[index]
@@ -220,7 +221,7 @@ def _until_index_error(sequence: Any, indices: Iterator[int]) -> Iterator[Any]:
         yield batch
 
 
-def _call_hook(sequence: Any, name: str) -> None:
+def _call_hook(sequence: UserData, name: str) -> None:
     hook = getattr(sequence, name, None)
     if hook is not None:
         hook()

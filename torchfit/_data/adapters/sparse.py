@@ -1,17 +1,16 @@
 """Sparse matrices of SciPy and sparse tensors of torch: the rows of a batch become dense when it is drawn."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from torchfit._data.adapters.disk import LazyArray, Rows
 from torchfit._data.convert import is_numeric, share_memory
+from torchfit._types import UserData
 from torchfit._utils.errors import describe
 
 
-def is_sparse(value: Any) -> bool:
+def is_sparse(value: UserData) -> bool:
     """Return whether `value` is a sparse matrix or array of SciPy, or a sparse tensor."""
     if isinstance(value, Tensor):
         return value.layout != torch.strided and value.layout in _LAYOUTS
@@ -27,7 +26,7 @@ class SparseArray(LazyArray):
     A batch costs the memory of its dense rows; the whole is never dense.
     """
 
-    def __init__(self, argument: str, array: Any, dtype: torch.dtype | None) -> None:
+    def __init__(self, argument: str, array: UserData, dtype: torch.dtype | None) -> None:
         """Store an array by rows; floating values are cast to `dtype` unless it is `None`.
 
         Raises:
@@ -61,7 +60,7 @@ class SparseArray(LazyArray):
 _Stored = tuple[Tensor, Tensor, Tensor, tuple[int, ...]]
 
 
-def _rows_of_matrix(argument: str, matrix: Any) -> _Stored:
+def _rows_of_matrix(argument: str, matrix: UserData) -> _Stored:
     """Return the offsets of rows, the columns and the values of a matrix of SciPy, and its shape."""
     if len(matrix.shape) != 2 or not is_numeric(matrix.dtype):
         raise ValueError(

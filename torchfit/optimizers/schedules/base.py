@@ -6,9 +6,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from torchfit._types import Config
 from torchfit._utils.errors import describe
 
 Schedule: TypeAlias = Callable[[int], float]
+LearningRate: TypeAlias = float | Callable[..., Any]
+"""A number, or a schedule: a callable that maps the step (or nothing) to a number."""
 
 
 class LearningRateSchedule:
@@ -35,7 +38,7 @@ class LearningRateSchedule:
             f"{type(self).__name__} must define `__call__(self, step)`, which returns the learning rate."
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         raise NotImplementedError(
             f"{type(self).__name__} must define `get_config(self)`, which returns the constructor's arguments, "
@@ -43,7 +46,7 @@ class LearningRateSchedule:
         )
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LearningRateSchedule:
+    def from_config(cls, config: Config) -> LearningRateSchedule:
         """Build a schedule from what `get_config` returned."""
         return cls(**config)
 

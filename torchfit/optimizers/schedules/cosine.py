@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from torchfit._types import Config
 from torchfit.optimizers.schedules.base import LearningRateSchedule
 from torchfit.optimizers.schedules.decay import positive_steps
 
@@ -61,7 +61,7 @@ class CosineDecay(LearningRateSchedule):
     def _decayed(self, step: float) -> float:
         return (1 - self.alpha) * _cosine(min(1.0, step / self.decay_steps)) + self.alpha
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             "initial_learning_rate": self.initial_learning_rate,
@@ -121,7 +121,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         begun = (self.t_mul**restarts - 1) / (self.t_mul - 1)
         return restarts, (periods - begun) / self.t_mul**restarts
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             "initial_learning_rate": self.initial_learning_rate,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
+from torchfit._types import Config
 from torchfit._utils.errors import describe
 from torchfit.optimizers.schedules.base import LearningRateSchedule
 
@@ -51,7 +51,7 @@ class ExponentialDecay(LearningRateSchedule):
         periods = step / self.decay_steps
         return float(self.initial_learning_rate * self.decay_rate ** _whole(periods, self.staircase))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             "initial_learning_rate": self.initial_learning_rate,
@@ -95,7 +95,7 @@ class InverseTimeDecay(LearningRateSchedule):
         periods = _whole(step / self.decay_steps, self.staircase)
         return float(self.initial_learning_rate / (1 + self.decay_rate * periods))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             "initial_learning_rate": self.initial_learning_rate,
@@ -144,7 +144,7 @@ class PolynomialDecay(LearningRateSchedule):
         span = self.initial_learning_rate - self.end_learning_rate
         return float(span * left**self.power + self.end_learning_rate)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {
             "initial_learning_rate": self.initial_learning_rate,
@@ -185,7 +185,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         """Return the learning rate of this step (a count from 0)."""
         return float(self.values[bisect_left(self.boundaries, step)])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {"boundaries": list(self.boundaries), "values": list(self.values), "name": self.name}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchfit._types import Config
 from torchfit._utils.registry import Registry
 from torchfit.optimizers.schedules.cosine import CosineDecay, CosineDecayRestarts
 from torchfit.optimizers.schedules.decay import (
@@ -39,7 +40,7 @@ def serialize(learning_rate_schedule: Any) -> dict[str, Any]:
     return _FAMILY.serialize(learning_rate_schedule)
 
 
-def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
+def deserialize(config: Any, custom_objects: Config | None = None) -> Any:
     """Build the schedule that `serialize` described.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-_WIDTH = 30
+BAR_WIDTH = 30
 
 
 def format_count(completed: int, total: int | None) -> str:
@@ -16,7 +16,7 @@ def format_count(completed: int, total: int | None) -> str:
     return f"{completed}/Unknown" if total is None else f"{completed:>{len(str(total))}}/{total}"
 
 
-def format_bar(completed: int, total: int | None, width: int = _WIDTH) -> str:
+def format_bar(completed: int, total: int | None, width: int = BAR_WIDTH) -> str:
     """Format a bar, `width` characters wide, after a space; nothing if the length is unknown or there is no room.
 
     >>> format_bar(96, 1563), format_bar(10, 10), format_bar(5, 10, width=8)
@@ -29,7 +29,7 @@ def format_bar(completed: int, total: int | None, width: int = _WIDTH) -> str:
     return f" [{('=' * (filled - 1) + head) if filled else '':.<{width}}]"
 
 
-def fit_line(completed: int, total: int | None, items: Sequence[str], columns: int) -> str:
+def fit_line(completed: int, total: int | None, items: Sequence[str], columns: int, width: int = BAR_WIDTH) -> str:
     """Return a line of at most `columns` characters: the bar shrinks first, then the last items go as a whole.
 
     >>> items = [" - ETA: 9s", " - loss: 28644.4551", " - mae: 169.2243"]
@@ -46,7 +46,7 @@ def fit_line(completed: int, total: int | None, items: Sequence[str], columns: i
             break
     else:
         text = ""
-    return (count + format_bar(completed, total, min(_WIDTH, room - len(text) - 3)) + text)[:columns]
+    return (count + format_bar(completed, total, min(width, room - len(text) - 3)) + text)[:columns]
 
 
 def format_duration(seconds: float) -> str:
@@ -62,15 +62,15 @@ def format_duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes else f"{rest}s"
 
 
-def format_step_time(seconds: float) -> str:
+def format_step_time(seconds: float, unit: str = "step") -> str:
     """Format the time of one step.
 
     >>> [format_step_time(seconds) for seconds in (2.2, 0.0012, 0.000838, 0)]
     ['2s/step', '1ms/step', '838us/step', '0s/step']
     """
     if seconds >= 1 or seconds == 0:
-        return f"{seconds:.0f}s/step"
-    return f"{seconds * 1e3:.0f}ms/step" if seconds >= 1e-3 else f"{seconds * 1e6:.0f}us/step"
+        return f"{seconds:.0f}s/{unit}"
+    return f"{seconds * 1e3:.0f}ms/{unit}" if seconds >= 1e-3 else f"{seconds * 1e6:.0f}us/{unit}"
 
 
 def value_items(logs: Mapping[str, Any]) -> list[str]:
@@ -82,7 +82,9 @@ def value_items(logs: Mapping[str, Any]) -> list[str]:
     return [f" - {name}: {_number(value)}" for name, value in logs.items()]
 
 
-def running_items(completed: int, total: int | None, elapsed: float, step: float, logs: Mapping[str, Any]) -> list[str]:
+def running_items(
+    completed: int, total: int | None, elapsed: float, step: float, logs: Mapping[str, Any], unit: str = "step"
+) -> list[str]:
     """Return the items after the bar while it moves; `elapsed` and `step` are in seconds.
 
     >>> running_items(32, 782, 0.1, 0.002, {"loss": 0.5})
@@ -91,24 +93,30 @@ def running_items(completed: int, total: int | None, elapsed: float, step: float
     [' - 0s 2ms/step', ' - loss: 0.5000']
     """
     if total is None:
-        time = f" - {int(elapsed)}s {format_step_time(step)}"
+        time = f" - {int(elapsed)}s {format_step_time(step, unit)}"
     else:
         time = f" - ETA: {format_duration(step * (total - completed))}"
     return [time, *value_items(logs)]
 
 
 def format_finished(
-    completed: int, total: int, elapsed: float, step: float, logs: Mapping[str, Any], with_bar: bool
+    completed: int,
+    total: int,
+    elapsed: float,
+    step: float,
+    logs: Mapping[str, Any],
+    bar_width: int = BAR_WIDTH,
+    unit: str = "step",
 ) -> str:
-    """Return the line that stays; `elapsed` and `step` are in seconds.
+    """Return the line that stays; `elapsed` and `step` are in seconds, without a bar if its width is 0.
 
-    >>> format_finished(79, 79, 0.1, 0.000838, {"loss": 0.1353}, with_bar=True)
+    >>> format_finished(79, 79, 0.1, 0.000838, {"loss": 0.1353})
     '79/79 [==============================] - 0s 838us/step - loss: 0.1353'
-    >>> format_finished(79, 79, 0.1, 0.000838, {"loss": 0.1353}, with_bar=False)
+    >>> format_finished(79, 79, 0.1, 0.000838, {"loss": 0.1353}, bar_width=0)
     '79/79 - 0s - 838us/step - loss: 0.1353'
     """
-    time = f"{int(elapsed)}s{'' if with_bar else ' -'} {format_step_time(step)}"
-    bar = format_bar(completed, total) if with_bar else ""
+    time = f"{int(elapsed)}s{'' if bar_width else ' -'} {format_step_time(step, unit)}"
+    bar = format_bar(completed, total, bar_width)
     return f"{format_count(completed, total)}{bar} - {time}{''.join(value_items(logs))}"
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from torchfit._utils import console
-from torchfit.callbacks._progress_format import fit_line
+from torchfit._utils.progress_format import BAR_WIDTH, fit_line
 
 
 class Display(Protocol):
@@ -40,12 +40,13 @@ class NullDisplay:
 class Terminal:
     """One line on a terminal, managed by tqdm, so that it works beside other tqdm bars and `tqdm.write`."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar_width: int) -> None:
         self._bar: Any = None
+        self._bar_width = bar_width
 
     def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Draw the line, fitted to the width of the terminal: a line that wraps could not be overwritten."""
-        line = fit_line(completed, total, items, shutil.get_terminal_size().columns - 1)
+        line = fit_line(completed, total, items, shutil.get_terminal_size().columns - 1, self._bar_width)
         if self._bar is None:  # creating it draws it
             self._bar = _quiet_tqdm()(desc=line, bar_format="{desc}", file=sys.stdout, leave=False, disable=False)
         else:
@@ -88,11 +89,11 @@ class Notebook:
             bar.close()
 
 
-def select_display() -> Display:
+def select_display(bar_width: int = BAR_WIDTH) -> Display:
     """Return the best display that this process has."""
     if not console.is_animated() or os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
         return NullDisplay()
-    return Notebook() if console.in_notebook() and find_spec("ipywidgets") else Terminal()
+    return Notebook() if console.in_notebook() and find_spec("ipywidgets") else Terminal(bar_width)
 
 
 def _quiet_tqdm() -> Any:

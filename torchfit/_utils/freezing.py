@@ -1,7 +1,7 @@
-"""Freezing and unfreezing parameters by name."""
+"""Make parameters trainable, or not, by name."""
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -35,7 +35,7 @@ def freeze(model: Any, *patterns: str) -> list[str]:
     >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
     ['2.weight', '2.bias']
     """
-    return _set(model, patterns, trained=False)
+    return set_trainable(model, patterns, trained=False)
 
 
 def unfreeze(model: Any, *patterns: str) -> list[str]:
@@ -45,12 +45,19 @@ def unfreeze(model: Any, *patterns: str) -> list[str]:
     >>> freeze(net), unfreeze(net, "bias")
     (['weight', 'bias'], ['bias'])
     """
-    return _set(model, patterns, trained=True)
+    return set_trainable(model, patterns, trained=True)
 
 
-def _set(model: Any, patterns: tuple[str, ...], *, trained: bool) -> list[str]:
+def set_trainable(model: Any, patterns: Iterable[str], *, trained: bool) -> list[str]:
+    """Set `requires_grad` of the parameters that match the patterns, all without patterns, and return their names.
+
+    Normalisation layers whose parameters are all frozen stay in evaluation mode during training.
+
+    Raises:
+        ValueError: if a pattern matches nothing.
+    """
     module = _module_of(model)
-    chosen = _matching(module, patterns)
+    chosen = matching_parameters(module, patterns)
     for name, parameter in module.named_parameters():
         if name in chosen and (parameter.is_floating_point() or parameter.is_complex()):
             parameter.requires_grad_(trained)
@@ -70,8 +77,14 @@ def _module_of(model: Any) -> nn.Module:
     return module
 
 
-def _matching(module: nn.Module, patterns: tuple[str, ...]) -> set[str]:
+def matching_parameters(module: nn.Module, patterns: Iterable[str]) -> set[str]:
+    """Return the names of the parameters that match one of the patterns, all without patterns.
+
+    Raises:
+        ValueError: if a pattern matches nothing.
+    """
     names = [name for name, _ in module.named_parameters()]
+    patterns = list(patterns)
     if not patterns:
         return set(names)
     chosen: set[str] = set()

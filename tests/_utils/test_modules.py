@@ -1,0 +1,41 @@
+import copy
+import sys
+
+import pytest
+from torch import nn
+
+from torchfit._utils.modules import deep_recursion, named_weights
+
+
+def nested(depth):
+    module = nn.Linear(1, 1)
+    for _ in range(depth):
+        module = nn.Sequential(module)
+    return module
+
+
+def test_deeply_nested_modules_can_be_copied():
+    module, limit = nested(300), sys.getrecursionlimit()
+    with pytest.raises(RecursionError):
+        copy.deepcopy(module)
+    with deep_recursion(module):
+        copy.deepcopy(module)
+    assert sys.getrecursionlimit() == limit
+
+
+def test_modules_that_occur_again_count_once():
+    module = nn.Linear(1, 1)
+    for _ in range(60):
+        module = nn.Sequential(module, module)
+    with deep_recursion(module):
+        assert sys.getrecursionlimit() < 5000
+
+
+def test_weights_are_parameters_and_persistent_buffers():
+    assert list(named_weights(nn.BatchNorm1d(2))) == [
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    ]

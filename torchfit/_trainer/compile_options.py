@@ -1,0 +1,19 @@
+"""`CompileOptions`: the arguments of `compile`, as they are kept."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How `compile` was called, but for the optimizer."""
+
+    loss: Any = None
+    metrics: Any = None
+    loss_weights: Any = None
+    weighted_metrics: Any = None
+    run_eagerly: bool | None = None
+    steps_per_execution: int | None = None
+    jit_compile: bool | str | None = None
+    auto_scale_loss: bool = True
+    microbatch: int | str | None = None

@@ -1,0 +1,180 @@
+"""The training step, in every form that an executor may choose."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.logs import LazyLogs
+from torchfit._trainer.microbatches import MicrobatchSplitter
+from torchfit._trainer.partial_gradients import LossSplitter, PartialGradients, compute_gradients, warn_if_not_separable
+from torchfit._trainer.steps import (
+    ForwardResult,
+    LoggingStep,
+    StepState,
+    build_optimizer,
+    forward_pass,
+    overridden_method,
+    record,
+)
+from torchfit._types import Results, StepFn
+from torchfit._utils.batch import Batch
+
+
+class TrainStep(LoggingStep):
+    """The training step.
+
+    Args:
+        model: The model.
+        state: Its step state.
+        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
+        microbatches: Splits the batches where not all rows fit into memory at once, or `None`.
+        expected_steps: How many steps are to come, `None` if unknown.
+    """
+
+    mode = "train"
+    has_step_scalars = True
+
+    def __init__(
+        self,
+        model: BaseModel,
+        state: StepState,
+        keeps_step_logs: bool,
+        microbatches: MicrobatchSplitter | None = None,
+        expected_steps: int | None = None,
+    ) -> None:
+        self._optimizer = model.optimizer
+        self._accumulates = self._optimizer.gradient_accumulation_steps is not None
+        self._microbatches = microbatches
+        self._splitter = LossSplitter()
+        self._is_checked = False
+        self.expected_steps = expected_steps
+        super().__init__(model, state, keeps_step_logs)
+        self.compile_blocker = self._find_compile_blocker()
+
+    def _make_run(self) -> StepFn:
+        is_overridden = overridden_method(self._model, "train_step") is not None
+        if self._microbatches is not None:
+            step: StepFn = self._run_microbatched
+        elif self._accumulates and not is_overridden:
+            step = self._run_accumulating
+        elif self._optimizer.needs_closure and not is_overridden:
+            step = self._run_with_closure
+        else:
+            return self._wrap_logs(self._model.train_step, "train_step")
+        return self._snapshot_logs(step)
+
+    def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
+        """Run the step on tensors alone; `arguments` are the scalars and the variant of the optimizer's update."""
+        optimizer = self._optimizer
+        result = forward_pass(self._model, self._state, batch)
+        if not self._accumulates:
+            gradients = compute_gradients(optimizer, result.loss)
+            record(self._model, self._state, result)
+            optimizer.update(gradients, *arguments)
+            return []
+        *scalars, is_update_step = arguments
+        parts = self._splitter.split(result)
+        for number, part in enumerate(parts):
+            gradients = compute_gradients(optimizer, part.value, keep_graph=number + 1 < len(parts))
+            optimizer.accumulate(gradients, part.denominator, part.group)
+        record(self._model, self._state, result)
+        if is_update_step:
+            optimizer.update_accumulated(*scalars)
+            optimizer.zero_accumulated()
+        return []
+
+    def step_scalars(self, rows: int) -> tuple[float, ...]:
+        """Count a step, and return the scalars of the optimizer's update."""
+        scalars: tuple[float, ...]
+        scalars = self._optimizer.begin_accumulation_step() if self._accumulates else self._optimizer.begin_update()
+        return scalars
+
+    def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
+        """Return which of the next steps end an accumulation window."""
+        if not self._accumulates:
+            return super().variants(steps)
+        return tuple((is_update_step,) for is_update_step in self._optimizer.update_schedule(steps))
+
+    def get_counters(self) -> Any:
+        """Return the counters of the optimizer."""
+        return self._optimizer.counter_state()
+
+    def set_counters(self, counters: Any) -> None:
+        """Set the counters of the optimizer back."""
+        self._optimizer.set_counter_state(counters)
+
+    def _find_compile_blocker(self) -> str | None:
+        overridden = overridden_method(self._model, "train_step", "compute_metrics")
+        microbatched = "`microbatch` splits the batches" if self._microbatches is not None else None
+        is_frozen = None if self._model.trainable_weights else "the module has no trainable parameters"
+        return overridden or microbatched or is_frozen or self._optimizer.compile_blocker
+
+    # -- one batch in several passes, or several batches for one update ------------------------------------
+
+    def _run_accumulating(self, batch: Batch) -> Results:
+        """Run the step with an optimizer that accumulates gradients."""
+        return self._run_parts([batch], "gradient_accumulation_steps")
+
+    def _run_microbatched(self, batch: Batch) -> Results:
+        """Run the step with as many rows at once as the memory allows."""
+        microbatches = self._microbatches
+        assert microbatches is not None
+        while True:
+            snapshots = [(metric, metric.snapshot_state()) for metric in self._state.objective.output_metrics]
+            try:
+                return self._run_parts(microbatches.split(batch), "microbatch")
+            except (RuntimeError, MemoryError) as error:
+                microbatches.halve_after_oom(batch, error)
+            for metric, snapshot in snapshots:
+                metric.restore_state(snapshot)
+
+    def _run_parts(self, parts: Iterable[Batch], argument: str) -> Results:
+        model, state = self._model, self._state
+        gradients, results, values = PartialGradients(self._optimizer), [], []
+        for part in parts:
+            result = forward_pass(model, state, part)
+            if self._needs_update(result):
+                build_optimizer(model)
+                gradients.add(self._splitter.split(result))
+            results.append(result.detached())
+            values += state.auxiliary.values
+        if not self._is_checked and (len(results) > 1 or self._accumulates):
+            self._is_checked = True
+            warn_if_not_separable(argument, results[0])
+        gradients.finish()
+        return self._record_all(results, values)
+
+    def _record_all(self, results: list[ForwardResult], values: list[Any]) -> LazyLogs:
+        """Record the parts of a batch, and the values that were added in all of them."""
+        state = self._state
+        for result in results:
+            state.objective.tracker.update(result)
+            state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
+        state.auxiliary.values = values
+        state.auxiliary.update_metrics()
+        return LazyLogs(self._model.get_metrics_result)
+
+    def _needs_update(self, result: ForwardResult) -> bool:
+        """Return whether there is anything to train, or else an error to raise."""
+        return result.loss.requires_grad or bool(self._model.trainable_weights)
+
+    # -- optimizers that evaluate the loss themselves ------------------------------------------------------
+
+    def _run_with_closure(self, batch: Batch) -> Results:
+        """Run the step of an optimizer such as LBFGS; the first evaluation is the one that is logged."""
+        model, state, optimizer = self._model, self._state, self._optimizer
+        build_optimizer(model)
+        results: list[ForwardResult] = []
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            result = forward_pass(model, state, batch)
+            optimizer.scale_loss(result.loss).backward()
+            if not results:
+                results.append(result.detached())
+            return result.loss
+
+        optimizer.step(closure=closure)
+        return record(model, state, results[0])

@@ -1,0 +1,350 @@
+"""How an optimizer is bound to parameters, and follows a module whose layers are frozen, unfrozen or replaced."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._types import StateDict
+from torchfit._utils.errors import describe
+from torchfit.optimizers import _arguments
+from torchfit.optimizers._accumulation import SUM, GradientAccumulationMixin, GradientAccumulator
+from torchfit.optimizers._foreach import Slots, Tensors, select
+from torchfit.optimizers._parameter_store import ParameterStore
+from torchfit.optimizers._parameters import (
+    NamedTensor,
+    ParameterChanges,
+    Parameters,
+    ParameterTracker,
+    named_tensors,
+    without,
+)
+
+AVERAGE = "average"
+LEAST_EPSILON_OF_FLOAT16 = 2.0**-23
+"""float16 rounds less than half of 6e-8 to 0, and 0 / 0 is no update. Twice that keeps the quotients finite."""
+
+
+class BindingMixin(GradientAccumulationMixin):
+    """The part of an optimizer that knows its parameters."""
+
+    supports_complex = False
+    """Whether the rule is defined for complex parameters. Others are refused when the optimizer is built."""
+
+    use_ema: bool
+
+    @property
+    def iterations(self) -> int:
+        """How many updates were made."""
+        return self._num_updates
+
+    def __init__(self) -> None:
+        self.built = False
+        self._store = ParameterStore()
+        self._tracker = ParameterTracker()
+        self._params = Parameters([])
+        self._parameters: Tensors = []
+        self._with_grad: Tensors = []
+        self._slots: Slots = ()
+        self._averages: Tensors = []
+        self._clears_module = False
+        self._updates_at_binding = 0
+        self._epsilon_floor = 0.0
+        self._cohorts: list[tuple[int, list[int]]] | None = None
+        self._global_state: dict[str, Tensor] = {}
+        self._accumulator = GradientAccumulator()
+        self._decay_mask: list[bool] = []
+        self._decay_exclusions: tuple[list[Tensor], list[str]] = ([], [])
+        self._pending_state: StateDict | None = None
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Name the state that the rule keeps for each parameter."""
+        raise NotImplementedError
+
+    def init_slot(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
+        """Return the first value of a slot."""
+        raise NotImplementedError
+
+    def create_global_state(self, parameters: Tensors) -> dict[str, Tensor]:
+        """Return the state that the rule keeps once for all parameters, by name."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore what `state_dict` returned."""
+        raise NotImplementedError
+
+    # For users.
+
+    def build(self, parameters: Iterable[Any]) -> None:
+        """Bind the optimizer to parameters, or to `(name, parameter)` pairs, and create its state.
+
+        Parameters with `requires_grad=False` are left out until `sync_parameters` finds them trainable. Binding again
+        to the same ones (or some of them) changes nothing; other parameters raise a `ValueError`. State that was
+        loaded before is restored here.
+        """
+        entries = named_tensors(parameters)
+        if self.built:
+            self._take_in(entries)
+        else:
+            self._build(entries, is_module=False)
+
+    def sync_parameters(self, named_parameters: Iterable[Any], build: bool = True) -> ParameterChanges:
+        """Train what is trainable in a module now. To be called when layers may have been frozen, unfrozen or replaced.
+
+        Parameters that became trainable are taken in, with fresh slots. Those that were frozen or removed are left
+        alone, and keep their slots in case they come back. An optimizer that the user bound to a part of the module
+        (`build`, `apply`) keeps to that part, and warns once about what becomes trainable beside it.
+
+        Args:
+            named_parameters: all `(name, parameter)` pairs of the module, frozen ones included.
+            build: bind the optimizer to them if it is not bound yet. With `False`, as for a `train_step` of the user's,
+                it only remembers them: `step` binds to all of them, `apply` to those that it is given.
+
+        Returns:
+            The names of the parameters that are trained from now on, and of those that no longer are; false if nothing
+            changed. Compiled steps are invalid if something did.
+        """
+        entries = named_tensors(named_parameters)
+        self._clears_module = build
+        if not self.built:
+            self._offer(entries, build)
+            return ParameterChanges(added=tuple(self._params.names))
+        if not self._tracker.has_changed(entries):
+            return ParameterChanges()
+        if build and entries and self.held and len(without(entries, self.held)) == len(entries):
+            raise ValueError(
+                "The optimizer is bound to other parameters than the model's. Create a new optimizer for this model."
+            )
+        before = self._params
+        trained = self._tracker.trained(entries, self.held, admits=build)
+        self._rebind(Parameters(self._tracker.with_names(trained)))
+        return ParameterChanges.between(before, self._params)
+
+    def zero_grad(self) -> None:
+        """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`.
+
+        An optimizer that `sync_parameters` bound to a module clears those of the whole module; one of a part, in a step
+        of the user's, those of its part. Gradients that `gradient_accumulation_steps` holds are kept elsewhere.
+        """
+        for parameter in self._with_grad:
+            parameter.grad = None
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """Exclude parameters from weight decay: those in `var_list`, and those in whose name a pattern occurs.
+
+        Args:
+            var_list: parameters.
+            var_names: regular expressions, such as `["bias", "norm"]`. They need names: `build` must be given
+                `(name, parameter)` pairs (`module.named_parameters()`).
+        """
+        if isinstance(var_names, str):
+            _arguments.invalid("var_names", "a list of strings", var_names)
+        self._decay_exclusions = (list(var_list or ()), list(var_names or ()))
+        if self.built:
+            self._update_decay_mask()
+
+    def _excluded_names(self) -> list[str]:
+        """Return patterns for the names of what is excluded from weight decay, to be saved."""
+        listed, patterns = self._decay_exclusions
+        named = self._tracker.with_names((None, tensor) for tensor in listed)
+        if any(name is None for name, _ in named):
+            warnings.warn(
+                "The parameters in `var_list` that are excluded from weight decay have no names yet, and cannot be "
+                "saved. Exclude them by `var_names`, or save the optimizer once it is built.",
+                stacklevel=3,
+            )
+        return [*patterns, *(f"^{re.escape(name)}$" for name, _ in named if name is not None)]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters that the optimizer trains at present, in order."""
+        return list(self._parameters)
+
+    # For optimizers that wrap this one.
+
+    @property
+    def held(self) -> list[NamedTensor]:
+        """The parameters that there is a state for, whether they are trained at present or not."""
+        return self._store.held
+
+    def rename(self, entries: Iterable[NamedTensor]) -> None:
+        """Take over the names of parameters that are held under others, or without."""
+        self._store.rename(entries)
+
+    def parameter_state(self) -> StateDict:
+        """Return the part of the state that belongs to single parameters."""
+        return self._store.state_dict()
+
+    def plan_restore(self, state: Mapping[str, Any], known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+        """Check what `parameter_state` returned, and return what `restore` takes. Nothing is changed yet."""
+        return self._store.plan(state, known, self._first_value, strict=strict)
+
+    def restore(self, plan: Any, num_updates: int) -> None:
+        """Restore what was planned, after this many updates."""
+        self._updates_at_binding = num_updates
+        self._store.restore(plan, self._first_value, num_updates)
+        self._update_cohorts()
+
+    # Behind them.
+
+    def _offer(self, entries: list[NamedTensor], build: bool) -> None:
+        """Remember a module's parameters, and bind to them if that is wanted or a saved state is waiting for them."""
+        self._tracker.module = entries
+        self._with_grad = [tensor for _, tensor in entries]
+        names = {name for name, _ in entries}
+        state = self._pending_state or {}
+        saved = state.get("parameters")
+        if build or state.get("follows"):
+            self._build(entries, is_module=True)
+        elif saved and set(saved) <= names:
+            self._build([entry for entry in entries if entry[0] in saved], is_module=False)
+
+    def _build(self, entries: list[NamedTensor], *, is_module: bool) -> None:
+        self._tracker.give(entries, is_module=is_module)
+        if is_module:
+            self._tracker.has_changed(entries)
+        self._rebind(Parameters(self._tracker.with_names(entries)))
+        self.built = True
+        if self._pending_state is not None:
+            pending, self._pending_state = self._pending_state, None
+            self.load_state_dict(pending)
+
+    def _require_built(self) -> None:
+        """Bind to the parameters of the module that the optimizer was shown, or raise if there is none."""
+        if not self.built:
+            if not self._tracker.module:
+                raise ValueError(
+                    "The optimizer is bound to no parameters. Call optimizer.build(parameters) first, such as "
+                    "optimizer.build(module.named_parameters()), or pass the parameters: "
+                    "optimizer.apply(grads, parameters)."
+                )
+            self._build(self._tracker.module, is_module=True)
+
+    def _take_in(self, entries: list[NamedTensor]) -> None:
+        """Train further parameters, if they were given or shown before; raise if they are foreign."""
+        trainable = [entry for entry in entries if entry[1].requires_grad]
+        new = self._params.unknown([tensor for _, tensor in trainable])
+        if not new:
+            return
+        foreign = without(without([(None, tensor) for tensor in new], self.held), self._tracker.known())
+        for _, tensor in foreign:
+            raise ValueError(
+                f"Unknown parameter: {describe(tensor)}. An optimizer works for the parameters that it was "
+                "built with only. Create a new one for a new set of parameters."
+            )
+        added = [entry for entry in trainable if any(entry[1] is tensor for tensor in new)]
+        self._tracker.give(added)
+        bound = list(zip(self._params.given_names, self._params.tensors))
+        self._rebind(Parameters(self._tracker.with_names([*bound, *added])))
+
+    def _rebind(self, params: Parameters) -> None:
+        self.rename(self._tracker.with_names(self.held))
+        self.bind(params, self.iterations)
+        self._with_grad = self._tracker.cleared(self.held, whole_module=self._clears_module)
+
+    def bind(self, params: Parameters, step: int = 0) -> None:
+        """Train these parameters, after `step` updates, with the state that they have or a new one.
+
+        Called by `build` and `sync_parameters`, and by an optimizer that wraps this one.
+        """
+        self._check(params)
+        is_narrow = any(tensor.dtype == torch.float16 for tensor in params.tensors)
+        self._epsilon_floor = LEAST_EPSILON_OF_FLOAT16 if is_narrow else 0.0
+        positions = self._positions_in(params)
+        self._params, self._parameters, self._updates_at_binding = params, params.tensors, step
+        self._select_kernels()
+        self._bind_state(params, step, positions)
+        if not self.built:
+            self._global_state = self.create_global_state(self._parameters)
+        self._update_decay_mask()
+
+    def _bind_state(self, params: Parameters, step: int, positions: list[int]) -> None:
+        """Keep, create or set aside the tensors of each parameter."""
+        self._store.rebind(params, self._all_slots(), self._first_value, step)
+        self._view_state(positions)
+
+    def _view_state(self, positions: list[int]) -> None:
+        """Look at the state of the store in the order of the parameters."""
+        store = self._store
+        self._slots = tuple(store.slot(name) for name in self.slot_names())
+        self._averages = store.slot(AVERAGE) if self.use_ema else []
+        device = self._parameters[0].device if self._parameters else None
+        self._accumulator.rebind([store.slot(name) for name in self._sum_names()], positions, device)
+        self._update_cohorts()
+
+    def _update_cohorts(self) -> None:
+        starts = [entry.start for entry in self._store.active]
+        by_start = groupby(sorted(range(len(starts)), key=starts.__getitem__), key=starts.__getitem__)
+        self._cohorts = [(start, list(positions)) for start, positions in by_start] if any(starts) else None
+
+    def _positions_in(self, params: Parameters) -> list[int]:
+        before = {id(tensor): position for position, tensor in enumerate(self._parameters)}
+        return [before.get(id(tensor), -1) for tensor in params.tensors]
+
+    def _all_slots(self) -> list[str]:
+        return [*self.slot_names(), *([AVERAGE] if self.use_ema else []), *self._sum_names()]
+
+    def _sum_names(self) -> list[str]:
+        """Return the slots of the sums of gradients, one for each group."""
+        groups = len(self._accumulator.sums) or int(self.gradient_accumulation_steps is not None)
+        return [SUM if group == 0 else f"{SUM}_{group}" for group in range(groups)]
+
+    def require_accumulation_group(self, group: int) -> None:
+        """Create the sums of a group of losses, unless they are there."""
+        if group >= len(self._accumulator.sums):
+            self._accumulator.sums += [[]] * (group + 1 - len(self._accumulator.sums))
+            for name in self._sum_names():
+                self._store.add_slot(name, self._first_value)
+            self._view_state(list(range(len(self._parameters))))
+
+    def _require_saved_groups(self, state: Mapping[str, Any]) -> None:
+        """Create the sums of the groups of losses that a saved state was accumulating."""
+        saved = {slot for slots in state["parameters"].values() for slot in slots if slot.startswith(SUM)}
+        if state["window"]["count"] and self._accumulator.sums:
+            self.require_accumulation_group(len(saved) - 1)
+
+    def _first_value(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
+        """Return the first value of a slot, be it one of the rule's or one that all rules have."""
+        if slot == AVERAGE and self._updates_at_binding:
+            return parameter.clone()  # the first update sets the averages, but for those that come later
+        if slot == AVERAGE or slot.startswith(SUM):
+            return torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return self.init_slot(slot, parameter, name)
+
+    def _check(self, params: Parameters) -> None:
+        for name, tensor in zip(params.names, params.tensors):
+            if tensor.is_complex() and not self.supports_complex:
+                raise ValueError(
+                    f"{type(self).__name__} is not defined for complex parameters, and {name!r} is "
+                    f"{describe(tensor)}. Use SGD, an optimizer of torch.optim, or a parameter with a real and an "
+                    "imaginary part (torch.view_as_complex makes it complex in the forward pass)."
+                )
+
+    def _select_kernels(self) -> None:
+        """Choose kernels once the parameters are known."""
+
+    def _update_decay_mask(self) -> None:
+        self._decay_mask = [not excluded for excluded in self._params.select(*self._decay_exclusions)]
+
+
+def by_cohort(
+    cohorts: Sequence[tuple[int, list[int]]], present: Sequence[int], *columns: Sequence[Any]
+) -> Iterable[tuple[int, list[list[Any]]]]:
+    """Yield the start of each cohort with its part of the columns, which hold entries for the present positions.
+
+    >>> list(by_cohort([(0, [0, 2]), (5, [1])], [1, 2], ["b", "c"]))
+    [(0, [['c']]), (5, [['b']])]
+    """
+    place = {position: number for number, position in enumerate(present)}
+    for start, positions in cohorts:
+        numbers = [place[position] for position in positions if position in place]
+        if numbers:
+            yield start, [select(column, numbers) for column in columns]

@@ -1,0 +1,244 @@
+"""The tensors that an optimizer keeps for each of its parameters, under their names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from torchfit._types import StateDict
+from torchfit._utils.errors import describe
+from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
+
+CreateSlot: TypeAlias = "Callable[[str, Tensor, str], Tensor | None]"
+Saved: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
+
+
+@dataclass
+class ParameterEntry:
+    """The state of one parameter."""
+
+    name: str
+    tensor: Tensor
+    given_name: str | None = None
+    """The name, if it was given and is not just a number."""
+    slots: dict[str, Tensor | None] = field(default_factory=dict)
+    start: int = 0
+    """How many updates the optimizer made before the first one of this parameter, while it is trained."""
+    age: int = 0
+    """How many updates the parameter took part in, while it is not trained."""
+
+    def named_slots(self) -> dict[str, Tensor]:
+        """Return the slots that this parameter has."""
+        return {slot: tensor for slot, tensor in self.slots.items() if tensor is not None}
+
+
+class ParameterStore:
+    """The state of the parameters that are trained, and of those that are frozen or gone and may come back."""
+
+    def __init__(self) -> None:
+        self.active: list[ParameterEntry] = []
+        self.inactive: list[ParameterEntry] = []
+
+    @property
+    def held(self) -> list[NamedTensor]:
+        """All parameters that there is a state for."""
+        return [(entry.given_name, entry.tensor) for entry in [*self.active, *self.inactive]]
+
+    def slot(self, name: str) -> list[Any]:
+        """Return one slot of all trained parameters, `None` for those without."""
+        return [entry.slots.get(name) for entry in self.active]
+
+    def rebind(self, params: Parameters, slots: Sequence[str], create: CreateSlot, step: int) -> None:
+        """Train these parameters from now on, after `step` updates: with their state if they have one, or a new one."""
+        known = {id(entry.tensor): entry for entry in [*self.active, *self.inactive]}
+        trained = set(map(id, self.active))
+        active = []
+        for name, given_name, tensor in zip(params.names, params.given_names, params.tensors):
+            entry = known.pop(id(tensor), None)
+            if entry is None:
+                entry = ParameterEntry(name, tensor, start=step)
+            elif id(entry) not in trained:
+                entry.start = step - entry.age
+            entry.name, entry.given_name = name, given_name
+            self._complete(entry, slots, create)
+            active.append(entry)
+        names = set(params.names)
+        inactive = [entry for entry in known.values() if entry.name not in names]
+        for entry in inactive:
+            if id(entry) in trained:
+                entry.age = step - entry.start
+        self.active, self.inactive = active, inactive
+
+    def rename(self, entries: Iterable[NamedTensor]) -> None:
+        """Take over the names of parameters that are held under others, or without."""
+        names = {id(tensor): name for name, tensor in entries}
+        for entry in self.inactive:
+            name = names.get(id(entry.tensor))
+            if name is not None:
+                entry.name = entry.given_name = name
+
+    def add_slot(self, slot: str, create: CreateSlot) -> None:
+        """Give all parameters one more slot."""
+        for entry in [*self.active, *self.inactive]:
+            self._complete(entry, [slot], create)
+
+    def _complete(self, entry: ParameterEntry, slots: Sequence[str], create: CreateSlot) -> None:
+        for slot in slots:
+            if slot not in entry.slots:
+                entry.slots[slot] = create(slot, entry.tensor.detach(), entry.name)
+
+    # Saving.
+
+    def state_dict(self) -> StateDict:
+        """Return the slots by parameter and slot, and when parameters began, where that differs from the others."""
+        return {
+            "parameters": {entry.name: entry.named_slots() for entry in [*self.active, *self.inactive]},
+            "starts": {entry.name: entry.start for entry in self.active if entry.start},
+            "inactive": {entry.name: entry.age for entry in self.inactive},
+        }
+
+    def plan(
+        self, state: Mapping[str, Any], known: Iterable[NamedTensor], create: CreateSlot, *, strict: bool = True
+    ) -> RestorePlan:
+        """Check what `state_dict` returned, and return what restores it. Nothing is changed yet.
+
+        Args:
+            state: what `state_dict` returned, perhaps of an earlier version.
+            known: parameters that are not trained, but may have a state.
+            create: makes the first value of a slot.
+            strict: refuse a state of which nothing fits.
+
+        Raises:
+            ValueError: the state belongs to other parameters or to another kind of optimizer.
+        """
+        sources = self._by_position(state) or state["parameters"]
+        unbound = [ParameterEntry(name, tensor, name) for name, tensor in known if name is not None and name in sources]
+        entries = {entry.name: entry for entry in [*unbound, *self.inactive, *self.active]}
+        active = {entry.name for entry in self.active}
+        if strict:
+            _require_overlap(list(entries), state["parameters"], sources)
+        steps = [RestoreStep(entry, sources.get(name), name in active) for name, entry in entries.items()]
+        misfits = [misfit for step in steps if (misfit := step.check(create))]
+        if strict and misfits and len(misfits) == sum(name in sources for name in entries):
+            raise misfits[0]
+        order = [name for name in sources if name not in state.get("inactive", {})]
+        places = {name: position for position, name in enumerate(order)}
+        return RestorePlan(
+            steps,
+            dropped=[name for name in sources if name not in entries],
+            positions=[places.get(entry.name, -1) for entry in self.active],
+            starts=state.get("starts", {}),
+            ages=state.get("inactive", {}),
+        )
+
+    def restore(self, plan: RestorePlan, create: CreateSlot, num_updates: int) -> None:
+        """Carry out a plan, after this many updates."""
+        held = {id(entry) for entry in [*self.active, *self.inactive]}
+        with torch.no_grad():
+            for step in plan.steps:
+                step.copy(create)
+                plan.restore_age(step, num_updates)
+        self.inactive += [step.entry for step in plan.steps if id(step.entry) not in held and step.source is not None]
+
+    def _by_position(self, state: Mapping[str, Any]) -> Saved | None:
+        """Return the saved state under the names of here, if all names differ but their number does not."""
+        saved, inactive = state["parameters"], state.get("inactive", {})
+        trained = [slots for name, slots in saved.items() if name not in inactive]
+        names = [entry.name for entry in self.active]
+        if set(names) & set(saved) or len(trained) != len(names):
+            return None
+        return dict(zip(names, trained))
+
+
+@dataclass
+class RestoreStep:
+    """One parameter, and what was saved for it: `None` lets it start afresh."""
+
+    entry: ParameterEntry
+    source: Mapping[str, Tensor] | None
+    is_active: bool
+
+    def check(self, create: CreateSlot) -> ValueError | None:
+        """Return why the shapes do not fit, and start afresh then; raise if the slots are those of another rule."""
+        if self.source is None:
+            return None
+        if not self.is_active:
+            for slot in self.source:
+                if slot not in self.entry.slots:
+                    self.entry.slots[slot] = create(slot, self.entry.tensor.detach(), self.entry.name)
+        misfit = _misfit(self.entry, self.source)
+        if misfit is not None:
+            self.source = None
+        return misfit
+
+    def copy(self, create: CreateSlot) -> None:
+        """Copy the tensors in place."""
+        for slot, target in self.entry.named_slots().items():
+            if self.source is None:
+                value = create(slot, self.entry.tensor.detach(), self.entry.name)
+            else:
+                value = self.source.get(slot)  # sums of gradients may be missing
+            target.zero_() if value is None else target.copy_(value)
+
+
+@dataclass
+class RestorePlan:
+    """Which saved tensors go where."""
+
+    steps: list[RestoreStep]
+    dropped: list[str]
+    """Parameters of the saved state that are not here."""
+    positions: list[int]
+    """Where each trained parameter stood among those that were saved; -1 for a new one."""
+    starts: Mapping[str, int]
+    ages: Mapping[str, int]
+
+    def restore_age(self, step: RestoreStep, num_updates: int) -> None:
+        """Count the updates of a parameter on from where they were, whether it was trained then, and is now, or not."""
+        entry, age = step.entry, 0
+        if step.source is not None:
+            age = self.ages.get(entry.name, num_updates - self.starts.get(entry.name, 0))
+        entry.age, entry.start = age, num_updates - age
+
+    def warn(self) -> None:
+        """Warn about what starts afresh, and what is not used."""
+        fresh = [step.entry.name for step in self.steps if step.source is None and step.is_active]
+        told = [f"there is none for {short_list(fresh)}, which start afresh"] if fresh else []
+        told += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
+        if told:
+            warnings.warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.", stacklevel=3)
+
+
+def _require_overlap(names: list[str], saved: Saved, sources: Saved) -> None:
+    if (names or saved) and not set(names) & set(sources):
+        raise ValueError(
+            f"The optimizer's state belongs to other parameters: it has none for {short_list(names)}, and some for "
+            f"{short_list(saved)} "
+            f"({len(names)} parameters here, {len(saved)} there). Load it into an optimizer built with the same ones."
+        )
+
+
+def _misfit(entry: ParameterEntry, source: Mapping[str, Tensor]) -> ValueError | None:
+    targets = entry.named_slots()
+    if _without_sums(targets) != _without_sums(source):
+        raise ValueError(
+            f"The optimizer's state for {entry.name} holds {sorted(source)}, and this optimizer needs "
+            f"{sorted(targets)}. Load it into an optimizer of the same class and arguments."
+        )
+    for slot, target in targets.items():
+        if slot in source and target.shape != source[slot].shape:
+            return ValueError(
+                f"The optimizer's state {slot!r} for {entry.name} must have the shape {tuple(target.shape)}. "
+                f"Received: {describe(source[slot])}."
+            )
+    return None
+
+
+def _without_sums(slots: Iterable[str]) -> set[str]:
+    """Leave out accumulated gradients, which an optimizer with other steps of accumulation does without."""
+    return {slot for slot in slots if not slot.startswith("gradient_sum")}

@@ -1,0 +1,252 @@
+"""What torch's optimizers are made from and of: classes and arguments, parameter groups, saved state."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from torchfit._utils.errors import describe
+from torchfit.optimizers import _arguments
+from torchfit.optimizers._parameters import NamedTensor, short_list
+from torchfit.optimizers._rates import reference_rate
+
+Factory: TypeAlias = "Callable[[Any], torch.optim.Optimizer]"
+Group: TypeAlias = "dict[str, Any]"
+_NOT_OPTIONS = ("params", "param_names")
+
+
+# -- classes and arguments ------------------------------------------------------------------------------------------
+
+
+def is_optimizer_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+
+
+def uses_of_closures(made: Any) -> tuple[bool, bool]:
+    """Return whether `step` of an optimizer (or of the class that makes it) needs a closure, and if it may use one."""
+    target = made.func if isinstance(made, functools.partial) else made
+    kind: Any = target if isinstance(target, type) else type(target)
+    if not is_optimizer_class(kind):
+        return False, False
+    parameter = inspect.signature(kind.step).parameters.get("closure")
+    needed = parameter is not None and parameter.default is inspect.Parameter.empty
+    is_foreign = not kind.__module__.startswith("torch.optim")
+    return needed, needed or (parameter is not None and is_foreign)
+
+
+def make(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
+    made = factory(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(
+            f"`optimizer` must make a torch.optim.Optimizer from parameters. It returned: {describe(made)}"
+        )
+    return made
+
+
+def class_name(optimizer: Any) -> str:
+    if isinstance(optimizer, functools.partial):
+        return class_name(optimizer.func)
+    return getattr(optimizer, "__name__", type(optimizer).__name__)
+
+
+def config_of(optimizer: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the class and the arguments that make an optimizer like this one."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        wanted = {**optimizer.defaults, "lr": reference_rate(rates)}
+        known = inspect.signature(type(optimizer)).parameters  # defaults may hold more than the arguments
+        return type(optimizer), {name: plain(value) for name, value in wanted.items() if name in known}
+    if isinstance(optimizer, functools.partial) and is_optimizer_class(optimizer.func) and not optimizer.args:
+        return optimizer.func, {name: plain(value) for name, value in optimizer.keywords.items()}
+    if is_optimizer_class(optimizer):
+        return optimizer, {}
+    raise ValueError(
+        f"Could not save {describe(optimizer)} as plain data. Pass a torch.optim class, a functools.partial of one, "
+        "or an instance."
+    )
+
+
+def default_rate(factory: Any) -> float | None:
+    """Return the learning rate that a factory was given, if it shows."""
+    rate = factory.keywords.get("lr") if isinstance(factory, functools.partial) else None
+    return None if rate is None else _arguments.as_float32(rate)
+
+
+# -- groups ---------------------------------------------------------------------------------------------------------
+
+
+def held_by(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """List the parameters of all groups, in order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def add_to_group(group: Group, entries: Iterable[NamedTensor]) -> None:
+    """Add parameters to a group."""
+    for name, tensor in entries:
+        group["params"].append(tensor)
+        if "param_names" in group:
+            group["param_names"].append(name)
+
+
+def options_of(group: Mapping[str, Any]) -> Group:
+    """Return the options of a group as plain data."""
+    return {name: plain(value) for name, value in group.items() if name not in _NOT_OPTIONS}
+
+
+def plain(value: Any) -> Any:
+    """Return a number in the place of a tensor of one."""
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+def described_groups(optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> list[Group] | None:
+    """Return all groups with the names of their parameters and their options, or `None` if there are unnamed ones."""
+    if any(names.get(id(tensor)) is None for tensor in held_by(optimizer)):
+        return None
+    return [
+        {**options_of(group), "names": [names[id(tensor)] for tensor in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+
+
+def groups_from(described: Sequence[Mapping[str, Any]], entries: Iterable[NamedTensor]) -> list[Group]:
+    """Return groups of tensors from groups of names.
+
+    Raises:
+        ValueError: the module has no parameter of a name.
+    """
+    tensors = dict(entries)
+    missing = [name for group in described for name in group["names"] if name not in tensors]
+    if missing:
+        raise ValueError(
+            f"The parameter groups of the optimizer were described for other parameters: there is none called "
+            f"{short_list(missing)}. Create the optimizer with the parameters of this model, and pass it to compile()."
+        )
+    return [
+        {
+            **{key: value for key, value in group.items() if key != "names"},
+            "params": [tensors[n] for n in group["names"]],
+        }
+        for group in described
+    ]
+
+
+def set_rate(group: Group, rate: float) -> None:
+    """Set the rate of a group, in place where it is a tensor: a capturable optimizer reads it inside its graph."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = float(rate)
+
+
+# -- saved state ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SavedGroups:
+    """What an optimizer of torch saved, by the names of its parameters."""
+
+    content: Mapping[str, Any]
+    names: Sequence[str | None]
+    shapes: Sequence[Sequence[int]]
+    dropped: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    keeps_options: bool = False
+
+    def __post_init__(self) -> None:
+        """Find out where each name is."""
+        self._places = {name: place for place, name in enumerate(self.names) if name is not None}
+
+    @property
+    def groups(self) -> list[tuple[list[str], Group]]:
+        """The names and options of each group."""
+        return [
+            ([str(self.names[place]) for place in group["params"] if self.names[place] is not None], options_of(group))
+            for group in self.content["param_groups"]
+        ]
+
+    def fits(self, name: str | None, tensor: Tensor) -> bool:
+        """Return whether there is a state for a parameter of this name and shape."""
+        place = self._places.get(name) if name is not None else None
+        return place is not None and tuple(self.shapes[place]) == tuple(tensor.shape)
+
+    def for_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> dict[str, Any]:
+        """Return a state for torch's `load_state_dict`, with each parameter's state where the parameter is now."""
+        state: dict[int, Any] = {}
+        groups, start = [], 0
+        held = held_by(optimizer)
+        for place, tensor in enumerate(held):
+            name = names.get(id(tensor))
+            if not self.fits(name, tensor):
+                self.fresh += [str(name or place)] if tensor.requires_grad else []
+            elif (saved := self.content["state"].get(self._places[str(name)])) is not None:
+                state[place] = saved
+        for group in optimizer.param_groups:
+            count = len(group["params"])
+            options = self._options({names.get(id(tensor)) for tensor in group["params"]}, optimizer, names)
+            kept = {key: value for key, value in group.items() if key != "params"}
+            merged = kept if options is None else {**kept, **options}
+            groups.append({**merged, "params": list(range(start, start + count))})
+            start += count
+        mine = {names.get(id(tensor)) for tensor in held}
+        self.dropped = [name for name in self._places if name not in mine]
+        return {"state": state, "param_groups": groups}
+
+    def _options(
+        self, members: set[str | None], optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]
+    ) -> Group | None:
+        """Return the options of the one saved group that these parameters were in; `None` if there is no such one."""
+        found = [(saved, options) for saved, options in self.groups if members & set(saved)]
+        if len(found) == 1:
+            holders = [
+                group
+                for group in optimizer.param_groups
+                if {names.get(id(tensor)) for tensor in group["params"]} & set(found[0][0])
+            ]
+            if len(holders) == 1:
+                return found[0][1]
+        self.keeps_options = self.keeps_options or bool(found)
+        return None
+
+    def warn(self) -> None:
+        """Warn about what starts afresh, is not used, or was grouped in another way."""
+        told = [f"there is none for {short_list(self.fresh)}, which start afresh"] if self.fresh else []
+        told += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
+        if told:
+            warnings.warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.", stacklevel=3)
+        if self.keeps_options:
+            warnings.warn(
+                "The optimizer's state was saved with other parameter groups: the options of the groups, such as their "
+                "learning rates, stay as they are.",
+                stacklevel=3,
+            )
+
+
+def adopt_groups(
+    optimizer: torch.optim.Optimizer, saved: SavedGroups, names: Mapping[int, str | None], module: Iterable[NamedTensor]
+) -> None:
+    """Add parameters that the saved optimizer held, and that the module has: to the group of the others, or as one."""
+    known = {str(name): tensor for name, tensor in module if saved.fits(name, tensor)}
+    held = {names.get(id(tensor)) for tensor in held_by(optimizer)}
+    for members, options in saved.groups:
+        missing = [(name, known[name]) for name in members if name in known and name not in held]
+        if not missing:
+            continue
+        home = [
+            group
+            for group in optimizer.param_groups
+            if {names.get(id(tensor)) for tensor in group["params"]} & set(members)
+        ]
+        if home:
+            add_to_group(home[0], missing)
+        else:
+            has_names = "param_names" in optimizer.param_groups[0]
+            optimizer.add_param_group(
+                {**options, "params": missing if has_names else [tensor for _, tensor in missing]}
+            )

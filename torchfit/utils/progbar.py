@@ -1,0 +1,105 @@
+"""A progress bar for custom training loops."""
+
+from collections.abc import Collection, Iterable
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from torchfit._utils import console
+from torchfit._utils.progress_display import Display, NullDisplay, select_display
+from torchfit._utils.progress_format import format_finished, running_items
+
+Values = Iterable[tuple[str, Any]]
+
+
+class Progbar:
+    """A progress bar, drawn on a terminal or in a notebook. In a file it writes the finished line only.
+
+    Args:
+        target: the number of steps, None if unknown.
+        width: the width of the bar in characters.
+        verbose: 1 draws a bar, 2 writes the finished line only, 0 nothing.
+        interval: the least number of seconds between two draws.
+        stateful_metrics: names of values that are shown as they are; others are averaged over the steps.
+        unit_name: what a step is called.
+
+    >>> bar = Progbar(target=3, width=10)
+    >>> for step, loss in enumerate([3.0, 2.0, 1.0], 1):
+    ...     bar.update(step, [("loss", loss)])
+    3/3 [==========] - 0s ... - loss: 2.0000
+    """
+
+    def __init__(
+        self,
+        target: int | None,
+        width: int = 20,
+        verbose: int = 1,
+        interval: float = 0.05,
+        stateful_metrics: Collection[str] | None = None,
+        unit_name: str = "step",
+    ) -> None:
+        self.target = target
+        self.width = width
+        self.verbose = verbose
+        self.interval = interval
+        self.stateful_metrics = set(stateful_metrics or ())
+        self.unit_name = unit_name
+        self.seen_so_far = 0
+        self._sums: dict[str, tuple[Any, int]] = {}
+        self._started = perf_counter()
+        self._next_draw = self._started
+        self._is_finished = False
+        self._display: Display = select_display(width) if verbose == 1 else NullDisplay()
+
+    def update(self, current: int, values: Values | None = None, finalize: bool | None = None) -> None:
+        """Show that `current` steps are completed.
+
+        Args:
+            current: the number of completed steps.
+            values: pairs of a name and its value in the steps since the last call, a number, an array or tensor
+                without dimensions, or a text.
+            finalize: whether this is the last call, which replaces the bar by a line; by default, if `target` steps
+                are completed.
+        """
+        steps = max(current - self.seen_so_far, 1)
+        self.seen_so_far = current
+        for name, value in values or ():
+            self._add(name, value, steps)
+        now = perf_counter()
+        is_last = self.target is not None and current >= self.target if finalize is None else finalize
+        if is_last and not self._is_finished:
+            self._finish(now)
+        elif not is_last and now >= self._next_draw:
+            total = self.target if self.target is None or current <= self.target else None
+            elapsed = now - self._started
+            items = running_items(current, total, elapsed, elapsed / max(current, 1), self._means(), self.unit_name)
+            self._display.show(current, total, items)
+            self._next_draw = now + self.interval
+
+    def add(self, n: int, values: Values | None = None) -> None:
+        """Show that `n` more steps are completed; `values` as in `update`."""
+        self.update(self.seen_so_far + n, values)
+
+    def _add(self, name: str, value: Any, steps: int) -> None:
+        if isinstance(value, str) or name in self.stateful_metrics:
+            self._sums[name] = (value, 1)
+            return
+        total, count = self._sums.get(name, (0.0, 0))
+        value = value.detach() if isinstance(value, Tensor) else value  # It stays on its device until it is drawn.
+        self._sums[name] = (total + value * steps, count + steps)
+
+    def _means(self) -> dict[str, Any]:
+        sums = self._sums.items()
+        return {name: total if isinstance(total, str) else float(total) / count for name, (total, count) in sums}
+
+    def _finish(self, now: float) -> None:
+        self._is_finished = True
+        self._display.close()
+        if not self.verbose:
+            return
+        done, elapsed = self.seen_so_far, now - self._started
+        bar_width = self.width if self.verbose == 1 else 0
+        total = done if self.target is None else max(self.target, done)
+        step = elapsed / max(done, 1)
+        console.write_line(format_finished(done, total, elapsed, step, self._means(), bar_width, self.unit_name))
