@@ -42,7 +42,13 @@ TASKS = {
     "distances": (2, None, amounts, lambda at: "mae", ["mse"]),
     "a vector of targets": (1, None, lambda x: x[:, 0], lambda at: "mse", ["mae"]),
     "yes or no": (1, "sigmoid", yes_or_no, lambda at: "binary_crossentropy", ["accuracy"]),
-    "yes or no, logits": (1, None, yes_or_no, lambda at: at.losses.BinaryCrossentropy(from_logits=True), ["acc"]),
+    "yes or no, logits": (
+        1,
+        None,
+        yes_or_no,
+        lambda at: at.losses.BinaryCrossentropy(from_logits=True),
+        lambda at: ["acc"] if at is torchfit else [at.metrics.BinaryAccuracy("acc", threshold=0.0)],
+    ),
     "one-hot": (3, "softmax", one_hot, lambda at: "categorical_crossentropy", ["accuracy"]),
     "one-hot, logits": (
         3,
@@ -90,7 +96,7 @@ def compiled_twins(task, optimizer="RMSprop", **options):
     pair = twins(units, activation)
     for model, at in zip(pair, (keras, torchfit)):
         chosen = getattr(at.optimizers, optimizer)(**OPTIMIZERS[optimizer])
-        model.compile(chosen, loss(at), metrics=list(metrics), **options)
+        model.compile(chosen, loss(at), metrics=metrics(at) if callable(metrics) else list(metrics), **options)
     return (*pair, targets)
 
 

@@ -47,7 +47,8 @@ def _problems(metric: Metric, traits: LossTraits, y_true: Tensor, y_pred: Tensor
                 f"The metric {metric.name} expects probabilities, but the model puts out values outside [0, 1]. Use "
                 f"{type(metric).__name__}(from_logits=True), or end the model with a sigmoid or softmax."
             )
-    if metric.expects_binary_labels and y_true.numel() == y_pred.numel() and _has_other_labels(metric, y_true):
+    is_decision = metric.expects_binary_labels and traits.kind != "other" and y_true.numel() == y_pred.numel()
+    if is_decision and _has_other_labels(metric, y_true):
         yield (
             f"The metric {metric.name} expects labels of 0 and 1, but `y` holds values above 1, which count as 1. For "
             "class indices use an output for each class and a metric of classes, such as SparseCategoricalAccuracy."
