@@ -3,7 +3,7 @@
 import io
 import tokenize
 
-MAX_ANY = 2118
+MAX_ANY = 1555
 MAX_FILES = 234
 
 
