@@ -1,15 +1,14 @@
 """How much each value of a batch counts: sample weights and the mask of the predictions as one tensor."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit.functional.confusion import broadcast_weights
 from torchfit.functional.masks import as_mask, require_mask
 
 
-def merge_weights(sample_weight: Any, mask: Any, values: Tensor) -> Tensor | None:
+def merge_weights(sample_weight: TensorLike, mask: TensorLike, values: Tensor) -> Tensor | None:
     """Return weights of the shape and dtype of `values (batch, …)`, 0 where the mask is false; `None` without any.
 
     Weights and mask have the shape of `values`, or of its first dimensions, with sizes of 1 in their place.

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
@@ -22,7 +23,7 @@ class _Matches(MeanMetricWrapper):
     ignore_class: int | None = None
 
     def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None
     ) -> None:
         """Add one batch; shapes as the class says, `sample_weight (batch,)` or `(batch, …)`."""
         mask = getattr(y_pred, "_keras_mask", None)
@@ -39,7 +40,7 @@ class _Matches(MeanMetricWrapper):
         else:
             self._accumulate(found, sample_weight, mask)
 
-    def _accumulate_kept(self, found: Tensor, kept: Tensor, sample_weight: Any, mask: Any) -> None:
+    def _accumulate_kept(self, found: Tensor, kept: Tensor, sample_weight: TensorLike, mask: TensorLike) -> None:
         """Add the samples whose label is not the ignored one."""
         if sample_weight is not None or mask is not None or found.device != self.total.device:
             if mask is not None:
@@ -49,7 +50,7 @@ class _Matches(MeanMetricWrapper):
             self.total.add_((found & kept).count_nonzero())
             self.count.add_(kept.count_nonzero())
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = super().get_config()
         return config if self.ignore_class is None else {**config, "ignore_class": self.ignore_class}
@@ -62,7 +63,7 @@ class Accuracy(_Matches):
     0.75
     """
 
-    def __init__(self, name: str | None = "accuracy", dtype: Any = None):
+    def __init__(self, name: str | None = "accuracy", dtype: DTypeLike = None):
         super().__init__(of_samples.matches, name, dtype)
 
 
@@ -90,7 +91,7 @@ class BinaryAccuracy(_Matches):
     def __init__(
         self,
         name: str | None = "binary_accuracy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         threshold: float = 0.5,
         from_logits: bool = False,
         ignore_class: int | None = None,
@@ -119,7 +120,7 @@ class BinaryAccuracy(_Matches):
         self.from_logits = from_logits
         self._fn_kwargs = {"threshold": logit(self.threshold) if from_logits else self.threshold}
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = {**super().get_config(), "threshold": self.threshold}
         return {**config, "from_logits": True} if self.from_logits else config
@@ -136,7 +137,7 @@ class _ClassMatches(_Matches):
         """Whether no label is ignored."""
         return self.ignore_class is None
 
-    def __init__(self, fn: Any, name: str | None, dtype: Any, axis: int, ignore_class: int | None, **kwargs: Any):
+    def __init__(self, fn: Any, name: str | None, dtype: DTypeLike, axis: int, ignore_class: int | None, **kwargs: Any):
         super().__init__(fn, name, dtype, **kwargs)
         self.ignore_class = ignore_class
         self._set_axis(validation.integer("axis", axis))
@@ -152,7 +153,7 @@ class _ClassMatches(_Matches):
             self.ignore_class = traits.ignore_class
         self._fn = _FOR_ANY_LABELS.get(self._fn, self._fn)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = super().get_config()
         return {key: value for key, value in config.items() if key != "axis" or value != -1}
@@ -167,7 +168,7 @@ class CategoricalAccuracy(_ClassMatches):
     0.5
     """
 
-    def __init__(self, name: str | None = "categorical_accuracy", dtype: Any = None, axis: int = -1):
+    def __init__(self, name: str | None = "categorical_accuracy", dtype: DTypeLike = None, axis: int = -1):
         super().__init__(of_samples.categorical_matches, name, dtype, axis, None)
 
 
@@ -187,7 +188,7 @@ class SparseCategoricalAccuracy(_ClassMatches):
     def __init__(
         self,
         name: str | None = "sparse_categorical_accuracy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         axis: int = -1,
         ignore_class: int | None = None,
     ):
@@ -203,7 +204,9 @@ class TopKCategoricalAccuracy(_ClassMatches):
     0.5
     """
 
-    def __init__(self, k: int = 5, name: str | None = "top_k_categorical_accuracy", dtype: Any = None, axis: int = -1):
+    def __init__(
+        self, k: int = 5, name: str | None = "top_k_categorical_accuracy", dtype: DTypeLike = None, axis: int = -1
+    ):
         super().__init__(of_samples.top_k_matches, name, dtype, axis, None, k=_checked_k(k))
 
 
@@ -221,7 +224,7 @@ class SparseTopKCategoricalAccuracy(_ClassMatches):
         self,
         k: int = 5,
         name: str | None = "sparse_top_k_categorical_accuracy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_sorted_ids: bool = False,
         axis: int = -1,
         ignore_class: int | None = None,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.confusion import ratio
@@ -50,7 +51,7 @@ class AUC(Curve):
         curve: str = "ROC",
         summation_method: str = "interpolation",
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         thresholds: Any = None,
         multi_label: bool = False,
         num_labels: int | None = None,
@@ -72,7 +73,7 @@ class AUC(Curve):
         elif self.num_labels:
             self._make_counters(self.num_labels)
 
-    def build(self, y_true: Any, y_pred: Any) -> None:
+    def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
         """Make the counters for the labels of the first batch."""
         if not self._own_variables():
             self._make_counters(as_tensor(y_pred).shape[-1])
@@ -83,7 +84,7 @@ class AUC(Curve):
         if saved is not None and not self._own_variables():
             self._make_counters(*saved.shape[1:])
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch."""
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight)
         self._check_labels(y_pred)
@@ -163,7 +164,7 @@ class AUC(Curve):
         positives = (self.true_positives[1:] + self.false_negatives[1:]).clamp(min=0)
         return ratio(slope * (gained + intercept * growth.log()), positives).sum(0)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = {
             **super().get_config(),

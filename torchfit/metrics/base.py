@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils import tree
 from torchfit._utils.dtypes import as_dtype, dtype_name, sum_dtype
 from torchfit._utils.errors import describe
@@ -78,7 +79,7 @@ class Metric(nn.Module):
         metric.name = snake_case(cls.__name__)
         return metric
 
-    def __init__(self, dtype: Any = None, name: str | None = None):
+    def __init__(self, dtype: DTypeLike = None, name: str | None = None):
         if name is not None and not isinstance(name, str):
             raise ValueError(f"`name` must be a string. Received: {describe(name)}.")
         self.name: str = name or self.name
@@ -102,7 +103,7 @@ class Metric(nn.Module):
         self,
         shape: int | Sequence[int],
         initializer: Any = "zeros",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         aggregation: str | None = "sum",
         name: str | None = None,
     ) -> Variable:
@@ -133,7 +134,7 @@ class Metric(nn.Module):
         self,
         shape: int | Sequence[int] = (),
         initializer: Any = "zeros",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         name: str | None = None,
     ) -> Variable:
         """Create a state tensor as `add_variable` does; by default a scalar that starts at zero."""
@@ -167,7 +168,7 @@ class Metric(nn.Module):
         for metric in self._metrics():
             metric.reset_state()
 
-    def build(self, y_true: Any, y_pred: Any) -> None:
+    def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
         """Create the state whose shape depends on the first batch; most metrics have none."""
 
     def follow_loss(self, traits: LossTraits) -> None:
@@ -181,12 +182,12 @@ class Metric(nn.Module):
 
     # Configuration
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments as plain data."""
         return {"name": self.name, "dtype": self.dtype}
 
     @classmethod
-    def from_config(cls: type[Self], config: Mapping[str, Any]) -> Self:
+    def from_config(cls: type[Self], config: Config) -> Self:
         """Build a metric from what `get_config` returned."""
         return cls(**config)
 

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit.losses.traits import LossTraits, loss_traits
 from torchfit.metrics.base import Metric
 
 
-def metric_problem(metric: Any, loss: Any, y_true: Any, y_pred: Any) -> str | None:
+def metric_problem(metric: Any, loss: Any, y_true: TensorLike, y_pred: TensorLike) -> str | None:
     """Return one line with the way out if a metric reads values that it does not mean, else `None`.
 
     That is: logits where it compares probabilities with a threshold, labels other than 0 and 1 (or -1

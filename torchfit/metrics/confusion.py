@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_class_indices, align_ranks, shape_mismatch_error
@@ -45,7 +46,9 @@ class BinaryDecisionMetric(Metric):
         """The dtype of rates: of float32 at least."""
         return torch.promote_types(self._dtype, torch.float32)
 
-    def _samples(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Samples:
+    def _samples(
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike, top_k: int | None = None
+    ) -> Samples:
         """Return labels, scores and weights of one shape, of the chosen class only."""
         mask = get_mask(y_pred)
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
@@ -83,7 +86,7 @@ class BinaryDecisionMetric(Metric):
         chosen = weights if weights is None else weights[..., self._class_id]
         return labels[..., self._class_id], y_pred[..., self._class_id], chosen
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = super().get_config()
         return {**config, "from_logits": True} if self.from_logits else config
@@ -117,7 +120,7 @@ def one_hot_samples(
 class ThresholdedMetric(BinaryDecisionMetric):
     """Base of metrics that count decisions at one or a few thresholds."""
 
-    def __init__(self, thresholds: Any, default: float, name: str | None, dtype: Any, from_logits: bool):
+    def __init__(self, thresholds: Any, default: float, name: str | None, dtype: DTypeLike, from_logits: bool):
         super().__init__(name=name, dtype=dtype)
         self.thresholds = [default] if thresholds is None else unit_intervals("thresholds", thresholds)
         self.from_logits = bool(from_logits)
@@ -136,7 +139,9 @@ class ThresholdedMetric(BinaryDecisionMetric):
     def _counter(self, name: str) -> Any:
         return self.add_weight((len(self.thresholds),), dtype=SUM_DTYPE, name=name)
 
-    def _counts(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Counts:
+    def _counts(
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike, top_k: int | None = None
+    ) -> Counts:
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight, top_k)
         return counts_above(labels, y_pred, self._threshold_tensor, weights)
 
@@ -144,7 +149,7 @@ class ThresholdedMetric(BinaryDecisionMetric):
         """Return a scalar for a single threshold."""
         return values[0] if len(self.thresholds) == 1 else values
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         given = self._given_thresholds
         plain = given if given is None or isinstance(given, (int, float)) else self.thresholds
@@ -156,11 +161,13 @@ class _Count(ThresholdedMetric):
 
     _which: int
 
-    def __init__(self, thresholds: Any = None, name: str | None = None, dtype: Any = None, from_logits: bool = False):
+    def __init__(
+        self, thresholds: Any = None, name: str | None = None, dtype: DTypeLike = None, from_logits: bool = False
+    ):
         super().__init__(thresholds, 0.5, name, dtype, from_logits)
         self.accumulator = self._counter("accumulator")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch: labels and scores of one shape `(batch, …)`."""
         self.accumulator.add_(self._counts(y_true, y_pred, sample_weight)[self._which])
 
@@ -222,13 +229,15 @@ class _PrecisionOrRecall(ThresholdedMetric):
 
     mode = "max"
 
-    def __init__(self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: Any, from_logits: bool):
+    def __init__(
+        self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: DTypeLike, from_logits: bool
+    ):
         super().__init__(thresholds, 0.5 if top_k is None else NEVER, name, dtype, from_logits)
         self.top_k = optional_integer("top_k", top_k, 1)
         self.class_id = self._class_id = optional_integer("class_id", class_id, 0)
         self.true_positives = self._counter("true_positives")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         return {**super().get_config(), "top_k": self.top_k, "class_id": self.class_id}
 
@@ -261,13 +270,13 @@ class Precision(_PrecisionOrRecall):
         top_k: int | None = None,
         class_id: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(thresholds, top_k, class_id, name, dtype, from_logits)
         self.false_positives = self._counter("false_positives")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch."""
         tp, fp, _, _ = self._counts(y_true, y_pred, sample_weight, self.top_k)
         self.true_positives.add_(tp)
@@ -307,13 +316,13 @@ class Recall(_PrecisionOrRecall):
         top_k: int | None = None,
         class_id: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(thresholds, top_k, class_id, name, dtype, from_logits)
         self.false_negatives = self._counter("false_negatives")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch."""
         tp, _, _, fn = self._counts(y_true, y_pred, sample_weight, self.top_k)
         self.true_positives.add_(tp)

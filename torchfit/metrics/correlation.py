@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import DTypeLike, TensorLike
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import correlation as of_samples
 from torchfit.functional.alignment import align_pair
@@ -20,14 +21,14 @@ class _Correlation(MeanMetricWrapper):
 
     mode = "max"
 
-    def __init__(self, fn: Callable[..., Tensor], name: str | None, dtype: Any, axis: Any):
+    def __init__(self, fn: Callable[..., Tensor], name: str | None, dtype: DTypeLike, axis: Any):
         super().__init__(fn, name, dtype, axis=axis)
 
     @property
     def _is_over_samples(self) -> bool:
         return "products" in self._buffers
 
-    def build(self, y_true: Any, y_pred: Any) -> None:
+    def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
         """Create the sums over samples, if the first batch has a single column."""
         shape, axis = as_tensor(y_pred).shape, self._fn_kwargs["axis"]
         if not self._is_over_samples and (len(shape) == 1 or (axis == -1 and shape[-1:] == (1,))):
@@ -45,7 +46,7 @@ class _Correlation(MeanMetricWrapper):
             self._make_sums()
 
     def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None
     ) -> None:
         """Add one batch; weights are for whole correlations, or of a single column for samples."""
         self.build(y_true, y_pred)
@@ -92,7 +93,7 @@ class PearsonCorrelation(_Correlation):
     0.982
     """
 
-    def __init__(self, name: str | None = "pearson_correlation", dtype: Any = None, axis: Any = -1):
+    def __init__(self, name: str | None = "pearson_correlation", dtype: DTypeLike = None, axis: Any = -1):
         super().__init__(of_samples.pearson_correlation, name, dtype, axis)
 
     def _of_moments(self, means: Tensor, covariances: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class ConcordanceCorrelation(_Correlation):
     0.9816
     """
 
-    def __init__(self, name: str | None = "concordance_correlation", dtype: Any = None, axis: Any = -1):
+    def __init__(self, name: str | None = "concordance_correlation", dtype: DTypeLike = None, axis: Any = -1):
         super().__init__(of_samples.concordance_correlation, name, dtype, axis)
 
     def _of_moments(self, means: Tensor, covariances: Tensor) -> Tensor:

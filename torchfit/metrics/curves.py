@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit.functional.confusion import counts_by_bucket, ratio, thresholds_below
 from torchfit.metrics._validation import integer, optional_integer, unit_interval
 from torchfit.metrics.base import SUM_DTYPE
@@ -33,7 +34,7 @@ class Curve(BinaryDecisionMetric):
 
     mode = "max"
 
-    def __init__(self, thresholds: list[float], name: str | None, dtype: Any, from_logits: bool):
+    def __init__(self, thresholds: list[float], name: str | None, dtype: DTypeLike, from_logits: bool):
         super().__init__(name=name, dtype=dtype)
         self.from_logits = bool(from_logits)
         self._is_linspace = is_linspace(thresholds)
@@ -76,13 +77,15 @@ class _SensitivitySpecificityBase(Curve):
 
     _condition: str
 
-    def __init__(self, value: Any, num_thresholds: Any, class_id: Any, name: str | None, dtype: Any, from_logits: bool):
+    def __init__(
+        self, value: Any, num_thresholds: Any, class_id: Any, name: str | None, dtype: DTypeLike, from_logits: bool
+    ):
         self._value = unit_interval(self._condition, value)
         super().__init__(linspace_thresholds(integer("num_thresholds", num_thresholds, 1)), name, dtype, from_logits)
         self.class_id = self._class_id = optional_integer("class_id", class_id, 0)
         self._make_counters()
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch: labels and scores of one shape `(batch, …)`."""
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight)
         column = None if weights is None else weights.reshape(-1, 1)
@@ -100,7 +103,7 @@ class _SensitivitySpecificityBase(Curve):
     def _precision(self) -> Tensor:
         return ratio(self.true_positives, self.true_positives + self.false_positives)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = {"class_id": self.class_id, "num_thresholds": self.num_thresholds}
         return {**super().get_config(), **config, self._condition: self._value}
@@ -132,7 +135,7 @@ class SensitivityAtSpecificity(_SensitivitySpecificityBase):
         num_thresholds: int = 200,
         class_id: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(specificity, num_thresholds, class_id, name, dtype, from_logits)
@@ -169,7 +172,7 @@ class SpecificityAtSensitivity(_SensitivitySpecificityBase):
         num_thresholds: int = 200,
         class_id: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(sensitivity, num_thresholds, class_id, name, dtype, from_logits)
@@ -206,7 +209,7 @@ class PrecisionAtRecall(_SensitivitySpecificityBase):
         num_thresholds: int = 200,
         class_id: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(recall, num_thresholds, class_id, name, dtype, from_logits)
@@ -243,7 +246,7 @@ class RecallAtPrecision(_SensitivitySpecificityBase):
         num_thresholds: int = 200,
         class_id: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(precision, num_thresholds, class_id, name, dtype, from_logits)

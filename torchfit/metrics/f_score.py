@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.losses.traits import LossTraits
@@ -49,7 +50,7 @@ class FBetaScore(BinaryDecisionMetric):
         beta: float = 1.0,
         threshold: float | None = None,
         name: str | None = "fbeta_score",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(name=name, dtype=dtype)
@@ -74,7 +75,7 @@ class FBetaScore(BinaryDecisionMetric):
         if traits.kind == "binary" and self.threshold is None:
             self.threshold = 0.5
 
-    def build(self, y_true: Any, y_pred: Any) -> None:
+    def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
         """Make the counters for the classes of the first batch."""
         if not self._own_variables():
             _, y_pred, _ = self._samples(y_true, y_pred, None)
@@ -92,7 +93,7 @@ class FBetaScore(BinaryDecisionMetric):
         if saved is not None and not self._own_variables():
             self._make_counters(tuple(saved.shape))
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch."""
         self.build(y_true, y_pred)
         labels, y_pred, weights = self._samples(y_true, y_pred, sample_weight)
@@ -102,7 +103,9 @@ class FBetaScore(BinaryDecisionMetric):
         self._add(self.false_negatives, ~predicted & labels, weights)
         self._add(self.intermediate_weights, labels, weights)
 
-    def _samples(self, y_true: Any, y_pred: Any, sample_weight: Any, top_k: int | None = None) -> Samples:
+    def _samples(
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike, top_k: int | None = None
+    ) -> Samples:
         """Return labels, scores and weights `(batch, classes)`."""
         labels, scores, weights = super()._samples(y_true, y_pred, sample_weight)
         if scores.ndim == 1:
@@ -141,7 +144,7 @@ class FBetaScore(BinaryDecisionMetric):
             scores = scores.mean()
         return scores.to(self._dtype)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = {"average": self.average, "beta": self.beta, "threshold": self.threshold}
         return {**super().get_config(), **config}
@@ -159,12 +162,12 @@ class F1Score(FBetaScore):
         average: str | None = None,
         threshold: float | None = None,
         name: str | None = "f1_score",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(average, 1.0, threshold, name, dtype, from_logits)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = super().get_config()
         del config["beta"]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.dtypes import as_dtype, count_dtype, sum_dtype
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
@@ -53,7 +54,7 @@ class IoU(Metric):
         num_classes: int,
         target_class_ids: Sequence[int],
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         ignore_class: int | None = None,
         sparse_y_true: bool = True,
         sparse_y_pred: bool = True,
@@ -74,7 +75,7 @@ class IoU(Metric):
         """Whether predictions are scores."""
         return not self.sparse_y_pred
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch."""
         mask = get_mask(y_pred)
         predicted = self._predicted(as_tensor(y_pred).detach())
@@ -99,7 +100,7 @@ class IoU(Metric):
             return y_true
         return (y_true.byte() if y_true.dtype is torch.bool else y_true).argmax(self.axis)
 
-    def _weights(self, labels: Tensor, sample_weight: Any, mask: Any) -> Tensor:
+    def _weights(self, labels: Tensor, sample_weight: TensorLike, mask: TensorLike) -> Tensor:
         device = labels.device
         dtype = sum_dtype(device) if self._dtype.is_floating_point else count_dtype(device)
         weights = torch.ones_like(labels, dtype=dtype)
@@ -119,7 +120,7 @@ class IoU(Metric):
         occurring = wanted * (union > 0)
         return ratio((right / (union + _EPSILON) * occurring).sum(), occurring.sum()).to(torch.float32)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = {
             "num_classes": self.num_classes,
@@ -161,7 +162,7 @@ class BinaryIoU(IoU):
         target_class_ids: Sequence[int] = (0, 1),
         threshold: float = 0.5,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
     ):
         super().__init__(2, target_class_ids, name, dtype)
@@ -185,7 +186,7 @@ class BinaryIoU(IoU):
     def _labels(self, y_true: Tensor) -> Tensor:
         return y_true > 0.5
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = {**super().get_config(), "threshold": self.threshold}
         return {**config, "from_logits": True} if self.from_logits else config
@@ -204,7 +205,7 @@ class MeanIoU(IoU):
         self,
         num_classes: int,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         ignore_class: int | None = None,
         sparse_y_true: bool = True,
         sparse_y_pred: bool = True,
@@ -232,7 +233,7 @@ class OneHotIoU(IoU):
         num_classes: int,
         target_class_ids: Sequence[int],
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         ignore_class: int | None = None,
         sparse_y_pred: bool = False,
         axis: int = -1,
@@ -257,7 +258,7 @@ class OneHotMeanIoU(MeanIoU):
         self,
         num_classes: int,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         ignore_class: int | None = None,
         sparse_y_pred: bool = False,
         axis: int = -1,
@@ -265,7 +266,7 @@ class OneHotMeanIoU(MeanIoU):
         super().__init__(num_classes, name, dtype, ignore_class, False, sparse_y_pred, axis)
 
 
-def _warn_of_truncation(sample_weight: Any, dtype: torch.dtype) -> None:
+def _warn_of_truncation(sample_weight: TensorLike, dtype: torch.dtype) -> None:
     if as_tensor(sample_weight).is_floating_point() and not dtype.is_floating_point:
         warnings.warn(
             "`sample_weight` holds fractions, which a metric that counts in integers truncates. Pass dtype='float32' "

@@ -1,7 +1,6 @@
 """Hinge losses as metrics."""
 
-from typing import Any
-
+from torchfit._types import DTypeLike
 from torchfit.functional import margins as of_samples
 from torchfit.metrics.reductions import MeanMetricWrapper
 
@@ -15,7 +14,7 @@ class Hinge(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "hinge", dtype: Any = None):
+    def __init__(self, name: str | None = "hinge", dtype: DTypeLike = None):
         super().__init__(of_samples.hinge, name, dtype)
 
 
@@ -28,7 +27,7 @@ class SquaredHinge(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "squared_hinge", dtype: Any = None):
+    def __init__(self, name: str | None = "squared_hinge", dtype: DTypeLike = None):
         super().__init__(of_samples.squared_hinge, name, dtype)
 
 
@@ -41,5 +40,5 @@ class CategoricalHinge(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "categorical_hinge", dtype: Any = None):
+    def __init__(self, name: str | None = "categorical_hinge", dtype: DTypeLike = None):
         super().__init__(of_samples.categorical_hinge, name, dtype)

@@ -1,11 +1,11 @@
 """A loss as a metric."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from torchfit import losses
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit.losses.identifiers import resolve_loss
 from torchfit.metrics.base import Self
 from torchfit.metrics.reductions import Mean
@@ -31,12 +31,12 @@ class MeanLoss(Mean):
 
     mode = "min"
 
-    def __init__(self, loss: Any, name: str | None = None, dtype: Any = None):
+    def __init__(self, loss: Any, name: str | None = None, dtype: DTypeLike = None):
         self.loss = resolve_loss(loss)
         super().__init__(name=name or self.loss.name, dtype=dtype)
 
     def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None
     ) -> None:
         """Add one batch, as the loss takes it."""
         with torch.no_grad():
@@ -49,11 +49,11 @@ class MeanLoss(Mean):
         else:
             super().update_state(value, denominator)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         return {**super().get_config(), "loss": losses.serialize(self.loss)}
 
     @classmethod
-    def from_config(cls: type[Self], config: Mapping[str, Any]) -> Self:
+    def from_config(cls: type[Self], config: Config) -> Self:
         """Build a metric from what `get_config` returned."""
         return cls(**{**config, "loss": losses.deserialize(config["loss"])})

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import DTypeLike
 from torchfit.functional import crossentropy, probabilistic
 from torchfit.functional.masks import fit_mask
 from torchfit.losses.traits import LossTraits
@@ -21,7 +22,7 @@ class KLDivergence(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "kl_divergence", dtype: Any = None):
+    def __init__(self, name: str | None = "kl_divergence", dtype: DTypeLike = None):
         super().__init__(probabilistic.kl_divergence, name, dtype)
 
 
@@ -34,7 +35,7 @@ class Poisson(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "poisson", dtype: Any = None):
+    def __init__(self, name: str | None = "poisson", dtype: DTypeLike = None):
         super().__init__(probabilistic.poisson, name, dtype)
 
 
@@ -101,7 +102,7 @@ class BinaryCrossentropy(_Crossentropy):
     def __init__(
         self,
         name: str | None = "binary_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
         label_smoothing: float = 0,
     ):
@@ -130,7 +131,7 @@ class CategoricalCrossentropy(_ClassCrossentropy):
     def __init__(
         self,
         name: str | None = "categorical_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
         label_smoothing: float = 0,
         axis: int = -1,
@@ -158,7 +159,7 @@ class SparseCategoricalCrossentropy(_ClassCrossentropy):
     def __init__(
         self,
         name: str | None = "sparse_categorical_crossentropy",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
         from_logits: bool = False,
         ignore_class: int | None = None,
         axis: int = -1,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks
@@ -47,14 +48,14 @@ class R2Score(Metric):
         class_aggregation: str | None = "uniform_average",
         num_regressors: int = 0,
         name: str | None = "r2_score",
-        dtype: Any = None,
+        dtype: DTypeLike = None,
     ):
         super().__init__(name=name, dtype=dtype)
         self.class_aggregation: str | None = choice("class_aggregation", class_aggregation, _AGGREGATIONS)
         self.num_regressors = integer("num_regressors", num_regressors, 0)
         self.num_samples = self.add_weight(name="num_samples", dtype=SUM_DTYPE)
 
-    def build(self, y_true: Any, y_pred: Any) -> None:
+    def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
         """Create the sums for the columns of the first batch."""
         if not self._built:
             _, y_pred = _as_columns(as_tensor(y_true), as_tensor(y_pred))
@@ -79,7 +80,7 @@ class R2Score(Metric):
         if saved is not None:
             state_dict.setdefault(prefix + "origin", torch.zeros_like(saved))  # files of version 0.1 have none
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch."""
         mask = get_mask(y_pred)
         self.build(y_true, y_pred)
@@ -99,7 +100,7 @@ class R2Score(Metric):
         """Measure targets from the mean of the first batch: squares of large ones would lose what they differ by."""
         self.origin.copy_(torch.where(self.count == 0, mean, self.origin))
 
-    def _count_rows(self, y_pred: Tensor, mask: Any) -> None:
+    def _count_rows(self, y_pred: Tensor, mask: TensorLike) -> None:
         if mask is None:
             self.num_samples.add_(y_pred.shape[0])
         else:
@@ -129,7 +130,7 @@ class R2Score(Metric):
         adjusted = 1 - (1 - scores) * (self.num_samples - 1) / freedom
         return torch.where(freedom > 0, adjusted, scores)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments."""
         config = {"class_aggregation": self.class_aggregation, "num_regressors": self.num_regressors}
         return {**super().get_config(), **config}

@@ -1,12 +1,13 @@
 """Running sums and means, and the wrapper that makes a metric of any function."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks
@@ -26,11 +27,11 @@ class Sum(Metric):
     6.0
     """
 
-    def __init__(self, name: str | None = "sum", dtype: Any = None):
+    def __init__(self, name: str | None = "sum", dtype: DTypeLike = None):
         super().__init__(name=name, dtype=dtype)
         self.total = self.add_weight(name="total", dtype=SUM_DTYPE)
 
-    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+    def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch of values."""
         mask = get_mask(values)
         values = as_tensor(values, dtype=self._dtype).detach()
@@ -59,13 +60,13 @@ class Mean(Metric):
     3.5
     """
 
-    def __init__(self, name: str | None = "mean", dtype: Any = None):
+    def __init__(self, name: str | None = "mean", dtype: DTypeLike = None):
         super().__init__(name=name, dtype=dtype)
         self.total = self.add_weight(name="total", dtype=SUM_DTYPE)
         self.count = self.add_weight(name="count", dtype=SUM_DTYPE)
         self._unit = torch.ones((), dtype=SUM_DTYPE)
 
-    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+    def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch of values."""
         if values.__class__ is Tensor and values.ndim == 0 and sample_weight.__class__ in (int, float):
             self.total.add_(values.detach(), alpha=sample_weight)
@@ -83,7 +84,7 @@ class Mean(Metric):
         self._unit = torch.ones((), dtype=count.dtype, device=count.device)
         return self
 
-    def _accumulate(self, values: Tensor, sample_weight: Any = None, mask: Any = None) -> None:
+    def _accumulate(self, values: Tensor, sample_weight: TensorLike = None, mask: TensorLike = None) -> None:
         """Add values that need no gradient."""
         if values.device != self.total.device:
             self.to(values.device)
@@ -127,7 +128,7 @@ class MeanMetricWrapper(Mean):
     _applies_ignored = False
     """Whether samples that the function ignores do not count; with weights they never do, as in Keras."""
 
-    def __init__(self, fn: Callable[..., Tensor], name: str | None = None, dtype: Any = None, **kwargs: Any):
+    def __init__(self, fn: Callable[..., Tensor], name: str | None = None, dtype: DTypeLike = None, **kwargs: Any):
         if not callable(fn):
             raise ValueError(f"`fn` must be a callable (y_true, y_pred). Received: {describe(fn)}.")
         super().__init__(name=name or _name_of(fn), dtype=dtype)
@@ -141,7 +142,7 @@ class MeanMetricWrapper(Mean):
         return self._fn
 
     def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None
     ) -> None:
         """Add one batch, as the function takes it, with `sample_weight (batch,)` or `(batch, …)`."""
         mask = get_mask(y_pred)
@@ -164,14 +165,14 @@ class MeanMetricWrapper(Mean):
 
     def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
         """Return what the function returns; what the mask leaves out may be anything."""
-        values: Any = self._fn(y_true, y_pred, **self._fn_kwargs)
+        values: TensorLike = self._fn(y_true, y_pred, **self._fn_kwargs)
         if isinstance(values, Tensor):
             return values
         if values is None:
             raise TypeError(f"The metric {self.name} returned None. Does its function end without `return`?")
         return as_tensor(values)
 
-    def _accumulate_scalar(self, value: Tensor, y_pred: Tensor, sample_weight: Any, mask: Any) -> None:
+    def _accumulate_scalar(self, value: Tensor, y_pred: Tensor, sample_weight: TensorLike, mask: TensorLike) -> None:
         """Add a value for a whole batch."""
         if sample_weight is not None or mask is not None:
             given = "`sample_weight`" if mask is None else "A mask of y_pred"
@@ -183,13 +184,13 @@ class MeanMetricWrapper(Mean):
             self.to(value.device)
         Mean.update_state(self, value, y_pred.shape[0] if y_pred.ndim else 1)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the constructor's arguments; the function by name."""
         config = {**super().get_config(), **self._fn_kwargs}
         return {**config, "fn": METRIC_FUNCTIONS.serialize(self._fn)} if type(self) is MeanMetricWrapper else config
 
     @classmethod
-    def from_config(cls: type[Self], config: Mapping[str, Any]) -> Self:
+    def from_config(cls: type[Self], config: Config) -> Self:
         """Build a metric from what `get_config` returned."""
         if "fn" not in config:
             return cls(**config)

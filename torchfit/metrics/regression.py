@@ -1,10 +1,9 @@
 """Distances between numbers."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from torchfit._types import DTypeLike, TensorLike
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
 from torchfit.functional.alignment import align_ranks, shape_mismatch_error
@@ -21,7 +20,7 @@ class MeanSquaredError(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "mean_squared_error", dtype: Any = None):
+    def __init__(self, name: str | None = "mean_squared_error", dtype: DTypeLike = None):
         super().__init__(of_samples.mean_squared_error, name, dtype)
 
 
@@ -34,7 +33,7 @@ class MeanAbsoluteError(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "mean_absolute_error", dtype: Any = None):
+    def __init__(self, name: str | None = "mean_absolute_error", dtype: DTypeLike = None):
         super().__init__(of_samples.mean_absolute_error, name, dtype)
 
 
@@ -47,7 +46,7 @@ class MeanAbsolutePercentageError(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "mean_absolute_percentage_error", dtype: Any = None):
+    def __init__(self, name: str | None = "mean_absolute_percentage_error", dtype: DTypeLike = None):
         super().__init__(of_samples.mean_absolute_percentage_error, name, dtype)
 
 
@@ -60,7 +59,7 @@ class MeanSquaredLogarithmicError(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "mean_squared_logarithmic_error", dtype: Any = None):
+    def __init__(self, name: str | None = "mean_squared_logarithmic_error", dtype: DTypeLike = None):
         super().__init__(of_samples.mean_squared_logarithmic_error, name, dtype)
 
 
@@ -73,7 +72,7 @@ class LogCoshError(MeanMetricWrapper):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "logcosh", dtype: Any = None):
+    def __init__(self, name: str | None = "logcosh", dtype: DTypeLike = None):
         super().__init__(of_samples.log_cosh, name, dtype)
 
 
@@ -86,11 +85,11 @@ class RootMeanSquaredError(Mean):
 
     mode = "min"
 
-    def __init__(self, name: str | None = "root_mean_squared_error", dtype: Any = None):
+    def __init__(self, name: str | None = "root_mean_squared_error", dtype: DTypeLike = None):
         super().__init__(name, dtype)
 
     def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None
     ) -> None:
         """Add one batch; weights `(batch,)` or `(batch, …)`."""
         mask = get_mask(y_pred)
@@ -116,7 +115,7 @@ class CosineSimilarity(MeanMetricWrapper):
 
     mode = "max"
 
-    def __init__(self, name: str | None = "cosine_similarity", dtype: Any = None, axis: int = -1):
+    def __init__(self, name: str | None = "cosine_similarity", dtype: DTypeLike = None, axis: int = -1):
         super().__init__(_cosine, name, dtype, axis=axis)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
@@ -40,7 +41,7 @@ class TorchMetric(Metric):
         self.metric = metric
         self.mode = _MODES[getattr(metric, "higher_is_better", None)]
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Pass one batch on, predictions first."""
         if sample_weight is not None:
             raise ValueError(
