@@ -9,7 +9,9 @@ from torchfit.metrics.identifiers import as_metric
 LOGITS, LABELS = torch.randn(7, 3), torch.tensor([0, 1, 2, -100, 1, -100, -100])
 
 
-@pytest.mark.parametrize("loss", [nn.MSELoss(), F.mse_loss, losses.MeanSquaredError(), "mse"], ids=["module", "function", "loss", "name"])
+@pytest.mark.parametrize(
+    "loss", [nn.MSELoss(), F.mse_loss, losses.MeanSquaredError(), "mse"], ids=["module", "function", "loss", "name"]
+)
 def test_batches_count_by_their_samples(loss):
     metric = as_metric(loss)
     for predictions in ([[1.0], [2.0], [3.0]], [[10.0]]):

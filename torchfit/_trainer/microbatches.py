@@ -81,5 +81,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def detach(outputs: Any) -> Any:
-    """Return outputs detached from the autograd graph."""
-    return tree.map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
+    """Return outputs detached from the autograd graph; masks and other attributes of tensors stay with them."""
+    return tree.map(_detach_leaf, outputs)
+
+
+def _detach_leaf(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    detached = leaf.detach()
+    vars(detached).update(vars(leaf))
+    return detached
