@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchfit import metrics
 from torchfit._execution.graph import GraphRunner, traces_gradients
 
 pytestmark = [
@@ -33,6 +34,21 @@ def test_a_checked_call_sees_what_has_changed_and_an_unchecked_one_does_not_look
     assert graph([ones], check_guards=False)[0].tolist() == [1.0] * 4
     assert graph([ones], check_guards=True)[0].tolist() == [0.0] * 4
     assert graph([ones], check_guards=False)[0].tolist() == [0.0] * 4
+
+
+def test_state_of_metrics_may_be_handed_to_a_kernel():
+    metric = metrics.Metric()
+    products = metric.add_weight((2, 2))
+
+    def multiply(tensors):
+        products.add_(tensors[0].T @ tensors[0])
+        return [products @ tensors[0].T]
+
+    graph = GraphRunner(multiply)
+    graph([torch.ones(3, 2)])
+    (product,) = graph([torch.ones(3, 2)], check_guards=False)
+    assert products.tolist() == [[6.0, 6.0], [6.0, 6.0]]
+    assert product[0].tolist() == [12.0, 12.0, 12.0]
 
 
 def test_gradients_are_part_of_a_graph():

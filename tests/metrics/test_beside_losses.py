@@ -177,6 +177,16 @@ def test_every_metric_leaves_out_what_the_mask_of_the_outputs_leaves_out():
     assert (logs["precision"], logs["recall"], logs["tp"]) == (pytest.approx(0.5), pytest.approx(0.5), 1)
 
 
+@pytest.mark.parametrize("options", [{}, {"microbatch": 2}, {"steps_per_execution": 2}], ids=str)
+def test_masks_reach_the_metrics_of_training(options):
+    x, y = np.array([[[1.0], [0.0]], [[2.0], [3.0]], [[4.0], [0.0]]]), np.ones((3, 2, 1))
+    model = torchfit.Model(Masked(), device="cpu")
+    model.compile(optimizers.SGD(0.0), "mse", ["mse", "rmse"], **options)
+    history = model.fit(x, y, verbose=0).history
+    assert history["mse"] == [pytest.approx((0 + 1 + 4 + 9) / 4)]
+    assert history["rmse"] == [pytest.approx((14 / 4) ** 0.5)]
+
+
 def test_a_mask_may_leave_out_single_elements():
     y_pred = torch.tensor([[1.0, float("nan"), 3.0], [5.0, 0.0, 0.0]])
     y_pred._keras_mask = torch.tensor([[True, False, True], [True, False, False]])

@@ -44,15 +44,21 @@ def test_a_module_of_users_is_called_with_the_predictions_first():
     assert as_metric(Ratio())([[2.0]], [[6.0]]).item() == 3.0
 
 
+def test_a_loss_is_not_taken_for_the_metric_of_its_name():
+    again = metrics.deserialize(metrics.serialize(losses.BinaryCrossentropy(from_logits=True)))
+    assert again([[1.0]], [[0.0]]).item() == pytest.approx(0.6931472)
+
+
 def test_weights_apply():
     metric = as_metric(nn.L1Loss())
     metric.update_state([[0.0], [0.0]], [[1.0], [3.0]], sample_weight=[1.0, 2.0])
     assert metric.result().item() == pytest.approx(3.5)
 
 
-def test_it_is_serialized_with_its_loss():
-    metric = as_metric(nn.CrossEntropyLoss(label_smoothing=0.1))
-    again = metrics.deserialize(metrics.serialize(metric))
+@pytest.mark.parametrize("given", [as_metric, lambda loss: loss], ids=["metric", "loss"])
+def test_it_is_serialized_with_its_loss(given):
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+    metric, again = as_metric(loss), metrics.deserialize(metrics.serialize(given(loss)))
     again.update_state(LABELS, LOGITS)
     metric.update_state(LABELS, LOGITS)
     assert (again.name, again.result()) == ("cross_entropy_loss", metric.result())

@@ -111,15 +111,16 @@ class InductorCode:
 
     def record(self, arguments: Sequence[Tensor]) -> Any:
         """Run through all wrappers and record whether they pass arguments through unchanged."""
-        outputs = self._wrapped(*arguments)
+        outputs = self._run_wrapped(arguments)
         is_passthrough = [*map(id, self._observed)] == [*map(id, arguments), *map(id, outputs)]
         is_passthrough = is_passthrough and not torch.is_autocast_enabled("cpu")
         self.run: Code = self._inner if self._inner is not None and is_passthrough else self._run_wrapped
         self._observed = ()
         return outputs
 
-    def _run_wrapped(self, arguments: list[Tensor]) -> Any:
-        return self._wrapped(*arguments)
+    def _run_wrapped(self, arguments: Sequence[Tensor]) -> Any:
+        with compat.without_operator_checks():
+            return self._wrapped(*arguments)
 
     def _compile_inner(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
         inductor: Any = compat.inductor()

@@ -6,6 +6,7 @@ broadcasting in Python; the underlying kernel takes 2.5 µs.
 
 import mmap
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -153,6 +154,21 @@ def inductor() -> Any:
     except ImportError:
         return None
     return module if hasattr(module, "compile_fx") and hasattr(module, "compile_fx_inner") else None
+
+
+def without_operator_checks() -> AbstractContextManager[Any]:
+    """Run compiled code without the check of its first call, which refuses subclasses of tensors.
+
+    It looks for operators that users registered and that return their arguments. State of metrics is a subclass
+    (`metrics.Variable`), and code that hands one to a kernel would fail after it has changed other state.
+    """
+    import torch._functorch.config
+
+    config: Any = torch._functorch.config
+    if not hasattr(config, "check_custom_op_aliasing"):
+        return nullcontext()
+    context: AbstractContextManager[Any] = config.patch(check_custom_op_aliasing=False)
+    return context
 
 
 def takes_arguments_as_list(function: Callable[..., Any]) -> Callable[..., Any]:

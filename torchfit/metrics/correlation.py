@@ -66,8 +66,10 @@ class _Correlation(MeanMetricWrapper):
         mean = weigh(pairs, weights).sum(1) / count
         self.origin.copy_(torch.where(self.count == 0, mean, self.origin))
         distances = torch.where(weights != 0, pairs - self.origin.unsqueeze(1), 0)
-        self.sums.add_((distances * weights).sum(1))
-        self.products.add_((distances * weights) @ distances.T)
+        weighted = distances * weights
+        self.sums.add_(weighted.sum(1))
+        # No matrix product: compiled, it would be written into the variable, which torch cannot dispatch.
+        self.products.add_((weighted.unsqueeze(1) * distances).sum(-1))
         self.count.add_(count)
 
     def result(self) -> Tensor:

@@ -141,6 +141,8 @@ def serialize(metric: Any) -> dict[str, Any]:
     >>> serialize(regression.MeanSquaredError())["class_name"]
     'MeanSquaredError'
     """
+    if isinstance(metric, Loss) or is_torch_loss(metric):
+        metric = MeanLoss(metric)
     return _REGISTRY.serialize(metric)
 
 
