@@ -87,7 +87,7 @@ class R2Score(Metric):
         y_pred = as_tensor(y_pred, dtype=self.sum.dtype).detach()
         y_true, y_pred = _as_columns(as_tensor(y_true, dtype=self.sum.dtype, device=y_pred.device), y_pred)
         weights = merge_weights(sample_weight, mask, y_pred)
-        count = torch.full_like(self.count, len(y_pred)) if weights is None else weights.sum(0)
+        count = len(y_pred) if weights is None else weights.sum(0)
         self._set_origin(weigh(y_true, weights).sum(0) / count)
         distance = y_true - self.origin
         self.sum.add_(weigh(distance, weights).sum(0))

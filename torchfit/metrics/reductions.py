@@ -69,7 +69,7 @@ class Mean(Metric):
     def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch of values."""
         if values.__class__ is Tensor and values.ndim == 0 and sample_weight.__class__ in (int, float):
-            self.total.add_(values.detach(), alpha=sample_weight)
+            self.total.add_(values.detach() if values.requires_grad else values, alpha=sample_weight)
             # In the same kernel as the total: adding a number would first make a tensor of it.
             self.count.add_(self._unit, alpha=sample_weight)
         else:
@@ -205,4 +205,6 @@ def _name_of(fn: Any) -> str:
 
 def _sum(values: Tensor) -> Tensor:
     """Return the sum, in float32 at least."""
+    if values.dtype is torch.bool:
+        return values.count_nonzero()
     return values.sum(dtype=torch.float32) if values.dtype in (torch.float16, torch.bfloat16) else values.sum()
