@@ -92,12 +92,20 @@ class TotalLoss(Mean):
         """Take in one batch. The losses of several outputs are tracked already."""
         loss, (terms, total) = batch.loss, batch.losses
         if len(terms) == 1 and not self._outputs:
-            self.update_state(terms[0].value, terms[0].denominator)
+            self._add_total(terms[0].value.detach(), terms[0].denominator)
         elif not terms and not self._outputs:
             self.update_state(loss, batch.rows)
             return
         if loss is not total:
             self._add(loss if total is None else loss.detach() - total.detach(), batch.rows)
+
+    def _add_total(self, value: Tensor, denominator: Denominator) -> None:
+        """Add a loss with its denominator, which is a scalar on the device or a number."""
+        if not isinstance(denominator, Tensor) or value.device != self.total.device:
+            self.update_state(value, denominator)
+            return
+        self.total.addcmul_(value, denominator)
+        self.count.add_(denominator)
 
     def _add(self, loss: Tensor, rows: int) -> None:
         if self.added is None:
