@@ -10,6 +10,7 @@ import runpy
 import sys
 import warnings
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -44,6 +45,13 @@ Optimizers take 20 steps, then all weights are compared. Adam and its kin differ
 computes `1 - beta**step` in float32, which leaves few digits in the first steps. `ScheduleFreeAdamW` is compared with
 Keras' formula; as it stands, Keras on PyTorch updates the momentum in place before it reads "the old one".
 """
+DIFFERENCES = """
+## Where torchfit differs
+
+The loss and the metrics of an epoch, of `evaluate` and of validation are those of all data at once, whatever the batch
+size. Where the mean over batches is something else, torchfit and Keras differ; the weights after training on the same
+batches do not. Besides, targets are required wherever a loss was compiled, where Keras' `test_on_batch` reports 0.
+"""
 REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight", "none")
 
 
@@ -67,13 +75,17 @@ def loss_differences():
     for member in tests["MEMBERS"]:
         inputs = member.inputs()
         for reduction in REDUCTIONS:
-            pair = [getattr(f, member.name)(reduction=reduction, **member.arguments) for f in (losses, keras.losses)]
+            makers = getattr(losses, member.name), partial(tests["of_keras"], member.name)
+            pair = [make(reduction=reduction, **member.arguments) for make in makers]
+            left_out = tests["NOT_WITH_A_MASK_IN_KERAS"] if tests["has_own_mask"](member) else ()
+            if reduction == "mean_with_sample_weight":
+                left_out = tests["NOT_WITH_A_WEIGHTED_MEAN_IN_KERAS"]
             for y_true, y_pred in inputs:
                 yield member.name, difference(*(loss(torch.tensor(y_true), torch.tensor(y_pred)) for loss in pair))
             y_true, y_pred = (torch.tensor(array) for array in inputs[0])
             shape = tests["_value_shape"](member, *inputs[0])
             for kind, weight in tests["WEIGHTS"].items():
-                if not (tests["has_own_mask"](member) and kind in tests["NOT_WITH_A_MASK_IN_KERAS"]):
+                if kind not in left_out:
                     given = weight(shape)
                     yield member.name, difference(*(loss(y_true, y_pred, given) for loss in pair))
             if member.name not in ("Dice", "Tversky"):
@@ -125,6 +137,76 @@ def schedule_differences():
         yield name, difference([ours(step) for step in steps], [float(theirs(step)) for step in steps])
 
 
+def evaluate_both(make_loss, y_true, y_pred, batch_size=2, **options):
+    """Return the results of `evaluate` for a model that returns its inputs, of torchfit and of Keras."""
+    ours = torchfit.Model(torch.nn.Identity(), device="cpu")
+    theirs = keras.Sequential([keras.layers.Input(y_pred.shape[1:]), keras.layers.Identity()])
+    results = []
+    for model, at in ((ours, torchfit), (theirs, keras)):
+        model.compile("sgd", make_loss(at), metrics=list(options.get("metrics", ())))
+        weights = options.get("sample_weight")
+        results.append(model.evaluate(y_pred, y_true, batch_size=batch_size, sample_weight=weights, verbose=0))
+    return results
+
+
+def documented_differences():
+    """Yield `(case, our number, that of Keras, why)` where torchfit computes something else on purpose."""
+    amounts, zeros = np.array([[1.0], [2.0], [3.0], [4.0], [10.0]], "float32"), np.zeros((5, 1), "float32")
+    yield (
+        '`reduction="sum"`, 5 samples in batches of 2',
+        *evaluate_both(lambda at: at.losses.MeanSquaredError(reduction="sum"), zeros, amounts),
+        "The sum over all data; Keras averages the sums of batches, which depends on `batch_size`.",
+    )
+    labels = np.array([0, -1, -1, -1, 1])
+    scores = np.array([[2, 0], [0, 0], [0, 0], [0, 0], [3, 0]], "float32")
+    yield (
+        "`ignore_class=-1`, 2 of 5 labels count",
+        *evaluate_both(
+            lambda at: at.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1), labels, scores
+        ),
+        "The mean over the values that count; Keras weighs batches by samples that do not count as well.",
+    )
+    yield (
+        '`reduction="mean_with_sample_weight"`, weights 1, 1, 1, 1, 9',
+        *evaluate_both(
+            lambda at: at.losses.MeanSquaredError(reduction="mean_with_sample_weight"),
+            zeros,
+            amounts,
+            sample_weight=np.array([1, 1, 1, 1, 9], "float32"),
+        ),
+        "The mean over all weights; Keras averages the means of batches by their samples.",
+    )
+    ones = torch.ones(2, 3, 1), torch.zeros(2, 3, 1), torch.tensor([[1.0], [3.0]])
+    yield (
+        '`losses.MeanSquaredError("mean_with_sample_weight")`, errors of 1, 2 × 3 values, weights `(2, 1)`',
+        *(at.losses.MeanSquaredError(reduction="mean_with_sample_weight")(*ones).item() for at in (torchfit, keras)),
+        "The weights of all values; Keras divides by the sum of the weights as they were given.",
+    )
+    answers, logits = np.array([[1.0], [1.0], [1.0], [0.0]], "float32"), np.array([[0.3], [0.4], [2], [-1]], "float32")
+    (_, ours), (_, theirs) = evaluate_both(
+        lambda at: at.losses.BinaryCrossentropy(from_logits=True), answers, logits, metrics=["accuracy"]
+    )
+    yield (
+        '`"accuracy"` beside `BinaryCrossentropy(from_logits=True)`, logits 0.3, 0.4, 2, -1',
+        ours,
+        theirs,
+        "The metric follows the loss: logits are positive above 0; Keras compares them with 0.5.",
+    )
+    masks = torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 1.0, 1.0]])
+    yield (
+        "`Tversky(alpha=0.9, beta=0.1)`, 2 false positives, 1 false negative",
+        *(at.losses.Tversky(alpha=0.9, beta=0.1)(*masks).item() for at in (torchfit, keras)),
+        "`alpha` weighs false positives, as documented, and as Keras computes from 3.16 on.",
+    )
+
+
+def differences_section():
+    """Return the section about what differs on purpose."""
+    head = "| case | torchfit | Keras | why |\n|---|--:|--:|---|"
+    rows = [f"| {case} | {ours:.4g} | {theirs:.4g} | {why} |" for case, ours, theirs, why in documented_differences()]
+    return "\n".join([DIFFERENCES, head, *rows, ""])
+
+
 def table(title, module, differences):
     """Return a section: a row for each name, in alphabetical order."""
     found = defaultdict(list)
@@ -152,6 +234,7 @@ def main():
         table("Optimizers", "keras.optimizers", optimizer_differences()),
         NOTES,
         table("Schedules", "keras.optimizers.schedules", schedule_differences()),
+        differences_section(),
     ]
     (ROOT / "docs" / "parity.md").write_text(HEAD.format(**versions) + "".join(sections), encoding="utf-8")
     print(f"docs/parity.md: torchfit {torchfit.__version__} against Keras {versions['keras']}")

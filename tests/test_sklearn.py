@@ -11,6 +11,7 @@ import torchfit
 
 pytest.importorskip("sklearn", minversion="1.6", reason="tests the estimators for scikit-learn")
 
+from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -116,19 +117,69 @@ def build(inputs, outputs, hidden=4):
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
-def test_a_grid_may_hold_arguments_of_the_network():
-    classifier = Classifier(build, module_arguments={"hidden": 3}, epochs=1, device="cpu")
-    search = GridSearchCV(classifier, {"module__hidden": [2, 5]}, cv=2).fit(X, y)
-    best = search.best_estimator_
-    assert (
-        best.model_.module[0].out_features == best.module_arguments["hidden"] == search.best_params_["module__hidden"]
-    )
-    assert classifier.module_arguments == {"hidden": 3}
+SMALL = np.random.default_rng(0).normal(size=(24, 8)).astype("float32")
+THREE = np.arange(24) % 3
 
 
-def test_a_factory_may_take_no_sizes():
-    assert Classifier(lambda: build(4, 3), epochs=1, device="cpu").fit(X, y).predict(X).shape == y.shape
-    sized = Classifier(lambda hidden: build(4, 3, hidden), module_arguments={"hidden": 7}, epochs=1, device="cpu")
-    assert sized.fit(X, y).model_.module[0].out_features == 7
-    with pytest.raises(TypeError, match=r"`module` is called with the numbers of inputs and outputs"):
-        Classifier(lambda size: build(size, 3), epochs=1).fit(X, y)
+def test_a_search_over_arguments_of_the_network():
+    search = GridSearchCV(Classifier(build, epochs=1), {"module__hidden": [2, 5]}, cv=2).fit(SMALL, THREE)
+    hidden = search.best_params_["module__hidden"]
+    assert search.best_estimator_.model_.module[0].out_features == hidden
+    assert search.best_estimator_.get_params()["module__hidden"] == hidden
+
+
+def test_a_search_in_a_pipeline_beside_other_arguments():
+    pipe = make_pipeline(StandardScaler(), Classifier(build, epochs=1, module_arguments={"hidden": 3}))
+    grid = {"classifier__module__hidden": [2], "classifier__learning_rate": [0.1]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(SMALL, THREE)
+    found = search.best_estimator_[-1]
+    assert found.model_.module[0].out_features == 2
+    assert pipe[-1].module_arguments == {"hidden": 3}
+
+
+def test_clones_keep_arguments_of_the_network():
+    classifier = clone(Classifier(build).set_params(module__hidden=7))
+    assert classifier.module_arguments == {"hidden": 7}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (build, "module__hiden", "`module` takes no argument 'hiden'. Did you mean 'hidden'"),
+        (nn.Linear(8, 3), "module__hidden", "an argument of the function that makes the network"),
+        (None, "module__hidden", "an argument of the function that makes the network"),
+        (build, "optimizer__learning_rate", "`optimizer` is 'adam', which has no arguments.*`learning_rate` for the"),
+        (build, "nothing", "Invalid parameter 'nothing'"),
+        (build, "nothing__at_all", "Invalid parameter 'nothing'"),
+    ],
+)
+def test_names_that_set_nothing_are_refused(module, name, message):
+    with pytest.raises(ValueError, match=message):
+        Classifier(module).set_params(**{name: 3})
+
+
+class Fixed(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [(lambda: build(8, 3), None), (lambda *, hidden: build(8, 3, hidden), {"hidden": 2}), (Fixed, {})],
+)
+def test_what_makes_the_network_may_know_its_size(module, arguments):
+    Classifier(module, module_arguments=arguments, epochs=1).fit(SMALL, THREE)
+
+
+@pytest.mark.parametrize(("module", "arguments"), [(lambda inputs: None, {}), (build, {"units": 3})])
+def test_what_cannot_be_called_is_told_with_what_it_is_called_with(module, arguments):
+    with pytest.raises(ValueError, match=r"is called with, \(inputs, outputs.*`module_arguments`"):
+        Classifier(module, module_arguments=arguments).fit(SMALL, THREE)
+
+
+def test_errors_of_what_makes_the_network_are_its_own():
+    def broken(inputs, outputs):
+        raise TypeError("own words")
+
+    with pytest.raises(TypeError, match=r"^own words"):
+        Classifier(broken).fit(SMALL, THREE)

@@ -14,6 +14,7 @@ from torch import nn
 
 from torchfit import losses
 from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
 from torchfit.losses.traits import loss_traits
 from torchfit.model import Model
 
@@ -28,6 +29,8 @@ except ImportError as error:
     ) from error
 
 __all__ = ["Classifier", "Regressor"]
+
+_OF_MODULE = "module__"
 
 Array = np.ndarray[Any, Any]
 
@@ -69,13 +72,29 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def set_params(self, **params: Any) -> Any:
-        """Set parameters; `module__name` sets the entry `name` of `module_arguments`, as in a grid search."""
-        own = {name: value for name, value in params.items() if not name.startswith("module__")}
+        """Set arguments by name; `module__name` sets the argument `name` of `module`, as `module_arguments` does.
+
+        Raises:
+            ValueError: If there is no such argument.
+
+        >>> Regressor(lambda inputs, outputs, hidden: None).set_params(module__hidden=8).module_arguments
+        {'hidden': 8}
+        """
+        own = {name: value for name, value in params.items() if not name.startswith(_OF_MODULE)}
+        for name in own:
+            _check_nested(self, name)
         super().set_params(**own)
-        arguments = {name.removeprefix("module__"): value for name, value in params.items() if name not in own}
+        arguments = {name.removeprefix(_OF_MODULE): params[name] for name in params if name.startswith(_OF_MODULE)}
         if arguments:
+            _check_arguments(self.module, arguments)
             self.module_arguments = {**(self.module_arguments or {}), **arguments}
         return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments by name; with `deep` those of `module` as well, as `module__name`."""
+        params: dict[str, Any] = super().get_params(deep=deep)
+        arguments = self.module_arguments if deep and isinstance(self.module_arguments, Mapping) else {}
+        return {**params, **{f"{_OF_MODULE}{name}": value for name, value in arguments.items()}}
 
     def _fit(self, X: Array, y: Array, sample_weight: Any, inputs: int, outputs: int) -> Any:
         """Train the network: a new one, or with `warm_start` the one that exists."""
@@ -104,7 +123,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if isinstance(module, nn.Module):
             network: Any = copy.deepcopy(module)
         elif callable(module):
-            network = _call_factory(module, (inputs, outputs), dict(self.module_arguments or {}))
+            network = _build_network(module, inputs, outputs, self.module_arguments or {})
         else:
             raise ValueError(
                 f"`module` must be a module or return one for (inputs, outputs). Received: {describe(module)}."
@@ -134,10 +153,10 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 
     Args:
         module: A function or class `(inputs, outputs, **module_arguments)` that returns a module, where inputs and
-            outputs are the numbers of features and of classes, or one without these two; or a module, which is
-            copied. Its outputs are logits `(batch, classes)` for the default loss. By default one hidden layer of 100
-            units.
-        module_arguments: More arguments for `module`; a search sets single ones as `module__name`.
+            outputs are the numbers of features and of classes; one that takes neither is called without them; or a
+            module, which is copied. Its outputs are logits `(batch, classes)` for the default loss. By default one
+            hidden layer of 100 units.
+        module_arguments: More arguments for `module`. A search tries values of one as `module__name`.
         optimizer: As in `Model.compile`.
         learning_rate: The learning rate; by default the optimizer's.
         loss: As in `Model.compile`; by default the crossentropy of logits. Targets are class indices.
@@ -229,27 +248,62 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         return tags
 
 
-def _call_factory(factory: Callable[..., Any], sizes: tuple[int, int], arguments: dict[str, Any]) -> Any:
-    """Return the network that `factory` makes, which may take the numbers of inputs and outputs or not.
+def _network(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 100), nn.ReLU(), nn.Linear(100, outputs))
 
-    Raises:
-        TypeError: If it takes neither.
-    """
-    try:
-        signature = inspect.signature(factory)
-    except ValueError:
-        return factory(*sizes, **arguments)
-    for positional in (sizes, ()):
-        try:
-            signature.bind(*positional, **arguments)
-        except TypeError:
-            continue
-        return factory(*positional, **arguments)
-    raise TypeError(
-        f"`module` is called with the numbers of inputs and outputs, and with the module_arguments {[*arguments]}, but "
-        f"{describe(factory)} takes {signature}. Write a function (inputs, outputs, ...) that returns the network."
+
+def _check_nested(estimator: _Estimator, name: str) -> None:
+    """Check that a name such as `optimizer__rate` belongs to something that has arguments in scikit-learn's way."""
+    outer, separator, _ = name.partition("__")
+    value = getattr(estimator, outer, None)
+    if separator and outer in estimator.get_params(deep=False) and not hasattr(value, "set_params"):
+        raise ValueError(
+            f"`{name}`: `{outer}` is {describe(value)}, which has no arguments to set. Search over `{outer}` itself, "
+            "with the values or objects to try; there are `learning_rate` for the rate and `module__name` for "
+            "arguments of `module`."
+        )
+
+
+def _check_arguments(module: Any, arguments: Mapping[str, Any]) -> None:
+    """Check that what makes the network takes these arguments."""
+    if module is None or isinstance(module, nn.Module):
+        raise ValueError(
+            f"`module__{next(iter(arguments))}` sets an argument of the function that makes the network, but `module` "
+            f"is {describe(module)}. Pass a function or class (inputs, outputs, **module_arguments)."
+        )
+    parameters = _parameters_of(module)
+    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in arguments:
+        if name not in parameters:
+            raise ValueError(f"`module__{name}`: `module` takes no argument {name!r}. {did_you_mean(name, parameters)}")
+
+
+def _build_network(module: Callable[..., Any], inputs: int, outputs: int, arguments: Mapping[str, Any]) -> Any:
+    """Call what makes the network with the numbers of inputs and outputs, or without if it takes neither."""
+    if _takes(module, inputs, outputs, **arguments):
+        return module(inputs, outputs, **arguments)
+    if _takes(module, **arguments):
+        return module(**arguments)
+    named = ", ".join(["inputs", "outputs", *(f"{name}=" for name in arguments)])
+    raise ValueError(
+        f"`module` is {describe(module)}, which does not take the arguments it is called with, ({named}): the numbers "
+        "of features and of classes or targets, and `module_arguments`. Let it take these, or none of the first two."
     )
 
 
-def _network(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(inputs, 100), nn.ReLU(), nn.Linear(100, outputs))
+def _takes(function: Callable[..., Any], *args: Any, **arguments: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args, **arguments)
+    except TypeError:
+        return False
+    except ValueError:  # It has no signature, as some functions written in C.
+        return True
+    return True
+
+
+def _parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return None

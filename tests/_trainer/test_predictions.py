@@ -4,6 +4,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from torchfit import Model
 from torchfit._trainer import predictions as results
@@ -89,3 +90,71 @@ def test_reports():
     assert format_results({"loss": 1.0}, as_dict=False) == 1.0
     assert format_results({"loss": 1.0, "acc": 0.5}, as_dict=False) == [1.0, 0.5]
     assert format_results({"loss": 1.0}, as_dict=True) == {"loss": 1.0}
+
+
+class TwoNamed(nn.Module):
+    def forward(self, x):
+        return {"b": x, "a": x + 1}
+
+
+def test_arrays_to_write_into_are_found_by_name():
+    x = np.random.rand(11, 3).astype("float32")
+    out = {"a": np.zeros((11, 3), "float32"), "b": np.zeros((11, 3), "float32")}
+    assert Model(TwoNamed()).predict(x, batch_size=3, out=out, verbose=0) is out
+    np.testing.assert_array_equal(out["b"], x)
+    np.testing.assert_array_equal(out["a"], x + 1)
+
+
+def test_arrays_to_write_into_of_other_names_are_refused():
+    x = np.zeros((2, 3), "float32")
+    with pytest.raises(ValueError, match=r"out\['b'\], out\['a'\]. Received: out\['c'\]"):
+        Model(TwoNamed()).predict(x, out={"c": x}, verbose=0)
+
+
+def test_predictions_may_be_written_into_a_tensor():
+    x, out = np.random.rand(11, 3).astype("float32"), torch.zeros(11, 3)
+    Model(nn.Identity(), device="cpu").predict(x, out=out, verbose=0)
+    np.testing.assert_array_equal(out.numpy(), x)
+
+
+class Ragged(nn.Module):
+    def forward(self, x):
+        return x[:, : 1 + int(x[0, 0] > 0)]
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}])
+def test_outputs_of_different_widths_are_padded_or_refused(options):
+    x = np.array([[1, 2], [-3, 4], [5, 6], [-7, 8]], "float32")
+    model = Model(Ragged())
+    model.compile("sgd", "mse", **options)
+    padded = model.predict(x, batch_size=1, pad_value=-1.0, verbose=0)
+    np.testing.assert_array_equal(padded, [[1, 2], [-3, -1], [5, 6], [-7, -1]])
+    with pytest.raises(ValueError, match=r"`predict_iter`.*`pad_value=`"):
+        model.predict(x, batch_size=1, verbose=0)
+
+
+class PerSample(nn.Module):
+    def forward(self, x):
+        return [{"boxes": row[None, : 1 + i % 2]} for i, row in enumerate(x)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_list_of_dictionaries_has_an_entry_for_each_sample(batch_size):
+    x = np.random.rand(4, 3).astype("float32")
+    model = Model(PerSample())
+    assert len(model.predict(x, batch_size=batch_size, verbose=0)) == 4
+    with pytest.raises(ValueError, match="list with an entry for each sample"):
+        model.predict(x, out=np.zeros((4, 1)), verbose=0)
+
+
+class ListOfTwo(nn.Module):
+    def forward(self, x):
+        return [x, x[:, 0]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_list_of_tensors_has_a_part_for_each_output(batch_size):
+    x = np.random.rand(4, 3).astype("float32")
+    first, second = Model(ListOfTwo()).predict(x, batch_size=batch_size, verbose=0)
+    assert first.shape == (4, 3)
+    assert second.shape == (4,)

@@ -3,7 +3,7 @@
 import io
 import tokenize
 
-MAX_ANY = 1555
+MAX_ANY = 1567
 MAX_FILES = 234
 
 

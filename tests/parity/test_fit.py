@@ -65,8 +65,8 @@ TASKS = {
         lambda at: at.losses.SparseCategoricalCrossentropy(from_logits=True),
         ["accuracy"],
     ),
-    "a sum": (2, None, amounts, lambda at: at.losses.MeanSquaredError(reduction="sum"), []),
 }
+SUM = (2, None, amounts, lambda at: at.losses.MeanSquaredError(reduction="sum"), [])
 OPTIMIZERS = {
     "SGD": {"learning_rate": 0.05, "momentum": 0.9},
     "RMSprop": {},
@@ -92,7 +92,7 @@ def twins(units, activation):
 
 
 def compiled_twins(task, optimizer="RMSprop", **options):
-    units, activation, targets, loss, metrics = TASKS[task]
+    units, activation, targets, loss, metrics = TASKS.get(task, SUM)
     pair = twins(units, activation)
     for model, at in zip(pair, (keras, torchfit)):
         chosen = getattr(at.optimizers, optimizer)(**OPTIMIZERS[optimizer])
@@ -126,6 +126,15 @@ def test_three_epochs(task, optimizer):
     mine, expected = fit_both(theirs, ours, targets)
     assert_same_results(mine, expected)
     assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_sum_trains_alike_and_is_reported_as_the_sum_over_all_data(optimizer):
+    theirs, ours, targets = compiled_twins("a sum", optimizer)
+    fit_both(theirs, ours, targets)
+    assert_same_weights(ours, theirs)
+    total = ((theirs.predict(X, verbose=0) - targets(X)) ** 2).mean(-1).sum()
+    assert ours.evaluate(X, targets(X), batch_size=16, verbose=0) == pytest.approx(total, rel=1e-5)
 
 
 WEIGHTED = {"squares": "mae", "yes or no": "mse", "one-hot, logits": "mse", "classes": "acc"}

@@ -268,7 +268,6 @@ def test_a_thousand_steps_of_a_schedule(name, arguments):
 
 def test_every_name_of_keras_is_here():
     missing = set(dir(keras.optimizers)) - set(optimizers.__all__)
-    # one optimizer per group of layers: a Keras type that torch's parameter groups replace; and its older versions
-    assert {name for name in missing if not name.startswith("_")} == {"MultiOptimizer", "OptimizerMap", "legacy"}
+    assert {name for name in missing if not name.startswith("_")} == {"legacy"}
     missing = set(dir(keras.optimizers.schedules)) - set(schedules.__all__)
     assert not [name for name in missing if not name.startswith("_")]

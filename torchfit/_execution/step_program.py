@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from torchfit._types import Nested, StepFn
 from torchfit._utils import tree
@@ -16,7 +17,6 @@ class StepProgram(ABC):
 
     Attributes:
         mode: Which loop the step belongs to.
-        run: Runs the step eagerly with one batch, and returns its logs or outputs.
         keeps_step_logs: Whether user code runs between the steps: it may read the logs of each, and change anything.
         expected_steps: How many steps the loop is going to run, `None` if unknown.
         compile_blocker: Why the step cannot be compiled, `None` if nothing is known to prevent it.
@@ -25,12 +25,16 @@ class StepProgram(ABC):
     """
 
     mode: Literal["train", "test", "predict"]
-    run: StepFn
     keeps_step_logs: bool = False
     expected_steps: int | None = None
     compile_blocker: str | None = None
     supports_grouping: bool = False
     has_step_scalars: bool = False
+
+    @property
+    @abstractmethod
+    def run(self) -> StepFn:
+        """Runs the step eagerly with one batch, and returns its logs or outputs; ask for it once per loop."""
 
     @abstractmethod
     def merge_results(self, results: Sequence[Any]) -> Any:
@@ -87,12 +91,20 @@ def run_each(program: StepProgram, step: StepFn, batches: Sequence[Any]) -> Any:
     return program.merge_results([program.keep_result(step(batch)) for batch in batches])
 
 
-def concatenate_outputs(outputs: Sequence[Nested]) -> Nested:
-    """Join the outputs of several batches along the first axis."""
+def concatenate_outputs(outputs: Sequence[Nested], pad_value: float | None = None) -> Nested:
+    """Join the outputs of several batches along the first axis.
+
+    Args:
+        outputs: The outputs of each batch.
+        pad_value: Fills up outputs of different shapes, `None` to refuse them.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
     if len(outputs) == 1:
         return outputs[0]
     columns = zip(*map(tree.leaves, outputs))
-    return tree.unflattener(outputs[0])([_join(column) for column in columns])
+    return tree.unflattener(outputs[0])([_join(column, pad_value) for column in columns])
 
 
 def copy_outputs(outputs: Nested) -> Nested:
@@ -117,10 +129,26 @@ def share_memory(a: Nested, b: Nested) -> bool:
     return bool(first & second)
 
 
-def _join(column: tuple[Any, ...]) -> Any:
+def _join(column: tuple[Any, ...], pad_value: float | None) -> Any:
     if not isinstance(column[0], Tensor):
         return column[0]
-    return torch.cat(column) if column[0].ndim else torch.stack(column)
+    shapes = {part.shape[1:] for part in column}
+    if len(shapes) == 1:
+        return torch.cat(column) if column[0].ndim else torch.stack(column)
+    if pad_value is None or len({part.ndim for part in column}) > 1:
+        raise ValueError(
+            "`predict` joins the outputs of all batches along the first axis, but batches gave outputs of the shapes "
+            f"{', '.join(str(tuple(part.shape)) for part in column)}. Use `predict_iter` or `predict_on_batch`, which "
+            "return the outputs of each batch. Or pass `pad_value=`, which fills up shorter outputs."
+        )
+    sizes = [max(sizes) for sizes in zip(*shapes)]
+    return torch.cat([_pad(part, sizes, pad_value) for part in column])
+
+
+def _pad(part: Tensor, sizes: Sequence[int], value: float) -> Tensor:
+    """Fill up all axes but the first to these sizes."""
+    missing = [size - own for size, own in zip(sizes, part.shape[1:])]
+    return functional.pad(part, [width for size in reversed(missing) for width in (0, size)], value=value)
 
 
 def unflatten_outputs(example: Any, leaves: Sequence[Tensor]) -> Any:

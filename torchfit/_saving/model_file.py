@@ -16,7 +16,7 @@ from torchfit._saving.weights import check_can_write, get_module_state, is_safet
 from torchfit._serialization import archive
 from torchfit._serialization.files import PathLike
 from torchfit._utils.collector import AddedTerm
-from torchfit._utils.errors import printable, printable_lines, warn
+from torchfit._utils.errors import printable, reason_of, warn
 from torchfit._utils.modules import has_lazy_weights
 from torchfit._utils.wrapping import unwrap_key, unwrap_module
 from torchfit._version import __version__
@@ -349,13 +349,10 @@ def error_context(what: str, way_out: str = "", is_complete: bool = False) -> It
         yield
     except (OSError, MemoryError):
         raise
-    except ValueError as error:
-        if is_complete:
-            raise
-        raise ValueError(f"{what}: {printable_lines(error).rstrip('.')}. {way_out}".rstrip()) from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {printable(error, 500)}".rstrip(".")
-        raise ValueError(f"{what}: {reason}. {way_out}".rstrip()) from error
+        if is_complete and isinstance(error, ValueError):
+            raise
+        raise ValueError(f"{what}: {reason_of(error)}. {way_out}".rstrip()) from error
 
 
 def _optional_list(names: Sequence[str] | None) -> list[str] | None:

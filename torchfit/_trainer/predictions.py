@@ -54,7 +54,7 @@ class Predictions:
         parts = tree.leaves(outputs)
         if not self._buffers:
             self._unflatten = tree.unflattener(tree.map(type, outputs))  # The structure, without holding the batch.
-            self._buffers = self._new_buffers(parts)
+            self._buffers = self._new_buffers(outputs)
             self._num_leaves = len(parts)
         elif self._rows_differ is not None or len(parts) != self._num_leaves:
             raise ValueError(_cannot_join(self._rows_differ or "the number of outputs changes from batch to batch"))
@@ -63,24 +63,37 @@ class Predictions:
             buffer.add(part)
 
     def _append_samples(self, outputs: "SampleList") -> None:
+        if self._out is not None:
+            raise ValueError("`out` takes tensors, but the model returns a list with an entry for each sample.")
         if not self._buffers:
             self._unflatten, self._buffers = _first, [_SampleBuffer()]
         self._buffers[0].add(outputs)
 
-    def _new_buffers(self, parts: list[Any]) -> list[Any]:
-        is_tensor = [isinstance(part, Tensor) for part in parts]
+    def _new_buffers(self, outputs: Nested) -> list[Any]:
+        is_tensor = {path: isinstance(leaf, Tensor) for path, leaf in tree.leaves_with_path(outputs)}
         if self._out is None:
             samples = self._samples if self._pad_value is None else None
-            return [_OutputBuffer(samples, self._pad_value) if found else _SkippedOutput() for found in is_tensor]
-        arrays = tree.leaves(self._out)
-        if len(arrays) != sum(is_tensor):
-            raise ValueError(f"`out` has {len(arrays)} arrays, but the model returns {sum(is_tensor)} tensors.")
-        given = iter(arrays)
-        return [_UserBuffer(next(given)) if found else _SkippedOutput() for found in is_tensor]
+            return [
+                _OutputBuffer(samples, self._pad_value) if found else _SkippedOutput() for found in is_tensor.values()
+            ]
+        arrays = _match_by_path(self._out, [path for path, found in is_tensor.items() if found])
+        return [_UserBuffer(arrays[path]) if found else _SkippedOutput() for path, found in is_tensor.items()]
 
     def result(self) -> Any:
         """Return NumPy arrays in the structure of the outputs, or what was given to write into."""
         return self._unflatten([buffer.result() for buffer in self._buffers]) if self._out is None else self._out
+
+
+def _match_by_path(out: Any, paths: list[tree.Path]) -> dict[tree.Path, Any]:
+    """Return the array for each output: that of the same name or position; a list goes by position in any case."""
+    arrays = dict(tree.leaves_with_path(out))
+    if set(arrays) == set(paths):
+        return arrays
+    if len(arrays) == len(paths) and not any(isinstance(key, str) for path in arrays for key in path):
+        return dict(zip(paths, arrays.values()))
+    expected = ", ".join(tree.format_path(path, "out") for path in paths)
+    given = ", ".join(tree.format_path(path, "out") for path in arrays)
+    raise ValueError(f"`out` must have an array for each tensor that the model returns: {expected}. Received: {given}.")
 
 
 class SampleList(list[Any]):
@@ -88,18 +101,19 @@ class SampleList(list[Any]):
 
 
 def is_list_per_sample(outputs: Nested, inputs: Nested) -> bool:
-    """Return whether a module returned a list with an entry for each sample, and not one with a part for each output.
+    """Return whether a module returned a list with a dictionary or dataclass for each sample, as detectors do.
 
-    Entries for samples need not have a row for each sample themselves.
+    A list of tensors has a part for each output, whatever their sizes.
     """
-    if not isinstance(outputs, list) or not outputs:
+    if not isinstance(outputs, list) or not outputs or not all(map(_is_record, outputs)):
         return False
     leaves = [leaf for leaf in tree.leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
     rows = {len(inputs)} if isinstance(inputs, (list, tuple)) else set()
-    if len(outputs) not in rows | {len(leaf) for leaf in leaves[:1]}:
-        return False
-    tensors = [leaf for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor)]
-    return not tensors or not all(leaf.ndim and len(leaf) == len(outputs) for leaf in tensors)
+    return len(outputs) in rows | {len(leaf) for leaf in leaves[:1]}
+
+
+def _is_record(value: Any) -> bool:
+    return value is not None and not tree.is_leaf(value) and not isinstance(value, (list, tuple))
 
 
 def _find_different_rows(parts: list[Any]) -> str | None:
@@ -150,7 +164,7 @@ class _UserBuffer:
     """Writes into an array of the user's, from its first row on."""
 
     def __init__(self, array: Any) -> None:
-        self._array = array
+        self._array = array.numpy() if isinstance(array, Tensor) else array
         self._filled = 0
 
     def add(self, part: Tensor) -> None:

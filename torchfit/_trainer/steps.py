@@ -10,7 +10,6 @@ Each form is composed of the same phases, which are functions of a model and its
 """
 
 import inspect
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -164,11 +163,6 @@ class ModelStep(StepProgram):
     def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
         self._model, self._state = model, state
         self.keeps_step_logs = keeps_step_logs
-        self.run = self._make_run()
-
-    @abstractmethod
-    def _make_run(self) -> StepFn:
-        """Return the eager form of the step."""
 
     def on_fallback(self) -> None:
         """Compile the call of the module."""
@@ -241,7 +235,9 @@ class EvaluateStep(LoggingStep):
         self.supports_grouping = no_batch_hooks and is_builtin and not state.auxiliary.metric_fns
         self._outputs = _OwnMemory()
 
-    def _make_run(self) -> StepFn:
+    @property
+    def run(self) -> StepFn:
+        """Runs the step eagerly."""
         return self._wrap_logs(self._model.test_step, "test_step")
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
@@ -276,18 +272,28 @@ class EvaluateStep(LoggingStep):
 
 
 class PredictStep(ModelStep):
-    """The step of prediction. Arguments as those of `EvaluateStep`."""
+    """The step of prediction. Arguments as those of `EvaluateStep`, and `pad_value` as that of `Model.predict`."""
 
     mode = "predict"
 
-    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool, no_batch_hooks: bool = False) -> None:
+    def __init__(
+        self,
+        model: BaseModel,
+        state: StepState,
+        keeps_step_logs: bool,
+        no_batch_hooks: bool = False,
+        pad_value: float | None = None,
+    ) -> None:
         super().__init__(model, state, keeps_step_logs)
+        self._pad_value = pad_value
         self.compile_blocker = overridden_method(model, "predict_step")
         self.supports_grouping = no_batch_hooks and self.compile_blocker is None
         self._outputs = _OwnMemory()
         self._is_per_sample: bool | None = None
 
-    def _make_run(self) -> StepFn:
+    @property
+    def run(self) -> StepFn:
+        """Runs the step eagerly."""
         step: StepFn = self._model.predict_step
         if overridden_method(self._model, "predict_step") is None:
             return lambda batch: self._mark_samples(step(batch), batch.inputs)
@@ -309,7 +315,9 @@ class PredictStep(ModelStep):
 
     def merge_results(self, results: Sequence[Any]) -> Any:
         """Join the outputs of several batches."""
-        return SampleList(chain.from_iterable(results)) if self._is_per_sample else concatenate_outputs(results)
+        if self._is_per_sample:
+            return SampleList(chain.from_iterable(results))
+        return concatenate_outputs(results, self._pad_value)
 
     def unpack_result(self, template: Any, tensors: list[Tensor]) -> Any:
         """Put the leaves of the outputs into the structure that the module returns."""
@@ -319,7 +327,8 @@ class PredictStep(ModelStep):
     def run_group(self, batches: Sequence[Batch]) -> Any:
         """Call the module with all batches, and join the outputs."""
         call, module = self._state.call, self._model.module
-        return concatenate_outputs([self._outputs.own(call(module, batch.inputs)) for batch in batches])
+        outputs = [self._outputs.own(call(module, batch.inputs)) for batch in batches]
+        return concatenate_outputs(outputs, self._pad_value)
 
     def max_group_size(self, result: Any) -> int:
         """Return how many steps may run as a group, by the size of their outputs."""

@@ -53,8 +53,19 @@ class TrainStep(LoggingStep):
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = self._find_compile_blocker()
 
-    def _make_run(self) -> StepFn:
+    @property
+    def run(self) -> StepFn:
+        """Runs the step eagerly.
+
+        Raises:
+            ValueError: If `train_step` is overridden, but `microbatch` is to split its batches.
+        """
         is_overridden = overridden_method(self._model, "train_step") is not None
+        if self._microbatches is not None and is_overridden:
+            raise ValueError(
+                "`microbatch` splits the batches of the built-in `train_step`, but this model overrides it. Leave "
+                "`microbatch` out of `compile`, and split the batch in `train_step`."
+            )
         if self._microbatches is not None:
             step: StepFn = self._run_microbatched
         elif self._accumulates and not is_overridden:
@@ -146,9 +157,12 @@ class TrainStep(LoggingStep):
         gradients.finish()
         return self._record_all(results, values)
 
-    def _record_all(self, results: list[ForwardResult], values: list[Any]) -> LazyLogs:
+    def _record_all(self, results: list[ForwardResult], values: list[Any]) -> Results:
         """Record the parts of a batch, and the values that were added in all of them."""
         state = self._state
+        if overridden_method(self._model, "compute_metrics") is not None:
+            state.auxiliary.values = values
+            return LazyLogs.wrap([record(self._model, state, result) for result in results][-1])
         for result in results:
             state.objective.tracker.update(result)
             state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)

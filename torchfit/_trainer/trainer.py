@@ -85,7 +85,7 @@ class Trainer:
         self.compile_options: CompileOptions | None = None
         self.execution = EagerExecution()
         self._microbatches: MicrobatchSplitter | None = None
-        self._is_fitting = False
+        self._is_running = False  # Training or evaluating, whose metrics a loop inside must not change.
         self._attribute_metrics: list[Any] | None = None  # Looked up once per loop.
 
     def compile(self, options: CompileOptions) -> None:
@@ -161,6 +161,8 @@ class Trainer:
         validate = self._make_validate(model, validation_batches, validation_freq, callback_list)
         run = self._make_training_state(model, batches, indices, callback_list, validation_batches)
         model.stop_training = False
+        if model.optimizer.built and model.optimizer.gradient_accumulation_steps is not None:
+            model.optimizer.clear_accumulated()  # An interrupted `fit` may have left some.
         with self._loop_context(model, callback_list, training=True):
             train_loop(
                 timer.epochs(run.epochs()),
@@ -220,7 +222,8 @@ class Trainer:
                 return {}
             self.state.data_name = "validation_data"
             try:
-                with translate_errors(model.module, "validation_data"), training_mode(model, training=False):
+                translated = translate_errors(model.module, "validation_data")
+                with translated, training_mode(model, training=False), self._metrics_isolated(model):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
                 self.state.data_name = "x"
@@ -272,12 +275,12 @@ class Trainer:
         adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._loop_context(model, callback_list, training=False):
+        with self._metrics_isolated(model), self._loop_context(model, callback_list, training=False):
             return self._run_evaluation(model, batches, callback_list)
 
     def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
         model.stop_evaluating = False
-        with self._metrics_isolated(model), torch.no_grad():
+        with torch.no_grad():
             model.reset_metrics()
             no_hooks = self._has_no_batch_hooks(callbacks, "test")
             step = EvaluateStep(model, self.state, callbacks.keeps_batch_logs, no_hooks)
@@ -304,7 +307,9 @@ class Trainer:
         with self._prediction_context(model, callback_list):
             model.stop_predicting = False
             no_hooks = self._has_no_batch_hooks(callback_list, "predict")
-            step = PredictStep(model, self.state, callback_list.has_listeners("on_predict_batch_end"), no_hooks)
+            step = PredictStep(
+                model, self.state, callback_list.has_listeners("on_predict_batch_end"), no_hooks, pad_value
+            )
             iterator, run_step = self.execution.single_pass(step, batches)
             predict_loop(iterator, run_step, callback_list, model, predictions.append)
         return predictions.result()
@@ -402,25 +407,27 @@ class Trainer:
     # -- the surroundings of a loop ------------------------------------------------------------------------
 
     @contextmanager
-    def _loop_context(self, model: BaseModel, callbacks: CallbackList, *, training: bool) -> Iterator[None]:
+    def _loop_context(
+        self, model: BaseModel, callbacks: CallbackList, *, training: bool, has_metrics: bool = True
+    ) -> Iterator[None]:
         """Prepare for a loop and set the mode of the module; restore and release everything on exit."""
         state = self.state
         state.call.start_loop()
-        isolated = self._isolated() if self._is_fitting else nullcontext()
-        was_fitting, self._is_fitting = self._is_fitting, self._is_fitting or training
+        isolated = self._isolated() if self._is_running else nullcontext()
+        was_running, self._is_running = self._is_running, self._is_running or has_metrics
         try:
             with isolated, self._terms_collected(model), training_mode(model, training), translate_errors(model.module):
                 yield
         finally:
-            self._is_fitting = was_fitting
-            if not was_fitting:  # An evaluation inside a fit keeps the graphs of the fit.
+            self._is_running = was_running
+            if not was_running:  # A loop inside of another keeps its graphs.
                 self.execution.release()
             callbacks.close()
 
     @contextmanager
     def _prediction_context(self, model: BaseModel, callbacks: CallbackList) -> Iterator[None]:
         suspended = self.state.auxiliary.suspended()
-        with suspended, self._loop_context(model, callbacks, training=False), torch.no_grad():
+        with suspended, self._loop_context(model, callbacks, training=False, has_metrics=False), torch.no_grad():
             yield
 
     @contextmanager
@@ -444,7 +451,7 @@ class Trainer:
     @contextmanager
     def _metrics_isolated(self, model: BaseModel) -> Iterator[None]:
         """Protect the metrics of an outer loop, if there is one, from a loop inside of it."""
-        if not self._is_fitting:
+        if not self._is_running:
             yield
             return
         with preserve_state(model.metrics), self._isolated():

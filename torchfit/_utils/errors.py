@@ -58,6 +58,17 @@ def printable_lines(text: object) -> str:
     return "\n".join(printable(line, 10_000) for line in str(text).split("\n"))
 
 
+def reason_of(error: BaseException) -> str:
+    """Return why something failed: the text of a `ValueError`, which explains itself, else with the kind of the error.
+
+    >>> reason_of(ValueError("No.")), reason_of(KeyError("a"))
+    ('No', "KeyError: 'a'")
+    """
+    is_explained = isinstance(error, ValueError)
+    text = printable_lines(error) if is_explained else f"{type(error).__name__}: {printable(error, 500)}"
+    return text.rstrip(".")
+
+
 def _escaped(char: str) -> str:
     return char if char.isprintable() else char.encode("unicode_escape").decode()
 

@@ -15,8 +15,8 @@ def freeze(model: Any, *patterns: str) -> list[str]:
     """Keep parameters from being trained: `requires_grad` becomes `False`.
 
     Normalisation layers whose parameters are all frozen stay in evaluation mode when torchfit trains: their running
-    statistics are frozen as well, as in Keras. Freeze before `compile`: optimizer and compiled steps use what
-    was trainable when they were created.
+    statistics are frozen as well, as in Keras. During `fit`, what is frozen between two epochs is so from the next
+    one on.
 
     Args:
         model: A `Model` or any module.

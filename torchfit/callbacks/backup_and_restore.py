@@ -9,7 +9,7 @@ from typing import Any
 from torchfit._serialization import archive, files
 from torchfit._types import Logs
 from torchfit._utils import console, validation
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, reason_of
 from torchfit.callbacks._background_writer import BackgroundWriter
 from torchfit.callbacks.base import HOOKS, Callback
 from torchfit.callbacks.history import History, Record
@@ -162,14 +162,14 @@ class BackupAndRestore(Callback):
         try:
             with self._history.put_back(self.model.history, self._restored.get("history_chunks", 0)):
                 self._state().load_state_dict(self._restored)
-        except (ValueError, KeyError) as error:
+            position = self._restored["position"]
+            # The first batch that comes is the one after the last step of the state.
+            self._epoch, self._last_batch = position["epoch"], position["step"] - 1
+        except Exception as error:  # A file may hold anything.
             raise ValueError(
-                f"BackupAndRestore: the state in {self.backup_dir!r} does not fit this training run: {error} "
-                "To start again, delete the folder or pass another one."
+                f"BackupAndRestore: the state in {self.backup_dir!r} does not fit this training run: "
+                f"{reason_of(error)}. To start again, delete the folder or pass another one."
             ) from error
-        position = self._restored["position"]
-        # The first batch that comes is the one after the last step of the state.
-        self._epoch, self._last_batch = position["epoch"], position["step"] - 1
 
     def _read(self) -> Any:
         """Return the latest state that can be read, None if there is none."""

@@ -1,6 +1,7 @@
 """History: the logs of every epoch, as `fit` returns them."""
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -14,6 +15,10 @@ from torchfit.callbacks.base import Callback
 
 Record: TypeAlias = "dict[str, Any]"
 """A part of a history: its `history`, its list `epoch`, and in `recorded_at` the epochs of each value."""
+
+
+def _no_model() -> None:
+    return None
 
 
 class History(Callback):
@@ -39,14 +44,24 @@ class History(Callback):
     stored_lengths: Mapping[str, int] = MappingProxyType({})
     stored_records: Sequence[Record] = ()
 
+    _get_model: Callable[[], Any] = staticmethod(_no_model)
     _modes: Mapping[str, str | None] = MappingProxyType({})
-    _not_copied = ("training_state", "model")
+    _not_copied = ("training_state", "_get_model")
 
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
         self._recorded_at: dict[str, list[int]] = {}
         self.timing: dict[str, list[float]] = {}
+
+    @property
+    def model(self) -> Any:
+        """The model, `None` if it no longer exists: it has its history, which must not keep it in memory."""
+        return self._get_model()
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._get_model = _no_model if model is None else weakref.ref(model)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start a new list of epochs. An object used twice keeps appending values, as in Keras."""

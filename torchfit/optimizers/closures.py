@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from torchfit._utils.compat import version_of
 
+Version: TypeAlias = "tuple[int, int, int]"
+
 
 class ReusableClosure:
-    """A closure whose result is used once more where evaluating it again would only repeat it.
+    """A closure for a batch whose loss was evaluated already.
 
-    A training step evaluates the loss to log it, then hands the closure to the optimizer, whose first call returns that
-    result if parameters and gradients are still the ones it was evaluated with: as in a loop that calls
-    `optimizer.step(closure)` alone, each evaluation happens once.
+    The first call returns that loss if parameters and gradients are still those that it was evaluated with. A training
+    step that logs the loss and then calls `optimizer.step(closure)` so evaluates it as often as a loop that does the
+    latter alone.
 
     Args:
         closure: clears the gradients, computes the loss and its gradients, and returns the loss.
         parameters: what the loss depends on.
+        loss: the loss that was evaluated, a scalar. Its gradients are in the parameters.
 
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> calls = []
@@ -30,36 +33,37 @@ class ReusableClosure:
     ...     loss.backward()
     ...     calls.append(loss.item())
     ...     return loss
-    >>> reusable = ReusableClosure(closure, [weight])
-    >>> loss = reusable()
+    >>> loss = closure()
+    >>> reusable = ReusableClosure(closure, [weight], loss)
     >>> reusable() is loss, len(calls)
     (True, 1)
-    >>> optimizer = torch.optim.LBFGS([weight], max_iter=2)
-    >>> first = reusable(), optimizer.step(ReusableClosure(closure, [weight]))
-    >>> len(calls) > 1
-    True
+    >>> reusable() is loss, len(calls)
+    (False, 2)
     """
 
-    def __init__(self, closure: Callable[[], Any], parameters: Sequence[Tensor]) -> None:
+    def __init__(self, closure: Callable[[], Tensor], parameters: Sequence[Tensor], loss: Tensor) -> None:
         self._closure = closure
         self._parameters = list(parameters)
-        self._result: Any = None
-        self._versions: list[Any] | None = None
+        self._loss: Tensor | None = loss
+        self._versions = self._current_versions()
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Tensor:
         """Return the loss, and leave its gradients in the parameters."""
-        if self._versions is not None and self._versions == self._current_versions():
-            self._versions = None
-            return self._result
-        is_first = self._versions is None and self._result is None
+        loss, self._loss = self._loss, None
+        if loss is not None and self._versions == self._current_versions():
+            return loss
         with torch.enable_grad():
-            self._result = self._closure()
-        self._versions = self._current_versions() if is_first else None
-        return self._result
+            return self._closure()
 
-    def _current_versions(self) -> list[Any]:
+    def _current_versions(self) -> list[Version]:
         """Return what changes whenever a parameter or its gradient is written to or replaced."""
-        return [
-            (version_of(each), None if each.grad is None else (id(each.grad), version_of(each.grad)))
-            for each in self._parameters
-        ]
+        return [_version(parameter) for parameter in self._parameters]
+
+
+def _version(parameter: Tensor) -> Version:
+    gradient = parameter.grad
+    return (
+        (version_of(parameter), 0, 0)
+        if gradient is None
+        else (version_of(parameter), id(gradient), version_of(gradient))
+    )

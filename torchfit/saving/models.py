@@ -84,9 +84,8 @@ def _build(path: PathLike, content: Content) -> Model:
 
     found = model_file.build(path, content, initialize)
     with model_file.error_context(f"The model in the file {os.fspath(path)!r} cannot be built"):
-        if isinstance(found, Model):  # Its layers were set after it chose its device.
-            return found.to(best_device()) if found.module is found else found
-        return Model(found, **arguments)
+        # The layers of a model were set after it chose its device.
+        return found.to(best_device()) if isinstance(found, Model) else Model(found, **arguments)
 
 
 def _wrap(path: PathLike, content: Content, module: nn.Module) -> Model:
