@@ -163,6 +163,23 @@ def test_a_metric_that_returns_nothing_is_named():
         evaluate("mse", [forgets_to_return], np.zeros((4, 2)), np.zeros((4, 2)))
 
 
+def test_a_metric_whose_result_is_nothing_is_named():
+    class Forgetful(metrics.Metric):
+        def update_state(self, *arguments, **options):
+            pass
+
+        def result(self):
+            pass
+
+    with pytest.raises(TypeError, match="The metric forgetful returned None"):
+        evaluate("mse", [Forgetful()], np.zeros((4, 2)), np.zeros((4, 2)))
+
+
+def test_a_metric_that_returns_no_number_is_named():
+    with pytest.raises(TypeError, match=r"The function of the metric words must return one value per sample.*'right'"):
+        metrics.MeanMetricWrapper(lambda y_true, y_pred: "right", name="words").update_state([1.0], [1.0])
+
+
 def test_every_metric_leaves_out_what_the_mask_of_the_outputs_leaves_out():
     x = np.array([[[0.9], [0.4], [0.0]], [[0.8], [0.0], [0.0]]])  # zeros are masked
     y = np.array([[[1.0], [1.0], [1.0]], [[0.0], [1.0], [1.0]]])

@@ -91,3 +91,14 @@ def test_correlations_of_large_numbers(scale):
     expected = np.corrcoef(y_true[0], y_pred[0])[0, 1]
     assert metrics.PearsonCorrelation()(y_true, y_pred).item() == pytest.approx(expected, rel=1e-6)
     assert metrics.PearsonCorrelation()(y_true.T + 1e6 * scale, y_pred.T).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_state_of_r2_without_an_origin_is_loaded():
+    """As files of version 0.1 have it: sums measured from zero."""
+    metric = metrics.R2Score()
+    sums = {"squared_sum": [26.0], "sum": [8.0], "residual": [2.0], "count": [3.0]}
+    state = {name: torch.tensor(value) for name, value in sums.items()}
+    metric.load_state_dict({**state, "num_samples": torch.tensor(3.0)})
+    assert metric.result().item() == pytest.approx(1 - 2 / (26 - 64 / 3), rel=1e-6)
+    metric.update_state([[5.0]], [[5.0]])
+    assert metric.result().item() == pytest.approx(1 - 2 / (51 - 169 / 4), rel=1e-6)

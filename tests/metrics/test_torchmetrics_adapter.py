@@ -36,6 +36,14 @@ def test_state_is_copied_out_and_back(kind):
     assert metric.result() == expected
 
 
+def test_a_mask_leaves_samples_out():
+    metric = as_metric(torchmetrics.MeanSquaredError())
+    predictions = torch.tensor([[1.0, 5.0], [2.0, float("nan")]])
+    predictions._keras_mask = torch.tensor([[True, False], [True, False]])
+    metric.update_state(torch.zeros(2, 2), predictions)
+    assert metric.result() == 2.5
+
+
 def test_sample_weights_are_refused():
     metric = as_metric(torchmetrics.MeanSquaredError())
     with pytest.raises(ValueError, match="torchmetrics has no sample weights"):

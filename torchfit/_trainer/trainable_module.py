@@ -248,7 +248,11 @@ class TrainableModule(BaseModel):
 
     def get_metrics_result(self) -> Mapping[str, Any]:
         """Return the results by name, as tensors on the device."""
-        return {metric.name: metric.result() for metric in self._torchfit.reported_metrics(self)}
+        results = {metric.name: metric.result() for metric in self._torchfit.reported_metrics(self)}
+        for name, value in results.items():
+            if value is None:
+                raise TypeError(f"The metric {name} returned None. Does its method `result` end without `return`?")
+        return results
 
 
 class CompiledMetrics:

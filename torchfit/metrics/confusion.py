@@ -61,7 +61,9 @@ class BinaryDecisionMetric(Metric):
             y_pred = y_pred.sigmoid() if self.from_logits else y_pred
             kept = None if self.ignore_class is None else y_true != self.ignore_class
         if y_true.shape != y_pred.shape:
-            raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Class indices must be made one-hot.")
+            raise shape_mismatch_error(
+                y_true, y_pred, "of the shape of y_pred", "Make class indices one-hot, with utils.to_categorical."
+            )
         weights = merge_weights(sample_weight, mask, y_pred)
         if kept is not None:
             weights = merge_weights(weights, kept, y_pred)

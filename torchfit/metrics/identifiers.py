@@ -85,6 +85,7 @@ _ALIASES: dict[str, type[Metric]] = {
     "acc": accuracy.Accuracy,
     "bce": probabilistic.BinaryCrossentropy,
     "cosine": regression.CosineSimilarity,
+    "f1": f_score.F1Score,
     "fbeta_score": f_score.FBetaScore,
     "iou": iou.IoU,
     "kld": probabilistic.KLDivergence,

@@ -170,7 +170,13 @@ class MeanMetricWrapper(Mean):
             return values
         if values is None:
             raise TypeError(f"The metric {self.name} returned None. Does its function end without `return`?")
-        return as_tensor(values)
+        try:
+            return as_tensor(values)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The function of the metric {self.name} must return one value per sample, (batch, …), or a number. "
+                f"Received: {describe(values)}."
+            ) from error
 
     def _accumulate_scalar(self, value: Tensor, y_pred: Tensor, sample_weight: TensorLike, mask: TensorLike) -> None:
         """Add a value for a whole batch."""
