@@ -260,7 +260,10 @@ class EvaluateStep(LoggingStep):
                 auxiliary.losses, values = added
                 results.append((_with_loss(model, state, parts, outputs), values))
             for result, auxiliary.values in results:
-                record(model, state, result)
+                state.objective.tracker.update(result)
+                state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
+                if auxiliary.values:
+                    auxiliary.update_metrics()
         finally:
             auxiliary.leave(previous)
         return LazyLogs(model.get_metrics_result)

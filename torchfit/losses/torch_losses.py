@@ -217,7 +217,7 @@ class TorchLoss(Loss):
             values, counted = self.call(y_true, y_pred), self._weights_of_labels(y_true, y_pred)
             total, _ = reduce_weighted(values.to(counted.dtype), sample_weight, (mask,), "sum")
             count, _ = reduce_weighted(counted, None, (mask,), "sum")
-        loss = total / count.clamp(min=1) if class_weight is None else safe_divide(total, count)
+        loss = total / count.clamp_min(1) if class_weight is None else safe_divide(total, count)
         return loss.to(values.dtype), count
 
     def _weights_of_labels(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
