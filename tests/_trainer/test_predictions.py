@@ -107,8 +107,8 @@ def test_arrays_to_write_into_are_found_by_name():
 
 def test_arrays_to_write_into_of_other_names_are_refused():
     x = np.zeros((2, 3), "float32")
-    with pytest.raises(ValueError, match=r"out\['b'\], out\['a'\]. Received: out\['c'\]"):
-        Model(TwoNamed()).predict(x, out={"c": x}, verbose=0)
+    with pytest.raises(ValueError, match=r"out\['b'\], out\['a'\]. Received: out\['a'\], out\['c'\]"):
+        Model(TwoNamed()).predict(x, out={"a": x, "c": x}, verbose=0)
 
 
 def test_predictions_may_be_written_into_a_tensor():

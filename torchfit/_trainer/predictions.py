@@ -87,9 +87,11 @@ class Predictions:
 def _match_by_path(out: Any, paths: list[tree.Path]) -> dict[tree.Path, Any]:
     """Return the array for each output: that of the same name or position; a list goes by position in any case."""
     arrays = dict(tree.leaves_with_path(out))
+    if len(arrays) != len(paths):
+        raise ValueError(f"`out` has {len(arrays)} arrays, but the model returns {len(paths)} tensors.")
     if set(arrays) == set(paths):
         return arrays
-    if len(arrays) == len(paths) and not any(isinstance(key, str) for path in arrays for key in path):
+    if not any(isinstance(key, str) for path in arrays for key in path):
         return dict(zip(paths, arrays.values()))
     expected = ", ".join(tree.format_path(path, "out") for path in paths)
     given = ", ".join(tree.format_path(path, "out") for path in arrays)
