@@ -123,7 +123,7 @@ def test_a_trained_model_can_be_pickled():
     assert np.array_equal(twin.predict(X), model.predict(X))
 
 
-# -- what cannot be compiled anew runs as ordinary Python --------------------------------------------------------------
+# -- what cannot be recompiled runs eagerly ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("between_fits", [True, False])

@@ -107,19 +107,6 @@ def concatenate_outputs(outputs: Sequence[Nested], pad_value: float | None = Non
     return tree.unflattener(outputs[0])([_join(column, pad_value) for column in columns])
 
 
-def copy_outputs(outputs: Nested) -> Nested:
-    """Return outputs in memory of their own; masks and other attributes of tensors stay with them."""
-    return tree.map(_copy_leaf, outputs)
-
-
-def _copy_leaf(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf
-    copied = leaf.clone()
-    vars(copied).update(vars(leaf))
-    return copied
-
-
 def share_memory(a: Nested, b: Nested) -> bool:
     """Return whether a tensor of `a` and one of `b` have the same memory."""
     first, second = (

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,16 +77,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)
-
-
-def detach(outputs: Any) -> Any:
-    """Return outputs detached from the autograd graph; masks and other attributes of tensors stay with them."""
-    return tree.map(_detach_leaf, outputs)
-
-
-def _detach_leaf(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf
-    detached = leaf.detach()
-    vars(detached).update(vars(leaf))
-    return detached

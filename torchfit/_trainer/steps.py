@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torchfit._execution.step_program import (
     StepProgram,
     concatenate_outputs,
-    copy_outputs,
     share_memory,
     unflatten_outputs,
 )
@@ -27,7 +26,6 @@ from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
-from torchfit._trainer.microbatches import detach
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._trainer.predictions import SampleList, is_list_per_sample
@@ -35,6 +33,7 @@ from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch, parts_of, unwrapped
 from torchfit._utils.modules import has_lazy_weights
+from torchfit._utils.tensors import map_tensors
 from torchfit.losses.reduction import Denominator
 
 _MAX_GROUP_SIZE = 32
@@ -102,7 +101,7 @@ class ForwardResult(NamedTuple):
         losses = self.losses.detached()
         loss = losses.total if self.loss is self.losses.total else self.loss.detach()
         assert loss is not None
-        return self._replace(outputs=detach(self.outputs), loss=loss, losses=losses)
+        return self._replace(outputs=map_tensors(Tensor.detach, self.outputs), loss=loss, losses=losses)
 
 
 # -- the phases of a step ----------------------------------------------------------------------------------
@@ -136,6 +135,12 @@ def record(model: BaseModel, state: StepState, result: ForwardResult) -> Results
     inputs, targets, sample_weight, outputs, _, _ = result
     state.objective.tracker.update(result)
     return model.compute_metrics(inputs, targets, outputs, sample_weight)
+
+
+def record_outputs(state: StepState, result: ForwardResult) -> None:
+    """Update the mean of the loss and the compiled metrics alone, where `compute_metrics` is not overridden."""
+    state.objective.tracker.update(result)
+    state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
 
 
 def count_rows(targets: Nested, outputs: Nested) -> int:
@@ -202,7 +207,7 @@ class LoggingStep(ModelStep):
         def run(batch: Batch) -> Any:
             build_optimizer(model, unless_lazy=True)
             previous = auxiliary.enter()
-            # Calls of the model itself collect anew, as in Keras.
+            # Calls of the model itself start new collections, as in Keras.
             auxiliary.is_active = auxiliary.metrics_updated = False
             try:
                 results = step(unwrapped(batch))
@@ -260,8 +265,7 @@ class EvaluateStep(LoggingStep):
                 auxiliary.losses, values = added
                 results.append((_with_loss(model, state, parts, outputs), values))
             for result, auxiliary.values in results:
-                state.objective.tracker.update(result)
-                state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
+                record_outputs(state, result)
                 if auxiliary.values:
                     auxiliary.update_metrics()
         finally:
@@ -357,7 +361,7 @@ class _OwnMemory:
         elif self._reuses_memory is None:
             self._reuses_memory = share_memory(self._first, outputs)
             self._first = ()
-        return copy_outputs(outputs) if self._reuses_memory is not False else outputs
+        return map_tensors(Tensor.clone, outputs) if self._reuses_memory is not False else outputs
 
 
 def _group_size(output_bytes: int) -> int:

@@ -17,6 +17,7 @@ from torchfit._trainer.steps import (
     forward_pass,
     overridden_method,
     record,
+    record_outputs,
 )
 from torchfit._types import Results, StepFn
 from torchfit._utils.batch import Batch
@@ -164,8 +165,7 @@ class TrainStep(LoggingStep):
             state.auxiliary.values = values
             return LazyLogs.wrap([record(self._model, state, result) for result in results][-1])
         for result in results:
-            state.objective.tracker.update(result)
-            state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
+            record_outputs(state, result)
         state.auxiliary.values = values
         state.auxiliary.update_metrics()
         return LazyLogs(self._model.get_metrics_result)

@@ -1,10 +1,13 @@
-"""Conversion to tensors."""
+"""Conversion to tensors, and functions of all tensors in a structure."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from torchfit._utils import tree
 
 
 def as_tensor(value: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
@@ -19,3 +22,16 @@ def as_tensor(value: Any, dtype: torch.dtype | None = None, device: torch.device
     if dtype is None and array.dtype == np.float64:
         dtype = torch.get_default_dtype()
     return torch.as_tensor(array, dtype=dtype, device=device)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], structure: tree.Tree) -> tree.Tree:
+    """Apply a function to every tensor in a structure; masks and other attributes of the tensors are kept."""
+
+    def apply(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        result = function(leaf)
+        vars(result).update(vars(leaf))
+        return result
+
+    return tree.map(apply, structure)

@@ -71,7 +71,7 @@ def check_mode(mode: Any) -> str:
 
 
 def add_log_names(params: Params, callbacks: Iterable[Any]) -> StateDict:
-    """Add the names that callbacks write to `params["metrics"]`, and tell whether other names may occur.
+    """Return `params` with the names that callbacks write in `metrics`, and whether other names may occur.
 
     torchfit's callbacks declare which entries they write (`written_logs`). If one does not, as callbacks of users,
     `params["metrics_complete"]` is False, and a monitored name is checked against the logs of the first epoch.

@@ -24,7 +24,7 @@ class StochasticWeightAveraging(Callback):
     weights. The averages are as large as the parameters and floating-point buffers, on their device, in float32 at
     least.
 
-    Statistics of batch normalization do not belong to averaged weights: pass `batch_norm_data` to compute them anew
+    Statistics of batch normalization do not belong to averaged weights: pass `batch_norm_data` to recompute them
     at the end. Otherwise they are averaged like the weights.
 
     Args:
