@@ -11,6 +11,8 @@ from torch.nn import functional
 from torchfit._types import Nested, StepFn
 from torchfit._utils import tree
 
+PADDING_HINT = "Or pass `pad_value=`, which fills up shorter outputs."
+
 
 class StepProgram(ABC):
     """One kind of step, in the forms that an executor chooses from: eager, grouped, and traceable.
@@ -123,13 +125,18 @@ def _join(column: tuple[Any, ...], pad_value: float | None) -> Any:
     if len(shapes) == 1:
         return torch.cat(column) if column[0].ndim else torch.stack(column)
     if pad_value is None or len({part.ndim for part in column}) > 1:
-        raise ValueError(
-            "`predict` joins the outputs of all batches along the first axis, but batches gave outputs of the shapes "
-            f"{', '.join(str(tuple(part.shape)) for part in column)}. Use `predict_iter` or `predict_on_batch`, which "
-            "return the outputs of each batch. Or pass `pad_value=`, which fills up shorter outputs."
-        )
+        found = ", ".join(str(tuple(part.shape)) for part in column)
+        raise ValueError(f"{cannot_join(f'batches gave outputs of the shapes {found}')} {PADDING_HINT}")
     sizes = [max(sizes) for sizes in zip(*shapes)]
     return torch.cat([_pad(part, sizes, pad_value) for part in column])
+
+
+def cannot_join(reason: str) -> str:
+    """Return the message for outputs of batches that do not go together."""
+    return (
+        f"`predict` joins the outputs of all batches along the first axis, but {reason}. Use `predict_iter` or "
+        "`predict_on_batch`, which return the outputs of each batch."
+    )
 
 
 def _pad(part: Tensor, sizes: Sequence[int], value: float) -> Tensor:

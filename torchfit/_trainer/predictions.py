@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._execution.step_program import PADDING_HINT, cannot_join
 from torchfit._types import Array, Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
@@ -57,7 +58,7 @@ class Predictions:
             self._buffers = self._new_buffers(outputs)
             self._num_leaves = len(parts)
         elif self._rows_differ is not None or len(parts) != self._num_leaves:
-            raise ValueError(_cannot_join(self._rows_differ or "the number of outputs changes from batch to batch"))
+            raise ValueError(cannot_join(self._rows_differ or "the number of outputs changes from batch to batch"))
         self._rows_differ = _find_different_rows(parts)
         for buffer, part in zip(self._buffers, parts):
             buffer.add(part)
@@ -124,13 +125,6 @@ def _find_different_rows(parts: list[Any]) -> str | None:
     if len({shape[0] for shape in shapes}) <= 1:
         return None
     return f"the outputs of a batch, of shapes {', '.join(map(str, shapes))}, have different first axes"
-
-
-def _cannot_join(reason: str) -> str:
-    return (
-        f"`predict` joins the outputs of all batches along the first axis, but {reason}. Use `predict_iter` or "
-        "`predict_on_batch`, which return the outputs of each batch."
-    )
 
 
 def _first(parts: list[Any]) -> Any:
@@ -221,7 +215,7 @@ class _OutputBuffer:
 
     def _misfit(self, part: Tensor, shape: Any, expected: str) -> ValueError:
         found = f"after {self._filled} rows of shape {tuple(shape)} a batch gave {tuple(part.shape)}{expected}"
-        return ValueError(f"{_cannot_join(found)} Or pass `pad_value=`, which fills up shorter outputs.")
+        return ValueError(f"{cannot_join(found)} {PADDING_HINT}")
 
     def result(self) -> Array:
         """Return all rows."""
