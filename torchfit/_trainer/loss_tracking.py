@@ -1,12 +1,18 @@
 """The loss over an epoch: a sum of totals over a sum of denominators, for every output and for what was added."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from torchfit.losses.reduction import Denominator
-from torchfit.metrics import Mean, Sum
+from torchfit._utils.dtypes import sum_dtype
+from torchfit.losses.reduction import Denominator, zero_if_empty
+from torchfit.metrics.base import SUM_DTYPE, Metric
+from torchfit.metrics.variable import Variable
+
+_WINDOW = 64
 
 
 class LossTerm(NamedTuple):
@@ -30,14 +36,14 @@ class LossTerm(NamedTuple):
 class LossTerms(NamedTuple):
     """The losses of all outputs for one batch, and their sum."""
 
-    terms: tuple[LossTerm, ...] = ()
+    terms: Sequence[LossTerm] = ()
     total: Tensor | None = None
 
     def detached(self) -> "LossTerms":
         """Return the same without the autograd graph."""
         if self.total is None:
             return self
-        return LossTerms(tuple(term._replace(value=term.value.detach()) for term in self.terms), self.total.detach())
+        return LossTerms([term._replace(value=term.value.detach()) for term in self.terms], self.total.detach())
 
 
 NO_LOSSES = LossTerms()
@@ -62,15 +68,95 @@ class BatchLoss(Protocol):
         ...
 
 
-@dataclass
-class OutputLoss:
-    """The loss of one of several outputs over all batches so far, and its weight in the loss of the model."""
+class _Window:
+    """The losses of the last batches, with their denominators, until they are added up.
 
-    metric: Any
-    weight: float
+    Writing a loss to its place is one operation, and takes no memory that could hold on to the batch.
+
+    Attributes:
+        places: Scalars, one for each loss.
+        denominators: What the totals of the losses so far were divided by.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._losses = torch.zeros(_WINDOW, dtype=sum_dtype(device), device=device)
+        self.places = self._losses.unbind()
+        self.denominators: list[Denominator] = []
+
+    def take_sums(self) -> tuple[Tensor, Denominator] | None:
+        """Return the sums of the totals and of the denominators, and start over; `None` if there are none."""
+        if not self.denominators:
+            return None
+        losses, numbers = self._losses[: len(self.denominators)], self.denominators
+        sums: tuple[Tensor, Denominator]
+        if not any(isinstance(number, Tensor) for number in numbers):
+            sums = losses.dot(torch.tensor(numbers).to(losses)), math.fsum(numbers)
+        else:
+            denominators = torch.stack([torch.as_tensor(number).to(losses) for number in numbers])
+            sums = zero_if_empty(losses, denominators).dot(denominators), denominators.sum()
+        numbers.clear()
+        return sums
 
 
-class TotalLoss(Mean):
+class LossMean(Metric):
+    """The mean of the losses of batches: the sum of their totals over the sum of their denominators.
+
+    The sums are kept in float64, in which totals of float32 losses add up without rounding; it makes no difference
+    when they are added. That happens after 64 batches, or when the state is asked for.
+
+    Args:
+        weight: The weight of the loss in that of the model.
+        is_sum: Whether totals add up without division.
+    """
+
+    def __init__(self, weight: float = 1.0, is_sum: bool = False) -> None:
+        super().__init__(name="loss")
+        self.weight, self.is_sum = weight, is_sum
+        self._window = _Window()
+        self._total = self.add_weight(name="total", dtype=SUM_DTYPE)
+        self._count = self.add_weight(name="count", dtype=SUM_DTYPE)
+
+    def add(self, loss: Tensor, denominator: Denominator) -> None:
+        """Add the loss of a batch, a scalar without gradient, and what its total was divided by."""
+        if torch.compiler.is_compiling():
+            self._total.add_(zero_if_empty(loss, denominator).to(self._total.dtype) * denominator)
+            self._count.add_(denominator)
+            return
+        window = self._window
+        window.places[len(window.denominators)].copy_(loss)
+        window.denominators.append(denominator)
+        if len(window.denominators) == _WINDOW:
+            self._add_up()
+
+    def result(self) -> Tensor:
+        """Return the mean, or the sum, a scalar; 0 before the first batch."""
+        self._add_up()
+        total, count = self._total, self._count
+        return (total.clone() if self.is_sum else total / torch.where(count == 0, 1.0, count)).to(self._dtype)
+
+    def _add_up(self) -> None:
+        sums = self._window.take_sums()
+        if sums is not None:
+            self._total.add_(sums[0])
+            self._count.add_(sums[1])
+
+    def _own_variables(self) -> list[Variable]:
+        self._add_up()
+        return super()._own_variables()
+
+    def _apply(self: "LossMean", fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LossMean":
+        self._add_up()
+        super()._apply(fn, recurse)
+        self._window = _Window(self._total.device)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the sums."""
+        self._add_up()
+        return super().state_dict(*args, **kwargs)
+
+
+class TotalLoss(LossMean):
     """The loss of the model over all batches so far.
 
     A single output is accumulated here, by its denominator. Of several outputs, which have denominators of their own,
@@ -79,49 +165,39 @@ class TotalLoss(Mean):
     """
 
     def __init__(self) -> None:
-        super().__init__(name="loss")
-        self.is_sum = False
-        self.added: Mean | None = None
-        self._outputs: tuple[OutputLoss, ...] = ()
+        super().__init__()
+        self.added: LossMean | None = None
+        self._outputs: Sequence[LossMean] = ()
 
-    def set_outputs(self, outputs: tuple[OutputLoss, ...], is_sum: bool) -> None:
+    def set_outputs(self, outputs: Sequence[LossMean], is_sum: bool) -> None:
         """Add up the losses of several `outputs`; `is_sum` says whether the loss of a single output is a sum."""
         self._outputs, self.is_sum = outputs, is_sum
 
     def update(self, batch: "BatchLoss") -> None:
         """Take in one batch. The losses of several outputs are tracked already."""
         loss, (terms, total) = batch.loss, batch.losses
-        if len(terms) == 1 and not self._outputs:
-            self._add_total(terms[0].value.detach(), terms[0].denominator)
-        elif not terms and not self._outputs:
-            self.update_state(loss, batch.rows)
+        if not self._outputs and len(terms) == 1:
+            self.add(terms[0].value.detach(), terms[0].denominator)
+        elif not self._outputs and not terms:
+            self.add(loss.detach(), batch.rows)
             return
         if loss is not total:
-            self._add(loss if total is None else loss.detach() - total.detach(), batch.rows)
+            self._add(loss.detach(), batch.rows, None if total is None else total.detach())
 
-    def _add_total(self, value: Tensor, denominator: Denominator) -> None:
-        """Add a loss with its denominator, which is a scalar on the device or a number."""
-        if not isinstance(denominator, Tensor) or value.device != self.total.device:
-            self.update_state(value, denominator)
-            return
-        self.total.addcmul_(value, denominator)
-        self.count.add_(denominator)
-
-    def _add(self, loss: Tensor, rows: int) -> None:
+    def _add(self, loss: Tensor, rows: int, of_outputs: Tensor | None) -> None:
+        """Add what was added to the losses of the outputs; it is unknown where these are NaN, and left out there."""
         if self.added is None:
-            self.added = Mean(name="added").to(self.total.device)
-        self.added.update_state(loss, rows)
+            self.added = LossMean().to(self._total.device)
+        if of_outputs is None:
+            self.added.add(loss, rows)
+        else:
+            self.added.add(loss - of_outputs, rows * ~of_outputs.isnan())
 
     def result(self) -> Tensor:
         """Return the loss, a scalar."""
-        loss = self.total.clone() if self.is_sum else super().result()
+        loss = super().result()
         if self.added is not None:
             loss = loss + self.added.result()
         for output in self._outputs:
-            loss = loss + output.metric.result() * output.weight
+            loss = loss + output.result() * output.weight
         return loss
-
-
-def make_output_loss(is_sum: bool, weight: float) -> OutputLoss:
-    """Return what tracks the loss of one of several outputs."""
-    return OutputLoss(Sum(name="loss") if is_sum else Mean(name="loss"), weight)

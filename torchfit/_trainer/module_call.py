@@ -67,12 +67,13 @@ class ModuleCaller:
         self._wrap: Callable[[Call], Call] = _identity
         self._bound: dict[Any, Call] = {}
         self._cache: dict[Any, Call] = {}
+        self._fitting: set[Any] = set()  # The structures whose first axis no layer could mistake.
         self.example: Any = None
         self.checks_batch_axis = False
 
     def __getstate__(self) -> StateDict:
         """Leave out the bound calls: copies bind their own."""
-        return {**self.__dict__, "_bound": {}, "_cache": {}}
+        return {**self.__dict__, "_bound": {}, "_cache": {}, "_fitting": set()}
 
     def __call__(self, module: nn.Module, inputs: Nested) -> Any:
         """Call the module with one batch of inputs."""
@@ -105,8 +106,12 @@ class ModuleCaller:
             self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
         self.example = _as_template(inputs)
         call = self._bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
-        checks = self.checks_batch_axis and not torch.compiler.is_compiling()
-        return check_batch_axis(call, module, inputs) if checks else call
+        if not self.checks_batch_axis or structure in self._fitting or torch.compiler.is_compiling():
+            return call
+        checked = check_batch_axis(call, module, inputs)
+        if checked is call:
+            self._fitting.add(structure)
+        return checked
 
 
 def call_model(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._trainer import output_matching
-from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerm, LossTerms, OutputLoss, TotalLoss, make_output_loss
+from torchfit._trainer.loss_tracking import NO_LOSSES, LossMean, LossTerm, LossTerms, TotalLoss
 from torchfit._trainer.output_matching import Getter, OutputSpec, broadcast_to_outputs, match_to_outputs
 from torchfit._trainer.target_rank import is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
@@ -56,7 +56,7 @@ class OutputObjective:
     name: str
     loss: Any = None
     loss_weight: float = 1.0
-    tracked_loss: OutputLoss | None = None
+    tracked_loss: LossMean | None = None
     metrics: list[Any] = field(default_factory=list)
     weighted_metrics: list[Any] = field(default_factory=list)
     shapes: tuple[Shape, Shape] | None = None
@@ -73,7 +73,7 @@ class OutputObjective:
     @property
     def resolved_metrics(self) -> list[Any]:
         """All metrics of this output that are resolved, the mean of its loss first."""
-        tracked = [] if self.tracked_loss is None else [self.tracked_loss.metric]
+        tracked = [] if self.tracked_loss is None else [self.tracked_loss]
         metrics = (*tracked, *self.metrics, *self.weighted_metrics)
         return [metric for metric in metrics if not isinstance(metric, DeferredMetric)]
 
@@ -216,9 +216,9 @@ class Objective:
         return [self.tracker, *losses, *others]
 
     @property
-    def output_metrics(self) -> list[Any]:
+    def output_metrics(self) -> list[LossMean]:
         """The losses of the outputs over the epoch, where there are several."""
-        return [output.tracked_loss.metric for output in self.outputs if output.tracked_loss is not None]
+        return [output.tracked_loss for output in self.outputs if output.tracked_loss is not None]
 
     @property
     def is_builtin(self) -> bool:
@@ -287,12 +287,12 @@ class Objective:
                 continue
             value, denominator = output.compute(target, prediction, weight)
             if output.tracked_loss is not None:
-                output.tracked_loss.metric.update_state(value.detach(), denominator)
+                output.tracked_loss.add(value.detach(), denominator)
             if output.loss_weight != 1.0:
                 value = value * output.loss_weight
             terms.append(LossTerm(output.name, value, denominator, output.is_sum, output.loss.is_separable))
             total = value if total is None else total + value
-        self.losses = LossTerms(tuple(terms), total)
+        self.losses = LossTerms(terms, total)
         return total
 
     def update_metrics(self, targets: Nested, outputs: Nested, sample_weight: Nested) -> None:
@@ -388,13 +388,12 @@ class Objective:
         self.outputs = []
         for name in spec.names:
             loss, weight = losses.get(name), float(weights.get(name, 1.0))
-            tracked = make_output_loss(loss.is_sum, weight) if several and loss is not None else None
+            tracked = LossMean(weight, loss.is_sum) if several and loss is not None else None
             own = _own_metrics(metrics.get(name), shared=several and _is_flat(self._metrics))
             own_weighted = _own_metrics(weighted.get(name), shared=several and _is_flat(self._weighted_metrics))
             self.outputs.append(OutputObjective(name, loss, weight, tracked, own, own_weighted))
-        tracked_losses = [output.tracked_loss for output in self.outputs if output.tracked_loss is not None]
         is_sum = not several and any(output.loss is not None and output.loss.is_sum for output in self.outputs)
-        self.tracker.set_outputs(tuple(tracked_losses), is_sum)
+        self.tracker.set_outputs(self.output_metrics, is_sum)
 
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
         """Resolve names such as "accuracy", which depend on loss and shapes, and move the states to the device."""

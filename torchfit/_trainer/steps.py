@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from torchfit._execution.step_program import (
@@ -26,7 +27,7 @@ from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
-from torchfit._trainer.module_call import ModuleCaller
+from torchfit._trainer.module_call import Call, ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._trainer.predictions import SampleList, is_list_per_sample
 from torchfit._types import Nested, Results, StepFn
@@ -49,10 +50,14 @@ class StepState:
         auxiliary: The losses and metrics added with `add_loss` and `add_metric`.
         passes_training: Whether `compute_loss`, which may be an override, takes the argument `training`.
         data_name: The argument that the data of the current loop came as, for messages.
+        unit: The number 1 on the device, for `compat.backward`.
     """
 
-    def __init__(self, call: ModuleCaller, auxiliary: AuxiliaryTerms, compute_loss: Callable[..., Any]) -> None:
+    def __init__(
+        self, call: ModuleCaller, auxiliary: AuxiliaryTerms, compute_loss: Callable[..., Any], device: torch.device
+    ) -> None:
         self.call, self.auxiliary = call, auxiliary
+        self.unit = torch.ones((), device=device)
         self.data_name = "x"
         parameters = inspect.signature(compute_loss).parameters
         self.passes_training = "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -125,8 +130,10 @@ def _with_loss(
         loss = model.compute_loss(inputs, targets, outputs, sample_weight, training=model.training)
     else:
         loss = model.compute_loss(inputs, targets, outputs, sample_weight)
-    state.auxiliary.losses.clear()
-    losses, state.objective.losses = state.objective.losses, NO_LOSSES
+    if state.auxiliary.losses:
+        state.auxiliary.losses.clear()
+    objective = state.objective
+    losses, objective.losses = objective.losses, NO_LOSSES
     return ForwardResult(inputs, targets, sample_weight, outputs, loss, losses)
 
 
@@ -253,19 +260,22 @@ class EvaluateStep(LoggingStep):
     def run_group(self, batches: Sequence[Batch]) -> LazyLogs:
         """Run several small steps phase by phase."""
         model, state = self._model, self._state
-        auxiliary = state.auxiliary
+        module, auxiliary, objective = model.module, state.auxiliary, state.objective
+        call = self._outputs.keep_outputs_of(state.call)
         called = []
         previous = auxiliary.enter()
         try:
             for batch in batches:
-                outputs = self._outputs.own(state.call(model.module, batch.inputs))
-                called.append((batch.parts, outputs, auxiliary.take()))
+                parts = batch.parts
+                outputs = call(module, parts[0])
+                called.append((parts, outputs, auxiliary.take()))
             results = []
             for parts, outputs, added in called:
                 auxiliary.losses, values = added
                 results.append((_with_loss(model, state, parts, outputs), values))
             for result, auxiliary.values in results:
-                record_outputs(state, result)
+                objective.tracker.update(result)
+                objective.update_metrics(result.targets, result.outputs, result.sample_weight)
                 if auxiliary.values:
                     auxiliary.update_metrics()
         finally:
@@ -333,8 +343,8 @@ class PredictStep(ModelStep):
 
     def run_group(self, batches: Sequence[Batch]) -> Any:
         """Call the module with all batches, and join the outputs."""
-        call, module = self._state.call, self._model.module
-        outputs = [self._outputs.own(call(module, batch.inputs)) for batch in batches]
+        call, module = self._outputs.keep_outputs_of(self._state.call), self._model.module
+        outputs = [call(module, batch[0]) for batch in batches]
         return concatenate_outputs(outputs, self._pad_value)
 
     def max_group_size(self, result: Any) -> int:
@@ -351,6 +361,10 @@ class _OwnMemory:
     def __init__(self) -> None:
         self._first: Nested = None
         self._reuses_memory: bool | None = None
+
+    def keep_outputs_of(self, call: Call) -> Call:
+        """Return a function that calls a module, whose outputs the next call does not overwrite."""
+        return call if self._reuses_memory is False else lambda module, inputs: self.own(call(module, inputs))
 
     def own(self, outputs: Nested) -> Nested:
         """Return outputs that the next call does not overwrite."""

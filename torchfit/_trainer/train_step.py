@@ -21,6 +21,7 @@ from torchfit._trainer.steps import (
 )
 from torchfit._types import Results, StepFn
 from torchfit._utils.batch import Batch
+from torchfit._utils.compat import backward
 
 
 class TrainStep(LoggingStep):
@@ -185,7 +186,7 @@ class TrainStep(LoggingStep):
         def closure() -> Tensor:
             optimizer.zero_grad()
             result = forward_pass(model, state, batch)
-            optimizer.scale_loss(result.loss).backward()
+            backward(optimizer.scale_loss(result.loss), state.unit)
             if not results:
                 results.append(result.detached())
             return result.loss

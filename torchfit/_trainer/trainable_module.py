@@ -18,6 +18,7 @@ from torchfit._types import Nested, Results
 from torchfit._utils import collector
 from torchfit._utils.batch import Batch, parts_of
 from torchfit._utils.collector import AddedTerm
+from torchfit._utils.compat import backward
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import training_mode
 
@@ -81,7 +82,7 @@ class TrainableModule(BaseModel):
             if not self.optimizer.built:
                 self.build_optimizer()
             self.optimizer.zero_grad()
-            self.optimizer.scale_loss(result.loss).backward()
+            backward(self.optimizer.scale_loss(result.loss), state.unit)
             self.optimizer.step(result.denominator)
         return record(self, state, result)
 

@@ -80,7 +80,7 @@ class Trainer:
         self.device = resolve_device(device, model.module)
         self.precision = choose_precision(dtype_policy, self.device)
         self.precision.convert_module(model.module.to(self.device))
-        self.state = StepState(ModuleCaller(input_names), AuxiliaryTerms(), type(model).compute_loss)
+        self.state = StepState(ModuleCaller(input_names), AuxiliaryTerms(), type(model).compute_loss, self.device)
         self.state.call.set_wrapper(self.precision.wrap_forward)
         self.compile_options: CompileOptions | None = None
         self.execution = EagerExecution()

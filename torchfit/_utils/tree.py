@@ -15,11 +15,15 @@ Path = tuple[Key, ...]
 Tree: TypeAlias = Any
 """A leaf, or a structure of such."""
 
+_CONTAINERS = frozenset({list, tuple, dict, type(None)})
+
 
 def is_leaf(value: Tree) -> bool:
     """Return whether `value` is a leaf."""
-    if isinstance(value, Tensor):  # the common case, decided quickly
+    if isinstance(value, Tensor):  # The common cases, decided quickly.
         return True
+    if type(value) in _CONTAINERS:
+        return False
     return not (isinstance(value, (list, tuple)) or value is None or isinstance(value, Mapping) or _is_dataclass(value))
 
 

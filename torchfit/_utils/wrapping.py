@@ -17,7 +17,8 @@ class ModuleWrapper(nn.Module):
     @property
     def module(self) -> nn.Module:
         """The wrapped module; `self` in a subclass that defines its own `forward`."""
-        return self._modules.get("module") or self
+        module = self._modules.get("module")
+        return self if module is None else module
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:

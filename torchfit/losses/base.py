@@ -91,9 +91,10 @@ class Loss:
 
         The loss of several batches at once is `sum(loss * denominator) / sum(denominator)`; for losses that are sums
         (`is_sum`), the sum of the losses. The denominator is a `float` where it follows from shapes, else a tensor
-        without dimensions. It counts the values that weights, masks and ignored classes leave, and is 0, like the
-        loss, where they leave none. Of losses that are one number per batch it is the number of rows of the targets.
-        Without a reduction, the loss is the mean of the values. Arguments and errors are those of a call.
+        without dimensions. It counts the values that weights, masks and ignored classes leave. Where they leave none,
+        it is 0, and the loss does not count: it is 0, or NaN if that is what the loss of torch returns. Of losses that
+        are one number per batch the denominator is the number of rows of the targets. Without a reduction, the loss is
+        the mean of the values. Arguments and errors are those of a call.
 
         >>> from torchfit.losses import MeanSquaredError
         >>> MeanSquaredError().with_denominator([[0.0], [0.0]], [[1.0], [3.0]])

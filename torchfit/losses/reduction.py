@@ -107,6 +107,11 @@ def safe_divide(total: Tensor, count: Tensor) -> Tensor:
     return (total / count.masked_fill(empty, 1)).masked_fill(empty, 0)
 
 
+def zero_if_empty(loss: Tensor, denominator: Denominator) -> Tensor:
+    """Return a loss, or 0 if its denominator is, whatever the loss of no values is then."""
+    return torch.where(denominator == 0, 0, loss) if isinstance(denominator, Tensor) else loss
+
+
 def _broadcasts_to(weight: Tensor, values: Tensor) -> bool:
     return weight.dim() == values.dim() and all(one in (1, other) for one, other in zip(weight.shape, values.shape))
 

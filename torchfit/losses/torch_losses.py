@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchfit._types import Config, Nested, TensorLike
-from torchfit._utils.compat import TorchLossModule, nll_loss_sum
+from torchfit._utils.compat import MEAN, SUM, TorchLossModule, nll_loss
 from torchfit._utils.registry import find_custom
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import (
@@ -207,18 +207,22 @@ class TorchLoss(Loss):
     def _mean_over_labels(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: TensorLike, mask: Tensor | None
     ) -> Reduced:
-        """Return the mean over the labels that are not ignored, by their class weights; 0 where there are none."""
-        class_weight = _argument(self.fn, "weight", None) if self._weighs_classes else None
+        """Return the mean over the labels that are not ignored, by their class weights.
+
+        Where all are ignored, it is NaN as in torch, without gradients; where their weights are 0, it is 0.
+        """
         if mask is None and sample_weight is None and not self._is_smoothed and y_pred.dtype.itemsize >= 4:
-            axis = 1 if y_pred.dim() > 1 else 0
-            values = y_pred.log_softmax(axis) if self._function_name == "cross_entropy" else y_pred
-            total, count = nll_loss_sum(values, y_true, class_weight, self._ignore_index)
-        else:
-            values, counted = self.call(y_true, y_pred), self._weights_of_labels(y_true, y_pred)
-            total, _ = reduce_weighted(values.to(counted.dtype), sample_weight, (mask,), "sum")
-            count, _ = reduce_weighted(counted, None, (mask,), "sum")
-        loss = total / count.clamp_min(1) if class_weight is None else safe_divide(total, count)
-        return loss.to(values.dtype), count
+            class_weight = _argument(self.fn, "weight", None) if self._weighs_classes else None
+            is_logits = self._function_name == "cross_entropy"
+            log_probs = y_pred.log_softmax(min(1, y_pred.dim() - 1)) if is_logits else y_pred
+            if class_weight is None:
+                return nll_loss(log_probs, y_true, None, MEAN, self._ignore_index)
+            total, count = nll_loss(log_probs, y_true, class_weight, SUM, self._ignore_index)
+            return safe_divide(total, count), count
+        values, counted = self.call(y_true, y_pred), self._weights_of_labels(y_true, y_pred)
+        total, _ = reduce_weighted(values.to(counted.dtype), sample_weight, (mask,), "sum")
+        count, _ = reduce_weighted(counted, None, (mask,), "sum")
+        return safe_divide(total, count).to(values.dtype), count
 
     def _weights_of_labels(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return how much each label counts in torch's mean: its class weight, or 1, and 0 if it is ignored."""
@@ -305,8 +309,10 @@ def _is_distribution(y_true: Tensor, y_pred: Tensor) -> bool:
 
 def _squeeze_class_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Return labels as int64 without the dimension of the classes, which torch puts second."""
-    expected = y_pred.shape[:1] + y_pred.shape[2:] if y_pred.dim() > 1 else y_pred.shape[:0]
-    if y_true.dim() == y_pred.dim() > 1:
+    given, scores = y_true.shape, y_pred.shape
+    is_plain = len(given) == 1 and len(scores) == 2 and given[0] == scores[0]  # The common case, decided quickly.
+    expected = given if is_plain else scores[:1] + scores[2:] if len(scores) > 1 else scores[:0]
+    if len(given) == len(scores) > 1:
         y_true = squeeze_class_axis(y_true, 1, expected)
     if y_true.shape != expected:
         raise shape_mismatch_error(

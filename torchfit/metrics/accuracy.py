@@ -32,7 +32,9 @@ class _Matches(MeanMetricWrapper):
             y_true = as_tensor(y_true, device=y_pred.device)
         found = self._fn(y_true, y_pred, **self._fn_kwargs)
         if self.ignore_class is not None and y_true.numel() == found.numel():
-            kept = (y_true != self.ignore_class).reshape(found.shape)
+            kept = y_true != self.ignore_class
+            if kept.shape != found.shape:
+                kept = kept.reshape(found.shape)
             self._accumulate_kept(found, kept, sample_weight, mask)
         elif sample_weight is None and mask is None and found.ndim == 1 and found.device == self.total.device:
             self.total.add_(found.count_nonzero())
@@ -47,7 +49,7 @@ class _Matches(MeanMetricWrapper):
                 kept = kept & require_mask(as_mask(mask, kept.device), kept)
             self._accumulate(found, sample_weight, kept)
         else:
-            self.total.add_((found & kept).count_nonzero())
+            self.total.add_(found.logical_and_(kept).count_nonzero())
             self.count.add_(kept.count_nonzero())
 
     def get_config(self) -> Config:

@@ -17,7 +17,6 @@ from torchfit.metrics.variable import Variable
 
 Self = TypeVar("Self", bound="Metric")
 
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_nested_keys"}
 SUM_DTYPE = torch.float64
 """The dtype of long sums and counts; on devices without it they are float32."""
 
@@ -70,6 +69,8 @@ class Metric(nn.Module):
     """Whether labels that are no class count as wrong."""
     _given_name: str | None = None
     _nested_keys: tuple[str, ...] = ()
+    _container_names: tuple[str, ...] = ()
+    """The attributes that are lists, tuples or dictionaries, and may hold metrics."""
     _dtype: torch.dtype = torch.float32
 
     def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
@@ -227,15 +228,16 @@ class Metric(nn.Module):
         """Register the metrics that lists and dictionaries in attributes hold now."""
         for key in self._nested_keys:
             self._modules.pop(key, None)
+        attributes = self.__dict__
         listed = {
             "_".join(map(str, (name, *path))).replace(".", "_"): leaf
-            for name, value in vars(self).items()
-            if name not in _MODULE_ATTRIBUTES and isinstance(value, (list, tuple, dict))
-            for path, leaf in tree.leaves_with_path(value)
+            for name in self._container_names
+            if isinstance(attributes.get(name), (list, tuple, dict))
+            for path, leaf in tree.leaves_with_path(attributes[name])
             if isinstance(leaf, Metric)
         }
         self._modules.update(listed)
-        self.__dict__["_nested_keys"] = tuple(listed)
+        attributes["_nested_keys"] = tuple(listed)
 
     def _device(self) -> torch.device | None:
         return next((variable.device for variable in self._own_variables()), None)
@@ -254,6 +256,8 @@ class Metric(nn.Module):
         elif isinstance(current, Variable) and isinstance(value, Tensor):
             current.assign(value)
         else:
+            if isinstance(value, (list, tuple, dict)) and name not in self._container_names:
+                self.__dict__["_container_names"] = (*self._container_names, name)
             super().__setattr__(name, value)
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -267,7 +271,7 @@ class Metric(nn.Module):
         try:
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         finally:
-            self._buffers = {key: self._buffers.get(key, value) for key, value in buffers.items()}
+            self.__dict__["_buffers"] = {key: self._buffers.get(key, value) for key, value in buffers.items()}
         for variable in variables:
             variable.move(fn)
         return self

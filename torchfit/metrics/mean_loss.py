@@ -7,6 +7,7 @@ import torch
 from torchfit import losses
 from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit.losses.identifiers import resolve_loss
+from torchfit.losses.reduction import zero_if_empty
 from torchfit.metrics.base import Self
 from torchfit.metrics.reductions import Mean
 
@@ -47,7 +48,7 @@ class MeanLoss(Mean):
             self.total.add_(value)
             self.count.fill_(1)
         else:
-            super().update_state(value, denominator)
+            super().update_state(zero_if_empty(value, denominator), denominator)
 
     def get_config(self) -> Config:
         """Return the constructor's arguments."""

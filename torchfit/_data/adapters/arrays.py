@@ -140,7 +140,7 @@ class ArrayBatches(_ArrayBatchesBase):
         self._emit: Callable[[Tensor], Any] = self._index
         self._guard = WriteGuard(self._leaves)
         super().__init__(len(self._leaves[0]), batch_size, order)
-        batch_bytes = self._batch_size * sum(leaf[:1].nbytes for leaf in self._leaves)
+        batch_bytes = self._batch_size * sum(leaf.nbytes // max(1, len(leaf)) for leaf in self._leaves)
         self._block_rows = self._batch_size * (BLOCK_BYTES // max(1, batch_bytes))
 
     @property
