@@ -1,6 +1,5 @@
 """The loss over an epoch: a sum of totals over a sum of denominators, for every output and for what was added."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -83,19 +82,17 @@ class _Window:
         self.places = self._losses.unbind()
         self.denominators: list[Denominator] = []
 
-    def take_sums(self) -> tuple[Tensor, Denominator] | None:
+    def take_sums(self) -> tuple[Tensor, Tensor] | None:
         """Return the sums of the totals and of the denominators, and start over; `None` if there are none."""
         if not self.denominators:
             return None
         losses, numbers = self._losses[: len(self.denominators)], self.denominators
-        sums: tuple[Tensor, Denominator]
-        if not any(isinstance(number, Tensor) for number in numbers):
-            sums = losses.dot(torch.tensor(numbers).to(losses)), math.fsum(numbers)
-        else:
+        if any(isinstance(number, Tensor) for number in numbers):
             denominators = torch.stack([torch.as_tensor(number).to(losses) for number in numbers])
-            sums = zero_if_empty(losses, denominators).dot(denominators), denominators.sum()
+        else:
+            denominators = torch.tensor(numbers, dtype=losses.dtype, device=losses.device)
         numbers.clear()
-        return sums
+        return zero_if_empty(losses, denominators).dot(denominators), denominators.sum()
 
 
 class LossMean(Metric):
