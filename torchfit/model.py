@@ -13,7 +13,7 @@ from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike
 from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.predictions import format_results
-from torchfit._trainer.steps import overridden_method
+from torchfit._trainer.steps import overridden_method, show_parameters
 from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import Trainer
@@ -109,7 +109,7 @@ class Model(TrainableModule):
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
-        optimizer = resolve_optimizer(optimizer)
+        optimizer = resolve_optimizer(optimizer, self.optimizer)
         scales_loss = auto_scale_loss and self._torchfit.precision.scales_loss
         options = CompileOptions(
             loss,
@@ -124,6 +124,7 @@ class Model(TrainableModule):
         )
         self._torchfit.compile(options)
         self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer
+        show_parameters(self, self._torchfit.state)
         object.__setattr__(self, "loss", loss)  # A loss that is a module must not become a submodule of the model.
         self.run_eagerly = bool(run_eagerly)
 

@@ -18,6 +18,9 @@ class StandIn:
         self.weights = [np.array([-1.0])]
         self.saved = []
 
+    def build_optimizer(self):
+        self.optimizer.build(self.module.named_parameters())
+
     def get_weights(self):
         return self.weights
 

@@ -77,7 +77,7 @@ def test_an_optimizer_of_a_part_keeps_to_it_and_tells_once_what_becomes_trainabl
     optimizer.build(net["generator"].named_parameters())
     assert not optimizer.sync_parameters(net.named_parameters())
     net["discriminator"].requires_grad_(True)
-    with pytest.warns(UserWarning, match=r"\['discriminator.weight', 'discriminator.bias'\] became trainable"):
+    with pytest.warns(UserWarning, match=r"\['discriminator.weight', 'discriminator.bias'\] are trainable"):
         assert not optimizer.sync_parameters(net.named_parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -258,7 +258,7 @@ def test_an_instance_tells_how_to_add_what_became_trainable():
     net[0].requires_grad_(False)
     optimizer = trained(ORDERS["a part"], net)
     net[0].requires_grad_(True)
-    with pytest.warns(UserWarning, match=r"\['0.weight', '0.bias'\] became trainable.*optimizer.add_param_group"):
+    with pytest.warns(UserWarning, match=r"\['0.weight', '0.bias'\] are trainable.*optimizer.add_param_group"):
         assert not optimizer.sync_parameters(net.named_parameters())
     assert not optimizer.sync_parameters(net.named_parameters())  # told once
 

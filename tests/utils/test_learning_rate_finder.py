@@ -27,6 +27,7 @@ def test_nothing_changes(optimizer, was_trained):
     if was_trained:
         model.fit(x, y, verbose=0)
     weights, rate, state = model.get_weights(), model.optimizer.learning_rate, torch.get_rng_state()
+    was_built = model.optimizer.built
     iterations, history, numpy_state = model.optimizer.iterations, model.history, np.random.get_state()[1].copy()
     found = lr_find(model, x, y, batch_size=16, steps=30)
     assert 2 <= len(found.losses) <= 30
@@ -35,7 +36,7 @@ def test_nothing_changes(optimizer, was_trained):
     assert (np.random.get_state()[1] == numpy_state).all()
     assert (model.optimizer.learning_rate, model.optimizer.iterations) == (rate, iterations)
     assert model.history is history
-    assert model.optimizer.built is was_trained
+    assert model.optimizer.built is was_built
 
 
 def test_the_suggestion_is_where_the_loss_falls():

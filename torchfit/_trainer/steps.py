@@ -12,6 +12,7 @@ Each form is composed of the same phases, which are functions of a model and its
 import inspect
 from collections.abc import Callable, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ from torchfit._utils.modules import has_lazy_weights
 from torchfit._utils.tensors import map_tensors
 from torchfit.losses.reduction import Denominator
 
+_requires_grad = attrgetter("requires_grad")
 _MAX_GROUP_SIZE = 32
 _MAX_GROUP_OUTPUT_BYTES = 2**18  # Small beside any result, and the caches hold it.
 
@@ -208,11 +210,10 @@ class LoggingStep(ModelStep):
         return (lambda batch: LazyLogs.wrap(step(batch)).snapshot()) if self.keeps_step_logs else step
 
     def _prepare_user_step(self, step: StepFn) -> StepFn:
-        """Prepare for a step written by the user: batches as Keras passes them, and an optimizer that is built."""
-        model, auxiliary = self._model, self._state.auxiliary
+        """Prepare for a step written by the user: batches as Keras passes them, and collections of added terms."""
+        auxiliary = self._state.auxiliary
 
         def run(batch: Batch) -> Any:
-            build_optimizer(model, unless_lazy=True)
             previous = auxiliary.enter()
             # Calls of the model itself start new collections, as in Keras.
             auxiliary.is_active = auxiliary.metrics_updated = False
@@ -383,10 +384,50 @@ def _group_size(output_bytes: int) -> int:
     return max(1, min(_MAX_GROUP_SIZE, _MAX_GROUP_OUTPUT_BYTES // max(1, output_bytes)))
 
 
-def build_optimizer(model: BaseModel, unless_lazy: bool = False) -> None:
-    """Bind the optimizer to the parameters of the module unless it is bound, or lazy layers have not seen data yet."""
-    if not model.optimizer.built and not (unless_lazy and has_lazy_weights(model.module)):
+def build_optimizer(model: BaseModel) -> None:
+    """Bind the optimizer to the parameters of the module, unless it is bound."""
+    if not model.optimizer.built:
         model.build_optimizer()
+
+
+def show_parameters(model: BaseModel, state: StepState) -> None:
+    """Show the parameters to the optimizer of `compile`, so that it sees later which ones became trainable.
+
+    Those of losses come later: an optimizer of the user's that does not hold them tells so then, unless it is for a
+    `train_step` of the user's.
+    """
+    is_custom = overridden_method(model, "train_step") is not None
+    if not has_lazy_weights(model.module):
+        named = state.named_parameters(model) if is_custom else model.module.named_parameters()
+        model.optimizer.sync_parameters(named, build=False)
+
+
+def sync_optimizer(model: BaseModel, state: StepState) -> bool:
+    """Let the optimizer train what is trainable now, and return whether it trains other parameters than before.
+
+    In a `train_step` of the user's it binds to the parameters that it is first used with. In that of torchfit, one
+    that is not bound waits for the first batch where layers are lazy.
+    """
+    is_custom = overridden_method(model, "train_step") is not None
+    if not is_custom and has_lazy_weights(model.module):
+        return False
+    was_built = model.optimizer.built
+    changes = model.optimizer.sync_parameters(state.named_parameters(model), build=not is_custom)
+    return was_built and bool(changes)
+
+
+def with_sync(run_step: StepFn, parameters: Sequence[Tensor], sync: Callable[[], None]) -> StepFn:
+    """Return a step before which `sync` is called if parameters were frozen or unfrozen since the step before."""
+    flags = list(map(_requires_grad, parameters))
+
+    def run(batch: Any) -> Any:
+        nonlocal flags
+        before, flags = flags, list(map(_requires_grad, parameters))
+        if flags != before:
+            sync()
+        return run_step(batch)
+
+    return run
 
 
 def overridden_method(model: BaseModel, *names: str) -> str | None:

@@ -63,8 +63,12 @@ class TrainableModule(BaseModel):
         return self._torchfit.state.call.example
 
     def build_optimizer(self) -> None:
-        """Bind the optimizer to the parameters of the module, and of losses that have some, by name."""
-        self.optimizer.build(self._torchfit.state.named_parameters(self))
+        """Bind the optimizer to the parameters of the module, and of losses that have some, by name.
+
+        If it is bound already, it trains what is trainable now. For a `train_step` of your own, it binds to the
+        parameters that it is first used with.
+        """
+        self._torchfit.sync_optimizer(self)
 
     # -- the steps, which may be overridden ----------------------------------------------------------------
 

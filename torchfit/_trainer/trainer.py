@@ -28,7 +28,7 @@ from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight
 from torchfit._trainer.shape_inference import infer_log_names
-from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, overridden_method
+from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, overridden_method, sync_optimizer, with_sync
 from torchfit._trainer.timing import EpochTimer
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import (
@@ -44,7 +44,7 @@ from torchfit._trainer.training_state import (
 from torchfit._types import Stateful, StepFn, StepIterator
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
-from torchfit._utils.modules import floating_dtype_of, has_lazy_weights, training_mode
+from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
@@ -179,13 +179,13 @@ class Trainer:
 
     def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
         """Return the steps of an epoch, after the optimizer took in what callbacks froze, unfroze or added."""
-        if not has_lazy_weights(model.module):
-            is_custom = overridden_method(model, "train_step") is not None
-            was_built = model.optimizer.built
-            changes = model.optimizer.sync_parameters(self.state.named_parameters(model), build=not is_custom)
-            if changes and was_built:
-                self.execution.invalidate()
+        self.sync_optimizer(model)
         return run.iter_steps(epoch)
+
+    def sync_optimizer(self, model: BaseModel) -> None:
+        """Let the optimizer train what is trainable now."""
+        if sync_optimizer(model, self.state):
+            self.execution.invalidate()
 
     def _bind_train_step(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
@@ -195,6 +195,9 @@ class Trainer:
         expected_steps = batches.steps and batches.steps * epochs
         step = TrainStep(model, self.state, callbacks.keeps_batch_logs, self._microbatches, expected_steps)
         run_step = self.execution.bind(step, batches)
+        if callbacks.keeps_batch_logs:  # Hooks of the user's, which may do anything.
+            parameters = [parameter for _, parameter in self.state.named_parameters(model)]
+            run_step = with_sync(run_step, parameters, lambda: self.sync_optimizer(model))
         run.warmup_step = run_step if self.execution.first_step_is_eager else None
         return run_step
 
@@ -243,8 +246,8 @@ class Trainer:
         assert isinstance(objective, Objective)
         components: dict[str, Stateful] = {
             "weights": ModelState(model),
+            "flags": ModuleFlagsState(model),  # Before the optimizer, which trains what is not frozen.
             "optimizers": OptimizerState(model),
-            "flags": ModuleFlagsState(model),
             "metrics": MetricsState(model, objective, self.state.auxiliary, self.device),
             "callbacks": CallbacksState(callbacks.callbacks),
             "validation": NullState() if validation is None else validation,
@@ -340,6 +343,7 @@ class Trainer:
         self._require_compiled("train_on_batch")
         x, y, sample_weight, class_weight = data
         batch = as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight)
+        self.sync_optimizer(model)
         with self._single_step(model, reset_metrics, training=True):
             return dict(LazyLogs.wrap(TrainStep(model, self.state, False, self._microbatches).run(batch)))
 

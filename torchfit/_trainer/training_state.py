@@ -221,8 +221,8 @@ class OptimizerState:
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Build the optimizer if it was built, and restore its state."""
-        if state.get("optimizer") is not None and not self._model.optimizer.built:
+        """Bind the optimizer if it was bound, and restore its state."""
+        if state.get("optimizer") is not None:
             self._model.build_optimizer()
         for name, value in self._stateful_attributes().items():
             if state.get(name) is not None:

@@ -12,7 +12,9 @@ def built_optimizer(model: Any) -> Any:
     """Return the optimizer of a model, built first if its learning rate is not known before."""
     optimizer = model.optimizer
     if optimizer.learning_rate is None and not optimizer.built:  # a torch.optim class
-        optimizer.build(model.module.named_parameters())
+        model.build_optimizer()
+        if not optimizer.built:  # a `train_step` of the user's has not used it yet
+            optimizer.build(model.module.named_parameters())
     return optimizer
 
 

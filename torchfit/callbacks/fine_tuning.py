@@ -9,7 +9,7 @@ from torchfit._types import Logs
 from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit._utils.freezing import matching_parameters, set_trainable
-from torchfit._utils.modules import has_lazy_weights, has_running_stats, stays_in_eval
+from torchfit._utils.modules import has_running_stats, stays_in_eval
 from torchfit.callbacks._learning_rate import learning_rate_of
 from torchfit.callbacks.base import Callback
 
@@ -59,8 +59,7 @@ class FineTuning(Callback):
         for stage in self._stages.values():
             set_trainable(self.model, stage, trained=True)
         optimizer = self.model.optimizer
-        if not optimizer.built and not has_lazy_weights(self.model.module):
-            optimizer.build(self.model.module.named_parameters())
+        self.model.build_optimizer()
         rates = {name: rate for stage in self._stages.values() for name, rate in stage.items() if rate is not None}
         if rates:
             self._create_groups(getattr(optimizer, "optimizer", None), rates, members)

@@ -23,6 +23,7 @@ from torchfit.optimizers._parameters import (
     Parameters,
     ParameterTracker,
     named_tensors,
+    trainable,
     without,
 )
 
@@ -104,25 +105,28 @@ class BindingMixin(GradientAccumulationMixin):
         Args:
             named_parameters: all `(name, parameter)` pairs of the module, frozen ones included.
             build: bind the optimizer to them if it is not bound yet. With `False`, as for a `train_step` of the user's,
-                it only remembers them: `step` binds to all of them, `apply` to those that it is given.
+                it only remembers them: `step` binds to all of them, `apply` to those that it is given. What such a
+                step trains may be frozen in between, as the discriminator of a GAN is, and stays bound.
 
         Returns:
             The names of the parameters that are trained from now on, and of those that no longer are; false if nothing
             changed. Compiled steps are invalid if something did.
         """
         entries = named_tensors(named_parameters)
-        self._clears_module = build
+        was_clearing_module, self._clears_module = self._clears_module, build
         if not self.built:
             self._offer(entries, build)
             return ParameterChanges(added=tuple(self._params.names))
-        if not self._tracker.has_changed(entries):
+        if not self._tracker.has_changed(entries) and was_clearing_module == build:
             return ParameterChanges()
-        if build and entries and self.held and len(without(entries, self.held)) == len(entries):
+        is_whole = build or self._tracker.follows
+        if is_whole and entries and self.held and len(without(entries, self.held)) == len(entries):
             raise ValueError(
                 "The optimizer is bound to other parameters than the model's. Create a new optimizer for this model."
             )
         before = self._params
-        trained = self._tracker.trained(entries, self.held, admits=build)
+        kept = () if build else before.tensors
+        trained = self._tracker.trained(entries, self.held, kept, admits=build)
         self._rebind(Parameters(self._tracker.with_names(trained)))
         return ParameterChanges.between(before, self._params)
 
@@ -199,19 +203,19 @@ class BindingMixin(GradientAccumulationMixin):
         """Remember a module's parameters, and bind to them if that is wanted or a saved state is waiting for them."""
         self._tracker.module = entries
         self._with_grad = [tensor for _, tensor in entries]
-        names = {name for name, _ in entries}
-        state = self._pending_state or {}
-        saved = state.get("parameters")
-        if build or state.get("follows"):
+        state = self._pending_state or {"follows": build, "parameters": ()}
+        is_whole = state.get("follows", True)
+        part = [] if is_whole else [entry for entry in entries if entry[0] in state["parameters"]]
+        if part:
+            self._build(part, is_module=False)
+        elif is_whole or build:
             self._build(entries, is_module=True)
-        elif saved and set(saved) <= names:
-            self._build([entry for entry in entries if entry[0] in saved], is_module=False)
 
     def _build(self, entries: list[NamedTensor], *, is_module: bool) -> None:
         self._tracker.give(entries, is_module=is_module)
         if is_module:
             self._tracker.has_changed(entries)
-        self._rebind(Parameters(self._tracker.with_names(entries)))
+        self._rebind(Parameters(self._tracker.with_names(trainable(entries))))
         self.built = True
         if self._pending_state is not None:
             pending, self._pending_state = self._pending_state, None
@@ -230,8 +234,8 @@ class BindingMixin(GradientAccumulationMixin):
 
     def _take_in(self, entries: list[NamedTensor]) -> None:
         """Train further parameters, if they were given or shown before; raise if they are foreign."""
-        trainable = [entry for entry in entries if entry[1].requires_grad]
-        new = self._params.unknown([tensor for _, tensor in trainable])
+        candidates = trainable(entries)
+        new = self._params.unknown([tensor for _, tensor in candidates])
         if not new:
             return
         foreign = without(without([(None, tensor) for tensor in new], self.held), self._tracker.known())
@@ -240,7 +244,7 @@ class BindingMixin(GradientAccumulationMixin):
                 f"Unknown parameter: {describe(tensor)}. An optimizer works for the parameters that it was "
                 "built with only. Create a new one for a new set of parameters."
             )
-        added = [entry for entry in trainable if any(entry[1] is tensor for tensor in new)]
+        added = [entry for entry in candidates if any(entry[1] is tensor for tensor in new)]
         self._tracker.give(added)
         bound = list(zip(self._params.given_names, self._params.tensors))
         self._rebind(Parameters(self._tracker.with_names([*bound, *added])))

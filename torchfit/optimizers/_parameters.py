@@ -17,10 +17,10 @@ _WANTED = "parameters (such as module.parameters()) or (name, parameter) pairs (
 
 
 class Parameters:
-    """Trainable parameters in order, each once, with their names ("0", "1", … if they came without)."""
+    """Parameters in order, each once, with their names ("0", "1", … if they came without)."""
 
     def __init__(self, parameters: Iterable[Any]):
-        entries = [entry for entry in named_tensors(parameters) if entry[1].requires_grad]
+        entries = named_tensors(parameters)
         self.given_names = [name for name, _ in entries]
         self.named = None not in self.given_names
         self.tensors = [_leaf(tensor) for _, tensor in entries]
@@ -149,18 +149,21 @@ class ParameterTracker:
         changed, self._seen = seen != self._seen, seen
         return changed
 
-    def trained(self, entries: list[NamedTensor], held: list[NamedTensor], *, admits: bool) -> list[NamedTensor]:
+    def trained(
+        self, entries: list[NamedTensor], held: list[NamedTensor], kept: Iterable[Tensor], *, admits: bool
+    ) -> list[NamedTensor]:
         """Return what is to be trained of a module's parameters, and of those that the optimizer holds already.
 
         Args:
             entries: all parameters of the module.
             held: what the optimizer has a state for, trained at present or not.
+            kept: what stays trained even if it is frozen at present.
             admits: whether the optimizer may take in parameters that nobody gave to it.
         """
         if self.follows is None:
             foreign = without(entries, self._given)
             self.follows = admits and not foreign
-            self._left_out = [entry for entry in foreign if entry[1].requires_grad]
+            self._left_out = trainable(foreign)
         mine = [*held, *self._given]
         foreign = [] if self.follows else without(entries, mine)
         if admits and foreign:
@@ -168,7 +171,9 @@ class ParameterTracker:
         removed = without(self.module, entries)
         self.module = entries
         extra = without(without(held, entries), removed)
-        wanted = [entry for entry in [*without(entries, foreign), *extra] if entry[1].requires_grad]
+        stays = set(map(id, kept))
+        candidates = [*without(entries, foreign), *extra]
+        wanted = [entry for entry in candidates if entry[1].requires_grad or id(entry[1]) in stays]
         return wanted if self._has_module_order else self._in_order(wanted)
 
     def _in_order(self, wanted: list[NamedTensor]) -> list[NamedTensor]:
@@ -178,15 +183,20 @@ class ParameterTracker:
         return sorted(wanted, key=lambda entry: positions[id(entry[1])])
 
     def _tell_ignored(self, foreign: list[NamedTensor]) -> None:
-        ignored = [entry for entry in without(foreign, self._left_out) if entry[1].requires_grad]
+        ignored = trainable(without(foreign, self._left_out))
         if ignored:
             self._left_out += ignored
             names = short_list(name for name, _ in ignored)
             warnings.warn(
-                f"The parameters {names} became trainable, but the optimizer was built without them and does not train "
+                f"The parameters {names} are trainable, but the optimizer was built without them and does not train "
                 "them. Build it with all parameters of the model, or compile the model again.",
                 stacklevel=4,
             )
+
+
+def trainable(entries: Iterable[NamedTensor]) -> list[NamedTensor]:
+    """Return the entries whose tensor is not frozen."""
+    return [entry for entry in entries if entry[1].requires_grad]
 
 
 def without(entries: Iterable[NamedTensor], others: Iterable[NamedTensor]) -> list[NamedTensor]:

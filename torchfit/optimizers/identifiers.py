@@ -99,12 +99,13 @@ def get(identifier: Any) -> Any:
     return found
 
 
-def resolve_optimizer(identifier: Any) -> AnyOptimizer:
+def resolve_optimizer(identifier: Any, current: AnyOptimizer | None = None) -> AnyOptimizer:
     """Return an optimizer for everything that `compile(optimizer=…)` takes.
 
     Args:
         identifier: as for `get`, and beyond that a `torch.optim` instance or class, or a callable that makes a
             `torch.optim.Optimizer` from parameters, such as a `functools.partial`.
+        current: the optimizer that was compiled before. It stays if it is the one around this `torch.optim` instance.
 
     Raises:
         ValueError: the identifier stands for no optimizer.
@@ -112,6 +113,8 @@ def resolve_optimizer(identifier: Any) -> AnyOptimizer:
     >>> resolve_optimizer(torch.optim.SGD).name
     'sgd'
     """
+    if isinstance(current, TorchOptimizer) and current.optimizer is identifier is not None:
+        return current
     known = isinstance(identifier, (str, Mapping, type, Optimizer, OptimizerMap, TorchOptimizer, torch.optim.Optimizer))
     if not known and callable(identifier):
         return TorchOptimizer(identifier)

@@ -24,6 +24,7 @@ from torchfit.optimizers._parameters import (
     ParameterTracker,
     named_tensors,
     short_list,
+    trainable,
     without,
 )
 from torchfit.optimizers._rates import reference_rate, scaled_rates
@@ -107,19 +108,19 @@ class TorchOptimizer:
             ValueError: a given instance is bound to other parameters, or the callable returns no optimizer.
         """
         entries = named_tensors(parameters)
-        trainable = [entry for entry in entries if entry[1].requires_grad]
+        wanted = trainable(entries)
         if self.optimizer is None:
-            made_from = [tensor for _, tensor in trainable]
+            made_from = _tensors(wanted)
             self.optimizer = _torch_optim.make(
                 self._factory, _torch_optim.groups_from(self._described, entries) if self._described else made_from
             )
-        elif trainable and len(without(trainable, self._held())) == len(trainable):
+        elif wanted and len(without(wanted, self._held())) == len(wanted):
             raise ValueError(
                 "The torch optimizer is bound to other parameters than the model's. Create it with "
                 "model.parameters(), or pass the class (or a functools.partial of it) to have that done."
             )
         if not self.built:
-            self._left_out = without(trainable, self._held())
+            self._left_out = without(wanted, self._held())
         self.built = True
         self._tracker.module = entries
         self._tracker.has_changed(entries)
@@ -137,26 +138,27 @@ class TorchOptimizer:
         several groups. An instance is the user's: a warning tells how to add them.
         """
         entries = named_tensors(named_parameters)
-        before, self._clears_module = self._params, build
+        before, was_clearing_module, self._clears_module = self._params, self._clears_module, build
         if not self.built:
             if build or self.optimizer is not None or self._pending_state is not None:
                 self.build(entries)
             self._tracker.module, self._is_synced = entries, self.built
             self._refresh()
             return ParameterChanges(added=tuple(self._params.names))
-        if self._tracker.has_changed(entries) or len(self._held()) != len(before.tensors):
+        is_stale = len(self._held()) != len(before.tensors) or was_clearing_module != build
+        if self._tracker.has_changed(entries) or is_stale:
             given, self._tracker.module = self._tracker.module, entries
-            trainable = [entry for entry in entries if entry[1].requires_grad]
+            wanted = trainable(entries)
             if not self._is_synced:  # what the user did not pass to `build` is none of its business
-                self._left_out += without(without(trainable, self._held()), given)
-            self._add(trainable)
+                self._left_out += without(without(wanted, self._held()), given)
+            self._add(wanted)
             self._refresh()
         self._is_synced = True
         return ParameterChanges.between(before, self._params)
 
-    def _add(self, trainable: list[NamedTensor]) -> None:
+    def _add(self, wanted: list[NamedTensor]) -> None:
         """Add parameters that became trainable to the optimizer, or tell how to."""
-        new = without(without(trainable, self._held()), self._left_out)
+        new = without(without(wanted, self._held()), self._left_out)
         if not new:
             return
         if self._makes_one_group and len(self.optimizer.param_groups) == 1 and not self.needs_closure:
@@ -164,7 +166,7 @@ class TorchOptimizer:
             return
         self._left_out += new
         warnings.warn(
-            f"The parameters {short_list(name for name, _ in new)} became trainable, but the torch optimizer does not "
+            f"The parameters {short_list(name for name, _ in new)} are trainable, but the torch optimizer does not "
             "hold them and does not train them. Add them, "
             'model.optimizer.optimizer.add_param_group({"params": list(layer.parameters())}), or compile the model '
             "again with a new optimizer.",
@@ -183,7 +185,7 @@ class TorchOptimizer:
         """Look again at what the optimizer holds."""
         self.needs_closure, self.accepts_closure = _torch_optim.uses_of_closures(self.optimizer or self._factory)
         held = self._held()
-        self._params = Parameters(held)
+        self._params = Parameters(trainable(held))
         module = self._tracker.module if self._clears_module or self.optimizer is None else []
         self._with_grad = [tensor for _, tensor in [*held, *without(module, held)]]
 
@@ -397,6 +399,8 @@ class TorchOptimizer:
         _state.require(state, ("iterations", "torch"))
         if self.optimizer is None:
             self._pending_state = state
+            if self._tracker.module:
+                self.build(self._tracker.module)
             return
         if state["torch"] is not None:
             self._load_torch_state(state)
