@@ -234,14 +234,25 @@ def test_an_instance_for_a_part_of_the_model_is_nobodys_business(recwarn):
     assert [str(warning.message) for warning in recwarn] == []
 
 
-@pytest.mark.parametrize("way", ["compile", "add_loss"])
-def test_an_instance_that_leaves_out_the_parameters_of_a_loss_is_told(way):
-    net, loss = network(), ScaledError()
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    model = compiled(torchfit.Model, net, optimizer, loss if way == "compile" else "mse")
-    if way == "add_loss":
-        loss.forward = lambda: loss.scale.square()
-        model.add_loss(loss)
+class Regularizer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self):
+        return self.scale.square()
+
+
+def test_an_instance_that_leaves_out_the_parameters_of_a_loss_is_told():
+    net = network()
+    with pytest.warns(UserWarning, match=r"\['loss_1.scale'\] are trainable.*add_param_group"):
+        compiled(torchfit.Model, net, torch.optim.SGD(net.parameters(), 0.1), ScaledError())
+
+
+def test_an_instance_that_leaves_out_the_parameters_of_an_added_loss_is_told():
+    net = network()
+    model = compiled(torchfit.Model, net, torch.optim.SGD(net.parameters(), 0.1))
+    model.add_loss(Regularizer())
     with pytest.warns(UserWarning, match=r"\['loss_1.scale'\] are trainable.*add_param_group"):
         fit(model)
 

@@ -129,8 +129,8 @@ def test_a_part_is_resumed_as_a_part():
     net, optimizer, other = gan(), Adam(), Adam()
     optimizer.sync_parameters(net.named_parameters(), build=False)
     keras_step(net, optimizer, Adam())
-    other.sync_parameters(net.named_parameters(), build=False)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    other.sync_parameters(net.named_parameters(), build=False)
     assert other.parameters == optimizer.parameters
     assert other.iterations == 1
 

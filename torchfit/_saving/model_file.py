@@ -117,6 +117,7 @@ def model_config(model: Any, settings: ModelSettings, include_optimizer: bool = 
         "compiled": compiled,
         "optimizer": model.optimizer.state_dict() if compiled and model.optimizer.built else None,
         "added": added,
+        "losses": _loss_state(model.loss_modules, module) if compiled else None,
     }
 
 
@@ -219,6 +220,8 @@ def restore(model: Any, path: PathLike, content: Content, compile: bool, add_ter
         if add_terms and content.get("added") is not None:
             with error_context(f"The file {name!r}: what was added to the loss cannot be restored", _WITHOUT_COMPILE):
                 _restore_added(model, content["added"])
+        if model.compiled:
+            _restore_training(name, model, content)
 
 
 def _wrapper_of(content: Content) -> int | None:
@@ -271,10 +274,22 @@ def _warn_of_gaps(content: Content) -> None:
     problems = [value for value in options if isinstance(value, dict) and value["#"] == "problem"]
     lines = [f"  {node['class']['name']}: {node['problem']}" for node in nodes]
     lines += [f"  {problem['problem']}" for problem in problems]
-    ways = [_LOAD_INTO_MODULE] * bool(nodes) + [_LOAD_UNCOMPILED] * bool(problems)
+    shared = content["losses"]["shared"] if compiled else []
+    lines += [f"  `loss` shares the parameter {name} with the module, and would get one of its own" for name in shared]
+    ways = [_LOAD_INTO_MODULE] * bool(nodes) + [_LOAD_UNCOMPILED] * bool(problems or shared)
     if lines:
         text = "\n".join(lines)
         warn(f"The file cannot hold everything of the model:\n{text}\nWhen loading it, {', and '.join(ways)}.")
+
+
+def _loss_state(losses: nn.Module, module: nn.Module) -> Content:
+    """Return the state of the losses, which of their parameters are frozen, and which are those of the module."""
+    named, shared = list(losses.named_parameters()), set(map(id, module.parameters()))
+    return {
+        "state": get_module_state(losses),
+        "frozen": [name for name, parameter in named if not parameter.requires_grad],
+        "shared": [name for name, parameter in named if id(parameter) in shared],
+    }
 
 
 def _terms(added: Content | None) -> list[Content]:
@@ -305,7 +320,16 @@ def _restore_compiled(name: str, model: Any, content: Content) -> None:
     if not model.compiled:
         with error_context(f"The file {name!r}: compile() cannot be repeated", _WITHOUT_COMPILE):
             model.compile_from_config(_deserialize_compiled(content["compiled"]))
-    if content["optimizer"] is not None and model.compiled:
+
+
+def _restore_training(name: str, model: Any, content: Content) -> None:
+    """Restore the parameters of the losses, and then the state of the optimizer, which trains them."""
+    if content.get("losses"):
+        with error_context(f"The file {name!r}: its losses cannot be restored", _WITHOUT_COMPILE):
+            load_state(model.loss_modules, content["losses"]["state"], "the losses in the file")
+            for parameter_name, parameter in model.loss_modules.named_parameters():
+                parameter.requires_grad_(parameter_name not in content["losses"]["frozen"])
+    if content["optimizer"] is not None:
         with error_context(f"The file {name!r}: the optimizer's state cannot be restored", _WITHOUT_COMPILE):
             model.optimizer.load_state_dict(content["optimizer"])
             model.build_optimizer()

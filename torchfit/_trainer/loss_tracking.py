@@ -1,6 +1,6 @@
 """The loss over an epoch: a sum of totals over a sum of denominators, for every output and for what was added."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -152,6 +152,10 @@ class LossMean(Metric):
         self._add_up()
         return super().state_dict(*args, **kwargs)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._add_up()
+        super()._load_from_state_dict(*args)
+
 
 class TotalLoss(LossMean):
     """The loss of the model over all batches so far.
@@ -184,11 +188,19 @@ class TotalLoss(LossMean):
     def _add(self, loss: Tensor, rows: int, of_outputs: Tensor | None) -> None:
         """Add what was added to the losses of the outputs; it is unknown where these are NaN, and left out there."""
         if self.added is None:
-            self.added = LossMean().to(self._total.device)
+            self.added = self._create_added()
         if of_outputs is None:
             self.added.add(loss, rows)
         else:
             self.added.add(loss - of_outputs, rows * ~of_outputs.isnan())
+
+    def _create_added(self) -> LossMean:
+        return LossMean().to(self._total.device)
+
+    def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> Any:
+        """Restore a state, be there something added in it or not."""
+        self.added = self._create_added() if "added.total" in state_dict else None
+        return super().load_state_dict(state_dict, strict, assign)
 
     def result(self) -> Tensor:
         """Return the loss, a scalar."""

@@ -43,6 +43,10 @@ _MAX_GROUP_SIZE = 32
 _MAX_GROUP_OUTPUT_BYTES = 2**18  # Small beside any result, and the caches hold it.
 
 
+class LossModules(nn.ModuleDict):
+    """The modules of the losses of `compile` and `add_loss`, whose parameters are trained with those of the model."""
+
+
 class StepState:
     """What the phases of a step need besides the model.
 
@@ -67,10 +71,14 @@ class StepState:
 
     def named_parameters(self, model: BaseModel) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters of the module, and those of losses that are modules, by name."""
-        named = [*model.module.named_parameters()]
-        for number, module in enumerate((*self.objective.loss_modules(), *self.auxiliary.modules), 1):
-            named += [(f"loss_{number}.{name}", parameter) for name, parameter in module.named_parameters()]
-        return named
+        return [*model.module.named_parameters(), *self.loss_modules(model).named_parameters()]
+
+    def loss_modules(self, model: BaseModel) -> LossModules:
+        """Return the losses that are modules, or hold some beside those of the model, as `loss_1`, `loss_2`, …."""
+        known = set(map(id, model.module.modules()))
+        found = (*self.objective.loss_modules(), *self.auxiliary.modules)
+        own = [module for module in found if id(module) not in known]
+        return LossModules({f"loss_{number}": module for number, module in enumerate(own, 1)})
 
 
 class ForwardResult(NamedTuple):
@@ -393,13 +401,14 @@ def build_optimizer(model: BaseModel) -> None:
 def show_parameters(model: BaseModel, state: StepState) -> None:
     """Show the parameters to the optimizer of `compile`, so that it sees later which ones became trainable.
 
-    Those of losses come later: an optimizer of the user's that does not hold them tells so then, unless it is for a
-    `train_step` of the user's.
+    Those of losses come second: one of the user's that does not hold them tells so, except in a `train_step` of the
+    user's, where another optimizer may train them.
     """
-    is_custom = overridden_method(model, "train_step") is not None
-    if not has_lazy_weights(model.module):
-        named = state.named_parameters(model) if is_custom else model.module.named_parameters()
-        model.optimizer.sync_parameters(named, build=False)
+    if has_lazy_weights(model.module):
+        return
+    if overridden_method(model, "train_step") is None:
+        model.optimizer.sync_parameters(model.module.named_parameters(), build=False)
+    model.optimizer.sync_parameters(state.named_parameters(model), build=False)
 
 
 def sync_optimizer(model: BaseModel, state: StepState) -> bool:
@@ -420,7 +429,7 @@ def with_sync(run_step: StepFn, parameters: Sequence[Tensor], sync: Callable[[],
     """Return a step before which `sync` is called if parameters were frozen or unfrozen since the step before."""
     flags = list(map(_requires_grad, parameters))
 
-    def run(batch: Any) -> Any:
+    def run(batch: object) -> Any:
         nonlocal flags
         before, flags = flags, list(map(_requires_grad, parameters))
         if flags != before:

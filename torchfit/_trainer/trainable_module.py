@@ -21,6 +21,7 @@ from torchfit._utils.collector import AddedTerm
 from torchfit._utils.compat import backward
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import training_mode
+from torchfit.losses.identifiers import loss_modules
 
 
 class TrainableModule(BaseModel):
@@ -182,8 +183,7 @@ class TrainableModule(BaseModel):
         2
         """
         trainer = self._torchfit
-        if isinstance(loss, nn.Module):
-            trainer.state.auxiliary.modules.append(loss.to(trainer.device))
+        trainer.state.auxiliary.modules += [module.to(trainer.device) for module in loss_modules(loss)]
         if on is not None:
             _check_function(loss)
             on = submodule_name(self.module, on)
@@ -228,6 +228,11 @@ class TrainableModule(BaseModel):
     def added_terms(self) -> list[AddedTerm]:
         """The calls of `add_loss` and `add_metric` that added functions, in their order."""
         return list(self._torchfit.state.auxiliary.added_terms)
+
+    @property
+    def loss_modules(self) -> nn.ModuleDict:
+        """The losses of `compile` and `add_loss` that are modules or hold some, which are trained and saved as well."""
+        return self._torchfit.state.loss_modules(self)
 
     @property
     def losses(self) -> list[Tensor]:

@@ -244,9 +244,11 @@ class Trainer:
     ) -> TrainingState:
         objective = self.state.objective
         assert isinstance(objective, Objective)
+        losses = self.state.loss_modules(model)
         components: dict[str, Stateful] = {
             "weights": ModelState(model),
-            "flags": ModuleFlagsState(model),  # Before the optimizer, which trains what is not frozen.
+            "losses": ModelState(losses),
+            "flags": ModuleFlagsState(model, losses),  # Before the optimizer, which trains what is not frozen.
             "optimizers": OptimizerState(model),
             "metrics": MetricsState(model, objective, self.state.auxiliary, self.device),
             "callbacks": CallbacksState(callbacks.callbacks),

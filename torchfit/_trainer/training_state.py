@@ -19,8 +19,8 @@ from torchfit._utils.rng import random_state, restore_random_state
 from torchfit._utils.wrapping import unwrap_key, unwrap_module
 
 FORMAT = "torchfit training"
-VERSION = 2
-_STEP_COMPONENTS = ("weights", "optimizers", "metrics", "random")  # What a step changes.
+VERSION = 3
+_STEP_COMPONENTS = ("weights", "losses", "optimizers", "metrics", "random")  # What a step changes.
 
 
 class Batches(Protocol):
@@ -177,14 +177,15 @@ def _check_state(state: Any) -> StateDict:
             f"The state of the run was written in version {state['version']} of its format; this torchfit reads "
             f"versions up to {VERSION}. Upgrade torchfit."
         )
-    return {"graphs": {}, **state}  # Version 1 did not store which graphs there were.
+    # Version 1 did not store which graphs there were, and version 2 no parameters of losses.
+    return {"graphs": {}, "losses": {"state": {}, "more": {}}, **state}
 
 
 # -- the components ----------------------------------------------------------------------------------------
 
 
 class ModelState:
-    """Parameters and buffers, including non-persistent ones."""
+    """Parameters and buffers of the model, or of its losses, including non-persistent ones."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -221,12 +222,12 @@ class OptimizerState:
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Bind the optimizer if it was bound, and restore its state."""
-        if state.get("optimizer") is not None:
-            self._model.build_optimizer()
+        """Restore the states, and bind the optimizer if it was bound."""
         for name, value in self._stateful_attributes().items():
             if state.get(name) is not None:
                 value.load_state_dict(decode_arrays(state[name]))
+        if state.get("optimizer") is not None:
+            self._model.build_optimizer()
 
     def _stateful_attributes(self) -> dict[str, Any]:
         """Return the attributes that have a state, such as the second optimizer of a custom `train_step`."""
@@ -243,22 +244,25 @@ class OptimizerState:
 class ModuleFlagsState:
     """Which parameters are frozen, and which layers are in evaluation mode."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, losses: nn.Module) -> None:
+        self._model, self._losses = model, losses
 
     def state_dict(self) -> StateDict:
         """Return their names."""
         return {
-            "frozen": [name for name, parameter in self._model.named_parameters() if not parameter.requires_grad],
+            "frozen": [name for name, parameter in self._named_parameters() if not parameter.requires_grad],
             "evaluating": [name for name, module in self._model.named_modules() if not module.training],
         }
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore the flags."""
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in self._named_parameters():
             parameter.requires_grad_(name not in state["frozen"])
         for name, module in self._model.named_modules():
             module.training = name not in state["evaluating"]
+
+    def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [*self._model.named_parameters(), *self._losses.named_parameters()]
 
 
 class MetricsState:

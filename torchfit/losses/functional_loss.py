@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchfit import functional
 from torchfit._types import Config, DTypeLike, Nested
+from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
 from torchfit.functional.alignment import align_ranks
@@ -95,8 +96,17 @@ class LossFunctionWrapper(Loss):
         return self.fn(y_true, y_pred, **self._fn_kwargs)
 
     def get_config(self) -> Config:
-        """Return the constructor's arguments as plain data, the function by its name."""
-        name = registered_name(self.fn) or getattr(self.fn, "__name__", self.name)
+        """Return the constructor's arguments as plain data, the function by its name.
+
+        Raises:
+            ValueError: It is a module or another object without a name.
+        """
+        name = registered_name(self.fn) or getattr(self.fn, "__name__", None)
+        if name is None:
+            raise ValueError(
+                f"A loss made of {describe(self.fn)} has no configuration: a function is saved by its name. Pass a "
+                "module itself to compile(loss=...)."
+            )
         return {**super().get_config(), "fn": name, **self._fn_kwargs}
 
     @classmethod

@@ -1,5 +1,6 @@
 """Losses by name, as data, and from whatever a user may hold."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from torchfit import functional
 from torchfit._types import Config
+from torchfit._utils import tree
 from torchfit._utils.registry import Registry
 from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
@@ -143,7 +145,40 @@ class _PredictionsFirst:
         return self.function(y_pred, y_true)
 
 
-def loss_modules(loss: Loss) -> list[nn.Module]:
-    """Return the modules that a loss holds: the one that it was made of, and those in its attributes."""
-    values = [*vars(loss).values(), *(getattr(value, "function", None) for value in vars(loss).values())]
-    return [module for module in values if isinstance(module, nn.Module)]
+def loss_modules(loss: object) -> list[nn.Module]:
+    """Return the modules that a loss is, or holds: in attributes, collections, partial functions and methods.
+
+    Parameters that it holds by itself are in a module of their own.
+    """
+    found: dict[tuple[int, ...], nn.Module] = {}
+    own: dict[str, nn.Parameter] = {}
+    stack: list[tuple[str, object]] = [("", loss)]
+    seen: set[int] = set()
+    while stack:
+        name, value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found.setdefault(_identity(value), value)
+        elif isinstance(value, nn.Parameter):
+            own[name] = value
+        else:
+            stack += [(f"{name}_{key}" if name else str(key), part) for key, part in reversed(_parts_of(value))]
+    return [*found.values(), *([nn.ParameterDict(own)] if own else [])]
+
+
+def _identity(module: nn.Module) -> tuple[int, ...]:
+    """Return what two copies of a module that share all their tensors have in common."""
+    return tuple(map(id, (*module.parameters(), *module.buffers()))) or (id(module),)
+
+
+def _parts_of(value: object) -> list[tuple[str | int, object]]:
+    """Return what a function, an object that is called, or a collection is made of, with names."""
+    if isinstance(value, functools.partial):
+        return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+    if inspect.ismethod(value):
+        return [("self", value.__self__)]
+    if callable(value) and not isinstance(value, (type, Tensor)):
+        return list(getattr(value, "__dict__", {}).items())
+    return [] if isinstance(value, Tensor) else tree.children(value)

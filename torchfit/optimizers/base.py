@@ -450,8 +450,6 @@ class Optimizer(BindingMixin):
         """
         if not self.built:
             self._pending_state = state
-            if self._tracker.module:
-                self._offer(self._tracker.module, build=False)
             return
         _state.require(state, ("iterations", "calls", "learning_rate", "window", "parameters", "shared"))
         self._require_saved_groups(state)

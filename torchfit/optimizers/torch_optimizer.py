@@ -399,8 +399,6 @@ class TorchOptimizer:
         _state.require(state, ("iterations", "torch"))
         if self.optimizer is None:
             self._pending_state = state
-            if self._tracker.module:
-                self.build(self._tracker.module)
             return
         if state["torch"] is not None:
             self._load_torch_state(state)
