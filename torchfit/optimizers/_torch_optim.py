@@ -79,6 +79,41 @@ def default_rate(factory: Any) -> float | None:
     return None if rate is None else _arguments.as_float32(rate)
 
 
+# -- copies ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class OptimizerCopy:
+    """What a copy of an optimizer is made from, with the attributes of its class, which torch would leave out.
+
+    Such are the parameters of LBFGS, or the optimizer that another one wraps.
+    """
+
+    kind: type[torch.optim.Optimizer]
+    state: Group
+    attributes: Group
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> OptimizerCopy:
+        """Describe an optimizer. What a scheduler has put in the place of its `step` stays behind."""
+        own = {name: value for name, value in vars(optimizer).items() if name not in _common_attributes()}
+        kept = {name: value for name, value in own.items() if getattr(value, "__self__", None) is not optimizer}
+        return cls(type(optimizer), optimizer.__getstate__(), kept)
+
+    def make(self) -> torch.optim.Optimizer:
+        """Return the copy."""
+        made = self.kind.__new__(self.kind)
+        made.__setstate__(self.state)
+        vars(made).update(self.attributes)
+        return made
+
+
+@functools.cache
+def _common_attributes() -> frozenset[str]:
+    """Return the attributes that all optimizers of torch have."""
+    return frozenset(vars(torch.optim.SGD([torch.zeros(())])))
+
+
 # -- groups ---------------------------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,16 @@ class TorchOptimizer:
         self.name = name or snake_case(_torch_optim.class_name(optimizer))
         self._refresh()
 
+    def __getstate__(self) -> StateDict:
+        """Return what copies and pickles are made from."""
+        made_from = None if self.optimizer is None else _torch_optim.OptimizerCopy.of(self.optimizer)
+        return {**self.__dict__, "optimizer": made_from}
+
+    def __setstate__(self, state: StateDict) -> None:
+        """Make the copy."""
+        made_from = state["optimizer"]
+        self.__dict__.update({**state, "optimizer": None if made_from is None else made_from.make()})
+
     # Binding.
 
     def build(self, parameters: Iterable[Any]) -> None:
