@@ -51,7 +51,7 @@ def test_every_public_module_has_a_page():
 
 
 FAMILIES = {
-    "losses": (torchfit.losses, {"Loss", "LossFunctionWrapper", "TorchLoss"}),
+    "losses": (torchfit.losses, {"Loss", "LossFunctionWrapper", "OverOutputs", "TorchLoss"}),
     "metrics": (torchfit.metrics, {"Metric", "MeanMetricWrapper", "TorchMetric", "Variable"}),
     "optimizers": (torchfit.optimizers, {"Optimizer", "OptimizerMap", "MultiOptimizer", "TorchOptimizer"}),
     "schedules": (torchfit.optimizers.schedules, {"LearningRateSchedule"}),

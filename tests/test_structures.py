@@ -1,6 +1,6 @@
 """Models of several inputs and outputs, in every structure that modules return."""
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +100,7 @@ def test_predict_returns_the_structure(structure):
     parts = [found.score, found.kind] if structure in ("named tuple", "dataclass") else None
     parts = parts or (list(found.values()) if isinstance(found, dict) else found)
     assert [part.shape for part in parts] == [(64, 1), (64, 2)]
-    if structure != "model output":
-        assert type(found) is type(STRUCTURES[structure](1, 2))
+    assert type(found) is type(STRUCTURES[structure](1, 2))
 
 
 def test_one_loss_and_one_list_of_metrics_serve_every_output():
@@ -264,3 +263,74 @@ def test_several_inputs(x):
         model.predict(x), model(torch.from_numpy(X), torch.from_numpy(2 * X)).detach(), rtol=1e-5
     )
     model.fit(x, SCORE, validation_split=0.5, verbose=0)
+
+
+@dataclass
+class Named:
+    """What models of transformers return: some tensors, and others' things beside them."""
+
+    logits: torch.Tensor
+    cache: object
+    hidden: tuple
+
+
+LIKE_TRANSFORMERS = {
+    "dict": lambda logits, hidden: {"logits": logits, "cache": object(), "hidden": hidden},
+    "named tuple": namedtuple("Named", "logits hidden"),
+    "dataclass": lambda logits, hidden: Named(logits, object(), hidden),
+    "ordered": lambda logits, hidden: OrderedDict(hidden=hidden, logits=logits),
+}
+
+
+class Logits(nn.Module):
+    def __init__(self, pack):
+        super().__init__()
+        self.layer, self.pack = nn.Linear(6, 2), pack
+
+    def forward(self, x):
+        logits = self.layer(x)
+        return self.pack(logits, (x, 2 * x))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Of the compiler, where a module is no graph.
+@pytest.mark.parametrize("kind", LIKE_TRANSFORMERS)
+@pytest.mark.parametrize("jit_compile", [None, pytest.param(True, marks=pytest.mark.slow)])
+def test_one_loss_and_one_target_are_for_the_logits(kind, jit_compile):
+    net = Logits(LIKE_TRANSFORMERS[kind])
+    twin = nn.Linear(6, 2)
+    twin.load_state_dict(net.layer.state_dict())
+    optimizer = torch.optim.SGD(twin.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(twin(torch.from_numpy(X)), torch.from_numpy(KIND)).backward()
+        optimizer.step()
+    model = torchfit.Model(net, device="cpu")
+    model.compile(torchfit.optimizers.SGD(0.1), CROSSENTROPY, metrics=["accuracy"], jit_compile=jit_compile)
+    history = model.fit(X, KIND, batch_size=64, epochs=3, verbose=0).history
+    assert list(history) == ["loss", "logits_loss", "logits_accuracy"]
+    torch.testing.assert_close(net.layer.weight, twin.weight)
+    shown = model.predict(X, batch_size=16)
+    assert type(shown) is type(net(torch.from_numpy(X)))
+
+
+@pytest.mark.parametrize("pack", [lambda out, aux: {"out": out, "aux": aux}, lambda out, aux: (out, aux)])
+def test_outputs_of_one_shape_may_share_a_target(pack):
+    class Deep(Two):
+        def forward(self, x):
+            return pack(self.kind(x), self.kind(2 * x))
+
+    model = torchfit.Model(Deep(None), output_names=["out", "aux"], device="cpu")
+    model.compile("sgd", [CROSSENTROPY] * 2, metrics=["accuracy"], loss_weights=[1.0, 0.5])
+    shared = model.evaluate(X, KIND, verbose=0, return_dict=True)
+    assert shared == pytest.approx(model.evaluate(X, [KIND, KIND], verbose=0, return_dict=True))
+    model.compile("sgd", CROSSENTROPY)
+    with pytest.raises(ValueError, match=r"each with a loss of its own, share a target"):
+        model.fit(X, KIND, verbose=0)
+
+
+@pytest.mark.parametrize("make", [OrderedDict, lambda parts: defaultdict(list, parts)])
+def test_predictions_keep_the_class_of_a_dictionary(make):
+    model = torchfit.Model(Two(lambda score, kind: make({"score": score, "kind": kind})), device="cpu")
+    found = model.predict(X, batch_size=16)
+    assert type(found) is type(make({}))
+    assert [part.shape for part in found.values()] == [(64, 1), (64, 2)]

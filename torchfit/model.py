@@ -34,6 +34,7 @@ class Model(TrainableModule):
         module: Any `torch.nn.Module`. Leave it out when you subclass.
         input_names: Names of the inputs, for dictionaries; by default the parameters of `module.forward`.
         output_names: Names of the outputs of a module that returns a tuple or list; by default `output_1`, ….
+        label_names: The keys of targets in data that are one dictionary, or `{output: key}`; they are no inputs then.
         device: "auto" (the accelerator that the module is on or that the machine has, else the CPU) or a device.
         dtype_policy: "mixed_bfloat16", "mixed_float16", "float32", … (see `mixed_precision`); by default the global
             policy, or else the module's own dtype.
@@ -60,13 +61,14 @@ class Model(TrainableModule):
         *,
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
+        label_names: Sequence[str] | Mapping[str, str] | None = None,
         device: str | torch.device | None = "auto",
         dtype_policy: Any = None,
         name: str | None = None,
     ) -> None:
         super().__init__(module, name)
         # The only private attribute, so that subclasses may name their own as they like.
-        self._torchfit = Trainer(self, input_names, output_names, device, dtype_policy)
+        self._torchfit = Trainer(self, input_names, output_names, label_names, device, dtype_policy)
         self.dtype_policy = self._torchfit.precision.policy
         self.optimizer = None
         self.loss: Any = None
@@ -492,5 +494,5 @@ def _settings(model: Model, trainer: Trainer) -> ModelSettings:
     policy = None if model.dtype_policy is None else model.dtype_policy.name
     is_subclass = type(model) is not Model
     hidden = {*vars(Model(nn.Identity())), "run_eagerly", *_STOP_FLAGS} if is_subclass else ()
-    names = trainer.input_names, trainer.output_names
+    names = trainer.input_names, trainer.output_names, trainer.label_names
     return ModelSettings(model.name, *names, policy, frozenset(hidden), is_subclass, model.added_terms)

@@ -7,9 +7,11 @@ import torch
 from torchfit._trainer.output_matching import (
     OutputSpec,
     broadcast_to_outputs,
+    find_own_loss,
+    leaf_names,
     match_to_outputs,
     output_getters,
-    output_names,
+    outputs_of_one_target,
 )
 from torchfit._utils import tree
 
@@ -37,16 +39,16 @@ class Answer:
     ],
 )
 def test_outputs_are_named(outputs, given, names):
-    assert output_names(outputs, given) == names
+    assert leaf_names(outputs, given) == names
 
 
 def test_too_few_names_are_refused():
     with pytest.raises(ValueError, match=r"`output_names` names 1 outputs \['a'\], but the model returned 2"):
-        output_names((T, T), ["a"])
+        leaf_names((T, T), ["a"])
 
 
 def test_outputs_are_found_again():
-    outputs = {"a": 1, "b": (2, 3)}
+    outputs = {"a": T, "b": (T, T)}
     getters = output_getters(outputs, ["a", "b_1", "b_2"])
     assert {name: get({"a": 4, "b": (5, 6)}) for name, get in getters.items()} == {"a": 4, "b_1": 5, "b_2": 6}
 
@@ -142,6 +144,64 @@ def test_losses_may_be_nested_like_the_outputs():
     assert found == {"a_1": "mse", "b_c": "mae"}
 
 
-def test_a_module_without_outputs_is_refused():
-    with pytest.raises(ValueError, match="holds no output"):
-        OutputSpec.of((None, []))
+@pytest.mark.parametrize(
+    ("outputs", "names"),
+    [
+        ((None, []), ()),
+        ({"logits": T, "cache": object()}, ("logits",)),
+        ((object(), T), ("output_2",)),
+        ({"main": (T, "text"), "cache": [object()]}, ("main_1",)),
+    ],
+)
+def test_what_is_no_tensor_is_no_output(outputs, names):
+    spec = OutputSpec.of(outputs)
+    assert spec.names == names
+    assert len(spec.leaf_names) == len(tree.leaves(outputs))
+    assert all(spec.getters(outputs)[name](outputs) is T for name in names)
+
+
+def test_names_that_were_given_are_those_of_tensors_or_of_everything():
+    assert OutputSpec.of((object(), T), ["logits"]).names == ("logits",)
+    assert OutputSpec.of((T, object()), ["logits", "cache"]).names == ("logits",)
+
+
+def test_a_list_may_have_a_part_for_what_is_no_output():
+    spec = OutputSpec.of((T, object()))
+    assert broadcast_to_outputs("loss", ["mse", None], spec, is_single=tree.is_leaf) == {"output_1": "mse"}
+    assert list(match_to_outputs("y", [T, None], spec, ["output_1"])) == ["output_1"]
+    with pytest.raises(TypeError, match="The output 'output_2' of the model is an object of type object"):
+        broadcast_to_outputs("loss", [None, "mse"], spec, is_single=tree.is_leaf)
+
+
+WIDE = torch.zeros(2, 8)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "chosen", "has_common_loss", "found"),
+    [
+        ({"a": T}, [], True, ["a"]),
+        ({"a": T, "b": T}, [], True, []),
+        ({"logits": T, "hidden": T}, [], True, ["logits"]),
+        ({"loss": torch.tensor(0.0), "a": T}, [], True, ["a"]),
+        ({"out": T, "aux": T}, ["out", "aux"], False, ["out", "aux"]),
+        ({"out": T, "aux": WIDE}, ["out", "aux"], False, []),
+        ({"logits": T, "hidden": WIDE}, ["hidden"], False, ["hidden"]),
+        ({"logits": T, "aux": T}, ["aux"], True, ["logits", "aux"]),
+        ({"a": T, "b": T}, ["b"], True, []),
+    ],
+)
+def test_one_target_is_for(outputs, chosen, has_common_loss, found):
+    assert outputs_of_one_target(outputs, chosen, has_common_loss=has_common_loss) == found
+
+
+SCALAR = torch.tensor(0.5)
+
+
+@pytest.mark.parametrize("outputs", [SCALAR, {"loss": SCALAR, "a": T}, (T, SCALAR), [SCALAR, T]])
+def test_the_own_loss_of_a_module(outputs):
+    assert find_own_loss(outputs) is SCALAR
+
+
+@pytest.mark.parametrize("outputs", [T, {"loss": T}, {"scale": SCALAR}, Pair(T, SCALAR), (SCALAR, SCALAR), None, [3]])
+def test_what_is_no_own_loss(outputs):
+    assert find_own_loss(outputs) is None

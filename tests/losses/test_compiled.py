@@ -16,7 +16,8 @@ OTHER_INPUTS = {
 NAMES = [
     name
     for name in losses.__all__
-    if isinstance(getattr(losses, name), type) and name not in ("Loss", "LossFunctionWrapper", "TorchLoss", "CTC")
+    if isinstance(getattr(losses, name), type)
+    and name not in ("Loss", "LossFunctionWrapper", "OverOutputs", "TorchLoss", "CTC")
 ]
 
 

@@ -65,6 +65,8 @@ class BatchConverter:
         Raises:
             ValueError: If it is no batch, or has no samples.
         """
+        if self._batch_spec.label_names:
+            raw = self._batch_spec.split_batch(raw)
         key = structure_key(raw)
         plan = self._plans.get(key) if key is not None else self._convert
         batch = self._plan(raw, key)(raw) if plan is None else plan(raw)

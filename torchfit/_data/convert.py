@@ -33,6 +33,28 @@ class TransferTimer:
     seconds: float = 0.0
 
 
+def as_label_names(label_names: UserData) -> dict[str | None, str]:
+    """Return the key of each target by output, `None` for the only target.
+
+    Raises:
+        TypeError: If `label_names` are no strings.
+
+    >>> as_label_names(["labels"]), as_label_names({"digit": "label"}), as_label_names(None)
+    ({None: 'labels'}, {'digit': 'label'}, {})
+    """
+    if label_names is None:
+        return {}
+    keys = [label_names] if isinstance(label_names, str) else label_names
+    is_list = isinstance(keys, (list, tuple))
+    names = {key: key for key in keys} if is_list else keys
+    if not isinstance(names, Mapping) or not all(isinstance(part, str) for pair in names.items() for part in pair):
+        raise TypeError(
+            "`label_names` must be a list of the keys of targets, or a dictionary {output: key}, but it is "
+            f"{describe(label_names)}."
+        )
+    return {None: keys[0]} if is_list and len(keys) == 1 else dict(names)
+
+
 @dataclass(frozen=True)
 class BatchSpec:
     """The device of batches, the floating dtypes of inputs and targets, and what is known about the model.
@@ -47,6 +69,9 @@ class BatchSpec:
             are several and no `input_names`.
         output_names: The names of outputs that the user passed to the model, `None` where there are none.
         inputs_only: Whether targets and weights in the batches of an iterable are dropped.
+        label_names: The key of each target in data that are one dictionary or DataFrame, by output; `None` is the only
+            target.
+        kept_labels: Those of these keys that are inputs as well.
         index_targets: For each output (`None` for the only one) whether its integer targets are class indices, as for
             a sparse crossentropy; outputs whose loss does not tell are left out. `class_weight` needs to know for
             targets of two axes.
@@ -58,6 +83,8 @@ class BatchSpec:
     output_names: Sequence[str] | None = None
     inputs_only: bool = False
     parameter_names: Collection[str] = ()
+    label_names: Mapping[str | None, str] = field(default_factory=dict)
+    kept_labels: Collection[str] = ()
     index_targets: Mapping[str | None, bool] = field(default_factory=dict, compare=False)
     transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
 
@@ -75,6 +102,25 @@ class BatchSpec:
             _convert("y", y, leaf(self.target_dtype, False)),
             _convert("sample_weight", squeeze_weights(sample_weight), leaf(self.target_dtype, True)),
         )
+
+    def split_labels(self, x: UserData) -> tuple[UserData, UserData]:
+        """Return inputs and targets of a dictionary or DataFrame that holds both; of all else, `(x, None)`."""
+        is_table = frames.is_frame(x) and not frames.is_series(x)
+        if not is_table and not isinstance(x, Mapping):
+            return x, None
+        keys = {name: key for name, key in self.label_names.items() if key in x}
+        if not keys:
+            return x, None
+        targets = {name: x[key] for name, key in keys.items()}
+        dropped = [key for key in keys.values() if key not in self.kept_labels]
+        inputs = x.drop(columns=dropped) if is_table else {key: x[key] for key in x if key not in dropped}
+        return inputs, targets.get(None, targets)
+
+    def split_batch(self, raw: UserData) -> UserData:
+        """Return a batch or a sample that is one dictionary as `(x, y)`, all else as it is."""
+        is_wrapped = isinstance(raw, (tuple, list)) and len(raw) == 1
+        x, y = self.split_labels(raw[0] if is_wrapped else raw)
+        return raw if y is None else (x, y)
 
     def split_columns(self, x: UserData) -> UserData:
         """Return a DataFrame as a dictionary by input, where its columns are those; all else as it is.

@@ -1,7 +1,7 @@
 """The file of a whole model: its architecture, weights, `compile` arguments and optimizer state."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ FORMAT = "torchfit model"
 VERSION = 1
 _PARTS = ("version", "written_by", "model", "architecture", "state", "frozen", "evaluating", "compiled", "optimizer")
 _TYPES = {"version": int, "model": dict, "architecture": dict, "state": dict, "frozen": list, "evaluating": list}
-_MODEL_ARGUMENTS = ("name", "input_names", "output_names", "dtype_policy")
+_MODEL_ARGUMENTS = ("name", "input_names", "output_names", "label_names", "dtype_policy")
 _LOAD_INTO_MODULE = "build the module and pass it as `module`"
 _LOAD_UNCOMPILED = "pass compile=False and compile the model yourself, or pass the compiled model as `module`"
 _WITHOUT_COMPILE = (
@@ -44,6 +44,7 @@ class ModelSettings:
     name: str
     input_names: Sequence[str] | None
     output_names: Sequence[str] | None
+    label_names: Sequence[str] | Mapping[str, str] | None
     dtype_policy: str | None
     """The name of the policy, `None` if the module keeps its dtype."""
 
@@ -108,6 +109,7 @@ def model_config(model: Any, settings: ModelSettings, include_optimizer: bool = 
             "name": settings.name,
             "input_names": _optional_list(settings.input_names),
             "output_names": _optional_list(settings.output_names),
+            "label_names": _plain_names(settings.label_names),
             "dtype_policy": settings.dtype_policy,
         },
         "architecture": {"root": root, "wrapper": wrapper, "nodes": serializer.nodes, "tensors": serializer.tensors},
@@ -377,6 +379,12 @@ def error_context(what: str, way_out: str = "", is_complete: bool = False) -> It
         if is_complete and isinstance(error, ValueError):
             raise
         raise ValueError(f"{what}: {reason_of(error)}. {way_out}".rstrip()) from error
+
+
+def _plain_names(names: Sequence[str] | Mapping[str, str] | None) -> list[str] | dict[str, str] | str | None:
+    if isinstance(names, Mapping):
+        return dict(names)
+    return names if isinstance(names, str) else _optional_list(names)
 
 
 def _optional_list(names: Sequence[str] | None) -> list[str] | None:

@@ -48,6 +48,11 @@ class Signature:
         """The names under which inputs may come."""
         return list(self.given_names or self.keywords)
 
+    def takes(self, name: str, *, if_optional: bool) -> bool:
+        """Return whether `forward` needs an input of this name; or, with `if_optional`, takes one."""
+        is_known = name in self.keywords or self.takes_any_keyword
+        return name in self.required_names or (if_optional and is_known)
+
 
 class ModuleCaller:
     """Calls a module with batches of inputs; the way is decided when a structure is seen first.

@@ -1,10 +1,8 @@
 """The objective: from the arguments of `compile` to one loss to minimise, and the metrics beside it."""
 
-import copy
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NoReturn
 
 import torch
@@ -12,92 +10,34 @@ from torch import Tensor, nn
 
 from torchfit._trainer import output_matching
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossMean, LossTerm, LossTerms, TotalLoss
-from torchfit._trainer.output_matching import Getter, OutputSpec, broadcast_to_outputs, match_to_outputs
-from torchfit._trainer.target_rank import is_builtin, with_column_targets
+from torchfit._trainer.output_matching import (
+    Getter,
+    OutputSpec,
+    broadcast_to_outputs,
+    find_own_loss,
+    match_to_outputs,
+    outputs_of_one_target,
+)
+from torchfit._trainer.output_objective import (
+    BoundOutput,
+    OutputObjective,
+    Selector,
+    Shape,
+    make_selector,
+    metric_or_deferred,
+    own_metrics,
+)
+from torchfit._trainer.target_rank import is_builtin
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
+from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
 from torchfit._utils.names import unique_names
-from torchfit.losses.checks import check_targets, find_probability_problem, has_index_targets
+from torchfit.losses.checks import check_targets, has_index_targets
+from torchfit.losses.functional_loss import OverOutputs
 from torchfit.losses.identifiers import loss_modules, resolve_loss
-from torchfit.metrics.checks import metric_problem
-from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
-
-Shape = tuple[int, ...]
-Selector = Any
-"""A function (targets, outputs, weights) -> [(objective, target, output, weight)], or the only `OutputObjective`."""
 
 _MAX_CACHED_STRUCTURES = 16
-
-
-class DeferredMetric:
-    """A metric such as "accuracy", whose class depends on the loss and on shapes not yet seen."""
-
-    def __init__(self, name: str) -> None:
-        """Keep the spelling: it is the key in the logs."""
-        self.name = name
-
-
-@dataclass
-class OutputObjective:
-    """The loss and the metrics of one output.
-
-    Attributes:
-        name: The name of the output.
-        loss: Its `Loss`, `None` without one.
-        loss_weight: By which the loss is multiplied.
-        tracked_loss: The loss over the epoch, where there are several outputs.
-        metrics: The metrics, which do not see weights.
-        weighted_metrics: The metrics that see weights.
-        shapes: The shapes of the first target and output that were seen.
-        is_sum: Whether the loss is a sum over samples, not a mean.
-    """
-
-    name: str
-    loss: Any = None
-    loss_weight: float = 1.0
-    tracked_loss: LossMean | None = None
-    metrics: list[Any] = field(default_factory=list)
-    weighted_metrics: list[Any] = field(default_factory=list)
-    shapes: tuple[Shape, Shape] | None = None
-    is_sum: bool = False
-    compute: Callable[..., Any] = output_matching.identity
-    updates: list[Callable[..., Any]] = field(default_factory=list)
-    weighted_updates: list[Callable[..., Any]] = field(default_factory=list)
-
-    @property
-    def needs_target(self) -> bool:
-        """Return whether anything here needs a target."""
-        return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
-
-    @property
-    def resolved_metrics(self) -> list[Any]:
-        """All metrics of this output that are resolved, the mean of its loss first."""
-        tracked = [] if self.tracked_loss is None else [self.tracked_loss]
-        metrics = (*tracked, *self.metrics, *self.weighted_metrics)
-        return [metric for metric in metrics if not isinstance(metric, DeferredMetric)]
-
-    def __getstate__(self) -> StateDict:
-        """Leave out the functions that belong to these metrics: copies find their own."""
-        return {**self.__dict__, "compute": output_matching.identity, "updates": [], "weighted_updates": []}
-
-    def bind_functions(self) -> None:
-        """Look up what computes the loss and updates the metrics."""
-        if self.loss is not None:
-            self.is_sum = self.loss.is_sum
-            self.compute = with_column_targets(self.loss, self.loss.with_denominator)
-        self.updates = [with_column_targets(metric, metric.update_state) for metric in self.metrics]
-        self.weighted_updates = [with_column_targets(metric, metric.update_state) for metric in self.weighted_metrics]
-
-
-@dataclass
-class BoundOutput:
-    """An output objective, with what takes its target, output and weights from those of a batch."""
-
-    objective: OutputObjective
-    target: Getter
-    output: Getter
-    weight: Getter
 
 
 class UncompiledObjective:
@@ -123,7 +63,7 @@ class UncompiledObjective:
         """Raise an error."""
         raise RuntimeError("There are no losses and metrics yet: call `compile(optimizer, loss, metrics)` first.")
 
-    update_metrics = loss
+    update_metrics = own_loss = loss
 
     def loss_modules(self) -> list[nn.Module]:
         """Return no modules."""
@@ -168,9 +108,10 @@ class Objective:
         output_names: Sequence[str] | None = None,
     ) -> None:
         self._losses = tree.map(resolve_loss, loss)
-        self._loss_weights = loss_weights
-        self._metrics = tree.map(_metric_or_deferred, metrics)
-        self._weighted_metrics = tree.map(_metric_or_deferred, weighted_metrics)
+        self._over_outputs = _over_outputs(self._losses, loss_weights)
+        self._loss_weights = None if self._over_outputs else loss_weights
+        self._metrics = tree.map(metric_or_deferred, metrics)
+        self._weighted_metrics = tree.map(metric_or_deferred, weighted_metrics)
         self._given_names = output_names
         self._bindings: dict[Any, Selector] = {}
         self._binding_cache: dict[Any, tuple[Selector, list[str]]] = {}
@@ -181,7 +122,10 @@ class Objective:
         self.checks_first_batch = False
         self.output_bytes = 0
         self.tracker = TotalLoss()
+        self._trains_on_own_loss = False
         self.outputs: list[OutputObjective] = []
+        if self._over_outputs is not None:
+            self.tracker.set_outputs((), self._over_outputs.loss.is_sum)
 
     def __getstate__(self) -> StateDict:
         """Leave out the bindings to these objectives: copies bind their own."""
@@ -200,6 +144,17 @@ class Objective:
     def loss_modules(self) -> list[nn.Module]:
         """Return the losses that are modules, each once, such as torch's and those with parameters."""
         return [*{id(module): module for loss in tree.leaves(self._losses) for module in loss_modules(loss)}.values()]
+
+    def own_loss(self, outputs: Nested) -> Tensor | None:
+        """Return the loss that the module computed itself, `None` if it returned none; a line in the log says so."""
+        loss = find_own_loss(outputs)
+        if loss is not None and not self._trains_on_own_loss:
+            self._trains_on_own_loss = True
+            logger.warning(
+                "No loss was compiled: the loss is the scalar that the module returns. Call "
+                'model.add_loss(lambda outputs: outputs["loss"], on="") to choose another one.'
+            )
+        return loss
 
     @property
     def index_targets(self) -> dict[str | None, bool]:
@@ -223,7 +178,7 @@ class Objective:
     @property
     def is_builtin(self) -> bool:
         """Return whether all losses and metrics depend on nothing but targets, outputs and weights."""
-        losses = [output.loss for output in self.outputs if output.loss is not None]
+        losses = tree.leaves(self._losses)
         metrics = [metric for output in self.outputs for metric in output.resolved_metrics]
         return all(map(is_builtin, (*losses, *metrics)))
 
@@ -250,7 +205,8 @@ class Objective:
             output.shapes = config["shapes"].get(output.name)
             if output.shapes is not None:
                 target, prediction = (torch.empty(shape, device="meta") for shape in output.shapes)
-                self._resolve_metrics(output, target, prediction, device)
+                output.resolve_metrics(target, prediction, device)
+        self.tracker.to(device)
         self._name_metrics()
 
     def start_loop(self) -> None:
@@ -323,7 +279,7 @@ class Objective:
             if len(self._binding_cache) >= _MAX_CACHED_STRUCTURES:
                 self._binding_cache.clear()
             names = [item.objective.name for item in bound]
-            self._binding_cache[structures] = _make_selector(bound, sample_weight), names
+            self._binding_cache[structures] = make_selector(bound, sample_weight), names
         select, names = self._binding_cache[structures]
         self._active_outputs = {*(self._active_outputs or ()), *names}
         is_nested = not all(value is None or tree.is_leaf(value) for value in (targets, outputs, sample_weight))
@@ -343,23 +299,44 @@ class Objective:
                 check_targets(output.loss, target, prediction)
 
     def _match(self, targets: Nested, outputs: Nested, sample_weight: Nested) -> list[BoundOutput]:
-        find_output = self._update_output_spec(outputs).getters(outputs)
+        spec = self._update_output_spec(outputs)
+        if not spec.names and self._over_outputs is None and tree.leaves((self._losses, self._metrics)):
+            spec.check_outputs(spec.others)
+            raise ValueError(f"The model returned {describe(outputs)}, which holds no output.")
+        find_output = spec.getters(outputs)
         active = [output.name for output in self.outputs if output.needs_target and output.name in find_output]
-        find_target = match_to_outputs("y", targets, self._output_spec, active)
+        bound = self._match_outputs(active, find_output, targets, outputs, sample_weight) if active else []
+        for leaf in tree.leaves(outputs):
+            if isinstance(leaf, Tensor):
+                self.tracker.to(leaf.device)
+                break
+        for item in bound:
+            self._resolve(item, targets, outputs)
+        self._name_metrics()
+        whole = self._over_outputs
+        if whole is not None and (targets is not None or not whole.loss.needs_targets):
+            bound.insert(0, _bind_whole(whole, sample_weight))
+        return bound
+
+    def _match_outputs(
+        self, active: list[str], find_output: dict[str, Getter], targets: Nested, outputs: Nested, sample_weight: Nested
+    ) -> list[BoundOutput]:
+        """Match the outputs that have a loss or metrics with their targets and weights."""
+        found = {name: find_output[name](outputs) for name in active}
+        chosen = [output.name for output in self.outputs if output.is_chosen and output.name in found]
+        has_common_loss = tree.is_leaf(self._losses) and self._over_outputs is None
+        sharing = outputs_of_one_target(found, chosen, has_common_loss=has_common_loss)
+        find_target = match_to_outputs("y", targets, self._output_spec, active, sharing)
         find_weight: dict[str, Getter] = {}
         if tree.is_leaf(sample_weight):
             find_weight = dict.fromkeys(active, output_matching.identity)
         else:
             find_weight = match_to_outputs("sample_weight", sample_weight, self._output_spec, active)
-        bound = [
+        return [
             BoundOutput(output, find_target[name], find_output[name], find_weight.get(name, _nothing))
             for output in self.outputs
             if (name := output.name) in find_target and name in active
         ]
-        for item in bound:
-            self._resolve(item, targets, outputs)
-        self._name_metrics()
-        return bound
 
     def _update_output_spec(self, outputs: Nested) -> OutputSpec:
         """Name these outputs; if they are more than those seen so far, build the objectives again.
@@ -380,47 +357,35 @@ class Objective:
         return output_spec
 
     def _build(self, spec: OutputSpec) -> None:
-        losses = broadcast_to_outputs("loss", self._losses, spec, is_single=tree.is_leaf)
+        by_output = None if self._over_outputs else self._losses
+        losses = broadcast_to_outputs("loss", by_output, spec, is_single=tree.is_leaf)
         weights = broadcast_to_outputs("loss_weights", self._loss_weights, spec, is_single=tree.is_leaf)
         metrics = broadcast_to_outputs("metrics", self._metrics, spec, is_single=_is_flat)
         weighted = broadcast_to_outputs("weighted_metrics", self._weighted_metrics, spec, is_single=_is_flat)
         several = len(spec.names) > 1
+        common = tree.is_leaf(self._losses), _is_flat(self._metrics), _is_flat(self._weighted_metrics)
         self.outputs = []
         for name in spec.names:
             loss, weight = losses.get(name), float(weights.get(name, 1.0))
             tracked = LossMean(weight, loss.is_sum) if several and loss is not None else None
-            own = _own_metrics(metrics.get(name), shared=several and _is_flat(self._metrics))
-            own_weighted = _own_metrics(weighted.get(name), shared=several and _is_flat(self._weighted_metrics))
-            self.outputs.append(OutputObjective(name, loss, weight, tracked, own, own_weighted))
-        is_sum = not several and any(output.loss is not None and output.loss.is_sum for output in self.outputs)
+            own = own_metrics(metrics.get(name), shared=several and common[1])
+            own_weighted = own_metrics(weighted.get(name), shared=several and common[2])
+            is_chosen = any(part and not shared for part, shared in zip((loss, own, own_weighted), common))
+            self.outputs.append(OutputObjective(name, loss, weight, tracked, own, own_weighted, is_chosen=is_chosen))
+        single = self._over_outputs or next((output for output in self.outputs if output.loss is not None), None)
+        is_sum = not self.output_metrics and single is not None and single.loss.is_sum
         self.tracker.set_outputs(self.output_metrics, is_sum)
 
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
-        """Resolve names such as "accuracy", which depend on loss and shapes, and move the states to the device."""
+        """Resolve metrics, check what came, and look up the functions of one output."""
         target, prediction, output = bound.target(targets), bound.output(outputs), bound.objective
-        _check_kinds(output, target, prediction)
-        self._resolve_metrics(output, target, prediction, prediction.device)
+        output.check_kinds(target, prediction)
+        output.resolve_metrics(target, prediction, prediction.device)
         if output.name not in self._checked_outputs:
             self._checked_outputs.add(output.name)
-            self._warn_of_problems(output, target, prediction)
+            output.warn_of_problems(target, prediction)
         output.shapes = _shape_of(target), _shape_of(prediction)
         output.bind_functions()
-
-    def _warn_of_problems(self, output: OutputObjective, target: Tensor, prediction: Tensor) -> None:
-        """Warn once of a loss and of metrics that read values which they do not mean."""
-        problems = [] if output.loss is None else [find_probability_problem(output.loss, prediction)]
-        metrics = (*output.metrics, *output.weighted_metrics)
-        for problem in (*problems, *(metric_problem(metric, output.loss, target, prediction) for metric in metrics)):
-            if problem:
-                warnings.warn(problem, stacklevel=2)
-
-    def _resolve_metrics(
-        self, output: OutputObjective, target: Tensor, prediction: Tensor, device: torch.device
-    ) -> None:
-        for metrics in (output.metrics, output.weighted_metrics):
-            metrics[:] = [_resolve_deferred(metric, output.loss, target, prediction) for metric in metrics]
-        for metric in (self.tracker, *output.resolved_metrics):
-            metric.to(device)
 
     def _name_metrics(self) -> None:
         """Prefix names with the output where there are several; number repeated names, alike in every fit."""
@@ -437,49 +402,43 @@ class Objective:
             metric.set_log_name(name)
 
 
-def _metric_or_deferred(identifier: Any) -> Any:
-    return DeferredMetric(identifier) if follows_loss(identifier) else as_metric(identifier)
+def _over_outputs(losses: tree.Tree, loss_weight: object) -> OutputObjective | None:
+    """Return the objective of a loss over all outputs at once, `None` if there is no such loss.
 
-
-def _resolve_deferred(metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
-    if not isinstance(metric, DeferredMetric):
-        return metric
-    return resolve_metric(metric.name, loss, target.shape, output.shape)
-
-
-def _make_selector(bound: list[BoundOutput], sample_weight: Nested) -> Selector:
-    """Return what takes targets, outputs and weights apart, or the only objective if they all belong to it whole."""
-    if len(bound) == 1 and _is_whole(bound[0], sample_weight):
-        return bound[0].objective
-    return lambda targets, outputs, weights: [
-        (item.objective, item.target(targets), item.output(outputs), item.weight(weights)) for item in bound
-    ]
-
-
-def _is_whole(bound: BoundOutput, sample_weight: Nested) -> bool:
-    getters = [bound.target, bound.output, *(() if sample_weight is None else (bound.weight,))]
-    return all(getter is output_matching.identity for getter in getters)
-
-
-def _check_kinds(output: OutputObjective, target: Any, prediction: Any) -> None:
-    """Check that an output is a tensor, and that a target is one where the loss wants that."""
-    if not hasattr(prediction, "device"):
-        raise TypeError(
-            f"The output {output.name!r} of the model is {describe(prediction)}, but losses and metrics need tensors. "
-            "Return a tensor from `forward`, or a tuple, list, dictionary, named tuple or dataclass of tensors."
+    Raises:
+        ValueError: If there are other losses or several loss weights beside it.
+    """
+    found = [loss for loss in tree.leaves(losses) if isinstance(loss, OverOutputs)]
+    if not found:
+        return None
+    if losses is not found[0]:
+        raise ValueError(
+            "`loss` has an OverOutputs, which is a loss over all outputs at once, among losses for single outputs. "
+            "Pass it alone, and compute the others in its function or with `add_loss`."
         )
-    if not isinstance(target, Tensor) and (output.loss is None or is_builtin(output.loss)):
-        output_matching.check_numbers("y", target)
+    if loss_weight is not None and not isinstance(loss_weight, Real):
+        raise ValueError(
+            f"`loss_weights` must be a number beside losses.OverOutputs, which is one loss, but it is "
+            f"{describe(loss_weight)}."
+        )
+    return OutputObjective("outputs", found[0], 1.0 if loss_weight is None else float(loss_weight))
+
+
+def _bind_whole(objective: OutputObjective, sample_weight: Nested) -> BoundOutput:
+    """Bind a loss over all outputs to targets, outputs and weights as a whole."""
+    if sample_weight is not None and not tree.is_leaf(sample_weight):
+        raise ValueError(
+            f"`sample_weight` is {describe(sample_weight)}, but there is one loss for all outputs, "
+            f"{objective.loss.name}. Pass one array of weights."
+        )
+    objective.bind_functions()
+    whole = output_matching.identity
+    return BoundOutput(objective, whole, whole, whole)
 
 
 def _is_flat(value: Any) -> bool:
     """Return whether this is a list of metrics for every output, and not a list with a list for each."""
     return tree.is_leaf(value) or (value is not None and all(map(tree.is_leaf, value)))
-
-
-def _own_metrics(spec: Any, *, shared: bool) -> list[Any]:
-    metrics = tree.leaves([spec])
-    return copy.deepcopy(metrics) if shared else metrics
 
 
 def _shape_of(value: Any) -> Shape:

@@ -1,13 +1,15 @@
 """Names of outputs, and which target, weight, loss and metrics belong to which.
 
-The rules are those of the specification: one thing alone serves every output; a list goes by position, a
-dictionary by name; what is missing means that nothing is computed for that output. Where outputs are nested, what
-belongs to them may be nested in the same way, or flat under the names of the outputs.
+One thing alone serves every output; a list goes by position, a dictionary by name; what is missing means that nothing
+is computed for that output. Where outputs are nested, what belongs to them may be nested in the same way, or flat under
+the names of the outputs. Outputs are tensors: caches and other objects that a module returns are none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
+
+from torch import Tensor
 
 from torchfit._data.convert import NUMERIC_KINDS
 from torchfit._types import Nested
@@ -18,13 +20,25 @@ from torchfit._utils.names import did_you_mean, unique_names
 Getter = Callable[[Any], Any]
 IsSingle = Callable[[Any], bool]
 
+_MAIN_OUTPUT = "logits"
+"""The output that one loss and one target are for, where there are others: models of transformers name it so."""
+
+_OWN_LOSS = "loss"
+
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The names of the outputs in their order, and the same names in the structure of the outputs."""
+    """The names of the outputs in their order, and how the module returns them.
+
+    Attributes:
+        names: The names of the outputs.
+        structure: The same names, and those of the other leaves, in the structure of what the module returned.
+        others: What is no tensor in it, in words, by name.
+    """
 
     names: tuple[str, ...]
     structure: Any
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, outputs: Nested, given: Sequence[str] | None = None) -> "OutputSpec":
@@ -33,16 +47,26 @@ class OutputSpec:
         Dictionaries, named tuples and dataclasses name their own parts; tensors in a tuple or list are called
         `output_1`, `output_2`, … unless `given` names them.
 
-        >>> OutputSpec.of({"score": 1, "boxes": [2, 3]}).names, OutputSpec.of((1, 2)).names
-        (('score', 'boxes_1', 'boxes_2'), ('output_1', 'output_2'))
+        >>> import torch
+        >>> tensor = torch.zeros(1)
+        >>> OutputSpec.of({"score": tensor, "boxes": [tensor, tensor], "cache": object()}).names
+        ('score', 'boxes_1', 'boxes_2')
+        >>> OutputSpec.of((tensor, tensor)).names
+        ('output_1', 'output_2')
 
         Raises:
-            ValueError: If `given` are too few, or the module returned no output.
+            ValueError: If `given` are too few.
         """
-        names = output_names(outputs, given)
-        if not names:
-            raise ValueError(f"The model returned {describe(outputs)}, which holds no output.")
-        return cls(tuple(names), tree.unflattener(_plain(outputs))(names))
+        leaves = tree.leaves(outputs)
+        names = leaf_names(outputs, given)
+        others = {name: describe(leaf) for name, leaf in zip(names, leaves) if not isinstance(leaf, Tensor)}
+        structure = tree.unflattener(_plain(outputs))(names)
+        return cls(tuple(name for name in names if name not in others), structure, others)
+
+    @property
+    def leaf_names(self) -> list[str]:
+        """The names of all leaves, in their order."""
+        return tree.leaves(self.structure)
 
     def getters(self, outputs: Nested) -> dict[str, Getter]:
         """Return, for each named output, a function that takes it out of what the module returned."""
@@ -51,7 +75,21 @@ class OutputSpec:
     def merge(self, other: "OutputSpec") -> "OutputSpec":
         """Add the names of another spec that are not here."""
         extra = [name for name in other.names if name not in self.names]
-        return OutputSpec((*self.names, *extra), self.structure)
+        return OutputSpec((*self.names, *extra), self.structure, self.others)
+
+    def check_outputs(self, names: Iterable[str]) -> None:
+        """Check that what has a loss, a metric, a target or a weight are outputs.
+
+        Raises:
+            TypeError: If something else that the module returns has one.
+        """
+        for name in names:
+            if name in self.others:
+                raise TypeError(
+                    f"The output {name!r} of the model is {self.others[name]}, but losses and metrics need tensors. "
+                    "Return a tensor from `forward`, or a tuple, list, dictionary, named tuple or dataclass of "
+                    "tensors; or pass loss=losses.OverOutputs(function), which gets all that the model returns."
+                )
 
 
 def _plain(outputs: Nested) -> Any:
@@ -64,21 +102,26 @@ def _plain(outputs: Nested) -> Any:
     return [_plain(part) for _, part in parts if part is not None]
 
 
-def output_names(outputs: Nested, given: Sequence[str] | None = None) -> list[str]:
-    """Name the outputs, as `OutputSpec.of` does.
+def leaf_names(outputs: Nested, given: Sequence[str] | None = None) -> list[str]:
+    """Name what a module returned, as `OutputSpec.of` does; `given` may leave out what is no tensor.
 
-    >>> output_names({"score": 1, "boxes": [2, 3]}), output_names((1, 2))
+    >>> leaf_names({"score": 1, "boxes": [2, 3]}), leaf_names((1, 2))
     (['score', 'boxes_1', 'boxes_2'], ['output_1', 'output_2'])
     """
-    paths = [path for path, _ in tree.leaves_with_path(outputs)]
-    if given is not None and _is_positional(outputs):
-        if len(given) < len(paths):
-            raise ValueError(
-                f"`output_names` names {len(given)} outputs {list(given)}, but the model returned {len(paths)}. "
-                "Give one name for each output."
-            )
-        return list(given[: len(paths)])
-    return unique_names(_name(path) for path in paths)
+    leaves = list(tree.leaves_with_path(outputs))
+    names = unique_names(_name(path) for path, _ in leaves)
+    if given is None or not _is_positional(outputs):
+        return names
+    tensors = [number for number, (_, leaf) in enumerate(leaves) if isinstance(leaf, Tensor)]
+    numbers = range(len(leaves)) if len(given) >= len(leaves) else tensors
+    if len(given) < len(numbers):
+        raise ValueError(
+            f"`output_names` names {len(given)} outputs {list(given)}, but the model returned {len(numbers)}. "
+            "Give one name for each output."
+        )
+    for number, name in zip(numbers, given):
+        names[number] = name
+    return names
 
 
 def _is_positional(outputs: Nested) -> bool:
@@ -103,12 +146,12 @@ def _name(path: tree.Path) -> str:
 
 def output_getters(outputs: Nested, names: Sequence[str]) -> dict[str, Getter]:
     """Return, for each named output, a function that takes it out of what the module returned."""
-    paths = [path for path, _ in tree.leaves_with_path(outputs)]
+    paths = [path for path, leaf in tree.leaves_with_path(outputs) if isinstance(leaf, Tensor)]
     return {name: _getter(outputs, path) for name, path in zip(names, paths)}
 
 
 def match_to_outputs(
-    argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str]
+    argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str], sharing: Sequence[str] = ()
 ) -> dict[str, Getter]:
     """Return, for each output that `value` has a part for, a function that takes this part out of `value`.
 
@@ -118,6 +161,7 @@ def match_to_outputs(
             like that of the outputs.
         output_spec: All outputs.
         active_outputs: The outputs that have a loss or metrics; a list may leave out the others.
+        sharing: The outputs that one array serves (see `outputs_of_one_target`), if that is known.
 
     Raises:
         ValueError: If names are unknown, or the number of parts fits neither all outputs nor those served.
@@ -125,24 +169,67 @@ def match_to_outputs(
     if value is None:
         return {}
     if tree.is_leaf(value):
-        return _match_single(argument, value, output_spec, active_outputs)
+        return _match_single(argument, value, output_spec, sharing or active_outputs, is_known=bool(sharing))
     paths = _paths(value, output_spec, active_outputs, tree.is_leaf)
     if paths is None:
         _raise_mismatch(argument, value, output_spec, active_outputs)
+    output_spec.check_outputs(paths)
     return {name: _getter(value, path) for name, path in paths.items()}
 
 
 def _match_single(
-    argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str]
+    argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str], *, is_known: bool
 ) -> dict[str, Getter]:
-    if len(active_outputs) > 1:
+    if len(active_outputs) > 1 and not is_known:
         raise ValueError(
             f"`{argument}` is {describe(value)}, but {len(active_outputs)} outputs need one each: "
             f"{list(active_outputs)}. "
             f"Pass a list of {len(active_outputs)} or a dictionary with these names. Or leave the outputs without a "
-            f"target out of the loss: {_losses_for_one(output_spec)}, and likewise of the metrics."
+            f"target out of the loss: {_losses_for_one(output_spec)}, and likewise of the metrics. Outputs of one "
+            "shape, each with a loss of its own, share a target."
         )
     return dict.fromkeys(active_outputs or output_spec.names[:1], identity)
+
+
+def outputs_of_one_target(
+    outputs: Mapping[str, Tensor], chosen: Sequence[str], *, has_common_loss: bool
+) -> Sequence[str]:
+    """Return the outputs that a single target is for, none if it cannot be told.
+
+    Args:
+        outputs: The outputs that have a loss or metrics, by name.
+        chosen: Those of them for which `compile` got a loss or metrics by name or by position.
+        has_common_loss: Whether `compile` got one loss for all outputs.
+
+    >>> import torch
+    >>> logits, hidden = torch.zeros(2, 3), torch.zeros(2, 8)
+    >>> outputs_of_one_target({"logits": logits, "hidden": hidden}, [], has_common_loss=True)
+    ['logits']
+    >>> outputs_of_one_target({"out": logits, "aux": logits + 1}, ["out", "aux"], has_common_loss=False)
+    ['out', 'aux']
+    """
+    if has_common_loss or not chosen:
+        candidates = [name for name, output in outputs.items() if output.ndim] or list(outputs)
+        main = [_MAIN_OUTPUT] if _MAIN_OUTPUT in candidates else candidates
+        chosen = [*main, *chosen] if len(main) == 1 else []
+    shapes = {outputs[name].shape for name in chosen}
+    return list(dict.fromkeys(chosen)) if len(shapes) == 1 else []
+
+
+def find_own_loss(outputs: Nested) -> Tensor | None:
+    """Return the loss that a module computed itself and returned, a scalar, or `None`.
+
+    That is the part called `loss`, the only scalar in a tuple or list, or a scalar that is all that was returned.
+
+    >>> import torch
+    >>> find_own_loss({"loss": torch.tensor(0.5), "logits": torch.zeros(2, 3)})
+    tensor(0.5000)
+    """
+    parts = [("", outputs)] if tree.is_leaf(outputs) else tree.children(outputs)
+    scalars = {key: part for key, part in parts if isinstance(part, Tensor) and not part.ndim}
+    if _is_named(outputs):
+        return scalars.get(_OWN_LOSS)
+    return next(iter(scalars.values())) if len(scalars) == 1 else None
 
 
 def _losses_for_one(output_spec: OutputSpec) -> str:
@@ -188,6 +275,7 @@ def broadcast_to_outputs(argument: str, value: Any, output_spec: OutputSpec, *, 
     paths = _paths(value, output_spec, (), is_single)
     if paths is None:
         _raise_mismatch(argument, value, output_spec, ())
+    output_spec.check_outputs(paths)
     return {name: _getter(value, paths[name])(value) for name in output_spec.names if name in paths}
 
 
@@ -197,10 +285,10 @@ def _paths(
     """Find the part of `value` that belongs to each output, `None` if it fits in no way."""
     parts = tree.children(value)
     if _is_named(value):
-        if all(key in output_spec.names for key, _ in parts):
+        if all(key in output_spec.names or key in output_spec.others for key, _ in parts):
             return {str(key): (key,) for key, part in parts if part is not None}
     elif all(part is None or is_single(part) for _, part in parts):
-        for names in (output_spec.names, active_outputs):
+        for names in (output_spec.names, active_outputs, output_spec.leaf_names):
             if len(parts) == len(names):
                 return {name: (key,) for name, (key, part) in zip(names, parts) if part is not None}
     return _match_nested(value, output_spec.structure, is_single)

@@ -122,12 +122,20 @@ class TrainableModule(BaseModel):
         if loss is not None:
             return loss
         if state.objective.has_losses:
+            way_out = "; or name the keys that are targets: Model(module, label_names=[…])"
             raise ValueError(
                 f"`{state.data_name}` came without targets `y`, but a loss was compiled. Pass them, or data that yield "
-                "(inputs, targets)."
+                f"(inputs, targets){way_out if isinstance(x, Mapping) else ''}."
             )
+        loss = state.objective.own_loss(y_pred)
+        if loss is not None:
+            return loss
         if training:
-            raise ValueError("There is no loss to compute: pass `loss=` to `compile`, or add losses with `add_loss`.")
+            raise ValueError(
+                "There is no loss to compute: pass `loss=` to `compile`, add losses with `add_loss`, such as "
+                '`model.add_loss(lambda outputs: outputs["loss"], on="")` for one of the outputs, or let the module '
+                "return one as its output `loss`."
+            )
         return torch.zeros((), device=self._torchfit.device)
 
     def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:

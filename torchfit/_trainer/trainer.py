@@ -1,15 +1,14 @@
 """`Trainer`: what a model delegates `fit`, `evaluate` and `predict` to, and all state of ours that a model has."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from torchfit._data import pipelines
 from torchfit._data.adapters.dispatch import as_batch, get_data_adapter, is_array_like
-from torchfit._data.convert import BatchSpec
+from torchfit._data.convert import BatchSpec, as_label_names
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
 from torchfit._execution.compiled import choose_execution
@@ -58,6 +57,7 @@ class Trainer:
         model: The model, of which no reference is kept.
         input_names: The names of the inputs, as the user gave them.
         output_names: The names of the outputs, as the user gave them.
+        label_names: The keys of targets in data that are one dictionary, as the user gave them.
         device: "auto" or a device.
         dtype_policy: The dtype policy, or its name; `None` for the global one.
 
@@ -73,10 +73,12 @@ class Trainer:
         model: BaseModel,
         input_names: Sequence[str] | None,
         output_names: Sequence[str] | None,
+        label_names: Sequence[str] | Mapping[str, str] | None,
         device: str | torch.device | None,
         dtype_policy: Any,
     ) -> None:
-        self.input_names, self.output_names = input_names, output_names
+        self.input_names, self.output_names, self.label_names = input_names, output_names, label_names
+        self._label_names = as_label_names(label_names)
         self.device = resolve_device(device, model.module)
         self.precision = choose_precision(dtype_policy, self.device)
         self.precision.convert_module(model.module.to(self.device))
@@ -333,10 +335,8 @@ class Trainer:
     def _prediction_batches(
         self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> EpochIterator:
-        batch_spec = replace(self._batch_spec(model, x), inputs_only=True)
-        return pipelines.make_evaluation_batches(
-            get_data_adapter(x, None, None, batch_spec), batch_size, steps, loading
-        )
+        adapter = get_data_adapter(x, None, None, self._batch_spec(model, x, inputs_only=True))
+        return pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
 
     # -- single batches ------------------------------------------------------------------------------------
 
@@ -359,7 +359,7 @@ class Trainer:
 
     def predict_on_batch(self, model: BaseModel, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays."""
-        return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model, x)))
+        return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model, x, inputs_only=True)))
 
     def _predict_batch(self, model: BaseModel, batch: Batch) -> Any:
         with self._prediction_context(model, NO_CALLBACKS):
@@ -472,14 +472,19 @@ class Trainer:
         if self.compile_options is None:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
-    def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
-        """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`."""
+    def _batch_spec(self, model: BaseModel, x: Any = None, *, inputs_only: bool = False) -> BatchSpec:
+        """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`.
+
+        Labels among the inputs go to modules that need them, or that compute their own loss with them.
+        """
         self.state.call.checks_batch_axis = is_array_like(x)
+        objective, signature = self.state.objective, self.state.call.signature(model.module)
         may_split = self.input_names is None and hasattr(x, "columns")
-        parameters = self.state.call.signature(model.module).required_names if may_split else ()
-        dtype, index_targets = floating_dtype_of(model.module), self.state.objective.index_targets
-        names = self.input_names, self.output_names
-        return BatchSpec(self.device, dtype, *names, parameter_names=parameters, index_targets=index_targets)
+        has_own_loss = not inputs_only and not objective.has_losses
+        kept_labels = [key for key in self._label_names.values() if signature.takes(key, if_optional=has_own_loss)]
+        names = self.input_names, self.output_names, inputs_only, signature.required_names if may_split else ()
+        labels = self._label_names, kept_labels, objective.index_targets
+        return BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
 
     def _build_callbacks(
         self, model: BaseModel, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any

@@ -93,17 +93,28 @@ def rebuild(tree: Tree, parts: Sequence[Tree]) -> Tree:
     """Build a structure of the kind of `tree`'s top level from new `parts`.
 
     Named tuples and dataclasses are built by their constructor. One that refuses the parts, or computes some of them
-    itself, gets them in place instead.
+    itself, gets them in place instead. Subclasses of `dict` keep their class, other mappings become a `dict`.
     """
     if tree is None:
         return None
     if isinstance(tree, Mapping):
-        return dict(zip(tree, parts))
+        named = dict(zip(tree, parts))
+        return named if type(tree) is dict or not isinstance(tree, dict) else _rebuild_dict(tree, named)
     if hasattr(tree, "_fields"):
         return _rebuild_named_tuple(type(tree), parts)
     if _is_dataclass(tree):
         return _rebuild_dataclass(tree, {str(key): part for (key, _), part in zip(children(tree), parts)})
     return list(parts) if isinstance(tree, list) else tuple(parts)
+
+
+def _rebuild_dict(tree: Tree, parts: Tree) -> Tree:
+    try:
+        built = copy.copy(tree)
+        for key, part in parts.items():
+            built[key] = part
+    except Exception:  # Whatever a custom class raises.
+        return parts
+    return built
 
 
 def _rebuild_named_tuple(kind: type[Any], parts: Sequence[Tree]) -> Tree:

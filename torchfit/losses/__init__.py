@@ -32,7 +32,7 @@ from torchfit.losses.focal import (
     CategoricalFocalCrossentropy,
     CategoricalGeneralizedCrossEntropy,
 )
-from torchfit.losses.functional_loss import LossFunctionWrapper
+from torchfit.losses.functional_loss import LossFunctionWrapper, OverOutputs
 from torchfit.losses.identifiers import deserialize, get, serialize
 from torchfit.losses.margins import CategoricalHinge, Hinge, SquaredHinge
 from torchfit.losses.probabilistic import KLDivergence, Poisson
@@ -79,6 +79,7 @@ __all__ = [
     "LogCosh",
     "Loss",
     "LossFunctionWrapper",
+    "OverOutputs",
     "MeanAbsoluteError",
     "MeanAbsolutePercentageError",
     "MeanSquaredError",

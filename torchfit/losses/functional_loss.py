@@ -1,23 +1,25 @@
 """Losses made of a function of targets and predictions."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchfit import functional
-from torchfit._types import Config, DTypeLike, Nested
+from torchfit._types import Config, DTypeLike, Nested, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
 from torchfit.functional.alignment import align_ranks
 from torchfit.functional.masks import fit_mask
 from torchfit.losses.base import Loss, as_tensors
-from torchfit.losses.reduction import MEANS
+from torchfit.losses.reduction import MEANS, Reduced
 
 LossFunction = Callable[..., Tensor]
+_TARGETS_FIRST = {"y_true", "true", "y", "target", "targets", "label", "labels", "ground_truth"}
 
 
 class FunctionalLoss(Loss):
@@ -113,6 +115,86 @@ class LossFunctionWrapper(Loss):
     def from_config(cls, config: Config) -> "LossFunctionWrapper":
         """Build the loss; the function is found by name among this package's and the custom ones."""
         return cls(**{**config, "fn": function_named(config["fn"])})
+
+
+class OverOutputs(LossFunctionWrapper):
+    """A loss over all outputs of a module at once, as those of a VAE, of triplets, or of distillation.
+
+    `fn(y_true, outputs, **kwargs)`, or `fn(outputs)` of one that needs no targets, gets what the module returned and
+    the targets as they came in the data. It returns one value per sample, `(batch, …)`, or a scalar for the whole
+    batch. The other arguments are those of `LossFunctionWrapper`. In `compile` it is the only loss; metrics, which are
+    of single outputs, stand beside it.
+
+    Raises:
+        TypeError: If `fn` is no function.
+        ValueError: If it takes other arguments.
+
+    >>> import torch
+    >>> def distance(outputs):
+    ...     first, second = outputs
+    ...     return (first - second).square().mean(-1)
+    >>> loss = OverOutputs(distance)
+    >>> loss.name, loss(None, (torch.zeros(2, 3), torch.ones(2, 3))).item()
+    ('distance', 1.0)
+    """
+
+    def __init__(
+        self,
+        fn: LossFunction,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: DTypeLike = None,
+        **kwargs: Any,
+    ):
+        if not callable(fn) or isinstance(fn, type):
+            raise TypeError(f"OverOutputs takes a function (y_true, outputs) or (outputs). Received: {describe(fn)}.")
+        super().__init__(fn, reduction, name, dtype, **kwargs)
+        self.needs_targets = _takes_targets(self.fn, self._fn_kwargs)
+        self._compute_values = with_keras_argument_order(self.fn) if self.needs_targets else self.fn
+
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
+        """Return what the function returns for all outputs, and for the targets if it takes them."""
+        arguments = (y_true, y_pred) if self.needs_targets else (y_pred,)
+        return self._compute_values(*arguments, **self._fn_kwargs)
+
+    def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
+        rows_of = y_pred if y_true is None else y_true
+        return self._reduce(self.call(y_true, y_pred), rows_of, sample_weight, None)
+
+
+def _takes_targets(function: LossFunction, given: Config) -> bool:
+    """Return whether a function takes `(y_true, outputs)`, and not `outputs` alone, besides the arguments given."""
+    try:
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except ValueError:  # Functions written in C have none.
+        return True
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [p for p in signature.parameters.values() if p.kind in kinds and p.name not in given]
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    if len(required) > 2:
+        raise ValueError(
+            f"OverOutputs takes a function (y_true, outputs) or (outputs), but {function_name(function)} needs "
+            f"{', '.join(required)}. Write one that takes outputs apart: OverOutputs(lambda outputs: loss(*outputs))."
+        )
+    return len(required) != 1
+
+
+def with_keras_argument_order(function: LossFunction) -> LossFunction:
+    """Return a function `(y_true, y_pred)`: modules are called in torch's order unless their names say otherwise."""
+    first = [*inspect.signature(function.forward).parameters][:1] if isinstance(function, nn.Module) else ["y_true"]
+    if first and first[0] in _TARGETS_FIRST:
+        return function
+    return _PredictionsFirst(function)
+
+
+class _PredictionsFirst:
+    """Calls a function `(y_pred, y_true)` as Keras calls losses."""
+
+    def __init__(self, function: LossFunction) -> None:
+        self.function = function
+
+    def __call__(self, y_true: Nested, y_pred: Nested) -> Tensor:
+        return self.function(y_pred, y_true)
 
 
 def _unwrap_partial(fn: Any, kwargs: Config) -> tuple[LossFunction, Config]:

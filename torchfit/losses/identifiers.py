@@ -13,7 +13,12 @@ from torchfit._utils import tree
 from torchfit._utils.registry import Registry
 from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
-from torchfit.losses.functional_loss import LossFunctionWrapper, function_name
+from torchfit.losses.functional_loss import (
+    LossFunctionWrapper,
+    OverOutputs,
+    function_name,
+    with_keras_argument_order,
+)
 from torchfit.losses.torch_losses import TorchLoss, is_torch_loss
 
 _CLASS_OF_FUNCTION: dict[Callable[..., Tensor], type[Loss]] = {
@@ -55,7 +60,7 @@ _ALIASES = {
     "ce": crossentropy.Crossentropy,
 }
 
-_OTHER_CLASSES = (Loss, LossFunctionWrapper, TorchLoss, crossentropy.Crossentropy)
+_OTHER_CLASSES = (Loss, LossFunctionWrapper, OverOutputs, TorchLoss, crossentropy.Crossentropy)
 
 FAMILY = Registry(
     "loss",
@@ -66,8 +71,6 @@ FAMILY = Registry(
         **{loss.__name__: loss for loss in (*_OTHER_CLASSES, *_CLASS_OF_FUNCTION.values())},
     },
 )
-
-_TARGETS_FIRST = {"y_true", "true", "y", "target", "targets", "label", "labels", "ground_truth"}
 
 
 def get(identifier: Any) -> Any:
@@ -124,25 +127,7 @@ def resolve_loss(identifier: Any) -> Any:
         return TorchLoss(found)
     if found in _CLASS_OF_FUNCTION:
         return _CLASS_OF_FUNCTION[found](name=found.__name__)
-    return LossFunctionWrapper(_with_keras_argument_order(found), name=function_name(found))
-
-
-def _with_keras_argument_order(function: Any) -> Callable[..., Any]:
-    """Return a function `(y_true, y_pred)`: modules are called in torch's order unless their names say otherwise."""
-    first = [*inspect.signature(function.forward).parameters][:1] if isinstance(function, nn.Module) else ["y_true"]
-    if first and first[0] in _TARGETS_FIRST:
-        return function  # type: ignore[no-any-return]
-    return _PredictionsFirst(function)
-
-
-class _PredictionsFirst:
-    """Calls a function `(y_pred, y_true)` as Keras calls losses."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, y_true: Any, y_pred: Any) -> Any:
-        return self.function(y_pred, y_true)
+    return LossFunctionWrapper(with_keras_argument_order(found), name=function_name(found))
 
 
 def loss_modules(loss: object) -> list[nn.Module]:

@@ -298,7 +298,8 @@ def _check_two_arguments(fn: Any) -> None:
         raise ValueError(
             f"loss: {function_name(fn)} needs {', '.join(needed)}, but a loss is given y_pred and y_true only. "
             "Write a function (y_true, y_pred) that calls it with the rest. If it compares outputs with each other, "
-            'use `model.add_loss(lambda outputs: ..., on="")`, which sees all of them.'
+            'use `loss=losses.OverOutputs(lambda outputs: …)` or `model.add_loss(lambda outputs: …, on="")`, which see '
+            "all of them."
         )
 
 

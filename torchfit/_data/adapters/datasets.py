@@ -106,7 +106,10 @@ class DatasetAdapter(DataAdapter):
 
     def labels(self) -> Any:
         """Return the targets of the samples; all of these are read unless the dataset shows its labels."""
-        return exact_labels(self._dataset, self._rows, SampleFetcher(self._dataset).read)
+        fetcher = SampleFetcher(self._dataset)
+        return exact_labels(
+            self._dataset, self._rows, lambda rows: list(map(self.batch_spec.split_batch, fetcher.read(rows)))
+        )
 
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None

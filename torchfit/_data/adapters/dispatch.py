@@ -53,6 +53,7 @@ def get_data_adapter(x: UserData, y: UserData, sample_weight: UserData, batch_sp
     if x is None:
         raise ValueError(_MISSING)
     if is_array_like(x):
+        x, y = (x, y) if y is not None else batch_spec.split_labels(x)
         return ArrayAdapter.of(x, y, sample_weight, batch_spec)
     for accepts, make in _ADAPTERS:
         if accepts(x):
@@ -80,6 +81,7 @@ def as_batch(
             f"`x` must be the arrays of one batch, but it is {describe(x)}. Pass what it yields, or call `fit`, "
             "`evaluate` or `predict`."
         )
+    x, y = (x, y) if y is not None else batch_spec.split_labels(x)
     rules = as_class_weights(class_weight)
     batch = BatchConverter(batch_spec).convert_parts(x, y, sample_weight)
     if not rules:

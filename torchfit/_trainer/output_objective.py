@@ -1,0 +1,147 @@
+"""The objective of one output: its loss and its metrics, and how they are bound to the parts of a batch."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._trainer import output_matching
+from torchfit._trainer.loss_tracking import LossMean
+from torchfit._trainer.output_matching import Getter
+from torchfit._trainer.target_rank import is_builtin, with_column_targets
+from torchfit._types import Nested, StateDict
+from torchfit._utils import tree
+from torchfit.losses.checks import find_probability_problem
+from torchfit.metrics.checks import metric_problem
+from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
+
+Shape = tuple[int, ...]
+Selector = Any
+"""A function (targets, outputs, weights) -> [(objective, target, output, weight)], or the only `OutputObjective`."""
+
+
+class DeferredMetric:
+    """A metric such as "accuracy", whose class depends on the loss and on shapes not yet seen."""
+
+    def __init__(self, name: str) -> None:
+        """Keep the spelling: it is the key in the logs."""
+        self.name = name
+
+
+@dataclass
+class OutputObjective:
+    """The loss and the metrics of one output.
+
+    Attributes:
+        name: The name of the output.
+        loss: Its `Loss`, `None` without one.
+        loss_weight: By which the loss is multiplied.
+        tracked_loss: The loss over the epoch, where there are several outputs.
+        metrics: The metrics, which do not see weights.
+        weighted_metrics: The metrics that see weights.
+        shapes: The shapes of the first target and output that were seen.
+        is_sum: Whether the loss is a sum over samples, not a mean.
+        is_chosen: Whether `compile` got the loss or metrics for this output, by name or position, not for all.
+    """
+
+    name: str
+    loss: Any = None
+    loss_weight: float = 1.0
+    tracked_loss: LossMean | None = None
+    metrics: list[Any] = field(default_factory=list)
+    weighted_metrics: list[Any] = field(default_factory=list)
+    shapes: tuple[Shape, Shape] | None = None
+    is_sum: bool = False
+    is_chosen: bool = False
+    compute: Callable[..., Any] = output_matching.identity
+    updates: list[Callable[..., Any]] = field(default_factory=list)
+    weighted_updates: list[Callable[..., Any]] = field(default_factory=list)
+
+    @property
+    def needs_target(self) -> bool:
+        """Return whether anything here needs a target."""
+        return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
+
+    @property
+    def resolved_metrics(self) -> list[Any]:
+        """All metrics of this output that are resolved, the mean of its loss first."""
+        tracked = [] if self.tracked_loss is None else [self.tracked_loss]
+        metrics = (*tracked, *self.metrics, *self.weighted_metrics)
+        return [metric for metric in metrics if not isinstance(metric, DeferredMetric)]
+
+    def __getstate__(self) -> StateDict:
+        """Leave out the functions that belong to these metrics: copies find their own."""
+        return {**self.__dict__, "compute": output_matching.identity, "updates": [], "weighted_updates": []}
+
+    def resolve_metrics(self, target: Tensor, prediction: Tensor, device: torch.device) -> None:
+        """Resolve names such as "accuracy", which depend on loss and shapes, and move the states to the device."""
+        for metrics in (self.metrics, self.weighted_metrics):
+            metrics[:] = [_resolve_deferred(metric, self.loss, target, prediction) for metric in metrics]
+        for metric in self.resolved_metrics:
+            metric.to(device)
+
+    def check_kinds(self, target: Any, prediction: Any) -> None:
+        """Check that a target is a tensor where the loss wants that."""
+        if not isinstance(target, Tensor) and (self.loss is None or is_builtin(self.loss)):
+            output_matching.check_numbers("y", target)
+
+    def warn_of_problems(self, target: Tensor, prediction: Tensor) -> None:
+        """Warn of a loss and of metrics that read values which they do not mean."""
+        problems = [] if self.loss is None else [find_probability_problem(self.loss, prediction)]
+        metrics = (*self.metrics, *self.weighted_metrics)
+        for problem in (*problems, *(metric_problem(metric, self.loss, target, prediction) for metric in metrics)):
+            if problem:
+                warnings.warn(problem, stacklevel=2)
+
+    def bind_functions(self) -> None:
+        """Look up what computes the loss and updates the metrics."""
+        if self.loss is not None:
+            self.is_sum = self.loss.is_sum
+            self.compute = with_column_targets(self.loss, self.loss.with_denominator)
+        self.updates = [with_column_targets(metric, metric.update_state) for metric in self.metrics]
+        self.weighted_updates = [with_column_targets(metric, metric.update_state) for metric in self.weighted_metrics]
+
+
+@dataclass
+class BoundOutput:
+    """An output objective, with what takes its target, output and weights from those of a batch."""
+
+    objective: OutputObjective
+    target: Getter
+    output: Getter
+    weight: Getter
+
+
+def make_selector(bound: list[BoundOutput], sample_weight: Nested) -> Selector:
+    """Return what takes targets, outputs and weights apart, or the only objective if they all belong to it whole."""
+    if len(bound) == 1 and _is_whole(bound[0], sample_weight):
+        return bound[0].objective
+    return lambda targets, outputs, weights: [
+        (item.objective, item.target(targets), item.output(outputs), item.weight(weights)) for item in bound
+    ]
+
+
+def _is_whole(bound: BoundOutput, sample_weight: Nested) -> bool:
+    getters = [bound.target, bound.output, *(() if sample_weight is None else (bound.weight,))]
+    return all(getter is output_matching.identity for getter in getters)
+
+
+def metric_or_deferred(identifier: Any) -> Any:
+    """Return a metric for anything that `compile(metrics=)` takes, deferred where it follows the loss."""
+    return DeferredMetric(identifier) if follows_loss(identifier) else as_metric(identifier)
+
+
+def _resolve_deferred(metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
+    if not isinstance(metric, DeferredMetric):
+        return metric
+    return resolve_metric(metric.name, loss, target.shape, output.shape)
+
+
+def own_metrics(spec: Any, *, shared: bool) -> list[Any]:
+    """Return the metrics of one output as a list: copies, if the outputs share what `compile` got."""
+    metrics = tree.leaves([spec])
+    return copy.deepcopy(metrics) if shared else metrics
