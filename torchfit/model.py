@@ -189,26 +189,27 @@ class Model(TrainableModule):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        history: History = self._torchfit.fit(
-            self,
-            x,
-            y,
-            batch_size=batch_size,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            shuffle=shuffle,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=validation_batch_size,
-            validation_freq=validation_freq,
-            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
-        )
+        with self._torchfit.lock.owned("fit", is_loop=True, is_alone=True):
+            history: History = self._torchfit.fit(
+                self,
+                x,
+                y,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+                loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
+            )
         return history
 
     def evaluate(
@@ -381,14 +382,9 @@ class Model(TrainableModule):
             input_shape: The shape of one sample, or a list or dictionary of shapes, to compute output shapes for;
                 by default that of the data seen last.
         """
-        table = summarize_model(
-            self,
-            self._torchfit.state.call,
-            input_shape,
-            expand_nested=expand_nested,
-            show_trainable=show_trainable,
-            layer_range=layer_range,
-        )
+        options = {"expand_nested": expand_nested, "show_trainable": show_trainable, "layer_range": layer_range}
+        with self._torchfit.lock.shared("summary"):
+            table = summarize_model(self, self._torchfit.state.call, input_shape, **options)
         (print_fn or write_line)(table.text(line_length, positions))
 
     def _repr_html_(self) -> str:
@@ -463,7 +459,8 @@ class Model(TrainableModule):
                 holds something else.
             FileNotFoundError: There is no such file.
         """
-        weights.load_weights(self, path, by_name, skip_mismatch)
+        with self._torchfit.lock.owned("load_weights", is_loop=False, is_alone=True):
+            weights.load_weights(self, path, by_name, skip_mismatch)
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return the arguments of `compile`, empty before it was called.

@@ -41,6 +41,7 @@ class CompiledExecution(EagerExecution):
     """
 
     first_step_is_eager = True
+    is_shareable = False  # A graph writes its results into memory of its own.
 
     def __init__(self, steps_per_execution: int, log: Log, *, auto: bool = False) -> None:
         super().__init__(steps_per_execution)

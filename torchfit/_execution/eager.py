@@ -48,9 +48,11 @@ class EagerExecution:
     Attributes:
         compile_seconds: The time spent on compiling so far.
         first_step_is_eager: Whether the first step of a loop may be numerically different from later ones.
+        is_shareable: Whether threads may run steps at the same time.
     """
 
     first_step_is_eager = False
+    is_shareable = True
 
     def __init__(self, steps_per_execution: int = 1) -> None:
         self.steps_per_execution = steps_per_execution

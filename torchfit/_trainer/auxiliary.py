@@ -1,15 +1,19 @@
 """Auxiliary terms: losses and metrics added with `add_loss` and `add_metric`, besides those of `compile`."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from torchfit._utils.collector import AddedTerm, Collector
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
 from torchfit.metrics import Mean, Sum
+
+_lock = threading.Lock()
 
 
 class OutputHook:
@@ -20,8 +24,7 @@ class OutputHook:
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Add the output."""
-        terms = self._terms
-        if (terms.is_active or terms.is_nested()) and not terms.is_suspended:
+        if self._terms.is_collecting():
             self._add(output)
 
 
@@ -32,7 +35,6 @@ class AuxiliaryTerms(Collector):
         added_terms: The calls that added functions, in their order.
         regularizers: Zero-argument callables added to the loss, such as weight regularizers.
         metric_fns: `(name, function, aggregation)` of zero-argument callables whose values are logged.
-        is_suspended: Whether nothing is collected, as in prediction, which needs no losses and metrics.
         metrics_updated: Whether the metrics were updated with the values of the current step.
         modules: Added losses that are modules, whose parameters are trained.
         metrics: The metrics that aggregate the logged values, by name, in the order of their first appearance.
@@ -48,8 +50,8 @@ class AuxiliaryTerms(Collector):
         self.modules: list[nn.Module] = []
         self._aggregations: dict[str, str] = {}
         self._seen: set[str] = set()
-        self._hooks_installed = False
-        self.is_suspended = False
+        self._handles: list[RemovableHandle] = []
+        self._hook_users = 0
         self.metrics_updated = False
 
     # -- user-defined functions ----------------------------------------------------------------------------
@@ -61,20 +63,23 @@ class AuxiliaryTerms(Collector):
     @property
     def has_uninstalled_hooks(self) -> bool:
         """Return whether there are hooks that are not installed at the moment."""
-        return bool(self._hooks) and not self._hooks_installed
+        return bool(self._hooks) and not self._hook_users
 
     @contextmanager
     def hooks_installed(self, module: nn.Module) -> Iterator[None]:
-        """Register the forward hooks on `module` if they are not yet registered; remove them on exit."""
-        hooks = self._hooks if self.has_uninstalled_hooks else []
-        handles = [module.get_submodule(on).register_forward_hook(hook) for on, hook in hooks]
-        were_installed, self._hooks_installed = self._hooks_installed, True
+        """Register the forward hooks on `module` if they are not yet registered; the last to exit removes them."""
+        with _lock:
+            if not self._hook_users:
+                self._handles = [module.get_submodule(on).register_forward_hook(hook) for on, hook in self._hooks]
+            self._hook_users += 1
         try:
             yield
         finally:
-            self._hooks_installed = were_installed
-            for handle in handles:
-                handle.remove()
+            with _lock:
+                self._hook_users -= 1
+                handles = () if self._hook_users else self._handles
+                for handle in handles:
+                    handle.remove()
 
     # -- what was collected --------------------------------------------------------------------------------
 
@@ -141,15 +146,6 @@ class AuxiliaryTerms(Collector):
         self.losses.clear()
         self.values.clear()
         self._seen = set()
-
-    @contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Collect nothing: call no function that adds losses or metrics."""
-        was_suspended, self.is_suspended = self.is_suspended, True
-        try:
-            yield
-        finally:
-            self.is_suspended = was_suspended
 
     @contextmanager
     def isolated(self) -> Iterator[None]:

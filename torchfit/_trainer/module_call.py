@@ -1,6 +1,7 @@
 """How a module is called with inputs of any structure, decided once per structure."""
 
 import inspect
+import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -54,6 +55,23 @@ class Signature:
         return name in self.required_names or (if_optional and is_known)
 
 
+class _LoopState(threading.local):
+    """What belongs to the loop that a thread runs.
+
+    Attributes:
+        bound: The calls of the module, by the structure of the inputs.
+        checks_batch_axis: Whether the first axis of the inputs must be that of the batch, as it must in arrays.
+    """
+
+    def __init__(self) -> None:
+        self.bound: dict[Any, Call] = {}
+        self.checks_batch_axis = False
+
+    def __reduce__(self) -> tuple[type["_LoopState"], tuple[()]]:
+        """Copy as that of a thread that runs no loop."""
+        return _LoopState, ()
+
+
 class ModuleCaller:
     """Calls a module with batches of inputs; the way is decided when a structure is seen first.
 
@@ -64,25 +82,24 @@ class ModuleCaller:
 
     Attributes:
         example: A template of the inputs seen last, `None` before the first call.
-        checks_batch_axis: Whether the first axis of the inputs must be that of the batch, as it must in arrays.
+        loop: What belongs to the loop of this thread.
     """
 
     def __init__(self, input_names: Sequence[str] | None) -> None:
         self._input_names = input_names
         self._wrap: Callable[[Call], Call] = _identity
-        self._bound: dict[Any, Call] = {}
         self._cache: dict[Any, Call] = {}
         self._fitting: set[Any] = set()  # The structures whose first axis no layer could mistake.
+        self.loop = _LoopState()
         self.example: Any = None
-        self.checks_batch_axis = False
 
     def __getstate__(self) -> StateDict:
         """Leave out the bound calls: copies bind their own."""
-        return {**self.__dict__, "_bound": {}, "_cache": {}, "_fitting": set()}
+        return {**self.__dict__, "_cache": {}, "_fitting": set()}
 
     def __call__(self, module: nn.Module, inputs: Nested) -> Any:
         """Call the module with one batch of inputs."""
-        call = self._bound.get(type(inputs)) or self._bind(module, inputs)
+        call = self.loop.bound.get(type(inputs)) or self._bind(module, inputs)
         return call(module, inputs)
 
     def signature(self, module: nn.Module) -> Signature:
@@ -91,13 +108,13 @@ class ModuleCaller:
 
     def start_loop(self) -> None:
         """Look at the structure of the inputs again: it may change from one loop to the next."""
-        self._bound.clear()
+        self.loop.bound.clear()
 
     def set_wrapper(self, wrap: Callable[[Call], Call]) -> None:
         """Pass the functions that call the module through `wrap` from now on."""
         self._wrap = wrap
         self._cache.clear()
-        self._bound.clear()
+        self.loop.bound.clear()
 
     def compile_forward(self) -> None:
         """Compile the call of the module from now on, where a whole step cannot be one graph."""
@@ -105,13 +122,14 @@ class ModuleCaller:
 
     def _bind(self, module: nn.Module, inputs: Nested) -> Call:
         structure = tree.treedef(inputs)
-        if structure in self._bound:
-            return self._bound[structure]
+        bound = self.loop.bound
+        if structure in bound:
+            return bound[structure]
         if structure not in self._cache:
             self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
         self.example = _as_template(inputs)
-        call = self._bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
-        if not self.checks_batch_axis or structure in self._fitting or torch.compiler.is_compiling():
+        call = bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
+        if not self.loop.checks_batch_axis or structure in self._fitting or torch.compiler.is_compiling():
             return call
         checked = check_batch_axis(call, module, inputs)
         if checked is call:

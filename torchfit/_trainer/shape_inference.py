@@ -15,11 +15,28 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
 from torchfit._trainer.logs import flatten
-from torchfit._trainer.module_call import Call
+from torchfit._trainer.module_call import Call, make_module_call
+from torchfit._trainer.steps import StepState
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.rng import random_state, restore_random_state
+
+
+def infer_log_names_of_model(model: BaseModel, state: StepState, batch: Batch | None) -> list[str] | None:
+    """Return the names that the logs of a model will have, `None` if they cannot be inferred from a first batch."""
+    auxiliary, module = state.auxiliary, model.module
+    others = [*iter_attribute_metrics(model), *auxiliary.metrics.values()]
+    previous = auxiliary.enter()
+    try:
+        with auxiliary.hooks_installed(module):
+            call = None if batch is None else make_module_call(state.call.signature(module), batch.inputs)
+            names = infer_log_names(state.objective, others, call, module, batch)
+        added = auxiliary.logged_names()
+    finally:
+        auxiliary.leave(previous)
+    return None if names is None else list(dict.fromkeys([*names, *added]))
 
 
 def infer_log_names(

@@ -1,6 +1,7 @@
 """`TrainableModule`: what a model does with one batch, in methods that a subclass may override."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES
+from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import call_model
 from torchfit._trainer.steps import ForwardResult, forward_pass, record
 from torchfit._trainer.trainer import Trainer
@@ -36,11 +38,11 @@ class TrainableModule(BaseModel):
         train (`True`) or evaluation mode (`False`) for this call; by default the mode stays as it is.
         """
         if training is not None:
-            with training_mode(self, training):
+            with _mode_for_call(self, self._torchfit.lock, training):
                 return self(*args, **kwargs)
         state = self._torchfit.state
         auxiliary = state.auxiliary
-        if auxiliary.is_active or auxiliary.is_suspended:
+        if auxiliary.is_active or collector.is_suspended():
             return call_model(self, state.call, super().__call__, args, kwargs)
         if auxiliary.has_uninstalled_hooks:
             with auxiliary.hooks_installed(self.module):
@@ -282,6 +284,19 @@ class CompiledMetrics:
     def update_state(self, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> None:
         """Update every metric with one batch."""
         self._update(y, y_pred, sample_weight)
+
+
+@contextmanager
+def _mode_for_call(model: TrainableModule, lock: ModelLock, training: bool) -> Iterator[None]:
+    """Put a model into train or evaluation mode for one call of it."""
+    if torch.compiler.is_compiling():  # Inside of a step, which has locked the model.
+        locked: AbstractContextManager[None] = nullcontext()
+    elif training:
+        locked = lock.owned("__call__", is_loop=False, is_alone=True)
+    else:
+        locked = lock.shared("__call__")
+    with locked, training_mode(model, training):
+        yield
 
 
 def _add_loss_of(function: Callable[[Any], Any], output: Any) -> None:

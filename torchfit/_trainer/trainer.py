@@ -1,7 +1,7 @@
 """`Trainer`: what a model delegates `fit`, `evaluate` and `predict` to, and all state of ours that a model has."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
-from torchfit._trainer.module_call import ModuleCaller, make_module_call
+from torchfit._trainer.model_lock import ModelLock
+from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight
-from torchfit._trainer.shape_inference import infer_log_names
+from torchfit._trainer.shape_inference import infer_log_names_of_model
 from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, overridden_method, sync_optimizer, with_sync
 from torchfit._trainer.timing import EpochTimer
 from torchfit._trainer.train_step import TrainStep
@@ -43,6 +44,7 @@ from torchfit._trainer.training_state import (
 from torchfit._types import Stateful, StepFn, StepIterator
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
+from torchfit._utils.collector import suspended
 from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
@@ -65,6 +67,7 @@ class Trainer:
         state: What the steps need besides the model: objective, auxiliary terms, and the caller of the module.
         device: The device of the model.
         precision: In which dtype the module computes.
+        lock: Which threads may use the model.
         compile_options: The arguments of `compile`, `None` before it was called.
     """
 
@@ -87,6 +90,7 @@ class Trainer:
         self.compile_options: CompileOptions | None = None
         self.execution = EagerExecution()
         self._microbatches: MicrobatchSplitter | None = None
+        self.lock = ModelLock()
         self._is_running = False  # Training or evaluating, whose metrics a loop inside must not change.
         self._attribute_metrics: list[Any] | None = None  # Looked up once per loop.
 
@@ -165,7 +169,7 @@ class Trainer:
         model.stop_training = False
         if model.optimizer.built and model.optimizer.gradient_accumulation_steps is not None:
             model.optimizer.clear_accumulated()  # An interrupted `fit` may have left some.
-        with self._loop_context(model, callback_list, training=True):
+        with self._loop_context(model, callback_list, "fit", training=True, is_loop=True):
             train_loop(
                 timer.epochs(run.epochs()),
                 lambda epoch: timer.time_iterator(self._start_epoch(model, run, epoch)),
@@ -282,7 +286,7 @@ class Trainer:
         adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._metrics_isolated(model), self._loop_context(model, callback_list, training=False):
+        with self._loop_context(model, callback_list, "evaluate", training=False, is_loop=True):
             return self._run_evaluation(model, batches, callback_list)
 
     def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
@@ -311,7 +315,7 @@ class Trainer:
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out, pad_value)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._prediction_context(model, callback_list):
+        with self._prediction_context(model, "predict", callback_list, has_callbacks=bool(callbacks)):
             model.stop_predicting = False
             no_hooks = self._has_no_batch_hooks(callback_list, "predict")
             step = PredictStep(
@@ -330,7 +334,7 @@ class Trainer:
 
     def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Any]:
         for batch in batches.epoch(0):
-            yield self._predict_batch(model, batch)
+            yield self._predict_batch(model, batch, "predict_iter")
 
     def _prediction_batches(
         self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
@@ -359,15 +363,17 @@ class Trainer:
 
     def predict_on_batch(self, model: BaseModel, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays."""
-        return self._predict_batch(model, as_batch(x, None, None, self._batch_spec(model, x, inputs_only=True)))
+        batch = as_batch(x, None, None, self._batch_spec(model, x, inputs_only=True))
+        return self._predict_batch(model, batch, "predict_on_batch")
 
-    def _predict_batch(self, model: BaseModel, batch: Batch) -> Any:
-        with self._prediction_context(model, NO_CALLBACKS):
+    def _predict_batch(self, model: BaseModel, batch: Batch, method: str) -> Any:
+        with self._prediction_context(model, method, NO_CALLBACKS):
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
     @contextmanager
     def _single_step(self, model: BaseModel, reset_metrics: bool, training: bool) -> Iterator[None]:
-        with self._metrics_isolated(model), self._loop_context(model, NO_CALLBACKS, training=training):
+        method = "train_on_batch" if training else "test_on_batch"
+        with self._loop_context(model, NO_CALLBACKS, method, training=training, is_loop=False):
             if validation.boolean("reset_metrics", reset_metrics):
                 model.reset_metrics()
             yield
@@ -391,50 +397,54 @@ class Trainer:
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, validation: EpochIterator | None
     ) -> None:
         """Pass the names that the logs will have to callbacks that monitor one, if they can be inferred."""
-        is_known = overridden_method(model, "train_step", "test_step", "compute_metrics") is None
-        names = self._infer_log_names(model, batches.peek()) if callbacks.needs_log_names and is_known else None
+        is_custom = overridden_method(model, "train_step", "test_step", "compute_metrics") is not None
+        if is_custom or not callbacks.needs_log_names:
+            return
+        names = infer_log_names_of_model(model, self.state, batches.peek())
         if names is not None:
             validated = [] if validation is None else [f"val_{name}" for name in names]
             callbacks.set_log_names([*names, *validated])
 
-    def _infer_log_names(self, model: BaseModel, batch: Batch | None) -> list[str] | None:
-        auxiliary, module = self.state.auxiliary, model.module
-        others = [*iter_attribute_metrics(model), *auxiliary.metrics.values()]
-        previous = auxiliary.enter()
-        try:
-            with auxiliary.hooks_installed(module):
-                call = None if batch is None else make_module_call(self.state.call.signature(module), batch.inputs)
-                names = infer_log_names(self.state.objective, others, call, module, batch)
-            added = auxiliary.logged_names()
-        finally:
-            auxiliary.leave(previous)
-        return None if names is None else list(dict.fromkeys([*names, *added]))
-
     # -- the surroundings of a loop ------------------------------------------------------------------------
+
+    def _is_shareable(self, model: BaseModel, step: str) -> bool:
+        """Return whether threads may run a step without training at the same time: it is built in and not compiled."""
+        return self.execution.is_shareable and overridden_method(model, step) is None
 
     @contextmanager
     def _loop_context(
-        self, model: BaseModel, callbacks: CallbackList, *, training: bool, has_metrics: bool = True
+        self, model: BaseModel, callbacks: CallbackList, method: str, *, training: bool, is_loop: bool
     ) -> Iterator[None]:
-        """Prepare for a loop and set the mode of the module; restore and release everything on exit."""
-        state = self.state
-        state.call.start_loop()
-        isolated = self._isolated() if self._is_running else nullcontext()
-        was_running, self._is_running = self._is_running, self._is_running or has_metrics
-        try:
-            with isolated, self._terms_collected(model), training_mode(model, training), translate_errors(model.module):
-                yield
-        finally:
-            self._is_running = was_running
-            if not was_running:  # A loop inside of another keeps its graphs.
-                self.execution.release()
-            callbacks.close()
+        """Prepare for steps with metrics and set the mode of the module; restore and release everything on exit."""
+        is_alone = training or not self._is_shareable(model, "test_step")
+        with self.lock.owned(method, is_loop=is_loop, is_alone=is_alone), self._metrics_isolated(model):
+            self.state.call.start_loop()
+            was_running, self._is_running = self._is_running, True
+            try:
+                with self._terms_collected(model), training_mode(model, training), translate_errors(model.module):
+                    yield
+            finally:
+                self._is_running = was_running
+                if not was_running:  # A loop inside of another keeps its graphs.
+                    self.execution.release()
+                callbacks.close()
 
     @contextmanager
-    def _prediction_context(self, model: BaseModel, callbacks: CallbackList) -> Iterator[None]:
-        suspended = self.state.auxiliary.suspended()
-        with suspended, self._loop_context(model, callbacks, training=False, has_metrics=False), torch.no_grad():
-            yield
+    def _prediction_context(
+        self, model: BaseModel, method: str, callbacks: CallbackList, has_callbacks: bool = False
+    ) -> Iterator[None]:
+        """Prepare for a prediction, which changes nothing that other threads see; release everything on exit."""
+        is_shared = not has_callbacks and self._is_shareable(model, "predict_step")  # Callbacks may stop it.
+        lock = self.lock.shared(method) if is_shared else self.lock.owned(method, is_loop=False, is_alone=True)
+        with lock:
+            self.state.call.start_loop()
+            try:
+                with suspended(), training_mode(model, False), translate_errors(model.module), torch.no_grad():
+                    yield
+            finally:
+                if not self._is_running:
+                    self.execution.release()
+                callbacks.close()
 
     @contextmanager
     def _terms_collected(self, model: BaseModel) -> Iterator[None]:
@@ -449,18 +459,12 @@ class Trainer:
             self._attribute_metrics = previous
 
     @contextmanager
-    def _isolated(self) -> Iterator[None]:
-        """Protect what an outer loop reports from a loop inside of it."""
-        with self.state.objective.isolated(), self.state.auxiliary.isolated():
-            yield
-
-    @contextmanager
     def _metrics_isolated(self, model: BaseModel) -> Iterator[None]:
-        """Protect the metrics of an outer loop, if there is one, from a loop inside of it."""
+        """Protect the metrics of an outer loop, if there is one, and what it reports from a loop inside of it."""
         if not self._is_running:
             yield
             return
-        with preserve_state(model.metrics), self._isolated():
+        with preserve_state(model.metrics), self.state.objective.isolated(), self.state.auxiliary.isolated():
             yield
 
     def _has_no_batch_hooks(self, callbacks: CallbackList, mode: str) -> bool:
@@ -477,7 +481,7 @@ class Trainer:
 
         Labels among the inputs go to modules that need them, or that compute their own loss with them.
         """
-        self.state.call.checks_batch_axis = is_array_like(x)
+        self.state.call.loop.checks_batch_axis = is_array_like(x)
         objective, signature = self.state.objective, self.state.call.signature(model.module)
         may_split = self.input_names is None and hasattr(x, "columns")
         has_own_loss = not inputs_only and not objective.has_losses

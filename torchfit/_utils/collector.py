@@ -5,6 +5,8 @@ that is active in this thread, and do nothing if there is none.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +26,16 @@ class AddedTerm(NamedTuple):
 
 
 class Collector:
-    """Collects what is added between `enter` and `leave`."""
+    """Collects what is added between `enter` and `leave`.
+
+    Attributes:
+        losses: What was added to the loss.
+        values: `(name, value, aggregation)` of what is logged.
+        is_active: Whether it is between `enter` and `leave`.
+        counts: Whether it collects anything.
+    """
+
+    counts = True
 
     def __init__(self) -> None:
         """Start empty and inactive."""
@@ -58,7 +69,17 @@ class Collector:
 
     def is_nested(self) -> bool:
         """Return whether the collector of another model is active in this thread."""
-        return _active.collector is not None and _active.collector is not self
+        return _active.collector not in (None, self)
+
+    def is_collecting(self) -> bool:
+        """Return whether what is added in this thread counts, here or in the collector of another model."""
+        return _active.collector is not None and _active.collector.counts and (self.is_active or self.is_nested())
+
+
+class NullCollector(Collector):
+    """Collects nothing: it is active during predictions, which need no losses and metrics."""
+
+    counts = False
 
 
 class _ActiveCollector(threading.local):
@@ -68,6 +89,22 @@ class _ActiveCollector(threading.local):
 
 
 _active = _ActiveCollector()
+_NULL_COLLECTOR = NullCollector()
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Collect nothing in this thread, and call no function that adds losses or metrics."""
+    previous, _active.collector = _active.collector, _NULL_COLLECTOR
+    try:
+        yield
+    finally:
+        _active.collector = previous
+
+
+def is_suspended() -> bool:
+    """Return whether nothing is collected in this thread."""
+    return _active.collector is _NULL_COLLECTOR
 
 
 def add_loss(value: Any) -> None:
@@ -91,7 +128,7 @@ def add_loss(value: Any) -> None:
     >>> history = model.fit(torch.ones(8, 4), verbose=0)
     """
     collector = _active.collector
-    if collector is not None:
+    if collector is not None and collector.counts:
         collector.losses.append(_checked("add_loss", value))
 
 
@@ -112,7 +149,7 @@ def add_metric(value: Any, name: str, aggregation: str = "mean") -> None:
     """
     check_metric(name, aggregation)
     collector = _active.collector
-    if collector is not None:
+    if collector is not None and collector.counts:
         collector.values.append((name, _checked("add_metric", value).detach(), aggregation))
 
 

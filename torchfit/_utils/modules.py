@@ -1,8 +1,9 @@
 """Device, dtype, weights and mode of any module."""
 
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 
 import torch
@@ -14,6 +15,8 @@ from torchfit._utils.compat import is_extra_state
 _CALLS_PER_LEVEL = 12  # of copy.deepcopy, with some to spare
 _MAX_LEVELS = 1000
 _EVAL_FLAG = "_torchfit_keeps_evaluation_mode"
+_modes_lock = threading.RLock()  # `train` of the user's modules runs under it.
+_modes_before: list[dict[nn.Module, bool]] = []  # of the calls of `training_mode` that go on, in their order
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -47,18 +50,35 @@ def has_lazy_weights(module: nn.Module) -> bool:
 def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
     """Put every submodule into train or evaluation mode, and restore the mode of each on exit.
 
-    Layers that stay in evaluation mode (`set_stays_in_eval`) are not put into train mode.
+    Layers that stay in evaluation mode (`set_stays_in_eval`) are not put into train mode. Threads may share evaluation
+    mode: one that exits while others use a submodule leaves it to them to restore its mode.
     """
-    before = [(submodule, submodule.training) for submodule in module.modules()]
-    nn.Module.train(module, training)
-    for submodule, _ in before if training else ():
-        if stays_in_eval(submodule):
+    lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph is run by one thread.
+    with lock:
+        before = {submodule: submodule.training for submodule in module.modules()}
+        nn.Module.train(module, training)
+        for submodule in filter(stays_in_eval, before if training else ()):
             submodule.training = False
+        _modes_before.append(before)
     try:
         yield
     finally:
-        for submodule, was_training in before:
-            submodule.training = was_training
+        with lock:
+            later = _remove(before)
+            for submodule, was_training in before.items():
+                other = next((modes for modes in later if submodule in modes), None)
+                if other is None:
+                    object.__setattr__(submodule, "training", was_training)  # Much faster than that of modules.
+                else:
+                    other[submodule] = was_training
+
+
+def _remove(before: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:
+    """Remove the modes before a call, and return those before the calls that began later and go on."""
+    place = next(place for place, modes in enumerate(_modes_before) if modes is before)
+    later = _modes_before[place + 1 :]
+    del _modes_before[place]
+    return later
 
 
 @contextmanager
