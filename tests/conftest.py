@@ -15,3 +15,32 @@ import torch
 def _seeded():
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+class TracedOnly:
+    """Stands in for torch's compiler: steps are traced and made functional, and run by torch's own kernels."""
+
+    @staticmethod
+    def compile_fx(module, examples, inner, config_patches):
+        from torch._dynamo.backends.common import aot_autograd
+
+        compiler = aot_autograd(fw_compiler=inner, inference_compiler=inner, keep_inference_input_mutations=True)
+        return compiler(module, examples)
+
+    @staticmethod
+    def compile_fx_inner(module, examples, **options):
+        from functorch.compile import make_boxed_func
+
+        code = make_boxed_func(module.forward)
+        code.current_callable = code
+        return code
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Compile graphs in milliseconds: they are not as fast then, and everything else is as it is."""
+    from torchfit._utils import compat
+
+    monkeypatch.setattr(compat, "inductor", lambda: TracedOnly)
+    torch._dynamo.reset()
+    return TracedOnly

@@ -104,14 +104,11 @@ def test_a_learning_rate_that_changes_makes_no_new_graph():
 
 @graphs
 @pytest.mark.slow
-def test_a_torch_optimizer_runs_beside_the_compiled_module_and_says_so(caplog):
-    with caplog.at_level(logging.WARNING, "torchfit"):
-        _, compiled = trained(optimizer=lambda: torch.optim.SGD, jit_compile=True)
-    assert [record.getMessage() for record in caplog.records] == [
-        "jit_compile: the train step runs without a graph: a torch.optim optimizer is not part of a graph"
-    ]
-    _, plain = trained(optimizer=lambda: torch.optim.SGD)
+def test_a_torch_optimizer_updates_with_the_gradients_of_a_graph():
+    _, plain = trained(optimizer=lambda: torch.optim.Adam)
+    model, compiled = trained(optimizer=lambda: torch.optim.Adam, jit_compile=True)
     assert_same(compiled, plain)
+    assert model._torchfit.execution._steps["train"]._graphs
 
 
 @graphs

@@ -1,9 +1,11 @@
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
 from torchfit import metrics
-from torchfit._execution.graph import GraphRunner, traces_gradients
+from torchfit._execution.graph import GraphError, GraphRunner, traces_gradients
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,21 +21,48 @@ def test_a_graph_replays_with_new_arguments_and_changes_state_in_place():
         return [state * 2]
 
     graph = GraphRunner(add_and_double)
-    graph([torch.ones(3)])
-    (doubled,) = graph([torch.full((3,), 2.0)], check_guards=False)
-    assert state.tolist() == [3.0, 3.0, 3.0]
-    assert doubled.tolist() == [6.0, 6.0, 6.0]
+    for calls in (1, 2, 3):  # compiled, guarded, replayed
+        (doubled,) = graph([torch.full((3,), 2.0)], check_guards=False)
+        assert state.tolist() == [2.0 * calls] * 3
+        assert doubled.tolist() == [4.0 * calls] * 3
+    assert graph.is_steady
 
 
 def test_a_checked_call_sees_what_has_changed_and_an_unchecked_one_does_not_look():
     layer = nn.Dropout(0.0)
     graph = GraphRunner(lambda tensors: [layer(tensors[0])])
     ones = torch.ones(4)
-    assert graph([ones])[0].tolist() == [1.0] * 4
+    assert [graph([ones])[0].tolist() for _ in range(2)] == [[1.0] * 4] * 2
     layer.p = 1.0
     assert graph([ones], check_guards=False)[0].tolist() == [1.0] * 4
     assert graph([ones], check_guards=True)[0].tolist() == [0.0] * 4
     assert graph([ones], check_guards=False)[0].tolist() == [0.0] * 4
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_what_changes_with_every_call_is_looked_at_in_every_call():
+    kept = [torch.zeros(1)]
+
+    def swap(tensors):
+        previous, kept[0] = kept[0], tensors[0] * 2
+        return [previous + tensors[0]]
+
+    graph = GraphRunner(swap)
+    found = [graph([torch.tensor([float(number)])], check_guards=False)[0].item() for number in (1, 2, 3, 4)]
+    assert found == [1.0, 4.0, 7.0, 10.0]
+    assert not graph.is_steady
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_a_number_that_changes_again_and_again_ends_recompilations():
+    layer = nn.Dropout(0.0)
+    graph = GraphRunner(lambda tensors: [layer(tensors[0])])
+    for p in (0.0, 0.1, 0.2, 0.3):
+        layer.p = p
+        graph([torch.ones(1)])
+    layer.p = 0.4
+    with pytest.raises(GraphError, match=r"^it was compiled 4 times, because `layer\.p` changes$"):
+        graph([torch.ones(1)])
 
 
 def test_state_of_metrics_may_be_handed_to_a_kernel():
@@ -70,14 +99,16 @@ def test_gradients_are_part_of_a_graph():
 def test_wrappers_that_change_nothing_are_left_out():
     graph = GraphRunner(lambda tensors: [tensors[0] + 1])
     graph([torch.zeros(2)])
-    assert graph._code.run is graph._code._inner
+    code = graph._recorder.recording.code
+    assert code.run is code._inner
     assert graph([torch.ones(2)], check_guards=False)[0].tolist() == [2.0, 2.0]
 
 
 def test_wrappers_that_change_something_stay():
     graph = GraphRunner(lambda tensors: [tensors[0].add_(1).view(2, 2)])  # a view of the argument itself, made outside
     graph([torch.zeros(4)])
-    assert graph._code.run is not graph._code._inner
+    code = graph._recorder.recording.code
+    assert code.run is not code._inner
     ones = torch.ones(4)
     (view,) = graph([ones], check_guards=False)
     assert view.tolist() == [[2.0, 2.0], [2.0, 2.0]]
@@ -86,9 +117,12 @@ def test_wrappers_that_change_something_stay():
 
 def test_a_released_graph_holds_no_tensor_and_runs_again():
     graph = GraphRunner(lambda tensors: [tensors[0] + 1])
-    graph([torch.zeros(2)])
+    batch = torch.zeros(2)
+    is_alive = weakref.ref(batch)
+    graph([batch])
+    del batch
     graph.release()
-    assert graph._recorded_args == ()
+    assert is_alive() is None
     assert graph([torch.ones(2)], check_guards=False)[0].tolist() == [2.0, 2.0]
 
 

@@ -142,7 +142,6 @@ def test_a_training_goes_on_when_a_layer_is_frozen(between_fits):
     assert_compiled_is_plain(train)
 
 
-@pytest.mark.xfail(strict=True, reason="a graph that was compiled does not fall back to eager steps")
 def test_a_training_goes_on_when_the_module_begins_to_look_at_its_values():
     class Probes(nn.Module):
         def __init__(self):
@@ -173,7 +172,6 @@ class Annealed(losses.Loss):
         return (y_true - y_pred).square().mean(-1) + self.factor * y_pred.abs().mean(-1)
 
 
-@pytest.mark.xfail(strict=True, reason="recompiles until torch's limit")
 def test_a_training_goes_on_when_a_number_changes_with_every_epoch():
     def train(jit_compile):
         net, loss = network(), Annealed()
@@ -183,7 +181,6 @@ def test_a_training_goes_on_when_a_number_changes_with_every_epoch():
     assert_compiled_is_plain(train)
 
 
-@pytest.mark.xfail(strict=True, reason="the running step meets an objective that is not bound")
 def test_a_training_goes_on_when_a_callback_compiles_the_model():
     def train(jit_compile):
         class Compile(callbacks.Callback):
@@ -211,7 +208,6 @@ class Slope(nn.Module):
             return torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0].sum(1, keepdim=True)
 
 
-@pytest.mark.xfail(strict=True, reason="torch.compile does not support double backward")
 def test_a_training_goes_on_when_the_module_differentiates_itself():
     def train(jit_compile):
         net = Slope()

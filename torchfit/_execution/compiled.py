@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from torchfit._execution.compile_policy import CompileImmediately, CompileWhenWorthwhile
 from torchfit._execution.eager import EagerExecution, StepGroups
-from torchfit._execution.graph import GraphRunner, traces_gradients
+from torchfit._execution.graph import GraphError, GraphRunner
 from torchfit._execution.step_program import StepProgram, run_each
 from torchfit._types import StateDict, StepFn
 from torchfit._utils import tree
@@ -20,12 +19,13 @@ from torchfit._utils.batch import Batch
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
 
-_MAX_UNROLLED_STEPS = 4  # Steps in one graph: more would save little and take long to compile.
 _MAX_GRAPHS = 4
 _MIN_STEPS_PER_SHAPE = 200  # Another shape gets a graph of its own after this many steps.
 
 Log = Callable[[str], None]
 BatchIndexer = Callable[[Tensor], Batch]
+GraphKey = tuple[Any, ...]
+"""The variant of each step in a graph, and the shapes of the inputs of all of them."""
 
 
 class CompiledExecution(EagerExecution):
@@ -55,13 +55,12 @@ class CompiledExecution(EagerExecution):
     def iter_steps(self, batches: Any, epoch: int, start: int = 0) -> StepGroups:
         """Iterate over the steps of an epoch, from batch `start` on, and re-evaluate the guards at the first."""
         for step in self._steps.values():
-            step.check_guards = True
+            step.check_guards()
         return super().iter_steps(batches, epoch, start)
 
     def bind(self, program: StepProgram, batches: Any) -> StepFn:
         """Return the function that runs the items of `iter_steps`; rows of device tensors are indexed in the graph."""
-        step = self._compiled_step(program.mode)
-        step.bind(program, batches.defer_indexing())
+        step = self._compiled_step(program.mode).bind(program, batches)
         return step.run_steps if self.steps_per_execution > 1 else step.run_step
 
     def grouped_step(self, program: StepProgram, step: StepFn) -> StepFn:
@@ -97,8 +96,18 @@ class CompiledExecution(EagerExecution):
             step.release()
 
 
+class StepScope:
+    """The step and the data of the loop that is running, which graphs read when their guards are evaluated.
+
+    Graphs outlive loops. Between two loops the scope is empty, so that graphs keep neither a model nor data alive.
+    """
+
+    program: Any = None
+    indexer: BatchIndexer | None = None
+
+
 class CompiledStep:
-    """Runs one kind of step as graphs, one for each set of shapes, which are kept from loop to loop.
+    """The graphs of one kind of step, one for each set of shapes, which are kept from loop to loop.
 
     Args:
         log: Called with one line where the step cannot be compiled.
@@ -106,49 +115,125 @@ class CompiledStep:
         add_compile_time: Called with the seconds that a graph took to compile.
     """
 
-    check_guards = True
-    _program: StepProgram
-    _indexer: BatchIndexer | None
-
     def __init__(self, log: Log, policy: CompileImmediately, add_compile_time: Callable[[float], None]) -> None:
         self._log, self._policy, self._add_compile_time = log, policy, add_compile_time
-        self._graphs: dict[Any, GraphRunner | None] = {}  # `None`: to be compiled again in a resumed run.
-        self._seen: Counter[Any] = Counter()
-        self._is_disabled = False
-        self._result_template: Any = None
+        self._graphs: dict[GraphKey, GraphRunner | None] = {}  # `None`: to be compiled again in a resumed run.
+        self._seen: Counter[GraphKey] = Counter()
+        self._failure: str | None = None
+        self._logged: str | None = None
+        self._scope = StepScope()
+        self._running: LoopStep | None = None
+        self._indexed_samples: int | None = None
 
-    def bind(self, program: StepProgram, indexer: BatchIndexer | None) -> None:
-        """Prepare for a loop."""
-        self._program, self._indexer = program, indexer
-        self._result_template = None
-        self.check_guards = True
+    def bind(self, program: StepProgram, batches: Any) -> "LoopStep":
+        """Return what runs the steps of a loop.
+
+        Rows of tensors on the device are indexed inside the graphs, for data of one size: other sizes would need graphs
+        of their own.
+        """
+        indexer = None
+        if self._indexed_samples in (None, batches.samples):
+            indexer = batches.defer_indexing()
+            self._indexed_samples = self._indexed_samples if indexer is None else batches.samples
         self._policy.start_loop(program.expected_steps)
-        if not self._is_disabled:
-            self._disable(program.compile_blocker)
+        return LoopStep(self, program, indexer)
+
+    def may_have_changed(self, step: "LoopStep") -> bool:
+        """Return whether the guards must be evaluated: an epoch has begun, or another loop has run."""
+        return self._running is not step
+
+    def enter(self, step: "LoopStep") -> None:
+        """Let the graphs read the step and the data of a loop, before their guards are evaluated."""
+        self._running, self._scope.program, self._scope.indexer = step, step.program, step.indexer
+
+    def check_guards(self) -> None:
+        """Evaluate the guards before the next step."""
+        self._running = None
+
+    def find_blocker(self, program: StepProgram) -> str | None:
+        """Return why a step runs without a graph, `None` if it has one, and log the reason once."""
+        reason = self._failure or program.compile_blocker
+        if reason is not None and reason != self._logged:
+            self._logged = reason
+            self._log(f"jit_compile: the {program.mode} step runs without a graph: {reason}")
+        return reason
+
+    def give_up(self, reason: str) -> None:
+        """Compile no more, because that failed."""
+        self._failure = reason
+        self._graphs.clear()
 
     def invalidate(self) -> None:
         """Compile the same graphs again."""
         self._graphs = dict.fromkeys(self._graphs)
-        self._result_template = None
+        self.check_guards()
 
     def release(self) -> None:
         """Release data and model."""
-        self._result_template = None
+        self._running = self._scope.program = self._scope.indexer = None
         for graph in self._graphs.values():
             if graph is not None:
                 graph.release()
 
     def state_dict(self) -> StateDict:
-        """Return the shapes that have a graph, and how often others were seen."""
+        """Return the shapes that have a graph, how often others were seen, and why nothing is compiled."""
         return {
             "graphs": [_plain_key(key) for key in self._graphs],
             "seen": [(_plain_key(key), count) for key, count in self._seen.items()],
+            "failure": self._failure,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore that."""
         self._graphs = {key: self._graphs.get(key) for key in state["graphs"]}
         self._seen = Counter(dict(state["seen"]))
+        self._failure = state.get("failure")
+
+    def find_graph(self, key: GraphKey, step: "LoopStep", inputs: Any) -> GraphRunner | None:
+        """Return the graph for steps with these shapes, a new one if that is worthwhile, or `None`."""
+        graph = self._graphs.get(key)
+        if graph is None and self._is_worthwhile(key):
+            function = _make_function(self._scope, step, inputs, variants=key[0])
+            self._graphs[key] = graph = GraphRunner(function, self._record_compile_time)
+        return graph
+
+    def _is_worthwhile(self, key: GraphKey) -> bool:
+        """Return whether to compile a graph for these shapes."""
+        if not any(_kind(key) == _kind(known) for known in self._graphs):
+            return self._policy.should_compile()
+        if any(key[1:] == known[1:] for known in self._graphs):
+            return True  # Same shapes, different variant (e.g. the last accumulation step): it will recur.
+        self._seen[key] += 1
+        return self._seen[key] > _MIN_STEPS_PER_SHAPE and len(self._graphs) < _MAX_GRAPHS
+
+    def _record_compile_time(self, seconds: float) -> None:
+        self._policy.record_compile_time(seconds)
+        self._add_compile_time(seconds)
+
+
+class LoopStep:
+    """Runs the steps of one loop. The first runs eagerly, since it resolves what depends on the data.
+
+    Args:
+        compiled: The graphs.
+        program: The step.
+        indexer: Makes a batch of row indices, if that is what the items of the loop are.
+
+    Attributes:
+        program: The step.
+        indexer: As the argument.
+    """
+
+    program: StepProgram
+
+    def __init__(self, compiled: CompiledStep, program: StepProgram, indexer: BatchIndexer | None) -> None:
+        self._compiled, self.indexer = compiled, indexer
+        self._start(program)
+
+    def _start(self, program: StepProgram) -> None:
+        self.program, self._run_batch = program, program.run
+        self._result_template: Any = None
+        self._blocker = self._compiled.find_blocker(program)
 
     def run_step(self, inputs: Any) -> Any:
         """Run one step."""
@@ -156,110 +241,90 @@ class CompiledStep:
 
     def run_steps(self, inputs: Sequence[Any]) -> Any:
         """Run the steps of a group, in graphs of a few each."""
-        size = math.ceil(len(inputs) / math.ceil(len(inputs) / _MAX_UNROLLED_STEPS))
+        size = math.ceil(len(inputs) / math.ceil(len(inputs) / self.program.max_unrolled_steps))
         groups = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-        return self._run(groups[0]) if len(groups) == 1 else run_each(self._program, self._run, groups)
+        return self._run(groups[0]) if len(groups) == 1 else run_each(self.program, self._run, groups)
 
     def _run(self, inputs: Sequence[Any]) -> Any:
-        tensors = inputs if self._indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
-        key = (self._program.variants(len(inputs)), *[tensor.shape for tensor in tensors])
-        graph = self._graphs.get(key)
-        if graph is None or self._result_template is None:
-            return self._run_without_graph(inputs, tensors, key)
-        return self._replay(graph, tensors, len(inputs))
+        compiled = self._compiled
+        may_have_changed = self.program.keeps_step_logs or compiled.may_have_changed(self)
+        if may_have_changed and not self.program.is_current:
+            self._start(self.program.renewed())
+            compiled.invalidate()
+        if self._blocker is not None or self._result_template is None:
+            return self._run_eagerly(inputs)
+        tensors = inputs if self.indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
+        key = (self.program.variants(len(inputs)), *[tensor.shape for tensor in tensors])
+        graph = compiled.find_graph(key, self, inputs[0])
+        if graph is None:
+            return self._run_eagerly(inputs)
+        if may_have_changed:
+            compiled.enter(self)
+        return self._replay(graph, inputs, tensors, may_have_changed)
 
-    def _replay(self, graph: GraphRunner, tensors: Sequence[Tensor], steps: int) -> Any:
-        outputs = graph([*tensors, *self._scalars(tensors, steps)], check_guards=self.check_guards)
-        self.check_guards = self._program.keeps_step_logs
-        return self._program.unpack_result(self._result_template, outputs)
+    def _replay(self, graph: GraphRunner, inputs: Sequence[Any], tensors: Sequence[Tensor], check_guards: bool) -> Any:
+        """Run the steps as a graph, or eagerly with the state of before if it cannot be compiled."""
+        program = self.program
+        counters = program.get_counters()
+        try:
+            outputs = graph([*tensors, *self._scalars(tensors, len(inputs))], check_guards)
+        except GraphError as error:
+            program.set_counters(counters)
+            self._compiled.give_up(str(error))
+            self._blocker = self._compiled.find_blocker(program)
+            return self._run_eagerly(inputs)
+        return program.unpack_result(self._result_template, outputs)
 
     def _scalars(self, tensors: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
         """Return the scalars of all steps as one tensor (steps, scalars), if there are any."""
-        if not self._program.has_step_scalars:
+        if not self.program.has_step_scalars:
             return ()
         rows = [tensor.shape[0] for tensor in tensors[:: len(tensors) // steps]]
-        scalars = torch.tensor([self._program.step_scalars(count) for count in rows])
+        scalars = torch.tensor([self.program.step_scalars(count) for count in rows])
         return (scalars.to(tensors[0].device, non_blocking=True),)
 
-    def _run_without_graph(self, inputs: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
-        """Run eagerly, unless it is time to compile a graph for these shapes."""
-        if not self._is_disabled and self._result_template is not None and self._is_worthwhile(key):
-            return self._compile_and_run(inputs, tensors, key)
-        batches = [self._batch(source) for source in inputs]
+    def _run_eagerly(self, inputs: Sequence[Any]) -> Any:
+        batches = inputs if self.indexer is None else [self.indexer(rows) for rows in inputs]
         if len(batches) == 1:
-            self._result_template = self._program.run(batches[0])
+            self._result_template = self._run_batch(batches[0])
         else:
-            self._result_template = run_each(self._program, self._program.run, batches)
+            self._result_template = run_each(self.program, self._run_batch, batches)
         return self._result_template
 
-    def _is_worthwhile(self, key: Any) -> bool:
-        """Return whether to compile a graph for these shapes."""
-        if not self._graphs:
-            return self._policy.should_compile()
-        if any(key[1:] == known[1:] for known in self._graphs):
-            return True  # Same shapes, different variant (e.g. the last accumulation step): it will recur.
-        self._seen[key] += 1
-        return self._seen[key] > _MIN_STEPS_PER_SHAPE and len(self._graphs) < _MAX_GRAPHS
 
-    def _compile_and_run(self, inputs: Sequence[Any], tensors: Sequence[Tensor], key: Any) -> Any:
-        self._graphs[key] = graph = GraphRunner(self._build_function(inputs))
-        self.check_guards = True
-        started, counters = perf_counter(), self._program.get_counters()
-        try:
-            result = self._replay(graph, tensors, len(inputs))
-            self._policy.record_compile_time(perf_counter() - started)
-            return result
-        except Exception as error:
-            del self._graphs[key]
-            self._program.set_counters(counters)
-            self._disable(_reason(error))
-            return self._run_without_graph(inputs, tensors, key)
-        finally:
-            self._add_compile_time(perf_counter() - started)
+def _make_function(
+    scope: StepScope, step: LoopStep, example: Any, variants: tuple[tuple[Any, ...], ...]
+) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Return the function of tensors that runs steps with inputs like `example`; their scalars come last."""
+    is_indexed, has_scalars = step.indexer is not None, step.program.has_step_scalars
+    width = 1 if is_indexed else len(tree.leaves(example))
+    unflatten = tree.unflattener(() if is_indexed else tree.map(_no_leaf, tuple(example)))
 
-    def _disable(self, reason: str | None) -> None:
-        if reason is not None:
-            self._is_disabled = True
-            self._log(f"jit_compile: the {self._program.mode} step runs without a graph: {reason}")
-            self._program.on_fallback()
+    def function(tensors: Sequence[Tensor]) -> list[Tensor]:
+        outputs = []
+        for number, variant in enumerate(variants):
+            own = tensors[number * width : (number + 1) * width]
+            batch = scope.indexer(own[0]) if scope.indexer is not None else Batch(*unflatten(own))
+            scalars = tensors[-1][number].unbind() if has_scalars else ()
+            outputs += scope.program.traceable(batch, *scalars, *variant)
+        return outputs
 
-    def _build_function(self, inputs: Sequence[Any]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-        """Return the function of tensors that runs these steps: their inputs come first, the scalars last."""
-        traceable, unpack, width = self._program.traceable, *self._unpacking(inputs[0])
-        variants, has_scalars = self._program.variants(len(inputs)), self._program.has_step_scalars
-
-        def function(tensors: Sequence[Tensor]) -> list[Tensor]:
-            outputs = []
-            for step, variant in enumerate(variants):
-                batch = unpack(tensors[step * width : (step + 1) * width])
-                scalars = tensors[-1][step].unbind() if has_scalars else ()
-                outputs += traceable(batch, *scalars, *variant)
-            return outputs
-
-        return function
-
-    def _unpacking(self, inputs: Any) -> tuple[Callable[[Sequence[Tensor]], Batch], int]:
-        """Return how a batch is made from tensors inside the graph, and from how many."""
-        indexer = self._indexer
-        if indexer is not None:
-            return lambda tensors: indexer(tensors[0]), 1
-        unflatten = tree.unflattener(tuple(inputs))
-        return lambda tensors: Batch(*unflatten(tensors)), len(tree.leaves(inputs))
-
-    def _batch(self, inputs: Any) -> Batch:
-        return inputs if self._indexer is None else self._indexer(inputs)
+    return function
 
 
-def _plain_key(key: Any) -> Any:
+def _no_leaf(leaf: Any) -> int:
+    """Return what holds the place of a leaf, so that the structure does not keep a batch alive."""
+    return 0
+
+
+def _kind(key: GraphKey) -> list[int]:
+    """Return the numbers of axes of the inputs of one step: batches, or rows of data that the graph indexes."""
+    variants, *shapes = key
+    return [len(shape) for shape in shapes[: len(shapes) // len(variants)]]
+
+
+def _plain_key(key: GraphKey) -> GraphKey:
     return (key[0], *map(tuple, key[1:]))
-
-
-def _reason(error: Exception) -> str:
-    """Return one line on why a step could not be compiled."""
-    if not traces_gradients():
-        return f"torch {torch.__version__} cannot put gradients into a graph"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: Any) -> EagerExecution:

@@ -1,21 +1,26 @@
 """A function of tensors as one compiled graph, replayed with as little Python as possible.
 
 `torch.compile` re-evaluates its guards on every call; for a small network that takes longer than the whole step. A
-`GraphRunner` evaluates them at the calls that may follow a change (`check_guards=True`). Otherwise it calls the
-compiled code with the tensors that it was recorded with, replacing only its inputs.
+`GraphRunner` evaluates them at the calls that may follow a change (`check_guards=True`), and until two calls in a row
+have shown that nothing but its inputs changes from call to call: a function that counts its calls, or that keeps a
+tensor for the next one, is always guarded. Otherwise it calls the compiled code with the tensors that it was recorded
+with, replacing only its inputs.
 
 Where private parts of torch's compiler (`_utils/compat.py`) are missing, guards are always evaluated.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from time import perf_counter
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from torchfit._utils import compat
 from torchfit._utils.console import logger
+from torchfit._utils.rng import random_state, restore_random_state
 
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
 Code = Callable[[list[Tensor]], Any]
@@ -23,6 +28,8 @@ ReplayFn = Callable[[Sequence[Tensor], list[int]], list[Tensor]]
 InputSlots = list[tuple[int, int]]
 """Pairs of (position among the arguments of the compiled code, index among the inputs of the function)."""
 
+_MAX_RECOMPILATIONS = 3
+_CHANGED = re.compile(r"\d+/\d+: (\S+) == ")  # In a message about guards: "- 0/1: model.module.p == 0.1  # …".
 _OPTIONS = {
     "fallback_random": True,  # Dropout draws what it would draw without a compiler.
     "size_asserts": False,  # Shapes are those of the recording: a GraphRunner is made for one set of shapes.
@@ -35,105 +42,215 @@ def traces_gradients() -> bool:
     return hasattr(compat.dynamo_config(), "trace_autograd_ops")
 
 
+class GraphError(Exception):
+    """Why a function cannot run as a graph, in one line; whatever a failed run has changed is restored."""
+
+
+class Recording(NamedTuple):
+    """A call of compiled code, and what it returned."""
+
+    code: "InductorCode"
+    arguments: Sequence[Any]
+    outputs: Sequence[Any]
+
+    def equals(self, other: "Recording", ignore: set[int]) -> bool:
+        """Return whether the other has the same code and the same arguments, but for those in the slots `ignore`."""
+        if self.code is not other.code:
+            return False
+        pairs = enumerate(zip(self.arguments, other.arguments))
+        return all(first is second for slot, (first, second) in pairs if slot not in ignore)
+
+
+class Recorder:
+    """Compiles, and records the calls of the compiled code.
+
+    The guarded function refers to its recorder, and not to the `GraphRunner`, which would be a reference cycle.
+
+    Attributes:
+        recording: The last call, `None` if there was none, or if it cannot be recorded.
+        compilations: How often the function was compiled.
+    """
+
+    def __init__(self) -> None:
+        self.recording: Recording | None = None
+        self.compilations = 0
+        self._started: InductorCode | None = None
+
+    def start(self) -> None:
+        """Prepare for a call."""
+        self.recording = self._started = None
+
+    @property
+    def has_proven_itself(self) -> bool:
+        """Whether the code that the last call has started had run before without an error."""
+        return self._started is not None and self._started.has_run
+
+    def backend(self, module: Any, examples: Any) -> Callable[..., Any]:
+        """Compile; what `torch.compile` takes as its `backend`."""
+        self.compilations += 1
+        code = _compile_with_inductor(module, examples)
+        if code is None:
+            return compat.lookup_compiler_backend("inductor")(module, examples)  # type: ignore[no-any-return]
+
+        def run(*arguments: Any) -> Any:
+            self._started = code
+            outputs = code.record(arguments)
+            self.recording = Recording(code, arguments, outputs)
+            return outputs
+
+        return run
+
+
 class GraphRunner:
     """One graph of `function`, which takes tensors of fixed shapes and returns a list of tensors.
 
     Besides its arguments the function may read, and change in place, any tensor it can reach. It is compiled at the
     first call.
+
+    Args:
+        function: The function.
+        add_compile_time: Called with the seconds of every call that compiled.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, add_compile_time: Callable[[float], None] = lambda seconds: None) -> None:
         # The compiler caches by code object, and gives up on one with too many versions.
         function.__code__ = function.__code__.replace()
-        self._guarded_fn = torch.compile(function, fullgraph=True, dynamic=False, backend=self._backend)
-        self._code: InductorCode | None = None
-        self._recorded_args: Sequence[Tensor] = ()
-        self._outputs: Sequence[Any] = ()
+        self._recorder = Recorder()
+        self._guarded_fn = torch.compile(function, fullgraph=True, dynamic=False, backend=self._recorder.backend)
+        self._add_compile_time = add_compile_time
+        self._recording: Recording | None = None
         self._input_slots: InputSlots = []
-        self._output_indices: list[int] | None = None
+        self._output_indices: list[int] = []
+        self.is_steady = False  # Whether the last two guarded calls differ in their inputs alone.
         self._replay: ReplayFn | None = None
 
     def __call__(self, tensors: Sequence[Tensor], check_guards: bool = True) -> list[Tensor]:
-        """Run the graph; with `check_guards`, recompile it first if something that it depends on has changed."""
-        if check_guards or self._output_indices is None or self._code is None:
+        """Run the graph; with `check_guards`, recompile it first if something that it depends on has changed.
+
+        Raises:
+            GraphError: If it cannot be compiled or recompiled, or fails when it runs for the first time.
+        """
+        if check_guards or not self.is_steady:
             return self._run_guarded(tensors)
         if self._replay is None:
-            self._replay = _make_replay(self._code, self._recorded_args, self._input_slots)
+            self._replay = self._make_replay()
         return self._replay(tensors, self._output_indices)
 
     def release(self) -> None:
-        """Release the recorded tensors; the next call evaluates the guards."""
-        self._recorded_args, self._output_indices, self._replay = (), None, None
+        """Release the recorded tensors; the next calls evaluate the guards."""
+        self._recording = self._recorder.recording = self._replay = None
+        self.is_steady = False
 
     def _run_guarded(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        previous_args, previous_code = self._recorded_args, self._code
-        with _tracing_gradients():
-            results: list[Tensor] = self._guarded_fn(tensors)
-        self._output_indices = self._find_outputs(results)
-        index_of = {id(tensor): index for index, tensor in enumerate(tensors)}
-        recorded = enumerate(self._recorded_args)
-        self._input_slots = [(slot, index_of[id(tensor)]) for slot, tensor in recorded if id(tensor) in index_of]
-        self._outputs = ()
-        inputs = {slot for slot, _ in self._input_slots}
-        if self._code is not previous_code or not _same_tensors(previous_args, self._recorded_args, ignore=inputs):
-            self._replay = None
+        recorder = self._recorder
+        compilations, started = recorder.compilations, perf_counter()
+        recorder.start()
+        try:
+            with _compiler_config(may_recompile=compilations <= _MAX_RECOMPILATIONS):
+                results: list[Tensor] = self._guarded_fn(tensors)
+        except Exception as error:
+            if recorder.has_proven_itself:
+                raise  # It ran before: what fails now would fail without a graph.
+            raise GraphError(_reason(error)) from error
+        finally:
+            if recorder.compilations > compilations:
+                self._add_compile_time(perf_counter() - started)
+        self._compare(recorder.recording, tensors, results)
         return results
 
-    def _find_outputs(self, results: list[Tensor]) -> list[int] | None:
-        """Find the results among the outputs of the compiled code; `None` where Python computed some of them."""
-        index_of = {id(tensor): index for index, tensor in enumerate(self._outputs)}
-        found = [index_of.get(id(result)) for result in results]
-        known = [index for index in found if index is not None]
-        return known if self._code is not None and len(known) == len(results) else None
+    def _compare(self, recording: Recording | None, tensors: Sequence[Tensor], results: list[Tensor]) -> None:
+        """Find out what has changed since the call before, and where inputs and results are in the recording."""
+        previous, self._recording = self._recording, recording and recording._replace(outputs=())
+        if recording is None:
+            self.is_steady = False
+            return
+        input_index = {id(tensor): index for index, tensor in enumerate(tensors)}
+        slots = [(slot, input_index.get(id(argument))) for slot, argument in enumerate(recording.arguments)]
+        self._input_slots = [(slot, index) for slot, index in slots if index is not None]
+        output_index = {id(output): index for index, output in enumerate(recording.outputs)}
+        self._output_indices = [output_index.get(id(result), -1) for result in results]
+        # What is no result, is kept somewhere by Python: a replay would not do that.
+        returns_all = {*self._output_indices} == {*range(len(recording.outputs))}
+        is_same = previous is not None and recording.equals(previous, {slot for slot, _ in self._input_slots})
+        self.is_steady = is_same and returns_all
+        if not is_same:
+            self._replay = None
 
-    def _backend(self, module: Any, examples: Any) -> Callable[..., Any]:
-        code = _compile_with_inductor(module, examples)
-        if code is None:
-            return compat.lookup_compiler_backend("inductor")(module, examples)  # type: ignore[no-any-return]
-
-        def run(*arguments: Tensor) -> Any:
-            self._code, self._recorded_args = code, arguments
-            self._outputs = code.record(arguments)
-            return self._outputs
-
-        return run
+    def _make_replay(self) -> ReplayFn:
+        assert self._recording is not None
+        return _make_replay(self._recording.code, self._recording.arguments, self._input_slots)
 
 
 class InductorCode:
-    """Code that inductor compiled, inside wrappers that prepare its arguments and results."""
+    """Code that inductor compiled, inside wrappers that prepare its arguments and results.
+
+    Attributes:
+        has_run: Whether it has run without an error.
+    """
 
     def __init__(self, module: Any, examples: Any, options: dict[str, Any]) -> None:
         inductor: Any = compat.inductor()
+        self.has_run = False
         self._inner: Code | None = None
         self._observed: tuple[Any, ...] = ()
-        inner: Any = self._compile_inner if "cpp_wrapper" in options else inductor.compile_fx_inner
-        self._wrapped = cast(Callable[..., Any], inductor.compile_fx(module, examples, inner, config_patches=options))
+        self._changed: list[int] = []
+        self._before: list[tuple[Tensor, Tensor]] = []
+        self._is_direct = "cpp_wrapper" in options
+        self._wrapped = cast(
+            Callable[..., Any], inductor.compile_fx(module, examples, self._compile_inner, config_patches=options)
+        )
 
-    def record(self, arguments: Sequence[Tensor]) -> Any:
+    def record(self, arguments: Sequence[Any]) -> Any:
         """Run through all wrappers and record whether they pass arguments through unchanged."""
-        outputs = self._run_wrapped(arguments)
+        outputs = self._run_wrapped(arguments) if self.has_run else self._try(arguments)
         is_passthrough = [*map(id, self._observed)] == [*map(id, arguments), *map(id, outputs)]
         is_passthrough = is_passthrough and not torch.is_autocast_enabled("cpu")
         self.run: Code = self._inner if self._inner is not None and is_passthrough else self._run_wrapped
         self._observed = ()
         return outputs
 
-    def _run_wrapped(self, arguments: Sequence[Tensor]) -> Any:
+    def _try(self, arguments: Sequence[Any]) -> Any:
+        """Run for the first time; if that fails, restore the tensors and random generators that it has changed."""
+        generators = random_state()
+        try:
+            outputs = self._run_wrapped(arguments)
+        except BaseException:
+            restore_random_state(generators)
+            with torch.no_grad():
+                for tensor, value in self._before:
+                    tensor.copy_(value)
+            raise
+        finally:
+            self._before = []
+        self.has_run = True
+        return outputs
+
+    def _run_wrapped(self, arguments: Sequence[Any]) -> Any:
         with compat.without_operator_checks():
             return self._wrapped(*arguments)
 
-    def _compile_inner(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+    def _compile_inner(self, module: Any, examples: Any, **options: Any) -> Callable[..., Any]:
         inductor: Any = compat.inductor()
-        code: Any = inductor.compile_fx_inner(*arguments, **options)
-        self._inner = getattr(code, "current_callable", None)
+        self._changed = _changed_inputs(module)  # Before inductor changes the module.
+        code: Any = inductor.compile_fx_inner(module, examples, **options)
+        self._inner = getattr(code, "current_callable", None) if self._is_direct else None
 
         def run(inputs: list[Any]) -> Any:
             given = tuple(inputs)
+            if not self.has_run:
+                self._before = [(given[index], given[index].to("cpu", copy=True)) for index in self._changed]
             outputs = code(inputs)
             self._observed = (*given, *outputs)
             return outputs
 
         return compat.takes_arguments_as_list(run)
+
+
+def _changed_inputs(module: Any) -> list[int]:
+    """Return the positions of the inputs that a graph of functional operators writes back at its end."""
+    inputs = {node: index for index, node in enumerate(module.graph.find_nodes(op="placeholder"))}
+    written = {node.args[0] for node in module.graph.nodes if "copy_" in str(node.target) and node.args}
+    return [index for node, index in inputs.items() if node in written]
 
 
 def _make_replay(code: InductorCode, arguments: Sequence[Tensor], input_slots: InputSlots) -> ReplayFn:
@@ -181,13 +298,6 @@ class _CudaGraph:
         return [self._outputs[index].clone() for index in output_indices]
 
 
-def _same_tensors(a: Sequence[Tensor], b: Sequence[Tensor], ignore: set[int]) -> bool:
-    """Return whether two recordings hold the same tensor objects, except at the positions in `ignore`."""
-    if len(a) != len(b):
-        return False
-    return all(first is second for position, (first, second) in enumerate(zip(a, b)) if position not in ignore)
-
-
 def _compile_with_inductor(module: Any, examples: Sequence[Any]) -> InductorCode | None:
     if compat.inductor() is None:
         return None
@@ -200,8 +310,32 @@ def _compile_with_inductor(module: Any, examples: Sequence[Any]) -> InductorCode
         return InductorCode(module, examples, _OPTIONS)
 
 
-def _tracing_gradients() -> AbstractContextManager[Any]:
+def _compiler_config(may_recompile: bool) -> AbstractContextManager[Any]:
+    """Trace gradients, where this torch can, and refuse to recompile if that is not wanted any more."""
     if not traces_gradients():
         return nullcontext()
-    context: AbstractContextManager[Any] = compat.dynamo_config().patch(trace_autograd_ops=True)
+    context: AbstractContextManager[Any] = compat.dynamo_config().patch(
+        trace_autograd_ops=True, error_on_recompile=not may_recompile
+    )
     return context
+
+
+def _reason(error: Exception) -> str:
+    """Return one line on why a function cannot be a graph."""
+    if not traces_gradients():
+        return f"torch {torch.__version__} cannot put gradients into a graph"
+    changed = _CHANGED.search(str(error)) if isinstance(error, compat.recompile_error()) else None
+    if changed is not None:
+        return f"it was compiled {_MAX_RECOMPILATIONS + 1} times, because `{_public_path(changed[1])}` changes"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
+def _public_path(path: str) -> str:
+    """Return where a value is, as users know it.
+
+    >>> _public_path("scope.program._model._modules['module']._modules['1'].p")
+    'model.module.1.p'
+    """
+    path = re.sub(r"\._modules\['([^']*)'\]", r".\1", path)
+    return re.sub(r"^scope\.(program|indexer)\.", "", path).replace("_state.objective", "objective").lstrip("_")

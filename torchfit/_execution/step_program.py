@@ -24,6 +24,7 @@ class StepProgram(ABC):
         compile_blocker: Why the step cannot be compiled, `None` if nothing is known to prevent it.
         supports_grouping: Whether small steps may run in groups, phase by phase (`run_group`).
         has_step_scalars: Whether the traceable form takes scalars that the host computes for each step.
+        max_unrolled_steps: How many steps may be one graph: more would save little and take long to compile.
     """
 
     mode: Literal["train", "test", "predict"]
@@ -32,6 +33,16 @@ class StepProgram(ABC):
     compile_blocker: str | None = None
     supports_grouping: bool = False
     has_step_scalars: bool = False
+    max_unrolled_steps: int = 4
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the step still is that of the model, which may be compiled again in the middle of a loop."""
+        return True
+
+    def renewed(self) -> "StepProgram":
+        """Return the step for the model as it is compiled now."""
+        return self
 
     @property
     @abstractmethod
@@ -82,10 +93,6 @@ class StepProgram(ABC):
     def max_group_size(self, result: Any) -> int:
         """Return how many steps like the one that gave `result` may run as a group."""
         return 1
-
-    def on_fallback(self) -> None:
-        """Compile the parts that can be compiled, because the whole step cannot."""
-        return
 
 
 def run_each(program: StepProgram, step: StepFn, batches: Sequence[Any]) -> Any:

@@ -4,7 +4,6 @@ import inspect
 import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -115,10 +114,6 @@ class ModuleCaller:
         self._wrap = wrap
         self._cache.clear()
         self.loop.bound.clear()
-
-    def compile_forward(self) -> None:
-        """Compile the call of the module from now on, where a whole step cannot be one graph."""
-        self.set_wrapper(partial(_compile, self._wrap))
 
     def _bind(self, module: nn.Module, inputs: Nested) -> Call:
         structure = tree.treedef(inputs)
@@ -237,14 +232,3 @@ def _template_leaf(leaf: Any) -> Any:
 
 def _identity(call: Call) -> Call:
     return call
-
-
-def _compile(wrap: Callable[[Call], Call], call: Call) -> Call:
-    wrapped = wrap(call)
-
-    def forward(module: nn.Module, inputs: Nested) -> Any:
-        return wrapped(module, inputs)
-
-    forward.__code__ = forward.__code__.replace()  # The compiler counts versions by code object: one for each model.
-    compiled: Call = torch.compile(forward, options={"fallback_random": True})
-    return compiled

@@ -186,13 +186,22 @@ class ModelStep(StepProgram):
         self._model, self._state = model, state
         self.keeps_step_logs = keeps_step_logs
 
-    def on_fallback(self) -> None:
-        """Compile the call of the module."""
-        self._state.call.compile_forward()
-
 
 class LoggingStep(ModelStep):
     """A step whose results lie in the metrics."""
+
+    def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
+        super().__init__(model, state, keeps_step_logs)
+        self._objective = state.objective
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model was not compiled again."""
+        return self._objective is self._state.objective
+
+    def renewed(self) -> StepProgram:
+        """Return the step with the losses and metrics of now."""
+        return type(self)(self._model, self._state, self.keeps_step_logs)
 
     def merge_results(self, results: Sequence[Any]) -> Any:
         """Return the last logs, which contain the earlier steps."""

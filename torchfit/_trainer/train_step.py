@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchfit._execution.step_program import StepProgram
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.microbatches import MicrobatchSplitter
@@ -36,7 +37,6 @@ class TrainStep(LoggingStep):
     """
 
     mode = "train"
-    has_step_scalars = True
 
     def __init__(
         self,
@@ -54,6 +54,17 @@ class TrainStep(LoggingStep):
         self.expected_steps = expected_steps
         super().__init__(model, state, keeps_step_logs)
         self.compile_blocker = self._find_compile_blocker()
+        self.has_step_scalars = self._updates_in_graph = self._optimizer.updates_in_graph
+        self.max_unrolled_steps = super().max_unrolled_steps if self._updates_in_graph else 1
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model was not compiled again, and has the same optimizer."""
+        return super().is_current and self._optimizer is self._model.optimizer
+
+    def renewed(self) -> StepProgram:
+        """Return the step with the optimizer, the losses and the metrics of now."""
+        return TrainStep(self._model, self._state, self.keeps_step_logs, self._microbatches, self.expected_steps)
 
     @property
     def run(self) -> StepFn:
@@ -79,9 +90,16 @@ class TrainStep(LoggingStep):
         return self._snapshot_logs(step)
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
-        """Run the step on tensors alone; `arguments` are the scalars and the variant of the optimizer's update."""
+        """Run the step on tensors alone; `arguments` are the scalars and the variant of the optimizer's update.
+
+        An optimizer that updates outside of graphs gets the gradients, which are returned then.
+        """
         optimizer = self._optimizer
         result = forward_pass(self._model, self._state, batch)
+        if not self._updates_in_graph:
+            gradients = compute_gradients(optimizer, result.loss)
+            record(self._model, self._state, result)
+            return [result.loss.new_empty(0) if gradient is None else gradient for gradient in gradients]
         if not self._accumulates:
             gradients = compute_gradients(optimizer, result.loss)
             record(self._model, self._state, result)
@@ -97,6 +115,15 @@ class TrainStep(LoggingStep):
             optimizer.update_accumulated(*scalars)
             optimizer.zero_accumulated()
         return []
+
+    def unpack_result(self, template: Any, tensors: list[Tensor]) -> LazyLogs:
+        """Return the logs after a step, whose update is made here if it was not part of the graph."""
+        if not self._updates_in_graph:
+            self._optimizer.zero_grad()
+            for parameter, gradient in zip(self._optimizer.parameters, tensors):
+                parameter.grad = gradient if gradient.shape == parameter.shape else None
+            self._optimizer.step()
+        return super().unpack_result(template, tensors)
 
     def step_scalars(self, rows: int) -> tuple[float, ...]:
         """Count a step, and return the scalars of the optimizer's update."""

@@ -160,6 +160,14 @@ def dynamo_config() -> Any:
     return torch._dynamo.config
 
 
+def recompile_error() -> type[Exception]:
+    """Return what the tracer raises where it would have to recompile, and must not."""
+    import torch._dynamo.exc
+
+    error: type[Exception] = torch._dynamo.exc.RecompileError
+    return error
+
+
 def lookup_compiler_backend(name: str) -> Callable[..., Any]:
     """Return a backend of `torch.compile` by name."""
     import torch._dynamo

@@ -304,7 +304,10 @@ class Optimizer(BindingMixin):
     """Whether other optimizers do the work. Such an optimizer cannot be a part of a `MultiOptimizer`."""
 
     compile_blocker: str | None = None
-    """Why an update cannot be part of a compiled step; `None` if it can."""
+    """Why a step with this optimizer cannot be compiled; `None` if it can."""
+
+    updates_in_graph = True
+    """Whether an update can be part of a graph; if not, the graph ends with the gradients."""
 
     # What can be read and set.
 

@@ -328,8 +328,11 @@ class TorchOptimizer:
 
     @property
     def compile_blocker(self) -> str | None:
-        """Why an update with this optimizer cannot be part of a compiled step."""
-        return "a torch.optim optimizer is not part of a graph"
+        """Why a step with this optimizer cannot be compiled; `None` if it can."""
+        return "the optimizer evaluates the loss itself" if self.needs_closure else None
+
+    updates_in_graph = False
+    """Whether an update can be part of a graph; if not, the graph ends with the gradients."""
 
     def begin_update(self) -> tuple[float, ...]:
         """Count an update, and return its learning rate and step."""
