@@ -4,6 +4,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_MAX_LISTED = 5
+_MAX_NEAR = 3
+_MIN_CONTAINED = 3
+
 
 def snake_case(name: str) -> str:
     """Turn a class name into a variable name.
@@ -16,17 +20,29 @@ def snake_case(name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the nearest known names, or with all of them if none is near.
+    """Return a sentence with the nearest known names, or with the first five if none is near.
 
-    >>> did_you_mean("adm", ["adam", "sgd"])
-    "Did you mean 'adam'?"
+    >>> did_you_mean("adm", ["adam", "sgd"]), did_you_mean("top_k", ["top_k_accuracy", "auc"])
+    ("Did you mean 'adam'?", "Did you mean 'top_k_accuracy'?")
+    >>> did_you_mean("x", "abcdefg")
+    'Known names: a, b, c, d, e and 2 more.'
     """
-    known = list(known)
-    lowered = {candidate.lower(): candidate for candidate in known}
-    near = [lowered[match] for match in difflib.get_close_matches(str(name).lower(), lowered, n=3)]
+    known = sorted(known)
+    near = near_names(name, known)
     if near:
-        return f"Did you mean {' or '.join(repr(candidate) for candidate in near)}?"
-    return f"Known names: {', '.join(sorted(known))}."
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
+    return f"Known names: {', '.join(known[:_MAX_LISTED])}{more}."
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names that are spelt alike or, if none is, that contain it."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    name = str(name).lower()
+    near = difflib.get_close_matches(name, lowered, n=_MAX_NEAR)
+    if not near and len(name) >= _MIN_CONTAINED:
+        near = [candidate for candidate in lowered if name in candidate][:_MAX_NEAR]
+    return [lowered[candidate] for candidate in near]
 
 
 def unique_names(names: Iterable[str]) -> list[str]:

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from torchfit._utils.errors import describe
-from torchfit._utils.names import did_you_mean
+from torchfit._utils.names import did_you_mean, near_names
 
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 _registered: dict[str, Any] = {}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_MAX_LISTED = 5
 _scoped: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=_NOTHING)
 
 
@@ -122,9 +123,15 @@ class Registry:
             return custom
         member = self.entries.get(name, self._by_lower_case.get(name.lower()))
         if member is None:
-            known = [*self.entries, *(custom_objects or {}), *_registered]
-            raise ValueError(f"Unknown {self.kind}: {name!r}. {did_you_mean(name, known)}")
+            raise ValueError(f"Unknown {self.kind}: {name!r}. {self._suggest(name, custom_objects or {})}")
         return member
+
+    def _suggest(self, name: str, custom_objects: Mapping[str, Any]) -> str:
+        """Return a sentence with the nearest names, or with the place that lists them."""
+        known = [*self.entries, *custom_objects, *_registered]
+        if len(known) <= _MAX_LISTED or near_names(name, known):
+            return did_you_mean(name, known)
+        return f"The names are those of `{self.module}`; an object, a class or a function of your own will do as well."
 
     def get(self, identifier: Any) -> Any:
         """Return the object or function for a name, a config, a class or a callable."""

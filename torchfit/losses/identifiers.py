@@ -19,7 +19,7 @@ from torchfit.losses.functional_loss import (
     function_name,
     with_keras_argument_order,
 )
-from torchfit.losses.torch_losses import TorchLoss, is_torch_loss
+from torchfit.losses.torch_losses import TORCH_NAMES, TorchLoss, is_torch_loss
 
 _CLASS_OF_FUNCTION: dict[Callable[..., Tensor], type[Loss]] = {
     functional.mean_squared_error: regression.MeanSquaredError,
@@ -66,6 +66,7 @@ FAMILY = Registry(
     "loss",
     "torchfit.losses",
     {
+        **TORCH_NAMES,
         **{function.__name__: function for function in _CLASS_OF_FUNCTION},
         **_ALIASES,
         **{loss.__name__: loss for loss in (*_OTHER_CLASSES, *_CLASS_OF_FUNCTION.values())},
@@ -111,7 +112,7 @@ def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> A
 def resolve_loss(identifier: Any) -> Any:
     """Return a `Loss` for anything that `compile(loss=)` takes; `None` stays `None`.
 
-    That is a name (`"crossentropy"` and `"ce"` mean the one that the shapes call for), a config, a `Loss` or its
+    That is a name, also of a loss of torch (`"crossentropy"` and `"ce"` mean the one that the shapes call for), a config, a `Loss` or its
     class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or of `torch.nn.functional`, and any other module with
     `forward(predictions, targets)`. Anything else raises `ValueError`.
 

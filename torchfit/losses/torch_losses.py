@@ -65,6 +65,17 @@ _FUNCTION_OF_MODULE: dict[type[nn.Module], str] = {
     nn.HingeEmbeddingLoss: "hinge_embedding_loss",
 }
 
+TORCH_NAMES: dict[str, Any] = {
+    **{module.__name__: module for module in _FUNCTION_OF_MODULE},
+    **{name: getattr(F, name) for name in _FUNCTION_OF_MODULE.values()},
+    "bce_with_logits": F.binary_cross_entropy_with_logits,
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "nll": F.nll_loss,
+    "smooth_l1": F.smooth_l1_loss,
+}
+"""The losses of torch by their names there, and by the usual short ones."""
+
 
 class TorchLoss(Loss):
     """A `torch.nn` loss module, or a loss function of `torch.nn.functional`, as a `Loss`.

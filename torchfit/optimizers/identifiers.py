@@ -48,7 +48,8 @@ _CLASSES = (
     ScheduleFreeAdamW,
     TorchOptimizer,
 )
-REGISTRY.entries.update({cls.__name__: cls for cls in _CLASSES})
+_TORCH_CLASSES = (torch.optim.ASGD, torch.optim.LBFGS, torch.optim.RAdam, torch.optim.Rprop, torch.optim.SparseAdam)
+REGISTRY.entries.update({cls.__name__: cls for cls in (*_TORCH_CLASSES, *_CLASSES)})
 
 
 def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def get(identifier: Any) -> Any:
     """Return the optimizer that a name, a config, an optimizer or a class stands for.
 
     Args:
-        identifier: a name without regard to case, what `serialize` returned, an optimizer (returned as it is), or
+        identifier: a name without regard to case (those that only torch has make one of its optimizers), what `serialize` returned, an optimizer (returned as it is), or
             a class. `None` gives `None`.
 
     Raises:
@@ -89,6 +90,8 @@ def get(identifier: Any) -> Any:
     >>> get("adam").learning_rate
     0.001
     """
+    if isinstance(identifier, str):
+        identifier = REGISTRY.lookup(identifier)
     if isinstance(identifier, torch.optim.Optimizer) or _is_torch_class(identifier):
         return TorchOptimizer(identifier)
     if isinstance(identifier, OptimizerMap):
