@@ -11,6 +11,7 @@ __all__ = [
     "add_loss",
     "add_metric",
     "callbacks",
+    "config",
     "functional",
     "losses",
     "metrics",
@@ -22,7 +23,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from torchfit import callbacks, functional, losses, metrics, mixed_precision, models, optimizers, saving, utils
+    from torchfit import (
+        callbacks,
+        config,
+        functional,
+        losses,
+        metrics,
+        mixed_precision,
+        models,
+        optimizers,
+        saving,
+        utils,
+    )
     from torchfit._utils.collector import Layer, add_loss, add_metric
     from torchfit.model import Model
 else:
@@ -42,7 +54,16 @@ else:
             return value
         if name in __all__ or name == "sklearn":  # not listed in `__all__`: it needs scikit-learn
             return import_module(f"torchfit.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_way_out(name)}")
+
+    def _way_out(name: str) -> str:
+        """Return what to use instead of a name of Keras or a misspelt one."""
+        from torchfit._utils.names import near_names
+
+        if name in ("layers", "Sequential", "Input", "activations", "initializers"):
+            return ": networks are made of PyTorch's modules (torch.nn), and wrapped: torchfit.Model(module)"
+        near = [] if name.startswith("_") else near_names(name, __all__)
+        return f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
     def __dir__() -> list[str]:
         """List the public names, including those not imported yet."""

@@ -1,30 +1,27 @@
 """`Model`: Keras' training interface around any `torch.nn.Module`."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchfit._data.workers import LoaderConfig
-from torchfit._saving import compile_config, model_file, weights
-from torchfit._saving.model_file import ModelSettings
-from torchfit._serialization.files import PathLike
+from torchfit._trainer.attribute_hints import MissingAttribute
 from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.predictions import format_results
-from torchfit._trainer.steps import overridden_method, show_parameters
+from torchfit._trainer.savable_model import SavableModel
+from torchfit._trainer.steps import show_parameters
 from torchfit._trainer.summary import summarize_model
-from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import Trainer
 from torchfit._utils.console import write_line
+from torchfit._utils.keywords import hide_unknown, no_unknown
+from torchfit._utils.tracebacks import traceback_filter
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 
-_STOP_FLAGS = ("stop_training", "stop_evaluating", "stop_predicting")
 
-
-class Model(TrainableModule):
+class Model(SavableModel):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
 
     Wrap an existing module, or subclass and define `forward`. The module is not changed: its parameters are trained
@@ -55,6 +52,7 @@ class Model(TrainableModule):
     (3, 1)
     """
 
+    @hide_unknown
     def __init__(
         self,
         module: nn.Module | None = None,
@@ -65,15 +63,26 @@ class Model(TrainableModule):
         device: str | torch.device | None = "auto",
         dtype_policy: Any = None,
         name: str | None = None,
+        **unknown: NoReturn,
     ) -> None:
-        super().__init__(module, name)
-        # The only private attribute, so that subclasses may name their own as they like.
-        self._torchfit = Trainer(self, input_names, output_names, label_names, device, dtype_policy)
+        no_unknown("Model", Model.__init__, unknown)
+        with traceback_filter:
+            super().__init__(module, name)
+            # The only private attribute, so that subclasses may name their own as they like.
+            self._torchfit = Trainer(self, input_names, output_names, label_names, device, dtype_policy)
         self.dtype_policy = self._torchfit.precision.policy
         self.optimizer = None
         self.loss: Any = None
         self.history = None
 
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        """Say where to find what models of other libraries have."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(MissingAttribute(self, name)) from None
+
+    @hide_unknown
     def compile(
         self,
         optimizer: Any = "rmsprop",
@@ -87,6 +96,7 @@ class Model(TrainableModule):
         jit_compile: bool | str | None = None,
         auto_scale_loss: bool = True,
         microbatch: int | str | None = None,
+        **unknown: NoReturn,
     ) -> None:
         """Choose the optimizer, the losses and the metrics, and how training runs.
 
@@ -111,20 +121,22 @@ class Model(TrainableModule):
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
-        optimizer = resolve_optimizer(optimizer, self.optimizer)
-        scales_loss = auto_scale_loss and self._torchfit.precision.scales_loss
-        options = CompileOptions(
-            loss,
-            metrics,
-            loss_weights,
-            weighted_metrics,
-            run_eagerly,
-            steps_per_execution,
-            jit_compile,
-            auto_scale_loss,
-            microbatch,
-        )
-        self._torchfit.compile(options)
+        no_unknown("compile", Model.compile, unknown)
+        with traceback_filter:
+            optimizer = resolve_optimizer(optimizer, self.optimizer)
+            scales_loss = auto_scale_loss and self._torchfit.precision.scales_loss
+            options = CompileOptions(
+                loss,
+                metrics,
+                loss_weights,
+                weighted_metrics,
+                run_eagerly,
+                steps_per_execution,
+                jit_compile,
+                auto_scale_loss,
+                microbatch,
+            )
+            self._torchfit.compile(options)
         self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer
         show_parameters(self, self._torchfit.state)
         object.__setattr__(self, "loss", loss)  # A loss that is a module must not become a submodule of the model.
@@ -132,6 +144,7 @@ class Model(TrainableModule):
 
     # -- training, evaluation, prediction ------------------------------------------------------------------
 
+    @hide_unknown
     def fit(
         self,
         x: Any = None,
@@ -153,6 +166,7 @@ class Model(TrainableModule):
         max_queue_size: int = 10,
         workers: int = 1,
         use_multiprocessing: bool = False,
+        **unknown: NoReturn,
     ) -> History:
         """Train for a number of epochs.
 
@@ -189,29 +203,29 @@ class Model(TrainableModule):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        with self._torchfit.lock.owned("fit", is_loop=True, is_alone=True):
-            history: History = self._torchfit.fit(
-                self,
-                x,
-                y,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                shuffle=shuffle,
-                class_weight=class_weight,
-                sample_weight=sample_weight,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-                loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
-            )
+        no_unknown("fit", Model.fit, unknown)
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "verbose": verbose,
+            "callbacks": callbacks,
+            "validation_split": validation_split,
+            "validation_data": validation_data,
+            "shuffle": shuffle,
+            "class_weight": class_weight,
+            "sample_weight": sample_weight,
+            "initial_epoch": initial_epoch,
+            "steps_per_epoch": steps_per_epoch,
+            "validation_steps": validation_steps,
+            "validation_batch_size": validation_batch_size,
+            "validation_freq": validation_freq,
+            "loading": LoaderConfig(workers, use_multiprocessing, max_queue_size),
+        }
+        with traceback_filter, self._torchfit.lock.owned("fit", is_loop=True, is_alone=True):
+            history: History = self._torchfit.fit(self, x, y, **options)  # one line, as tracebacks show it
         return history
 
+    @hide_unknown
     def evaluate(
         self,
         x: Any = None,
@@ -225,6 +239,7 @@ class Model(TrainableModule):
         workers: int = 1,
         use_multiprocessing: bool = False,
         return_dict: bool = False,
+        **unknown: NoReturn,
     ) -> Any:
         """Return the loss and the metrics on data, in evaluation mode.
 
@@ -246,19 +261,22 @@ class Model(TrainableModule):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        logs = self._torchfit.evaluate(
-            self,
-            x,
-            y,
-            sample_weight,
-            batch_size=batch_size,
-            verbose=verbose,
-            steps=steps,
-            callbacks=callbacks,
-            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
-        )
+        no_unknown("evaluate", Model.evaluate, unknown)
+        with traceback_filter:
+            logs = self._torchfit.evaluate(
+                self,
+                x,
+                y,
+                sample_weight,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
+            )
         return format_results(logs, return_dict)
 
+    @hide_unknown
     def predict(
         self,
         x: Any,
@@ -272,6 +290,7 @@ class Model(TrainableModule):
         *,
         out: Any = None,
         pad_value: float | None = None,
+        **unknown: NoReturn,
     ) -> Any:
         """Return the outputs for all samples as NumPy arrays, in evaluation mode.
 
@@ -296,17 +315,19 @@ class Model(TrainableModule):
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        return self._torchfit.predict(
-            self,
-            x,
-            batch_size=batch_size,
-            verbose=verbose,
-            steps=steps,
-            callbacks=callbacks,
-            loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
-            out=out,
-            pad_value=pad_value,
-        )
+        no_unknown("predict", Model.predict, unknown)
+        with traceback_filter:
+            return self._torchfit.predict(
+                self,
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                loading=LoaderConfig(workers, use_multiprocessing, max_queue_size),
+                out=out,
+                pad_value=pad_value,
+            )
 
     def predict_iter(
         self, x: Any, batch_size: int | None = None, steps: int | None = None, **loading: Any
@@ -342,7 +363,8 @@ class Model(TrainableModule):
             The loss alone if there is nothing else, else a list in the order of `metrics_names`.
         """
         data = (x, y, sample_weight, class_weight)
-        return format_results(self._torchfit.train_on_batch(self, data, reset_metrics), return_dict)
+        with traceback_filter:
+            return format_results(self._torchfit.train_on_batch(self, data, reset_metrics), return_dict)
 
     def test_on_batch(
         self,
@@ -354,11 +376,13 @@ class Model(TrainableModule):
     ) -> Any:
         """Evaluate one batch; arguments and result as in `train_on_batch`."""
         data = (x, y, sample_weight)
-        return format_results(self._torchfit.test_on_batch(self, data, reset_metrics), return_dict)
+        with traceback_filter:
+            return format_results(self._torchfit.test_on_batch(self, data, reset_metrics), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch as NumPy arrays, in evaluation mode."""
-        return self._torchfit.predict_on_batch(self, x)
+        with traceback_filter:
+            return self._torchfit.predict_on_batch(self, x)
 
     def summary(
         self,
@@ -390,106 +414,3 @@ class Model(TrainableModule):
     def _repr_html_(self) -> str:
         """Show the summary in a notebook."""
         return summarize_model(self, self._torchfit.state.call, show_trainable=True).html()
-
-    # -- files ---------------------------------------------------------------------------------------------
-
-    @property
-    def compiled(self) -> bool:
-        """Whether `compile` was called."""
-        return self._torchfit.compile_options is not None
-
-    def save(self, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
-        """Write the whole model to one file: architecture, weights, optimizer, and how it was compiled.
-
-        `torchfit.models.load_model` reads it. The file holds tensors and plain data, no code, and is written whole or
-        not at all. A module with custom code can always be saved; pass it again when loading.
-
-        Args:
-            path: Where to write, with any or no extension; also an address such as `s3://bucket/name`.
-            overwrite: Whether an existing file may be replaced.
-            include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
-
-        Raises:
-            FileExistsError: The file exists, and `overwrite` is `False`.
-            OSError: The file cannot be written; it is named.
-        """
-        model_file.save(self, _settings(self, self._torchfit), path, overwrite, include_optimizer)
-
-    def save_weights(self, path: PathLike, overwrite: bool = True) -> None:
-        """Write the weights to one file: the module's `state_dict`, which `torch.load` reads.
-
-        If `path` ends in `.safetensors`, the file has that format.
-
-        Args:
-            path: Where to write; also an address such as `s3://bucket/name`.
-            overwrite: Whether an existing file may be replaced.
-
-        Raises:
-            FileExistsError: The file exists, and `overwrite` is `False`.
-            OSError: The file cannot be written; it is named.
-        """
-        weights.save_weights(self, path, overwrite)
-
-    def prepare_save(self, path: PathLike, weights_only: bool = False) -> Callable[[], None] | None:
-        """Snapshot the model and return a function that writes the file, e.g. from another thread.
-
-        Args:
-            path: Where to write.
-            weights_only: Whether to write what `save_weights` writes, instead of `save`.
-
-        Returns:
-            The function, or `None` if `save` (or `save_weights`) is overridden: what it would write is not known.
-        """
-        if overridden_method(self, "save_weights" if weights_only else "save") is not None:
-            return None
-        if weights_only:
-            return weights.prepare_save(self, path)
-        return model_file.prepare_save(self, _settings(self, self._torchfit), path)
-
-    def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
-        """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
-
-        Args:
-            path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`.
-            by_name: Whether keys that are only in the file or only in the module are ignored.
-            skip_mismatch: Whether tensors of another shape are ignored, with a warning.
-
-        Raises:
-            ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or
-                holds something else.
-            FileNotFoundError: There is no such file.
-        """
-        with self._torchfit.lock.owned("load_weights", is_loop=False, is_alone=True):
-            weights.load_weights(self, path, by_name, skip_mismatch)
-
-    def get_compile_config(self) -> dict[str, Any]:
-        """Return the arguments of `compile`, empty before it was called.
-
-        Losses, metrics and the optimizer are plain data; names stay names, custom functions themselves.
-        """
-        options = self._torchfit.compile_options
-        return {} if options is None else compile_config.compile_config({"optimizer": self.optimizer, **vars(options)})
-
-    def compile_from_config(self, config: Mapping[str, Any]) -> None:
-        """Call `compile` as `get_compile_config` says. An overridden `compile` is not called, with a warning.
-
-        Raises:
-            ValueError: A name is not known.
-        """
-        if overridden_method(self, "compile") is not None:
-            warnings.warn(
-                f"{type(self).__name__} has a compile() of its own and was not compiled. Call it, or define "
-                "compile_from_config(config).",
-                stacklevel=2,
-            )
-        elif config:
-            self.compile(**compile_config.compile_arguments(config))
-
-
-def _settings(model: Model, trainer: Trainer) -> ModelSettings:
-    """Return what a file holds of the model beside its module."""
-    policy = None if model.dtype_policy is None else model.dtype_policy.name
-    is_subclass = type(model) is not Model
-    hidden = {*vars(Model(nn.Identity())), "run_eagerly", *_STOP_FLAGS} if is_subclass else ()
-    names = trainer.input_names, trainer.output_names, trainer.label_names
-    return ModelSettings(model.name, *names, policy, frozenset(hidden), is_subclass, model.added_terms)

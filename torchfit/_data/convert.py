@@ -291,10 +291,15 @@ def _array(argument: str, value: UserData) -> Array:
         raise ValueError(f"`{argument}` is {describe(value)}, which NumPy cannot read as an array: {error}") from error
     if not is_numeric(array.dtype):
         raise ValueError(
-            f"`{argument}` must hold numbers, but it is {describe(value)}. Encode text and categories as "
+            f"`{argument}` must hold numbers, but it is {_kind_of(value)}. Encode text and categories as "
             "integers first, and give ragged data one shape."
         )
     return array
+
+
+def _kind_of(value: UserData) -> str:
+    """Describe a value, of text no more than that it is text: messages show no data."""
+    return "text" if isinstance(value, (str, bytes)) else describe(value)
 
 
 def check_lengths(parts: dict[str, Any]) -> int:

@@ -21,9 +21,11 @@ def resolve_device(device: str | torch.device | None, module: nn.Module) -> torc
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
+        text = str(error).splitlines()[0]
+        reason = "" if text.startswith("Expected one of") else f" torch says: {text}"  # a list of all there could be
+        known = " or ".join(dict.fromkeys(repr(known.type) for known in (torch.device("cpu"), best_device())))
         raise ValueError(
-            f"`device` must be 'auto' or a device that this machine has, such as 'cpu' or 'cuda:0', but it is "
-            f"{describe(device)}. torch says: {str(error).splitlines()[0]}"
+            f"`device` must be 'auto' or a device that this machine has, {known}, but it is {describe(device)}.{reason}"
         ) from error
 
 

@@ -6,6 +6,7 @@ folder is flushed as well. A remote file is written locally and uploaded as a wh
 only when it is complete.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 from urllib.request import url2pathname
 
 from torchfit._serialization.zip_files import Chunk
+from torchfit._utils.names import near_names
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -111,8 +113,20 @@ def write_target(target: FileTarget, chunks: Iterable[Chunk], durable: bool = Tr
 def open_read(path: PathLike) -> BinaryIO:
     """Open a file for reading, to be closed by the caller. It is seekable, also if it is remote."""
     if not is_remote(path):
-        return open(_local(path), "rb")
+        local = _local(path)
+        if not os.path.lexists(local):
+            raise FileNotFoundError(errno.ENOENT, f"No such file{_near_files(local)}", os.fspath(path))
+        return open(local, "rb")
     return cast(BinaryIO, import_module("fsspec").open(os.fspath(path), "rb").open())
+
+
+def _near_files(path: str) -> str:
+    """Return a hint with the files of the folder whose names are like that of `path`, or with the folder looked in."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        return f", and no folder {folder!r}"
+    near = near_names(name, os.listdir(folder))
+    return f" in the folder {folder!r}" + (f" (but {' and '.join(map(repr, near))})" if near else "")
 
 
 def check_writable(what: str, path: PathLike) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfit._execution.device import resolve_device
 from torchfit._trainer.predictions import numpy_compatible
 from torchfit._types import Array, Nested, Results
 from torchfit._utils.batch import Batch
@@ -14,6 +15,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.freezing import set_trainable
 from torchfit._utils.modules import deep_recursion, has_lazy_weights, named_weights, weight_tensors
 from torchfit._utils.names import snake_case
+from torchfit._utils.tracebacks import traceback_filter
 from torchfit._utils.validation import boolean
 from torchfit._utils.wrapping import ModuleWrapper
 
@@ -41,7 +43,7 @@ class BaseModel(ModuleWrapper):
     def __init__(self, module: nn.Module | None = None, name: str | None = None) -> None:
         super().__init__()
         if module is not None and not isinstance(module, nn.Module):
-            raise TypeError(f"`module` must be a torch.nn.Module, but it is {describe(module)}.")
+            raise TypeError(f"`module` must be a torch.nn.Module, but it is {describe(module)}.{_module_hint(module)}")
         if module is not None:
             self._modules["module"] = module
         self.name = name or snake_case(type(module or self).__name__)
@@ -184,6 +186,24 @@ class BaseModel(ModuleWrapper):
             for tensor, array in zip(state.values(), arrays):
                 tensor.copy_(array)
 
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move the module, as `nn.Module.to` does.
+
+        Raises:
+            ValueError: If the machine has no such device.
+        """
+        try:
+            return super().to(*args, **kwargs)
+        except (RuntimeError, AssertionError):
+            with traceback_filter:
+                if isinstance(device := kwargs.get("device", args[0] if args else None), (str, torch.device)):
+                    resolve_device(device, self)
+                raise
+
+    def cuda(self, device: int | torch.device | None = None) -> Any:
+        """Move the module to a CUDA device, as `to("cuda")` does."""
+        return self.to(torch.device("cuda", device) if isinstance(device, int) else device or "cuda")
+
     def count_params(self) -> int:
         """Return the number of scalars in the weights.
 
@@ -193,6 +213,15 @@ class BaseModel(ModuleWrapper):
         if has_lazy_weights(self.module):
             raise ValueError("The module has lazy layers that saw no data yet: call the model on a batch first.")
         return sum(tensor.numel() for tensor in weight_tensors(self.module))
+
+
+def _module_hint(given: object) -> str:
+    """Return what to write for a class or a list of modules where a module is expected."""
+    if isinstance(given, type):
+        return f" Write {given.__name__}(…)."
+    if isinstance(given, (list, tuple)) and all(isinstance(part, nn.Module) for part in given):
+        return " Write nn.Sequential(*layers)."
+    return " Networks are made of PyTorch's modules."
 
 
 def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> list[str]:

@@ -20,6 +20,7 @@ _MISMATCH = re.compile(
 _NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
 _NO_SUCH_TARGET = re.compile(r"^Target -?\d+ is out of bounds|^target out of range|'target' is out of range", re.I)
 _NOTHING_TO_TRAIN = re.compile(r"does not require grad and does not have a grad_fn")
+_NUMPY_OF_GRADIENT = re.compile(r"Can't call numpy\(\) on Tensor that requires grad")
 _DEVICE_ASSERT = re.compile(r"device-side assert")
 _LOSSES = "torch.nn.modules.loss"
 
@@ -50,13 +51,18 @@ def translate_errors(module: nn.Module, data_name: str = "x") -> Iterator[None]:
 
 _NO_GRADIENT = (
     "The loss depends on no parameter that is trained, so there is nothing to learn. Is every parameter frozen "
-    "(`utils.unfreeze(model)`), or does `forward` cut the gradient off, with `detach()`, `no_grad` or NumPy?"
+    "(`utils.unfreeze(model)`), or does `forward` or the loss cut the gradient off, with `detach()` or `no_grad`?"
 )
 
 _NO_CLASS = (
     "holds a class index that the outputs have no class for: class indices start at 0, and the last one is the "
     "number of classes less 1. Give the last layer more units, renumber the classes, or leave an index out of the "
     "loss with `ignore_class=` (torch: `ignore_index=`)."
+)
+
+_LEAVES_TORCH = (
+    "The loss, or the `forward` of a module, turns a tensor into a NumPy array, which gradients cannot pass. Compute "
+    "with torch: torch.mean for np.mean, and so on."
 )
 
 _ON_THE_DEVICE = (
@@ -71,6 +77,8 @@ def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
     text, traceback = str(error), error.__traceback__
     if _NOTHING_TO_TRAIN.search(text):
         return _NO_GRADIENT
+    if _NUMPY_OF_GRADIENT.search(text):
+        return _LEAVES_TORCH
     if _NO_SUCH_TARGET.search(text) or (_NO_SUCH_CLASS.search(text) and _is_in_our_maths(traceback)):
         return f"{_in_data('y', data_name)} {_NO_CLASS}"
     found = _failing_layer(traceback)

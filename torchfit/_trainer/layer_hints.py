@@ -37,7 +37,7 @@ def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         return _suggest_ids(layer, received)
     if not isinstance(received, Tensor):
-        return "Check the inputs of this layer: it takes tensors."
+        return _suggest_one_tensor(received)
     if not (received.is_floating_point() or received.is_complex()):
         dtype = str(floating_dtype_of(layer)).removeprefix("torch.")
         return (
@@ -49,7 +49,28 @@ def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
             "In training it normalises by the values of a batch, and one sample has no spread. Choose a `batch_size` "
             "that does not leave a last batch of one sample, or leave that batch out: `drop_last=True` of a DataLoader."
         )
+    if "more than 1 spatial element" in text:
+        return (
+            "It normalises each channel of a sample over the axes after the channels, which hold one value here. Pass "
+            "longer inputs, or use nn.LayerNorm or nn.GroupNorm, which normalise over the channels."
+        )
     return _suggest_axes(layer, received) or "Check the number and order of features in `x` against this layer."
+
+
+def _suggest_one_tensor(received: object) -> str:
+    """Return the way out for a tuple, such as an RNN returns, or a list of arrays where one tensor is expected."""
+    if isinstance(received, tuple):
+        return (
+            "It takes one tensor, and the layer before it returns several, as nn.GRU and nn.LSTM return (outputs, "
+            "state). Put a module between them that picks one in its `forward`, such as `return parts[0][:, -1]` for "
+            "the last step of batch_first outputs."
+        )
+    if isinstance(received, (list, dict)):
+        return (
+            "It takes one tensor, and `x` has several parts. Join them to one array, np.concatenate(x, 1) along the "
+            "features or np.stack(x) for a list of samples, or write a module whose `forward` takes each of them."
+        )
+    return "Check the inputs of this layer: it takes tensors."
 
 
 def _suggest_ids(layer: nn.Embedding | nn.EmbeddingBag, received: Any) -> str:

@@ -25,7 +25,7 @@ class MicrobatchSplitter:
 
     def __init__(self, size: int | str) -> None:
         is_number = isinstance(size, int) and not isinstance(size, bool) and size > 0
-        if not is_number and size != "auto":
+        if not (is_number or (isinstance(size, str) and size == "auto")):
             raise ValueError(f"`microbatch` must be a positive integer or 'auto', but it is {describe(size)}.")
         self._adapts = size == "auto"
         self._size: float = math.inf if isinstance(size, str) else size

@@ -6,6 +6,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from torchfit._trainer.batch_axis import check_batch_axis
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
+from torchfit._utils.modules import device_of, floating_dtype_of
 
 Call = Callable[[nn.Module, Any], Any]
 """Calls a module with one batch of inputs."""
@@ -135,12 +137,21 @@ class ModuleCaller:
 def call_model(
     model: Any, caller: ModuleCaller, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Call a model by `run`; a single list, tuple or dictionary is passed to its module as in `fit`."""
-    if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping)):
+    """Call a model by `run`; a single array, list, tuple or dictionary is passed to its module as in `fit`."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping, np.ndarray)):
+        args = (tree.map(partial(_as_tensor, model.module), args[0]),)
         call = make_module_call(caller.signature(model.module), args[0])
         if model.module is not model or call is not call_with_one:
             return call(model.module, args[0])
     return run(*args, **kwargs)
+
+
+def _as_tensor(module: nn.Module, leaf: object) -> object:
+    """Return an array of numbers as a tensor on the device of a module, floats in its dtype; leave others alone."""
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+        return leaf
+    tensor = torch.as_tensor(leaf, device=device_of(module))
+    return tensor.to(floating_dtype_of(module)) if tensor.is_floating_point() else tensor
 
 
 def make_module_call(signature: Signature, inputs: Nested) -> Call:

@@ -5,6 +5,7 @@ Each check stands where it costs least, and none needs a step of its own:
 - names of monitored values, and whether files can be written: the callbacks, in `on_train_begin`;
 - frozen layers that go on changing, layers frozen as in Keras: here, from the modules alone;
 - shapes: the losses, at every call;
+- a last batch of one sample, which batch normalisation cannot be trained on: here, without values;
 - class indices, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
   before anything is updated (`losses.checks.check_targets`);
 - parameters without a gradient: the optimizer, at its first update.
@@ -17,15 +18,20 @@ import warnings
 
 from torch import nn
 
-from torchfit._trainer.objective import Objective, UncompiledObjective
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._trainer.module_call import make_module_call
+from torchfit._trainer.shape_inference import infer_output_shapes
+from torchfit._trainer.steps import StepState, count_rows
+from torchfit._utils import tree
 from torchfit._utils.modules import has_running_stats
 
 _MAX_NAMES = 3
+_ONE_VALUE = "more than 1 value per channel"
 
 
-def preflight(module: nn.Module, objective: Objective | UncompiledObjective) -> None:
-    """Check the module, which is in train mode, and have the objective check the first batch."""
-    objective.checks_first_batch = True
+def preflight(module: nn.Module, state: StepState, batches: EpochIterator) -> None:
+    """Check the module, which is in train mode, and the last batch, and have the objective check the first one."""
+    state.objective.checks_first_batch = True
     if not any(parameter.requires_grad for parameter in module.parameters()):
         warnings.warn(
             f"{type(module).__name__} has no trainable parameters, so `fit` updates only buffers, such as running "
@@ -33,6 +39,7 @@ def preflight(module: nn.Module, objective: Objective | UncompiledObjective) -> 
             stacklevel=3,
         )
         return
+    _check_last_batch(module, state, batches)
     _warn_of_keras_flags(module)
     moving = [name for name, layer in module.named_modules() if _is_frozen(layer) and layer.training]
     if moving:
@@ -43,6 +50,27 @@ def preflight(module: nn.Module, objective: Objective | UncompiledObjective) -> 
             "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode.",
             stacklevel=3,
         )
+
+
+def _check_last_batch(module: nn.Module, state: StepState, batches: EpochIterator) -> None:
+    """Refuse a last batch of one sample if the module cannot be trained on it: it is called without values.
+
+    Raises:
+        ValueError: What the layer says; only those that normalise by batch need several values.
+    """
+    normalises = any(has_running_stats(layer) and layer.training for layer in module.modules())
+    batch = batches.peek() if normalises and batches.samples is not None else None
+    if batch is None or (batches.samples or 0) % count_rows(batch.targets, batch.inputs) != 1:
+        return
+    one = tree.map(lambda leaf: leaf[:1], batch.inputs)
+    previous = state.auxiliary.enter()
+    try:
+        infer_output_shapes(make_module_call(state.call.signature(module), one), module, one)
+    except Exception as error:  # Any other will be raised by the step itself.
+        if _ONE_VALUE in str(error):
+            raise
+    finally:
+        state.auxiliary.leave(previous)
 
 
 def _warn_of_keras_flags(module: nn.Module) -> None:

@@ -197,7 +197,7 @@ class Trainer:
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
     ) -> StepFn:
         if model.preflight:
-            preflight(model.module, self.state.objective)
+            preflight(model.module, self.state, batches)
         expected_steps = batches.steps and batches.steps * epochs
         step = TrainStep(model, self.state, callbacks.keeps_batch_logs, self._microbatches, expected_steps)
         run_step = self.execution.bind(step, batches)

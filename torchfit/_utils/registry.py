@@ -144,8 +144,8 @@ class Registry:
             return found()
         if not callable(found):
             raise ValueError(
-                f"Could not interpret the {self.kind} identifier {describe(identifier)}: "
-                f"expected a name, a config, a class, an object or a function."
+                f"Could not interpret the {self.kind}: expected a name, a config, a class or an object of "
+                f"`{self.module}`, or a function. Received: {describe(identifier)}."
             )
         return found
 

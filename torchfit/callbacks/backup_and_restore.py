@@ -84,6 +84,7 @@ class BackupAndRestore(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Resume the run that was interrupted, if there was one."""
         self._reset()
+        files.check_writable("BackupAndRestore: backup_dir", self._latest)
         state = self._state()
         if not state.is_resumable:
             warnings.warn(

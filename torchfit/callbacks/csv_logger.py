@@ -53,6 +53,7 @@ class CSVLogger(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Check that the file can be written, and has the columns. It is truncated when the first row is written."""
         self._reset()
+        files.check_writable("CSVLogger: filename", self.filename)
         os.makedirs(os.path.dirname(self.filename) or ".", exist_ok=True)
         with open(self.filename, "a", encoding="utf-8"):
             pass

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from time import perf_counter
 from typing import Any
 
+from torchfit._serialization.files import check_writable
 from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
@@ -74,6 +75,7 @@ class TensorBoard(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open the file, and record the first inputs, to trace the graph with."""
         self._batches = 0
+        check_writable("TensorBoard: log_dir", os.path.join(self.log_dir, "train", "events"))
         self._writer("train")
         if self.write_graph:
             self._inputs = _tensorboard_writers.InputRecorder(self.model.module)

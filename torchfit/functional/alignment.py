@@ -77,9 +77,7 @@ def align_pair(y_true: TensorLike, y_pred: TensorLike) -> tuple[Tensor, Tensor]:
     y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
     y_true, y_pred = align_ranks(y_true, y_pred)
     if y_true.shape != y_pred.shape:
-        raise shape_mismatch_error(
-            y_true, y_pred, "of the same shape", "Reshape one of them to the shape of the other."
-        )
+        raise shape_mismatch_error(y_true, y_pred, "of the same shape", suggest_shape(y_true, y_pred))
     return y_true, y_pred
 
 
@@ -159,6 +157,20 @@ def shape_mismatch_error(y_true: Tensor, y_pred: Tensor, expected: str, way_out:
     return ValueError(
         f"y_true must be {expected}. Received: y_true, {describe(y_true)}, and y_pred, {describe(y_pred)}. {way_out}"
     )
+
+
+def suggest_shape(y_true: Tensor, y_pred: Tensor) -> str:
+    """Return what to do about targets of another shape than the outputs: those of one value per sample may be classes.
+
+    >>> suggest_shape(torch.ones(2), torch.ones(2, 3))
+    'If the targets are class indices, use sparse_categorical_crossentropy; else let the model have one output unit.'
+    """
+    if y_true.shape == y_pred.shape[:-1] or y_true.shape == (*y_pred.shape[:-1], 1):
+        return (
+            "If the targets are class indices, use sparse_categorical_crossentropy; else let the model have one output "
+            "unit."
+        )
+    return "Reshape one of them to the shape of the other."
 
 
 def batch_mean(values: Tensor) -> Tensor:

@@ -90,9 +90,13 @@ def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> N
     if low < 0 or high >= classes:
         raise ValueError(
             f"`y` holds a class index that the outputs have no class for: `y` goes from {low} to {high}, and the "
-            f"outputs have {classes} classes, numbered from 0 to {classes - 1}. Renumber the classes from 0, give the "
+            f"outputs have {_classes(classes)}. Renumber the classes from 0, give the "
             "last layer more units, or leave a number out of the loss with `ignore_class=` (torch: `ignore_index=`)."
         )
+
+
+def _classes(number: int) -> str:
+    return "one class, number 0" if number == 1 else f"{number} classes, numbered from 0 to {number - 1}"
 
 
 def _find_mistakes(loss: Loss, y_true: Tensor, y_pred: Tensor) -> Iterator[str]:

@@ -112,9 +112,9 @@ def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> A
 def resolve_loss(identifier: Any) -> Any:
     """Return a `Loss` for anything that `compile(loss=)` takes; `None` stays `None`.
 
-    That is a name, also of a loss of torch (`"crossentropy"` and `"ce"` mean the one that the shapes call for), a config, a `Loss` or its
-    class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or of `torch.nn.functional`, and any other module with
-    `forward(predictions, targets)`. Anything else raises `ValueError`.
+    That is a name, also of a loss of torch (`"crossentropy"` and `"ce"` mean the one that the shapes call for), a
+    config, a `Loss` or its class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or `torch.nn.functional`, and
+    any other module with `forward(predictions, targets)`. Anything else raises `ValueError`.
 
     >>> [resolve_loss(loss).name for loss in ("bce", nn.L1Loss(), lambda y_true, y_pred: y_pred - y_true)]
     ['binary_crossentropy', 'l1_loss', 'lambda']

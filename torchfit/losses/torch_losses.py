@@ -23,6 +23,7 @@ from torchfit.functional.alignment import (
     check_has_vectors,
     shape_mismatch_error,
     squeeze_class_axis,
+    suggest_shape,
 )
 from torchfit.functional.masks import as_mask, fit_mask
 from torchfit.losses.base import Loss, count_rows
@@ -65,7 +66,7 @@ _FUNCTION_OF_MODULE: dict[type[nn.Module], str] = {
     nn.HingeEmbeddingLoss: "hinge_embedding_loss",
 }
 
-TORCH_NAMES: dict[str, Any] = {
+TORCH_NAMES: dict[str, object] = {
     **{module.__name__: module for module in _FUNCTION_OF_MODULE},
     **{name: getattr(F, name) for name in _FUNCTION_OF_MODULE.values()},
     "bce_with_logits": F.binary_cross_entropy_with_logits,
@@ -354,5 +355,5 @@ def _align_shape(y_true: Tensor, y_pred: Tensor) -> Tensor:
     elif surplus == -1 and y_pred.shape[-1] == 1:
         y_true = y_true.unsqueeze(-1)
     if y_true.shape != y_pred.shape:
-        raise shape_mismatch_error(given, y_pred, "of the same shape", "Reshape one of them to the shape of the other.")
+        raise shape_mismatch_error(given, y_pred, "of the same shape", suggest_shape(given, y_pred))
     return y_true

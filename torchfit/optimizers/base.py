@@ -14,6 +14,7 @@ from torch import Tensor
 from torchfit._types import Config, StateDict
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
+from torchfit._utils.tracebacks import traceback_filter
 from torchfit.optimizers import _arguments, _clipping, _state
 from torchfit.optimizers._accumulation import GradientAccumulator
 from torchfit.optimizers._binding import BindingMixin, by_cohort
@@ -87,7 +88,8 @@ class Optimizer(BindingMixin):
         if_not_none, positive = _arguments.if_not_none, _arguments.positive
         if unknown.pop("decay", None) is not None:
             warnings.warn("`decay` is ignored: pass a schedule as `learning_rate` instead.", stacklevel=3)
-        _arguments.no_unknown_kwargs(type(self).__name__, unknown, _arguments.init_arg_names(type(self)))
+        with traceback_filter:
+            _arguments.no_unknown_kwargs(type(self).__name__, unknown, _arguments.init_arg_names(type(self)))
         _arguments.at_most_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
         self.name = name or snake_case(type(self).__name__)
         self.weight_decay = if_not_none(_arguments.non_negative, "weight_decay", weight_decay)

@@ -81,8 +81,8 @@ def get(identifier: Any) -> Any:
     """Return the optimizer that a name, a config, an optimizer or a class stands for.
 
     Args:
-        identifier: a name without regard to case (those that only torch has make one of its optimizers), what `serialize` returned, an optimizer (returned as it is), or
-            a class. `None` gives `None`.
+        identifier: a name without regard to case (those that only torch has make one of its optimizers), what
+            `serialize` returned, an optimizer (returned as it is), or a class. `None` gives `None`.
 
     Raises:
         ValueError: the identifier stands for no optimizer.

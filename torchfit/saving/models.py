@@ -12,6 +12,7 @@ from torchfit._saving.model_file import Content
 from torchfit._serialization.files import PathLike
 from torchfit._utils.errors import describe
 from torchfit._utils.registry import custom_object_scope
+from torchfit._utils.tracebacks import traceback_filter
 from torchfit.model import Model
 
 
@@ -67,8 +68,8 @@ def load_model(
     """
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f"`module` must be a torch.nn.Module (an object, not a class). Received: {describe(module)}.")
-    content = model_file.read(path)
-    with custom_object_scope(custom_objects or {}):
+    with traceback_filter, custom_object_scope(custom_objects or {}):
+        content = model_file.read(path)
         model = _build(path, content) if module is None else _wrap(path, content, module)
         model_file.restore(model, path, content, compile, add_terms=not model.added_terms)
     return model

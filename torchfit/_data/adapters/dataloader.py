@@ -16,6 +16,7 @@ from torchfit._data.workers import LoaderConfig, iterate_loader
 from torchfit._utils.batch import Batch
 from torchfit._utils.rng import random_state, restore_random_state
 
+_RAGGED = "stack expects each tensor to be equal size"
 _FROM_BATCHES = "its batches carry them, as tuples (x, y) or (x, y, sample_weight)"
 
 
@@ -109,7 +110,16 @@ class DataLoaderBatches(BatchSource):
             if resumed:
                 restore_random_state(now["random"])
 
-        yield from iterate_loader(self._loader, fast_forward)
+        try:
+            yield from iterate_loader(self._loader, fast_forward)
+        except RuntimeError as error:
+            if _RAGGED not in str(error):
+                raise
+            raise ValueError(
+                "The samples of the DataLoader cannot be joined into a batch, since they differ in shape. Give them "
+                "one shape, or pass the DataLoader a `collate_fn` that pads them, such as with "
+                f"torch.nn.utils.rnn.pad_sequence. torch says: {_last_line(error)}"
+            ) from error
 
     def _generators(self) -> dict[str, Any]:
         own = [generator.get_state() for generator in _generators_of(self._loader)]
@@ -120,6 +130,11 @@ class DataLoaderBatches(BatchSource):
             generator.set_state(words)
         if include_global:
             restore_random_state(state["random"])
+
+
+def _last_line(error: Exception) -> str:
+    """Return the last line of a message: what a worker of a loader raises carries its traceback."""
+    return str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
 
 
 def _copies_samples(loader: DataLoader[Any]) -> bool:

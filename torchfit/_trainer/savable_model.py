@@ -1,0 +1,128 @@
+"""`SavableModel`: the files of a model."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from torchfit._saving import compile_config, model_file, weights
+from torchfit._saving.model_file import ModelSettings
+from torchfit._serialization.files import PathLike
+from torchfit._trainer.steps import overridden_method
+from torchfit._trainer.trainable_module import TrainableModule
+from torchfit._trainer.trainer import Trainer
+from torchfit._utils.tracebacks import traceback_filter
+
+_STOP_FLAGS = ("stop_training", "stop_evaluating", "stop_predicting")
+
+
+class SavableModel(TrainableModule):
+    """A model that can be saved, loaded and exported, with the arguments of `compile`."""
+
+    dtype_policy: Any
+    compile: Callable[..., None]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return self._torchfit.compile_options is not None
+
+    def save(self, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
+        """Write the whole model to one file: architecture, weights, optimizer, and how it was compiled.
+
+        `torchfit.models.load_model` reads it. The file holds tensors and plain data, no code, and is written whole or
+        not at all. A module with custom code can always be saved; pass it again when loading.
+
+        Args:
+            path: Where to write, with any or no extension; also an address such as `s3://bucket/name`.
+            overwrite: Whether an existing file may be replaced.
+            include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
+
+        Raises:
+            FileExistsError: The file exists, and `overwrite` is `False`.
+            OSError: The file cannot be written; it is named.
+        """
+        with traceback_filter:
+            model_file.save(self, _settings_of(self, self._torchfit), path, overwrite, include_optimizer)
+
+    def save_weights(self, path: PathLike, overwrite: bool = True) -> None:
+        """Write the weights to one file: the module's `state_dict`, which `torch.load` reads.
+
+        If `path` ends in `.safetensors`, the file has that format.
+
+        Args:
+            path: Where to write; also an address such as `s3://bucket/name`.
+            overwrite: Whether an existing file may be replaced.
+
+        Raises:
+            FileExistsError: The file exists, and `overwrite` is `False`.
+            OSError: The file cannot be written; it is named.
+        """
+        with traceback_filter:
+            weights.save_weights(self, path, overwrite)
+
+    def prepare_save(self, path: PathLike, weights_only: bool = False) -> Callable[[], None] | None:
+        """Snapshot the model and return a function that writes the file, e.g. from another thread.
+
+        Args:
+            path: Where to write.
+            weights_only: Whether to write what `save_weights` writes, instead of `save`.
+
+        Returns:
+            The function, or `None` if `save` (or `save_weights`) is overridden: what it would write is not known.
+        """
+        if overridden_method(self, "save_weights" if weights_only else "save") is not None:
+            return None
+        if weights_only:
+            return weights.prepare_save(self, path)
+        return model_file.prepare_save(self, _settings_of(self, self._torchfit), path)
+
+    def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
+        """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
+
+        Args:
+            path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`.
+            by_name: Whether keys that are only in the file or only in the module are ignored.
+            skip_mismatch: Whether tensors of another shape are ignored, with a warning.
+
+        Raises:
+            ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or
+                holds something else.
+            FileNotFoundError: There is no such file.
+        """
+        with traceback_filter, self._torchfit.lock.owned("load_weights", is_loop=False, is_alone=True):
+            weights.load_weights(self, path, by_name, skip_mismatch)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return the arguments of `compile`, empty before it was called.
+
+        Losses, metrics and the optimizer are plain data; names stay names, custom functions themselves.
+        """
+        options = self._torchfit.compile_options
+        return {} if options is None else compile_config.compile_config({"optimizer": self.optimizer, **vars(options)})
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Call `compile` as `get_compile_config` says. An overridden `compile` is not called, with a warning.
+
+        Raises:
+            ValueError: A name is not known.
+        """
+        if overridden_method(self, "compile") is not None:
+            warnings.warn(
+                f"{type(self).__name__} has a compile() of its own and was not compiled. Call it, or define "
+                "compile_from_config(config).",
+                stacklevel=2,
+            )
+        elif config:
+            self.compile(**compile_config.compile_arguments(config))
+
+
+def _settings_of(model: SavableModel, trainer: Trainer) -> ModelSettings:
+    """Return what a file holds of the model beside its module."""
+    policy = None if model.dtype_policy is None else model.dtype_policy.name
+    plain = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("torchfit."))
+    is_subclass = type(model) is not plain
+    hidden = {*vars(plain(nn.Identity())), "run_eagerly", *_STOP_FLAGS} if is_subclass else ()
+    names = trainer.input_names, trainer.output_names, trainer.label_names
+    return ModelSettings(model.name, *names, policy, frozenset(hidden), is_subclass, model.added_terms)
