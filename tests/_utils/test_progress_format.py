@@ -4,6 +4,7 @@ import re
 import pytest
 
 from torchfit._utils.progress_format import (
+    Finished,
     fit_line,
     format_bar,
     format_count,
@@ -20,14 +21,14 @@ def test_the_guides_finished_line():
         "val_loss": 0.19564822,
         "val_sparse_categorical_accuracy": 0.9437999,
     }
-    assert format_finished(782, 782, 1.2, 0.0012, logs) == (
+    assert "".join(format_finished(Finished(782, 782, 1.2, 0.0012, logs))) == (
         "782/782 [==============================] - 1s 1ms/step - loss: 0.3485 - sparse_categorical_accuracy: 0.9011"
         " - val_loss: 0.1956 - val_sparse_categorical_accuracy: 0.9438"
     )
 
 
 def test_the_line_without_a_bar():
-    assert format_finished(782, 782, 1.2, 0.0012, {"loss": 0.5}, bar_width=0) == (
+    assert "".join(format_finished(Finished(782, 782, 1.2, 0.0012, {"loss": 0.5}), bar_width=0)) == (
         "782/782 - 1s - 1ms/step - loss: 0.5000"
     )
 

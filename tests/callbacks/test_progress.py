@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from torchfit._utils import console
+from torchfit._utils import console, notebook_progress
+from torchfit._utils.notebook_table import Row, table_bundle
 from torchfit._utils.progress_display import Notebook
 from torchfit.callbacks import CallbackList, EarlyStopping, LambdaCallback, ProgbarLogger
 from torchfit.callbacks.progress import resolve_verbose
@@ -130,7 +131,7 @@ def test_slow_steps_are_drawn_and_wiped(terminal):
     fit()
     moving, _, final = screen.getvalue().rpartition("\r")
     assert "2/4 [==============>...............] - ETA: 0s - loss: 0.5000" in moving
-    assert without_times(final) == ("4/4 [==============================] - TIME - loss: 0.5000 - val_loss: 0.2500\n")
+    assert re.fullmatch(r"4/4 \[={20,}\] - TIME - loss: 0.5000 - val_loss: 0.2500\n", without_times(final))
 
 
 def test_a_moving_line_cuts_no_number(terminal):
@@ -208,48 +209,177 @@ def test_the_line_shows_what_later_callbacks_add(capsys):
     assert [line.partition("step")[2] for line in lines] == [" - loss: 0.2500 - f1: 0.5000"] * 2
 
 
-class FakeWidget:
-    """What tqdm.notebook does with the colour of its bars."""
+@pytest.mark.parametrize("columns", [60, 72, 80, 100, 120, 200])
+def test_no_number_is_cut_on_a_terminal_of_any_width(columns, terminal, monkeypatch):
+    screen = terminal()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    logs = {"loss": 28644.4551, "mean_absolute_error": 169.5, "val_loss": 28644.4551, "val_mean_absolute_error": 169.5}
+    callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=150)
+    callbacks.on_train_begin({})
+    callbacks.on_epoch_begin(0, {})
+    for step in range(150):
+        callbacks.on_train_batch_end(step, logs)
+    callbacks.on_epoch_end(0, logs)
+    callbacks.on_train_end({})
+    lines = [line for line in re.split(r"[\r\n]", screen.getvalue()) if line.strip()]
+    assert all(len(line) <= columns for line in lines)
+    numbers = [number for line in lines for number in re.findall(r"(?:loss|error):(?: (\S*))?", line)]
+    assert set(numbers) == {"28644.4551", "169.5000"}
+    final = screen.getvalue().rpartition("\r")[2]
+    assert re.findall(r"(\w+): ", final) == list(logs)
 
-    colour, is_shown = "", True
 
-    def __init__(self, total, **options):
-        self.total, self.n = total, 0
+def test_what_is_printed_in_an_epoch_has_a_line_of_its_own(terminal):
+    screen = terminal()
+    callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=4)
+    callbacks.on_train_begin({})
+    callbacks.on_epoch_begin(0, {})
+    for step in range(4):
+        callbacks.on_train_batch_end(step, {"loss": 0.5})
+        print("a line")
+        print("half a", end=" line")
+    callbacks.on_epoch_end(0, {"loss": 0.5})
+    callbacks.on_train_end({})
+    print("after")
+    assert shown(screen.getvalue())[:-2] == ["a line", "half a line"] * 4
+    assert shown(screen.getvalue())[-1] == "after"
+    assert "write" not in vars(screen)
 
-    def set_description_str(self, text):
-        self.text = text
+
+def test_a_bar_inside_of_an_epoch_leaves_the_outer_one(terminal):
+    screen = terminal()
+    outer, inner = (CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=2) for _ in range(2))
+    outer.on_train_begin({})
+    outer.on_epoch_begin(0, {})
+    outer.on_train_batch_end(0, {"loss": 0.5})
+    inner.on_test_begin({})
+    inner.on_test_batch_end(0, {"loss": 0.5})
+    print("inside")
+    inner.on_test_batch_end(1, {"loss": 0.5})
+    inner.on_test_end({"loss": 0.25})
+    outer.on_train_batch_end(1, {"loss": 0.5})
+    outer.on_epoch_end(0, {"loss": 0.5})
+    outer.on_train_end({})
+    lines = [line.partition("]")[2].rpartition(" - ")[2] for line in shown(screen.getvalue()) if "=]" in line]
+    assert lines[-2:] == ["loss: 0.2500", "loss: 0.5000"]
+    assert "write" not in vars(screen)
+
+
+def shown(text):
+    """Return the lines that are on a terminal after a text: a carriage return lets it be overwritten."""
+    lines = []
+    for line in text.rstrip("\n").split("\n"):
+        cells = ""
+        for part in line.replace("\x1b[A", "").split("\r"):
+            cells = part + cells[len(part) :]
+        lines.append(cells.rstrip())
+    return [line for line in lines if line]
+
+
+class Output:
+    """An output of a notebook cell, with what it was updated with."""
+
+    def __init__(self, content):
+        self.contents = [content]
+
+    def update(self, content, raw):
+        assert raw
+        self.contents.append(content)
+
+    @property
+    def text(self):
+        return self.contents[-1]["text/plain"]
+
+
+class Widget(SimpleNamespace):
+    is_closed = False
 
     def close(self):
-        if self.total and self.n < self.total:
-            self.colour = "danger"
-        else:
-            self.is_shown = False
+        self.is_closed = True
 
 
 @pytest.fixture
-def widgets(monkeypatch):
-    made = []
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    monkeypatch.setattr("torchfit.callbacks.progress._SECONDS_BETWEEN_DRAWS", 0.0)
-    monkeypatch.setattr("torchfit.callbacks.progress.select_display", Notebook)
-    module = SimpleNamespace(tqdm=lambda **options: made.append(FakeWidget(**options)) or made[-1])
-    monkeypatch.setitem(sys.modules, "tqdm.notebook", module)
-    return made
+def notebook(monkeypatch):
+    """Return a function that pretends that this is a notebook, and returns the outputs of its cell."""
+
+    def install(has_widgets):
+        outputs = []
+
+        def display(content, raw=False, display_id=False):
+            assert display_id
+            outputs.append(Output(content))
+            return outputs[-1]
+
+        made = []
+        names = ("FloatProgress", "Label", "HBox")
+        widgets = {name: lambda *parts, **options: made.append(Widget(**options)) or made[-1] for name in names}
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        monkeypatch.setattr("torchfit.callbacks.progress._SECONDS_BETWEEN_DRAWS", 0.0)
+        monkeypatch.setattr("torchfit.callbacks.progress.select_display", Notebook)
+        monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+        monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(**widgets))
+        monkeypatch.setattr(notebook_progress, "find_spec", lambda name: has_widgets or None)
+        return outputs, made
+
+    return install
 
 
-def test_a_widget_goes_with_its_epoch_whatever_was_drawn_last(widgets):
-    fit(steps=4, epochs=2)
-    assert [(widget.is_shown, widget.colour) for widget in widgets] == [(False, "")] * 2
-    assert widgets[0].text.endswith(" - loss: 0.5000")
+@pytest.mark.parametrize("has_widgets", [True, False])
+def test_a_notebook_shows_a_table_with_a_row_for_each_epoch_and_no_bar_stays(has_widgets, notebook):
+    outputs, widgets = notebook(has_widgets)
+    callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=3, steps=2)
+    callbacks.on_train_begin({})
+    for epoch, loss in enumerate([0.5, 0.25, 0.75]):
+        callbacks.on_epoch_begin(epoch, {})
+        callbacks.on_train_batch_end(0, {"loss": loss})
+        callbacks.on_train_batch_end(1, {"loss": loss})
+        callbacks.on_epoch_end(epoch, {"loss": 0.5, "mae": 1.0, "val_loss": loss, "val_mae": 2.0})
+    callbacks.on_train_end({})
+    table, bar = outputs
+    assert [line.split()[:-2] for line in table.text.splitlines()] == [
+        ["epoch", "loss", "val_loss", "mae", "val_mae"],
+        ["1", "0.5000", "0.5000", "1.0000", "2.0000"],
+        ["★", "2", "0.5000", "0.2500", "1.0000", "2.0000"],
+        ["3", "0.5000", "0.7500", "1.0000", "2.0000"],
+    ]
+    assert table.contents[-1]["text/html"].count("<tr>") == 4
+    assert "script" not in table.contents[-1]["text/html"]
+    assert bar.contents[-1] == {"text/html": "", "text/plain": ""}
+    assert all(widget.is_closed for widget in widgets[:2])
+    assert len(widgets) == (3 if has_widgets else 0)
+    assert sys.stdout.getvalue() == ""
 
 
-def test_a_widget_stays_in_red_if_its_epoch_was_interrupted(widgets):
+@pytest.mark.parametrize("has_widgets", [True, False])
+def test_the_bar_of_a_notebook_stays_in_red_if_its_epoch_was_interrupted(has_widgets, notebook):
+    outputs, _ = notebook(has_widgets)
     callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=4)
+    callbacks.on_train_begin({})
     callbacks.on_epoch_begin(0, {})
     callbacks.on_train_batch_end(0, {"loss": 0.5})
     callbacks.on_train_batch_end(1, {"loss": 0.5})
     callbacks.close()
-    assert [(widget.is_shown, widget.colour) for widget in widgets] == [(True, "danger")]
+    assert 'value="2" max="4"' in outputs[-1].contents[-1]["text/html"]
+    assert "#d9534f" in outputs[-1].contents[-1]["text/html"]
+    assert outputs[-1].text == " 2/4 - ETA: 0s - loss: 0.5000"
+
+
+def test_an_evaluation_in_a_notebook_leaves_a_line(notebook):
+    outputs, _ = notebook(has_widgets=True)
+    callbacks = CallbackList(ProgbarLogger(), verbose=1, steps=2)
+    callbacks.on_test_begin({})
+    callbacks.on_test_batch_end(1, {"loss": 0.5})
+    callbacks.on_test_end({"loss": 0.5})
+    assert [output.contents[-1]["text/html"] for output in outputs] == [""]
+    assert sys.stdout.getvalue().endswith(" - loss: 0.5000\n")
+
+
+def test_the_table_of_a_long_training_shows_its_ends_and_the_best_epoch():
+    rows = [Row(epoch, {"val_loss": abs(epoch - 100.0)}, ("1s", "1ms/step")) for epoch in range(1, 1001)]
+    epochs = [line.split()[0:2] for line in table_bundle(rows)["text/plain"].splitlines()[1:]]
+    assert epochs[:8] == [[str(n), f"{100 - n}.0000"] for n in range(1, 6)] + [["…"], ["★", "100"], ["…"]]
+    assert epochs[-1] == ["1000", "900.0000"]
+    assert len(epochs) == 68
 
 
 def test_auto_is_a_bar_on_a_terminal(terminal):

@@ -4,6 +4,7 @@ import inspect
 import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np

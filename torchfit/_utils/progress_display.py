@@ -1,22 +1,37 @@
-"""Displays of a progress bar: on a terminal, in a notebook, or none."""
+"""Displays of a progress bar and of what stays of it: lines in a file, a terminal, a notebook."""
 
 import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 from torchfit._utils import console
-from torchfit._utils.progress_format import BAR_WIDTH, fit_line
+from torchfit._utils.notebook_progress import NotebookBar
+from torchfit._utils.notebook_table import NotebookTable
+from torchfit._utils.progress_format import BAR_WIDTH, Finished, fit_line, format_finished, wrap_items
+from torchfit._utils.shared_lines import lines_of_their_own
 
 
 class Display(Protocol):
-    """A line that is updated in place."""
+    """Shows how far a loop is, and writes what stays when it is finished.
+
+    Attributes:
+        is_animated: Whether there is a bar that moves.
+    """
+
+    is_animated: bool
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Say which epoch begins, counted from 0."""
 
     def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Draw the bar, followed by the items."""
+
+    def finish(self, finished: Finished, epoch: int | None = None) -> None:
+        """Replace the bar by the results of a loop, of an epoch if there is a number."""
 
     def close(self) -> None:
         """Remove the bar."""
@@ -25,11 +40,28 @@ class Display(Protocol):
         """Remove the bar of a loop that was interrupted, or mark it as such."""
 
 
-class NullDisplay:
-    """Draws nothing: for files, pipes and other verbosities."""
+class Lines:
+    """Writes a line for each epoch, without anything that moves: for files, pipes and `verbose=2`.
+
+    Args:
+        bar_width: How wide the finished bar is in the line, 0 for none.
+    """
+
+    is_animated = False
+
+    def __init__(self, bar_width: int = BAR_WIDTH) -> None:
+        self._bar_width = bar_width
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Write the header."""
+        console.write_line(f"Epoch {epoch + 1}/{epochs}")
 
     def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Draw nothing."""
+
+    def finish(self, finished: Finished, epoch: int | None = None) -> None:
+        """Write the line."""
+        console.write_line("".join(format_finished(finished, self._bar_width)))
 
     def close(self) -> None:
         """Do nothing."""
@@ -37,63 +69,87 @@ class NullDisplay:
     abandon = close
 
 
-class Terminal:
+class Terminal(Lines):
     """One line on a terminal, managed by tqdm, so that it works beside other tqdm bars and `tqdm.write`."""
 
-    def __init__(self, bar_width: int) -> None:
+    is_animated = True
+
+    def __init__(self, bar_width: int = BAR_WIDTH) -> None:
+        super().__init__(bar_width)
         self._bar: Any = None
-        self._bar_width = bar_width
+        self._guard = ExitStack()
 
     def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Draw the line, fitted to the width of the terminal: a line that wraps could not be overwritten."""
-        line = fit_line(completed, total, items, shutil.get_terminal_size().columns - 1, self._bar_width)
+        line = fit_line(completed, total, items, _columns() - 1, self._bar_width)
         if self._bar is None:  # creating it draws it
+            self._guard.enter_context(lines_of_their_own(sys.stdout, sys.stderr))
             self._bar = _quiet_tqdm()(desc=line, bar_format="{desc}", file=sys.stdout, leave=False, disable=False)
         else:
             self._bar.set_description_str(line)
+
+    def finish(self, finished: Finished, epoch: int | None = None) -> None:
+        """Write the line, broken between its items where the terminal is too narrow for it."""
+        self.close()
+        console.write_line(wrap_items(finished, _columns(), self._bar_width))
 
     def close(self) -> None:
         """Remove the line."""
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.close()
+        self._guard.close()
 
     abandon = close
 
 
 class Notebook:
-    """The widget of tqdm. It is removed when the line of the epoch is written."""
+    """An output of a notebook that is updated in place: a table with a row for each epoch, and a bar below it."""
+
+    is_animated = True
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._table = NotebookTable()
+        self._bar = NotebookBar()
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Show the bar of the epoch, below the table."""
+        self._table.open()
+        self._bar.open(f"Epoch {epoch + 1}/{epochs}")
 
     def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
-        """Update the widget."""
-        if self._bar is None:
-            self._bar = import_module("tqdm.notebook").tqdm(
-                total=total, bar_format="{n_fmt}/{total_fmt} {bar}{desc}", leave=False, disable=False
-            )
-        self._bar.n = completed
-        self._bar.set_description_str("".join(items))
+        """Move the bar."""
+        self._bar.show(completed, total, "".join(items))
+
+    def finish(self, finished: Finished, epoch: int | None = None) -> None:
+        """Add the row of an epoch to the table, or write the line of an evaluation."""
+        if epoch is None:
+            self._bar.close()
+            console.write_line("".join(format_finished(finished)))
+        else:
+            self._table.open()
+            self._table.add(epoch, finished)
 
     def close(self) -> None:
-        """Remove the widget."""
-        if self._bar is not None:
-            self._bar.total = None  # or it would stay, in red: the last steps were not drawn
-        self.abandon()
+        """Remove the bar."""
+        self._table.flush()
+        self._bar.close()
 
     def abandon(self) -> None:
-        """Leave the widget in red if steps are missing."""
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.close()
+        """Leave the bar in red."""
+        self._table.flush()
+        self._bar.abandon()
 
 
 def select_display(bar_width: int = BAR_WIDTH) -> Display:
     """Return the best display that this process has."""
     if not console.is_animated() or os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
-        return NullDisplay()
-    return Notebook() if console.in_notebook() and find_spec("ipywidgets") else Terminal(bar_width)
+        return Lines(bar_width)
+    return Notebook() if console.in_notebook() else Terminal(bar_width)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _quiet_tqdm() -> Any:

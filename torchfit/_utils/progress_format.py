@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import NamedTuple
 
 BAR_WIDTH = 30
+_MIN_BAR_WIDTH = 7
 
 
 def format_count(completed: int, total: int | None) -> str:
@@ -73,17 +74,17 @@ def format_step_time(seconds: float, unit: str = "step") -> str:
     return f"{seconds * 1e3:.0f}ms/{unit}" if seconds >= 1e-3 else f"{seconds * 1e6:.0f}us/{unit}"
 
 
-def value_items(logs: Mapping[str, Any]) -> list[str]:
+def value_items(logs: Mapping[str, object]) -> list[str]:
     """Format names and values, each after a dash.
 
     >>> value_items({"loss": 0.34849, "accuracy": 0.0, "tiny": -0.0004})
     [' - loss: 0.3485', ' - accuracy: 0.0000e+00', ' - tiny: -4.0000e-04']
     """
-    return [f" - {name}: {_number(value)}" for name, value in logs.items()]
+    return [f" - {name}: {format_value(value)}" for name, value in logs.items()]
 
 
 def running_items(
-    completed: int, total: int | None, elapsed: float, step: float, logs: Mapping[str, Any], unit: str = "step"
+    completed: int, total: int | None, elapsed: float, step: float, logs: Mapping[str, object], unit: str = "step"
 ) -> list[str]:
     """Return the items after the bar while it moves; `elapsed` and `step` are in seconds.
 
@@ -99,28 +100,65 @@ def running_items(
     return [time, *value_items(logs)]
 
 
-def format_finished(
-    completed: int,
-    total: int,
-    elapsed: float,
-    step: float,
-    logs: Mapping[str, Any],
-    bar_width: int = BAR_WIDTH,
-    unit: str = "step",
-) -> str:
-    """Return the line that stays; `elapsed` and `step` are in seconds, without a bar if its width is 0.
+class Finished(NamedTuple):
+    """What is known of a loop at its end.
 
-    >>> format_finished(79, 79, 0.1, 0.000838, {"loss": 0.1353})
-    '79/79 [==============================] - 0s 838us/step - loss: 0.1353'
-    >>> format_finished(79, 79, 0.1, 0.000838, {"loss": 0.1353}, bar_width=0)
-    '79/79 - 0s - 838us/step - loss: 0.1353'
+    Attributes:
+        completed: The number of steps.
+        total: How many were planned.
+        elapsed: Seconds since its start.
+        step: Seconds of one step.
+        logs: The results by name.
+        unit: What a step is called.
     """
-    time = f"{int(elapsed)}s{'' if bar_width else ' -'} {format_step_time(step, unit)}"
-    bar = format_bar(completed, total, bar_width)
-    return f"{format_count(completed, total)}{bar} - {time}{''.join(value_items(logs))}"
+
+    completed: int
+    total: int
+    elapsed: float
+    step: float
+    logs: Mapping[str, object]
+    unit: str = "step"
 
 
-def _number(value: Any) -> str:
+def format_finished(finished: Finished, bar_width: int = BAR_WIDTH) -> list[str]:
+    """Return the line that stays as its items, without a bar if its width is 0.
+
+    >>> "".join(format_finished(Finished(79, 79, 0.1, 0.000838, {"loss": 0.1353})))
+    '79/79 [==============================] - 0s 838us/step - loss: 0.1353'
+    >>> format_finished(Finished(79, 79, 0.1, 0.000838, {"loss": 0.1353}), bar_width=0)
+    ['79/79', ' - 0s - 838us/step', ' - loss: 0.1353']
+    """
+    completed, total, elapsed, step, logs, unit = finished
+    time = f" - {int(elapsed)}s{'' if bar_width else ' -'} {format_step_time(step, unit)}"
+    return [f"{format_count(completed, total)}{format_bar(completed, total, bar_width)}", time, *value_items(logs)]
+
+
+def wrap_items(finished: Finished, columns: int, bar_width: int = BAR_WIDTH) -> str:
+    """Return the line that stays in lines of at most `columns` characters: the bar shrinks, then items are moved down.
+
+    >>> print(wrap_items(Finished(9, 9, 0.1, 0.001, {"loss": 0.1353, "mean_absolute_error": 28644.455}), 44))
+    9/9 [=======] - 0s 1ms/step - loss: 0.1353
+        - mean_absolute_error: 28644.4550
+    """
+    items = format_finished(finished, bar_width)
+    missing = len("".join(items)) - columns
+    if missing > 0 and bar_width:
+        items = format_finished(finished, max(bar_width - missing, _MIN_BAR_WIDTH))
+    lines = [items[0]]
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) <= columns:
+            lines[-1] += item
+        else:
+            lines.append(f"   {item}")
+    return "\n".join(lines)
+
+
+def format_value(value: object) -> str:
+    """Format a number with four decimals, a small one with an exponent, anything else as text.
+
+    >>> format_value(0.34849), format_value(0), format_value("a")
+    ('0.3485', '0.0000e+00', 'a')
+    """
     if not isinstance(value, Real):
         return " ".join(str(value).split())
     return f"{float(value):.4f}" if abs(float(value)) > 1e-3 else f"{float(value):.4e}"

@@ -126,7 +126,7 @@ class Registry:
             raise ValueError(f"Unknown {self.kind}: {name!r}. {self._suggest(name, custom_objects or {})}")
         return member
 
-    def _suggest(self, name: str, custom_objects: Mapping[str, Any]) -> str:
+    def _suggest(self, name: str, custom_objects: Mapping[str, object]) -> str:
         """Return a sentence with the nearest names, or with the place that lists them."""
         known = [*self.entries, *custom_objects, *_registered]
         if len(known) <= _MAX_LISTED or near_names(name, known):

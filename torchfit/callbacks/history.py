@@ -51,7 +51,7 @@ class History(Callback):
 
     _get_model: Callable[[], Any] = staticmethod(_no_model)
     _modes: Mapping[str, str | None] = MappingProxyType({})
-    _has_warned = False
+    _has_warned = True  # where there is no training
     _not_copied = ("training_state", "_get_model")
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class History(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start a new list of epochs. An object used twice keeps appending values, as in Keras."""
         self.epoch = []
-        self._has_warned = not getattr(self.model, "preflight", True)
+        self._has_warned = not getattr(self.model, "preflight", False)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Append the epoch's values."""

@@ -9,8 +9,8 @@ from typing import Any
 from torchfit._types import Logs, Params
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit._utils.progress_display import Display, NullDisplay, select_display
-from torchfit._utils.progress_format import BAR_WIDTH, format_count, format_finished, running_items
+from torchfit._utils.progress_display import Display, Lines, select_display
+from torchfit._utils.progress_format import Finished, format_count, running_items
 from torchfit.callbacks.base import HOOKS, Callback
 
 _SECONDS_BETWEEN_DRAWS = 0.1
@@ -58,7 +58,7 @@ class ProgbarLogger(Callback):
     target: int | None = None
     _in_fit = False
     _not_copied = ("training_state", "_display")
-    _display: Display = NullDisplay()
+    _display: Display = Lines()
     _text = ""
 
     def set_params(self, params: Params) -> None:
@@ -71,15 +71,19 @@ class ProgbarLogger(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Treat evaluations as validations from now on, whose results are part of the line of the epoch."""
         self._in_fit = True
+        self._display = self._new_display()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Show evaluations by themselves again."""
         self._in_fit = False
+        self._display.close()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Print the header, if there are several epochs, and start the clock."""
+        if not self._in_fit:
+            self._display = self._new_display()
         if self.verbose and self.epochs > 1:
-            console.write_line(f"Epoch {epoch + 1}/{self.epochs}")
+            self._display.begin_epoch(epoch, self.epochs)
         self._start()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -90,11 +94,12 @@ class ProgbarLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Print the line of the epoch."""
-        self._finish(logs)
+        self._finish(logs, epoch)
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Start the clock of an evaluation."""
         if not self._in_fit:
+            self._display = self._new_display()
             self._start()
 
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -109,6 +114,7 @@ class ProgbarLogger(Callback):
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Start the clock of a prediction."""
+        self._display = self._new_display()
         self._start()
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -125,8 +131,10 @@ class ProgbarLogger(Callback):
         self._after_first_step = (self._started, 0)  # time and count after the first step
         self._next_draw = self._started  # so that the first step reaches _draw, which times it
         self._text = ""
+
+    def _new_display(self) -> Display:
         self._display.close()
-        self._display = select_display() if self.verbose == 1 else NullDisplay()
+        return select_display() if self.verbose == 1 else Lines(bar_width=0)
 
     def _draw(self, logs: Logs | None) -> None:
         """Draw the bar. Reading `logs` waits for the device."""
@@ -136,7 +144,7 @@ class ProgbarLogger(Callback):
             self._next_draw = self._started + _SECONDS_BETWEEN_DRAWS
             if now < self._next_draw:
                 return
-        if isinstance(self._display, NullDisplay):
+        if not self._display.is_animated:
             self._next_draw = float("inf")
             return
         total = self._total_steps()
@@ -145,24 +153,15 @@ class ProgbarLogger(Callback):
         self._display.show(self._completed, total, items)
         self._next_draw = perf_counter() + _SECONDS_BETWEEN_DRAWS
 
-    def _finish(self, logs: Logs | None) -> None:
-        """Remove the bar and print the line that stays."""
-        self._display.close()
+    def _finish(self, logs: Logs | None, epoch: int | None = None) -> None:
+        """Replace the bar by what stays."""
         self._text = ""
         if not self.verbose:
             return
         self.target = self._total_steps() or self._completed  # the length of the next epochs
         now = perf_counter()
-        console.write_line(
-            format_finished(
-                self._completed,
-                self.target,
-                now - self._started,
-                self._step_seconds(now),
-                logs or {},
-                BAR_WIDTH if self.verbose == 1 else 0,
-            )
-        )
+        elapsed, step = now - self._started, self._step_seconds(now)
+        self._display.finish(Finished(self._completed, self.target, elapsed, step, logs or {}), epoch)
 
     def _total_steps(self) -> int | None:
         """Return the number of steps, or None if unknown or exceeded."""

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from torchfit._utils import console
-from torchfit._utils.progress_display import Display, NullDisplay, select_display
-from torchfit._utils.progress_format import format_finished, running_items
+from torchfit._utils.progress_display import Display, Lines, select_display
+from torchfit._utils.progress_format import Finished, running_items
 
 Values = Iterable[tuple[str, Any]]
 
@@ -50,7 +49,7 @@ class Progbar:
         self._started = perf_counter()
         self._next_draw = self._started
         self._is_finished = False
-        self._display: Display = select_display(width) if verbose == 1 else NullDisplay()
+        self._display: Display = select_display(width) if verbose == 1 else Lines(bar_width=0)
 
     def update(self, current: int, values: Values | None = None, finalize: bool | None = None) -> None:
         """Show that `current` steps are completed.
@@ -95,11 +94,9 @@ class Progbar:
 
     def _finish(self, now: float) -> None:
         self._is_finished = True
-        self._display.close()
         if not self.verbose:
             return
         done, elapsed = self.seen_so_far, now - self._started
-        bar_width = self.width if self.verbose == 1 else 0
         total = done if self.target is None else max(self.target, done)
-        step = elapsed / max(done, 1)
-        console.write_line(format_finished(done, total, elapsed, step, self._means(), bar_width, self.unit_name))
+        means = self._means()
+        self._display.finish(Finished(done, total, elapsed, elapsed / max(done, 1), means, self.unit_name))
