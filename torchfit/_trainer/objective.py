@@ -379,7 +379,7 @@ class Objective:
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
         """Resolve metrics, check what came, and look up the functions of one output."""
         target, prediction, output = bound.target(targets), bound.output(outputs), bound.objective
-        output.check_kinds(target, prediction)
+        output.check_kinds(target)
         output.resolve_metrics(target, prediction, prediction.device)
         if output.name not in self._checked_outputs:
             self._checked_outputs.add(output.name)

@@ -15,6 +15,7 @@ from torchfit._trainer.output_matching import Getter
 from torchfit._trainer.target_rank import is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
+from torchfit.losses.base import Loss
 from torchfit.losses.checks import find_probability_problem
 from torchfit.metrics.checks import metric_problem
 from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
@@ -58,8 +59,8 @@ class OutputObjective:
     is_sum: bool = False
     is_chosen: bool = False
     compute: Callable[..., Any] = output_matching.identity
-    updates: list[Callable[..., Any]] = field(default_factory=list)
-    weighted_updates: list[Callable[..., Any]] = field(default_factory=list)
+    updates: list[Callable[..., None]] = field(default_factory=list)
+    weighted_updates: list[Callable[..., None]] = field(default_factory=list)
 
     @property
     def needs_target(self) -> bool:
@@ -84,7 +85,7 @@ class OutputObjective:
         for metric in self.resolved_metrics:
             metric.to(device)
 
-    def check_kinds(self, target: Any, prediction: Any) -> None:
+    def check_kinds(self, target: Nested) -> None:
         """Check that a target is a tensor where the loss wants that."""
         if not isinstance(target, Tensor) and (self.loss is None or is_builtin(self.loss)):
             output_matching.check_numbers("y", target)
@@ -135,13 +136,13 @@ def metric_or_deferred(identifier: Any) -> Any:
     return DeferredMetric(identifier) if follows_loss(identifier) else as_metric(identifier)
 
 
-def _resolve_deferred(metric: Any, loss: Any, target: Tensor, output: Tensor) -> Any:
+def _resolve_deferred(metric: Any, loss: Loss | None, target: Tensor, output: Tensor) -> Any:
     if not isinstance(metric, DeferredMetric):
         return metric
     return resolve_metric(metric.name, loss, target.shape, output.shape)
 
 
-def own_metrics(spec: Any, *, shared: bool) -> list[Any]:
+def own_metrics(spec: Nested, *, shared: bool) -> list[Any]:
     """Return the metrics of one output as a list: copies, if the outputs share what `compile` got."""
     metrics = tree.leaves([spec])
     return copy.deepcopy(metrics) if shared else metrics

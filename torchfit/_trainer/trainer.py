@@ -31,17 +31,8 @@ from torchfit._trainer.shape_inference import infer_log_names_of_model
 from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, overridden_method, sync_optimizer, with_sync
 from torchfit._trainer.timing import EpochTimer
 from torchfit._trainer.train_step import TrainStep
-from torchfit._trainer.training_state import (
-    CallbacksState,
-    MetricsState,
-    ModelState,
-    ModuleFlagsState,
-    NullState,
-    OptimizerState,
-    RNGState,
-    TrainingState,
-)
-from torchfit._types import Stateful, StepFn, StepIterator
+from torchfit._trainer.training_state import NullState, TrainingState, training_components
+from torchfit._types import StepFn, StepIterator
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.collector import suspended
@@ -248,20 +239,8 @@ class Trainer:
         callbacks: CallbackList,
         validation: EpochIterator | None,
     ) -> TrainingState:
-        objective = self.state.objective
-        assert isinstance(objective, Objective)
-        losses = self.state.loss_modules(model)
-        components: dict[str, Stateful] = {
-            "weights": ModelState(model),
-            "losses": ModelState(losses),
-            "flags": ModuleFlagsState(model, losses),  # Before the optimizer, which trains what is not frozen.
-            "optimizers": OptimizerState(model),
-            "metrics": MetricsState(model, objective, self.state.auxiliary, self.device),
-            "callbacks": CallbacksState(callbacks.callbacks),
-            "validation": NullState() if validation is None else validation,
-            "graphs": self.execution,
-            "random": RNGState(),
-        }
+        resumed = NullState() if validation is None else validation
+        components = training_components(model, self.state, callbacks.callbacks, resumed, self.execution, self.device)
         run = TrainingState(batches, self.execution.iter_steps, epochs, model, model.reset_metrics, components)
         callbacks.set_training_state(run)
         return run

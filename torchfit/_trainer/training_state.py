@@ -1,6 +1,6 @@
 """Progress of a training run, and everything needed to resume it, as one state dict."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,13 +10,16 @@ from torchfit._saving.weights import get_module_state, load_state
 from torchfit._serialization.archive import to_host
 from torchfit._serialization.plain_data import decode_arrays, encode_arrays
 from torchfit._trainer.auxiliary import AuxiliaryTerms
+from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import StopFlags
 from torchfit._trainer.objective import Objective
+from torchfit._trainer.steps import StepState
 from torchfit._types import StateDict, Stateful, StepFn, StepIterator
 from torchfit._utils.errors import describe
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit._utils.wrapping import unwrap_key, unwrap_module
+from torchfit.callbacks import Callback
 
 FORMAT = "torchfit training"
 VERSION = 3
@@ -182,6 +185,30 @@ def _check_state(state: Any) -> StateDict:
 
 
 # -- the components ----------------------------------------------------------------------------------------
+
+
+def training_components(
+    model: BaseModel,
+    state: StepState,
+    callbacks: Sequence[Callback],
+    validation: Stateful,
+    execution: Stateful,
+    device: torch.device,
+) -> dict[str, Stateful]:
+    """Return everything that a run depends on besides its position, in the order in which it is restored."""
+    losses, objective = state.loss_modules(model), state.objective
+    assert isinstance(objective, Objective)
+    return {
+        "weights": ModelState(model),
+        "losses": ModelState(losses),
+        "flags": ModuleFlagsState(model, losses),  # Before the optimizer, which trains what is not frozen.
+        "optimizers": OptimizerState(model),
+        "metrics": MetricsState(model, objective, state.auxiliary, device),
+        "callbacks": CallbacksState(callbacks),
+        "validation": validation,
+        "graphs": execution,
+        "random": RNGState(),
+    }
 
 
 class ModelState:
