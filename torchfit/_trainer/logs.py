@@ -92,10 +92,13 @@ def _fetch(scalars: list[Tensor]) -> list[float]:
     if not scalars:
         return []
     widest = torch.float32 if scalars[0].device.type == "mps" else torch.float64
-    values: list[float] = torch.stack(
-        [value.detach().reshape(()).to(scalars[0].device, widest) for value in scalars]
-    ).tolist()
+    values: list[float] = torch.stack([_as_scalar(value).to(scalars[0].device, widest) for value in scalars]).tolist()
     return values
+
+
+def _as_scalar(value: Tensor) -> Tensor:
+    value = value.detach() if value.requires_grad else value
+    return value.reshape(()) if value.ndim else value
 
 
 def _plain(value: Any) -> Any:

@@ -87,10 +87,13 @@ class _Window:
         if not self.denominators:
             return None
         losses, numbers = self._losses[: len(self.denominators)], self.denominators
-        if any(isinstance(number, Tensor) for number in numbers):
-            denominators = torch.stack([torch.as_tensor(number).to(losses) for number in numbers])
-        else:
+        tensors = [number for number in numbers if isinstance(number, Tensor)]
+        if not tensors:
             denominators = torch.tensor(numbers, dtype=losses.dtype, device=losses.device)
+        elif len(tensors) == len(numbers) and len({tensor.dtype for tensor in tensors}) == 1:
+            denominators = torch.stack(tensors).to(losses)
+        else:
+            denominators = torch.stack([torch.as_tensor(number).to(losses) for number in numbers])
         numbers.clear()
         return zero_if_empty(losses, denominators).dot(denominators), denominators.sum()
 

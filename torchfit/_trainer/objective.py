@@ -123,6 +123,8 @@ class Objective:
         self.output_bytes = 0
         self.tracker = TotalLoss()
         self._trains_on_own_loss = False
+        # A loss of the user's may create modules when it is first called.
+        self._builtin_modules = self._find_modules() if all(map(is_builtin, tree.leaves(self._losses))) else None
         self.outputs: list[OutputObjective] = []
         if self._over_outputs is not None:
             self.tracker.set_outputs((), self._over_outputs.loss.is_sum)
@@ -143,6 +145,9 @@ class Objective:
 
     def loss_modules(self) -> list[nn.Module]:
         """Return the losses that are modules, each once, such as torch's and those with parameters."""
+        return self._find_modules() if self._builtin_modules is None else self._builtin_modules
+
+    def _find_modules(self) -> list[nn.Module]:
         return [*{id(module): module for loss in tree.leaves(self._losses) for module in loss_modules(loss)}.values()]
 
     def own_loss(self, outputs: Nested) -> Tensor | None:

@@ -71,6 +71,9 @@ class StepState:
 
     def named_parameters(self, model: BaseModel) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters of the module, and those of losses that are modules, by name."""
+        losses = (*self.objective.loss_modules(), *self.auxiliary.modules)
+        if not any(True for module in losses for _ in module.parameters()):
+            return [*model.module.named_parameters()]
         return [*model.module.named_parameters(), *self.loss_modules(model).named_parameters()]
 
     def loss_modules(self, model: BaseModel) -> LossModules:

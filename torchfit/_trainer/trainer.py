@@ -461,11 +461,15 @@ class Trainer:
         Labels among the inputs go to modules that need them, or that compute their own loss with them.
         """
         self.state.call.loop.checks_batch_axis = is_array_like(x)
-        objective, signature = self.state.objective, self.state.call.signature(model.module)
-        may_split = self.input_names is None and hasattr(x, "columns")
-        has_own_loss = not inputs_only and not objective.has_losses
-        kept_labels = [key for key in self._label_names.values() if signature.takes(key, if_optional=has_own_loss)]
-        names = self.input_names, self.output_names, inputs_only, signature.required_names if may_split else ()
+        objective, parameters, kept_labels = self.state.objective, set(), []
+        if self._label_names or (self.input_names is None and hasattr(x, "columns")):
+            signature, has_own_loss = (
+                self.state.call.signature(model.module),
+                not inputs_only and not objective.has_losses,
+            )
+            kept_labels = [key for key in self._label_names.values() if signature.takes(key, if_optional=has_own_loss)]
+            parameters = set() if self.input_names else signature.required_names
+        names = self.input_names, self.output_names, inputs_only, parameters
         labels = self._label_names, kept_labels, objective.index_targets
         return BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
 
