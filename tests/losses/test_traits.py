@@ -64,3 +64,13 @@ def test_classes_of_users_inherit_traits():
 
     assert loss_traits(Own(axis=1)) == LossTraits("sparse", 1)
     assert loss_traits(losses.Loss()) == LossTraits("other")
+
+
+class Unknown(nn.Module):
+    def forward(self, y_pred, y_true):
+        return (y_pred - y_true).square().mean()
+
+
+def test_nothing_is_known_of_a_module_of_the_users():
+    assert loss_traits(Unknown()) == LossTraits(None)
+    assert loss_traits(losses.LossFunctionWrapper(Unknown())) == LossTraits(None)

@@ -1,7 +1,8 @@
 """Trains in processes that are killed again and again, and compares the end with a training left in peace.
 
-`python killed.py SCENARIO KILLS SEED FOLDER` prints what it saw as JSON. It imports torch once; each training runs in a
-fork, in a group of its own, so that its workers die with it.
+`python killed.py SCENARIO KILLS SEED FOLDER` prints what it saw as JSON; "all" goes through all scenarios, with so many
+kills for each. It imports torch once; each training runs in a fork, in a group of its own, so that its workers die with
+it.
 """
 
 import json
@@ -10,6 +11,8 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import torchfit
-from torchfit import callbacks
+from torchfit import callbacks, optimizers
 
 EPOCHS = 12
 
@@ -65,13 +68,99 @@ def dataset():
     return (Noisy(x[:72], y[:72]),), {"batch_size": 8, "validation_data": (x[72:], y[72:]), "workers": 2}
 
 
+# -- what is trained ---------------------------------------------------------------------------------------------------
+
+
+def adam_with_averages(net, loss):
+    return optimizers.Adam(0.02, use_ema=True, ema_momentum=0.9)
+
+
+def accumulating(net, loss):
+    return optimizers.AdamW(0.02, gradient_accumulation_steps=3)
+
+
+def several_optimizers(net, loss):
+    rate = optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
+    return optimizers.MultiOptimizer({"0.*": optimizers.SGD(rate, momentum=0.9)}, default=optimizers.Lion(0.001))
+
+
+def groups(net, loss):
+    biases = [parameter for parameter in net.parameters() if parameter.ndim == 1]
+    weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    return torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0, "lr": 0.05}], lr=0.01)
+
+
+def lbfgs(net, loss):
+    return torch.optim.LBFGS(net.parameters(), lr=0.05, max_iter=2)
+
+
+def crossentropy():
+    return torchfit.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Margins(nn.Module):
+    """Learns the temperature and a margin for each class, and keeps an average in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature, self.margins = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(2))
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, y_pred, y_true):
+        with torch.no_grad():
+            self.mean.lerp_(y_pred.mean(0), 0.1)
+        logits = (y_pred - 0.1 * self.mean) * self.temperature + self.margins
+        return nn.functional.cross_entropy(logits, y_true.long()) + 0.1 * self.temperature.square()
+
+
+class Unfreeze(callbacks.Callback):
+    """Trains the last layer at first, and freezes it while the first one is trained."""
+
+    def on_train_begin(self, logs=None):
+        self.model.module[0].requires_grad_(False)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            self.model.module[0].requires_grad_(True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch in (4, 6):
+            self.model.module[4].requires_grad_(batch == 6)
+
+
+def on_plateau():
+    return [callbacks.EarlyStopping(patience=5, restore_best_weights=True), callbacks.ReduceLROnPlateau(patience=1)]
+
+
+def one_cycle():
+    make = torch.optim.lr_scheduler.OneCycleLR
+    return [callbacks.TorchLRScheduler(lambda each: make(each, 0.05, total_steps=9 * EPOCHS), interval="batch")]
+
+
+@dataclass
+class Scenario:
+    """A training: its data, optimizer, loss, further arguments of `compile`, and callbacks."""
+
+    data: Callable = arrays
+    optimizer: Callable = adam_with_averages
+    loss: Callable = crossentropy
+    options: dict = field(default_factory=dict)
+    callbacks: Callable = on_plateau
+
+
 SCENARIOS = {
-    "arrays": (arrays, {}),
-    "arrays that epochs cut anew": (one_epoch_in_several_calls, {}),
-    "several steps in a call": (arrays, {"steps_per_execution": 2}),
-    "loader with 2 workers": (loader, {}),
-    "dataset with 2 workers": (dataset, {}),
-    "compiled": (arrays, {"jit_compile": True}),
+    "arrays": Scenario(),
+    "arrays that epochs cut anew": Scenario(one_epoch_in_several_calls),
+    "several steps in a call": Scenario(options={"steps_per_execution": 2}),
+    "loader with 2 workers": Scenario(loader),
+    "dataset with 2 workers": Scenario(dataset),
+    "compiled": Scenario(options={"jit_compile": True}),
+    "layers that are unfrozen": Scenario(callbacks=lambda: [Unfreeze(), *on_plateau()]),
+    "groups with rates of their own": Scenario(optimizer=groups, callbacks=one_cycle),
+    "a loss with parameters": Scenario(loss=Margins),
+    "accumulated gradients": Scenario(optimizer=accumulating),
+    "several optimizers": Scenario(optimizer=several_optimizers, callbacks=list),
+    "an optimizer with a closure": Scenario(optimizer=lbfgs),
 }
 
 
@@ -87,28 +176,27 @@ def train(scenario, folder, save_freq):
     torch.manual_seed(1)
     np.random.seed(1)
     random.seed(1)
-    make, options = SCENARIOS[scenario]
+    setup = SCENARIOS[scenario]
     net = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
-    model = torchfit.Model(net, device="cpu")
-    loss = torchfit.losses.SparseCategoricalCrossentropy(from_logits=True)
-    schedule_free = torchfit.optimizers.Adam(0.02, use_ema=True, ema_momentum=0.9)
-    model.compile(schedule_free, loss, metrics=["accuracy"], **options)
-    arguments, more = make()
+    model, loss = torchfit.Model(net, device="cpu"), setup.loss()
+    model.compile(setup.optimizer(net, loss), loss, metrics=["accuracy"], **setup.options)
+    arguments, more = setup.data()
     history = model.fit(
         *arguments,
         epochs=EPOCHS,
         verbose=0,
         callbacks=[
             callbacks.BackupAndRestore(folder / "backup", save_freq=save_freq),
-            callbacks.EarlyStopping(patience=5, restore_best_weights=True),
-            callbacks.ReduceLROnPlateau(patience=1, factor=0.5),
+            *setup.callbacks(),
             callbacks.CSVLogger(folder / "log.csv"),
+            callbacks.LearningRateMonitor(),
             Slowly(),
         ],
         **more,
     )
     outcome = {
         "weights": dict(net.state_dict()),
+        "losses": dict(model.loss_modules.state_dict()),
         "optimizer": model.optimizer.state_dict(),
         "history": history.history,
         "epochs": history.epoch,
@@ -175,7 +263,16 @@ def same(first, second):
     return first == second
 
 
-def main(scenario, kills, seed, folder):
+def run_all(kills, seed, folder):
+    """Go through all scenarios, and print a line for each."""
+    for number, scenario in enumerate(SCENARIOS):
+        seen = run(scenario, kills, int(seed) + number, Path(folder) / scenario.replace(" ", "_"))
+        is_equal = all(all(parts.values()) for parts in seen["equal"])
+        print(f"{scenario}: {seen['kills']} kills, {'bit for bit' if is_equal else seen['equal']}", flush=True)
+
+
+def run(scenario, kills, seed, folder):
+    """Return what was seen of one scenario."""
     folder, random_moments = Path(folder), random.Random(int(seed))
     peaceful, killed = folder / "peaceful", folder / "killed"
     for part in (peaceful, killed):
@@ -203,7 +300,14 @@ def main(scenario, kills, seed, folder):
             (killed / name).unlink()
     seen["rates"] = len(set(outcomes[0]["history"]["learning_rate"]))
     seen["epochs"] = len(outcomes[0]["epochs"])
-    print(json.dumps(seen))
+    return seen
+
+
+def main(scenario, kills, seed, folder):
+    if scenario == "all":
+        run_all(kills, seed, folder)
+    else:
+        print(json.dumps(run(scenario, kills, seed, folder)))
 
 
 def finish(child):

@@ -23,7 +23,10 @@ def check(seen, kills):
     assert seen["kills"] == kills
     assert seen["equal"] == [dict.fromkeys(seen["equal"][0], True)] * seen["rounds"]
     assert sorted(seen["left"]) == ["log.csv", "outcome.pt"], "the backup is deleted, and nothing else was left"
-    assert seen["rates"] > 1, "the learning rate was reduced on a plateau"
+    assert seen["rates"] > 1, "the learning rate was changed by a callback or a schedule"
+
+
+def check_callbacks(seen):
     assert seen["epochs"] < 12, "training stopped early"
 
 
@@ -38,10 +41,27 @@ def check(seen, kills):
 def test_a_killed_training_ends_bitwise_equal(scenario, kills, tmp_path):
     seen = killed(scenario, kills, tmp_path)
     check(seen, kills)
+    check_callbacks(seen)
     assert seen["torn"] >= 1, "none of the kills came while a file was written"
+
+
+@pytest.mark.parametrize("scenario", ["layers that are unfrozen", "a loss with parameters"])
+def test_what_is_trained_is_resumed_with_all_that_it_depends_on(scenario, tmp_path):
+    check(killed(scenario, 2, tmp_path), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scenario",
+    ["groups with rates of their own", "accumulated gradients", "several optimizers", "an optimizer with a closure"],
+)
+def test_every_kind_of_optimizer_is_resumed(scenario, tmp_path):
+    check(killed(scenario, 5, tmp_path), 5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["arrays that epochs cut anew", "several steps in a call", "compiled"])
 def test_more_killed_trainings(scenario, tmp_path):
-    check(killed(scenario, 8, tmp_path), 8)
+    seen = killed(scenario, 8, tmp_path)
+    check(seen, 8)
+    check_callbacks(seen)

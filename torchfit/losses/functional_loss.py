@@ -89,13 +89,13 @@ class LossFunctionWrapper(Loss):
         **kwargs: Any,
     ):
         super().__init__(name or function_name(fn), reduction, dtype)
-        self.fn, self._fn_kwargs = _unwrap_partial(fn, kwargs)
+        self.fn, self.fn_kwargs = _unwrap_partial(fn, kwargs)
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return what the function returns for the aligned pair."""
         if type(y_true) is Tensor and type(y_pred) is Tensor:
             y_true, y_pred = align_ranks(y_true, y_pred)
-        return self.fn(y_true, y_pred, **self._fn_kwargs)
+        return self.fn(y_true, y_pred, **self.fn_kwargs)
 
     def get_config(self) -> Config:
         """Return the constructor's arguments as plain data, the function by its name.
@@ -109,7 +109,7 @@ class LossFunctionWrapper(Loss):
                 f"A loss made of {describe(self.fn)} has no configuration: a function is saved by its name. Pass a "
                 "module itself to compile(loss=...)."
             )
-        return {**super().get_config(), "fn": name, **self._fn_kwargs}
+        return {**super().get_config(), "fn": name, **self.fn_kwargs}
 
     @classmethod
     def from_config(cls, config: Config) -> "LossFunctionWrapper":

@@ -95,8 +95,8 @@ def _torch_traits(loss: TorchLoss) -> LossTraits:
 
 def _function_traits(loss: LossFunctionWrapper) -> LossTraits:
     """Return the traits of a function of this package, with the arguments that it is given."""
-    function: Any = loss.fn
-    given = {key: value for key, value in loss.get_config().items() if key != "fn"}
+    function: Any = getattr(loss.fn, "function", loss.fn)  # of a module that takes the predictions first
+    given = dict(loss.fn_kwargs)
     if isinstance(function, functools.partial):
         given.update(function.keywords)
         function = function.func
