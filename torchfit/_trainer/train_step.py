@@ -71,7 +71,8 @@ class TrainStep(LoggingStep):
         """Runs the step eagerly.
 
         Raises:
-            ValueError: If `train_step` is overridden, but `microbatch` is to split its batches.
+            ValueError: If `microbatch` is to split batches, but `train_step` is overridden, or the optimizer evaluates
+                the loss itself.
         """
         is_overridden = overridden_method(self._model, "train_step") is not None
         if self._microbatches is not None and is_overridden:
@@ -79,11 +80,16 @@ class TrainStep(LoggingStep):
                 "`microbatch` splits the batches of the built-in `train_step`, but this model overrides it. Leave "
                 "`microbatch` out of `compile`, and split the batch in `train_step`."
             )
+        if self._microbatches is not None and self._optimizer.needs_closure:
+            raise ValueError(
+                "`microbatch` splits the batches, but this optimizer evaluates the loss of whole batches itself, by a "
+                "closure. Leave `microbatch` out of `compile`, or choose another optimizer."
+            )
         if self._microbatches is not None:
             step: StepFn = self._run_microbatched
         elif self._accumulates and not is_overridden:
             step = self._run_accumulating
-        elif self._optimizer.needs_closure and not is_overridden:
+        elif self._optimizer.accepts_closure and not is_overridden:
             step = self._run_with_closure
         else:
             return self._wrap_logs(self._model.train_step, "train_step")

@@ -20,6 +20,7 @@ from torchfit.optimizers._rates import reference_rate
 Factory: TypeAlias = "Callable[[Any], torch.optim.Optimizer]"
 Group: TypeAlias = "dict[str, Any]"
 _NOT_OPTIONS = ("params", "param_names")
+_ARGUMENTS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 # -- classes and arguments ------------------------------------------------------------------------------------------
@@ -37,8 +38,16 @@ def uses_of_closures(made: Any) -> tuple[bool, bool]:
         return False, False
     parameter = inspect.signature(kind.step).parameters.get("closure")
     needed = parameter is not None and parameter.default is inspect.Parameter.empty
-    is_foreign = not kind.__module__.startswith("torch.optim")
-    return needed, needed or (parameter is not None and is_foreign)
+    return needed, needed or (parameter is not None and not _is_of_torch(kind.step))
+
+
+def evaluates_itself(optimizer: torch.optim.Optimizer) -> bool | None:
+    """Return whether `step` needs no gradients before it calls its closure: known of those of torch, `None` else."""
+    return True if _is_of_torch(type(optimizer).step) else None
+
+
+def _is_of_torch(step: Callable[..., object]) -> bool:
+    return step.__module__.startswith("torch.optim")
 
 
 def make(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
@@ -62,6 +71,12 @@ def config_of(optimizer: Any) -> tuple[Any, dict[str, Any]]:
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         wanted = {**optimizer.defaults, "lr": reference_rate(rates)}
         known = inspect.signature(type(optimizer)).parameters  # defaults may hold more than the arguments
+        needed = [name for name, each in known.items() if each.default is each.empty and each.kind in _ARGUMENTS][1:]
+        if not wanted.keys() >= set(needed):
+            raise ValueError(
+                f"Could not save {describe(optimizer)} as plain data: its constructor needs {short_list(needed)}. Load "
+                "the model with load_model(path, module=model), the model being compiled with such an optimizer."
+            )
         return type(optimizer), {name: plain(value) for name, value in wanted.items() if name in known}
     if isinstance(optimizer, functools.partial) and is_optimizer_class(optimizer.func) and not optimizer.args:
         return optimizer.func, {name: plain(value) for name, value in optimizer.keywords.items()}
@@ -211,7 +226,7 @@ class SavedGroups:
         place = self._places.get(name) if name is not None else None
         return place is not None and tuple(self.shapes[place]) == tuple(tensor.shape)
 
-    def for_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> dict[str, Any]:
+    def for_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> Group:
         """Return a state for torch's `load_state_dict`, with each parameter's state where the parameter is now."""
         state: dict[int, Any] = {}
         groups, start = [], 0
@@ -231,7 +246,7 @@ class SavedGroups:
             start += count
         mine = {names.get(id(tensor)) for tensor in held}
         self.dropped = [name for name in self._places if name not in mine]
-        return {"state": state, "param_groups": groups}
+        return {**self.content, "state": state, "param_groups": groups}
 
     def _options(
         self, members: set[str | None], optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]
@@ -261,6 +276,37 @@ class SavedGroups:
                 "learning rates, stay as they are.",
                 stacklevel=3,
             )
+
+
+def wrapped_by(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers in attributes, such as that to which SAM leaves the update."""
+    return {name: value for name, value in vars(optimizer).items() if isinstance(value, torch.optim.Optimizer)}
+
+
+def saved_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> Group:
+    """Return torch's state, with the names and shapes of the parameters that it numbers, also of wrapped optimizers."""
+    held = held_by(optimizer)
+    return {
+        "torch": optimizer.state_dict(),
+        "names": [names.get(id(tensor)) for tensor in held],
+        "shapes": [list(tensor.shape) for tensor in held],
+        "wrapped": {name: saved_state(inner, names) for name, inner in wrapped_by(optimizer).items()},
+    }
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer, saved: SavedGroups, wrapped: Mapping[str, Group], names: Mapping[int, str | None]
+) -> None:
+    """Restore what `saved_state` returned; groups that a wrapped optimizer shares with the outer one stay shared."""
+    inner = wrapped_by(optimizer)
+    sharing = [each for each in inner.values() if each.param_groups is optimizer.param_groups]
+    optimizer.load_state_dict(saved.for_optimizer(optimizer, names))
+    for name in inner.keys() & wrapped.keys():
+        state = wrapped[name]
+        theirs = SavedGroups(state["torch"], state["names"], state["shapes"])
+        load_state(inner[name], theirs, state["wrapped"], names)
+    for each in sharing:
+        each.param_groups = optimizer.param_groups
 
 
 def adopt_groups(

@@ -29,6 +29,7 @@ from torchfit.optimizers._parameters import (
 )
 from torchfit.optimizers._rates import reference_rate, scaled_rates
 from torchfit.optimizers._torch_optim import Factory
+from torchfit.optimizers.closures import ClosureProbe
 
 Closure = Callable[[], Any]
 
@@ -51,7 +52,8 @@ class TorchOptimizer:
             schedulers of torch are made with it.
         needs_closure: whether `step` evaluates the loss itself, as that of LBFGS, and so must be given a function that
             does. Such an optimizer works with whole batches only.
-        accepts_closure: whether `step` may evaluate the loss itself. Those of torch.optim but LBFGS have no need to.
+        accepts_closure: whether `step` may evaluate the loss itself, as that of SAM. Those of torch.optim but LBFGS
+            have no need to.
 
     Raises:
         ValueError: `optimizer` is something else.
@@ -94,6 +96,7 @@ class TorchOptimizer:
         self._pending_state: StateDict | None = None
         self._pending_learning_rate: float | None = None
         self._rate_ratios: list[float] | None = None
+        self._evaluates_itself: bool | None = None
         self._num_updates = 0
         self.built = False
         self.name = name or snake_case(_torch_optim.class_name(optimizer))
@@ -194,6 +197,8 @@ class TorchOptimizer:
     def _refresh(self) -> None:
         """Look again at what the optimizer holds."""
         self.needs_closure, self.accepts_closure = _torch_optim.uses_of_closures(self.optimizer or self._factory)
+        if self._evaluates_itself is None and self.optimizer is not None:
+            self._evaluates_itself = _torch_optim.evaluates_itself(self.optimizer)
         held = self._held()
         self._params = Parameters(trainable(held))
         module = self._tracker.module if self._clears_module or self.optimizer is None else []
@@ -230,9 +235,35 @@ class TorchOptimizer:
         if not self._num_updates and closure is None:
             present = [number for number, tensor in enumerate(self._params.tensors) if tensor.grad is not None]
             self._params.warn_missing_gradients(present or list(range(len(self._params.tensors))))
-        result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        result = self._step_alone() if closure is None else self._step_with(torch.enable_grad()(closure))
         self._num_updates += 1
         return result
+
+    def _step_alone(self) -> object:
+        try:
+            return self.optimizer.step()
+        except Exception as error:
+            if not self.accepts_closure or self._num_updates:
+                raise
+            raise TypeError(
+                f"The step of {type(self.optimizer).__name__} failed: {error!r}. If it needs a closure, leave "
+                "`microbatch` out of `compile`, or pass it in a `train_step` of your own: "
+                "self.optimizer.step(closure=closure)."
+            ) from error
+
+    def _step_with(self, closure: Closure) -> object:
+        """Make a step with a closure, which is called first for an optimizer that needs gradients before it calls it.
+
+        The first step tells whether it does.
+        """
+        if self._evaluates_itself is None:
+            probe = ClosureProbe(closure, self._params.tensors)
+            result = self.optimizer.step(probe)
+            self._evaluates_itself = probe.evaluates_itself
+            return result
+        if not self._evaluates_itself:
+            closure()
+        return self.optimizer.step(closure)
 
     def _require_optimizer(self) -> None:
         """Make the optimizer for the module that it was shown, or raise if there is none."""
@@ -390,15 +421,7 @@ class TorchOptimizer:
     def state_dict(self) -> StateDict:
         """Return torch's state, the names and shapes of the parameters that it numbers, and the count of updates."""
         state = {"iterations": self._num_updates, "torch": None, "rate_ratios": self._rate_ratios}
-        if self.optimizer is None:
-            return state
-        held = self._held()
-        return {
-            **state,
-            "torch": self.optimizer.state_dict(),
-            "names": [name for name, _ in held],
-            "shapes": [list(tensor.shape) for _, tensor in held],
-        }
+        return state if self.optimizer is None else {**state, **_torch_optim.saved_state(self.optimizer, self._names())}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned. Before `build`, it is kept until then.
@@ -426,7 +449,7 @@ class TorchOptimizer:
         saved = _torch_optim.SavedGroups(state["torch"], state["names"], state["shapes"])
         if not self.needs_closure:
             _torch_optim.adopt_groups(self.optimizer, saved, self._names(), self._tracker.module)
-        self.optimizer.load_state_dict(saved.for_optimizer(self.optimizer, self._names()))
+        _torch_optim.load_state(self.optimizer, saved, state.get("wrapped", {}), self._names())
         self._refresh()
         saved.warn()
 
