@@ -55,6 +55,10 @@ class BatchSource:
         """Return a batch like the first one, where this has no side effect; else `None`."""
         return None
 
+    def reread(self, index: int) -> Iterator[Batch] | None:
+        """Return the batches of an epoch once more, where drawing them has no side effect; else `None`."""
+        return None
+
     def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
         """Return what the batches to come depend on, within an epoch or between two."""
         return {"seed": self.seed}

@@ -95,6 +95,16 @@ class EpochIterator(BatchSource):
         """Return a batch like the first one, where this has no side effect; else `None`."""
         return self._batches.peek()
 
+    def reread(self, index: int) -> Iterator[Batch] | None:
+        """Return the batches of an epoch once more, where drawing them has no side effect; else `None`."""
+        per_epoch, length = self._steps_per_epoch, self._batches.steps
+        if not self._spans_epochs or not per_epoch or not length:
+            again = self._batches.reread(index)
+            return again and islice(again, per_epoch)
+        number, start = divmod(index * per_epoch, length)
+        passes = (self._batches.reread(each) or () for each in range(number, number + per_epoch // length + 2))
+        return islice(chain.from_iterable(passes), start, start + per_epoch) if self._batches.is_repeatable else None
+
     def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
         """Return what the batches to come depend on, within an epoch or between two."""
         batches = self._batches.state_dict(is_mid_epoch or self._stream is not None)

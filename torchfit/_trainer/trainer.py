@@ -24,6 +24,7 @@ from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import ModuleCaller
+from torchfit._trainer.nan_watch import NaNWatch
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight
@@ -153,17 +154,19 @@ class Trainer:
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **params)
         self._set_log_names(model, callback_list, batches, validation_batches)
-        model.history = _find_history(callback_list)
+        model.history = next(each for each in callback_list.callbacks if isinstance(each, History))
         timer = self._make_timer(batch_spec, callback_list, model.history)
         validate = self._make_validate(model, validation_batches, validation_freq, callback_list)
         run = self._make_training_state(model, batches, indices, callback_list, validation_batches)
+        watch = NaNWatch(batches, getattr(x, "columns", None))
+        watch.listen(callback_list, validation_batches, epochs)
         model.stop_training = False
         if model.optimizer.built and model.optimizer.gradient_accumulation_steps is not None:
             model.optimizer.clear_accumulated()  # An interrupted `fit` may have left some.
         with self._loop_context(model, callback_list, "fit", training=True, is_loop=True):
             train_loop(
                 timer.epochs(run.epochs()),
-                lambda epoch: timer.time_iterator(self._start_epoch(model, run, epoch)),
+                lambda epoch: timer.time_iterator(watch.examine(self._start_epoch(model, run, epoch))),
                 self._bind_train_step(model, callback_list, batches, len(indices), run),
                 callback_list,
                 model,
@@ -266,7 +269,9 @@ class Trainer:
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
         with self._loop_context(model, callback_list, "evaluate", training=False, is_loop=True):
-            return self._run_evaluation(model, batches, callback_list)
+            logs = self._run_evaluation(model, batches, callback_list)
+        NaNWatch(batches, getattr(x, "columns", None)).check(logs, "in the evaluation", 0)
+        return logs
 
     def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
         model.stop_evaluating = False
@@ -479,10 +484,6 @@ class Trainer:
         """Return the user's callbacks with the progress and, for `fit`, the history."""
         verbose = resolve_verbose(verbose)
         return CallbackList(callbacks, add_history, verbose > 0, model, verbose=verbose, **params)
-
-
-def _find_history(callbacks: CallbackList) -> History:
-    return next(callback for callback in callbacks.callbacks if isinstance(callback, History))
 
 
 def _finalize_weights(optimizer: Any) -> None:

@@ -168,6 +168,12 @@ class ArrayBatches(_ArrayBatchesBase):
         views = zip(*(torch.split(leaf[first:], self._batch_size) for leaf in self._leaves))
         return map(self._pack, map(self._guard.protect, views))
 
+    def reread(self, index: int) -> Iterator[Batch]:
+        """Return copies of the batches of an epoch."""
+        rows = self._rows(index)
+        order = torch.arange(len(self._leaves[0])) if rows is None else rows
+        return map(self._index, torch.split(order.to(self._leaves[0].device), self._batch_size))
+
     def _copied_block(self, first: int) -> Iterator[Batch]:
         """Return the batches of some rows, as views of a copy of these rows."""
         copies = [leaf[first : first + self._block_rows].clone() for leaf in self._leaves]
@@ -219,6 +225,8 @@ class HostArrayBatches(_ArrayBatchesBase):
             last = min(first + size, self.samples or 0)
             batch = self._index(slice(first, last) if rows is None else rows[first:last])
             yield batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+
+    reread = epoch
 
     def _index(self, rows: Rows) -> Batch:
         return self._pack([transfer(reader.read(rows)) for reader, transfer in zip(self._readers, self._transfers)])
