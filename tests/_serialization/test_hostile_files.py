@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
 import pytest
@@ -249,3 +250,14 @@ def test_a_tree_may_have_so_many_nodes_and_no_more():
     check_tree(content, limit=7)
     with pytest.raises(RefusedError):
         check_tree(content, limit=6)
+
+
+def test_large_files_of_another_kind_are_not_read(path):
+    with open(path, "wb") as file:
+        file.truncate(1 << 28)
+    tracemalloc.start()
+    try:
+        assert "does not start as a file of torch does" in refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

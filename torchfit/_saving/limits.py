@@ -5,7 +5,7 @@ Metrics and custom classes with `get_config()` are built by their constructors, 
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -79,39 +79,40 @@ def _created(result: Tensor, args: tuple[Any, ...]) -> int:
     return 0 if storage.data_ptr() in addresses else storage.nbytes()
 
 
-def check_metric_configs(config: Any) -> None:
+def check_metric_configs(config: object) -> None:
     """Raise a `ValueError` if the configuration of a metric of ours asks for an absurd number of anything.
 
     Args:
         config: What `metrics.serialize` returned, or a nest of such.
     """
-    if isinstance(config, (list, tuple)):
-        for part in config:
-            check_metric_configs(part)
-    elif isinstance(config, Mapping):
-        names = [config.get("registered_name"), config.get("class_name")]
-        if any(find_custom(name) is not None for name in names if isinstance(name, str)):
-            return
-        for part in config.values():
-            check_metric_configs(part)
-    elif isinstance(config, int) and config > _MAX_METRIC_INTEGER:
+    if isinstance(config, int) and config > _MAX_METRIC_INTEGER:
         raise ValueError(f"it has a metric with an argument of {config}, which is more than {_MAX_METRIC_INTEGER}")
+    for part in () if _is_custom(config) else _parts(config):
+        check_metric_configs(part)
 
 
-def check_patterns(config: Any) -> None:
+def check_patterns(config: object) -> None:
     """Raise a `ValueError` if the configuration of an optimizer has regular expressions that may take for ever.
 
     Args:
         config: What `optimizers.serialize` returned, those of inner optimizers included.
     """
-    if isinstance(config, (list, tuple)):
-        for part in config:
-            check_patterns(part)
-    elif isinstance(config, Mapping):
+    if isinstance(config, Mapping):
         for pattern in config.get("exclude_from_weight_decay", ()):
             _check_pattern(pattern)
-        for part in config.values():
-            check_patterns(part)
+    for part in _parts(config):
+        check_patterns(part)
+
+
+def _parts(config: object) -> Iterable[object]:
+    """Return the parts of a list or mapping."""
+    return config.values() if isinstance(config, Mapping) else config if isinstance(config, (list, tuple)) else ()
+
+
+def _is_custom(config: object) -> bool:
+    """Return whether a configuration is that of a class which the user registered."""
+    names = [config.get("registered_name"), config.get("class_name")] if isinstance(config, Mapping) else []
+    return any(find_custom(name) is not None for name in names if isinstance(name, str))
 
 
 def _check_pattern(pattern: str) -> None:

@@ -235,8 +235,11 @@ def _read_content(file: BinaryIO) -> _Content:
     if tail[-END_SIZE:].startswith(END_SIGNATURE) and tail.endswith(b"\0\0"):
         return _read_zip(file, read_directory(file, 0))
     file.seek(0)
-    if file.read(2) == b"PK":
+    start = file.read(len(_LEGACY_START))
+    if start.startswith(b"PK"):
         raise InvalidZipError("it ends too early, or its end was changed")
+    if start != _LEGACY_START:
+        raise RefusedError("it does not start as a file of torch does")
     file.seek(0)
     return _read_legacy(file.read())
 
@@ -293,8 +296,6 @@ def _read_legacy(data: bytes) -> _Content:
             raise RefusedError("it has a tensor of another size than it says")
         return storages[key][0]
 
-    if not data.startswith(_LEGACY_START):
-        raise RefusedError("it does not start as a file of torch does")
     unpicklers: list[TensorUnpickler] = []
     contents: list[Any] = []
     for _ in range(5):  # a magic number, the version, the machine, the content, the keys of the storages
