@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
-from torchfit import Model, callbacks, metrics
+from torchfit import Model, callbacks, metrics, utils
 
 X, Y = np.random.default_rng(0).random((12, 3)), np.arange(12.0).reshape(-1, 1)
 
@@ -77,6 +78,76 @@ def test_a_module_that_fails(method, error):
     assert (module.training, module.linear.training) == (True, False)
     module.error = None
     getattr(model, method)(*arguments)
+
+
+class RichError(Exception):
+    def __init__(self, code, *, place):
+        super().__init__(f"rich {code} at {place}")
+        self.code, self.place = code, place
+
+
+class Items(Dataset):
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise self.error
+        return X[index], Y[index]
+
+
+class Batches(utils.Sequence):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+class Transformed(Items):
+    """Applies a layer of torch to samples, whose errors are no matter of the model."""
+
+    def __getitem__(self, index):
+        try:
+            nn.Linear(7, 7)(torch.ones(3))
+        except RuntimeError as error:
+            self.error = error
+            raise
+
+
+def generator(error):
+    yield X, Y
+    raise error
+
+
+ERRORS = [
+    RichError(7, place="disk"),
+    FileNotFoundError(2, "No such", "/data/a.png"),
+    KeyError("colour"),
+    OSError(28, "full"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("make", [Items, Batches, generator, Transformed], ids=lambda make: make.__name__)
+def test_what_the_data_raise_is_the_very_object(make, method, error):
+    """Class, attributes and arguments are the user's; the place in the data is a note."""
+    data = make(error)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        getattr(compiled(), method)(data, verbose=0)
+    assert caught.value is getattr(data, "error", error)
+    assert caught.value.__cause__ is None
+    assert "Raised while reading" in caught.value.__notes__[-1]
+    assert [type(each) for each in ERRORS] == [RichError, FileNotFoundError, KeyError]
+    assert (ERRORS[0].code, ERRORS[1].errno, ERRORS[1].filename, ERRORS[2].args) == (7, 2, "/data/a.png", ("colour",))
 
 
 def test_files_and_bars_are_released(tmp_path, capsys):

@@ -29,16 +29,28 @@ def test_reading_ahead_keeps_the_order_and_goes_no_further_than_asked():
     assert len(started) <= 6
 
 
-class StrangeError(Exception):
-    def __init__(self, code, reason):
-        super().__init__(code, reason)
+class RichError(Exception):
+    def __init__(self, *, code):
+        super().__init__()
+        self.code = code
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
-    [(ValueError("bad"), ValueError), (StrangeError(1, "bad"), RuntimeError), (StopIteration("bad"), RuntimeError)],
+    "error", [RichError(code=3), KeyError("colour"), FileNotFoundError(2, "No such file", "/data/a.png")], ids=repr
 )
-def test_errors_are_told_with_their_place_and_cause(error, kind):
-    with pytest.raises(kind, match=r"bad.*\(sample 3\)") as caught:
+def test_an_exception_is_raised_again_with_a_note(error):
+    arguments, attributes = error.args, dict(vars(error))
+    for _ in range(2):
+        with pytest.raises(type(error)) as caught:
+            reraise_with_location(error, "sample 3")
+        assert caught.value is error
+    assert error.__notes__ == ["Raised while reading sample 3."]
+    assert error.args == arguments
+    assert {**vars(error), "__notes__": None} == {**attributes, "__notes__": None}
+
+
+def test_the_end_of_an_iteration_is_an_error():
+    error = StopIteration("bad")
+    with pytest.raises(RuntimeError, match=r"StopIteration: bad \(sample 3\)") as caught:
         reraise_with_location(error, "sample 3")
     assert caught.value.__cause__ is error

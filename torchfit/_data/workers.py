@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -169,18 +170,17 @@ def read_ahead(read: Read, items: Iterable[Any], threads: int, queue_size: int) 
 
 
 def reraise_with_location(error: Exception, where: str) -> NoReturn:
-    """Raise an exception of the same type whose message says where it came from, caused by the first one."""
-    text = f"{error} ({where})" if str(error) else where
-    raise _clone_exception(error, text) from error
+    """Raise an exception of the user's again, the very object, with a note that says which data it comes from.
 
-
-def _clone_exception(error: Exception, text: str) -> Exception:
-    """Return an exception of the same type, or a `RuntimeError` where its class takes more than a message."""
-    kind = type(error)
+    Raises:
+        RuntimeError: In the place of a `StopIteration`, which would end the loop without a word.
+    """
+    note = f"Raised while reading {where}."
     if isinstance(error, (StopIteration, StopAsyncIteration)):
-        return RuntimeError(f"{kind.__name__}: {text}")
-    try:
-        clone = kind(text)
-    except Exception:
-        return RuntimeError(f"{kind.__name__}: {text}")
-    return clone if text in str(clone) else RuntimeError(f"{kind.__name__}: {text}")
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise RuntimeError(f"{text} ({where})") from error
+    notes = [*getattr(error, "__notes__", ())]
+    if note not in notes:
+        with suppress(AttributeError, TypeError):  # of classes that allow no attributes
+            error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # shown from Python 3.11 on
+    raise error

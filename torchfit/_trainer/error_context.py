@@ -75,11 +75,15 @@ _ON_THE_DEVICE = (
 def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
     """Return what to tell in place of `error`, `None` if it tells enough."""
     text, traceback = str(error), error.__traceback__
+    if _passes_through("torchfit._data", traceback):
+        return None
     if _NOTHING_TO_TRAIN.search(text):
         return _NO_GRADIENT
     if _NUMPY_OF_GRADIENT.search(text):
         return _LEAVES_TORCH
-    if _NO_SUCH_TARGET.search(text) or (_NO_SUCH_CLASS.search(text) and _is_in_our_maths(traceback)):
+    if _NO_SUCH_TARGET.search(text) or (
+        _NO_SUCH_CLASS.search(text) and _passes_through("torchfit.functional", traceback)
+    ):
         return f"{_in_data('y', data_name)} {_NO_CLASS}"
     found = _failing_layer(traceback)
     if found is None or not _MISMATCH.search(text):
@@ -99,9 +103,10 @@ def _in_data(argument: str, data_name: str) -> str:
     return f"`{argument}`" if data_name == "x" else f"`{argument}` in `{data_name}`"
 
 
-def _is_in_our_maths(traceback: TracebackType | None) -> bool:
+def _passes_through(package: str, traceback: TracebackType | None) -> bool:
+    """Return whether a package of ours, such as that which reads the data, is among the callers."""
     while traceback is not None:
-        if _module_of(traceback).startswith("torchfit.functional"):
+        if _module_of(traceback).startswith(package):
             return True
         traceback = traceback.tb_next
     return False

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from torchfit._types import Logs
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, printable
 from torchfit.callbacks.base import Callback
 
 _TIMEOUT_SECONDS = 10.0
@@ -70,7 +70,7 @@ class RemoteMonitor(Callback):
         request = Request(self.root + self.path, body.encode(), {**headers, **(self.headers or {})})
         problem = self._send(request)
         if problem:
-            warnings.warn(f"RemoteMonitor: could not reach {self.root}: {problem}", stacklevel=2)
+            warnings.warn(f"RemoteMonitor: could not reach {self.root}: {printable(problem)}", stacklevel=2)
 
     def _send(self, request: Request) -> str:
         """Send a request, and return what went wrong, an empty text if nothing did.

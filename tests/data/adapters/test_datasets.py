@@ -75,7 +75,7 @@ def test_randomness_in_workers_changes_from_epoch_to_epoch(batch_spec):
 
 @pytest.mark.parametrize("loader_config", [None, PROCESSES])
 def test_an_exception_keeps_its_type_and_tells_the_index(loader_config, batches_of):
-    with pytest.raises(KeyError, match=r"no such picture.*sample 5 of the Dataset"):
+    with pytest.raises(KeyError, match=r"(?s)no such picture.*sample 5 of the Dataset"):
         batches_of(Failing(), batch_size=2, loader_config=loader_config)
 
 
