@@ -19,6 +19,7 @@ from torchfit._utils.keywords import hide_unknown, no_unknown
 from torchfit._utils.tracebacks import traceback_filter
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
+from torchfit.utils.learning_rate_finder import LRFinderResult, lr_find
 
 
 class Model(SavableModel):
@@ -339,6 +340,11 @@ class Model(SavableModel):
         trained.
         """
         return self._torchfit.predict_iter(self, x, batch_size, steps, LoaderConfig(**loading))
+
+    def lr_find(self, x: Any, y: Any = None, **arguments: Any) -> LRFinderResult:
+        """Try learning rates from small to large on a copy of the model, and suggest one; see `utils.lr_find`."""
+        with traceback_filter:
+            return lr_find(self, x, y, **arguments)
 
     def train_on_batch(
         self,

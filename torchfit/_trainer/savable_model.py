@@ -9,7 +9,9 @@ from torch import nn
 from torchfit._saving import compile_config, model_file, weights
 from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike
+from torchfit._trainer.export import export_module
 from torchfit._trainer.steps import overridden_method
+from torchfit._trainer.summary import zeros_for_shape
 from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import Trainer
 from torchfit._utils.tracebacks import traceback_filter
@@ -93,6 +95,31 @@ class SavableModel(TrainableModule):
         """
         with traceback_filter, self._torchfit.lock.owned("load_weights", is_loop=False, is_alone=True):
             weights.load_weights(self, path, by_name, skip_mismatch)
+
+    def export(self, path: PathLike, format: str | None = None, *, input_shape: Any = None, **options: Any) -> None:
+        """Write a file that other programs run without torchfit, for batches of any size, in evaluation mode.
+
+        Args:
+            path: Where to write; also an address such as `s3://bucket/name`.
+            format: "torch" (a program of `torch.export`, which `torch.export.load` reads), "onnx" (needs the packages
+                onnx and onnxscript) or "torchscript" (`torch.jit.load`); by default what the ending of `path` says:
+                `.pt2`, `.onnx`, `.ts`.
+            input_shape: The shape of one sample, or a list or dictionary of shapes; by default that of the data which
+                the model saw last.
+            **options: More arguments for `torch.export.export`, `torch.onnx.export` or `torch.jit.trace`.
+
+        Raises:
+            ValueError: If there is no such format, the model saw no data and there is no `input_shape`, or torch cannot
+                export the module.
+            ImportError: If a package is missing, with the line to type.
+            OSError: The file cannot be written; it is named.
+        """
+        with traceback_filter:
+            example = self.example_inputs if input_shape is None else zeros_for_shape(input_shape)
+            if example is None:
+                raise ValueError("The model saw no data yet: pass `input_shape=`, the shape of one sample.")
+            signature = self._torchfit.state.call.signature(self.module)
+            export_module(self.module, signature, example, path, format, **options)
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return the arguments of `compile`, empty before it was called.

@@ -12,6 +12,7 @@ from torchfit._utils.notebook_progress import Output
 from torchfit._utils.progress_format import Finished, format_duration, format_step_time, format_value
 
 _SECONDS_BETWEEN_DRAWS = 0.2
+_MAX_ROWS_WHILE_RUNNING = 12  # so that the bar below stays in sight
 _MAX_ROWS = 60
 _FIRST_ROWS = 5
 _CELL = ' style="text-align:right; padding:0.1em 0.7em"'
@@ -45,25 +46,32 @@ class NotebookTable:
         times = format_duration(finished.elapsed), format_step_time(finished.step, finished.unit)
         self._rows.append(Row(epoch + 1, dict(finished.logs), times))
         if perf_counter() >= self._next_draw:
-            self.flush()
+            self._draw(_MAX_ROWS_WHILE_RUNNING)
             self._next_draw = perf_counter() + _SECONDS_BETWEEN_DRAWS
 
-    def flush(self) -> None:
-        """Show the rows that were added since the last draw."""
-        if self._rows and self._output is not None:
-            self._output.update(table_bundle(self._rows), raw=True)
+    def close(self) -> None:
+        """Show the whole table."""
+        if self._rows:
+            self._draw(_MAX_ROWS)
+
+    def _draw(self, max_rows: int) -> None:
+        assert self._output is not None
+        self._output.update(table_bundle(self._rows, max_rows), raw=True)
 
 
-def table_bundle(rows: list[Row]) -> dict[str, str]:
-    """Return a table as HTML and as text: values of training beside those of validation, the best epoch marked."""
+def table_bundle(rows: list[Row], max_rows: int = _MAX_ROWS) -> dict[str, str]:
+    """Return a table as HTML and as text: values of training beside those of validation, the best epoch marked.
+
+    Of a longer training there are the first rows, that of the best epoch, and the last `max_rows`.
+    """
     names = sorted_names(rows)
     best = best_epoch(rows)
     header = ["epoch", *names, "time", "rate"]
     lines = [[_marked(row.epoch, best), *(_shown(row.logs.get(name)) for name in names), *row.times] for row in rows]
-    if len(rows) > _MAX_ROWS:
-        kept = [line for line in lines[_FIRST_ROWS:-_MAX_ROWS] if line[0] == _marked(best, best)]
+    if len(rows) > max_rows + _FIRST_ROWS:
+        kept = [line for line in lines[_FIRST_ROWS:-max_rows] if line[0] == _marked(best, best)]
         gap = ["…"] + [""] * (len(header) - 1)
-        lines = [*lines[:_FIRST_ROWS], gap, *([*kept, gap] if kept else []), *lines[-_MAX_ROWS:]]
+        lines = [*lines[:_FIRST_ROWS], gap, *([*kept, gap] if kept else []), *lines[-max_rows:]]
     head = "".join(f"<th{_CELL}>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td{_CELL}>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     widths = [max(map(len, column)) for column in zip(header, *lines)]

@@ -132,12 +132,12 @@ class Notebook:
 
     def close(self) -> None:
         """Remove the bar."""
-        self._table.flush()
+        self._table.close()
         self._bar.close()
 
     def abandon(self) -> None:
         """Leave the bar in red."""
-        self._table.flush()
+        self._table.close()
         self._bar.abandon()
 
 
