@@ -15,6 +15,10 @@ def test_a_device_is_taken_as_it_is():
     assert resolve_device("cpu", nn.Linear(1, 1)) == resolve_device(torch.device("cpu"), nn.Linear(1, 1))
 
 
+def test_the_best_device_equals_that_of_the_tensors_on_it():
+    assert torch.empty(0, device=best_device()).device == best_device()
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
 def test_others_are_refused(device):
     with pytest.raises(ValueError, match=f"`device` must be 'auto' or a device.*{device}.*torch says"):

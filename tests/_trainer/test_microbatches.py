@@ -62,6 +62,43 @@ def test_a_given_number_is_kept_even_when_memory_runs_out():
         trained(Hungry(rows=4), microbatch=5)
 
 
+class TooLargeForTheHost(nn.Module):
+    """Asks for more memory than any machine has, for more than so many rows."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.layer, self.rows = nn.Linear(6, 2), rows
+
+    def forward(self, inputs):
+        if self.training and len(inputs) > self.rows:
+            torch.empty(2**52)
+        return self.layer(inputs)
+
+
+def test_auto_recognizes_that_the_memory_of_the_host_ran_out():
+    parts, _ = trained(TooLargeForTheHost(rows=5), microbatch="auto")
+    assert parts["loss"] == pytest.approx(trained()[0]["loss"], rel=1e-5)
+
+
+class FailsAfterItsUpdate(optimizers.SGD):
+    """Runs out of memory when the parameters have changed already."""
+
+    def update_rule(self, *arguments):
+        super().update_rule(*arguments)
+        raise torch.OutOfMemoryError("out of memory")
+
+
+def test_an_update_is_not_made_twice_where_memory_runs_out_during_it():
+    model, expected = Model(nn.Linear(6, 2)), Model(nn.Linear(6, 2))
+    expected.module.load_state_dict(model.module.state_dict())
+    model.compile(FailsAfterItsUpdate(0.1), "mse", microbatch="auto")
+    expected.compile(optimizers.SGD(0.1), "mse", microbatch="auto")
+    with pytest.raises(torch.OutOfMemoryError):
+        model.train_on_batch(x, np.zeros((50, 2)))
+    expected.train_on_batch(x, np.zeros((50, 2)))
+    assert torch.equal(model.module.weight, expected.module.weight)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "all"])
 def test_other_sizes_are_refused(size):
     with pytest.raises(ValueError, match="`microbatch` must be a positive integer or 'auto'"):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchfit._data.adapters import frames
+from torchfit._data.prefetch import copy_to_device
 from torchfit._types import Array, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
@@ -140,15 +141,15 @@ class BatchSpec:
 
     def make_transfer(self, dtype: torch.dtype, all_floating: bool = False) -> Transfer:
         """Return a function that moves a tensor to the device and casts floating values to `dtype`."""
-        device, pins, transfer_timer = self.device, self.device.type == "cuda", self.transfer_timer
+        device, transfer_timer = self.device, self.transfer_timer
 
         def transfer(tensor: Tensor) -> Tensor:
             wanted = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
             if wanted is tensor.dtype and tensor.device == device:
                 return tensor
             started = perf_counter()
-            if pins and tensor.device.type == "cpu" and tensor.layout == torch.strided:
-                placed = tensor.to(wanted).pin_memory().to(device, non_blocking=True)
+            if tensor.device.type == "cpu":
+                placed = copy_to_device(tensor.to(wanted), device)
             else:
                 placed = tensor.to(device, wanted)
             transfer_timer.seconds += perf_counter() - started

@@ -5,10 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-import torch
-
 from torchfit._data.batch_source import BatchIndexer, BatchSource
-from torchfit._data.prefetch import prefetch_to_device
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 
@@ -33,7 +30,6 @@ class EpochIterator(BatchSource):
         argument: str = "steps_per_epoch",
         data: str = "x",
         epochs: int = 1,
-        device: torch.device | None = None,
         restart_each_epoch: bool = False,
     ) -> None:
         """Cut batches into epochs.
@@ -44,7 +40,6 @@ class EpochIterator(BatchSource):
             argument: The name of the argument `steps`, for messages.
             data: The name of the argument that the data were passed as, for messages.
             epochs: The number of epochs, which is how often data that repeat are iterated over.
-            device: The device of the batches; batches for a CUDA device are copied there one step ahead.
             restart_each_epoch: Whether every epoch begins at the start of the data, as validations do.
 
         Raises:
@@ -55,7 +50,6 @@ class EpochIterator(BatchSource):
         is_cut = self._steps_per_epoch is not None and self._steps_per_epoch != batches.steps
         self._spans_epochs = is_cut and not restart_each_epoch
         self._argument, self._data, self._epochs = argument, data, epochs
-        self._device = device
         self.on_exhausted: Callable[[], None] = _ignore
         self._stream: Iterator[Batch] | None = None
         self._peeked: tuple[int, Iterator[Batch]] | None = None
@@ -151,9 +145,7 @@ class EpochIterator(BatchSource):
     def _epoch_batches(self, index: int, start: int) -> Iterator[Batch]:
         peeked, self._peeked = self._peeked, None
         batches = peeked[1] if peeked is not None and peeked[0] == index else self._open_stream(index, start)
-        if self._steps_per_epoch is not None:
-            batches = islice(batches, self._steps_per_epoch - start)
-        return prefetch_to_device(batches, self._device)
+        return batches if self._steps_per_epoch is None else islice(batches, self._steps_per_epoch - start)
 
     def _open_stream(self, index: int, start: int) -> Iterator[Batch]:
         if not self._spans_epochs:

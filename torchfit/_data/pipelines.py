@@ -70,7 +70,7 @@ def make_training_batches(
     make_order(shuffle)
     shuffle = shuffle if steps_per_epoch is None else False
     batches = adapter.batches(batch_size, shuffle=shuffle, loader_config=loader_config)
-    return EpochIterator(batches, steps_per_epoch, epochs=epochs, device=adapter.batch_spec.device)
+    return EpochIterator(batches, steps_per_epoch, epochs=epochs)
 
 
 def make_evaluation_batches(
@@ -82,7 +82,7 @@ def make_evaluation_batches(
         ValueError: If an argument is invalid, or not used with this kind of data.
     """
     batches = adapter.batches(batch_size, loader_config=loader_config)
-    return EpochIterator(batches, steps, argument="steps", device=adapter.batch_spec.device)
+    return EpochIterator(batches, steps, argument="steps")
 
 
 def make_validation_batches(

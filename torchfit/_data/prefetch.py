@@ -1,12 +1,11 @@
-"""Moving data to the device: all at once where they fit, else one batch ahead of the step."""
+"""Moving data to the device: all at once where they fit, else batch by batch, while the step before computes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from torchfit._utils import tree
 
 # The rest is for the model, its gradients and activations.
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -24,24 +23,22 @@ def fits_on(device: torch.device, tensors: Iterable[Any]) -> bool:
     return bool(missing <= free * _SHARE_OF_FREE_MEMORY)
 
 
-def prefetch_to_device(batches: Iterator[Any], device: torch.device | None) -> Iterator[Any]:
-    """Yield the same batches; on a CUDA device each is copied there, on a separate stream, during the previous step."""
-    return batches if device is None or device.type != "cuda" else _prefetch(batches, device)
+def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor in host memory to a device; to a CUDA device on a stream of its own, without waiting for it.
+
+    The copy overlaps with the step that the device is busy with, and the next step waits for it. Only the copy is on
+    that stream: what the user's code computes on the device stays in order with the steps.
+    """
+    if device.type != "cuda" or tensor.layout != torch.strided:
+        return tensor.to(device)
+    copies, compute = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copies):
+        placed = tensor.pin_memory().to(device, non_blocking=True)
+    compute.wait_stream(copies)
+    placed.record_stream(compute)  # Its memory must not be reused before the step has finished with it.
+    return placed
 
 
-def _prefetch(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    upcoming = _next_on_stream(copies, batches)
-    while upcoming is not None:
-        batch, compute = upcoming, torch.cuda.current_stream(device)
-        compute.wait_stream(copies)
-        for leaf in tree.leaves(batch):
-            if isinstance(leaf, Tensor) and leaf.is_cuda:
-                leaf.record_stream(compute)  # Its memory must not be reused before the step has finished with it.
-        upcoming = _next_on_stream(copies, batches)
-        yield batch
-
-
-def _next_on_stream(stream: torch.cuda.Stream, batches: Iterator[Any]) -> Any:
-    with torch.cuda.stream(stream):
-        return next(batches, None)
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

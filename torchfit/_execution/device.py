@@ -32,4 +32,5 @@ def resolve_device(device: str | torch.device | None, module: nn.Module) -> torc
 def best_device() -> torch.device:
     """Return the machine's accelerator (cuda, mps, xpu), or the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+    # With its index, as tensors on it have, so that the two compare equal.
+    return torch.empty(0, device=accelerator or "cpu").device

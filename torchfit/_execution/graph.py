@@ -255,7 +255,7 @@ def _changed_inputs(module: Any) -> list[int]:
 
 def _make_replay(code: InductorCode, arguments: Sequence[Tensor], input_slots: InputSlots) -> ReplayFn:
     """Return what runs the compiled code again: on a CUDA device a CUDA graph, if one can be captured."""
-    if arguments and all(tensor.is_cuda for tensor in arguments):
+    if arguments and arguments[0].is_cuda and len({tensor.device for tensor in arguments}) == 1:
         try:
             return _CudaGraph(code, arguments, input_slots)
         except RuntimeError as error:
@@ -286,9 +286,12 @@ class _CudaGraph:
         for slot, _ in input_slots:
             captured[slot] = arguments[slot].clone()
         self._inputs = [(captured[slot], index) for slot, index in input_slots]
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):  # Capturing runs nothing: the state changes with the first replay.
-            self._outputs = code.run(captured)
+        self._graph, device = torch.cuda.CUDAGraph(), arguments[0].device
+        # Only this thread is restricted while it captures: others may go on to pin the memory of batches.
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        capturing = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
+        with torch.cuda.device(device), capturing, torch.no_grad():
+            self._outputs = code.run(captured)  # Runs nothing: the state changes with the first replay.
 
     def __call__(self, tensors: Sequence[Tensor], output_indices: list[int]) -> list[Tensor]:
         for buffer, index in self._inputs:

@@ -11,6 +11,9 @@ from torchfit._utils.batch import Batch
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
 
+# Of torch's allocator for the CPU (Linux, Windows), and of cuBLAS, which allocates for itself.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 class MicrobatchSplitter:
     """Splits batches into parts that go through the module one after the other.
@@ -46,8 +49,6 @@ class MicrobatchSplitter:
         if not (self._adapts and is_out_of_memory(error)) or min(rows, self._size) <= 1:
             raise error
         self._size = math.ceil(min(rows, self._size) / 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         logger.warning(
             "microbatch: memory ran out; batches of %d now go through the module %d rows at a time, with the same "
             "gradients and updates.",
@@ -76,4 +77,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on an accelerator or on the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def release_cached_memory() -> None:
+    """Return to the device what torch keeps for tensors of the sizes so far; call it when these are gone."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

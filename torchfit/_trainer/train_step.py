@@ -1,14 +1,14 @@
 """The training step, in every form that an executor may choose."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from torchfit._execution.step_program import StepProgram
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.microbatches import MicrobatchSplitter
+from torchfit._trainer.microbatches import MicrobatchSplitter, release_cached_memory
 from torchfit._trainer.partial_gradients import LossSplitter, PartialGradients, compute_gradients, warn_if_not_separable
 from torchfit._trainer.steps import (
     ForwardResult,
@@ -23,6 +23,8 @@ from torchfit._trainer.steps import (
 from torchfit._types import Results, StepFn
 from torchfit._utils.batch import Batch
 from torchfit._utils.compat import backward
+
+PartResults: TypeAlias = "tuple[PartialGradients, list[ForwardResult], list[Any]]"
 
 
 class TrainStep(LoggingStep):
@@ -161,22 +163,29 @@ class TrainStep(LoggingStep):
 
     def _run_accumulating(self, batch: Batch) -> Results:
         """Run the step with an optimizer that accumulates gradients."""
-        return self._run_parts([batch], "gradient_accumulation_steps")
+        return self._update_and_record(*self._compute_parts([batch], "gradient_accumulation_steps"))
 
     def _run_microbatched(self, batch: Batch) -> Results:
-        """Run the step with as many rows at once as the memory allows."""
+        """Run the step with as many rows at once as the memory allows.
+
+        Only forward and backward are tried again: an update that failed midway must not be made twice.
+        """
         microbatches = self._microbatches
         assert microbatches is not None
         while True:
             snapshots = [(metric, metric.snapshot_state()) for metric in self._state.objective.output_metrics]
             try:
-                return self._run_parts(microbatches.split(batch), "microbatch")
+                computed = self._compute_parts(microbatches.split(batch), "microbatch")
+                break
             except (RuntimeError, MemoryError) as error:
                 microbatches.halve_after_oom(batch, error)
+            release_cached_memory()  # Not before: the error holds the tensors of the attempt that failed.
             for metric, snapshot in snapshots:
                 metric.restore_state(snapshot)
+        return self._update_and_record(*computed)
 
-    def _run_parts(self, parts: Iterable[Batch], argument: str) -> Results:
+    def _compute_parts(self, parts: Iterable[Batch], argument: str) -> PartResults:
+        """Run forward and backward with each part of a batch."""
         model, state = self._model, self._state
         gradients, results, values = PartialGradients(self._optimizer), [], []
         for part in parts:
@@ -189,11 +198,13 @@ class TrainStep(LoggingStep):
         if not self._is_checked and (len(results) > 1 or self._accumulates):
             self._is_checked = True
             warn_if_not_separable(argument, results[0])
-        gradients.finish()
-        return self._record_all(results, values)
+        return gradients, results, values
 
-    def _record_all(self, results: list[ForwardResult], values: list[Any]) -> Results:
-        """Record the parts of a batch, and the values that were added in all of them."""
+    def _update_and_record(
+        self, gradients: PartialGradients, results: list[ForwardResult], values: list[Any]
+    ) -> Results:
+        """Make the update, and record the parts of a batch and the values that were added in all of them."""
+        gradients.finish()
         state = self._state
         if overridden_method(self._model, "compute_metrics") is not None:
             state.auxiliary.values = values

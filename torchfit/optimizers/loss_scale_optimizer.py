@@ -105,7 +105,7 @@ class LossScaleOptimizer(Optimizer):
             mutable = self.inner_optimizer.mutable_state()
             before = list(torch._foreach_mul(mutable, 1))
             unscaled = [None if gradient is None else gradient / scale for gradient in gradients]
-            *rates, step = [number if isinstance(number, Tensor) else scale.new_tensor(number) for number in numbers]
+            *rates, step = [number if isinstance(number, Tensor) else scale.new_full((), number) for number in numbers]
             self.inner_optimizer.update(unscaled, *rates, step - skipped)
             copy_where_(~finite, mutable, before)
             self._update_scale(finite)
