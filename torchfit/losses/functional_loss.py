@@ -149,13 +149,13 @@ class OverOutputs(LossFunctionWrapper):
         if not callable(fn) or isinstance(fn, type):
             raise TypeError(f"OverOutputs takes a function (y_true, outputs) or (outputs). Received: {describe(fn)}.")
         super().__init__(fn, reduction, name, dtype, **kwargs)
-        self.needs_targets = _takes_targets(self.fn, self._fn_kwargs)
+        self.needs_targets = _takes_targets(self.fn, self.fn_kwargs)
         self._compute_values = with_keras_argument_order(self.fn) if self.needs_targets else self.fn
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return what the function returns for all outputs, and for the targets if it takes them."""
         arguments = (y_true, y_pred) if self.needs_targets else (y_pred,)
-        return self._compute_values(*arguments, **self._fn_kwargs)
+        return self._compute_values(*arguments, **self.fn_kwargs)
 
     def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         rows_of = y_pred if y_true is None else y_true

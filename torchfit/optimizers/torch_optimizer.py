@@ -52,8 +52,7 @@ class TorchOptimizer:
             schedulers of torch are made with it.
         needs_closure: whether `step` evaluates the loss itself, as that of LBFGS, and so must be given a function that
             does. Such an optimizer works with whole batches only.
-        accepts_closure: whether `step` may evaluate the loss itself, as that of SAM. Those of torch.optim but LBFGS
-            have no need to.
+        accepts_closure: whether `step` may evaluate the loss itself, as that of SAM.
 
     Raises:
         ValueError: `optimizer` is something else.
