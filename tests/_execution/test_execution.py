@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -111,15 +113,15 @@ def test_batches_that_are_made_one_by_one_are_not_gathered_first():
 
 
 class Reusing(nn.Module):
-    """Writes every output into the same memory."""
+    """Writes its outputs into the same memory, or into several buffers in turn."""
 
-    def __init__(self):
+    def __init__(self, buffers=1):
         super().__init__()
         self.linear = nn.Linear(2, 1)
-        self.register_buffer("output", torch.zeros(2, 1))
+        self.outputs = itertools.cycle([torch.zeros(2, 1) for _ in range(buffers)])
 
     def forward(self, x):
-        return self.output.copy_(self.linear(x).detach())
+        return next(self.outputs).copy_(self.linear(x).detach())
 
 
 class Adding(nn.Linear):
@@ -131,7 +133,7 @@ class Adding(nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("module", [Reusing, lambda: Adding(2, 1)])
+@pytest.mark.parametrize("module", [Reusing, lambda: Reusing(2), lambda: Reusing(4), lambda: Adding(2, 1)])
 def test_steps_that_depend_on_each_other_are_made_one_by_one(module):
     torch.manual_seed(1)
     module = module()

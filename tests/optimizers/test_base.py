@@ -355,3 +355,14 @@ def test_names_of_pytorch_are_told_by_the_name_here_and_not_with_all_names(optio
     with pytest.raises(ValueError, match=names) as caught:
         Adam(**options)
     assert "ema_momentum" not in str(caught.value)
+
+
+def test_the_optimizer_inside_of_a_scaled_one_has_counted_the_updates_that_were_made():
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = LossScaleOptimizer(Adam(schedules.ExponentialDecay(0.1, 1, 0.5)), initial_scale=2.0)
+    assert optimizer.inner_optimizer.iterations == 0
+    optimizer.build([weight])
+    for gradient in (1.0, float("inf"), 1.0):
+        optimizer.apply([torch.tensor([gradient])])
+    assert (optimizer.iterations, optimizer.inner_optimizer.iterations) == (2, 2)
+    assert optimizer.inner_optimizer.learning_rate == optimizer.learning_rate == pytest.approx(0.025)

@@ -41,6 +41,7 @@ from torchfit.losses.reduction import Denominator
 _requires_grad = attrgetter("requires_grad")
 _MAX_GROUP_SIZE = 32
 _MAX_GROUP_OUTPUT_BYTES = 2**18  # Small beside any result, and the caches hold it.
+_MAX_REUSED_OUTPUTS = 4  # How many buffers a module may write its outputs into in turn.
 
 
 class LossModules(nn.ModuleDict):
@@ -374,13 +375,13 @@ class PredictStep(ModelStep):
 
 
 class _OwnMemory:
-    """Copies the outputs of a module that writes them into the same memory at every call.
+    """Copies the outputs of a module that writes them into memory of earlier calls, such as two buffers in turn.
 
-    Whether it does is seen at the second call; until then, and if it does, outputs are copied.
+    Whether it does is seen in the first calls; until then, and if it does, outputs are copied.
     """
 
     def __init__(self) -> None:
-        self._first: Nested = None
+        self._seen: list[Nested] = []
         self._reuses_memory: bool | None = None
 
     def keep_outputs_of(self, call: Call) -> Call:
@@ -388,15 +389,17 @@ class _OwnMemory:
         return call if self._reuses_memory is False else lambda module, inputs: self.own(call(module, inputs))
 
     def own(self, outputs: Nested) -> Nested:
-        """Return outputs that the next call does not overwrite."""
-        if self._reuses_memory is False:
-            return outputs
-        if self._first is None:
-            self._first = outputs
-        elif self._reuses_memory is None:
-            self._reuses_memory = share_memory(self._first, outputs)
-            self._first = ()
-        return map_tensors(Tensor.clone, outputs) if self._reuses_memory is not False else outputs
+        """Return outputs that later calls do not overwrite."""
+        if self._reuses_memory is None:
+            self._compare(outputs)
+        return outputs if self._reuses_memory is False else map_tensors(Tensor.clone, outputs)
+
+    def _compare(self, outputs: Nested) -> None:
+        if any(share_memory(earlier, outputs) for earlier in self._seen):
+            self._reuses_memory = True
+        elif len(self._seen) == _MAX_REUSED_OUTPUTS:
+            self._reuses_memory = False
+        self._seen = [*self._seen, outputs] if self._reuses_memory is None else []
 
 
 def _group_size(output_bytes: int) -> int:

@@ -66,13 +66,20 @@ class LossScaleOptimizer(Optimizer):
                 "A `LossScaleOptimizer` adapts its scale: `dynamic=False` is not possible. For a fixed scale, set "
                 "`loss_scale_factor` of the inner optimizer, such as Adam(loss_scale_factor=1024), and use that."
             )
-        self.inner_optimizer = inner_optimizer
+        self._inner = inner_optimizer
         super().__init__(0.0, name=name)
         inner_optimizer.loss_scale_factor = None
         self.initial_scale = _arguments.positive("initial_scale", initial_scale)
         self.dynamic_growth_steps = _arguments.integer("dynamic_growth_steps", dynamic_growth_steps, 1)
         self.gradient_accumulation_steps = inner_optimizer.gradient_accumulation_steps
         self.use_ema = inner_optimizer.use_ema
+
+    @property
+    def inner_optimizer(self) -> Optimizer:
+        """The optimizer that updates the parameters. Its counts are brought up to date, which reads a tensor."""
+        if self.built:
+            self._inner.count_to(self.iterations, self._num_gradients - self._gradients_of_skipped_updates())
+        return self._inner
 
     def _init_learning_rate(self, learning_rate: Any) -> None:
         """Leave the learning rate to the inner optimizer."""
@@ -88,7 +95,7 @@ class LossScaleOptimizer(Optimizer):
 
     def bind(self, params: Parameters, step: int = 0) -> None:
         """Bind the inner optimizer, which holds the state of the parameters."""
-        inner = self.inner_optimizer
+        inner = self._inner
         inner.bind(params, step)
         inner.built = True
         self._params, self._parameters = params, params.tensors
@@ -102,11 +109,11 @@ class LossScaleOptimizer(Optimizer):
             scale, skipped = self._global_state["dynamic_scale"], self._global_state["skipped"]
             gradients = [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
             finite = _all_finite([gradient for gradient in gradients if gradient is not None])
-            mutable = self.inner_optimizer.mutable_state()
+            mutable = self._inner.mutable_state()
             before = list(torch._foreach_mul(mutable, 1))
             unscaled = [None if gradient is None else gradient / scale for gradient in gradients]
             *rates, step = [number if isinstance(number, Tensor) else scale.new_full((), number) for number in numbers]
-            self.inner_optimizer.update(unscaled, *rates, step - skipped)
+            self._inner.update(unscaled, *rates, step - skipped)
             copy_where_(~finite, mutable, before)
             self._update_scale(finite)
 
@@ -127,7 +134,7 @@ class LossScaleOptimizer(Optimizer):
     @property
     def count_of_numbers(self) -> int:
         """How many numbers an update needs: those of the inner optimizer."""
-        return self.inner_optimizer.count_of_numbers
+        return self._inner.count_of_numbers
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Multiply a loss by the scale, before its gradients are taken."""
@@ -155,69 +162,72 @@ class LossScaleOptimizer(Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        self.inner_optimizer.learning_rate = value
+        self._inner.learning_rate = value
 
     def learning_rate_at(self, num_gradients: int) -> float:
         """Return the inner optimizer's learning rate after this many gradients, without those of skipped updates."""
-        return self.inner_optimizer.learning_rate_at(num_gradients - self._skipped_gradients())
+        return self._inner.learning_rate_at(num_gradients - self._skipped_gradients())
 
     def rates_at(self, num_gradients: int) -> tuple[float, ...]:
         """Return the learning rates of the inner optimizer after this many gradients."""
-        return self.inner_optimizer.rates_at(num_gradients - self._skipped_gradients())
+        return self._inner.rates_at(num_gradients - self._skipped_gradients())
 
     def _skipped_gradients(self) -> int:
         """Count the gradients of skipped updates. Reads a tensor, and so only where a schedule asks."""
         if not callable(self.learning_rate_or_schedule):
             return 0
+        return self._gradients_of_skipped_updates()
+
+    def _gradients_of_skipped_updates(self) -> int:
         return self.skipped_updates * (self.gradient_accumulation_steps or 1)
 
     @property
     def learning_rate_or_schedule(self) -> Any:
         """The inner optimizer's number, or its schedule."""
-        return self.inner_optimizer.learning_rate_or_schedule
+        return self._inner.learning_rate_or_schedule
 
     # The state of the parameters is the inner optimizer's.
 
     @property
     def held(self) -> list[NamedTensor]:
         """The parameters that the inner optimizer has a state for."""
-        return self.inner_optimizer.held
+        return self._inner.held
 
     def rename(self, entries: Iterable[NamedTensor]) -> None:
         """Rename the inner optimizer's parameters."""
-        self.inner_optimizer.rename(entries)
+        self._inner.rename(entries)
 
     def parameter_state(self) -> StateDict:
         """Return the state of the inner optimizer's parameters."""
-        return self.inner_optimizer.parameter_state()
+        return self._inner.parameter_state()
 
     def plan_restore(self, state: Mapping[str, Any], known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
         """Check a state for the inner optimizer."""
-        return self.inner_optimizer.plan_restore(state, known, strict=strict)
+        return self._inner.plan_restore(state, known, strict=strict)
 
     def restore(self, plan: Any, num_updates: int) -> None:
         """Restore the state of the inner optimizer."""
-        self.inner_optimizer.restore(plan, num_updates)
+        self._inner.restore(plan, num_updates)
 
     def require_accumulation_group(self, group: int) -> None:
         """Create the sums of a group of losses in the inner optimizer."""
-        self.inner_optimizer.require_accumulation_group(group)
+        self._inner.require_accumulation_group(group)
 
     def slot_variables(self) -> Tensors:
         """List the slots of the inner optimizer."""
-        return self.inner_optimizer.slot_variables()
+        return self._inner.slot_variables()
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None
     ) -> None:
         """Exclude parameters from the inner optimizer's weight decay. See `Optimizer.exclude_from_weight_decay`."""
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+        self._inner.exclude_from_weight_decay(var_list, var_names)
 
     def get_config(self) -> Config:
         """Return the constructor's arguments as plain data, the inner optimizer's among them."""
         return {
             "name": self.name,
-            "inner_optimizer": REGISTRY.serialize(self.inner_optimizer),
+            "inner_optimizer": REGISTRY.serialize(self._inner),
             "initial_scale": self.initial_scale,
             "dynamic_growth_steps": self.dynamic_growth_steps,
         }
