@@ -375,3 +375,14 @@ def test_optimizers_of_torchfit_take_closures_as_those_of_torch_do():
     with torch.no_grad():
         assert optimizer.step(closure).item() == 1.0
         assert optimizer.step(closure=closure).item() == 0.0
+
+
+def test_a_copy_of_an_optimizer_with_a_scheduler_makes_steps_of_its_own():
+    net = network()
+    optimizer = TorchOptimizer(torch.optim.SGD(net.parameters(), 0.1))
+    torch.optim.lr_scheduler.StepLR(optimizer.optimizer, 1)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    other, twin = copy.deepcopy((optimizer, net))
+    go_on(other, twin)
+    assert all(map(torch.equal, before, net.parameters()))
+    assert not any(map(torch.equal, before, twin.parameters()))

@@ -110,10 +110,10 @@ class OptimizerCopy:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer) -> OptimizerCopy:
-        """Describe an optimizer. What a scheduler has put in the place of its `step` stays behind."""
-        own = {name: value for name, value in vars(optimizer).items() if name not in _common_attributes()}
-        kept = {name: value for name, value in own.items() if getattr(value, "__self__", None) is not optimizer}
-        return cls(type(optimizer), optimizer.__getstate__(), kept)
+        """Describe an optimizer."""
+        left_out = {*_common_attributes(), "step"}  # A scheduler puts a function in the place of the method.
+        own = {name: value for name, value in vars(optimizer).items() if name not in left_out}
+        return cls(type(optimizer), optimizer.__getstate__(), own)
 
     def make(self) -> torch.optim.Optimizer:
         """Return the copy."""
