@@ -97,6 +97,7 @@ class Model(SavableModel):
         jit_compile: bool | str | None = None,
         auto_scale_loss: bool = True,
         microbatch: int | str | None = None,
+        memory_format: str | None = None,
         **unknown: NoReturn,
     ) -> None:
         """Choose the optimizer, the losses and the metrics, and how training runs.
@@ -118,6 +119,9 @@ class Model(SavableModel):
             microbatch: How many rows of a training batch go through the module at once, with the gradients and updates
                 of the whole batch; "auto" finds it out when memory runs out. Batch statistics (BatchNorm) are those of
                 the parts.
+            memory_format: For inputs with four or five axes, how the weights of convolutions lie in memory:
+                "channels_last", "contiguous", or "auto", which times some of the first steps in both and keeps the
+                faster; `None` leaves them as they are. Their values and names stay, outputs agree to rounding.
 
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
@@ -136,6 +140,7 @@ class Model(SavableModel):
                 jit_compile,
                 auto_scale_loss,
                 microbatch,
+                memory_format,
             )
             self._torchfit.compile(options)
         self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer

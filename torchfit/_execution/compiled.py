@@ -12,6 +12,7 @@ from torch import Tensor
 from torchfit._execution.compile_policy import CompileImmediately, CompileWhenWorthwhile
 from torchfit._execution.eager import EagerExecution, StepGroups
 from torchfit._execution.graph import GraphError, GraphRunner
+from torchfit._execution.memory_format import MemoryFormat, choose_memory_format
 from torchfit._execution.step_program import StepProgram, run_each
 from torchfit._types import StateDict, StepFn
 from torchfit._utils import tree
@@ -38,13 +39,16 @@ class CompiledExecution(EagerExecution):
         steps_per_execution: How many steps run in one call.
         log: Called with one line where a step cannot be compiled.
         auto: Whether to compile only once it is worthwhile.
+        memory_format: In which order weights lie in memory.
     """
 
     first_step_is_eager = True
     is_shareable = False  # A graph writes its results into memory of its own.
 
-    def __init__(self, steps_per_execution: int, log: Log, *, auto: bool = False) -> None:
-        super().__init__(steps_per_execution)
+    def __init__(
+        self, steps_per_execution: int, log: Log, *, auto: bool = False, memory_format: MemoryFormat | None = None
+    ) -> None:
+        super().__init__(steps_per_execution, memory_format)
         self._log, self._auto = log, auto
         self._steps: dict[str, CompiledStep] = {}
 
@@ -69,17 +73,18 @@ class CompiledExecution(EagerExecution):
 
     def state_dict(self) -> StateDict:
         """Return which graphs there are, by mode, since graphs round differently."""
-        return {mode: step.state_dict() for mode, step in self._steps.items()}
+        return {**super().state_dict(), "modes": {mode: step.state_dict() for mode, step in self._steps.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Compile the same graphs, and no others, once their shapes occur again."""
-        for mode, of_mode in state.items():
+        super().load_state_dict(state)
+        for mode, of_mode in state.get("modes", state).items():  # Earlier versions stored the modes alone.
             self._compiled_step(mode).load_state_dict(of_mode)
 
     def _compiled_step(self, mode: str) -> "CompiledStep":
         if mode not in self._steps:
             policy = CompileWhenWorthwhile() if self._auto else CompileImmediately()
-            self._steps[mode] = CompiledStep(self._log, policy, self._add_compile_time)
+            self._steps[mode] = CompiledStep(self._log, policy, self._add_compile_time, self.memory_format)
         return self._steps[mode]
 
     def _add_compile_time(self, seconds: float) -> None:
@@ -113,10 +118,21 @@ class CompiledStep:
         log: Called with one line where the step cannot be compiled.
         policy: When the first graph is compiled.
         add_compile_time: Called with the seconds that a graph took to compile.
+        memory_format: In which order weights lie in memory, which must be known before a graph is compiled.
+
+    Attributes:
+        memory_format: As the argument.
     """
 
-    def __init__(self, log: Log, policy: CompileImmediately, add_compile_time: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        policy: CompileImmediately,
+        add_compile_time: Callable[[float], None],
+        memory_format: MemoryFormat,
+    ) -> None:
         self._log, self._policy, self._add_compile_time = log, policy, add_compile_time
+        self.memory_format = memory_format
         self._graphs: dict[GraphKey, GraphRunner | None] = {}  # `None`: to be compiled again in a resumed run.
         self._seen: Counter[GraphKey] = Counter()
         self._failure: str | None = None
@@ -199,6 +215,8 @@ class CompiledStep:
 
     def _is_worthwhile(self, key: GraphKey) -> bool:
         """Return whether to compile a graph for these shapes."""
+        if self.memory_format.is_trying:
+            return False
         if not any(_kind(key) == _kind(known) for known in self._graphs):
             return self._policy.should_compile()
         if any(key[1:] == known[1:] for known in self._graphs):
@@ -231,7 +249,7 @@ class LoopStep:
         self._start(program)
 
     def _start(self, program: StepProgram) -> None:
-        self.program, self._run_batch = program, program.run
+        self.program, self._run_batch = program, self._compiled.memory_format.bind(program)
         self._result_template: Any = None
         self._blocker = self._compiled.find_blocker(program)
 
@@ -327,7 +345,9 @@ def _plain_key(key: GraphKey) -> GraphKey:
     return (key[0], *map(tuple, key[1:]))
 
 
-def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: Any) -> EagerExecution:
+def choose_execution(
+    run_eagerly: Any, jit_compile: Any, steps_per_execution: Any, memory_format: str | None = None
+) -> EagerExecution:
     """Return the execution that `compile` asked for.
 
     Raises:
@@ -340,6 +360,7 @@ def choose_execution(run_eagerly: Any, jit_compile: Any, steps_per_execution: An
     steps = 1 if steps_per_execution is None else steps_per_execution
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"`steps_per_execution` must be a positive integer, but it is {describe(steps)}.")
+    chosen_format = choose_memory_format(memory_format)
     if not jit_compile:
-        return EagerExecution(steps)
-    return CompiledExecution(steps, logger.warning, auto=jit_compile == "auto")
+        return EagerExecution(steps, chosen_format)
+    return CompiledExecution(steps, logger.warning, auto=jit_compile == "auto", memory_format=chosen_format)

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from torchfit._execution.memory_format import MemoryFormat
 from torchfit._execution.step_program import StepProgram, run_each
 from torchfit._types import StateDict, StepFn
 
@@ -44,8 +45,10 @@ class EagerExecution:
 
     Args:
         steps_per_execution: How many steps run in one call.
+        memory_format: In which order weights lie in memory.
 
     Attributes:
+        memory_format: As the argument.
         compile_seconds: The time spent on compiling so far.
         first_step_is_eager: Whether the first step of a loop may be numerically different from later ones.
         is_shareable: Whether threads may run steps at the same time.
@@ -54,8 +57,9 @@ class EagerExecution:
     first_step_is_eager = False
     is_shareable = True
 
-    def __init__(self, steps_per_execution: int = 1) -> None:
+    def __init__(self, steps_per_execution: int = 1, memory_format: MemoryFormat | None = None) -> None:
         self.steps_per_execution = steps_per_execution
+        self.memory_format = memory_format or MemoryFormat()
         self.compile_seconds = 0.0
 
     def iter_steps(self, batches: Any, epoch: int, start: int = 0) -> StepGroups:
@@ -65,7 +69,8 @@ class EagerExecution:
 
     def bind(self, program: StepProgram, batches: Any) -> StepFn:
         """Return the function that runs the items of `iter_steps`."""
-        return partial(run_each, program, program.run) if self.steps_per_execution > 1 else program.run
+        run = self.memory_format.bind(program)
+        return partial(run_each, program, run) if self.steps_per_execution > 1 else run
 
     def single_pass(self, program: StepProgram, batches: Any) -> tuple[StepGroups, StepFn]:
         """Return the steps of one pass over the batches and what runs them; small steps run in groups if they may."""
@@ -74,7 +79,7 @@ class EagerExecution:
         if self.steps_per_execution > 1 or not program.supports_grouping or not batches.yields_views:
             return steps, step
         steps.group_size = 1
-        return steps, GroupedSteps(step, self.grouped_step(program, step), program, steps)
+        return steps, GroupedSteps(step, self.grouped_step(program, step), program, steps, self.memory_format)
 
     def grouped_step(self, program: StepProgram, step: StepFn) -> StepFn:
         """Return the function that runs several small steps at once."""
@@ -87,11 +92,13 @@ class EagerExecution:
         """Forget what depends on the parameters that are trained."""
 
     def state_dict(self) -> StateDict:
-        """Return what the numbers of the next steps depend on: nothing."""
-        return {}
+        """Return what the numbers of the next steps depend on: the memory format."""
+        return {"memory_format": self.memory_format.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore that."""
+        if state.get("memory_format"):
+            self.memory_format.load_state_dict(state["memory_format"])
 
 
 class GroupedSteps:
@@ -101,8 +108,16 @@ class GroupedSteps:
     about a third faster. The first step runs alone and shows how large its outputs are.
     """
 
-    def __init__(self, step: StepFn, grouped_step: StepFn, program: StepProgram, steps: StepGroups) -> None:
+    def __init__(
+        self,
+        step: StepFn,
+        grouped_step: StepFn,
+        program: StepProgram,
+        steps: StepGroups,
+        memory_format: MemoryFormat,
+    ) -> None:
         self._step, self._grouped_step, self._steps = step, grouped_step, steps
+        self._memory_format = memory_format
         self._max_group_size: Callable[[Any], int] | None = program.max_group_size
 
     def __call__(self, group: Sequence[Any]) -> Any:
@@ -110,6 +125,6 @@ class GroupedSteps:
         if len(group) > 1:
             return self._grouped_step(group)
         result = self._step(group[0])
-        if self._max_group_size is not None:
+        if self._max_group_size is not None and not self._memory_format.is_trying:
             self._steps.group_size, self._max_group_size = self._max_group_size(result), None
         return result

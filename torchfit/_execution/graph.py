@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from torchfit._utils import compat
 from torchfit._utils.console import logger
@@ -24,6 +25,9 @@ from torchfit._utils.rng import random_state, restore_random_state
 
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
 Code = Callable[[list[Tensor]], Any]
+CompiledFn = Callable[..., Any]
+Values = Sequence[Any]
+"""Arguments or results of compiled code: tensors, and numbers where sizes may change."""
 ReplayFn = Callable[[Sequence[Tensor], list[int]], list[Tensor]]
 InputSlots = list[tuple[int, int]]
 """Pairs of (position among the arguments of the compiled code, index among the inputs of the function)."""
@@ -50,8 +54,8 @@ class Recording(NamedTuple):
     """A call of compiled code, and what it returned."""
 
     code: "InductorCode"
-    arguments: Sequence[Any]
-    outputs: Sequence[Any]
+    arguments: Values
+    outputs: Values
 
     def equals(self, other: "Recording", ignore: set[int]) -> bool:
         """Return whether the other has the same code and the same arguments, but for those in the slots `ignore`."""
@@ -85,7 +89,7 @@ class Recorder:
         """Whether the code that the last call has started had run before without an error."""
         return self._started is not None and self._started.has_run
 
-    def backend(self, module: Any, examples: Any) -> Callable[..., Any]:
+    def backend(self, module: GraphModule, examples: Any) -> CompiledFn:
         """Compile; what `torch.compile` takes as its `backend`."""
         self.compilations += 1
         code = _compile_with_inductor(module, examples)
@@ -188,7 +192,7 @@ class InductorCode:
         has_run: Whether it has run without an error.
     """
 
-    def __init__(self, module: Any, examples: Any, options: dict[str, Any]) -> None:
+    def __init__(self, module: GraphModule, examples: Any, options: dict[str, Any]) -> None:
         inductor: Any = compat.inductor()
         self.has_run = False
         self._inner: Code | None = None
@@ -197,10 +201,10 @@ class InductorCode:
         self._before: list[tuple[Tensor, Tensor]] = []
         self._is_direct = "cpp_wrapper" in options
         self._wrapped = cast(
-            Callable[..., Any], inductor.compile_fx(module, examples, self._compile_inner, config_patches=options)
+            CompiledFn, inductor.compile_fx(module, examples, self._compile_inner, config_patches=options)
         )
 
-    def record(self, arguments: Sequence[Any]) -> Any:
+    def record(self, arguments: Values) -> Any:
         """Run through all wrappers and record whether they pass arguments through unchanged."""
         outputs = self._run_wrapped(arguments) if self.has_run else self._try(arguments)
         is_passthrough = [*map(id, self._observed)] == [*map(id, arguments), *map(id, outputs)]
@@ -209,7 +213,7 @@ class InductorCode:
         self._observed = ()
         return outputs
 
-    def _try(self, arguments: Sequence[Any]) -> Any:
+    def _try(self, arguments: Values) -> Any:
         """Run for the first time; if that fails, restore the tensors and random generators that it has changed."""
         generators = random_state()
         try:
@@ -225,11 +229,11 @@ class InductorCode:
         self.has_run = True
         return outputs
 
-    def _run_wrapped(self, arguments: Sequence[Any]) -> Any:
+    def _run_wrapped(self, arguments: Values) -> Any:
         with compat.without_operator_checks():
             return self._wrapped(*arguments)
 
-    def _compile_inner(self, module: Any, examples: Any, **options: Any) -> Callable[..., Any]:
+    def _compile_inner(self, module: GraphModule, examples: Any, **options: Any) -> CompiledFn:
         inductor: Any = compat.inductor()
         self._changed = _changed_inputs(module)  # Before inductor changes the module.
         code: Any = inductor.compile_fx_inner(module, examples, **options)
@@ -246,7 +250,7 @@ class InductorCode:
         return compat.takes_arguments_as_list(run)
 
 
-def _changed_inputs(module: Any) -> list[int]:
+def _changed_inputs(module: GraphModule) -> list[int]:
     """Return the positions of the inputs that a graph of functional operators writes back at its end."""
     inputs = {node: index for index, node in enumerate(module.graph.find_nodes(op="placeholder"))}
     written = {node.args[0] for node in module.graph.nodes if "copy_" in str(node.target) and node.args}
@@ -301,7 +305,7 @@ class _CudaGraph:
         return [self._outputs[index].clone() for index in output_indices]
 
 
-def _compile_with_inductor(module: Any, examples: Sequence[Any]) -> InductorCode | None:
+def _compile_with_inductor(module: GraphModule, examples: Values) -> InductorCode | None:
     if compat.inductor() is None:
         return None
     if not all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor)):

@@ -1,7 +1,7 @@
 """`StepProgram`: what an executor needs to know about one kind of step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from torchfit._types import Nested, StepFn
 from torchfit._utils import tree
+from torchfit._utils.rng import random_state, restore_random_state
 
 PADDING_HINT = "Or pass `pad_value=`, which fills up shorter outputs."
 
@@ -43,6 +44,28 @@ class StepProgram(ABC):
     def renewed(self) -> "StepProgram":
         """Return the step for the model as it is compiled now."""
         return self
+
+    def input_axes(self) -> set[int]:
+        """Return how many axes the inputs of the last batch have."""
+        return set()
+
+    def weights(self) -> list[Tensor]:
+        """Return the weights of the module, and the tensors that the optimizer keeps for them."""
+        return []
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return what restores all that the next step is going to change."""
+        saved = [(tensor, tensor.detach().clone()) for tensor in self.weights()]
+        counters, generators = self.get_counters(), random_state()
+
+        def restore() -> None:
+            with torch.no_grad():
+                for tensor, value in saved:
+                    tensor.copy_(value)
+            self.set_counters(counters)
+            restore_random_state(generators)
+
+        return restore
 
     @property
     @abstractmethod

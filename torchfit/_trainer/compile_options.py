@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torchfit._execution.compiled import choose_execution
+from torchfit._execution.eager import EagerExecution
+
 
 @dataclass(frozen=True)
 class CompileOptions:
@@ -17,3 +20,8 @@ class CompileOptions:
     jit_compile: bool | str | None = None
     auto_scale_loss: bool = True
     microbatch: int | str | None = None
+    memory_format: str | None = None
+
+    def choose_execution(self) -> EagerExecution:
+        """Return the execution that these options ask for."""
+        return choose_execution(self.run_eagerly, self.jit_compile, self.steps_per_execution, self.memory_format)

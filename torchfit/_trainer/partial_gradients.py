@@ -99,9 +99,14 @@ class PartialGradients:
 
 
 def compute_gradients(optimizer: AnyOptimizer, loss: Tensor, keep_graph: bool = False) -> Gradients:
-    """Return the gradients of a loss with respect to the parameters of the optimizer, `None` for those not involved."""
-    scaled = optimizer.scale_loss(loss)
-    return list(torch.autograd.grad(scaled, optimizer.parameters, retain_graph=keep_graph, allow_unused=True))
+    """Return the gradients of a loss with respect to the parameters of the optimizer, `None` for those not involved.
+
+    Parameters that were frozen since the epoch began are not involved.
+    """
+    parameters, scaled = optimizer.parameters, optimizer.scale_loss(loss)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    found = iter(torch.autograd.grad(scaled, trained, retain_graph=keep_graph, allow_unused=True) if trained else ())
+    return [next(found) if parameter.requires_grad else None for parameter in parameters]
 
 
 def _add(

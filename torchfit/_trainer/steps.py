@@ -190,6 +190,15 @@ class ModelStep(StepProgram):
         self._model, self._state = model, state
         self.keeps_step_logs = keeps_step_logs
 
+    def input_axes(self) -> set[int]:
+        """Return how many axes the inputs of the last batch have."""
+        return {leaf.ndim for leaf in tree.leaves(self._state.call.example) if isinstance(leaf, Tensor)}
+
+    def weights(self) -> list[Tensor]:
+        """Return parameters, buffers, and the tensors that the optimizer keeps for them."""
+        model, optimizer = self._model.module, self._model.optimizer
+        return [*model.parameters(), *model.buffers(), *(optimizer.variables if optimizer.built else ())]
+
 
 class LoggingStep(ModelStep):
     """A step whose results lie in the metrics."""
@@ -197,6 +206,18 @@ class LoggingStep(ModelStep):
     def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
         super().__init__(model, state, keeps_step_logs)
         self._objective = state.objective
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return what restores all that the next step is going to change, the metrics included."""
+        restore_weights = super().snapshot()
+        states = [(metric, metric.snapshot_state()) for metric in self._model.metrics]
+
+        def restore() -> None:
+            restore_weights()
+            for metric, state in states:
+                metric.restore_state(state)
+
+        return restore
 
     @property
     def is_current(self) -> bool:

@@ -11,7 +11,6 @@ from torchfit._data.adapters.dispatch import as_batch, get_data_adapter, is_arra
 from torchfit._data.convert import BatchSpec, as_label_names
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
-from torchfit._execution.compiled import choose_execution
 from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
@@ -99,14 +98,14 @@ class Trainer:
             module.to(self.device)
         self.state.call.set_wrapper(self.precision.wrap_forward)
         self._microbatches = None if options.microbatch is None else MicrobatchSplitter(options.microbatch)
-        self.execution = choose_execution(options.run_eagerly, options.jit_compile, options.steps_per_execution)
+        self.execution = options.choose_execution()
         self.compile_options = options
 
     def invalidate_compiled_steps(self) -> None:
         """Invalidate compiled steps, which predate a term that was added."""
         options = self.compile_options
         if options is not None:
-            self.execution = choose_execution(options.run_eagerly, options.jit_compile, options.steps_per_execution)
+            self.execution = options.choose_execution()
 
     def register_hook(self, on: str, add: Callable[[Any], None]) -> None:
         """Call `add` with the output of the submodule `on` whenever the model runs."""
@@ -302,9 +301,9 @@ class Trainer:
         with self._prediction_context(model, "predict", callback_list, has_callbacks=bool(callbacks)):
             model.stop_predicting = False
             no_hooks = self._has_no_batch_hooks(callback_list, "predict")
-            step = PredictStep(
-                model, self.state, callback_list.has_listeners("on_predict_batch_end"), no_hooks, pad_value
-            )
+            hooks = "on_predict_batch_begin", "on_predict_batch_end"
+            keeps_outputs = any(map(callback_list.has_listeners, hooks))
+            step = PredictStep(model, self.state, keeps_outputs, no_hooks, pad_value)
             iterator, run_step = self.execution.single_pass(step, batches)
             predict_loop(iterator, run_step, callback_list, model, predictions.append)
         return predictions.result()
