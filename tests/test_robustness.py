@@ -146,7 +146,6 @@ def test_what_the_data_raise_is_the_very_object(make, method, error):
     assert caught.value is getattr(data, "error", error)
     assert caught.value.__cause__ is None
     assert "Raised while reading" in caught.value.__notes__[-1]
-    assert [type(each) for each in ERRORS] == [RichError, FileNotFoundError, KeyError]
     assert (ERRORS[0].code, ERRORS[1].errno, ERRORS[1].filename, ERRORS[2].args) == (7, 2, "/data/a.png", ("colour",))
 
 

@@ -148,9 +148,9 @@ def test_file_addresses_are_local(tmp_path):
 
 
 def test_addresses_of_files_are_decoded(tmp_path):
-    for host in ("", "localhost"):
-        files.write_atomically(f"file://{host}{tmp_path}/a%20name", [host.encode()])
-        assert (tmp_path / "a name").read_bytes() == host.encode()
+    for start in ("file://", "file://localhost", "file:", "FILE://"):
+        files.write_atomically(f"{start}{tmp_path}/a%20name", [start.encode()])
+        assert (tmp_path / "a name").read_bytes() == start.encode()
 
 
 @pytest.mark.parametrize("address", ["file://server/folder/name", "file://name", "file://"])

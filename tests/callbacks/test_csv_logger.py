@@ -144,3 +144,11 @@ def test_it_goes_on_from_a_state_without_later_rows(tmp_path, append):
     second.load_state_dict(state)
     second.on_epoch_end(1, {"loss": 0.3})
     assert path.read_text().splitlines() == ["epoch,loss,val_loss", "0,0.5,NA", "1,0.3,NA"]
+
+
+def test_addresses_of_files_are_local(tmp_path):
+    assert CSVLogger(f"file://{tmp_path}/a%20log.csv").filename == f"{tmp_path}/a log.csv"
+    with pytest.raises(
+        ValueError, match="CSVLogger: expected a local path"
+    ):
+        CSVLogger("s3://bucket/log.csv")

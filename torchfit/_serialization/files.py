@@ -20,6 +20,7 @@ from functools import cache
 from importlib import import_module
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from torchfit._serialization.zip_files import Chunk
@@ -30,6 +31,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 fcntl: Any = import_module("fcntl") if os.name == "posix" else None
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # at least two letters: "C://" is a drive
+_FILE_SCHEME = re.compile(r"^file:/", re.IGNORECASE)
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-[0-9a-f]{16}\.tmp$")
 _ANY_TEMPORARY = re.compile(r"^\.torchfit-.*\.tmp$")  # of earlier versions and other machines as well
 _STALE_AFTER = 3600.0  # seconds since the last write, where a lock does not tell
@@ -47,11 +49,11 @@ _write = getattr(os, "writev", _write_one)  # not on Windows
 def is_remote(path: PathLike) -> bool:
     """Return whether a path is an address that fsspec opens.
 
-    >>> is_remote("s3://bucket/model"), is_remote("ckpt/model"), is_remote("file:///tmp/model")
+    >>> is_remote("s3://bucket/model"), is_remote("ckpt/model"), is_remote("FILE:/tmp/model")
     (True, False, False)
     """
     text = os.fspath(path)
-    return bool(_SCHEME.match(text)) and not text.startswith("file://")
+    return bool(_SCHEME.match(text)) and not _FILE_SCHEME.match(text)
 
 
 class FileTarget(NamedTuple):
@@ -77,7 +79,7 @@ def resolve_target(path: PathLike) -> FileTarget:
     """Return where to write a path: if it is a link, the file it points to is replaced, not the link."""
     if is_remote(path):
         return FileTarget(os.fspath(path), os.fspath(path), 0, is_remote=True)
-    target = os.path.abspath(_local(path))
+    target = os.path.abspath(local_path(path))
     mode = _mode(target)
     if mode is not None and stat.S_ISLNK(mode):
         target = os.path.realpath(target)
@@ -113,7 +115,7 @@ def write_target(target: FileTarget, chunks: Iterable[Chunk], durable: bool = Tr
 def open_read(path: PathLike) -> BinaryIO:
     """Open a file for reading, to be closed by the caller. It is seekable, also if it is remote."""
     if not is_remote(path):
-        local = _local(path)
+        local = local_path(path)
         if not os.path.lexists(local):
             raise FileNotFoundError(errno.ENOENT, f"No such file{_near_files(local)}", os.fspath(path))
         return open(local, "rb")
@@ -138,7 +140,7 @@ def check_writable(what: str, path: PathLike) -> None:
     """
     if is_remote(path):
         return
-    folder = os.path.dirname(os.path.abspath(_local(path)))
+    folder = os.path.dirname(os.path.abspath(local_path(path)))
     while not os.path.lexists(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
@@ -150,7 +152,7 @@ def check_writable(what: str, path: PathLike) -> None:
 def exists(path: PathLike) -> bool:
     """Return whether there is a file (or folder) at `path`."""
     if not is_remote(path):
-        return os.path.exists(_local(path))
+        return os.path.exists(local_path(path))
     system, inner = _remote(path)
     return bool(system.exists(inner))
 
@@ -159,7 +161,7 @@ def remove(path: PathLike) -> None:
     """Delete the file at `path`, if there is one."""
     if not is_remote(path):
         with suppress(FileNotFoundError):
-            os.unlink(_local(path))
+            os.unlink(local_path(path))
         return
     system, inner = _remote(path)
     with suppress(FileNotFoundError):
@@ -175,7 +177,7 @@ def move(path: PathLike, target: PathLike) -> None:
     with _name_path_in_errors(target):
         if not is_remote(path):
             with suppress(FileNotFoundError):
-                os.replace(_local(path), _local(target))
+                os.replace(local_path(path), local_path(target))
         elif exists(path):
             system, inner = _remote(path)
             system.mv(inner, _remote(target)[1])
@@ -190,33 +192,47 @@ def require_writable(folder: PathLike) -> None:
     if is_remote(folder):
         return
     with _name_path_in_errors(folder):
-        os.makedirs(_local(folder), exist_ok=True)
-        with tempfile.TemporaryFile(dir=_local(folder)) as file:
+        os.makedirs(local_path(folder), exist_ok=True)
+        with tempfile.TemporaryFile(dir=local_path(folder)) as file:
             file.write(b"torchfit")
 
 
 def remove_empty_folder(folder: PathLike) -> None:
     """Delete a local folder if it is empty."""
     with suppress(OSError):
-        os.rmdir(_local(folder))
+        os.rmdir(local_path(folder))
 
 
-def _local(path: PathLike) -> str:
-    """Return the local path for a path or a `file://` address.
+def local_path(path: PathLike) -> str:
+    """Return the local path for a path or an address `file:///…`, in which characters may be percent-encoded.
 
     Raises:
         ValueError: The address names another machine, or no absolute path.
+
+    >>> local_path("file:///tmp/a%20name"), local_path("file:/tmp/name"), local_path("folder/a%20name")
+    ('/tmp/a name', '/tmp/name', 'folder/a%20name')
     """
     text = os.fspath(path)
-    if not text.startswith("file://"):
+    if not _FILE_SCHEME.match(text):
         return os.path.expanduser(text)
-    host, slash, rest = text.removeprefix("file://").partition("/")
-    if host not in ("", "localhost") or not slash:
+    address = urlsplit(text)
+    if address.netloc not in ("", "localhost") or not address.path:
         raise ValueError(
             f"An address of a file on this machine has the form file:///folder/name. Received: {text!r}. Pass the path "
             "without file://, or an absolute one."
         )
-    return url2pathname(f"/{rest}")
+    return url2pathname(text[len("file:") :].removeprefix("//").removeprefix(address.netloc))
+
+
+def require_local(what: str, path: PathLike) -> str:
+    """Return the local path for a path or an address `file:///…`.
+
+    Raises:
+        ValueError: It is an address on another machine; `what` names the path in the message.
+    """
+    if is_remote(path):
+        raise ValueError(f"{what}: expected a local path. Received the address {os.fspath(path)!r}.")
+    return local_path(path)
 
 
 def _remote(path: PathLike) -> tuple[Any, str]:

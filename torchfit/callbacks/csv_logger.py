@@ -28,7 +28,8 @@ class CSVLogger(Callback):
 
     Raises:
         OSError: before the first epoch, if the file cannot be written.
-        ValueError: before the first epoch, if the file to append to is not a CSV file with a column `epoch`, or has
+        ValueError: if `filename` is an address such as `s3://…`, which nothing can be appended to; before the first
+            epoch, if the file to append to is not a CSV file with a column `epoch`, or has
             no column for a name that will occur.
 
     >>> logger = CSVLogger("runs/training.csv", append=True)
@@ -39,7 +40,7 @@ class CSVLogger(Callback):
     _header: list[str] | None
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
-        self.filename = os.fspath(filename)
+        self.filename = files.require_local("CSVLogger", filename)
         self.sep = separator
         self.append = append
         self.uses_log_names = append

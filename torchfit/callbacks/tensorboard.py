@@ -5,7 +5,7 @@ from collections.abc import Collection
 from time import perf_counter
 from typing import Any
 
-from torchfit._serialization.files import check_writable
+from torchfit._serialization import files
 from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
@@ -55,7 +55,7 @@ class TensorBoard(Callback):
         embeddings_freq: int = 0,
         embeddings_metadata: Any = None,
     ) -> None:
-        self.log_dir = os.fspath(log_dir)
+        self.log_dir = files.local_path(log_dir)
         self.histogram_freq = histogram_freq
         self.write_graph = write_graph
         self.write_images = write_images
@@ -75,7 +75,7 @@ class TensorBoard(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open the file, and record the first inputs, to trace the graph with."""
         self._batches = 0
-        check_writable("TensorBoard: log_dir", os.path.join(self.log_dir, "train", "events"))
+        files.check_writable("TensorBoard: log_dir", os.path.join(self.log_dir, "train", "events"))
         self._writer("train")
         if self.write_graph:
             self._inputs = _tensorboard_writers.InputRecorder(self.model.module)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfit._serialization.files import require_local
 from torchfit._trainer.summary import zeros_for_shape
 from torchfit._utils import tree
 from torchfit._utils.console import in_notebook
@@ -75,7 +76,7 @@ def plot_model(
         ImportError: If something is not installed, with the line to type.
         ValueError: If the model saw no data and there is no `input_shape`.
     """
-    path = os.fspath(to_file if to_file is not None else "model.png")
+    path = require_local("plot_model", to_file if to_file is not None else "model.png")
     stem, ending = os.path.splitext(path)
     style = Style(show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable)
     graph = model_to_dot(model, style, rankdir, expand_nested, dpi, splines, input_shape)
