@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import torchfit
@@ -13,12 +15,13 @@ pytest.importorskip("sklearn", minversion="1.6", reason="tests the estimators fo
 
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
+from sklearn.metrics import f1_score, median_absolute_error, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from torchfit.sklearn import Classifier, Regressor
+from torchfit.sklearn import Classifier, EpochScoring, Regressor
 
 WEIGHTS = "batches are drawn from other rows where a row is repeated instead of weighted: equal in expectation only"
 ROUNDING = "on some processors, kernels in float32 round differently for batches of another size"
@@ -148,7 +151,7 @@ def test_clones_keep_arguments_of_the_network():
         (build, "module__hiden", "`module` takes no argument 'hiden'. Did you mean 'hidden'"),
         (nn.Linear(8, 3), "module__hidden", "an argument of the function that makes the network"),
         (None, "module__hidden", "an argument of the function that makes the network"),
-        (build, "optimizer__learning_rate", "`optimizer` is 'adam', which has no arguments.*`learning_rate` for the"),
+        (build, "loss__reduction", "`loss` is None, which has no arguments.*`module__name`"),
         (build, "nothing", "Invalid parameter 'nothing'"),
         (build, "nothing__at_all", "Invalid parameter 'nothing'"),
     ],
@@ -183,3 +186,79 @@ def test_errors_of_what_makes_the_network_are_its_own():
 
     with pytest.raises(TypeError, match=r"^own words"):
         Classifier(broken).fit(SMALL, THREE)
+
+
+class TestRouting:
+    x, y = np.random.default_rng(0).normal(size=(60, 3)).astype("float32"), np.arange(60) % 2
+
+    def test_arguments_of_the_optimizer_reach_it(self):
+        estimator = Classifier(optimizer="sgd", optimizer__momentum=0.5, optimizer__learning_rate=0.25, epochs=1)
+        optimizer = estimator.fit(self.x, self.y).model_.optimizer
+        assert type(optimizer) is torchfit.optimizers.SGD
+        assert (optimizer.momentum, optimizer.learning_rate) == (0.5, 0.25)
+
+    def test_arguments_of_an_optimizer_of_torch_reach_it(self):
+        estimator = Regressor(optimizer=torch.optim.SGD, optimizer__lr=0.25, optimizer__momentum=0.5, epochs=1)
+        group = estimator.fit(self.x, self.y).model_.optimizer.optimizer.param_groups[0]
+        assert (group["lr"], group["momentum"]) == (0.25, 0.5)
+
+    def test_a_search_over_both(self):
+        def build(inputs, outputs, hidden=4):
+            return nn.Sequential(nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))
+
+        grid = {"module__hidden": [2, 3], "optimizer__learning_rate": [0.1, 0.2], "optimizer__weight_decay": [0.01]}
+        search = GridSearchCV(Classifier(build, epochs=1), grid, cv=2).fit(self.x, self.y)
+        best = search.best_estimator_
+        assert best.model_.optimizer.learning_rate == search.best_params_["optimizer__learning_rate"]
+        assert best.model_.optimizer.weight_decay == 0.01
+        assert best.model_.module[0].out_features == search.best_params_["module__hidden"]
+
+    def test_misspelt_arguments_and_those_of_an_object_are_refused(self):
+        with pytest.raises(TypeError, match=r"`Classifier` has no argument `epoch`. Did you mean 'epochs'"):
+            Classifier(epoch=3)
+        with pytest.raises(ValueError, match=r"`optimizer__momentum`.*name or a class.*SGD"):
+            Classifier(optimizer=torchfit.optimizers.SGD(), optimizer__momentum=0.5)
+
+
+class TestEpochScoring:
+    x = np.random.default_rng(0).normal(size=(90, 3)).astype("float32")
+
+    def fit(self, outputs, loss, y, scoring, **arguments):
+        model = torchfit.Model(nn.Linear(3, outputs), device="cpu")
+        model.compile("adam", loss)
+        scoring = EpochScoring(scoring, (self.x, y), **arguments)
+        history = model.fit(self.x, y, epochs=2, callbacks=[scoring], verbose=0).history
+        return model, history[scoring.name]
+
+    def test_a_score_of_classes_by_name_is_that_of_scikit_learn(self):
+        y = np.arange(90) % 3
+        model, scores = self.fit(3, nn.CrossEntropyLoss(), y, "f1_macro")
+        assert len(scores) == 2
+        assert scores[-1] == pytest.approx(f1_score(y, model.predict(self.x).argmax(1), average="macro"))
+
+    @pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), "binary_crossentropy"])
+    def test_a_score_of_probabilities(self, loss):
+        y = np.arange(90) % 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, scores = self.fit(1, loss, y, "roc_auc")
+        assert scores[-1] == pytest.approx(roc_auc_score(y, model.predict(self.x)[:, 0]))
+
+    def test_a_function_and_a_regression(self):
+        y = self.x.sum(1)
+        model, scores = self.fit(1, "mse", y, median_absolute_error, name="median")
+        assert scores[-1] == pytest.approx(median_absolute_error(y, model.predict(self.x)[:, 0]))
+
+    def test_other_callbacks_monitor_it(self):
+        model = torchfit.Model(nn.Linear(3, 3), device="cpu")
+        model.compile("adam", nn.CrossEntropyLoss())
+        scoring = EpochScoring("accuracy", (self.x, np.arange(90) % 3))
+        stop = torchfit.callbacks.EarlyStopping("val_accuracy", mode="max", patience=1)
+        model.fit(self.x, np.arange(90) % 3, epochs=2, callbacks=[scoring, stop], verbose=0)
+        assert stop.best is not None
+
+    def test_unknown_scorers_are_refused(self):
+        with pytest.raises(ValueError, match="'f2'"):
+            EpochScoring("f2", (self.x, self.x))
+        with pytest.raises(ValueError, match=r"`data` must be \(x, y\)"):
+            EpochScoring("f1", self.x)

@@ -4,6 +4,7 @@ It is imported when `torchfit.sklearn` is first used, not by `import torchfit`.
 """
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,37 +14,40 @@ import torch
 from torch import nn
 
 from torchfit import losses
+from torchfit._types import Array, Config, Logs, UserData
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import hide_unknown, no_unknown
 from torchfit._utils.names import did_you_mean
+from torchfit.callbacks import Callback
 from torchfit.losses.traits import loss_traits
 from torchfit.model import Model
+from torchfit.optimizers.identifiers import resolve_optimizer
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.metrics import get_scorer, make_scorer
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError(
-        'torchfit.sklearn needs scikit-learn, 1.6 or newer. Type: pip install "torchfit[sklearn]"'
-    ) from error
+    raise ImportError("torchfit.sklearn needs scikit-learn, 1.6 or newer. Type: pip install scikit-learn") from error
 
-__all__ = ["Classifier", "Regressor"]
+__all__ = ["Classifier", "EpochScoring", "Regressor"]
 
-_OF_MODULE = "module__"
-
-Array = np.ndarray[Any, Any]
+_ROUTED = {"module__": "module_arguments", "optimizer__": "optimizer_arguments"}
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]
     """Base of both estimators."""
 
+    @hide_unknown
     def __init__(
         self,
         module: Callable[..., nn.Module] | nn.Module | None = None,
         *,
-        module_arguments: Mapping[str, Any] | None = None,
+        module_arguments: Config | None = None,
         optimizer: Any = "adam",
+        optimizer_arguments: Config | None = None,
         learning_rate: float | None = None,
         loss: Any = None,
         metrics: Any = None,
@@ -55,10 +59,12 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         verbose: int = 0,
         warm_start: bool = False,
         random_state: Any = None,
+        **routed: Any,
     ) -> None:
         self.module = module
         self.module_arguments = module_arguments
         self.optimizer = optimizer
+        self.optimizer_arguments = optimizer_arguments
         self.learning_rate = learning_rate
         self.loss = loss
         self.metrics = metrics
@@ -70,9 +76,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
         self.warm_start = warm_start
         self.random_state = random_state
+        if routed:
+            no_unknown(type(self).__name__, _Estimator.__init__, _without_routed(routed))
+            self.set_params(**routed)
 
     def set_params(self, **params: Any) -> Any:
         """Set arguments by name; `module__name` sets the argument `name` of `module`, as `module_arguments` does.
+
+        Likewise `optimizer__name` sets one of the optimizer, as `optimizer_arguments` does.
 
         Raises:
             ValueError: If there is no such argument.
@@ -80,23 +91,27 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         >>> Regressor(lambda inputs, outputs, hidden: None).set_params(module__hidden=8).module_arguments
         {'hidden': 8}
         """
-        own = {name: value for name, value in params.items() if not name.startswith(_OF_MODULE)}
+        own = _without_routed(params)
         for name in own:
             _check_nested(self, name)
         super().set_params(**own)
-        arguments = {name.removeprefix(_OF_MODULE): params[name] for name in params if name.startswith(_OF_MODULE)}
-        if arguments:
-            _check_arguments(self.module, arguments)
-            self.module_arguments = {**(self.module_arguments or {}), **arguments}
+        for prefix, attribute in _ROUTED.items():
+            arguments = {name.removeprefix(prefix): params[name] for name in params if name.startswith(prefix)}
+            if arguments:
+                _CHECKS[prefix](self, arguments)
+                setattr(self, attribute, {**(getattr(self, attribute) or {}), **arguments})
         return self
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the arguments by name; with `deep` those of `module` as well, as `module__name`."""
-        params: dict[str, Any] = super().get_params(deep=deep)
-        arguments = self.module_arguments if deep and isinstance(self.module_arguments, Mapping) else {}
-        return {**params, **{f"{_OF_MODULE}{name}": value for name, value in arguments.items()}}
+    def get_params(self, deep: bool = True) -> Config:
+        """Return the arguments by name; with `deep` those of `module` and the optimizer, as `module__name`."""
+        params: Config = super().get_params(deep=deep)
+        for prefix, attribute in _ROUTED.items() if deep else ():
+            arguments = getattr(self, attribute)
+            if isinstance(arguments, Mapping):
+                params |= {f"{prefix}{name}": value for name, value in arguments.items()}
+        return params
 
-    def _fit(self, X: Array, y: Array, sample_weight: Any, inputs: int, outputs: int) -> Any:
+    def _fit(self, X: Array, y: Array, sample_weight: UserData, inputs: int, outputs: int) -> Any:
         """Train the network: a new one, or with `warm_start` the one that exists."""
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -129,7 +144,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 f"`module` must be a module or return one for (inputs, outputs). Received: {describe(module)}."
             )
         model = Model(network, device=self.device)
-        optimizer, loss, metrics = (copy.deepcopy(part) for part in (self.optimizer, self.loss, self.metrics))
+        loss, metrics = copy.deepcopy((self.loss, self.metrics))
+        optimizer = _make_optimizer(copy.deepcopy(self.optimizer), self.optimizer_arguments or {})
         model.compile(optimizer, self._default_loss() if loss is None else loss, metrics=metrics)
         if self.learning_rate is not None:
             model.optimizer.learning_rate = self.learning_rate
@@ -138,7 +154,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _default_loss(self) -> Any:
         raise NotImplementedError
 
-    def _outputs(self, X: Any) -> Array:
+    def _outputs(self, X: UserData) -> Array:
         check_is_fitted(self, "model_")
         X = validate_data(self, X, reset=False, dtype=self._dtype(), allow_nd=True)
         return np.asarray(self.model_.predict(X, batch_size=max(self.batch_size, 256)))
@@ -158,6 +174,8 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
             hidden layer of 100 units.
         module_arguments: More arguments for `module`. A search tries values of one as `module__name`.
         optimizer: As in `Model.compile`.
+        optimizer_arguments: Arguments for the optimizer, if that is a name or a class. A search tries values of one as
+            `optimizer__name`.
         learning_rate: The learning rate; by default the optimizer's.
         loss: As in `Model.compile`; by default the crossentropy of logits. Targets are class indices.
         metrics: As in `Model.compile`.
@@ -165,6 +183,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         device: As in `Model`.
         warm_start: Whether another `fit` continues with the trained network.
         random_state: A seed, or NumPy's `RandomState`, that decides weights and order.
+        **routed: Entries of `module_arguments` and `optimizer_arguments`, as `module__name` and `optimizer__name`.
 
     Attributes:
         classes_: The classes, sorted.
@@ -177,9 +196,11 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     >>> X, y = load_iris(return_X_y=True)
     >>> bool(Classifier(learning_rate=0.01, random_state=0).fit(X, y).score(X, y) > 0.9)
     True
+    >>> Classifier(optimizer="sgd", optimizer__momentum=0.9).get_params()["optimizer__momentum"]
+    0.9
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Classifier":
+    def fit(self, X: UserData, y: UserData, sample_weight: UserData = None) -> "Classifier":
         """Train on inputs `(samples, features, …)` and classes `(samples,)` of any kind.
 
         Raises:
@@ -192,17 +213,12 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
             raise ValueError("Classifier needs samples of at least 2 classes in `y`, but there is one class.")
         return self._fit(X, labels, sample_weight, X.shape[1], len(self.classes_))  # type: ignore[no-any-return]
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: UserData) -> Array:
         """Return the probabilities of the classes, `(samples, classes)`."""
-        outputs = torch.from_numpy(self._outputs(X)).double()
-        are_logits = loss_traits(self._default_loss() if self.loss is None else self.loss).from_logits
-        if outputs.ndim == 1 or outputs.shape[1] == 1:
-            single = outputs.reshape(-1, 1)
-            single = single.sigmoid() if are_logits else single
-            return torch.cat([1 - single, single], 1).numpy()
-        return (outputs.softmax(1) if are_logits else outputs).numpy()
+        traits = loss_traits(self._default_loss() if self.loss is None else self.loss)
+        return _probabilities(self._outputs(X), traits.from_logits)
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: UserData) -> Array:
         """Return the most probable classes, `(samples,)`."""
         best = self.predict_proba(X).argmax(1)
         return np.asarray(self.classes_[best])
@@ -222,7 +238,7 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     True
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Regressor":
+    def fit(self, X: UserData, y: UserData, sample_weight: UserData = None) -> "Regressor":
         """Train on inputs `(samples, features, …)` and numbers `(samples,)` or `(samples, outputs)`.
 
         Raises:
@@ -233,7 +249,7 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         targets = np.asarray(y, "float32").reshape(len(y), -1)
         return self._fit(X, targets, sample_weight, X.shape[1], targets.shape[1])  # type: ignore[no-any-return]
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: UserData) -> Array:
         """Return the predictions, in the shape of the targets passed to `fit`."""
         outputs = self._outputs(X).astype("float64")
         return outputs.reshape(-1) if self._is_flat else outputs
@@ -248,6 +264,99 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         return tags
 
 
+class EpochScoring(Callback):
+    """Score predictions with scikit-learn after every epoch, and add the score to the logs.
+
+    Scores of scikit-learn, such as `f1_score` or the area under a curve, need all predictions together: this predicts
+    `data` once more, at the end of an epoch. Other callbacks may monitor the score by its name.
+
+    Args:
+        scoring: The name of a scorer of scikit-learn ("roc_auc", "f1_macro", "neg_median_absolute_error", …), a scorer
+            made by `make_scorer`, or a function `(y_true, y_pred)` of `sklearn.metrics`, which gets classes or values.
+        data: `(x, y)` of arrays: what to predict, and the true classes or values.
+        name: The key in the logs; by default the name of the scorer or function, with `val_` before it.
+        batch_size: Samples per batch of the prediction.
+
+    Raises:
+        ValueError: If there is no such scorer, or `data` is no pair.
+
+    >>> EpochScoring("f1_macro", (np.ones((4, 2)), [0, 1, 0, 1])).name
+    'val_f1_macro'
+    """
+
+    def __init__(
+        self, scoring: Any, data: tuple[UserData, UserData], name: str | None = None, batch_size: int = 256
+    ) -> None:
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise ValueError(f"`data` must be (x, y). Received: {describe(data)}.")
+        if not (isinstance(scoring, str) or callable(scoring)):
+            raise ValueError(f"`scoring` must be the name of a scorer or a function. Received: {describe(scoring)}.")
+        is_function = inspect.isfunction(scoring)
+        self._score = make_scorer(scoring) if is_function else get_scorer(scoring)
+        told = scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
+        self.name = name or f"val_{told}"
+        self.data = data
+        self.batch_size = batch_size
+        self.written_logs = (self.name,)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Add the score of this epoch to the logs."""
+        x, y = self.data
+        outputs = np.asarray(self.model.predict(x, batch_size=self.batch_size, verbose=0))
+        score = float(self._score(_estimator_of(self.model, outputs, np.asarray(y)), x, y))
+        if logs is not None:
+            logs[self.name] = score
+
+
+class _Predicted(BaseEstimator):  # type: ignore[misc]
+    """Stands for a model whose outputs are known."""
+
+    def __init__(self, outputs: Array) -> None:
+        self.outputs = outputs
+
+    def fit(self, X: UserData, y: UserData) -> "_Predicted":
+        """Do nothing: scorers ask for it."""
+        return self
+
+    def predict(self, X: UserData) -> Array:
+        """Return the values, in one axis where there is one for each sample."""
+        return self.outputs[:, 0] if self.outputs.shape[1:] == (1,) else self.outputs
+
+
+class _PredictedClasses(ClassifierMixin, _Predicted):  # type: ignore[misc]
+    """Stands for a classifier whose probabilities are known."""
+
+    def __init__(self, outputs: Array) -> None:
+        super().__init__(outputs)
+        self.classes_ = np.arange(outputs.shape[1])
+
+    def predict_proba(self, X: UserData) -> Array:
+        """Return the probabilities of the classes."""
+        return self.outputs
+
+    def predict(self, X: UserData) -> Array:
+        """Return the most probable classes."""
+        return np.asarray(self.outputs.argmax(1))
+
+
+def _estimator_of(model: Model, outputs: Array, y: Array) -> _Predicted:
+    """Return an estimator with these outputs, a classifier if the targets are classes."""
+    are_classes = y.ndim == 1 and y.dtype.kind in "biu"
+    if not are_classes:
+        return _Predicted(outputs)
+    return _PredictedClasses(_probabilities(outputs, loss_traits(model.loss).from_logits))
+
+
+def _probabilities(outputs: Array, are_logits: bool) -> Array:
+    """Return the probabilities of the classes, `(samples, classes)`, also for one unit of two classes."""
+    values = torch.from_numpy(outputs).double()
+    if values.ndim == 1 or values.shape[1] == 1:
+        single = values.reshape(-1, 1)
+        single = single.sigmoid() if are_logits else single
+        return torch.cat([1 - single, single], 1).numpy()
+    return (values.softmax(1) if are_logits else values).numpy()
+
+
 def _network(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 100), nn.ReLU(), nn.Linear(100, outputs))
 
@@ -259,13 +368,37 @@ def _check_nested(estimator: _Estimator, name: str) -> None:
     if separator and outer in estimator.get_params(deep=False) and not hasattr(value, "set_params"):
         raise ValueError(
             f"`{name}`: `{outer}` is {describe(value)}, which has no arguments to set. Search over `{outer}` itself, "
-            "with the values or objects to try; there are `learning_rate` for the rate and `module__name` for "
-            "arguments of `module`."
+            "with the values or objects to try; there are `module__name` and `optimizer__name` for arguments of these."
         )
 
 
-def _check_arguments(module: Any, arguments: Mapping[str, Any]) -> None:
+def _without_routed(params: Config) -> Config:
+    """Return the arguments that are the estimator's own."""
+    return {name: value for name, value in params.items() if not name.startswith(tuple(_ROUTED))}
+
+
+def _make_optimizer(optimizer: Any, arguments: Config) -> Any:
+    """Return an optimizer with arguments: for a name or a class one that is built with them."""
+    if not arguments:
+        return optimizer
+    kind = optimizer if isinstance(optimizer, type) else type(resolve_optimizer(optimizer))
+    if issubclass(kind, torch.optim.Optimizer):
+        return functools.partial(kind, **arguments)
+    return kind(**arguments)
+
+
+def _check_optimizer(estimator: _Estimator, arguments: Config) -> None:
+    """Check that the optimizer can be built with arguments."""
+    if not isinstance(estimator.optimizer, (str, type)):
+        raise ValueError(
+            f"`optimizer__{next(iter(arguments))}` sets an argument of an optimizer that is a name or a class, but "
+            f"`optimizer` is {describe(estimator.optimizer)}. Pass its name or its class."
+        )
+
+
+def _check_module(estimator: _Estimator, arguments: Config) -> None:
     """Check that what makes the network takes these arguments."""
+    module = estimator.module
     if module is None or isinstance(module, nn.Module):
         raise ValueError(
             f"`module__{next(iter(arguments))}` sets an argument of the function that makes the network, but `module` "
@@ -279,7 +412,10 @@ def _check_arguments(module: Any, arguments: Mapping[str, Any]) -> None:
             raise ValueError(f"`module__{name}`: `module` takes no argument {name!r}. {did_you_mean(name, parameters)}")
 
 
-def _build_network(module: Callable[..., Any], inputs: int, outputs: int, arguments: Mapping[str, Any]) -> Any:
+_CHECKS = {"module__": _check_module, "optimizer__": _check_optimizer}
+
+
+def _build_network(module: Callable[..., Any], inputs: int, outputs: int, arguments: Config) -> Any:
     """Call what makes the network with the numbers of inputs and outputs, or without if it takes neither."""
     if _takes(module, inputs, outputs, **arguments):
         return module(inputs, outputs, **arguments)

@@ -1,4 +1,6 @@
 import shutil
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ import torchfit
 from torchfit.utils import plot_model
 
 pytest.importorskip("torchview", reason="draws with torchview")
-needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz' program `dot` is not installed")
+needs_graphviz = pytest.mark.skipif(
+    shutil.which("dot") is None and find_spec("pygraphviz") is None, reason="Graphviz is not installed"
+)
 
 
 class Block(nn.Module):
@@ -34,14 +38,14 @@ def text_of(model, tmp_path, **options):
     return (tmp_path / "model.svg").read_text()
 
 
-@needs_dot
+@needs_graphviz
 def test_layers_and_shapes(tmp_path):
     text = text_of(torchfit.Model(Net(), device="cpu"), tmp_path, show_shapes=True, input_shape=(4,))
     assert all(part in text for part in (">Block<", ">Linear<", ">output: (None, 1)<"))
     assert ">relu<" not in text
 
 
-@needs_dot
+@needs_graphviz
 def test_nested_layers_with_everything(tmp_path):
     model = torchfit.Model(Net(), device="cpu")
     model.module.head.requires_grad_(False)
@@ -51,7 +55,7 @@ def test_nested_layers_with_everything(tmp_path):
         assert part in text
 
 
-@needs_dot
+@needs_graphviz
 def test_activations_inside_of_layers(tmp_path):
     class Recurrent(nn.Module):
         def __init__(self):
@@ -65,7 +69,7 @@ def test_activations_inside_of_layers(tmp_path):
     assert ">activation: relu<" in text
 
 
-@needs_dot
+@needs_graphviz
 def test_shapes_come_from_the_data_seen_and_nothing_changes(tmp_path):
     class Own(torchfit.Model):
         def __init__(self):
@@ -80,11 +84,12 @@ def test_shapes_come_from_the_data_seen_and_nothing_changes(tmp_path):
     state, training = torch.get_rng_state(), model.training
     text = text_of(model, tmp_path, show_shapes=True, rankdir="LR")
     assert ">shape: (None, 3)<" in text
+    assert all(name in text for name in (">a<", ">b<"))
     assert torch.equal(state, torch.get_rng_state())
     assert model.training is training
 
 
-@needs_dot
+@needs_graphviz
 def test_files(tmp_path):
     assert plot_model(nn.Linear(2, 1), tmp_path / "new" / "model", input_shape=(2,)) is None
     assert (tmp_path / "new" / "model.png").read_bytes().startswith(b"\x89PNG")
@@ -92,7 +97,8 @@ def test_files(tmp_path):
 
 def test_without_dot_there_is_a_line_to_type(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ImportError, match="apt install graphviz"):
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    with pytest.raises(ImportError, match=r"pip install pygraphviz.*apt install graphviz"):
         plot_model(nn.Linear(2, 1), tmp_path / "model.png", input_shape=(2,))
 
 

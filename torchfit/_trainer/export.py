@@ -13,19 +13,22 @@ from torch import Tensor, nn
 
 from torchfit._serialization.files import PathLike, write_atomically
 from torchfit._trainer.module_call import Signature, make_module_call
+from torchfit._types import Config, Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import device_of, floating_dtype_of, has_lazy_weights, training_mode
 
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-Dimensions: TypeAlias = dict[int, Any]
+Arguments: TypeAlias = tuple[tuple[Nested, ...], Config]
+"""Positional and named arguments."""
+
+Dimensions: TypeAlias = dict[int, object]
 
 _FORMAT_OF_ENDING = {".onnx": "onnx", ".pt2": "torch", ".ts": "torchscript", ".torchscript": "torchscript"}
 _EXAMPLE_ROWS = 2  # torch.export takes a size of 1 for one that is always 1.
 
 
 def export_module(
-    module: nn.Module, signature: Signature, example: Any, path: PathLike, format: str | None, **options: Any
+    module: nn.Module, signature: Signature, example: Nested, path: PathLike, format: str | None, **options: Any
 ) -> None:
     """Write a file of a module in evaluation mode, for batches of any size.
 
@@ -53,13 +56,14 @@ def export_module(
             raise
         except Exception as error:
             raise ValueError(
-                f"torch could not export {type(module).__name__}: {str(error).strip().splitlines()[0]}. A `forward` that "
-                'branches on values cannot be exported as it is; format="torchscript" records the operations of one call.'
+                f"torch could not export {type(module).__name__}: {str(error).strip().splitlines()[0]}. A `forward` "
+                'that branches on values cannot be exported as it is; format="torchscript" records the operations of '
+                "one call."
             ) from error
     write_atomically(path, [content])
 
 
-def _batch_like(module: nn.Module, leaf: Any) -> Any:
+def _batch_like(module: nn.Module, leaf: Nested) -> Nested:
     """Return a batch of a sample, on the device and in the floating dtype of a module."""
     if not isinstance(leaf, Tensor):
         return leaf
@@ -67,14 +71,13 @@ def _batch_like(module: nn.Module, leaf: Any) -> Any:
     return batch.to(device_of(module), floating_dtype_of(module) if leaf.is_floating_point() else None)
 
 
-def _arguments(signature: Signature, inputs: Any) -> Arguments:
+def _arguments(signature: Signature, inputs: Nested) -> Arguments:
     """Return the arguments that the module is called with for these inputs."""
-    call: Callable[..., Any] = make_module_call(signature, inputs)
-    arguments: Arguments = call(lambda *args, **kwargs: (args, kwargs), inputs)
-    return arguments
+    call: Callable[..., Arguments] = make_module_call(signature, inputs)
+    return call(lambda *args, **kwargs: (args, kwargs), inputs)
 
 
-def _writer_of(path: PathLike, format: str | None) -> Callable[[nn.Module, Arguments, dict[str, Any]], bytes]:
+def _writer_of(path: PathLike, format: str | None) -> Callable[[nn.Module, Arguments, Config], bytes]:
     name = _FORMAT_OF_ENDING.get(os.path.splitext(os.fspath(path))[1].lower()) if format is None else format
     if name not in _WRITERS:
         raise ValueError(
@@ -84,19 +87,18 @@ def _writer_of(path: PathLike, format: str | None) -> Callable[[nn.Module, Argum
     return _WRITERS[name]
 
 
-def _to_torch(module: nn.Module, arguments: Arguments, options: dict[str, Any]) -> bytes:
+def _to_torch(module: nn.Module, arguments: Arguments, options: Config) -> bytes:
     args, kwargs, shapes = _dynamic(arguments)
     buffer = io.BytesIO()
     torch.export.save(torch.export.export(module, args, kwargs, dynamic_shapes=shapes, **options), buffer)
     return buffer.getvalue()
 
 
-def _to_onnx(module: nn.Module, arguments: Arguments, options: dict[str, Any]) -> bytes:
-    for package in ("onnx", "onnxscript"):
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise ImportError(f"The format 'onnx' needs {package}. Type: pip install onnx onnxscript") from error
+def _to_onnx(module: nn.Module, arguments: Arguments, options: Config) -> bytes:
+    try:
+        import_module("onnxscript")
+    except ImportError as error:
+        raise ImportError("The format 'onnx' needs onnx and onnxscript. Type: pip install onnx onnxscript") from error
     args, kwargs, shapes = _dynamic(arguments)
     given = {"dynamo": True, "verbose": False, "dynamic_shapes": shapes, **options}
     program = torch.onnx.export(module, args, kwargs=kwargs, **given)
@@ -104,23 +106,21 @@ def _to_onnx(module: nn.Module, arguments: Arguments, options: dict[str, Any]) -
     return bytes(program.model_proto.SerializeToString())
 
 
-def _to_torchscript(module: nn.Module, arguments: Arguments, options: dict[str, Any]) -> bytes:
+def _to_torchscript(module: nn.Module, arguments: Arguments, options: Config) -> bytes:
     args, kwargs = arguments
-    if kwargs:
-        traced = torch.jit.trace(module, example_kwarg_inputs=kwargs, **options)
-    else:
-        traced = torch.jit.trace(module, args, **options)
+    trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace
+    traced = trace(module, example_kwarg_inputs=kwargs, **options) if kwargs else trace(module, args, **options)
     buffer = io.BytesIO()
-    torch.jit.save(traced, buffer)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, buffer)
     return buffer.getvalue()
 
 
-def _dynamic(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def _dynamic(arguments: Arguments) -> tuple[tuple[Nested, ...], Config, Nested]:
     """Return arguments, and which of their axes has any size: the first one of every tensor, the batch."""
     batch = torch.export.Dim("batch", min=1)
     args, kwargs = arguments
 
-    def dimensions(leaf: Any) -> Dimensions | None:
+    def dimensions(leaf: Nested) -> Dimensions | None:
         return {0: batch} if isinstance(leaf, Tensor) else None
 
     return args, kwargs, tree.map(dimensions, {**kwargs} if kwargs else args)

@@ -60,4 +60,4 @@ def _matplotlib(part: str) -> Any:
     try:
         return import_module(f"matplotlib.{part}")
     except ImportError as error:
-        raise ImportError('Plots need matplotlib. Run: pip install "torchfit[plot]"') from error
+        raise ImportError("Plots need matplotlib. Type: pip install matplotlib") from error

@@ -15,7 +15,7 @@ def require_package(package: str, owner: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise ImportError(f'{owner} needs the package {package}. Type: pip install "torchfit[tracking]"') from error
+        raise ImportError(f"{owner} needs the package {package}. Type: pip install {package}") from error
 
 
 def run_config(model: Any, params: Params) -> StateDict:

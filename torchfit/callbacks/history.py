@@ -114,7 +114,7 @@ class History(Callback):
     def plot(self, *names: str) -> Any:
         """Plot each value over the epochs, training and validation together, and mark the best epoch.
 
-        Needs matplotlib (`pip install "torchfit[plot]"`), which is imported here. Epochs count from 1. The best epoch
+        Needs matplotlib (`pip install matplotlib`), which is imported here. Epochs count from 1. The best epoch
         is that with the best value of validation, or of training if there is no validation.
 
         Args:

@@ -10,7 +10,7 @@ from torchfit.callbacks.base import Callback
 class MLflowLogger(Callback):
     """Log every epoch, and how the run is set up, to MLflow.
 
-    Needs the package mlflow or mlflow-skinny (`pip install "torchfit[tracking]"`), which is imported when training
+    Needs the package mlflow or mlflow-skinny (`pip install mlflow-skinny`), which is imported when training
     starts. An active run (`mlflow.start_run`) is used and left open; otherwise a run is started, and ended with the
     training.
 

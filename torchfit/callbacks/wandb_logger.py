@@ -10,7 +10,7 @@ from torchfit.callbacks.base import Callback
 class WandbLogger(Callback):
     """Log every epoch, and how the run is set up, to Weights & Biases.
 
-    Needs the package wandb (`pip install "torchfit[tracking]"`), which is imported when training starts. An
+    Needs the package wandb (`pip install wandb`), which is imported when training starts. An
     active run (`wandb.init`) is used and left open; otherwise a run is started, and finished with the training.
 
     Args:

@@ -9,6 +9,7 @@ from torchfit._utils.console import (
 )
 from torchfit._utils.freezing import freeze, unfreeze
 from torchfit.utils.arrays import normalize, pad_sequences, to_categorical
+from torchfit.utils.images import image_dataset_from_directory
 from torchfit.utils.learning_rate_finder import LRFinderResult, lr_find
 from torchfit.utils.model_plot import plot_model
 from torchfit.utils.progbar import Progbar
@@ -16,6 +17,7 @@ from torchfit.utils.random_state import set_random_seed
 from torchfit.utils.session import clear_session
 from torchfit.utils.splitting import split_dataset
 from torchfit.utils.timeseries import timeseries_dataset_from_array
+from torchfit.utils.worst_samples import WorstSamples, worst_samples
 
 __all__ = [
     "DatasetCreator",
@@ -24,10 +26,12 @@ __all__ = [
     "Progbar",
     "PyDataset",
     "Sequence",
+    "WorstSamples",
     "clear_session",
     "disable_interactive_logging",
     "enable_interactive_logging",
     "freeze",
+    "image_dataset_from_directory",
     "is_interactive_logging_enabled",
     "lr_find",
     "normalize",
@@ -38,4 +42,5 @@ __all__ = [
     "timeseries_dataset_from_array",
     "to_categorical",
     "unfreeze",
+    "worst_samples",
 ]

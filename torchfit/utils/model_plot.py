@@ -51,7 +51,8 @@ def plot_model(
 ) -> Any:
     """Draw the graph of a model: its layers and the functions between them, as one batch goes through.
 
-    Needs the packages torchview and graphviz (`pip install "torchfit[plot]"`) and the program `dot` of Graphviz.
+    Needs the packages torchview, graphviz and pygraphviz (`pip install torchview graphviz pygraphviz`); in the place of
+    the last one the program `dot` of Graphviz will do.
 
     Args:
         model: A `Model`, or a module.
@@ -80,19 +81,33 @@ def plot_model(
     stem, ending = os.path.splitext(path)
     style = Style(show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable)
     graph = model_to_dot(model, style, rankdir, expand_nested, dpi, splines, input_shape)
-    try:
-        content = graph.pipe(format=ending[1:].lower() or "png")
-    except import_module("graphviz").ExecutableNotFound as error:
-        raise ImportError(
-            "plot_model needs the program `dot` of Graphviz. Type one of: sudo apt install graphviz (Debian, Ubuntu), "
-            "brew install graphviz (macOS), conda install graphviz, winget install graphviz (Windows)."
-        ) from error
+    content = _render(graph, ending[1:].lower() or "png")
     path = path if ending else f"{stem}.png"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "wb") as file:
         file.write(content)
     is_shown = in_notebook() and ending.lower() in ("", ".png", ".jpg", ".jpeg")
     return import_module("IPython.display").Image(data=content) if is_shown else None
+
+
+def _render(graph: Any, format: str) -> bytes:
+    """Return the picture: drawn by pygraphviz, which brings Graphviz with it, or by the program `dot`."""
+    try:
+        content: bytes = import_module("pygraphviz").AGraph(string=graph.source).draw(format=format, prog="dot")
+    except ImportError:
+        content = _run_dot(graph, format)
+    return content
+
+
+def _run_dot(graph: Any, format: str) -> bytes:
+    try:
+        content: bytes = graph.pipe(format=format)
+    except import_module("graphviz").ExecutableNotFound as error:
+        raise ImportError(
+            "plot_model needs Graphviz. Type: pip install pygraphviz, which brings it; or install its program `dot`: "
+            "sudo apt install graphviz (Debian, Ubuntu), brew install graphviz (macOS), conda install graphviz."
+        ) from error
+    return content
 
 
 def model_to_dot(
@@ -112,6 +127,7 @@ def model_to_dot(
         traced = torchview.draw_graph(module, input_data=arguments, **options)
     graph = traced.visual_graph
     labels = Labels(module, inputs, style)
+    labels.name_inputs(traced.root_container, list(example if isinstance(example, Mapping) else _input_names(model)))
     traced.get_node_label = labels.label
     graph.clear(keep_attrs=False)
     graph.attr(rankdir=rankdir, dpi=str(dpi), splines=splines, fontname=_FONT, ranksep="0.35", nodesep="0.3")
@@ -139,6 +155,12 @@ class Labels:
         self._layers = {id(layer): (name, layer) for name, layer in module.named_modules()}
         self._style = style
         self._dtypes = _dtypes(module, inputs) if style.dtype else {}
+        self._input_names: dict[int, str] = {}
+
+    def name_inputs(self, nodes: Sequence[Any], names: Sequence[str]) -> None:
+        """Give the inputs their names, if there are several."""
+        if len(nodes) > 1:
+            self._input_names = {id(node): name for node, name in zip(nodes, names)}
 
     def label(self, node: Any) -> str:
         """Return the label of one of torchview's nodes."""
@@ -149,7 +171,8 @@ class Labels:
 
     def _title(self, node: Any) -> str:
         name, layer = self._layers.get(getattr(node, "compute_unit_id", 0), ("", None))
-        kind = str(node.name).removesuffix("-tensor") if layer is None else type(layer).__name__
+        named = self._input_names.get(id(node), str(node.name).removesuffix("-tensor"))
+        kind = named if layer is None else type(layer).__name__
         return f"{name} ({kind})" if name and self._style.names else kind
 
     def _lines(self, node: Any) -> Iterator[str]:
@@ -216,6 +239,10 @@ def _example(model: Any, input_shape: Any) -> Any:
     return example
 
 
+def _input_names(model: Any) -> Sequence[str]:
+    return getattr(model, "input_names", ())
+
+
 def _placed(leaf: Any, module: nn.Module) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
@@ -227,4 +254,6 @@ def _torchview() -> Any:
         import_module("graphviz")
         return import_module("torchview")
     except ImportError as error:
-        raise ImportError('plot_model needs torchview and graphviz. Type: pip install "torchfit[plot]"') from error
+        raise ImportError(
+            "plot_model needs torchview and graphviz. Type: pip install torchview graphviz pygraphviz"
+        ) from error
