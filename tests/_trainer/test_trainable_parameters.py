@@ -278,3 +278,48 @@ def test_the_parameters_of_a_loss_are_trained_beside_callbacks_that_look_at_the_
     loss = ScaledError()
     fit(compiled(torchfit.Model, network(), optimizer, loss), epochs=2, callbacks=[callback])
     assert loss.scale.item() != 1.0
+
+
+# -- parameters of losses that are seen, or not ----------------------------------------------------------------------
+
+AROUND = ScaledError()
+
+
+def with_global(y_true, y_pred):
+    return AROUND(y_pred, y_true)
+
+
+def with_argument(y_true, y_pred, inner):
+    return inner(y_pred, y_true)
+
+
+@pytest.mark.parametrize("name", ["AROUND", "local"])
+def test_a_module_that_a_function_uses_as_a_loss_is_told_of(name):
+    local = ScaledError()
+    loss = with_global if name == "AROUND" else lambda y_true, y_pred: local(y_pred, y_true)
+    model = compiled(torchfit.Model, network(), "adam", loss)
+    with pytest.warns(UserWarning, match=rf"The loss uses '{name}', a ScaledError whose parameters are not trained"):
+        fit(model)
+
+
+def test_modules_that_are_arguments_frozen_or_the_network_itself_are_nothing_to_tell(recwarn):
+    net, frozen = network(), ScaledError().requires_grad_(False)
+    fit(compiled(torchfit.Model, net, "adam", functools.partial(with_argument, inner=ScaledError())))
+    fit(compiled(torchfit.Model, net, "adam", lambda y_true, y_pred: frozen(y_pred, y_true) + net[0].weight.sum()))
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_loss_is_trained_beside_a_frozen_network(recwarn):
+    net, loss = network().requires_grad_(False), ScaledError()
+    fit(compiled(torchfit.Model, net, "adam", loss))
+    assert loss.scale.item() != 1.0
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_hooks_of_an_optimizer_are_told_of_when_they_are_not_saved(tmp_path):
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    model = compiled(torchfit.Model, net, optimizer)
+    with pytest.warns(UserWarning, match=r"The hooks of SGD are code, and are not saved"):
+        model.save(tmp_path / "model")

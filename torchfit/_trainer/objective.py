@@ -35,7 +35,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, has_index_targets
 from torchfit.losses.functional_loss import OverOutputs
-from torchfit.losses.identifiers import loss_modules, resolve_loss
+from torchfit.losses.identifiers import hidden_modules, loss_modules, resolve_loss
 
 _MAX_CACHED_STRUCTURES = 16
 
@@ -66,6 +66,10 @@ class UncompiledObjective:
     update_metrics = own_loss = loss
 
     def loss_modules(self) -> list[nn.Module]:
+        """Return no modules."""
+        return []
+
+    def hidden_modules(self) -> list[tuple[str, nn.Module]]:
         """Return no modules."""
         return []
 
@@ -149,6 +153,10 @@ class Objective:
 
     def _find_modules(self) -> list[nn.Module]:
         return [*{id(module): module for loss in tree.leaves(self._losses) for module in loss_modules(loss)}.values()]
+
+    def hidden_modules(self) -> list[tuple[str, nn.Module]]:
+        """Return the modules that functions among the losses use, but do not get as arguments, by variable."""
+        return [found for loss in tree.leaves(self._losses) for found in hidden_modules(loss)]
 
     def own_loss(self, outputs: Nested) -> Tensor | None:
         """Return the loss that the module computed itself, `None` if it returned none; a line in the log says so."""

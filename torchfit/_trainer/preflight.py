@@ -3,7 +3,8 @@
 Each check stands where it costs least, and none needs a step of its own:
 
 - names of monitored values, and whether files can be written: the callbacks, in `on_train_begin`;
-- frozen layers that go on changing, layers frozen as in Keras: here, from the modules alone;
+- frozen layers that go on changing, layers frozen as in Keras, modules that functions use as losses: here, from the
+  modules and functions alone;
 - shapes: the losses, at every call;
 - a last batch of one sample, which batch normalisation cannot be trained on: here, without values;
 - class indices, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
@@ -15,11 +16,13 @@ So data that can be gone through once lose nothing, and random states, buffers a
 
 import inspect
 import warnings
+from collections.abc import Container, Sequence
 
 from torch import nn
 
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._trainer.module_call import make_module_call
+from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._trainer.shape_inference import infer_output_shapes
 from torchfit._trainer.steps import StepState, count_rows
 from torchfit._utils import tree
@@ -29,10 +32,20 @@ _MAX_NAMES = 3
 _ONE_VALUE = "more than 1 value per channel"
 
 
-def preflight(module: nn.Module, state: StepState, batches: EpochIterator) -> None:
-    """Check the module, which is in train mode, and the last batch, and have the objective check the first one."""
+def preflight(
+    module: nn.Module, state: StepState, batches: EpochIterator, parameters: Sequence[nn.Parameter]
+) -> None:
+    """Check the module, which is in train mode, and the last batch, and have the objective check the first one.
+
+    Args:
+        module: What is trained.
+        state: Its step state.
+        batches: The training data.
+        parameters: Those of the module and of losses.
+    """
     state.objective.checks_first_batch = True
-    if not any(parameter.requires_grad for parameter in module.parameters()):
+    _warn_of_hidden_modules(state.objective, set(map(id, parameters)))
+    if not any(parameter.requires_grad for parameter in parameters):
         warnings.warn(
             f"{type(module).__name__} has no trainable parameters, so `fit` updates only buffers, such as running "
             "statistics. If its parameters are frozen by mistake, call torchfit.utils.unfreeze(model).",
@@ -50,6 +63,18 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator) -> No
             "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode.",
             stacklevel=3,
         )
+
+
+def _warn_of_hidden_modules(objective: Objective | UncompiledObjective, known: Container[int]) -> None:
+    """Warn of modules that a function of the user's uses as a loss, and whose parameters nobody trains."""
+    for name, used in objective.hidden_modules():
+        if any(parameter.requires_grad and id(parameter) not in known for parameter in used.parameters()):
+            warnings.warn(
+                f"The loss uses {name!r}, a {type(used).__name__} whose parameters are not trained with the model. "
+                f"Pass it where it is seen, compile(loss=functools.partial(function, {name}={name})), or the module "
+                "itself; or freeze it with requires_grad_(False) if it is meant to stay.",
+                stacklevel=4,
+            )
 
 
 def _check_last_batch(module: nn.Module, state: StepState, batches: EpochIterator) -> None:

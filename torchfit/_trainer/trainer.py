@@ -190,7 +190,8 @@ class Trainer:
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
     ) -> StepFn:
         if model.preflight:
-            preflight(model.module, self.state, batches)
+            parameters = [parameter for _, parameter in self.state.named_parameters(model)]
+            preflight(model.module, self.state, batches, parameters)
         expected_steps = batches.steps and batches.steps * epochs
         step = TrainStep(model, self.state, callbacks.keeps_batch_logs, self._microbatches, expected_steps)
         run_step = self.execution.bind(step, batches)

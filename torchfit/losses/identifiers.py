@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -138,20 +138,34 @@ def loss_modules(loss: object) -> list[nn.Module]:
     """
     found: dict[tuple[int, ...], nn.Module] = {}
     own: dict[str, nn.Parameter] = {}
-    stack: list[tuple[str, object]] = [("", loss)]
-    seen: set[int] = set()
-    while stack:
-        name, value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
+    for name, value in _walk(loss):
         if isinstance(value, nn.Module):
             found.setdefault(_identity(value), value)
         elif isinstance(value, nn.Parameter):
             own[name] = value
-        else:
-            stack += [(f"{name}_{key}" if name else str(key), part) for key, part in reversed(_parts_of(value))]
     return [*found.values(), *([nn.ParameterDict(own)] if own else [])]
+
+
+def hidden_modules(loss: object) -> list[tuple[str, nn.Module]]:
+    """Return the modules that the functions of a loss use from around them, by the names of the variables."""
+    found: dict[str, object] = {}
+    for _, value in _walk(loss):
+        if inspect.isfunction(value):
+            used = inspect.getclosurevars(value)
+            found.update({**used.globals, **used.nonlocals})
+    return [(name, value) for name, value in found.items() if isinstance(value, nn.Module)]
+
+
+def _walk(loss: object) -> Iterator[tuple[str, object]]:
+    """Yield what a loss is made of, each once, down to modules and tensors."""
+    stack: list[tuple[str, object]] = [("", loss)]
+    seen: set[int] = set()
+    while stack:
+        name, value = stack.pop()
+        if id(value) not in seen:
+            seen.add(id(value))
+            yield name, value
+            stack += [(f"{name}_{key}" if name else str(key), part) for key, part in reversed(_parts_of(value))]
 
 
 def _identity(module: nn.Module) -> tuple[int, ...]:
@@ -165,6 +179,6 @@ def _parts_of(value: object) -> list[tuple[str | int, object]]:
         return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
     if inspect.ismethod(value):
         return [("self", value.__self__)]
-    if callable(value) and not isinstance(value, (type, Tensor)):
-        return list(getattr(value, "__dict__", {}).items())
-    return [] if isinstance(value, Tensor) else tree.children(value)
+    if isinstance(value, (type, Tensor, nn.Module)):
+        return []
+    return list(getattr(value, "__dict__", {}).items()) if callable(value) else tree.children(value)

@@ -88,6 +88,17 @@ def config_of(optimizer: Any) -> tuple[Any, dict[str, Any]]:
     )
 
 
+def warn_of_hooks(optimizer: torch.optim.Optimizer) -> None:
+    """Warn of hooks of an optimizer, such as one that clips gradients, which are code that is not saved."""
+    hooks = [hook for name, found in vars(optimizer).items() if name.endswith("_hooks") for hook in found.values()]
+    if hooks:
+        warnings.warn(
+            f"The hooks of {type(optimizer).__name__} are code, and are not saved: {describe(hooks[0])}. Register them "
+            "again after loading.",
+            stacklevel=3,
+        )
+
+
 def default_rate(factory: Any) -> float | None:
     """Return the learning rate that a factory was given, if it shows."""
     rate = factory.keywords.get("lr") if isinstance(factory, functools.partial) else None

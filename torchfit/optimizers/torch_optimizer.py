@@ -459,6 +459,8 @@ class TorchOptimizer:
             ValueError: the optimizer is made by a callable that is neither a class nor a `functools.partial` of one,
                 or has several groups, and the names of their parameters are not known yet.
         """
+        if self.optimizer is not None:
+            _torch_optim.warn_of_hooks(self.optimizer)
         target, arguments = _torch_optim.config_of(self.optimizer if self.optimizer is not None else self._factory)
         if not self.built and self._pending_learning_rate is not None:
             arguments["lr"] = self._pending_learning_rate
