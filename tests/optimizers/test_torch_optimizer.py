@@ -386,3 +386,14 @@ def test_a_copy_of_an_optimizer_with_a_scheduler_makes_steps_of_its_own():
     go_on(other, twin)
     assert all(map(torch.equal, before, net.parameters()))
     assert not any(map(torch.equal, before, twin.parameters()))
+
+
+@pytest.mark.parametrize(("name", "value"), [("exp_avg", torch.zeros(7)), ("exp_avg", "text"), ("exp_avg_sq", None)])
+def test_the_first_step_with_a_damaged_state_says_where_it_is_from(name, value):
+    net = network()
+    optimizer = trained(lambda net: torch.optim.Adam(net.parameters(), 0.1), net)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["torch"]["state"][0][name] = value
+    optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"The step of Adam failed with the state that was loaded.*damaged"):
+        go_on(optimizer, net)

@@ -166,7 +166,7 @@ class TrainingState:
         self._epochs, self._step = range(position["epoch"], self._epochs.stop), position["step"]
         self._is_resumed = True
         self._logs = dict(state["logs"])
-        self._stop_flags.stop_training = state["stop_training"]
+        self._stop_flags.stop_training = bool(state["stop_training"])
         self._batches.load_state_dict(state["data"])
         for name, component in self._components.items():
             component.load_state_dict(state[name])

@@ -41,6 +41,24 @@ def uses_of_closures(made: Any) -> tuple[bool, bool]:
     return needed, needed or (parameter is not None and not _is_of_torch(kind.step))
 
 
+def explain(
+    error: Exception, optimizer: torch.optim.Optimizer, is_restored: bool, may_need_closure: bool
+) -> Exception | None:
+    """Return what to raise instead of an error of `step`, if the reason may be known."""
+    failed = f"The step of {type(optimizer).__name__} failed"
+    if is_restored:
+        return ValueError(
+            f"{failed} with the state that was loaded: {error!r}. The file is damaged, or the state belongs to another "
+            "optimizer. To start with a new state, load the model with compile=False, or delete the backup."
+        )
+    if may_need_closure:
+        return TypeError(
+            f"{failed}: {error!r}. If it needs a closure, leave `microbatch` out of `compile`, or pass it in a "
+            "`train_step` of your own: self.optimizer.step(closure=closure)."
+        )
+    return None
+
+
 def evaluates_itself(optimizer: torch.optim.Optimizer) -> bool | None:
     """Return whether `step` needs no gradients before it calls its closure: known of those of torch, `None` else."""
     return True if _is_of_torch(type(optimizer).step) else None

@@ -91,7 +91,7 @@ class TorchOptimizer:
         self._left_out: list[NamedTensor] = []
         self._params = Parameters([])
         self._with_grad: list[Tensor] = []
-        self._clears_module = self._is_synced = False
+        self._clears_module = self._is_synced = self._is_restored = False
         self._pending_state: StateDict | None = None
         self._pending_learning_rate: float | None = None
         self._rate_ratios: list[float] | None = None
@@ -236,19 +236,18 @@ class TorchOptimizer:
             self._params.warn_missing_gradients(present or list(range(len(self._params.tensors))))
         result = self._step_alone() if closure is None else self._step_with(torch.enable_grad()(closure))
         self._num_updates += 1
+        self._is_restored = False
         return result
 
     def _step_alone(self) -> object:
         try:
             return self.optimizer.step()
         except Exception as error:
-            if not self.accepts_closure or self._num_updates:
+            may_need_closure = self.accepts_closure and not self._num_updates
+            explained = _torch_optim.explain(error, self.optimizer, self._is_restored, may_need_closure)
+            if explained is None:
                 raise
-            raise TypeError(
-                f"The step of {type(self.optimizer).__name__} failed: {error!r}. If it needs a closure, leave "
-                "`microbatch` out of `compile`, or pass it in a `train_step` of your own: "
-                "self.optimizer.step(closure=closure)."
-            ) from error
+            raise explained from error
 
     def _step_with(self, closure: Closure) -> object:
         """Make a step with a closure, which is called first for an optimizer that needs gradients before it calls it.
@@ -441,6 +440,7 @@ class TorchOptimizer:
         self._num_updates = int(state["iterations"])
 
     def _load_torch_state(self, state: StateDict) -> None:
+        self._is_restored = True
         names = set(state.get("names", ())) - {None}
         if not names & {name for name, _ in [*self._held(), *self._tracker.module]}:
             self.optimizer.load_state_dict(state["torch"])
