@@ -10,6 +10,7 @@ from torch import nn
 
 import torchfit
 from torchfit import callbacks, optimizers
+from torchfit._data.adapters.arrays import ArrayBatches
 
 X = np.random.default_rng(0).normal(size=(23, 5)).astype("float32")
 Y = np.arange(23) % 4
@@ -73,15 +74,69 @@ def test_microbatches_of_an_overridden_step_are_refused():
         model.fit(X, Y, verbose=0)
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "train_on_batch", "predict_on_batch"])
-def test_a_model_is_freed_with_its_last_name(method):
+def fit_with_callbacks(model, folder):
+    some = [
+        callbacks.BackupAndRestore(folder / "backup", save_freq=2),
+        callbacks.ModelCheckpoint(folder / "model", save_freq=2),
+        callbacks.CSVLogger(folder / "log.csv"),
+        callbacks.EarlyStopping(restore_best_weights=True),
+    ]
+    model.fit(X, Y, epochs=2, batch_size=4, validation_split=0.2, callbacks=some, verbose=0)
+
+
+def fit_what_does_not_fit(model, folder):
+    with pytest.raises(ValueError, match="`x` does not fit the model"):
+        model.fit(X[:, :2], Y, verbose=0)
+
+
+def add_terms(model, folder):
+    model.add_loss(lambda output: output.square().mean(), on="")
+    model.fit(X, Y, verbose=0)
+    model(torch.from_numpy(X), training=False)
+
+
+USES = {
+    "fit": lambda model, folder: model.fit(X, Y, verbose=0),
+    "fit with validation": lambda model, folder: model.fit(X, Y, validation_data=(X, Y), verbose=0),
+    "fit with callbacks": fit_with_callbacks,
+    "fit that is refused": fit_what_does_not_fit,
+    "fit with added terms": add_terms,
+    "evaluate": lambda model, folder: model.evaluate(X, Y, verbose=0),
+    "predict": lambda model, folder: model.predict(X),
+    "predict_iter": lambda model, folder: next(model.predict_iter(X)),
+    "train_on_batch": lambda model, folder: model.train_on_batch(X, Y),
+    "test_on_batch": lambda model, folder: model.test_on_batch(X, Y),
+    "predict_on_batch": lambda model, folder: model.predict_on_batch(X),
+    "save": lambda model, folder: model.save(folder / "model"),
+    "summary": lambda model, folder: model.summary(print_fn=str, input_shape=(5,)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_model_is_freed_with_its_last_name(use, tmp_path):
     model = make_model()
-    data = (X,) if method.startswith("predict") else (X, Y)
-    getattr(model, method)(*data, **({} if method.endswith("on_batch") else {"verbose": 0}))
     reference = weakref.ref(model)
+    gc.collect()
     gc.disable()
     try:
+        USES[use](model, tmp_path)
         del model
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("defers", [True, False])
+def test_copies_of_the_data_are_freed(defers):
+    """They may be as large as the data, on the device."""
+    batches = ArrayBatches((torch.from_numpy(X), torch.from_numpy(Y), None), 4, order=lambda *_: torch.arange(len(X)))
+    if defers:
+        batches.defer_indexing()
+    assert len(list(batches.epoch(0))) == 6
+    reference = weakref.ref(batches)
+    gc.disable()
+    try:
+        del batches
         assert reference() is None
     finally:
         gc.enable()

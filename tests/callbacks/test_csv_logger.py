@@ -148,7 +148,5 @@ def test_it_goes_on_from_a_state_without_later_rows(tmp_path, append):
 
 def test_addresses_of_files_are_local(tmp_path):
     assert CSVLogger(f"file://{tmp_path}/a%20log.csv").filename == f"{tmp_path}/a log.csv"
-    with pytest.raises(
-        ValueError, match="CSVLogger: expected a local path"
-    ):
+    with pytest.raises(ValueError, match="CSVLogger: expected a local path"):
         CSVLogger("s3://bucket/log.csv")

@@ -117,10 +117,10 @@ def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any] | N
     found, where = None, ""
     while traceback is not None:
         frame, where = traceback.tb_frame, _module_of(traceback)
-        owner = frame.f_locals.get("self")
-        if frame.f_code.co_name == "forward" and isinstance(owner, nn.Module):
-            names = frame.f_code.co_varnames[1:2]
-            found = (owner, frame.f_locals.get(names[0]) if names else None)
+        if frame.f_code.co_name == "forward":  # The locals of others, once read, would keep the error itself alive.
+            values, names = frame.f_locals, frame.f_code.co_varnames[1:2]
+            if isinstance(values.get("self"), nn.Module):
+                found = (values["self"], values.get(names[0]) if names else None)
         traceback = traceback.tb_next
     is_torchs = found is not None and type(found[0]).__module__.startswith("torch.nn")
     return found if is_torchs and where.startswith("torch.") else None

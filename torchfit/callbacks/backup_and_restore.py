@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torchfit._serialization import archive, files
@@ -75,8 +76,9 @@ class BackupAndRestore(Callback):
         self.save_freq = validation.save_freq("save_freq", save_freq)
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self._latest, self._previous = self._path_of(_LATEST), self._path_of(_PREVIOUS)
-        self._history = HistoryArchive(self._path_of)
+        path_of = partial(_path_in, self.backup_dir)
+        self._latest, self._previous = path_of(_LATEST), path_of(_PREVIOUS)
+        self._history = HistoryArchive(path_of)
         self._writer = BackgroundWriter()
         self._restored: Any = None
         self._reset()
@@ -198,10 +200,6 @@ class BackupAndRestore(Callback):
             files.move(self._latest, self._previous)
         write()
 
-    def _path_of(self, name: str) -> str:
-        is_remote = files.is_remote(self.backup_dir)
-        return f"{self.backup_dir.rstrip('/')}/{name}" if is_remote else os.path.join(self.backup_dir, name)
-
     def unneeded_hooks(self) -> Collection[str]:
         """Return the hook that counts batches, if `save_freq` counts epochs."""
         return ("on_train_batch_end",) if self.save_freq == "epoch" else ()
@@ -210,6 +208,10 @@ class BackupAndRestore(Callback):
         """Wait for the last file."""
         self._restored = None
         self._writer.close()
+
+
+def _path_in(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if files.is_remote(folder) else os.path.join(folder, name)
 
 
 class OptimizerStructure:

@@ -137,7 +137,7 @@ class ArrayBatches(_ArrayBatchesBase):
         """
         self._leaves: list[Tensor] = tree.leaves(parts)
         self._pack = batch_packer(Batch(*parts))
-        self._emit: Callable[[Tensor], Any] = self._index
+        self._defers_indexing = False
         self._guard = WriteGuard(self._leaves)
         super().__init__(len(self._leaves[0]), batch_size, order)
         batch_bytes = self._batch_size * sum(leaf.nbytes // max(1, len(leaf)) for leaf in self._leaves)
@@ -161,7 +161,8 @@ class ArrayBatches(_ArrayBatchesBase):
         if first >= len(self._leaves[0]):
             return iter(())  # torch.split would return one empty batch
         if rows is not None:
-            return map(self._emit, torch.split(rows[first:].to(self._leaves[0].device), self._batch_size))
+            parts = torch.split(rows[first:].to(self._leaves[0].device), self._batch_size)
+            return iter(parts) if self._defers_indexing else map(self._index, parts)
         if self._block_rows:
             blocks = range(first, len(self._leaves[0]), self._block_rows)
             return chain.from_iterable(map(self._copied_block, blocks))
@@ -183,7 +184,7 @@ class ArrayBatches(_ArrayBatchesBase):
         """Yield row indices from now on, unless the order is that of the data: views are (almost) free."""
         if self._order is None:
             return None
-        self._emit = _identity
+        self._defers_indexing = True
         return self._index
 
     def _index(self, rows: Tensor) -> Batch:
@@ -230,10 +231,6 @@ class HostArrayBatches(_ArrayBatchesBase):
 
     def _index(self, rows: Rows) -> Batch:
         return self._pack([transfer(reader.read(rows)) for reader, transfer in zip(self._readers, self._transfers)])
-
-
-def _identity(rows: Tensor) -> Tensor:
-    return rows
 
 
 class WriteGuard:
