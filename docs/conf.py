@@ -17,13 +17,17 @@ project = "torchfit"
 author = "The torchfit maintainers"
 copyright = "the torchfit maintainers"
 version = release = __version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_exclude = ".linenos, .gp, .go"
 exclude_patterns = ["_build", "notebooks/README.md", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
 nb_execution_mode = "off"  # the notebooks are committed with their outputs, and the tests execute them
 nb_merge_streams = True
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
+myst_substitutions = {"version": __version__}
 myst_heading_anchors = 3
 
 autosummary_generate = True
@@ -56,7 +60,7 @@ html_theme_options = {
     "navbar_align": "left",
     "navbar_persistent": ["search-button"],
     "navbar_end": ["theme-switcher"],
-    "header_links_before_dropdown": 9,
+    "header_links_before_dropdown": 11,
     "show_prev_next": True,
     "secondary_sidebar_items": {"*": ["page-toc"], "api/**": ["page-toc"], "notebooks/*": []},
     "footer_start": ["copyright"],

@@ -2,13 +2,20 @@
 
 import doctest
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^```(?:python|\{code-block\} python\n:caption: torchfit\n)\n(.*?)^```", re.MULTILINE | re.DOTALL
+)
+
+
+OPTIONAL = re.compile(r"^```\{code-block\} python\n:caption: Needs (\w+)\n\n(.*?)^```", re.MULTILINE | re.DOTALL)
+RUN_WHERE_INSTALLED = {"optuna", "onnxscript"}  # the others fetch models
 
 
 def python_blocks(page):
@@ -38,6 +45,20 @@ def test_examples_run(page, tmp_path, monkeypatch):
     names = {"__name__": "__main__"}
     for block in python_blocks(page):
         run(block, page, names)
+
+
+@pytest.mark.parametrize("package", sorted(RUN_WHERE_INSTALLED))
+def test_examples_that_need_a_package_run_where_it_is_installed(package, tmp_path, monkeypatch):
+    pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "howto.md"
+    text, names = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
+    found = next(match for match in OPTIONAL.finditer(text) if match[1] == package)
+    for block in BLOCK.finditer(text, 0, found.start()):
+        run(block[1], page, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the package
+        run(found[2], page, names)
 
 
 def test_quickstart_is_short_and_learns(tmp_path, monkeypatch, capsys):
