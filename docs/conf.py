@@ -39,7 +39,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 default_role = "code"  # docstrings write `names` as Markdown does
-toc_object_entries = False
+toc_object_entries_show_parents = "hide"
 
 nitpicky = True
 # Classes of other projects, and private bases, have no page here.
@@ -60,8 +60,9 @@ html_theme_options = {
     "navbar_align": "left",
     "navbar_persistent": ["search-button"],
     "navbar_end": ["theme-switcher"],
-    "header_links_before_dropdown": 11,
+    "header_links_before_dropdown": 7,
     "show_prev_next": True,
+    "show_toc_level": 3,
     "secondary_sidebar_items": {"*": ["page-toc"], "api/**": ["page-toc"], "notebooks/*": []},
     "footer_start": ["copyright"],
     "footer_end": [],

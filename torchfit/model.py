@@ -78,6 +78,9 @@ class Model(SavableModel):
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
         """Say where to find what models of other libraries have."""
+        modules = self.__dict__.get("_modules", ())
+        if name in modules:  # as fast as without this method, for the layers of a subclass
+            return modules[name]  # type: ignore[no-any-return]
         try:
             return super().__getattr__(name)
         except AttributeError:

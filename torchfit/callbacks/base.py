@@ -78,12 +78,13 @@ class Callback:
             from it.
 
     Class attributes that a subclass may set. They hold for the very class that sets them, not for its subclasses:
-        written_logs: the names of all entries that the callback writes into `logs`; None if they are unknown.
-        uses_log_names: whether `on_train_begin` looks at `params["metrics"]`, which takes a while to infer. Callbacks
-            with an attribute `monitor` always do.
-        reads_logs_synchronously: whether batch hooks read `logs` only while they run, and keep no reference to it.
-            All batches may then share one mapping.
-        runs_first, runs_last: the names of hooks that are called before, or after, those of other callbacks.
+
+    - `written_logs`: the names of all entries that the callback writes into `logs`; None if they are unknown.
+    - `uses_log_names`: whether `on_train_begin` looks at `params["metrics"]`, which takes a while to infer. Callbacks
+      with an attribute `monitor` always do.
+    - `reads_logs_synchronously`: whether batch hooks read `logs` only while they run, and keep no reference to it.
+      All batches may then share one mapping.
+    - `runs_first`, `runs_last`: the names of hooks that are called before, or after, those of other callbacks.
 
     >>> class Losses(Callback):
     ...     def on_train_begin(self, logs=None):
