@@ -9,9 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(
-    r"^```(?:python|\{code-block\} python\n:caption: torchfit\n)\n(.*?)^```", re.MULTILINE | re.DOTALL
-)
+BLOCK = re.compile(r"^```(?:python|\{code-block\} python\n:caption: torchfit\n)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 OPTIONAL = re.compile(r"^```\{code-block\} python\n:caption: Needs (\w+)\n\n(.*?)^```", re.MULTILINE | re.DOTALL)

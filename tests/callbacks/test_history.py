@@ -42,8 +42,8 @@ def recorded(epochs=4):
 
 def test_the_frame_knows_which_epoch_had_a_value():
     frame = recorded().to_frame()
-    assert frame.index.tolist() == [0, 1, 2, 3]
-    assert frame["val_loss"].dropna().to_dict() == {1: 0.5, 3: 2.5}
+    assert frame.index.tolist() == [1, 2, 3, 4]
+    assert frame["val_loss"].dropna().to_dict() == {2: 0.5, 4: 2.5}
 
 
 def test_a_frame_after_going_on():

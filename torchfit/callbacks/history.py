@@ -93,8 +93,8 @@ class History(Callback):
     def to_frame(self) -> Any:
         """Return the values as a pandas `DataFrame`: a row for each epoch, a column for each name.
 
-        Epochs count from 0, as in `epoch`. Values that an epoch does not have, such as those of validation with
-        `validation_freq`, are NaN.
+        Epochs count from 1, as in the plot and the progress bar. Values that an epoch does not have, such as those of
+        validation with `validation_freq`, are NaN.
 
         >>> history = History()
         >>> history.on_epoch_end(0, {"loss": 0.5})
@@ -102,11 +102,11 @@ class History(Callback):
         >>> history.to_frame()
                loss  val_loss
         epoch
-        0      0.50       NaN
-        1      0.25      0.75
+        1      0.50       NaN
+        2      0.25      0.75
         """
         pandas = import_module("pandas")
-        columns = {name: dict(zip(*record)) for name, record in self._record(first=0).items()}
+        columns = {name: dict(zip(*record)) for name, record in self._record().items()}
         epochs = sorted({epoch for column in columns.values() for epoch in column})
         rows = {name: [column.get(epoch, float("nan")) for epoch in epochs] for name, column in columns.items()}
         return pandas.DataFrame(rows, index=pandas.Index(epochs, name="epoch"))
@@ -127,7 +127,7 @@ class History(Callback):
             ImportError: If matplotlib is not installed.
             ValueError: If there is nothing to plot, or a name was not recorded.
         """
-        record = self._record(first=1)
+        record = self._record()
         known = _history_plot.panel_names(list(record))
         if not known:
             raise ValueError("There is nothing to plot yet: no epoch was recorded.")
@@ -148,19 +148,19 @@ class History(Callback):
         """Leave the model out of copies and pickles, but for which values are better."""
         return {**super().__getstate__(), "_modes": {name: self._mode_of(name) for name in self.history}}
 
-    def _record(self, first: int) -> dict[str, tuple[list[int], list[Any]]]:
-        """Return epochs, counted from `first`, and numbers for each name."""
+    def _record(self) -> dict[str, tuple[list[int], list[Any]]]:
+        """Return epochs, counted from 1, and numbers for each name."""
         found = {}
         for name, values in self.history.items():
             epochs: Sequence[int] = self._recorded_at.get(name, [])
             epochs = epochs if len(epochs) == len(values) else range(len(values))
             if all(isinstance(value, (int, float)) for value in values):
-                found[name] = [epoch + first for epoch in epochs], values
+                found[name] = [epoch + 1 for epoch in epochs], values
         return found
 
     def _repr_html_(self) -> str:
         """Show the curves, and a table of the last and the best values, in notebooks."""
-        record = self._record(first=1)
+        record = self._record()
         if not record:
             return "<p>History without epochs</p>"
         image = figures.png_html(lambda figure: self._draw(figure, record), "Training curves")
