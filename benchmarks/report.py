@@ -1,5 +1,7 @@
 """Turn measurements into `RESULTS.md`: `results-cpu.json` and, where there was a GPU, `results-cuda.json`.
 
+`results-gpu.json`, if it is there, is the `gpu.json` that `benchmarks/gpu/run.sh` wrote.
+
 python -m benchmarks.report [folder]           # rewrite the report from existing measurements
 """
 
@@ -18,6 +20,7 @@ import torchfit
 from benchmarks.budget import HEADER, BudgetResult
 from benchmarks.cases import CASES
 from benchmarks.frameworks import MODULES, REFERENCE, TASKS
+from benchmarks.gpu import report as gpu_report
 from benchmarks.measure import markdown_table, processor, ratio
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
@@ -33,6 +36,10 @@ PACKAGES = [
     "accelerate",
 ]
 Result = dict[str, Any]
+NOT_MEASURED = (
+    "Not measured (as of 2026-11-27): no GPU was available. `bash benchmarks/gpu/run.sh` tests and measures on one in "
+    "less than eight minutes."
+)
 
 INTRODUCTION = """\
 # Results
@@ -113,6 +120,9 @@ def load(folder: Path, device: str) -> Result | None:
 def write(folder: Path) -> None:
     """Write the report from the stored measurements."""
     sections = [section(device, load(folder, device)) for device in DEVICES]
+    training = load(folder, "gpu")
+    if training is not None:
+        sections.append(f"## Training on a GPU\n\n{gpu_report.section(training)}")
     (folder / "RESULTS.md").write_text(INTRODUCTION + "\n\n".join(sections) + "\n", encoding="utf-8")
 
 
@@ -120,7 +130,7 @@ def section(device: str, result: Result | None) -> str:
     """Return everything about one device."""
     title = f"## {DEVICES[device]}"
     if result is None:
-        return f"{title}\n\nNot measured: no {DEVICES[device]} was available. The same command measures on one."
+        return f"{title}\n\n{NOT_MEASURED}"
     parts = [
         title,
         "\n".join(f"- {key}: {value}" for key, value in result["machine"].items()),

@@ -49,6 +49,8 @@ def test_a_value_that_cannot_occur_is_refused(drive):
         drive(TorchLRScheduler(ReduceLROnPlateau), [], metrics=["loss"])
 
 
+# torch 2.6 calls its own schedulers in a way that it warns of.
+@pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
 def test_composed_schedulers(drive, model):
     def make(optimizer):
         return SequentialLR(optimizer, [StepLR(optimizer, 100), ExponentialLR(optimizer, 0.5)], milestones=[2])
