@@ -161,7 +161,7 @@ class ArrayBatches(_ArrayBatchesBase):
         if first >= len(self._leaves[0]):
             return iter(())  # torch.split would return one empty batch
         if rows is not None:
-            parts = torch.split(rows[first:].to(self._leaves[0].device), self._batch_size)
+            parts: tuple[Any, ...] = torch.split(rows[first:].to(self._leaves[0].device), self._batch_size)
             return iter(parts) if self._defers_indexing else map(self._index, parts)
         if self._block_rows:
             blocks = range(first, len(self._leaves[0]), self._block_rows)
