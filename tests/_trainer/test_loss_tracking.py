@@ -81,6 +81,14 @@ def test_the_state_contains_every_batch():
     assert snapshot.result() == 0.0
 
 
+def test_a_custom_step_updates_it_like_a_mean():
+    mean = LossMean()
+    mean.update_state(torch.tensor(2.0, requires_grad=True))
+    mean.update_state(5.0, sample_weight=2)
+    mean.update_state([1.0, 3.0], sample_weight=[1.0, 0.0])
+    assert mean.result().item() == pytest.approx((2.0 + 10.0 + 1.0) / 4)
+
+
 def test_what_was_added_to_an_unknown_loss_is_left_out():
     total = TotalLoss()
     for loss, rows in ((torch.tensor(2.0), torch.tensor(4.0)), (torch.tensor(float("nan")), torch.tensor(0.0))):

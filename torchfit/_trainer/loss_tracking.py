@@ -6,9 +6,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.dtypes import sum_dtype
 from torchfit.losses.reduction import Denominator, zero_if_empty
 from torchfit.metrics.base import SUM_DTYPE, Metric
+from torchfit.metrics.reductions import Mean
 from torchfit.metrics.variable import Variable
 
 _WINDOW = 64
@@ -127,6 +129,15 @@ class LossMean(Metric):
         window.denominators.append(denominator)
         if len(window.denominators) == _WINDOW:
             self._add_up()
+
+    def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
+        """Add a loss from a custom `train_step`: values and weights as those of `torchfit.metrics.Mean`."""
+        if sample_weight is None and isinstance(values, Tensor) and not values.ndim:
+            self.add(values.detach(), 1.0)
+            return
+        mean = Mean().to(self._total.device)
+        mean.update_state(values, sample_weight)
+        self.add(mean.result(), mean.count.clone())
 
     def result(self) -> Tensor:
         """Return the mean, or the sum, a scalar; 0 before the first batch."""

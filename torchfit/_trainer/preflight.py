@@ -32,9 +32,7 @@ _MAX_NAMES = 3
 _ONE_VALUE = "more than 1 value per channel"
 
 
-def preflight(
-    module: nn.Module, state: StepState, batches: EpochIterator, parameters: Sequence[nn.Parameter]
-) -> None:
+def preflight(module: nn.Module, state: StepState, batches: EpochIterator, parameters: Sequence[nn.Parameter]) -> None:
     """Check the module, which is in train mode, and the last batch, and have the objective check the first one.
 
     Args:

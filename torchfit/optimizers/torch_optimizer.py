@@ -50,8 +50,7 @@ class TorchOptimizer:
     Attributes:
         optimizer: the `torch.optim.Optimizer`, `None` before `build` if a class or callable was given. Learning rate
             schedulers of torch are made with it.
-        needs_closure: whether `step` evaluates the loss itself, as that of LBFGS, and so must be given a function that
-            does. Such an optimizer works with whole batches only.
+        needs_closure: whether `step` must be given a function that evaluates the loss of a whole batch, as by LBFGS.
         accepts_closure: whether `step` may evaluate the loss itself, as that of SAM.
 
     Raises:
@@ -75,11 +74,8 @@ class TorchOptimizer:
         groups: Sequence[Mapping[str, Any]] | None = None,
     ):
         if not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
-            _arguments.invalid(
-                "optimizer",
-                "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters",
-                optimizer,
-            )
+            expected = "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters"
+            _arguments.invalid("optimizer", expected, optimizer)
         given = isinstance(optimizer, torch.optim.Optimizer)
         self.optimizer: Any = optimizer if given else None
         self._factory: Any = None if given else optimizer
