@@ -32,6 +32,7 @@ from torchfit.optimizers._torch_optim import Factory
 from torchfit.optimizers.closures import ClosureProbe
 
 Closure = Callable[[], Any]
+_EXPECTED = "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters"
 
 
 class TorchOptimizer:
@@ -74,8 +75,7 @@ class TorchOptimizer:
         groups: Sequence[Mapping[str, Any]] | None = None,
     ):
         if not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
-            expected = "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters"
-            _arguments.invalid("optimizer", expected, optimizer)
+            _arguments.invalid("optimizer", _EXPECTED, optimizer)
         given = isinstance(optimizer, torch.optim.Optimizer)
         self.optimizer: Any = optimizer if given else None
         self._factory: Any = None if given else optimizer
