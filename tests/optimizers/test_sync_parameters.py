@@ -107,6 +107,19 @@ def test_a_layer_that_is_added_is_trained_and_one_that_is_replaced_starts_afresh
     assert again.iterations == 6
 
 
+def test_a_layer_that_was_replaced_does_not_come_back(make):
+    net, optimizer = network(), make()
+    optimizer.sync_parameters(net.named_parameters())
+    train(net, optimizer)
+    net[2] = nn.Linear(4, 1)
+    optimizer.sync_parameters(net.named_parameters())
+    net[0].requires_grad_(False)
+    changes = optimizer.sync_parameters(net.named_parameters())
+    assert changes == ((), ("0.weight", "0.bias"))
+    if not isinstance(optimizer, TorchOptimizer):  # which keeps in its groups what is left out of the model
+        assert len(optimizer.parameters) == 2
+
+
 def test_gradients_of_all_parameters_are_cleared_frozen_ones_included(make):
     net, optimizer = network(), make()
     net[0].requires_grad_(False)

@@ -117,6 +117,7 @@ class ParameterTracker:
         self._given: list[NamedTensor] = []
         self._order: list[NamedTensor] = []
         self._left_out: list[NamedTensor] = []
+        self._removed: list[NamedTensor] = []
         self._has_module_order = False
         self.follows: bool | None = None
         """Whether the optimizer takes in what becomes trainable; `None` before it has seen a module."""
@@ -168,9 +169,9 @@ class ParameterTracker:
         foreign = [] if self.follows else without(entries, mine)
         if admits and foreign:
             self._tell_ignored(foreign)
-        removed = without(self.module, entries)
+        self._removed = without([*self._removed, *without(self.module, entries)], entries)
         self.module = entries
-        extra = without(without(held, entries), removed)
+        extra = without(without(held, entries), self._removed)
         stays = set(map(id, kept))
         candidates = [*without(entries, foreign), *extra]
         wanted = [entry for entry in candidates if entry[1].requires_grad or id(entry[1]) in stays]
