@@ -11,6 +11,7 @@ from torch import nn
 
 import torchfit
 from torchfit import callbacks, losses, optimizers
+from torchfit._serialization import archive
 from torchfit.models import load_model
 
 X = np.random.default_rng(0).normal(size=(32, 5)).astype("float32")
@@ -187,3 +188,17 @@ def test_a_loss_without_a_name_is_told_when_it_is_saved(loss, tmp_path):
     model.compile("sgd", loss)
     with pytest.warns(UserWarning, match=r"(?s)`loss` is .*compile=False"):
         model.save(tmp_path / "model")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_states_of_runs_of_the_second_version_hold_nothing_of_losses(version, tmp_path):
+    backup = [callbacks.BackupAndRestore(tmp_path), callbacks.LambdaCallback(on_epoch_begin=interrupt)]
+    with pytest.raises(InterruptedHereError):
+        fit(compiled("module"), 4, callbacks=backup)
+    content = archive.read(tmp_path / "latest.pt")
+    archive.write(tmp_path / "latest.pt", {**{k: v for k, v in content.items() if k != "losses"}, "version": version})
+    if version == 2:
+        assert len(fit(compiled("module"), 4, callbacks=backup[:1]).epoch) == 4
+    else:
+        with pytest.raises(ValueError, match="does not fit this training run"):
+            fit(compiled("module"), 4, callbacks=backup[:1])

@@ -23,6 +23,7 @@ from torchfit.callbacks import Callback
 
 FORMAT = "torchfit training"
 VERSION = 3
+_FIRST_VERSION_WITH_LOSSES = 3
 _STEP_COMPONENTS = ("weights", "losses", "optimizers", "metrics", "random")  # What a step changes.
 
 
@@ -169,7 +170,8 @@ class TrainingState:
         self._stop_flags.stop_training = bool(state["stop_training"])
         self._batches.load_state_dict(state["data"])
         for name, component in self._components.items():
-            component.load_state_dict(state[name])
+            if name != "losses" or state["version"] >= _FIRST_VERSION_WITH_LOSSES:
+                component.load_state_dict(state[name])
 
 
 def _check_state(state: Any) -> StateDict:
@@ -180,8 +182,7 @@ def _check_state(state: Any) -> StateDict:
             f"The state of the run was written in version {state['version']} of its format; this torchfit reads "
             f"versions up to {VERSION}. Upgrade torchfit."
         )
-    # Version 1 did not store which graphs there were, and version 2 no parameters of losses.
-    return {"graphs": {}, "losses": {"state": {}, "more": {}}, **state}
+    return {"graphs": {}, **state}  # Version 1 did not store which graphs there were.
 
 
 # -- the components ----------------------------------------------------------------------------------------
