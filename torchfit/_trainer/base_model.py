@@ -232,7 +232,8 @@ def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> li
 
 def is_metric(value: Any) -> bool:
     """Return whether a value is a metric of torchfit, by its methods."""
-    return isinstance(value, nn.Module) and hasattr(value, "update_state") and hasattr(value, "reset_state")
+    kind = type(value)
+    return isinstance(value, nn.Module) and hasattr(kind, "update_state") and hasattr(kind, "reset_state")
 
 
 def iter_attribute_metrics(model: nn.Module) -> Iterator[Any]:
