@@ -156,7 +156,8 @@ class Objective:
 
     def hidden_modules(self) -> list[tuple[str, nn.Module]]:
         """Return the modules that functions among the losses use, but do not get as arguments, by variable."""
-        return [found for loss in tree.leaves(self._losses) for found in hidden_modules(loss)]
+        losses = tree.leaves(self._losses) if self._builtin_modules is None else []
+        return [found for loss in losses for found in hidden_modules(loss)]
 
     def own_loss(self, outputs: Nested) -> Tensor | None:
         """Return the loss that the module computed itself, `None` if it returned none; a line in the log says so."""
