@@ -44,7 +44,7 @@ def test_is_small_and_knows_no_machine(path):
     assert not re.findall(r"(?:/home|/root|/tmp|/Users|/work|site-packages)\b[^\"]*", shown)
 
 
-def test_there_are_eight_and_the_site_lists_them():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 9)]
+def test_there_are_nine_and_the_site_lists_them():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 10)]
     page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
     assert not [path.stem for path in NOTEBOOKS if f"notebooks/{path.stem}" not in page]

@@ -15,6 +15,7 @@ _SECONDS_BETWEEN_DRAWS = 0.2
 _MAX_ROWS_WHILE_RUNNING = 12  # so that the bar below stays in sight
 _MAX_ROWS = 60
 _FIRST_ROWS = 5
+_MAX_SECONDS_WITH_TENTHS = 10
 _CELL = ' style="text-align:right; padding:0.1em 0.7em"'
 
 
@@ -43,7 +44,7 @@ class NotebookTable:
 
     def add(self, epoch: int, finished: Finished) -> None:
         """Add the row of an epoch, counted from 0."""
-        times = format_duration(finished.elapsed), format_step_time(finished.step, finished.unit)
+        times = _elapsed(finished.elapsed), format_step_time(finished.step, finished.unit)
         self._rows.append(Row(epoch + 1, dict(finished.logs), times))
         if perf_counter() >= self._next_draw:
             self._draw(_MAX_ROWS_WHILE_RUNNING)
@@ -102,6 +103,10 @@ def best_epoch(rows: list[Row]) -> int:
 
 def _marked(epoch: int, best: int) -> str:
     return f"★ {epoch}" if epoch == best else str(epoch)
+
+
+def _elapsed(seconds: float) -> str:
+    return f"{seconds:.1f}s" if seconds < _MAX_SECONDS_WITH_TENTHS else format_duration(seconds)
 
 
 def _shown(value: object) -> str:
