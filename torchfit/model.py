@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchfit._data.workers import LoaderConfig
 from torchfit._trainer.attribute_hints import MissingAttribute
 from torchfit._trainer.compile_options import CompileOptions
+from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.savable_model import SavableModel
 from torchfit._trainer.steps import show_parameters
@@ -421,7 +422,7 @@ class Model(SavableModel):
                 by default that of the data seen last.
         """
         options = {"expand_nested": expand_nested, "show_trainable": show_trainable, "layer_range": layer_range}
-        with self._torchfit.lock.shared("summary"):
+        with traceback_filter, self._torchfit.lock.shared("summary"), translate_errors(self.module, "input_shape"):
             table = summarize_model(self, self._torchfit.state.call, input_shape, **options)
         (print_fn or write_line)(table.text(line_length, positions))
 

@@ -14,7 +14,7 @@ from torchfit._utils.errors import describe
 
 _MISMATCH = re.compile(
     r"shape|size|dimension|embed_dim|expect|should contain|should be the same|dtype|must match|must be Tensor|channel"
-    r"|same type|not implemented for|out of range|valid range|promoting",
+    r"|same type|not implemented for|out of range|valid range|promoting|can't be cast",
     re.I,
 )
 _NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
@@ -38,7 +38,7 @@ def translate_errors(module: nn.Module, data_name: str = "x") -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
+    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError, AttributeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         if _DEVICE_ASSERT.search(str(error)):
@@ -86,9 +86,11 @@ def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
     ):
         return f"{_in_data('y', data_name)} {_NO_CLASS}"
     found = _failing_layer(traceback)
-    if found is None or not _MISMATCH.search(text):
+    if found is None:
         return None
     layer, received = found
+    if not _MISMATCH.search(text) and not isinstance(received, (tuple, list, dict)):
+        return None
     came = "its inputs" if received is None else describe(received)
     if type(layer).__module__ == _LOSSES:
         y = _in_data("y", data_name)

@@ -5,6 +5,7 @@ Nothing here reads a tensor: shapes and dtypes tell.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchfit._utils.modules import floating_dtype_of, has_running_stats
@@ -76,6 +77,8 @@ def _suggest_one_tensor(received: object) -> str:
 def _suggest_ids(layer: nn.Embedding | nn.EmbeddingBag, received: Any) -> str:
     if isinstance(received, Tensor) and received.is_floating_point():
         return 'This layer takes ids, which are integers: pass x.astype("int64") of an array or x.long() of a tensor.'
+    if isinstance(received, Tensor) and received.dtype not in (torch.int64, torch.int32):
+        return 'This layer takes ids as int64 or int32: pass x.astype("int64") of an array or x.long() of a tensor.'
     last = layer.num_embeddings - 1
     return (
         f"This layer has rows for the ids from 0 to {last}, and `x` holds others. Make `num_embeddings` the highest "
@@ -103,7 +106,7 @@ def _suggest_axes(layer: nn.Module, received: Tensor) -> str | None:
     channels, shape, spatial = channels_of(layer), tuple(received.shape), num_spatial_axes(layer)
     if channels is None:
         return suggest_missing_axis(layer, shape)
-    if spatial is not None and len(shape) == spatial + 1:
+    if spatial is not None and len(shape) in (2, spatial + 1):
         return suggest_missing_axis(layer, shape)
     if len(shape) > 2 and shape[-1] == channels != shape[1]:
         axes = (0, len(shape) - 1, *range(1, len(shape) - 1))
@@ -122,6 +125,12 @@ def suggest_missing_axis(layer: nn.Module, shape: tuple[int, ...]) -> str | None
         return (
             "The first axis of `x` is the batch, and no axis is left for the features. Pass one sample as a batch of "
             "one, x[None], and samples of one feature each as x[:, None]."
+        )
+    if spatial is not None and spatial > 1 and len(shape) == len(_AXIS_NAMES[:2]):
+        axes = ", ".join(_AXIS_NAMES[5 - spatial :])
+        return (
+            f"It takes batches of {spatial + 2} axes, and the rows of `x` are flat. Give them their axes back: "
+            f"x.reshape(len(x), {channels or 'channel'}, {axes})."
         )
     if spatial is None or channels is None or len(shape) != spatial + 1:
         return None

@@ -1,10 +1,11 @@
 """Checks of arguments: each returns the value, or raises `ValueError` naming the argument."""
 
+import inspect
 import math
 import numbers
 import operator
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from torchfit._utils.errors import describe
@@ -122,6 +123,28 @@ def save_freq(name: str, value: Any, *words: str) -> Any:
         return _native(name, value)
     expected = ", ".join(map(repr, words))
     raise ValueError(f"{name}: expected {expected} or a positive number of batches. Received: {describe(value)}")
+
+
+def takes_targets_and_predictions(kind: str, function: Callable[..., object]) -> None:
+    """Check that a function can be called as `(y_true, y_pred)`.
+
+    Raises:
+        ValueError: If it takes fewer or more arguments.
+
+    >>> takes_targets_and_predictions("loss", lambda y_pred: 0)
+    Traceback (most recent call last):
+    ValueError: A loss is called as (y_true, y_pred), but <lambda> takes (y_pred).
+    """
+    try:
+        signature = inspect.signature(getattr(function, "forward", function))
+    except (TypeError, ValueError):  # Functions written in C may have none.
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        taken = ", ".join(signature.parameters)
+        raise ValueError(f"A {kind} is called as (y_true, y_pred), but {name} takes ({taken}).") from None
 
 
 def is_integer(value: Any) -> bool:

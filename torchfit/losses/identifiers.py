@@ -11,6 +11,7 @@ from torchfit import functional
 from torchfit._types import Config
 from torchfit._utils import tree
 from torchfit._utils.registry import Registry
+from torchfit._utils.validation import takes_targets_and_predictions
 from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import (
@@ -128,6 +129,7 @@ def resolve_loss(identifier: Any) -> Any:
         return TorchLoss(found)
     if found in _CLASS_OF_FUNCTION:
         return _CLASS_OF_FUNCTION[found](name=found.__name__)
+    takes_targets_and_predictions("loss", found)
     return LossFunctionWrapper(with_keras_argument_order(found), name=function_name(found))
 
 

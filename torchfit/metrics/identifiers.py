@@ -10,6 +10,7 @@ from torch import nn
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
+from torchfit._utils.validation import takes_targets_and_predictions
 from torchfit.losses.base import Loss
 from torchfit.losses.torch_losses import is_torch_loss
 from torchfit.losses.traits import Kind, LossTraits, loss_traits
@@ -270,6 +271,7 @@ def _as_metric_object(identifier: Any) -> Metric:
     if isinstance(identifier, (Loss, nn.Module)) or is_torch_loss(identifier):
         return MeanLoss(identifier)
     if callable(identifier):
+        takes_targets_and_predictions("metric", identifier)
         return MeanMetricWrapper(identifier, getattr(identifier, "name", None))
     raise ValueError(
         "A metric must be a name, a Metric, a torchmetrics metric or a callable (y_true, y_pred). "
