@@ -7,13 +7,17 @@ Prints microseconds per `step()` (the best of interleaved rounds), for torch the
 """
 
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from torchfit import optimizers
 
 ROUNDS, STEPS = 15, 40
-PAIRS = [
+Options = dict[str, Any]
+Step = Callable[[], object]
+PAIRS: list[tuple[str, Options, str | None, Options]] = [
     ("SGD", {}, "SGD", {}),
     ("SGD", {"momentum": 0.9}, "SGD", {"momentum": 0.9}),
     ("SGD", {"momentum": 0.9, "nesterov": True}, "SGD", {"momentum": 0.9, "nesterov": True}),
@@ -35,7 +39,7 @@ PAIRS = [
 ]
 
 
-def network():
+def network() -> list[torch.nn.Parameter]:
     torch.manual_seed(0)
     shapes = [(64, 784), (64,), (64, 64), (64,), (10, 64), (10,)]
     parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
@@ -44,15 +48,16 @@ def network():
     return parameters
 
 
-def ours(name, options):
-    optimizer = getattr(optimizers, name)(1e-3, **options)
+def ours(name: str, options: Options) -> Step:
+    optimizer: Any = getattr(optimizers, name)(1e-3, **options)
     optimizer.build(network())
-    return optimizer.step
+    step: Step = optimizer.step
+    return step
 
 
-def torchs(name, options):
+def torchs(name: str, options: Options) -> list[Step]:
     """Return the step of each implementation that torch has of this optimizer."""
-    steps = []
+    steps: list[Step] = []
     for implementation in ({"foreach": True}, {"fused": True}):
         try:
             optimizer = getattr(torch.optim, name)(network(), lr=1e-3, **options, **implementation)
@@ -63,7 +68,7 @@ def torchs(name, options):
     return steps
 
 
-def time_interleaved(steps):
+def time_interleaved(steps: Sequence[Step]) -> list[float]:
     best = [float("inf")] * len(steps)
     for _ in range(ROUNDS):
         for index, step in enumerate(steps):
@@ -74,7 +79,7 @@ def time_interleaved(steps):
     return best
 
 
-def main():
+def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, CPU, 1 thread, 55k parameters in 6 tensors, µs per step")
     print(f"{'':44}{'torchfit':>10}{'torch':>10}{'ratio':>8}")

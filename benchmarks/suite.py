@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Suite:
         options = self._options
         try:
             for name in matching_names(options.only):
-                self._attempt(name, lambda name=name: self._start(name))
+                self._attempt(name, partial(self._start, name))
             for index, name in enumerate(options.cases):
                 cases_left = len(options.cases) - index
                 self._measure(name, time.monotonic() + (self._end - time.monotonic()) / cases_left)
@@ -96,7 +97,7 @@ class Suite:
             **{key: dict(value) for key, value in self._result.items()},
         }
 
-    def _attempt(self, name: str, action: Callable[[], None]) -> None:
+    def _attempt(self, name: str, action: Callable[[], object]) -> None:
         """Do something with a worker, and leave the framework out if that fails."""
         try:
             action()
@@ -123,7 +124,7 @@ class Suite:
     def _measure(self, case: str, end: float) -> None:
         print(f"\n{case}: {CASES[case].what}", flush=True)
         for name in list(self._workers):
-            self._attempt(name, lambda name=name: self._warm_up(name, case))
+            self._attempt(name, partial(self._warm_up, name, case))
         rounds = 0
         before = time.monotonic()
         while rounds < self._options.rounds:
@@ -136,7 +137,7 @@ class Suite:
         self._result["steps"][case] = self._steps(case)
         print(f"  {rounds} rounds in {time.monotonic() - before:.0f} s", flush=True)
         for name, worker in list(self._workers.items()):
-            self._attempt(name, lambda worker=worker: worker.ask(do="end") and None)
+            self._attempt(name, partial(worker.ask, do="end"))
 
     def _warm_up(self, name: str, case: str) -> None:
         began = time.monotonic()
@@ -150,7 +151,7 @@ class Suite:
         names = list(self._workers)
         start = number % len(names)
         for name in names[start:] + names[:start]:
-            self._attempt(name, lambda name=name: self._take_times(name, case, steps))
+            self._attempt(name, partial(self._take_times, name, case, steps))
 
     def _take_times(self, name: str, case: str, steps: int) -> None:
         seconds = self._workers[name].ask(do="run", tasks=TASKS)["seconds"]

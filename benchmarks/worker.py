@@ -98,7 +98,11 @@ def timed(run: Callable[[], object]) -> float:
     """Time one run to the end of what it started on the accelerator."""
     from benchmarks import measure
 
-    return measure.timed(lambda: (run(), synchronize()))
+    def run_to_the_end() -> None:
+        run()
+        synchronize()
+
+    return measure.timed(run_to_the_end)
 
 
 def synchronize() -> None:

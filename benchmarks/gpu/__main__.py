@@ -105,17 +105,20 @@ class Run:
     def _attempt(self, case: GpuCase, name: str) -> dict[str, Any] | None:
         label = f"{case.name}, batch {case.batch}: {name}"
         if time.monotonic() > self._end:
-            return self._leave_out(label, "no time was left")
+            self._leave_out(label, "no time was left")
+            return None
         began = time.monotonic()
         try:
             clock = Clock(self._device, self._rounds, case.steps)
             TRAINERS[name](case, self._device, clock)
             found = clock.result()
         except ImportError as error:
-            return self._leave_out(label, str(error))
+            self._leave_out(label, str(error))
+            return None
         except Exception as error:
             traceback.print_exc()
-            return self._leave_out(label, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            self._leave_out(label, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            return None
         finally:
             torch.compiler.reset()
             gc.collect()

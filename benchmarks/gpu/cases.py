@@ -56,7 +56,7 @@ class GpuCase:
         """Return the network on a device, with the same first weights for every trainer."""
         torch.manual_seed(0)
         network = self.network().to(device)
-        return network.to(memory_format=torch.channels_last) if self.channels_last else network
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network  # type: ignore[call-overload]
 
     def with_batch(self, batch: int, steps: int) -> "GpuCase":
         """Return the same network with other batches."""

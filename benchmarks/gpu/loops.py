@@ -1,6 +1,7 @@
 """The loops that a user of PyTorch would write by hand, from that of the tutorials to one with CUDA graphs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from benchmarks.gpu.clock import Clock
 class Step:
     """A network, its optimizer and its sums of the loss and of the right answers, all on the device."""
 
-    def __init__(self, case: GpuCase, device: torch.device, **optimizer: bool) -> None:
+    def __init__(self, case: GpuCase, device: torch.device, **optimizer: Any) -> None:
         self.case, self.device = case, device
         self.network = case.fresh_network(device).train()
         self.optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, **optimizer)
@@ -84,13 +85,13 @@ def compiled(case: GpuCase, device: torch.device, clock: Clock) -> None:
     """The tuned loop with forward and loss compiled by `torch.compile(mode="reduce-overhead")`."""
     step, data = Step(case, device, fused=True), ResidentData(case, device)
     # The rehearsal on a CPU does not wait for a compiler.
-    how = {"mode": "reduce-overhead"} if device.type == "cuda" else {"backend": "eager"}
+    how: dict[str, Any] = {"mode": "reduce-overhead"} if device.type == "cuda" else {"backend": "eager"}
     _run(step, data, torch.compile(step.forward, **how), clock)
 
 
 def graphed(case: GpuCase, device: torch.device, clock: Clock) -> None:
     """The tuned loop with the whole step captured in one CUDA graph."""
-    capturable = {"capturable": True} if device.type == "cuda" else {}
+    capturable: dict[str, Any] = {"capturable": True} if device.type == "cuda" else {}
     step, data = Step(case, device, fused=True, **capturable), ResidentData(case, device)
     chosen = torch.zeros(case.batch, dtype=torch.int64, device=device)
 

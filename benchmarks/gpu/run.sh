@@ -8,7 +8,7 @@
 # JAX, hypothesis and pytest-xdist are used where they are installed. PYTHON says which interpreter, SECONDS_FOR_TESTS
 # and SECONDS_FOR_BENCHMARKS how long each part may take.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
 python=${PYTHON:-python3}
 out=${OUT:-gpu-results}

@@ -93,9 +93,10 @@ def with_keras(backend: str) -> Trainer:
     """Return a trainer; which backend Keras has is decided before it is imported, by `KERAS_BACKEND`."""
 
     def train(case: GpuCase, device: torch.device, clock: Clock) -> None:
+        import keras
+
         from benchmarks.frameworks import keras_model
 
-        keras = keras_model.keras
         keras_model.check_backend(backend)
         if case.name not in keras_model.NETWORKS:
             raise ImportError(f"{case.name} is not written in layers of Keras")
