@@ -2,9 +2,11 @@
 # Both build .venv at their first call and use it as it is afterwards.
 
 PYTHON ?= python3
-VENV   ?= .venv
+CONSTRAINTS ?= constraints.txt
+# Another interpreter, or other constraints, has an environment of its own, such as .venv-python3.10-constraints-min.
+VENV   ?= .venv$(if $(filter-out python3 python,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))$(if $(filter-out constraints.txt,$(CONSTRAINTS)),-$(basename $(notdir $(CONSTRAINTS))))
 RUN    := $(VENV)/bin/python
-PIP    := $(RUN) -m pip --disable-pip-version-check install --quiet -c constraints.txt
+PIP    := $(RUN) -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 ARGS   ?=
 
 # The models of the demo and the tests are so small that more threads only get in each other's way.
@@ -12,14 +14,14 @@ export OMP_NUM_THREADS ?= 1
 TEST_ENV := KERAS_BACKEND=torch MPLBACKEND=Agg
 
 # What is installed depends on these; touching the package itself does not reinstall (it is installed editable).
-SETTINGS := pyproject.toml constraints.txt torchfit/_version.py
+SETTINGS := pyproject.toml $(CONSTRAINTS) torchfit/_version.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage docs lint format check bench clean
+.PHONY: help demo test test-wheel matrix print-environment coverage docs lint format check bench clean
 
 help:            ## Say what there is to do
-	@sed -n 's/^\([a-z]*\): *[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\): *[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: $(VENV)/demo.stamp  ## Train a classifier of handwritten digits, with curves and predictions as a picture
 	@$(RUN) examples/digits.py
@@ -27,7 +29,16 @@ demo: $(VENV)/demo.stamp  ## Train a classifier of handwritten digits, with curv
 test: $(VENV)/test.stamp  ## Run every test, and every example in docstrings, README and docs
 	@$(TEST_ENV) $(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
-coverage: $(VENV)/dev.stamp  ## Run the tests and show which lines they miss
+test-wheel:      ## Install a wheel (built here, or WHEEL=…) in a new environment, and run the tests without the sources
+	@PYTHON="$(PYTHON)" CONSTRAINTS="$(CONSTRAINTS)" bash .ci/test-wheel "$(WHEEL)" $(ARGS)
+
+matrix:          ## Run the tests with every Python that this machine has, and print a table for docs/versions.md
+	@bash .ci/matrix
+
+print-environment:
+	@echo $(VENV)
+
+coverage: $(VENV)/dev.stamp  ## Run the tests, show which lines they miss, and fail if these are too many
 	@$(TEST_ENV) $(RUN) -m coverage run -m pytest -q $(ARGS)
 	@$(RUN) -m coverage report
 
@@ -52,7 +63,7 @@ bench: $(VENV)/test.stamp  ## Measure torchfit, loops by hand and other trainers
 
 clean:           ## Remove everything that was made here
 	rm -rf docs/_build docs/api/generated docs/notebooks
-	rm -rf $(VENV) demo-output build dist *.egg-info htmlcov .coverage
+	rm -rf $(VENV) .venv-* demo-output build dist *.egg-info htmlcov .coverage
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
