@@ -11,9 +11,8 @@ from torchfit import Model, losses, optimizers
 from torchfit._execution.compile_policy import CompileWhenWorthwhile
 from torchfit._execution.compiled import CompiledExecution, choose_execution
 from torchfit._execution.eager import EagerExecution
-from torchfit._execution.graph import traces_gradients
 
-graphs = pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph")
+graphs = pytest.mark.graphs
 random = np.random.RandomState(0)
 x = random.rand(210, 6).astype("float32")
 y = (x @ random.randn(6, 3)).argmax(1)

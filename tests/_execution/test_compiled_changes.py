@@ -11,10 +11,9 @@ from torch import nn
 
 import torchfit
 from torchfit import Model, callbacks, losses, optimizers
-from torchfit._execution.graph import traces_gradients
 
 pytestmark = [
-    pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph"),
+    pytest.mark.graphs,
     pytest.mark.filterwarnings("ignore"),  # torch's compiler uses what torch deprecates
     pytest.mark.usefixtures("traced_only"),
 ]

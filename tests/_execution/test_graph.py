@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from torchfit import metrics
-from torchfit._execution.graph import GraphError, GraphRunner, traces_gradients
+from torchfit._execution.graph import GraphError, GraphRunner
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph"),
+    pytest.mark.graphs,
 ]
 
 

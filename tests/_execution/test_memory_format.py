@@ -174,6 +174,7 @@ def test_auto_keeps_a_module_contiguous_that_cannot_be_otherwise():
     assert losses[1] == losses[0]
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize("steps", [1, 4])
 def test_compiled_steps_begin_when_the_format_is_known(steps, traced_only, faster):
     faster("channels_last")

@@ -225,6 +225,7 @@ def test_added_losses_go_through_microbatches():
     assert found[0]["rows"] == found[1]["rows"] == [48]
 
 
+@pytest.mark.graphs
 @pytest.mark.slow
 def test_they_are_part_of_the_compiled_step(caplog):
     def fit(jit_compile):

@@ -10,10 +10,7 @@ from torch import nn
 from torchfit import losses, metrics, optimizers
 
 pytestmark = [
-    pytest.mark.skipif(
-        not hasattr(torch._dynamo.config, "trace_autograd_ops"),
-        reason="this version of torch cannot trace torch.autograd.grad",
-    ),
+    pytest.mark.graphs,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
 ]
 

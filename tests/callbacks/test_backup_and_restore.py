@@ -11,7 +11,6 @@ from torch import nn
 
 import torchfit
 from torchfit import callbacks, optimizers
-from torchfit._execution.graph import traces_gradients
 from torchfit.callbacks import BackupAndRestore
 
 X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
@@ -90,7 +89,7 @@ def test_every_counter_and_average_goes_on(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not traces_gradients(), reason="this torch cannot put gradients into a graph")
+@pytest.mark.graphs
 def test_a_training_that_goes_on_has_the_graphs_that_it_would_have_had(tmp_path, monkeypatch):
     monkeypatch.setattr("torchfit._execution.compiled._MIN_STEPS_PER_SHAPE", 1)
     batches = {"batch_size": 10}  # Four full ones and one of eight samples, whose second occurrence gets a graph.

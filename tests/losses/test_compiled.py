@@ -6,6 +6,7 @@ import torch
 from torchfit import losses
 from torchfit.losses.identifiers import resolve_loss
 
+pytestmark = pytest.mark.graphs
 LABELS, VALUES = torch.randint(0, 5, (6, 4)), torch.rand(6, 4, 5)
 OTHER_INPUTS = {
     "Circle": (torch.tensor([0, 0, 1, 1, 2, 2]), torch.rand(6, 5)),

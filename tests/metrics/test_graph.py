@@ -18,6 +18,7 @@ def tensors(member, seed):
     return [torch.from_numpy(np.ascontiguousarray(part)) for part in member.data(seed)]
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize("member", MEMBERS, ids=str)
 def test_update_is_one_graph(member):
     metric = getattr(metrics, member.name)(**member.arguments)

@@ -76,11 +76,13 @@ def compiled_difference(name, options, backend):
     return max(float((a - b).detach().abs().max()) for a, b in zip(eager_parameters, other_parameters))
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_compiles_into_one_graph(name, options):
     assert compiled_difference(name, options, "eager") < 2e-6
 
 
+@pytest.mark.graphs
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, inside inductor
 @pytest.mark.parametrize("name", ["RMSprop", "AdamW", "LossScaleOptimizer"])

@@ -14,7 +14,7 @@ from torchfit._utils.errors import describe
 
 _MISMATCH = re.compile(
     r"shape|size|dimension|embed_dim|expect|should contain|should be the same|dtype|must match|must be Tensor|channel"
-    r"|same type|not implemented for|out of range|valid range|promoting|can't be cast",
+    r"|same type|must have the type|not implemented for|out of range|valid range|promoting|can't be cast",
     re.I,
 )
 _NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
