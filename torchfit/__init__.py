@@ -12,6 +12,7 @@ __all__ = [
     "add_metric",
     "callbacks",
     "config",
+    "distribution",
     "functional",
     "losses",
     "metrics",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torchfit import (
         callbacks,
         config,
+        distribution,
         functional,
         losses,
         metrics,

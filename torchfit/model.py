@@ -14,6 +14,7 @@ from torchfit._trainer.predictions import format_results
 from torchfit._trainer.savable_model import SavableModel
 from torchfit._trainer.steps import show_parameters
 from torchfit._trainer.summary import summarize_model
+from torchfit._trainer.trainable_module import make_trainer
 from torchfit._trainer.trainer import Trainer
 from torchfit._utils.console import write_line
 from torchfit._utils.keywords import hide_unknown, no_unknown
@@ -71,7 +72,7 @@ class Model(SavableModel):
         with traceback_filter:
             super().__init__(module, name)
             # The only private attribute, so that subclasses may name their own as they like.
-            self._torchfit = Trainer(self, input_names, output_names, label_names, device, dtype_policy)
+            self._torchfit = make_trainer(self, input_names, output_names, label_names, device, dtype_policy)
         self.dtype_policy = self._torchfit.precision.policy
         self.optimizer = None
         self.loss: Any = None

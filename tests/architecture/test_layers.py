@@ -13,7 +13,7 @@ import pytest
 LAYERS = [
     {"_version", "config"},
     {"_utils", "_types"},
-    {"_serialization", "functional"},
+    {"_serialization", "functional", "_distribution"},
     {"losses"},
     {"metrics", "optimizers", "callbacks", "_data", "_execution"},
     {"_saving"},

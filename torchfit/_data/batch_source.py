@@ -1,7 +1,7 @@
 """The interface of everything that yields batches."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +9,20 @@ from torch import Tensor
 from torchfit._utils.batch import Batch
 
 BatchIndexer = Callable[[Tensor], Batch]
+
+
+class TakesRows(Protocol):
+    """Says which rows of a batch one of several processes takes."""
+
+    rank: int
+
+    def slice(self, total: int) -> slice:
+        """Return what to read of a batch of `total` rows."""
+        ...
+
+    def mark(self, batch: Batch, total: int) -> Batch:
+        """Return what was read, with its position in the batch."""
+        ...
 
 
 class BatchSource:
@@ -45,6 +59,13 @@ class BatchSource:
         """From now on yield row indices, and return the function that turns them into a batch.
 
         `None` where batches are not rows of tensors on the device: they stay batches.
+        """
+        return None
+
+    def take_part(self, rows: "TakesRows") -> "BatchSource | None":
+        """From now on read and yield the part of each batch that one of several processes takes.
+
+        `None` where batches are only known as a whole.
         """
         return None
 

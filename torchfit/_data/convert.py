@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchfit._data.adapters import frames
 from torchfit._data.prefetch import copy_to_device
+from torchfit._data.sharding import WHOLE_BATCHES, RowsOfProcess, WholeBatches
 from torchfit._types import Array, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
@@ -76,6 +77,7 @@ class BatchSpec:
         index_targets: For each output (`None` for the only one) whether its integer targets are class indices, as for
             a sparse crossentropy; outputs whose loss does not tell are left out. `class_weight` needs to know for
             targets of two axes.
+        share: What this process takes of every batch.
     """
 
     device: torch.device
@@ -88,6 +90,7 @@ class BatchSpec:
     kept_labels: Collection[str] = ()
     index_targets: Mapping[str | None, bool] = field(default_factory=dict, compare=False)
     transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
+    share: WholeBatches | RowsOfProcess = field(default=WHOLE_BATCHES, compare=False)
 
     @property
     def target_dtype(self) -> torch.dtype:

@@ -69,7 +69,7 @@ def make_training_batches(
     epochs = validation.integer("epochs", epochs, min_value=0)
     make_order(shuffle)
     shuffle = shuffle if steps_per_epoch is None else False
-    batches = adapter.batches(batch_size, shuffle=shuffle, loader_config=loader_config)
+    batches = adapter.own_batches(batch_size, shuffle=shuffle, loader_config=loader_config)
     return EpochIterator(batches, steps_per_epoch, epochs=epochs)
 
 
@@ -81,7 +81,7 @@ def make_evaluation_batches(
     Raises:
         ValueError: If an argument is invalid, or not used with this kind of data.
     """
-    batches = adapter.batches(batch_size, loader_config=loader_config)
+    batches = adapter.own_batches(batch_size, loader_config=loader_config)
     return EpochIterator(batches, steps, argument="steps")
 
 
@@ -106,7 +106,7 @@ def make_validation_batches(
     if size is None and spec.supports("batch_size"):
         size = batch_size
     loader_config = loader_config if spec.supports("workers") else None
-    batches = adapter.batches(size, loader_config=loader_config)
+    batches = adapter.own_batches(size, loader_config=loader_config)
     return EpochIterator(
         batches, validation_steps, argument="validation_steps", data="validation_data", restart_each_epoch=True
     )

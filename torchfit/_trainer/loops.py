@@ -11,9 +11,20 @@ from torchfit.callbacks.callback_list import CallbackList
 class StopFlags(Protocol):
     """The flags that ask a loop to stop."""
 
-    stop_training: bool
-    stop_evaluating: bool
-    stop_predicting: bool
+    @property
+    def stop_training(self) -> bool:
+        """Whether to stop training."""
+        ...
+
+    @property
+    def stop_evaluating(self) -> bool:
+        """Whether to stop evaluating."""
+        ...
+
+    @property
+    def stop_predicting(self) -> bool:
+        """Whether to stop predicting."""
+        ...
 
 
 def train_loop(

@@ -222,10 +222,10 @@ class _OutputBuffer:
         if self._buffer is not None:
             return self._buffer[: self._filled].numpy()
         chunks = [np.atleast_1d(chunk.numpy()) for chunk in self._chunks]
-        return np.concatenate(chunks if self._pad_value is None else _pad(chunks, self._pad_value))
+        return np.concatenate(chunks if self._pad_value is None else pad_chunks(chunks, self._pad_value))
 
 
-def _pad(chunks: list[Array], value: float) -> list[Array]:
+def pad_chunks(chunks: list[Array], value: float) -> list[Array]:
     """Fill up arrays `(rows, …)` to the largest size of each axis but the first."""
     sizes = [max(sizes) for sizes in zip(*(chunk.shape[1:] for chunk in chunks))]
     widths = [[(0, 0), *((0, size - own) for size, own in zip(sizes, chunk.shape[1:]))] for chunk in chunks]

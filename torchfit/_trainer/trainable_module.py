@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfit._distribution.processes import current
 from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
@@ -273,6 +274,15 @@ class TrainableModule(BaseModel):
             if value is None:
                 raise TypeError(f"The metric {name} returned None. Does its method `result` end without `return`?")
         return results
+
+
+def make_trainer(*arguments: Any) -> Trainer:
+    """Return the trainer of a model, which works alone or together with other processes; arguments as of `Trainer`."""
+    if current().size == 1:
+        return Trainer(*arguments)
+    from torchfit._trainer.replicated_trainer import ReplicatedTrainer
+
+    return ReplicatedTrainer(*arguments)
 
 
 class CompiledMetrics:

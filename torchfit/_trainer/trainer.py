@@ -19,7 +19,7 @@ from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
 from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.loops import evaluate_loop, predict_loop, train_loop
+from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import ModuleCaller
@@ -168,7 +168,7 @@ class Trainer:
                 lambda epoch: timer.time_iterator(watch.examine(self._start_epoch(model, run, epoch))),
                 self._bind_train_step(model, callback_list, batches, len(indices), run),
                 callback_list,
-                model,
+                self._stop_flags(model, callback_list),
                 run.start_epoch,
                 timer.timed("validation", validate),
                 lambda: _finalize_weights(model.optimizer),
@@ -193,13 +193,20 @@ class Trainer:
             parameters = [parameter for _, parameter in self.state.named_parameters(model)]
             preflight(model.module, self.state, batches, parameters)
         expected_steps = batches.steps and batches.steps * epochs
-        step = TrainStep(model, self.state, callbacks.keeps_batch_logs, self._microbatches, expected_steps)
+        step = self._train_step(model, callbacks.keeps_batch_logs, expected_steps)
         run_step = self.execution.bind(step, batches)
         if callbacks.keeps_batch_logs:  # Hooks of the user's, which may do anything.
             parameters = [parameter for _, parameter in self.state.named_parameters(model)]
             run_step = with_sync(run_step, parameters, lambda: self.sync_optimizer(model))
         run.warmup_step = run_step if self.execution.first_step_is_eager else None
         return run_step
+
+    def _train_step(self, model: BaseModel, keeps_logs: bool = False, expected_steps: int | None = None) -> TrainStep:
+        return TrainStep(model, self.state, keeps_logs, self._microbatches, expected_steps)
+
+    def _stop_flags(self, model: BaseModel, callbacks: CallbackList) -> StopFlags:
+        """Return what says whether a loop is to stop."""
+        return model
 
     def _make_timer(self, batch_spec: BatchSpec, callbacks: CallbackList, history: History) -> EpochTimer:
         timer = EpochTimer(
@@ -335,7 +342,7 @@ class Trainer:
         batch = as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight)
         self.sync_optimizer(model)
         with self._single_step(model, reset_metrics, training=True):
-            return dict(LazyLogs.wrap(TrainStep(model, self.state, False, self._microbatches).run(batch)))
+            return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
 
     def test_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
         """Evaluate `(x, y, sample_weight)`, and return the logs."""

@@ -12,7 +12,6 @@ from torchfit._serialization.plain_data import decode_arrays, encode_arrays
 from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.loops import StopFlags
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.steps import StepState
 from torchfit._types import StateDict, Stateful, StepFn, StepIterator
@@ -53,6 +52,12 @@ class Batches(Protocol):
         ...
 
 
+class StopFlag(Protocol):
+    """The model, as far as it says whether to stop."""
+
+    stop_training: bool
+
+
 class TrainingState:
     """The position of a run (epoch and step), and the state of every component that training changes.
 
@@ -77,7 +82,7 @@ class TrainingState:
         batches: Batches,
         iter_steps: Callable[[Any, int, int], StepIterator],
         epochs: range,
-        stop_flags: StopFlags,
+        stop_flags: StopFlag,
         reset_metrics: Callable[[], None],
         components: Mapping[str, Stateful],
     ) -> None:

@@ -206,6 +206,13 @@ def takes_arguments_as_list(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def default_store() -> Any:
+    """Return the key-value store through which the processes of the default group have found each other."""
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
+
+
 def version_of(tensor: Tensor) -> int:
     """Return how often a tensor, or one that shares its memory as a view, was written to in place."""
     return tensor._version

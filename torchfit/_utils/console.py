@@ -10,6 +10,7 @@ from importlib import import_module
 
 logger = logging.getLogger("torchfit")
 _interactive = True
+_silent = False
 
 
 def enable_interactive_logging() -> None:
@@ -29,8 +30,16 @@ def is_interactive_logging_enabled() -> bool:
     return _interactive
 
 
+def silence() -> None:
+    """Write nothing from now on: another process of the same training does."""
+    global _silent
+    _silent = True
+
+
 def write_line(text: str) -> None:
     """Print a line, keeping progress bars intact, or log it without blank lines."""
+    if _silent:
+        return
     if not _interactive:
         logger.info("%s", text.strip("\n"))
         return

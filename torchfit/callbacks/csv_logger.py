@@ -35,6 +35,7 @@ class CSVLogger(Callback):
     >>> logger = CSVLogger("runs/training.csv", append=True)
     """
 
+    is_writer = True
     written_logs = ()
 
     _header: list[str] | None

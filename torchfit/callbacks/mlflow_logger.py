@@ -29,6 +29,7 @@ class MLflowLogger(Callback):
     >>> logger = MLflowLogger(experiment="digits", run_name="first")
     """
 
+    is_writer = True
     written_logs = ()
 
     def __init__(

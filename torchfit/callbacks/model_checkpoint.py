@@ -48,6 +48,7 @@ class ModelCheckpoint(Callback):
     >>> checkpoint = ModelCheckpoint("runs/{epoch:02d}-{val_loss:.2f}", save_best_only=True)
     """
 
+    is_writer = True
     written_logs = ()
     reads_logs_synchronously = True
 

@@ -49,6 +49,7 @@ class ProgbarLogger(Callback):
     The times are those of Keras: seconds since the start of the epoch, and seconds per step without the first step.
     """
 
+    is_writer = True
     written_logs = ()
     reads_logs_synchronously = True
     runs_last = ("on_epoch_end", "on_test_end")  # the line shows what other callbacks add to the logs

@@ -38,6 +38,7 @@ class RemoteMonitor(Callback):
     >>> monitor = RemoteMonitor("http://localhost:9000", path="/epochs", send_as_json=True)
     """
 
+    is_writer = True
     written_logs = ()
 
     _thread: Thread | None = None

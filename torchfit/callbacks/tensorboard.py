@@ -40,6 +40,7 @@ class TensorBoard(Callback):
     >>> board = TensorBoard("runs/first", histogram_freq=1)
     """
 
+    is_writer = True
     written_logs = ()
     reads_logs_synchronously = True
 

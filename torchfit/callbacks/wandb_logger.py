@@ -27,6 +27,7 @@ class WandbLogger(Callback):
     >>> logger = WandbLogger(project="digits", mode="offline")
     """
 
+    is_writer = True
     written_logs = ()
 
     run: Any = None

@@ -21,7 +21,7 @@ SUM_DTYPE = torch.float64
 """The dtype of long sums and counts; on devices without it they are float32."""
 
 _READING = {"axis": -1, "from_logits": False, "ignore_class": None}
-_AGGREGATIONS = ("sum", "mean", "only_first_replica", "none", None)
+_AGGREGATIONS = ("sum", "max", "min", "mean", "only_first_replica", "none", None)
 
 
 class Metric(nn.Module):
@@ -67,6 +67,8 @@ class Metric(nn.Module):
     """Whether predictions are scores of classes along an `axis`."""
     counts_every_label: bool = False
     """Whether labels that are no class count as wrong."""
+    updates_depend_on_state: bool = False
+    """Whether an update does not only add to the state, but looks at it."""
     _given_name: str | None = None
     _nested_keys: tuple[str, ...] = ()
     _container_names: tuple[str, ...] = ()
@@ -114,7 +116,8 @@ class Metric(nn.Module):
             shape: its shape; `()` is a scalar.
             initializer: `"zeros"`, `"ones"`, a number, or a callable `(shape, dtype=...)` returning a tensor.
             dtype: default: the metric's.
-            aggregation: how processes combine it: `"sum"`, `"mean"`, `"only_first_replica"` or `"none"`.
+            aggregation: how processes combine it: `"sum"`, `"max"`, `"min"`, `"mean"`, `"only_first_replica"` or
+                `"none"`.
             name: its key in `state_dict()`. Default `"variable"`, numbered if taken.
 
         Raises:
@@ -171,6 +174,12 @@ class Metric(nn.Module):
 
     def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
         """Create the state whose shape depends on the first batch; most metrics have none."""
+
+    def align(self, share: Callable[[Callable[[], Tensor]], Tensor]) -> None:
+        """Prepare the state to be summed over processes; `share(make)` returns what the primary one made."""
+
+    def synchronize(self) -> None:
+        """Exchange with other processes what is not in variables, at the end of an epoch or an evaluation."""
 
     def follow_loss(self, traits: LossTraits) -> None:
         """Read labels and predictions as the loss beside this metric does: called for metrics given by name."""

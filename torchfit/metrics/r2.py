@@ -1,5 +1,6 @@
 """The coefficient of determination."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ class R2Score(Metric):
     """
 
     mode = "max"
+    updates_depend_on_state = True  # by the origin
+    _has_common_origin = False
 
     def __init__(
         self,
@@ -67,8 +70,8 @@ class R2Score(Metric):
         return "squared_sum" in self._buffers
 
     def _make_sums(self, columns: int) -> None:
-        self.squared_sum = self.add_variable((columns,), dtype=SUM_DTYPE, aggregation="none", name="squared_sum")
-        self.sum = self.add_variable((columns,), dtype=SUM_DTYPE, aggregation="none", name="sum")
+        self.squared_sum = self.add_variable((columns,), dtype=SUM_DTYPE, name="squared_sum")
+        self.sum = self.add_variable((columns,), dtype=SUM_DTYPE, name="sum")
         self.residual = self.add_weight((columns,), dtype=SUM_DTYPE, name="residual")
         self.count = self.add_weight((columns,), dtype=SUM_DTYPE, name="count")
         self.origin = self.add_variable((columns,), dtype=SUM_DTYPE, aggregation="none", name="origin")
@@ -99,6 +102,22 @@ class R2Score(Metric):
     def _set_origin(self, mean: Tensor) -> None:
         """Measure targets from the mean of the first batch: squares of large ones would lose what they differ by."""
         self.origin.copy_(torch.where(self.count == 0, mean, self.origin))
+
+    def align(self, share: Callable[[Callable[[], Tensor]], Tensor]) -> None:
+        """Measure targets from where all processes do."""
+        if self._has_common_origin or not self._built:
+            return
+        self._has_common_origin = True
+        common = share(lambda: self.origin.as_subclass(Tensor).nan_to_num(0.0).cpu()).to(self.origin.device)
+        shift = torch.where(self.count == 0, 0.0, self.origin - common)
+        self.squared_sum.add_(2 * shift * self.sum + self.count * shift.square())
+        self.sum.add_(self.count * shift)
+        self.origin.copy_(common)
+
+    def reset_state(self) -> None:
+        """Start again, and measure from the next batch."""
+        super().reset_state()
+        self._has_common_origin = False
 
     def _count_rows(self, y_pred: Tensor, mask: TensorLike) -> None:
         if mask is None:

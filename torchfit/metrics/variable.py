@@ -67,6 +67,10 @@ class Variable(Tensor):
             self.sub_(self._like(value))
         return self
 
+    def initial_value(self) -> Tensor:
+        """Return a new tensor with the initial value."""
+        return torch.zeros_like(self.data) if self._initial is None else self._initial.to(self.device, self.dtype)
+
     def reset(self) -> None:
         """Set the initial value again."""
         if self._initial is None:

@@ -14,7 +14,7 @@ from torchfit._data.adapters.base import AdapterSpec, DataAdapter
 from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, Rows, is_on_disk
 from torchfit._data.adapters.sparse import SparseArray, is_sparse
 from torchfit._data.batch_converter import batch_packer
-from torchfit._data.batch_source import BatchIndexer, BatchSource, draw_seed
+from torchfit._data.batch_source import BatchIndexer, BatchSource, TakesRows, draw_seed
 from torchfit._data.class_weight import ClassWeights
 from torchfit._data.convert import BatchSpec, LeafConverter, check_lengths, host_leaf
 from torchfit._data.prefetch import fits_on
@@ -187,6 +187,13 @@ class ArrayBatches(_ArrayBatchesBase):
         self._defers_indexing = True
         return self._index
 
+    def take_part(self, rows: TakesRows) -> BatchSource | None:
+        """Index the rows of one process, where rows are indexed at all: views are cut afterwards."""
+        if self._order is None:
+            return None
+        self._emit = lambda order: rows.mark(self._index(order[rows.slice(len(order))]), len(order))
+        return self
+
     def _index(self, rows: Tensor) -> Batch:
         return self._pack([leaf.index_select(0, rows) for leaf in self._leaves])
 
@@ -212,6 +219,7 @@ class HostArrayBatches(_ArrayBatchesBase):
         self._transfers = [batch_spec.make_transfer(*kind) for kind in kinds]
         self._pack = batch_packer(Batch(*parts))
         self._apply_class_weight = apply_class_weight
+        self._part: TakesRows | None = None
         super().__init__(len(leaves[0]), batch_size, order)
 
     def peek(self) -> Batch | None:
@@ -224,8 +232,16 @@ class HostArrayBatches(_ArrayBatchesBase):
         rows = None if order is None else order.numpy()
         for first in range(start * size, self.samples or 0, size):
             last = min(first + size, self.samples or 0)
-            batch = self._index(slice(first, last) if rows is None else rows[first:last])
-            yield batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+            whole, part = range(first, last), self._part
+            own = whole if part is None else whole[part.slice(len(whole))]
+            batch = self._index(slice(own.start, own.stop) if rows is None else rows[own.start : own.stop])
+            batch = batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+            yield batch if part is None else part.mark(batch, len(whole))
+
+    def take_part(self, rows: TakesRows) -> BatchSource:
+        """Read the rows of one process alone."""
+        self._part = rows
+        return self
 
     reread = epoch
 

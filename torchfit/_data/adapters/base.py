@@ -103,6 +103,10 @@ class DataAdapter:
         """Return batches in the order of the data or shuffled every epoch, read ahead as `loader_config` says."""
         raise NotImplementedError(f"{type(self).__name__} has no batches: define `batches`.")
 
+    def own_batches(self, batch_size: int | None = None, **arguments: Any) -> BatchSource:
+        """Return what this process takes of the batches; the arguments are those of `batches`."""
+        return self.batch_spec.share.part_of(self.batches(batch_size, **arguments))
+
 
 def length_of(value: UserData) -> int | None:
     """Return the length of `value`, `None` where it does not know it."""

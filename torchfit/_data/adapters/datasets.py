@@ -17,7 +17,7 @@ from torch.utils.data import (
 from torchfit._data.adapters.arrays import ArrayAdapter
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
 from torchfit._data.batch_converter import BatchConverter, unpack
-from torchfit._data.batch_source import BatchSource, draw_seed
+from torchfit._data.batch_source import BatchSource, TakesRows, draw_seed
 from torchfit._data.convert import BatchSpec, tensor_of
 from torchfit._data.sampling import make_order
 from torchfit._data.validation_split import split_index, warn_of_sorted_labels
@@ -155,12 +155,29 @@ class DatasetBatches(BatchSource):
         self._fetcher = SampleFetcher(dataset)
         self.seed = draw_seed() if self._order or processes else 0
         self._pool = WorkerPool(self._fetcher, processes, 2 * processes, pin_memory) if processes else None
+        self._part: TakesRows | None = None
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        requests = self._requests(index, start)
+        requests, part = self._requests(index, start), self._part
+        if part is not None:
+            requests = (
+                Request(whole.index[part.slice(len(whole.index))], hash((whole.seed, part.rank)) % 2**63)
+                for whole in requests
+            )
         fetched = self._pool.map(requests) if self._pool else (self._fetcher(request.index) for request in requests)
-        return map(self._convert, fetched)
+        batches = map(self._convert, fetched)
+        return batches if part is None else map(part.mark, batches, self._sizes(start))
+
+    def take_part(self, rows: TakesRows) -> BatchSource:
+        """Read the samples of one process alone."""
+        self._part = rows
+        return self
+
+    def _sizes(self, start: int) -> Iterator[int]:
+        """Yield how many samples the batches have, from batch `start` on."""
+        samples, size = len(self._rows), self._batch_size
+        return (min(size, samples - first) for first in range(start * size, samples, size))
 
     def _requests(self, index: int, start: int) -> Iterator[Request]:
         size, seed, samples = self._batch_size, self.seed + index, len(self._rows)

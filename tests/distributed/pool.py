@@ -1,0 +1,90 @@
+"""Processes that stay for all tests of a session and run functions together, as under `torchrun`."""
+
+import functools
+import importlib.util
+import multiprocessing
+import os
+import sys
+import traceback
+from pathlib import Path
+
+TIMEOUT = 60
+
+
+class Pool:
+    """Several connected processes.
+
+    `run(function, *arguments)` calls a function of a test module in each of them, and returns what it returned.
+    """
+
+    def __init__(self, size):
+        import torch.distributed as dist
+
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        context = multiprocessing.get_context("spawn")
+        self.connections, self.processes = [], []
+        for rank in range(size):
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(rank, size, self.store.port, there))
+            process.start()
+            self.connections.append(here)
+            self.processes.append(process)
+
+    def run(self, function, *arguments, **named):
+        for connection in self.connections:
+            connection.send((function.__code__.co_filename, function.__name__, arguments, named))
+        return [self._receive(connection) for connection in self.connections]
+
+    def _receive(self, connection):
+        if not connection.poll(TIMEOUT):
+            self.close()
+            raise TimeoutError("A process did not answer.")
+        is_error, answer = connection.recv()
+        if is_error:
+            self.close()
+            raise AssertionError(f"A process failed:\n{answer}")
+        return answer
+
+    @property
+    def is_open(self):
+        return all(process.is_alive() for process in self.processes)
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def serve(rank, size, port, connection):
+    """Run functions until the tests end."""
+    multiprocessing.set_start_method("fork", force=True)  # Of workers that read data, as under torchrun.
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+        OMP_NUM_THREADS="1",
+    )
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            file, name, arguments, named = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send((False, getattr(load(file), name)(*arguments, **named)))
+        except BaseException:
+            connection.send((True, traceback.format_exc()))
+
+
+@functools.cache
+def load(file):
+    """Import a file once; the functions of a test module are found by its path."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = sys.modules[Path(file).stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

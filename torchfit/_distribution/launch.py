@@ -1,0 +1,93 @@
+"""Start processes from Python, for notebooks and scripts without a launcher."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+from torchfit._utils import validation
+from torchfit._utils.errors import describe
+
+
+def launch(function: Callable[[], Any], processes: int = 2) -> Any:
+    """Call a function in several new processes, which train together, and return what it returns in the primary one.
+
+    For notebooks; a script is better started with `torchrun`. The processes start afresh: what the function needs it
+    imports, or gets with `functools.partial`. Functions that a notebook defines need the package cloudpickle.
+
+    Args:
+        function: Makes the model and the data, trains, and returns something that can be pickled.
+        processes: How many processes to start.
+
+    Raises:
+        ValueError: If `function` cannot be sent to another process, or `processes` is no number of processes.
+        RuntimeError: If CUDA is in use already, or a process failed: the message says which, and with what.
+    """
+    processes = validation.integer("processes", processes, min_value=1)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise RuntimeError(
+            "CUDA is in use in this process, whose memory the new processes would lack. Call `launch` before anything "
+            "is on the device: restart the notebook, and make the model inside of the function."
+        )
+    payload = _pickled(function)
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result"
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        arguments = payload, processes, store.port, str(result)
+        try:
+            start_processes(_run, arguments, processes, start_method="spawn")  # type: ignore[no-untyped-call]
+        except ProcessExitedException as error:
+            raise RuntimeError(f"process {error.error_index} of {processes} was killed: {error}") from None
+        except ProcessRaisedException as error:
+            raise RuntimeError(_reason(str(error), error.error_index, processes)) from error
+        return pickle.loads(result.read_bytes())
+
+
+def _pickled(function: Callable[[], Any]) -> bytes:
+    if not callable(function):
+        raise ValueError(f"`function` must be a function without arguments. Received: {describe(function)}.")
+    target = getattr(function, "func", function)
+    if getattr(target, "__module__", None) == "__main__" or "<" in getattr(target, "__qualname__", ""):
+        try:
+            import cloudpickle
+        except ImportError:
+            raise ValueError(
+                "`function` is defined in a notebook, in the main script or inside of a function, where new processes "
+                "do not find it. Install cloudpickle, or move it to a module and import it."
+            ) from None
+        return bytes(cloudpickle.dumps(function))
+    try:
+        return pickle.dumps(function)
+    except Exception as error:
+        raise ValueError(f"`function` cannot be sent to another process: {error}.") from error
+
+
+def _run(rank: int, payload: bytes, processes: int, port: int, result: str) -> None:
+    """Run in the new process."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(processes),
+        LOCAL_WORLD_SIZE=str(processes),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    found = pickle.loads(payload)()
+    if rank == 0:
+        Path(result).write_bytes(pickle.dumps(found))
+
+
+def _reason(text: str, rank: int, processes: int) -> str:
+    """Return what failed first: a process that ended because of another one says so itself."""
+    last = text.strip().splitlines()[-1]
+    marker = last.find(f" of {processes} failed: ")
+    return last[last.find("process ") :] if marker >= 0 else f"process {rank} of {processes} failed: {last}"

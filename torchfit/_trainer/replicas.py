@@ -1,0 +1,211 @@
+"""What keeps the models of several processes equal: a common start, common decisions, and a check of both."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchfit._distribution.process_group import ProcessGroup
+from torchfit._types import StepIterator
+from torchfit._utils.rng import random_state, restore_random_state
+from torchfit.callbacks import CallbackList
+
+
+def share_model(processes: ProcessGroup, modules: Iterable[nn.Module], device: torch.device) -> None:
+    """Give all processes the weights and the state of the random generators of the primary one.
+
+    Raises:
+        ValueError: If the models differ in more than the values of their weights.
+    """
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    tensors = [tensor for tensor in tensors if not is_lazy(tensor)]
+    shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
+    for rank, theirs in enumerate(processes.gather(shapes)):
+        if theirs != shapes:
+            raise ValueError(
+                f"The models of the processes differ: the weights of process {processes.rank} have the shapes "
+                f"{shapes}, those of process {rank} {theirs}. Every process must make the same model."
+            )
+    processes.share_tensors(tensors)
+    restore_random_state({**processes.share(lambda: random_state(devices=False)), "cuda": [], "mps": None})
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(processes.share(lambda: torch.cuda.get_rng_state(device)), device)
+
+
+def require_equal_replicas(processes: ProcessGroup, module: nn.Module) -> None:
+    """Compare the parameters of all processes; buffers that differ become those of the primary process.
+
+    Raises:
+        RuntimeError: If a parameter differs, which is named.
+    """
+    named, buffers = dict(module.named_parameters()), list(module.buffers())
+    differs = _differ(processes, [*named.values(), *buffers])
+    for name, is_other in zip(named, differs):
+        if is_other:
+            raise RuntimeError(
+                f"The parameter {name!r} is not the same in all processes any more. Something changes it that depends "
+                "on the process, such as a `train_step` that writes into it without the optimizer, a random number "
+                "that was drawn in one process only, or a callback."
+            )
+    processes.share_tensors([buffer for buffer, is_other in zip(buffers, differs[len(named) :]) if is_other])
+
+
+def _differ(processes: ProcessGroup, tensors: list[Tensor]) -> list[bool]:
+    if not tensors:
+        return []
+    sums = torch.stack([_checksum(tensor) for tensor in tensors])
+    largest, smallest = processes.largest(torch.cat([sums, -sums])).chunk(2)
+    return (largest != -smallest).tolist()
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    value = tensor.detach().cpu()
+    value = value.abs() if value.is_complex() else value
+    return value.double().sum().nan_to_num(0.0, 0.0, 0.0)
+
+
+class Controls:
+    """What the processes tell each other with every step: how many rows they had, and whether they are to stop.
+
+    Args:
+        processes: The processes.
+
+    Attributes:
+        is_interrupted: Whether a signal asked some process to end, which all of them know.
+    """
+
+    def __init__(self, processes: ProcessGroup) -> None:
+        self._processes = processes
+        self.is_interrupted = self._was_signalled = False
+        self._pending: tuple[Tensor, int] | None = None
+
+    def tensor(self, rows: int, has_ended: bool = False) -> Tensor:
+        """Return what is to be summed."""
+        return torch.tensor([float(rows), float(self._was_signalled), float(has_ended)])
+
+    def finish(self, sums: Tensor, total: int) -> None:
+        """Read the sums: at once on a CPU; elsewhere those of the step before, so that nothing waits for this one.
+
+        Raises:
+            RuntimeError: If the data of the processes differ.
+        """
+        if sums.device.type == "cpu":
+            self._read(sums, total)
+            return
+        pending, self._pending = self._pending, (sums.clone(), total)
+        if pending is not None:
+            self._read(*pending)
+
+    def _read(self, sums: Tensor, total: int) -> None:
+        rows, signalled, ended = sums.tolist()
+        self.is_interrupted = self.is_interrupted or signalled > 0
+        if ended not in (0, self._processes.size):
+            raise RuntimeError(
+                "The data ended for some processes and not for others. Every process must pass data with the same "
+                "batches, of which it takes a part: seed the generators that they depend on."
+            )
+        if not ended and rows != total:
+            raise RuntimeError(
+                f"The batches of the processes differ: this one has a batch of {total} rows, but the parts that the "
+                f"processes took of theirs have {int(rows)} together. Every process must pass the same data."
+            )
+
+    @contextmanager
+    def signals_handled(self) -> Iterator[None]:
+        """Remember SIGTERM, which the launcher or the machine sends, until all processes know of it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_was_signalled", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+class InterruptedRun(SystemExit):
+    """A signal asked the processes to end, and they did so together."""
+
+
+class AgreedFlags:
+    """The flags that ask a loop to stop, as all processes see them: set, if one of them has set it.
+
+    They are compared at the end of an epoch, and after each step if callbacks run then.
+
+    Args:
+        processes: The processes.
+        model: The model, which holds the flags of this process.
+        callbacks: The callbacks of the loop.
+        controls: What the processes tell each other.
+    """
+
+    def __init__(self, processes: ProcessGroup, model: Any, callbacks: CallbackList, controls: Controls) -> None:
+        self._processes, self._model, self._callbacks, self._controls = processes, model, callbacks, controls
+        self._epoch, self._steps = 0, 0
+        self.is_epoch_over = False
+        # The primary process has callbacks that the others do without: the last one has those of all.
+        heard = [callbacks.has_listeners(f"on_{mode}_batch_end") for mode in ("train", "test", "predict")]
+        self._hears_train, self._hears_test, self._hears_predict = processes.gather(heard)[-1]
+
+    def track(self, epoch: int, steps: StepIterator) -> StepIterator:
+        """Yield the steps of an epoch, and remember which one it is."""
+        self._epoch = epoch
+        for first, last, batch in steps:
+            self._steps = last + 1
+            yield first, last, batch
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether the training is to stop, at the end of an epoch or after a step."""
+        if self._controls.is_interrupted:
+            self._interrupt()
+        if not self.is_epoch_over and not self._hears_train:
+            return False
+        self.is_epoch_over = False
+        self._model.stop_training = self._processes.any(self._model.stop_training)
+        return bool(self._model.stop_training)
+
+    @property
+    def stop_evaluating(self) -> bool:
+        """Whether the evaluation is to stop after a step."""
+        return self._hears_test and self._processes.any(self._model.stop_evaluating)
+
+    @property
+    def stop_predicting(self) -> bool:
+        """Whether the prediction is to stop after a step."""
+        return self._hears_predict and self._processes.any(self._model.stop_predicting)
+
+    def _interrupt(self) -> None:
+        """Let callbacks store the state of the run, and end the process as the signal would have done."""
+        epoch, steps = (self._epoch + 1, 0) if self.is_epoch_over else (self._epoch, self._steps)
+        for callback in self._callbacks.callbacks:
+            getattr(callback, "on_interrupt", _nothing)(epoch, steps)
+        raise InterruptedRun(128 + signal.SIGTERM)
+
+
+class FinishingCallbacks:
+    """The hooks of an evaluation, with something done before its end.
+
+    Args:
+        callbacks: The callbacks.
+        finish: Called before `on_test_end`.
+    """
+
+    def __init__(self, callbacks: CallbackList, finish: Callable[[], None]) -> None:
+        self.on_test_begin = callbacks.on_test_begin
+        self.on_test_batch_begin, self.on_test_batch_end = callbacks.on_test_batch_begin, callbacks.on_test_batch_end
+        self._on_test_end, self._finish = callbacks.on_test_end, finish
+
+    def on_test_end(self, logs: Any) -> None:
+        """Called at the end of the evaluation."""
+        self._finish()
+        self._on_test_end(logs)
+
+
+def _nothing(*_: Any) -> None:
+    return None

@@ -1,0 +1,254 @@
+"""The trainer of one of several processes, each of which has the whole model and a part of the rows of every batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchfit._data.adapters.dispatch import as_batch
+from torchfit._data.convert import BatchSpec
+from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.pipelines import unpack_validation_data
+from torchfit._data.sharding import RowsOfProcess
+from torchfit._data.workers import LoaderConfig
+from torchfit._distribution import processes as distribution
+from torchfit._distribution.batch_rows import whole_batches
+from torchfit._distribution.process_group import ProcessGroup, local_device
+from torchfit._execution.eager import EagerExecution
+from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.compile_options import CompileOptions
+from torchfit._trainer.gathered_predictions import GatheredPredictions
+from torchfit._trainer.logs import LazyLogs
+from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop
+from torchfit._trainer.replicas import AgreedFlags, FinishingCallbacks, require_equal_replicas, share_model
+from torchfit._trainer.replicated_steps import Replica, ReplicatedEvaluateStep, ReplicatedTrainStep
+from torchfit._trainer.steps import PredictStep
+from torchfit._trainer.trainer import Trainer
+from torchfit._trainer.training_state import TrainingState
+from torchfit._types import StepIterator
+from torchfit.callbacks import CallbackList
+from torchfit.callbacks.callback_list import NO_CALLBACKS, as_callbacks
+
+
+class ReplicatedTrainer(Trainer):
+    """Trains, evaluates and predicts together with other processes; see `Trainer` for the arguments."""
+
+    def __init__(
+        self,
+        model: BaseModel,
+        input_names: Sequence[str] | None,
+        output_names: Sequence[str] | None,
+        device: str | torch.device | None,
+        dtype_policy: Any,
+    ) -> None:
+        if device in ("auto", None) and torch.cuda.is_available():
+            device = local_device()
+        require_plain(model.module)
+        super().__init__(model, input_names, output_names, device, dtype_policy)
+        self._replica: Replica | None = None
+        self._train: ReplicatedTrainStep | None = None
+        self._flags: AgreedFlags | None = None
+
+    @property
+    def _processes(self) -> ProcessGroup:
+        processes: ProcessGroup = distribution.current()
+        return processes
+
+    @property
+    def _rows(self) -> RowsOfProcess:
+        processes = self._processes
+        return RowsOfProcess(processes.rank, processes.size, processes.gather)
+
+    @property
+    def _own(self) -> Replica:
+        if self._replica is None or self._replica.processes is not self._processes:
+            self._replica = Replica(self._processes)
+        return self._replica
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process."""
+        return {**self.__dict__, "_replica": None, "_train": None, "_flags": None}
+
+    def compile(self, options: CompileOptions) -> None:
+        """Build the objective. Steps of several processes are not compiled.
+
+        Raises:
+            ValueError: If a name is unknown, an argument is not one of its values, or steps are to be compiled.
+        """
+        if options.jit_compile is True:
+            raise ValueError(
+                "`jit_compile=True` is not possible with several processes, which exchange gradients in every step. "
+                'Leave it out, or pass `jit_compile="auto"`, which compiles where it can.'
+            )
+        super().compile(options)
+        self.execution = EagerExecution(self.execution.steps_per_execution)
+
+    def invalidate_compiled_steps(self) -> None:
+        """Have nothing to invalidate: no step is compiled."""
+
+    # -- what differs in `fit` -----------------------------------------------------------------------------
+
+    def fit(self, model: BaseModel, x: Any, y: Any, **arguments: Any) -> Any:
+        """Train `model` and return its `History`; arguments as those of `Model.fit`."""
+        with self._processes.guarded():
+            self._require_compiled("fit")
+            self._share(model)
+            validation = unpack_validation_data(arguments["validation_data"])
+            names = "x", "y", "sample_weight"
+            self._check_data(dict(zip(names, (x, y, arguments["sample_weight"]))))
+            self._check_data({f"validation_data, {name}": data for name, data in zip(names, validation)})
+            replica = self._own
+            with whole_batches(replica.own, self._processes), replica.controls.signals_handled():
+                return super().fit(model, x, y, **arguments)
+
+    def _share(self, model: BaseModel) -> None:
+        modules = model.module, *self.state.objective.loss_modules(), *self.state.auxiliary.modules
+        share_model(self._processes, modules, self.device)
+
+    def _check_data(self, data: dict[str, Any]) -> None:
+        rows = self._rows
+        for name, value in data.items():
+            rows.check(name, value)
+
+    def _train_step(
+        self, model: BaseModel, keeps_logs: bool = False, expected_steps: int | None = None
+    ) -> ReplicatedTrainStep:
+        self._train = ReplicatedTrainStep(self._own, model, self.state, keeps_logs, self._microbatches, expected_steps)
+        return self._train
+
+    def _stop_flags(self, model: BaseModel, callbacks: CallbackList) -> StopFlags:
+        self._flags = AgreedFlags(self._processes, model, callbacks, self._own.controls)
+        return self._flags
+
+    def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
+        assert self._flags is not None
+        return self._flags.track(epoch, super()._start_epoch(model, run, epoch))
+
+    def _make_validate(
+        self, model: BaseModel, batches: EpochIterator | None, frequency: Any, callbacks: CallbackList
+    ) -> Callable[[int], dict[str, float]]:
+        validate = super()._make_validate(model, batches, frequency, callbacks)
+
+        def end_epoch(epoch: int) -> dict[str, float]:
+            if self._train is not None:
+                self._train.end_epoch()
+            for metric in self.metrics(model):
+                getattr(metric, "synchronize", _nothing)()
+            require_equal_replicas(self._processes, model.module)
+            if self._flags is not None:
+                self._flags.is_epoch_over = True
+            return validate(epoch)
+
+        return end_epoch
+
+    def _build_callbacks(self, model: BaseModel, callbacks: Any, verbose: Any, **arguments: Any) -> CallbackList:
+        """Return the callbacks: those that write files or the screen on the primary process alone."""
+        if self._processes.rank:
+            verbose = 0
+            callbacks = [callback for callback in as_callbacks(callbacks) if not getattr(callback, "is_writer", False)]
+        built = super()._build_callbacks(model, callbacks, verbose, **arguments)
+        built.keeps_batch_logs = self._processes.any(built.keeps_batch_logs)
+        return built
+
+    def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
+        return replace(super()._batch_spec(model, x), share=self._rows)
+
+    # -- evaluate and predict ------------------------------------------------------------------------------
+
+    def evaluate(self, model: BaseModel, x: Any, y: Any, sample_weight: Any, **arguments: Any) -> dict[str, Any]:
+        """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
+        with self._processes.guarded():
+            self._check_data({"x": x, "y": y, "sample_weight": sample_weight})
+            return super().evaluate(model, x, y, sample_weight, **arguments)
+
+    def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
+        model.stop_evaluating = False
+        with torch.no_grad():
+            model.reset_metrics()
+            no_hooks = self._has_no_batch_hooks(callbacks, "test")
+            step = ReplicatedEvaluateStep(self._own, model, self.state, callbacks.keeps_batch_logs, no_hooks)
+            steps, run_step = self.execution.single_pass(step, batches)
+            flags = AgreedFlags(self._processes, model, callbacks, self._own.controls)
+            finishing: Any = FinishingCallbacks(callbacks, lambda: self._finish_evaluation(model, step))
+            return dict(evaluate_loop(steps, run_step, finishing, flags))
+
+    def _finish_evaluation(self, model: BaseModel, step: ReplicatedEvaluateStep) -> None:
+        step.finish()
+        for metric in self.metrics(model):
+            getattr(metric, "synchronize", _nothing)()
+
+    def predict(
+        self,
+        model: BaseModel,
+        x: Any,
+        *,
+        batch_size: int | None,
+        verbose: int | str,
+        steps: int | None,
+        callbacks: Any,
+        loading: LoaderConfig,
+        out: Any,
+        pad_value: float | None,
+    ) -> Any:
+        """Predict with `model`; arguments as those of `Model.predict`."""
+        with self._processes.guarded():
+            self._check_data({"x": x})
+            batches = self._prediction_batches(model, x, batch_size, steps, loading)
+            predictions = GatheredPredictions(self._processes, self._rows, out, pad_value)
+            params = {"steps": batches.steps, "samples": batches.samples}
+            callback_list = self._build_callbacks(model, callbacks, verbose, **params)
+            with self._prediction_context(model, callback_list):
+                model.stop_predicting = False
+                no_hooks = self._has_no_batch_hooks(callback_list, "predict")
+                keeps = callback_list.has_listeners("on_predict_batch_end")
+                step = PredictStep(model, self.state, keeps, no_hooks, pad_value)
+                iterator, run_step = self.execution.single_pass(step, batches)
+                flags = AgreedFlags(self._processes, model, callback_list, self._own.controls)
+                predict_loop(iterator, predictions.collect(run_step), callback_list, flags, predictions.append)
+            return predictions.result()
+
+    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Any]:
+        processes, rows = self._processes, self._rows
+        for batch in batches.epoch(0):
+            predictions = GatheredPredictions(processes, rows, None, None)
+            with processes.guarded():
+                with self._prediction_context(model, NO_CALLBACKS):
+                    step = PredictStep(model, self.state, False)
+                    predictions.append(predictions.collect(step.run)(batch))
+                whole = predictions.result()
+            yield whole
+
+    # -- single batches ------------------------------------------------------------------------------------
+
+    def train_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+        """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
+        with self._processes.guarded():
+            self._require_compiled("train_on_batch")
+            if not model.optimizer.built:
+                self._share(model)
+            x, y, sample_weight, class_weight = data
+            rows = self._rows
+            batch = rows.take(as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight))
+            with whole_batches(self._own.own, self._processes), self._single_step(model, reset_metrics, training=True):
+                return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
+
+
+def require_plain(module: nn.Module) -> None:
+    """Check that nobody else exchanges gradients.
+
+    Raises:
+        ValueError: If the module is wrapped for data-parallel training.
+    """
+    for part in module.modules():
+        if isinstance(part, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            kind = type(part).__name__
+            raise ValueError(
+                f"The module is wrapped in {kind}, which exchanges gradients as well. Pass the module itself: "
+                f"Model(wrapped.module). Under `torchrun` torchfit trains on all processes by itself."
+            )
+
+
+def _nothing() -> None:
+    return None

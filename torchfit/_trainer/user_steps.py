@@ -1,0 +1,301 @@
+"""Steps that the user wrote, in one of several processes: what they read and update is what all processes have."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._data.sharding import BatchPart
+from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.exchange import Exchange, MetricChanges
+from torchfit._trainer.logs import LazyLogs, flatten
+from torchfit._trainer.loss_tracking import LossTerm, LossTerms
+from torchfit._types import Results
+from torchfit._utils.compat import version_of
+from torchfit.metrics import Mean
+from torchfit.metrics.base import SUM_DTYPE
+
+
+class StepValues:
+    """The numbers that a step returned: for each, the mean over the rows of all processes."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Tensor] = {}
+
+    def keep(self, results: Results) -> Results:
+        """Take the numbers out of what a step returned, and return it."""
+        self._values = {}
+        if not isinstance(results, LazyLogs):
+            found = {name: _tensor_of(value) for name, value in flatten(results or {}).items()}
+            self._values = {name: value for name, value in found.items() if value is not None}
+        return results
+
+    def tensors(self, share: float) -> list[Tensor]:
+        """Return what is to be summed, `share` being the share of the rows that this process has."""
+        values = self._values.values()
+        return [value * share if share else torch.zeros_like(value) for value in values]
+
+    def finish(self, sums: Sequence[Tensor]) -> None:
+        """Take the sums of `tensors`."""
+        self._values = {name: value.clone() for name, value in zip(self._values, sums)}
+
+    def logs(self, results: Results) -> LazyLogs:
+        """Return the logs of the step, with the numbers of all processes."""
+        values, self._values = self._values, {}
+        return LazyLogs.wrap(results if isinstance(results, LazyLogs) else {**flatten(results or {}), **values})
+
+
+def _tensor_of(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value.detach().to(SUM_DTYPE if value.device.type in ("cpu", "cuda") else torch.float32)
+    return torch.tensor(float(value), dtype=SUM_DTYPE) if isinstance(value, (bool, int, float)) else None
+
+
+class SharedMetrics:
+    """Lets metrics that a step of the user's reads hold what all processes have, at the moment of the read.
+
+    Args:
+        exchange: Adds up what the processes have.
+        changes: The changes of the metrics in the step.
+        model: The model.
+        part: The rows of this process.
+    """
+
+    def __init__(self, exchange: Exchange, changes: MetricChanges, model: BaseModel, part: BatchPart) -> None:
+        self._exchange, self._changes, self._model, self._part = exchange, changes, model, part
+        self._attached: dict[int, Any] = {}
+        self._versions: list[int] = []
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Exchange when a metric is read."""
+        self.attach()
+        self._versions = self._find_versions()
+        try:
+            yield
+        finally:
+            for metric in self._attached.values():
+                vars(metric).pop("result", None)
+
+    def attach(self) -> None:
+        """Watch the metrics that there are now."""
+        for metric in self._model.metrics:
+            if id(metric) not in self._attached and "result" not in vars(metric):
+                self._attached[id(metric)] = metric
+                vars(metric)["result"] = self._reader(metric.result)
+
+    def _reader(self, result: Callable[[], Any]) -> Callable[[], Any]:
+        def read() -> Any:
+            self._exchange_changes()
+            return result()
+
+        return read
+
+    def _exchange_changes(self) -> None:
+        if self._find_versions() == self._versions:
+            return
+        metrics, processes = self._model.metrics, self._exchange.processes
+        tensors = self._changes.tensors(metrics, self._part.rows > 0, processes)
+        if tensors:
+            self._changes.finish(self._exchange.sum(tensors, SUM_DTYPE, tensors[0].device))
+        self._changes.restart(metrics)
+        self._versions = self._find_versions()
+
+    def _find_versions(self) -> list[int]:
+        return [version_of(variable) for metric in self._model.metrics for variable in getattr(metric, "variables", ())]
+
+
+@contextmanager
+def weighted_scalars(part: BatchPart) -> Iterator[None]:
+    """Let a number for a whole batch, such as its loss, count in a `Mean` by the share of the rows it was computed of.
+
+    In one process it counts once. The shares of all processes add up to that.
+    """
+    update, share = Mean.update_state, part.rows / part.total
+
+    def weighted(mean: Mean, values: Any, sample_weight: Any = None) -> None:
+        is_scalar = sample_weight is None and not getattr(values, "ndim", 1 if isinstance(values, (list, tuple)) else 0)
+        update(mean, torch.as_tensor(values) if is_scalar else values, share if is_scalar else sample_weight)
+
+    Mean.update_state = weighted  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Mean.update_state = update  # type: ignore[method-assign]
+
+
+@contextmanager
+def whole_losses(objective: Any, exchange: Exchange, part: BatchPart, attach: Callable[[], None]) -> Iterator[None]:
+    """Let `compute_loss` return losses whose mean over the rows of all processes is the loss of the whole batch.
+
+    A mean over rows is that already. Where the denominator depends on data, such as a mask, it is exchanged.
+    """
+    compute = objective.loss
+
+    def loss(targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
+        total: Tensor | None = compute(targets, outputs, sample_weight)
+        attach()  # The first batch creates metrics.
+        terms = objective.losses.terms
+        if total is None or not any(term.is_sum or isinstance(term.denominator, Tensor) for term in terms):
+            return total
+        factors = _factors(terms, exchange, part, total.device)
+        values = [term.value * factor for term, factor in zip(terms, factors)]
+        total = torch.stack([value.reshape(()) for value in values]).sum() if len(values) > 1 else values[0]
+        objective.losses = LossTerms(terms, total)
+        return total
+
+    vars(objective)["loss"] = loss
+    try:
+        yield
+    finally:
+        del vars(objective)["loss"]
+
+
+def _factors(terms: Sequence[LossTerm], exchange: Exchange, part: BatchPart, device: torch.device) -> list[Any]:
+    """Return by what the losses of the outputs are to be multiplied."""
+    inverse = part.total / part.rows if part.rows else 0.0
+    own = [term.denominator.detach() for term in terms if isinstance(term.denominator, Tensor) and not term.is_sum]
+    counted = [value if part.rows else torch.zeros_like(value) for value in own]
+    sums = iter(exchange.sum(counted, SUM_DTYPE, device) if counted else ())
+    factors: list[Any] = []
+    for term in terms:
+        if term.is_sum:
+            factors.append(inverse)
+        elif isinstance(term.denominator, Tensor):
+            whole = next(sums).clone()
+            share = torch.where(whole == 0, 0.0, term.denominator.detach() * inverse / whole)
+            factors.append(share.to(term.value.dtype))
+        else:
+            factors.append(1.0 if part.rows else 0.0)
+    return factors
+
+
+# -- gradients ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shared_gradients(model: BaseModel, exchange: Exchange, share: float) -> Iterator[None]:
+    """Let the optimizers of a model update with the mean gradients over the rows of all processes."""
+    gradients = SharedGradients(exchange, share)
+    with ExitStack() as stack:
+        for optimizer in _optimizers_of(model):
+            stack.enter_context(_shared(optimizer, gradients))
+        yield
+
+
+def _optimizers_of(model: BaseModel) -> list[Any]:
+    """Return the optimizers in attributes of a model, also in lists and dictionaries, each once."""
+    found: dict[int, Any] = {}
+    for value in vars(model).values():
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
+        found.update({id(part): part for part in parts if _is_optimizer(part)})
+    return list(found.values())
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, torch.optim.Optimizer) or (hasattr(value, "apply") and hasattr(value, "scale_loss"))
+
+
+@contextmanager
+def _shared(optimizer: Any, gradients: "SharedGradients") -> Iterator[None]:
+    if isinstance(optimizer, torch.optim.Optimizer):
+        handle = optimizer.register_step_pre_hook(lambda *_: gradients.set_in_place(_parameters_of(optimizer)))
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    name, function = gradients.replacement(optimizer)
+    vars(optimizer)[name] = function
+    try:
+        yield
+    finally:
+        del vars(optimizer)[name]
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+class SharedGradients:
+    """The mean of the gradients of all processes, each weighted by its share of the rows.
+
+    Args:
+        exchange: Adds up what the processes have.
+        share: The share of the rows that this process has.
+    """
+
+    def __init__(self, exchange: Exchange, share: float) -> None:
+        self._exchange, self._share = exchange, share
+
+    def replacement(self, optimizer: Any) -> tuple[str, Callable[..., Any]]:
+        """Return which method of an optimizer of torchfit first sees gradients, and what exchanges them before."""
+        if not hasattr(optimizer, "update"):
+            return "step", self._before_step(optimizer, optimizer.step)
+        if optimizer.gradient_accumulation_steps is None:
+            return "update", self._before_update(optimizer, optimizer.update)
+        return "accumulate", self._before_accumulation(optimizer, optimizer.accumulate)
+
+    def _before_update(self, optimizer: Any, update: Callable[..., Any]) -> Callable[..., Any]:
+        def shared(gradients: Sequence[Tensor | None], *numbers: Any) -> Any:
+            return update(self.mean(gradients, optimizer.parameters)[0], *numbers)
+
+        return shared
+
+    def _before_accumulation(self, optimizer: Any, accumulate: Callable[..., Any]) -> Callable[..., Any]:
+        def shared(gradients: Sequence[Tensor | None], denominator: Any = 1.0, group: int = 0) -> Any:
+            means, whole = self.mean(gradients, optimizer.parameters, 0.0 if denominator is None else denominator)
+            return accumulate(means, None if denominator is None else whole, group)
+
+        return shared
+
+    def _before_step(self, optimizer: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+        def shared(num_samples: Any = 1.0, closure: Any = None) -> Any:
+            evaluate = num_samples if callable(num_samples) else closure
+            if evaluate is None:
+                self.set_in_place(optimizer.parameters)
+                return step(num_samples)
+            return step(closure=lambda: self._evaluate(evaluate, optimizer))
+
+        return shared
+
+    def _evaluate(self, closure: Callable[[], Any], optimizer: Any) -> Any:
+        loss = closure()
+        self.set_in_place(optimizer.parameters)
+        own = loss.detach() * self._share if self._share else torch.zeros_like(loss.detach())
+        return self._exchange.sum([own], SUM_DTYPE, own.device)[0].clone()
+
+    def set_in_place(self, parameters: Sequence[Tensor]) -> None:
+        """Replace the gradients in `grad`."""
+        means, _ = self.mean([parameter.grad for parameter in parameters], parameters)
+        for parameter, gradient in zip(parameters, means):
+            parameter.grad = gradient
+
+    def mean(
+        self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], denominator: Any = 0.0
+    ) -> tuple[list[Tensor | None], Tensor]:
+        """Return the means, `None` for parameters without a gradient in all processes, and the sum of denominators."""
+        own = [None if gradient is None or not self._share else gradient for gradient in gradients]
+        dtype = torch.float32
+        for parameter in parameters:
+            dtype = torch.promote_types(dtype, parameter.dtype)
+        tensors = [
+            torch.zeros_like(parameter) if gradient is None else _dense(gradient) * self._share
+            for gradient, parameter in zip(own, parameters)
+        ]
+        present = torch.tensor([float(gradient is not None) for gradient in own])
+        counted = torch.as_tensor(denominator) * float(self._share > 0)
+        device = parameters[0].device if parameters else torch.device("cpu")
+        *sums, presence, whole = self._exchange.sum([*tensors, present, counted], dtype, device)
+        is_there = [True] * len(own) if all(present.tolist()) else [count > 0 for count in presence.tolist()]
+        means = [
+            total.to(parameter.dtype, copy=True) if there else None
+            for total, parameter, there in zip(sums, parameters, is_there)
+        ]
+        return means, whole.clone()
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
