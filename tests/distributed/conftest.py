@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.distributed.compare import assert_equal, assert_same
 from tests.distributed.pool import Pool
 
 
@@ -9,10 +10,11 @@ from tests.distributed.pool import Pool
 def pools():
     found = {}
 
-    def pool_of(size):
-        if size not in found or not found[size].is_open:
-            found[size] = Pool(size)
-        return found[size]
+    def pool_of(size, forks=False):
+        key = size, forks
+        if key not in found or not found[key].is_open:
+            found[key] = Pool(size, forks)
+        return found[key]
 
     yield pool_of
     for pool in found.values():
@@ -22,7 +24,6 @@ def pools():
 @pytest.fixture
 def everywhere(pools):
     """Run a function in several processes, and check that all return the same: what one process returns."""
-    from tests.distributed.compare import assert_equal, assert_same
 
     def run(function, *arguments, sizes=(2,), tolerance=1e-6, **named):
         expected = function(*arguments, **named)

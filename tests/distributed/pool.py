@@ -15,24 +15,27 @@ class Pool:
     """Several connected processes.
 
     `run(function, *arguments)` calls a function of a test module in each of them, and returns what it returned.
+
+    Args:
+        size: How many there are.
+        forks: Whether each call gets processes of its own, which connect anew, may fail, and are gone afterwards.
     """
 
-    def __init__(self, size):
-        import torch.distributed as dist
-
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    def __init__(self, size, forks=False):
+        self.forks, self.store = forks, None if forks else new_store()
         context = multiprocessing.get_context("spawn")
         self.connections, self.processes = [], []
         for rank in range(size):
             here, there = context.Pipe()
-            process = context.Process(target=serve, args=(rank, size, self.store.port, there))
+            process = context.Process(target=serve, args=(rank, size, forks, there))
             process.start()
             self.connections.append(here)
             self.processes.append(process)
 
     def run(self, function, *arguments, **named):
+        store = new_store() if self.forks else self.store
         for connection in self.connections:
-            connection.send((function.__code__.co_filename, function.__name__, arguments, named))
+            connection.send((store.port, function.__code__.co_filename, function.__name__, arguments, named))
         return [self._receive(connection) for connection in self.connections]
 
     def _receive(self, connection):
@@ -55,7 +58,13 @@ class Pool:
             process.join()
 
 
-def serve(rank, size, port, connection):
+def new_store():
+    import torch.distributed as dist
+
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def serve(rank, size, forks, connection):
     """Run functions until the tests end."""
     multiprocessing.set_start_method("fork", force=True)  # Of workers that read data, as under torchrun.
     os.environ.update(
@@ -63,7 +72,6 @@ def serve(rank, size, port, connection):
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(size),
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
         TORCHELASTIC_USE_AGENT_STORE="True",
         OMP_NUM_THREADS="1",
     )
@@ -72,13 +80,31 @@ def serve(rank, size, port, connection):
     torch.set_num_threads(1)
     while True:
         try:
-            file, name, arguments, named = connection.recv()
+            port, file, name, arguments, named = connection.recv()
         except EOFError:
             return
+        os.environ["MASTER_PORT"] = str(port)
+        function = getattr(load(file), name)
+        if not forks:
+            connection.send(call(function, arguments, named))
+            continue
+        here, there = multiprocessing.Pipe()
+        process = multiprocessing.Process(target=lambda: there.send(call(function, arguments, named)))
+        process.start()
+        there.close()
         try:
-            connection.send((False, getattr(load(file), name)(*arguments, **named)))
-        except BaseException:
-            connection.send((True, traceback.format_exc()))
+            connection.send(here.recv())
+        except EOFError:  # It was killed.
+            connection.send((False, None))
+        process.join()
+
+
+def call(function, arguments, named):
+    """Return whether a function failed, and its result or the traceback."""
+    try:
+        return False, function(*arguments, **named)
+    except BaseException:
+        return True, traceback.format_exc()
 
 
 @functools.cache
