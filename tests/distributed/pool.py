@@ -89,7 +89,7 @@ def serve(rank, size, forks, connection):
             connection.send(call(function, arguments, named))
             continue
         here, there = multiprocessing.Pipe()
-        process = multiprocessing.Process(target=lambda: there.send(call(function, arguments, named)))
+        process = multiprocessing.Process(target=call_and_send, args=(there, function, arguments, named))
         process.start()
         there.close()
         try:
@@ -105,6 +105,10 @@ def call(function, arguments, named):
         return False, function(*arguments, **named)
     except BaseException:
         return True, traceback.format_exc()
+
+
+def call_and_send(connection, *what):
+    connection.send(call(*what))
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from torchfit._trainer.replicated_steps import Replica, ReplicatedEvaluateStep, 
 from torchfit._trainer.steps import PredictStep
 from torchfit._trainer.trainer import Trainer
 from torchfit._trainer.training_state import TrainingState
+from torchfit._trainer.user_steps import additive_metrics
 from torchfit._types import StepIterator
 from torchfit.callbacks import CallbackList
 from torchfit.callbacks.callback_list import NO_CALLBACKS, as_callbacks
@@ -100,7 +101,8 @@ class ReplicatedTrainer(Trainer):
             self._check_data(dict(zip(names, (x, y, arguments["sample_weight"]))))
             self._check_data({f"validation_data, {name}": data for name, data in zip(names, validation)})
             replica = self._own
-            with whole_batches(replica.own, self._processes), replica.controls.signals_handled():
+            whole = whole_batches(replica.own, self._processes)
+            with whole, replica.controls.signals_handled(), additive_metrics(self.state.objective):
                 return super().fit(model, x, y, **arguments)
 
     def _share(self, model: BaseModel) -> None:
@@ -161,7 +163,9 @@ class ReplicatedTrainer(Trainer):
         """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
         with self._processes.guarded():
             self._check_data({"x": x, "y": y, "sample_weight": sample_weight})
-            return super().evaluate(model, x, y, sample_weight, **arguments)
+            self._require_compiled("evaluate")
+            with additive_metrics(self.state.objective):
+                return super().evaluate(model, x, y, sample_weight, **arguments)
 
     def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
         model.stop_evaluating = False

@@ -1,4 +1,4 @@
-"""Steps that the user wrote, in one of several processes: what they read and update is what all processes have."""
+"""Steps and metrics of the user's, in one of several processes: what they read and update is what all have."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +12,10 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange, MetricChanges
 from torchfit._trainer.logs import LazyLogs, flatten
 from torchfit._trainer.loss_tracking import LossTerm, LossTerms
+from torchfit._trainer.steps import count_rows
+from torchfit._trainer.target_rank import is_builtin
 from torchfit._types import Results
+from torchfit._utils import tree
 from torchfit._utils.compat import version_of
 from torchfit.metrics import Mean
 from torchfit.metrics.base import SUM_DTYPE
@@ -299,3 +302,58 @@ class SharedGradients:
 
 def _dense(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+# -- metrics -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def additive_metrics(objective: Any) -> Iterator[None]:
+    """Check with the first batch that the states of the user's own metrics are sums over rows, as they say.
+
+    Raises:
+        ValueError: If the state of a batch is not the sum of those of its parts.
+    """
+    update = objective.update_metrics
+
+    def checked(targets: Any, outputs: Any, sample_weight: Any) -> None:
+        parts = targets, outputs, sample_weight
+        rows = count_rows(targets, outputs)
+        update(*parts)  # Which creates the metrics, if it is the first time.
+        if rows > 1:
+            vars(objective).pop("update_metrics", None)
+            _require_additive(objective.metrics, update, parts, rows)
+
+    vars(objective)["update_metrics"] = checked
+    try:
+        yield
+    finally:
+        vars(objective).pop("update_metrics", None)
+
+
+def _require_additive(metrics: Sequence[Any], update: Callable[..., None], parts: tuple[Any, ...], rows: int) -> None:
+    own = [metric for metric in metrics if hasattr(metric, "variables") and not is_builtin(metric)]
+    sums = [(metric, variable) for metric in own for variable in metric.variables if variable.aggregation == "sum"]
+    if not sums:
+        return
+    before = [(metric, metric.snapshot_state()) for metric in metrics]
+    found = []
+    for selected in (slice(0, rows), slice(0, rows // 2), slice(rows // 2, rows)):
+        for metric in metrics:
+            metric.reset_state()
+        initial = [variable.clone() for _, variable in sums]
+        update(*(tree.map(_slicer(selected, rows), part) for part in parts))
+        found.append([variable - start for (_, variable), start in zip(sums, initial)])
+    for metric, state in before:
+        metric.restore_state(state)
+    for (metric, variable), whole, first, second in zip(sums, *found):
+        if not torch.allclose(whole, first + second, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise ValueError(
+                f"The state {variable.name!r} of the metric {metric.name!r} is not a sum over rows: that of a batch is "
+                "not the sum of those of its parts. Several processes would add up what does not add up. Say how they "
+                'combine it, such as add_variable(…, aggregation="max"), or keep sums, such as a total and a count.'
+            )
+
+
+def _slicer(selected: slice, rows: int) -> Callable[[Any], Any]:
+    return lambda leaf: leaf[selected] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == rows else leaf
