@@ -142,6 +142,10 @@ class AgreedFlags:
         model: The model, which holds the flags of this process.
         callbacks: The callbacks of the loop.
         controls: What the processes tell each other.
+
+    Attributes:
+        is_epoch_over: Whether an epoch has just ended.
+        hears_test: Whether callbacks run after the steps of an evaluation.
     """
 
     def __init__(self, processes: ProcessGroup, model: Any, callbacks: CallbackList, controls: Controls) -> None:
@@ -150,7 +154,7 @@ class AgreedFlags:
         self.is_epoch_over = False
         # The primary process has callbacks that the others do without: the last one has those of all.
         heard = [callbacks.has_listeners(f"on_{mode}_batch_end") for mode in ("train", "test", "predict")]
-        self._hears_train, self._hears_test, self._hears_predict = processes.gather(heard)[-1]
+        self._hears_train, self.hears_test, self._hears_predict = processes.gather(heard)[-1]
 
     def track(self, epoch: int, steps: StepIterator) -> StepIterator:
         """Yield the steps of an epoch, and remember which one it is."""
@@ -173,7 +177,7 @@ class AgreedFlags:
     @property
     def stop_evaluating(self) -> bool:
         """Whether the evaluation is to stop after a step."""
-        return self._hears_test and self._processes.any(self._model.stop_evaluating)
+        return self.hears_test and self._processes.any(self._model.stop_evaluating)
 
     @property
     def stop_predicting(self) -> bool:

@@ -256,6 +256,7 @@ class ReplicatedEvaluateStep(EvaluateStep):
         super().__init__(model, state, keeps_step_logs, no_batch_hooks)
         self._replica, self._values = replica, StepValues()
         self._sums_each_step = keeps_step_logs or self.compile_blocker is not None
+        self.supports_grouping = self.supports_grouping and not self._sums_each_step
         self._changes = MetricChanges(model.metrics, from_zero=True)
         self._has_run = False
 

@@ -171,10 +171,11 @@ class ReplicatedTrainer(Trainer):
         model.stop_evaluating = False
         with torch.no_grad():
             model.reset_metrics()
-            no_hooks = self._has_no_batch_hooks(callbacks, "test")
-            step = ReplicatedEvaluateStep(self._own, model, self.state, callbacks.keeps_batch_logs, no_hooks)
-            steps, run_step = self.execution.single_pass(step, batches)
             flags = AgreedFlags(self._processes, model, callbacks, self._own.controls)
+            no_hooks = self._has_no_batch_hooks(callbacks, "test")
+            keeps_logs = callbacks.keeps_batch_logs and flags.hears_test
+            step = ReplicatedEvaluateStep(self._own, model, self.state, keeps_logs, no_hooks)
+            steps, run_step = self.execution.single_pass(step, batches)
             finishing: Any = FinishingCallbacks(callbacks, lambda: self._finish_evaluation(model, step))
             return dict(evaluate_loop(steps, run_step, finishing, flags))
 

@@ -1,5 +1,6 @@
 """Steps and metrics of the user's, in one of several processes: what they read and update is what all have."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -347,7 +348,15 @@ def _require_additive(metrics: Sequence[Any], update: Callable[..., None], parts
     for metric, state in before:
         metric.restore_state(state)
     for (metric, variable), whole, first, second in zip(sums, *found):
-        if not torch.allclose(whole, first + second, rtol=1e-3, atol=1e-4, equal_nan=True):
+        if torch.allclose(whole, first + second, rtol=1e-3, atol=1e-4, equal_nan=True):
+            continue
+        if isinstance(metric, Mean):
+            warnings.warn(
+                f"The metric {metric.name!r} is one number for a batch, not a sum over rows, so with several processes "
+                "it is the mean over their parts of the batches. Let it return one value per row.",
+                stacklevel=2,
+            )
+        else:
             raise ValueError(
                 f"The state {variable.name!r} of the metric {metric.name!r} is not a sum over rows: that of a batch is "
                 "not the sum of those of its parts. Several processes would add up what does not add up. Say how they "

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from torchfit._distribution.processes import current
 from torchfit._serialization import archive, files
 from torchfit._types import Logs
 from torchfit._utils import console, validation
@@ -32,6 +33,8 @@ class BackupAndRestore(Callback):
     at the end of epochs only, and a warning says so before training starts.
 
     The history of a long run is stored in further files, once every few hundred epochs, so that states do not grow.
+
+    With several processes the primary one reads and writes; the run may go on with another number of them.
 
     Custom callbacks take part if they define `state_dict` and `load_state_dict`. When an epoch is resumed in the
     middle, `on_train_begin` and `on_epoch_begin` are called before the states are restored. Random numbers drawn in
@@ -98,7 +101,7 @@ class BackupAndRestore(Callback):
             )
         self._check_serializable(state)
         self._optimizer = OptimizerStructure(self.model.optimizer)
-        self._restored = self._read()
+        self._restored = current().share(self._read)
         self._restore()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -133,7 +136,7 @@ class BackupAndRestore(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Delete the state, unless `delete_checkpoint` is False."""
         self._writer.wait()
-        if self.delete_checkpoint:
+        if self.delete_checkpoint and not current().rank:
             files.remove(self._latest)
             files.remove(self._previous)
             self._history.remove()
@@ -184,8 +187,16 @@ class BackupAndRestore(Callback):
             console.write_line(f"BackupAndRestore: {error} The previous state is used instead.")
             return archive.read(self._previous)
 
+    def on_interrupt(self, epoch: int, step: int) -> None:
+        """Store the state before a step: all processes of the training end there, because a signal asked for it."""
+        if step == 0 or self._state().is_resumable:
+            self._save(epoch, step, {})
+            self._writer.wait()
+
     def _save(self, epoch: int, step: int, logs: Logs | None) -> None:
         self._optimizer.check(self.model.optimizer)
+        if current().rank:
+            return
         history = self.model.history
         write_chunk = self._history.prepare_chunk(history)
         with self._history.leave_out(history):
@@ -296,9 +307,9 @@ class HistoryArchive:
         """
         chunks: list[Record] = []
         for number in range(num_chunks):
-            if not files.exists(self._path(number)):
+            if not current().share(partial(files.exists, self._path(number))):
                 raise ValueError(f"The file {self._path(number)!r} is missing.")
-            chunks.append(archive.read(self._path(number)))
+            chunks.append(current().share(partial(archive.read, self._path(number))))
         history.stored_records = chunks
         try:
             yield
