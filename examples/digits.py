@@ -1,7 +1,8 @@
 """Train a small network to read handwritten digits, look at it, save it, and load it again.
 
 Run it with `make demo`, or with `python examples/digits.py` where torchfit, scikit-learn and matplotlib are
-installed. It takes well under a minute on a CPU and writes into `demo-output` in the current directory.
+installed. It takes well under a minute on a CPU and writes into `demo-output` in the current directory. With
+`torchrun --nproc-per-node 2 examples/digits.py` two processes train the same model.
 """
 
 from pathlib import Path
@@ -34,10 +35,10 @@ def load_data():
 def make_network():
     """Return an ordinary PyTorch module: images (batch, 1, 8, 8) to one score per digit (batch, 10)."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, kernel_size=3, padding=1),
+        nn.Conv2d(1, 16, kernel_size=3, padding=1, bias=False),  # BatchNorm has one.
         nn.BatchNorm2d(16),
         nn.ReLU(),
-        nn.Conv2d(16, 32, kernel_size=3, padding=1),
+        nn.Conv2d(16, 32, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(32),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -100,16 +101,17 @@ def main():
 
     model, history = train_model(train, validation)
     results = model.evaluate(images, labels, verbose=0, return_dict=True)
-    print(f"\nTest accuracy {results['accuracy']:.4f}, test loss {results['loss']:.4f}, on {len(images)} images")
-
     scores = model.predict(images[:20], verbose=0)
     guesses = scores.argmax(axis=1)
-    print(f"First predictions {guesses[:10]}")
-    print(f"True digits       {labels[:10]}")
-
     model.save(OUTPUT / "digits.torchfit")
     loaded = torchfit.models.load_model(OUTPUT / "digits.torchfit")
     same = np.array_equal(loaded.predict(images[:20], verbose=0), scores)
+    if not torchfit.distribution.is_primary():
+        return  # All processes have the same results; one of them shows them.
+
+    print(f"\nTest accuracy {results['accuracy']:.4f}, test loss {results['loss']:.4f}, on {len(images)} images")
+    print(f"First predictions {guesses[:10]}")
+    print(f"True digits       {labels[:10]}")
     print(f"The saved model, loaded again, predicts {'the same' if same else 'something else'}")
 
     draw(history, images, labels, guesses, OUTPUT / "digits.png")

@@ -21,6 +21,7 @@ REFERENCE = {
     "torchfit.saving": "saving",
     "torchfit.utils": "utils",
     "torchfit.mixed_precision": "mixed_precision",
+    "torchfit.distribution": "distribution",
     "torchfit.sklearn": "sklearn",
 }
 

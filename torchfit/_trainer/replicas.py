@@ -88,18 +88,21 @@ class Controls:
         """Return what is to be summed."""
         return torch.tensor([float(rows), float(self._was_signalled), float(has_ended)])
 
-    def finish(self, sums: Tensor, total: int) -> None:
+    def finish(self, sums: Tensor, total: int, has_ended: bool = False) -> None:
         """Read the sums: at once on a CPU; elsewhere those of the step before, so that nothing waits for this one.
+
+        At the end of an epoch all are read.
 
         Raises:
             RuntimeError: If the data of the processes differ.
         """
-        if sums.device.type == "cpu":
-            self._read(sums, total)
-            return
-        pending, self._pending = self._pending, (sums.clone(), total)
+        pending, self._pending = self._pending, None
         if pending is not None:
             self._read(*pending)
+        if has_ended or sums.device.type == "cpu":
+            self._read(sums, total)
+        else:
+            self._pending = sums.clone(), total
 
     def _read(self, sums: Tensor, total: int) -> None:
         rows, signalled, ended = sums.tolist()

@@ -177,7 +177,7 @@ class ReplicatedTrainStep(TrainStep):
         (*tensors, _), dtype = self._last_sizes
         controls = self._replica.controls
         zeros = [*map(torch.zeros_like, tensors), controls.tensor(0, has_ended=True)]
-        controls.finish(self._replica.exchange.sum(zeros, dtype, device_of(zeros))[-1], 0)
+        controls.finish(self._replica.exchange.sum(zeros, dtype, device_of(zeros))[-1], 0, has_ended=True)
 
     # -- optimizers that evaluate the loss themselves ------------------------------------------------------
 

@@ -1,0 +1,55 @@
+"""Train one model with several processes, and compare with what one process gives.
+
+Run it with `torchrun --nproc-per-node 2 examples/distributed.py`, or with `python examples/distributed.py`: the lines
+are the same but for the number of processes and the times. With `--epochs 20 --backup folder` a run that was
+interrupted goes on, with as many processes as before or another number.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from torch import nn
+
+import torchfit
+from torchfit import distribution
+
+
+def make_data(samples=4096):
+    """Return points (samples, 2) on two spirals, and which spiral each belongs to (samples,)."""
+    random_numbers = np.random.default_rng(0)  # Seeded: every process must have the same data.
+    spiral = random_numbers.integers(0, 2, samples)
+    angle = random_numbers.uniform(0.5, 3 * np.pi, samples)
+    points = angle[:, None] * np.stack([np.cos(angle + np.pi * spiral), np.sin(angle + np.pi * spiral)], axis=1)
+    return (points + random_numbers.normal(0, 0.2, points.shape)).astype("float32") / 10, spiral
+
+
+def make_model():
+    """Return a compiled model. The weights are those of the primary process, whatever the others draw."""
+    layers = nn.Linear(2, 64), nn.Tanh(), nn.Dropout(0.1), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
+    model = torchfit.Model(nn.Sequential(*layers))
+    loss = torchfit.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(torchfit.optimizers.Adam(learning_rate=3e-3), loss, metrics=["accuracy"])
+    return model
+
+
+def main():
+    """Train, evaluate and predict."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--backup", help="a folder for the state of the run")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    x, y = make_data()
+    model = make_model()
+    callbacks = [torchfit.callbacks.BackupAndRestore(options.backup)] if options.backup else []
+    model.fit(x, y, batch_size=256, epochs=options.epochs, validation_split=0.2, callbacks=callbacks, verbose=2)
+    loss, accuracy = model.evaluate(x, y, verbose=0)
+    guesses = model.predict(x).argmax(axis=1)
+    if distribution.is_primary():
+        print(f"Processes: {distribution.world_size()}")
+        print(f"Loss {loss:.4f}, accuracy {accuracy:.4f}, and of the predictions {(guesses == y).mean():.4f}")
+
+
+if __name__ == "__main__":
+    main()
