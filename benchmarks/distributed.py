@@ -74,9 +74,7 @@ def with_ddp(width, rows):
 
 
 def main():
-    print(
-        "| parameters | one process | half of the rows | torchfit, 2 processes | DistributedDataParallel, 2 processes |"
-    )
+    print("| parameters | one process | half of the rows | torchfit, 2 processes | DDP by hand, 2 processes |")
     print("|---|---:|---:|---:|---:|")
     for name, width in WIDTHS.items():
         found = [

@@ -23,7 +23,7 @@ from torchfit._trainer.gathered_predictions import GatheredPredictions
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop
 from torchfit._trainer.replicas import AgreedFlags, FinishingCallbacks, require_equal_replicas, share_model
-from torchfit._trainer.replicated_steps import Replica, ReplicatedEvaluateStep, ReplicatedTrainStep
+from torchfit._trainer.replicated_steps import Replica, ReplicatedEvaluateStep, ReplicatedTrainStep, as_part
 from torchfit._trainer.steps import PredictStep
 from torchfit._trainer.trainer import Trainer
 from torchfit._trainer.training_state import TrainingState
@@ -219,7 +219,8 @@ class ReplicatedTrainer(Trainer):
         for batch in batches.epoch(0):
             predictions = GatheredPredictions(processes, rows, None, None)
             with processes.guarded():
-                with self._prediction_context(model, NO_CALLBACKS):
+                # All processes run: layers in training mode, of which statistics are updated, see the whole batch.
+                with self._own.rows_of(as_part(batch)), self._prediction_context(model, NO_CALLBACKS):
                     step = PredictStep(model, self.state, False)
                     predictions.append(predictions.collect(step.run)(batch))
                 whole = predictions.result()
