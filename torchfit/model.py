@@ -15,7 +15,6 @@ from torchfit._trainer.savable_model import SavableModel
 from torchfit._trainer.steps import show_parameters
 from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import make_trainer
-from torchfit._trainer.trainer import Trainer
 from torchfit._utils.console import write_line
 from torchfit._utils.keywords import hide_unknown, no_unknown
 from torchfit._utils.tracebacks import traceback_filter

@@ -155,6 +155,11 @@ class PartBatches(BatchSource):
         """Yield the own rows of the batches of an epoch."""
         return map(self._rows.take, self._batches.epoch(index, start))
 
+    def reread(self, index: int) -> Iterator[Batch] | None:
+        """Return the own rows of the batches of an epoch once more, where drawing them has no side effect."""
+        again = self._batches.reread(index)
+        return None if again is None else map(self._rows.take, again)
+
     def on_epoch_end(self) -> None:
         """Called at the end of an epoch."""
         self._batches.on_epoch_end()

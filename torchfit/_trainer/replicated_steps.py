@@ -14,8 +14,8 @@ from torchfit._execution.step_program import run_each
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange, LossTotals, MetricChanges
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.microbatches import MicrobatchSplitter
-from torchfit._trainer.partial_gradients import warn_if_not_separable
+from torchfit._trainer.microbatches import MicrobatchSplitter, release_cached_memory
+from torchfit._trainer.partial_gradients import PartialGradients, warn_if_not_separable
 from torchfit._trainer.replicas import Controls
 from torchfit._trainer.steps import (
     EvaluateStep,
@@ -91,8 +91,10 @@ class ReplicatedTrainStep(TrainStep):
     @property
     def run(self) -> StepFn:
         """Runs the step eagerly."""
+        if self._microbatches is not None and self._optimizer.needs_closure:
+            return super().run  # Which raises the error.
         if overridden_method(self._model, "train_step") is None:
-            return self._snapshot_logs(self._run_closure if self._optimizer.needs_closure else self._run_replicated)
+            return self._snapshot_logs(self._run_closure if self._optimizer.accepts_closure else self._run_replicated)
         if self._microbatches is not None:
             return super().run  # Which raises the error.
         return self._snapshot_logs(self._wrap_user_step(self._prepare_user_step(self._model.train_step)))
@@ -112,7 +114,8 @@ class ReplicatedTrainStep(TrainStep):
                 if self._microbatches is None:
                     raise
                 self._microbatches.halve_after_oom(batch, error)
-                metrics.undo(self._model.metrics)
+            release_cached_memory()  # Not before: the error holds the tensors of the attempt that failed.
+            metrics.undo(self._model.metrics)
         self._update(totals, self._sum(totals, metrics, part))
         return self._values.logs(results)
 
@@ -139,9 +142,9 @@ class ReplicatedTrainStep(TrainStep):
     ) -> Results:
         with weighted_scalars(part):
             if not self._is_recording_overridden:
-                return self._record_all(results, values)
+                return self._update_and_record(PartialGradients(self._optimizer), results, values)
             with SharedMetrics(self._replica.exchange, metrics, self._model, part).installed():
-                return self._values.keep(self._record_all(results, values))
+                return self._values.keep(self._update_and_record(PartialGradients(self._optimizer), results, values))
 
     def _sum(self, totals: LossTotals, metrics: MetricChanges, part: BatchPart) -> list[Tensor]:
         """Sum up everything over the processes, set the metrics, and return what belongs to the gradients."""

@@ -1,6 +1,6 @@
 """The trainer of one of several processes, each of which has the whole model and a part of the rows of every batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,13 +41,14 @@ class ReplicatedTrainer(Trainer):
         model: BaseModel,
         input_names: Sequence[str] | None,
         output_names: Sequence[str] | None,
+        label_names: Sequence[str] | Mapping[str, str] | None,
         device: str | torch.device | None,
         dtype_policy: Any,
     ) -> None:
         if device in ("auto", None) and torch.cuda.is_available():
             device = local_device()
         require_plain(model.module)
-        super().__init__(model, input_names, output_names, device, dtype_policy)
+        super().__init__(model, input_names, output_names, label_names, device, dtype_policy)
         self._replica: Replica | None = None
         self._train: ReplicatedTrainStep | None = None
         self._flags: AgreedFlags | None = None
@@ -84,7 +85,7 @@ class ReplicatedTrainer(Trainer):
                 'Leave it out, or pass `jit_compile="auto"`, which compiles where it can.'
             )
         super().compile(options)
-        self.execution = EagerExecution(self.execution.steps_per_execution)
+        self.execution = EagerExecution(self.execution.steps_per_execution, self.execution.memory_format)
 
     def invalidate_compiled_steps(self) -> None:
         """Have nothing to invalidate: no step is compiled."""
@@ -154,8 +155,8 @@ class ReplicatedTrainer(Trainer):
         built.keeps_batch_logs = self._processes.any(built.keeps_batch_logs)
         return built
 
-    def _batch_spec(self, model: BaseModel, x: Any = None) -> BatchSpec:
-        return replace(super()._batch_spec(model, x), share=self._rows)
+    def _batch_spec(self, model: BaseModel, x: Any = None, *, inputs_only: bool = False) -> BatchSpec:
+        return replace(super()._batch_spec(model, x, inputs_only=inputs_only), share=self._rows)
 
     # -- evaluate and predict ------------------------------------------------------------------------------
 
@@ -204,10 +205,11 @@ class ReplicatedTrainer(Trainer):
             predictions = GatheredPredictions(self._processes, self._rows, out, pad_value)
             params = {"steps": batches.steps, "samples": batches.samples}
             callback_list = self._build_callbacks(model, callbacks, verbose, **params)
-            with self._prediction_context(model, callback_list):
+            with self._prediction_context(model, "predict", callback_list, has_callbacks=bool(callbacks)):
                 model.stop_predicting = False
                 no_hooks = self._has_no_batch_hooks(callback_list, "predict")
-                keeps = callback_list.has_listeners("on_predict_batch_end")
+                hooks = "on_predict_batch_begin", "on_predict_batch_end"
+                keeps = any(map(callback_list.has_listeners, hooks))
                 step = PredictStep(model, self.state, keeps, no_hooks, pad_value)
                 iterator, run_step = self.execution.single_pass(step, batches)
                 flags = AgreedFlags(self._processes, model, callback_list, self._own.controls)
@@ -220,7 +222,7 @@ class ReplicatedTrainer(Trainer):
             predictions = GatheredPredictions(processes, rows, None, None)
             with processes.guarded():
                 # All processes run: layers in training mode, of which statistics are updated, see the whole batch.
-                with self._own.rows_of(as_part(batch)), self._prediction_context(model, NO_CALLBACKS):
+                with self._own.rows_of(as_part(batch)), self._prediction_context(model, "predict_iter", NO_CALLBACKS):
                     step = PredictStep(model, self.state, False)
                     predictions.append(predictions.collect(step.run)(batch))
                 whole = predictions.result()
@@ -235,8 +237,8 @@ class ReplicatedTrainer(Trainer):
             if not model.optimizer.built:
                 self._share(model)
             x, y, sample_weight, class_weight = data
-            rows = self._rows
-            batch = rows.take(as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight))
+            batch = self._rows.take(as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight))
+            self.sync_optimizer(model)
             with whole_batches(self._own.own, self._processes), self._single_step(model, reset_metrics, training=True):
                 return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
 

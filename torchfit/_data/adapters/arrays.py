@@ -138,6 +138,7 @@ class ArrayBatches(_ArrayBatchesBase):
         self._leaves: list[Tensor] = tree.leaves(parts)
         self._pack = batch_packer(Batch(*parts))
         self._defers_indexing = False
+        self._part: TakesRows | None = None
         self._guard = WriteGuard(self._leaves)
         super().__init__(len(self._leaves[0]), batch_size, order)
         batch_bytes = self._batch_size * sum(leaf.nbytes // max(1, len(leaf)) for leaf in self._leaves)
@@ -162,7 +163,8 @@ class ArrayBatches(_ArrayBatchesBase):
             return iter(())  # torch.split would return one empty batch
         if rows is not None:
             parts: tuple[Any, ...] = torch.split(rows[first:].to(self._leaves[0].device), self._batch_size)
-            return iter(parts) if self._defers_indexing else map(self._index, parts)
+            read = self._index if self._part is None else self._index_part
+            return iter(parts) if self._defers_indexing else map(read, parts)
         if self._block_rows:
             blocks = range(first, len(self._leaves[0]), self._block_rows)
             return chain.from_iterable(map(self._copied_block, blocks))
@@ -191,8 +193,12 @@ class ArrayBatches(_ArrayBatchesBase):
         """Index the rows of one process, where rows are indexed at all: views are cut afterwards."""
         if self._order is None:
             return None
-        self._emit = lambda order: rows.mark(self._index(order[rows.slice(len(order))]), len(order))
+        self._part = rows
         return self
+
+    def _index_part(self, rows: Tensor) -> Batch:
+        assert self._part is not None
+        return self._part.mark(self._index(rows[self._part.slice(len(rows))]), len(rows))
 
     def _index(self, rows: Tensor) -> Batch:
         return self._pack([leaf.index_select(0, rows) for leaf in self._leaves])
