@@ -12,7 +12,7 @@ from torchfit._data.sharding import BatchPart
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange, MetricChanges
 from torchfit._trainer.logs import LazyLogs, flatten
-from torchfit._trainer.loss_tracking import LossTerm, LossTerms
+from torchfit._trainer.loss_tracking import LossMean, LossTerm, LossTerms
 from torchfit._trainer.steps import count_rows
 from torchfit._trainer.target_rank import is_builtin
 from torchfit._types import Results
@@ -113,21 +113,27 @@ class SharedMetrics:
 
 @contextmanager
 def weighted_scalars(part: BatchPart) -> Iterator[None]:
-    """Let a number for a whole batch, such as its loss, count in a `Mean` by the share of the rows it was computed of.
+    """Let a number for a whole batch, such as its loss, count in a mean by the share of the rows it was computed of.
 
     In one process it counts once. The shares of all processes add up to that.
     """
-    update, share = Mean.update_state, part.rows / part.total
-
-    def weighted(mean: Mean, values: Any, sample_weight: Any = None) -> None:
-        is_scalar = sample_weight is None and not getattr(values, "ndim", 1 if isinstance(values, (list, tuple)) else 0)
-        update(mean, torch.as_tensor(values) if is_scalar else values, share if is_scalar else sample_weight)
-
-    Mean.update_state = weighted  # type: ignore[method-assign, assignment]
+    share, kinds = part.rows / part.total, (Mean, LossMean)
+    updates = [kind.update_state for kind in kinds]
+    for kind, update in zip(kinds, updates):
+        setattr(kind, "update_state", _with_share(update, share))  # noqa: B010
     try:
         yield
     finally:
-        Mean.update_state = update  # type: ignore[method-assign]
+        for kind, update in zip(kinds, updates):
+            setattr(kind, "update_state", update)  # noqa: B010
+
+
+def _with_share(update: Callable[..., None], share: float) -> Callable[..., None]:
+    def weighted(mean: Any, values: Any, sample_weight: Any = None) -> None:
+        is_scalar = sample_weight is None and not getattr(values, "ndim", 1 if isinstance(values, (list, tuple)) else 0)
+        update(mean, torch.as_tensor(values) if is_scalar else values, share if is_scalar else sample_weight)
+
+    return weighted
 
 
 @contextmanager
