@@ -90,7 +90,7 @@ def test_weights_of_samples():
 def test_a_training_that_diverges():
     model = make_model(rate=1e30)
     (text,) = warnings_of(lambda: model.fit(X, Y, epochs=3, verbose=0))
-    assert text == f"The loss `loss` is nan after epoch 1. The data have no NaN, {FROM_THE_MODEL} {WAY_OUT}"
+    assert text == f"The loss `loss` is nan after epoch 1. No NaN was found in the data, {FROM_THE_MODEL} {WAY_OUT}"
 
 
 class TwoOutputs(nn.Module):
@@ -109,7 +109,7 @@ def log_loss(y_true, y_pred):
 def test_the_loss_of_an_output():
     model = make_model(TwoOutputs(), {"a": "mse", "b": log_loss})
     (text,) = warnings_of(lambda: model.fit(X, {"a": Y, "b": Y}, epochs=2, verbose=0))
-    assert text.startswith("The loss `b_loss` is nan after epoch 1. The data have no NaN")
+    assert text.startswith("The loss `b_loss` is nan after epoch 1. No NaN was found in the data")
 
 
 def test_validation_and_evaluation():
@@ -146,10 +146,17 @@ def test_data_that_are_read_once_are_looked_at_in_the_next_epoch(wrap):
     assert "Look for NaN in the data. If they have none, it comes from the model" in text
 
 
+def test_a_training_that_ends_before_the_next_epoch():
+    stops = callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", True))
+    model = make_model()
+    (text,) = warnings_of(lambda: model.fit(Samples(X, BAD_Y), epochs=3, callbacks=[stops], verbose=0))
+    assert "Look for NaN in the data. If they have none, it comes from the model" in text
+
+
 def test_data_that_are_read_once_and_have_no_nan():
     model = make_model(rate=1e30)
     (text,) = warnings_of(lambda: model.fit(Samples(X, Y), epochs=3, verbose=0))
-    assert text == f"The loss `loss` is nan after epoch 1. The data have no NaN, {FROM_THE_MODEL} {WAY_OUT}"
+    assert text == f"The loss `loss` is nan after epoch 1. No NaN was found in the data, {FROM_THE_MODEL} {WAY_OUT}"
 
 
 def test_who_terminates_on_nan_knows():

@@ -45,7 +45,7 @@ class NaNWatch:
         def look(epoch: int, logs: Logs) -> None:
             on_epoch_end(epoch, logs)
             when = f"after epoch {epoch + 1}"
-            self.check(logs, when, epoch, is_last=epoch + 1 == epochs)
+            self.check(logs, when, epoch, is_last=epoch + 1 == epochs or callbacks.model.stop_training)
             if validation is not None:
                 self.check_validation(logs, when, validation)
 
@@ -62,7 +62,7 @@ class NaNWatch:
             is_last: Whether no epoch comes after this one.
         """
         if self._unexplained:
-            self._warn(self._unexplained, f"The data have no NaN, so it {_FROM_THE_MODEL}")
+            self._warn(self._unexplained, f"No NaN was found in the data, so it {_FROM_THE_MODEL}")
         problem = "" if self._has_warned else find_problem(logs, when, "")
         if not problem:
             return
@@ -83,7 +83,7 @@ class NaNWatch:
 
     def _explain(self, problem: str, batches: Iterator[Batch], of: str = "") -> None:
         found = find_nan(_within(batches, _MAX_SECONDS), self._columns)
-        self._warn(problem, f"{found}{of}." if found else f"The data have no NaN, so it {_FROM_THE_MODEL}")
+        self._warn(problem, f"{found}{of}." if found else f"No NaN was found in the data, so it {_FROM_THE_MODEL}")
 
     def examine(self, steps: StepIterator) -> StepIterator:
         """Return the steps of an epoch; their batches are searched if a problem is unexplained."""
