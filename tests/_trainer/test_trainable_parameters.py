@@ -133,6 +133,24 @@ def test_lazy_layers_are_trained_by_an_own_step(optimizer, train):
     assert len(model.optimizer.parameters) == 4
 
 
+class WithUnusedLayer(nn.Linear):
+    def __init__(self):
+        super().__init__(5, 1)
+        self.unused = nn.LazyLinear(3)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", torch.optim.Adam], ids=["torchfit", "class"])
+def test_a_lazy_layer_that_is_never_called_is_left_out(optimizer):
+    net = WithUnusedLayer()
+    model = compiled(torchfit.Model, net, optimizer)
+    before = net.weight.detach().clone()
+    fit(model, epochs=2)
+    assert not torch.equal(net.weight, before)
+    net.bias.requires_grad_(False)
+    fit(model)
+    assert [tuple(parameter.shape) for parameter in model.optimizer.parameters] == [(1, 5)]
+
+
 class Adversarial(torchfit.Model):
     """Trains two parts against each other; each is frozen while the other one is trained."""
 

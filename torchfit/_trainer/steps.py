@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from torchfit._execution.step_program import (
     StepProgram,
@@ -79,8 +80,8 @@ class StepState:
 
     def loss_modules(self, model: BaseModel) -> LossModules:
         """Return the losses that are modules, or hold some beside those of the model, as `loss_1`, `loss_2`, …."""
-        known = set(map(id, model.module.modules()))
         found = (*self.objective.loss_modules(), *self.auxiliary.modules)
+        known = set(map(id, model.module.modules())) if found else set()
         own = [module for module in found if id(module) not in known]
         return LossModules({f"loss_{number}": module for number, module in enumerate(own, 1)})
 
@@ -428,10 +429,10 @@ def _group_size(output_bytes: int) -> int:
     return max(1, min(_MAX_GROUP_SIZE, _MAX_GROUP_OUTPUT_BYTES // max(1, output_bytes)))
 
 
-def build_optimizer(model: BaseModel) -> None:
-    """Bind the optimizer to the parameters of the module, unless it is bound."""
+def build_optimizer(model: BaseModel, state: StepState) -> None:
+    """Bind the optimizer to the parameters that the module has after its first forward pass, unless it is bound."""
     if not model.optimizer.built:
-        model.build_optimizer()
+        sync_optimizer(model, state, after_forward=True)
 
 
 def show_parameters(model: BaseModel, state: StepState) -> None:
@@ -447,17 +448,19 @@ def show_parameters(model: BaseModel, state: StepState) -> None:
     model.optimizer.sync_parameters(state.named_parameters(model), build=False)
 
 
-def sync_optimizer(model: BaseModel, state: StepState) -> bool:
+def sync_optimizer(model: BaseModel, state: StepState, after_forward: bool = False) -> bool:
     """Let the optimizer train what is trainable now, and return whether it trains other parameters than before.
 
     In a `train_step` of the user's it binds to the parameters that it is first used with. In that of torchfit, one
-    that is not bound waits for the first batch where layers are lazy.
+    that is not bound waits for the first forward pass where layers are lazy; those that are not called stay out.
     """
-    is_custom = overridden_method(model, "train_step") is not None
+    is_custom, was_built = overridden_method(model, "train_step") is not None, model.optimizer.built
+    named = state.named_parameters(model)
     if not is_custom and has_lazy_weights(model.module):
-        return False
-    was_built = model.optimizer.built
-    changes = model.optimizer.sync_parameters(state.named_parameters(model), build=not is_custom)
+        if not was_built and not after_forward:
+            return False
+        named = [(name, parameter) for name, parameter in named if not is_lazy(parameter)]
+    changes = model.optimizer.sync_parameters(named, build=not is_custom)
     return was_built and bool(changes)
 
 

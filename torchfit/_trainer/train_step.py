@@ -191,7 +191,7 @@ class TrainStep(LoggingStep):
         for part in parts:
             result = forward_pass(model, state, part)
             if self._needs_update(result):
-                build_optimizer(model)
+                build_optimizer(model, state)
                 gradients.add(self._splitter.split(result))
             results.append(result.detached())
             values += state.auxiliary.values
@@ -224,7 +224,7 @@ class TrainStep(LoggingStep):
     def _run_with_closure(self, batch: Batch) -> Results:
         """Run the step of an optimizer such as LBFGS; the first evaluation is the one that is logged."""
         model, state, optimizer = self._model, self._state, self._optimizer
-        build_optimizer(model)
+        model.build_optimizer()
         results: list[ForwardResult] = []
 
         def closure() -> Tensor:

@@ -15,7 +15,7 @@ from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import call_model
-from torchfit._trainer.steps import ForwardResult, forward_pass, record
+from torchfit._trainer.steps import ForwardResult, build_optimizer, forward_pass, record
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results
 from torchfit._utils import collector
@@ -88,7 +88,7 @@ class TrainableModule(BaseModel):
         result = forward_pass(self, state, batch)
         if result.loss.requires_grad or self.trainable_weights:  # Else there is nothing to train, as `fit` warns.
             if not self.optimizer.built:
-                self.build_optimizer()
+                build_optimizer(self, state)
             self.optimizer.zero_grad()
             backward(self.optimizer.scale_loss(result.loss), state.unit)
             self.optimizer.step(result.denominator)
