@@ -298,6 +298,40 @@ def test_the_parameters_of_a_loss_are_trained_beside_callbacks_that_look_at_the_
     assert loss.scale.item() != 1.0
 
 
+# -- optimizers of torchfit that the user has bound ------------------------------------------------------------------
+
+
+def test_an_optimizer_that_was_built_with_all_parameters_takes_in_a_layer_that_is_added():
+    net, optimizer = network(), optimizers.Adam(0.01)
+    optimizer.build(net.named_parameters())
+    model = compiled(torchfit.Model, net, optimizer)
+    fit(model)
+    net.append(nn.Linear(1, 1))
+    before = net[3].weight.detach().clone()
+    fit(model)
+    assert not torch.equal(net[3].weight, before)
+
+
+def test_an_optimizer_that_was_built_with_a_part_tells_what_is_unfrozen_beside_it(recwarn):
+    net, optimizer = network(), optimizers.Adam(0.01)
+    net[0].requires_grad_(False)
+    optimizer.build(net[2].named_parameters())
+    model = compiled(torchfit.Model, net, optimizer)
+    net[0].requires_grad_(True)
+    with pytest.warns(
+        UserWarning, match=r"\['0.weight', '0.bias'\] are trainable, but the optimizer was built without"
+    ):
+        fit(model)
+
+
+def test_an_optimizer_that_was_built_without_the_parameters_of_a_loss_tells_so():
+    net, optimizer = network(), optimizers.Adam(0.01)
+    optimizer.build(net.named_parameters())
+    model = compiled(torchfit.Model, net, optimizer, ScaledError())
+    with pytest.warns(UserWarning, match=r"\['loss_1.scale'\] are trainable, but the optimizer was built without them"):
+        fit(model)
+
+
 # -- parameters of losses that are seen, or not ----------------------------------------------------------------------
 
 AROUND = ScaledError()

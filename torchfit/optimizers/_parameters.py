@@ -116,7 +116,7 @@ class ParameterTracker:
         self.module: list[NamedTensor] = []
         self._given: list[NamedTensor] = []
         self._order: list[NamedTensor] = []
-        self._left_out: list[NamedTensor] = []
+        self._left_out: list[NamedTensor] | None = None
         self._removed: list[NamedTensor] = []
         self._has_module_order = False
         self.follows: bool | None = None
@@ -161,10 +161,11 @@ class ParameterTracker:
             kept: what stays trained even if it is frozen at present.
             admits: whether the optimizer may take in parameters that nobody gave to it.
         """
-        if self.follows is None:
-            foreign = without(entries, self._given)
-            self.follows = admits and not foreign
-            self._left_out = trainable(foreign)
+        others = without(entries, self._given)
+        if self._left_out is None:  # What the user left out at first is meant to be.
+            self._left_out = trainable(others)
+        if self.follows is None and admits:
+            self.follows = not others
         mine = [*held, *self._given]
         foreign = [] if self.follows else without(entries, mine)
         if admits and foreign:
@@ -184,9 +185,10 @@ class ParameterTracker:
         return sorted(wanted, key=lambda entry: positions[id(entry[1])])
 
     def _tell_ignored(self, foreign: list[NamedTensor]) -> None:
-        ignored = trainable(without(foreign, self._left_out))
+        known = self._left_out or []
+        ignored = trainable(without(foreign, known))
         if ignored:
-            self._left_out += ignored
+            self._left_out = [*known, *ignored]
             names = short_list(name for name, _ in ignored)
             warnings.warn(
                 f"The parameters {names} are trainable, but the optimizer was built without them and does not train "
