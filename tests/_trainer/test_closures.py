@@ -214,3 +214,15 @@ def test_batches_in_parts_go_with_an_optimizer_that_has_no_need_of_a_closure():
     before = model.get_weights()[0]
     fit(model)
     assert (model.get_weights()[0] != before).any()
+
+
+def test_what_is_unfrozen_beside_lbfgs_is_told_of():
+    model = torchfit.Model(network(), device="cpu")
+    model.module[0].requires_grad_(False)
+    model.compile(torch.optim.LBFGS, "mse")
+    fit(model)
+    model.module[0].requires_grad_(True)
+    with pytest.warns(
+        UserWarning, match=r"\['0.weight', '0.bias'\] are trainable.*train them\. Compile the model again"
+    ):
+        fit(model)

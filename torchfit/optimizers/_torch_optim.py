@@ -174,6 +174,17 @@ def add_to_group(group: Group, entries: Iterable[NamedTensor]) -> None:
             group["param_names"].append(name)
 
 
+def warn_of_left_out(entries: Iterable[NamedTensor], takes_groups: bool) -> None:
+    """Warn of trainable parameters that are in no group; LBFGS takes no further one."""
+    add = 'Add them, model.optimizer.optimizer.add_param_group({"params": list(layer.parameters())}), or compile'
+    way_out = add if takes_groups else "Compile"
+    warnings.warn(
+        f"The parameters {short_list(name for name, _ in entries)} are trainable, but the torch optimizer does not "
+        f"hold them and does not train them. {way_out} the model again with a new optimizer.",
+        stacklevel=4,
+    )
+
+
 def options_of(group: Mapping[str, Any]) -> Group:
     """Return the options of a group as plain data."""
     return {name: plain(value) for name, value in group.items() if name not in _NOT_OPTIONS}

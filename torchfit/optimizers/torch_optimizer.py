@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,6 @@ from torchfit.optimizers._parameters import (
     Parameters,
     ParameterTracker,
     named_tensors,
-    short_list,
     trainable,
     without,
 )
@@ -173,13 +171,7 @@ class TorchOptimizer:
             _torch_optim.add_to_group(self.optimizer.param_groups[0], new)
             return
         self._left_out += new
-        warnings.warn(
-            f"The parameters {short_list(name for name, _ in new)} are trainable, but the torch optimizer does not "
-            "hold them and does not train them. Add them, "
-            'model.optimizer.optimizer.add_param_group({"params": list(layer.parameters())}), or compile the model '
-            "again with a new optimizer.",
-            stacklevel=3,
-        )
+        _torch_optim.warn_of_left_out(new, takes_groups=not self.needs_closure)
 
     def _held(self) -> list[NamedTensor]:
         """All parameters in the groups of the optimizer, frozen ones included, with their names."""
