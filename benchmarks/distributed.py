@@ -7,11 +7,12 @@ train the same network with the same rows and RMSprop, and track loss and accura
 
 import functools
 import statistics
+from collections.abc import Callable
 from time import perf_counter
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchfit
@@ -21,17 +22,17 @@ ROWS, STEPS, ROUNDS = 128, 40, 5
 WIDTHS = {"9 k": 64, "85 k": 256, "1.1 M": 1024}
 
 
-def network(width):
+def network(width: int) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
 
 
-def data(rows):
+def data(rows: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     return torch.randn(rows * STEPS, 64), torch.randint(0, 10, (rows * STEPS,))
 
 
-def median_of(run):
+def median_of(run: Callable[[], object]) -> float:
     """Return the median time of a step in ms, over several epochs after one to warm up."""
     run()
     times = []
@@ -42,20 +43,21 @@ def median_of(run):
     return statistics.median(times)
 
 
-def with_torchfit(width, rows):
+def with_torchfit(width: int, rows: int) -> float:
     model = torchfit.Model(network(width), device="cpu")
     model.compile("rmsprop", torchfit.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
-    return median_of(lambda: model.fit(*data(rows), batch_size=rows, verbose=0))
+    x, y = data(rows)
+    return median_of(lambda: model.fit(x, y, batch_size=rows, verbose=0))
 
 
-def with_ddp(width, rows):
+def with_ddp(width: int, rows: int) -> float:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     module = nn.parallel.DistributedDataParallel(network(width))
     optimizer = torch.optim.RMSprop(module.parameters(), foreach=True)
     x, y = data(rows)
 
-    def epoch():
+    def epoch() -> Tensor:
         totals, correct = torch.zeros(()), torch.zeros(())
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
         for batch in order.split(rows):
@@ -73,7 +75,7 @@ def with_ddp(width, rows):
     return median_of(epoch)
 
 
-def main():
+def main() -> None:
     print("| parameters | one process | half of the rows | torchfit, 2 processes | DDP by hand, 2 processes |")
     print("|---|---:|---:|---:|---:|")
     for name, width in WIDTHS.items():

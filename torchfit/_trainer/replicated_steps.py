@@ -128,7 +128,7 @@ class ReplicatedTrainStep(TrainStep):
             for part in parts:
                 result = forward_pass(model, state, part)
                 if self._needs_update(result):
-                    build_optimizer(model)
+                    build_optimizer(model, state)
                     totals.add(self._splitter.split(result))
                 results.append(result.detached())
                 values += state.auxiliary.values
@@ -187,7 +187,7 @@ class ReplicatedTrainStep(TrainStep):
     def _run_closure(self, batch: Batch) -> Results:
         """Run the step of an optimizer such as LBFGS, whose evaluations are each exchanged."""
         model, state, optimizer, part = self._model, self._state, self._optimizer, as_part(batch)
-        build_optimizer(model)
+        build_optimizer(model, state)
         metrics = MetricChanges(model.metrics, from_zero=not self._is_recording_overridden)
         first: list[ForwardResult] = []
 
