@@ -156,9 +156,8 @@ class PartBatches(BatchSource):
         return map(self._rows.take, self._batches.epoch(index, start))
 
     def reread(self, index: int) -> Iterator[Batch] | None:
-        """Return the own rows of the batches of an epoch once more, where drawing them has no side effect."""
-        again = self._batches.reread(index)
-        return None if again is None else map(self._rows.take, again)
+        """Return the whole batches of an epoch once more, where drawing them has no side effect."""
+        return self._batches.reread(index)
 
     def on_epoch_end(self) -> None:
         """Called at the end of an epoch."""
