@@ -40,12 +40,15 @@ class NaNWatch:
 
     def listen(self, callbacks: CallbackList, validation: EpochIterator | None, epochs: int) -> None:
         """Look at the logs of every epoch after the callbacks, unless one of them terminates on NaN."""
-        on_epoch_end = callbacks.on_epoch_end
+        on_epoch_end, model = (
+            callbacks.on_epoch_end,
+            callbacks.model,
+        )  # The list itself would make a circle.
 
         def look(epoch: int, logs: Logs) -> None:
             on_epoch_end(epoch, logs)
             when = f"after epoch {epoch + 1}"
-            self.check(logs, when, epoch, is_last=epoch + 1 == epochs or callbacks.model.stop_training)
+            self.check(logs, when, epoch, is_last=epoch + 1 == epochs or model.stop_training)
             if validation is not None:
                 self.check_validation(logs, when, validation)
 
