@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,12 +15,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchfit._distribution.options import DataParallel
-from torchfit._utils.compat import default_store
+from torchfit._utils.compat import abort_process_group, default_store
 
 T = TypeVar("T")
 _FAILURE = "torchfit/failure"
 _SECONDS_TO_WAIT_FOR_A_REASON = 5.0
 _SECONDS_TO_WAIT_FOR_READERS = 2.0
+_SECONDS_BETWEEN_LOOKS = 0.5
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -48,11 +50,15 @@ def _initialize(options: DataParallel) -> None:
             "remove WORLD_SIZE from the environment, or call `torchfit.distribution.set_distribution(None)` to let "
             "every process train by itself."
         )
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_device())
-        backend = "cpu:gloo,cuda:nccl"
+    has_devices = _local_rank() < torch.cuda.device_count()
+    if has_devices:
+        torch.cuda.set_device(_local_rank())
+    backend = "cpu:gloo,cuda:nccl" if has_devices and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=options.timeout))
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_device() -> torch.device:
@@ -61,11 +67,11 @@ def local_device() -> torch.device:
     Raises:
         RuntimeError: If there are fewer devices than processes.
     """
-    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    index, count = _local_rank(), torch.cuda.device_count()
     if index >= count:
         raise RuntimeError(
             f"Process {index} of this machine has no CUDA device, there being {count}. Start one process for each, "
-            "`torchrun --nproc-per-node gpu script.py`, or hide the devices with CUDA_VISIBLE_DEVICES= to use the CPU."
+            '`torchrun --nproc-per-node gpu script.py`, or pass `device="cpu"` to the model.'
         )
     return torch.device("cuda", index)
 
@@ -96,6 +102,8 @@ class ProcessGroup:
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.timeout))
         self._is_guarded = False
         self._failure: str | None = None
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            threading.Thread(target=self._watch, daemon=True).start()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProcessGroup":
         return self
@@ -180,6 +188,14 @@ class ProcessGroup:
             raise
         finally:
             self._is_guarded = False
+
+    def _watch(self) -> None:
+        """End exchanges between CUDA devices, which do not notice by themselves that another process failed."""
+        with suppress(Exception):
+            while self._failure is None and not self._store.check([_FAILURE]):
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if self._failure is None:
+                abort_process_group()
 
     def _check_connected(self) -> None:
         if self._failure is not None:

@@ -213,6 +213,13 @@ def default_store() -> Any:
     return distributed_c10d._get_default_store()
 
 
+def abort_process_group() -> None:
+    """End what the default group of processes exchanges at the moment, with an error."""
+    from torch.distributed import destroy_process_group, distributed_c10d
+
+    getattr(distributed_c10d, "_abort_process_group", destroy_process_group)()
+
+
 def version_of(tensor: Tensor) -> int:
     """Return how often a tensor, or one that shares its memory as a view, was written to in place."""
     return tensor._version
