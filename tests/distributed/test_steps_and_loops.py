@@ -326,6 +326,16 @@ def different_streams():
     )
 
 
+def different_streams_with_batch_norm():
+    rows = 64 - 8 * distribution.rank()
+    model = compiled(nn.Sequential(nn.BatchNorm1d(8), network()))
+    model.fit(((X[i : i + 8], LABELS[i : i + 8]) for i in range(0, rows, 8)), verbose=0)
+
+
+def different_arguments():
+    compiled(network()).fit(X, LABELS, batch_size=8 + distribution.rank())
+
+
 def distributed_sampler():
     data = TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS))
     compiled(network()).fit(DataLoader(data, 8, sampler=DistributedSampler(data)))
@@ -350,6 +360,8 @@ REFUSED = {
     "arrays": different_arrays,
     "lengths": different_lengths,
     "streams": different_streams,
+    "streams with BatchNorm": different_streams_with_batch_norm,
+    "arguments": different_arguments,
     "sampler": distributed_sampler,
     "parameter": changes_a_parameter,
     "ragged": ragged,
@@ -366,7 +378,9 @@ REFUSED = {
     [
         ("arrays", "`x` differs between process 0 and process 1"),
         ("lengths", "`validation_data, x` differs between process 0 and process 1: (10, 8) float32"),
-        ("streams", "The data ended for some processes and not for others"),
+        ("streams", "The batches of the processes differ: this one has "),
+        ("streams with BatchNorm", "The batches of the processes differ: this one has "),
+        ("arguments", "`batch_size` is 8 on process 0 and 9 on process 1"),
         ("sampler", "DataLoader with a DistributedSampler, which repeats rows"),
         ("parameter", "The parameter '0.bias' is not the same in all processes"),
         ("ragged", "all of its parts must be tensors with the same number of rows"),

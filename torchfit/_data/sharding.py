@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -54,15 +55,18 @@ class RowsOfProcess:
         rank: The number of the process, from 0.
         size: The number of processes.
         gather: Returns what all processes pass to it.
+        are_equal: Returns whether all processes pass the same number to it.
     """
 
-    def __init__(self, rank: int, size: int, gather: Callable[[Any], list[Any]]) -> None:
-        self.rank, self.size, self._gather = rank, size, gather
+    def __init__(
+        self, rank: int, size: int, gather: Callable[[Any], list[Any]], are_equal: Callable[[int], bool]
+    ) -> None:
+        self.rank, self.size, self._gather, self._are_equal = rank, size, gather, are_equal
 
     def bounds(self, total: int, rank: int | None = None) -> tuple[int, int]:
         """Return the first of the rows of a process in a batch of `total` rows, and the first after them.
 
-        >>> [RowsOfProcess(rank, 3, list).bounds(4) for rank in range(3)]
+        >>> [RowsOfProcess(rank, 3, list, bool).bounds(4) for rank in range(3)]
         [(0, 1), (1, 2), (2, 4)]
         """
         rank = self.rank if rank is None else rank
@@ -94,6 +98,24 @@ class RowsOfProcess:
     def part_of(self, batches: BatchSource) -> BatchSource:
         """Return the own rows of all batches."""
         return batches.take_part(self) or PartBatches(batches, self)
+
+    def agreed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches that are read as a whole, all processes having one of the same size.
+
+        Raises:
+            RuntimeError: If they do not, or the data end for some processes only.
+        """
+        for batch in chain(batches, [None]):
+            total = 0 if batch is None else _count_rows(batch)
+            if not self._are_equal(total):
+                raise RuntimeError(
+                    "The batches of the processes differ: this one has "
+                    f"{f'a batch of {total} rows' if total else 'no batch any more'}, and another one something else. "
+                    "Every process must pass the same data, of which it takes a part: seed the generators that they "
+                    "depend on."
+                )
+            if batch is not None:
+                yield batch
 
     def check(self, argument: str, data: UserData) -> None:
         """Compare the data of all processes.
@@ -152,8 +174,9 @@ class PartBatches(BatchSource):
         return self._batches.yields_views
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the own rows of the batches of an epoch."""
-        return map(self._rows.take, self._batches.epoch(index, start))
+        """Yield the own rows of the batches of an epoch; their sizes are compared where they are not known."""
+        batches = self._batches.epoch(index, start)
+        return map(self._rows.take, batches if self.samples is not None else self._rows.agreed(batches))
 
     def reread(self, index: int) -> Iterator[Batch] | None:
         """Return the whole batches of an epoch once more, where drawing them has no side effect."""

@@ -135,6 +135,11 @@ class ProcessGroup:
             dist.all_reduce(value, dist.ReduceOp.MAX, group=self._control)
         return bool(value.item())
 
+    def are_equal(self, number: int) -> bool:
+        """Return whether all processes pass the same number."""
+        largest, smallest = self.largest(torch.tensor([number, -number])).tolist()
+        return bool(largest == -smallest)
+
     def share(self, make: Callable[[], T]) -> T:
         """Return what `make` returns on the primary process, on every process."""
         box = [make() if self.rank == 0 else None]

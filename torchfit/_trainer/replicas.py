@@ -72,47 +72,33 @@ def _checksum(tensor: Tensor) -> Tensor:
 class Controls:
     """What the processes tell each other with every step: how many rows they had, and whether they are to stop.
 
-    Args:
-        processes: The processes.
-
     Attributes:
         is_interrupted: Whether a signal asked some process to end, which all of them know.
     """
 
-    def __init__(self, processes: ProcessGroup) -> None:
-        self._processes = processes
+    def __init__(self) -> None:
         self.is_interrupted = self._was_signalled = False
         self._pending: tuple[Tensor, int] | None = None
 
-    def tensor(self, rows: int, has_ended: bool = False) -> Tensor:
+    def tensor(self, rows: int) -> Tensor:
         """Return what is to be summed."""
-        return torch.tensor([float(rows), float(self._was_signalled), float(has_ended)])
+        return torch.tensor([float(rows), float(self._was_signalled)])
 
-    def finish(self, sums: Tensor, total: int, has_ended: bool = False) -> None:
+    def finish(self, sums: Tensor, total: int) -> None:
         """Read the sums: at once on a CPU; elsewhere those of the step before, so that nothing waits for this one.
 
-        At the end of an epoch all are read.
-
         Raises:
-            RuntimeError: If the data of the processes differ.
+            RuntimeError: If the processes had parts of different batches.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._read(*pending)
-        if has_ended or sums.device.type == "cpu":
-            self._read(sums, total)
-        else:
-            self._pending = sums.clone(), total
+        latest = sums.clone(), total
+        read, self._pending = (latest, None) if sums.device.type == "cpu" else (self._pending, latest)
+        if read is not None:
+            self._read(*read)
 
     def _read(self, sums: Tensor, total: int) -> None:
-        rows, signalled, ended = sums.tolist()
+        rows, signalled = sums.tolist()
         self.is_interrupted = self.is_interrupted or signalled > 0
-        if ended not in (0, self._processes.size):
-            raise RuntimeError(
-                "The data ended for some processes and not for others. Every process must pass data with the same "
-                "batches, of which it takes a part: seed the generators that they depend on."
-            )
-        if not ended and rows != total:
+        if rows != total:
             raise RuntimeError(
                 f"The batches of the processes differ: this one has a batch of {total} rows, but the parts that the "
                 f"processes took of theirs have {int(rows)} together. Every process must pass the same data."

@@ -1,5 +1,6 @@
 """The steps of one of several processes, each of which has a part of the rows of every batch."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange, LossTotals, MetricChanges
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.microbatches import MicrobatchSplitter, release_cached_memory
-from torchfit._trainer.partial_gradients import PartialGradients, warn_if_not_separable
+from torchfit._trainer.partial_gradients import PartialGradients
 from torchfit._trainer.replicas import Controls
 from torchfit._trainer.steps import (
     EvaluateStep,
@@ -45,7 +46,7 @@ class Replica:
 
     def __init__(self, processes: ProcessGroup) -> None:
         self.processes, self.exchange = processes, Exchange(processes)
-        self.own, self.controls = OwnRows(), Controls(processes)
+        self.own, self.controls = OwnRows(), Controls()
 
     @contextmanager
     def rows_of(self, part: BatchPart, is_whole: bool = True, weight: float = 1.0) -> Iterator[None]:
@@ -85,7 +86,6 @@ class ReplicatedTrainStep(TrainStep):
         super().__init__(model, state, keeps_step_logs, microbatches, expected_steps)
         self._replica = replica
         self._values = StepValues()
-        self._last_sizes: tuple[list[Tensor], torch.dtype] | None = None
         self._is_recording_overridden = overridden_method(model, "compute_metrics") is not None
 
     @property
@@ -134,7 +134,7 @@ class ReplicatedTrainStep(TrainStep):
                 values += state.auxiliary.values
         if not self._is_checked:
             self._is_checked = True
-            warn_if_not_separable("several processes", results[0])
+            _warn_if_not_separable(results[0])
         return self._record(results, values, metrics, batch)
 
     def _record(
@@ -152,7 +152,6 @@ class ReplicatedTrainStep(TrainStep):
         changes = metrics.tensors(self._model.metrics, part.rows > 0, replica.processes)
         values = self._values.tensors(part.rows / part.total)
         tensors = [*gradients, *changes, *values, replica.controls.tensor(part.rows)]
-        self._last_sizes = tensors, totals.dtype
         sums = replica.exchange.sum(tensors, totals.dtype, device_of(tensors))
         metrics.finish(sums[len(gradients) : len(gradients) + len(changes)])
         self._values.finish(sums[len(gradients) + len(changes) : -1])
@@ -172,15 +171,6 @@ class ReplicatedTrainStep(TrainStep):
         for group, (gradients, denominator) in groups.items():
             optimizer.accumulate(gradients, denominator, group)
         optimizer.end_accumulation_step()
-
-    def end_epoch(self) -> None:
-        """Tell the others that the data have ended: they must have ended for all."""
-        if self._last_sizes is None:
-            return
-        (*tensors, _), dtype = self._last_sizes
-        controls = self._replica.controls
-        zeros = [*map(torch.zeros_like, tensors), controls.tensor(0, has_ended=True)]
-        controls.finish(self._replica.exchange.sum(zeros, dtype, device_of(zeros))[-1], 0, has_ended=True)
 
     # -- optimizers that evaluate the loss themselves ------------------------------------------------------
 
@@ -321,6 +311,17 @@ def _set_gradients(optimizer: Any, groups: Mapping[int, tuple[list[Tensor | None
         for parameter, gradient in zip(optimizer.parameters, gradients):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def _warn_if_not_separable(result: ForwardResult) -> None:
+    names = [term.output for term in result.losses.terms if not term.is_separable]
+    if names:
+        warnings.warn(
+            f"With several processes: the loss of {', '.join(map(repr, names))} is one number for the rows of each "
+            "process, not a sum over samples, so the update is the mean over them, weighted by rows. That is the same "
+            "for a mean over samples, and not where samples are compared. Let the loss return one value per sample.",
+            stacklevel=2,
+        )
 
 
 def as_part(batch: Batch) -> BatchPart:

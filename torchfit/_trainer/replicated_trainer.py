@@ -50,7 +50,6 @@ class ReplicatedTrainer(Trainer):
         require_plain(model.module)
         super().__init__(model, input_names, output_names, label_names, device, dtype_policy)
         self._replica: Replica | None = None
-        self._train: ReplicatedTrainStep | None = None
         self._flags: AgreedFlags | None = None
 
     @property
@@ -61,7 +60,7 @@ class ReplicatedTrainer(Trainer):
     @property
     def _rows(self) -> RowsOfProcess:
         processes = self._processes
-        return RowsOfProcess(processes.rank, processes.size, processes.gather)
+        return RowsOfProcess(processes.rank, processes.size, processes.gather, processes.are_equal)
 
     @property
     def _own(self) -> Replica:
@@ -71,7 +70,7 @@ class ReplicatedTrainer(Trainer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process."""
-        return {**self.__dict__, "_replica": None, "_train": None, "_flags": None}
+        return {**self.__dict__, "_replica": None, "_flags": None}
 
     def compile(self, options: CompileOptions) -> None:
         """Build the objective. Steps of several processes are not compiled.
@@ -97,6 +96,7 @@ class ReplicatedTrainer(Trainer):
         with self._processes.guarded():
             self._require_compiled("fit")
             self._share(model)
+            self._check_arguments(arguments)
             validation = unpack_validation_data(arguments["validation_data"])
             names = "x", "y", "sample_weight"
             self._check_data(dict(zip(names, (x, y, arguments["sample_weight"]))))
@@ -110,6 +110,22 @@ class ReplicatedTrainer(Trainer):
         modules = model.module, *self.state.objective.loss_modules(), *self.state.auxiliary.modules
         share_model(self._processes, modules, self.device)
 
+    def _check_arguments(self, arguments: dict[str, Any]) -> None:
+        """Check that numbers such as `batch_size` are the same in all processes.
+
+        Raises:
+            ValueError: If one differs, which is named.
+        """
+        numbers = {name: value for name, value in arguments.items() if isinstance(value, (int, float, type(None)))}
+        own, *others = self._processes.gather({**numbers, "verbose": None})
+        for rank, theirs in enumerate(others, 1):
+            for name, value in own.items():
+                if theirs.get(name) != value:
+                    raise ValueError(
+                        f"`{name}` is {value!r} on process 0 and {theirs.get(name)!r} on process {rank}. Every process "
+                        "must be called with the same arguments."
+                    )
+
     def _check_data(self, data: dict[str, Any]) -> None:
         rows = self._rows
         for name, value in data.items():
@@ -118,8 +134,7 @@ class ReplicatedTrainer(Trainer):
     def _train_step(
         self, model: BaseModel, keeps_logs: bool = False, expected_steps: int | None = None
     ) -> ReplicatedTrainStep:
-        self._train = ReplicatedTrainStep(self._own, model, self.state, keeps_logs, self._microbatches, expected_steps)
-        return self._train
+        return ReplicatedTrainStep(self._own, model, self.state, keeps_logs, self._microbatches, expected_steps)
 
     def _stop_flags(self, model: BaseModel, callbacks: CallbackList) -> StopFlags:
         self._flags = AgreedFlags(self._processes, model, callbacks, self._own.controls)
@@ -135,8 +150,6 @@ class ReplicatedTrainer(Trainer):
         validate = super()._make_validate(model, batches, frequency, callbacks)
 
         def end_epoch(epoch: int) -> dict[str, float]:
-            if self._train is not None:
-                self._train.end_epoch()
             for metric in self.metrics(model):
                 getattr(metric, "synchronize", _nothing)()
             require_equal_replicas(self._processes, model.module)
@@ -165,6 +178,7 @@ class ReplicatedTrainer(Trainer):
         with self._processes.guarded():
             self._check_data({"x": x, "y": y, "sample_weight": sample_weight})
             self._require_compiled("evaluate")
+            self._check_arguments(arguments)
             with additive_metrics(self.state.objective):
                 return super().evaluate(model, x, y, sample_weight, **arguments)
 
