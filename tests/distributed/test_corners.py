@@ -138,6 +138,20 @@ def mixed_precision(policy):
     return trained(model)
 
 
+def frames_and_columns():
+    import pandas as pd
+
+    frame, labels = pd.DataFrame(X, columns=list("abcdefgh")), pd.Series(LABELS)
+    by_name = {"words": pd.Series(LABELS).to_frame(), "numbers": frame.copy()}
+    return trained(compiled(network()), frame, labels), trained(compiled(Named(), optimizers.SGD(0.1)), by_name, labels)
+
+
+def sparse_arrays():
+    import scipy.sparse
+
+    return trained(compiled(network()), scipy.sparse.csr_matrix(X), LABELS)
+
+
 def several_fits():
     model = compiled(network())
     first, second = trained(model, validation_split=0.3), trained(model, X[:50], LABELS[:50])
@@ -172,6 +186,8 @@ FUNCTIONS = [
     schedule,
     a_large_mean,
     several_fits,
+    frames_and_columns,
+    sparse_arrays,
     numbers_that_are_none,
 ]
 

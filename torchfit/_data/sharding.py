@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -234,23 +234,21 @@ def fingerprint(argument: str, data: UserData) -> dict[str, Any]:
 
 def _print_of(array: Any) -> tuple[Any, str, str]:
     rows = int(array.shape[0]) if len(array.shape) else 0
-    step = max(1, rows // _FINGERPRINT_ROWS)
+    some = array[:: max(1, rows // _FINGERPRINT_ROWS)] if rows else array
+    return tuple(array.shape), str(array.dtype), _digest(some)
+
+
+def _digest(array: Any) -> str:
+    """Return a short digest of numbers; "" of what holds none, or cannot be read like this, such as sparse arrays."""
     try:
-        some = array[::step][:_FINGERPRINT_ROWS] if rows else array
-        plain = some.detach().cpu().contiguous().view(torch.uint8).numpy() if isinstance(some, Tensor) else some
-        digest = hashlib.sha256(memoryview(_as_bytes(plain))).hexdigest()
-    except (TypeError, ValueError, RuntimeError, IndexError, KeyError):
-        digest = ""  # Of what cannot be read like this, such as sparse arrays, only the shape is compared.
-    return tuple(array.shape), str(array.dtype), digest
-
-
-def _as_bytes(array: Any) -> bytes:
-    data: bytes = array.tobytes()
-    return data
+        values = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        return ""
+    return "" if values.dtype.hasobject else hashlib.sha256(values.tobytes()).hexdigest()[:8]
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
     shape, dtype, digest = value
-    return f"{shape} {dtype} (contents {digest[:8]})" if digest else f"{shape} {dtype}".strip()
+    return f"{shape} {dtype} (contents {digest})" if digest else f"{shape} {dtype}".strip()
