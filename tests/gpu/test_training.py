@@ -179,7 +179,7 @@ QUIET = {
     "clipping": {"optimizer": lambda: optimizers.Adam(0.01, global_clipnorm=0.1)},
     "averages": {"optimizer": lambda: optimizers.Adam(0.01, use_ema=True)},
     "torch.optim": {"optimizer": lambda: torch.optim.AdamW},
-    "microbatches": {"microbatch": 8},
+    "microbatches": {"microbatch": 4},
     "mixed_bfloat16": {"policy": "mixed_bfloat16"},
     "mixed_float16": {"policy": "mixed_float16"},
 }
@@ -190,13 +190,13 @@ QUIET = {
 @pytest.mark.parametrize("name", QUIET)
 def test_no_step_waits_for_the_device(name, weights, device):
     model = compiled(device, **QUIET[name])
-    model.fit(X, Y, sample_weight=weights, callbacks=[NoWait(device, 19)], batch_size=32, verbose=0)
+    model.fit(X, Y, sample_weight=weights, callbacks=[NoWait(device, 79)], batch_size=8, verbose=0)
 
 
 @pytest.mark.usefixtures("_waiting_allowed_afterwards")
 def test_no_step_on_streamed_arrays_waits_for_the_device(device, monkeypatch):
     monkeypatch.setattr("torchfit._data.adapters.arrays.fits_on", lambda *arguments: False)
-    compiled(device).fit(X, Y, callbacks=[NoWait(device, 19)], batch_size=32, verbose=0)
+    compiled(device).fit(X, Y, callbacks=[NoWait(device, 79)], batch_size=8, verbose=0)
 
 
 @pytest.mark.gpu

@@ -91,13 +91,18 @@ class _Window:
         losses, numbers = self._losses[: len(self.denominators)], self.denominators
         tensors = [number for number in numbers if isinstance(number, Tensor)]
         if not tensors:
-            denominators = torch.tensor(numbers, dtype=losses.dtype, device=losses.device)
+            denominators = torch.tensor(numbers, dtype=losses.dtype).to(losses.device, non_blocking=True)
         elif len(tensors) == len(numbers) and len({tensor.dtype for tensor in tensors}) == 1:
             denominators = torch.stack(tensors).to(losses)
         else:
-            denominators = torch.stack([torch.as_tensor(number).to(losses) for number in numbers])
+            denominators = torch.stack([_scalar_like(losses, number) for number in numbers])
         numbers.clear()
         return zero_if_empty(losses, denominators).dot(denominators), denominators.sum()
+
+
+def _scalar_like(tensor: Tensor, number: Denominator) -> Tensor:
+    """Return a scalar on the device of a tensor, made there, since a copy from the host would wait for it."""
+    return number.to(tensor) if isinstance(number, Tensor) else tensor.new_full((), number)
 
 
 class LossMean(Metric):
