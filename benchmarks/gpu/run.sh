@@ -30,7 +30,7 @@ timeout "${SECONDS_FOR_TESTS:-150}" "$python" -m pytest "${options[@]}" "${worke
 tests=${PIPESTATUS[0]}
 
 # Alone, since it fills the device.
-timeout 30 "$python" -m pytest "${options[@]}" tests/gpu/test_out_of_memory.py 2>&1 | tee "$out/memory.txt" | tail -n 12
+timeout 45 "$python" -m pytest "${options[@]}" tests/gpu/test_out_of_memory.py 2>&1 | tee "$out/memory.txt" | tail -n 12
 memory=${PIPESTATUS[0]}
 
 seconds=${SECONDS_FOR_BENCHMARKS:-180}

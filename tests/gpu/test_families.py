@@ -14,14 +14,8 @@ from torchfit.optimizers import _fused
 TESTS = Path(__file__).parents[1]
 MEMBERS = runpy.run_path(str(TESTS / "metrics" / "members.py"))
 OPTIMIZERS = runpy.run_path(str(TESTS / "optimizers" / "test_conformance.py"))
-LABELS, VALUES = torch.randint(0, 5, (6, 4)), torch.rand(6, 4, 5)
-LOSS_INPUTS = {
-    "Circle": (torch.tensor([0, 0, 1, 1, 2, 2]), torch.rand(6, 5)),
-    "SparseCategoricalCrossentropy": (LABELS, VALUES),
-    "CategoricalGeneralizedCrossEntropy": (LABELS, VALUES),
-}
-WITHOUT_DEFAULTS = ("Loss", "LossFunctionWrapper", "TorchLoss", "CTC")
-LOSSES = [n for n in losses.__all__ if isinstance(getattr(losses, n), type) and n not in WITHOUT_DEFAULTS]
+LOSSES = runpy.run_path(str(TESTS / "losses" / "test_compiled.py"))
+LABELS, VALUES = LOSSES["LABELS"], LOSSES["VALUES"]
 TORCH_LOSSES = [
     torch.nn.CrossEntropyLoss(torch.rand(5), ignore_index=1),
     torch.nn.CrossEntropyLoss(label_smoothing=0.1),
@@ -49,9 +43,9 @@ def loss_and_gradient(loss, y_true, y_pred, device):
     return value.detach().cpu(), torch.as_tensor(denominator).cpu(), gradient.cpu()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES["NAMES"])
 def test_losses(name, device):
-    y_true, y_pred = LOSS_INPUTS.get(name, (VALUES.flip(0), VALUES))
+    y_true, y_pred = LOSSES["OTHER_INPUTS"].get(name, (VALUES.flip(0), VALUES))
     found = loss_and_gradient(getattr(losses, name)(), y_true, y_pred, device)
     torch.testing.assert_close(found, loss_and_gradient(getattr(losses, name)(), y_true, y_pred, torch.device("cpu")))
 

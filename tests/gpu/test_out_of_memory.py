@@ -8,26 +8,27 @@ from torch import nn
 
 from torchfit import Model, optimizers
 
-ROWS, WIDTH = 512, 2**16  # Activations of 128 MiB for each layer.
+ROWS, WIDTH = 512, 2**16  # Activations of 128 MiB for each operation.
 
 
 class Wide(nn.Module):
     """A few weights and large activations; in the rehearsal the memory that is missing is imagined."""
 
-    def __init__(self, rows_that_fit=None):
+    def __init__(self, rows_that_fit=None, width=WIDTH):
         super().__init__()
+        self.width = width
         self.first, self.second = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
         self.rows_that_fit = rows_that_fit
 
     def forward(self, x):
         if self.rows_that_fit is not None and len(x) > self.rows_that_fit:
             raise torch.OutOfMemoryError("out of memory")
-        wide = (x * self.first).expand(-1, WIDTH).sin().cos().sin().cos()
+        wide = (x * self.first).expand(-1, self.width).sin().cos().sin().cos()
         return (wide * self.second).mean(1, keepdim=True)
 
 
 def trained(device, microbatch=None, rows_that_fit=None):
-    model = Model(Wide(rows_that_fit), device=device)
+    model = Model(Wide(rows_that_fit, WIDTH if device.type == "cuda" else 64), device=device)
     model.compile(optimizers.SGD(0.1), "mse", microbatch=microbatch)
     x = torch.linspace(0, 1, ROWS)[:, None]
     history = model.fit(x, 2 * x, batch_size=ROWS, epochs=2, shuffle=False, verbose=0)
