@@ -63,7 +63,7 @@ def test_the_mapping_of_a_memory_map(tmp_path):
 def test_the_compiler_is_found():
     assert callable(compat.lookup_compiler_backend("inductor"))
     assert callable(compat.inductor().compile_fx)
-    assert compat.dynamo_config().recompile_limit > 0
+    assert hasattr(compat.dynamo_config(), "patch")
     assert compat.takes_arguments_as_list(lambda inputs: inputs)._boxed_call
 
 

@@ -57,6 +57,7 @@ def test_the_metric_of_the_guide():
     assert metric.name == "categorical_true_positives"
 
 
+@pytest.mark.graphs
 def test_the_metric_of_the_guide_is_one_graph():
     metric = CategoricalTruePositives()
     torch.compile(metric.update_state, backend="eager", fullgraph=True)(LABELS, SCORES)
