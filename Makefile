@@ -50,7 +50,7 @@ lint: $(VENV)/dev.stamp  ## Check style, formatting, types and spelling
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
-	@$(VENV)/bin/codespell README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md docs examples benchmarks torchfit
+	@$(VENV)/bin/codespell *.md .github docs examples benchmarks torchfit
 
 format: $(VENV)/dev.stamp  ## Rewrite the files in the agreed format
 	@$(RUN) -m ruff check --fix .
