@@ -196,9 +196,62 @@ def test_states_of_runs_of_the_second_version_hold_nothing_of_losses(version, tm
     with pytest.raises(InterruptedHereError):
         fit(compiled("module"), 4, callbacks=backup)
     content = archive.read(tmp_path / "latest.pt")
-    archive.write(tmp_path / "latest.pt", {**{k: v for k, v in content.items() if k != "losses"}, "version": version})
+    archive.write(
+        tmp_path / "latest.pt",
+        {**{k: v for k, v in content.items() if k not in ("losses", "attributes")}, "version": version},
+    )
     if version == 2:
         assert len(fit(compiled("module"), 4, callbacks=backup[:1]).epoch) == 4
     else:
         with pytest.raises(ValueError, match="does not fit this training run"):
             fit(compiled("module"), 4, callbacks=backup[:1])
+
+
+class AroundWithLoss(torchfit.Model):
+    """Holds a loss with parameters beside the module that it is around."""
+
+    def __init__(self, module):
+        super().__init__(module, device="cpu")
+        self.inner, self.distance = Scaled(), torchfit.metrics.Mean(name="distance")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.inner(y_pred, y)
+
+
+class AroundWithStep(AroundWithLoss):
+    def train_step(self, batch):
+        x, y = batch
+        self.optimizer.zero_grad()
+        self.inner.zero_grad()
+        loss = self.compute_loss(x, y, self(x, training=True))
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            self.inner.scale.sub_(0.1 * self.inner.scale.grad)
+        return {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize("kind", [AroundWithLoss, AroundWithStep])
+def test_a_loss_in_an_attribute_of_a_model_is_trained_saved_and_resumed(kind, tmp_path):
+    def make():
+        torch.manual_seed(0)
+        model = kind(nn.Linear(5, 1))
+        model.compile("adam")
+        return model
+
+    def everything(model):
+        return [*model.module.state_dict().values(), *model.inner.state_dict().values()]
+
+    whole, first, second = make(), make(), make()
+    fit(whole, 4)
+    assert whole.inner.scale.item() != 1.0
+    backup = [callbacks.BackupAndRestore(tmp_path / "backup"), callbacks.LambdaCallback(on_epoch_begin=interrupt)]
+    with pytest.raises(InterruptedHereError):
+        fit(first, 4, callbacks=backup)
+    fit(second, 4, callbacks=backup[:1])
+    torch.testing.assert_close(everything(second), everything(whole), rtol=0, atol=0)
+    second.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", custom_objects={kind.__name__: kind, "Scaled": Scaled})
+    for each in (second, loaded):
+        fit(each)
+    torch.testing.assert_close(everything(loaded), everything(second), rtol=0, atol=0)

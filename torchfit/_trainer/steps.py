@@ -26,7 +26,7 @@ from torchfit._execution.step_program import (
     unflatten_outputs,
 )
 from torchfit._trainer.auxiliary import AuxiliaryTerms
-from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.base_model import BaseModel, is_metric
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
 from torchfit._trainer.module_call import Call, ModuleCaller
@@ -72,11 +72,17 @@ class StepState:
         self.objective: Objective | UncompiledObjective = UncompiledObjective()
 
     def named_parameters(self, model: BaseModel) -> list[tuple[str, nn.Parameter]]:
-        """Return the parameters of the module, and those of losses that are modules, by name."""
+        """Return the parameters of the module, of losses, and of modules in attributes of the model, by name.
+
+        A `train_step` of the user's decides itself about those in attributes, such as the teacher of a distillation.
+        """
+        named = [*model.module.named_parameters()]
         losses = (*self.objective.loss_modules(), *self.auxiliary.modules)
-        if not any(True for module in losses for _ in module.parameters()):
-            return [*model.module.named_parameters()]
-        return [*model.module.named_parameters(), *self.loss_modules(model).named_parameters()]
+        if any(True for module in losses for _ in module.parameters()):
+            named += self.loss_modules(model).named_parameters()
+        if overridden_method(model, "train_step") is None:
+            named += self.attribute_modules(model).named_parameters()
+        return named
 
     def loss_modules(self, model: BaseModel) -> LossModules:
         """Return the losses that are modules, or hold some beside those of the model, as `loss_1`, `loss_2`, …."""
@@ -84,6 +90,15 @@ class StepState:
         known = set(map(id, model.module.modules())) if found else set()
         own = [module for module in found if id(module) not in known]
         return LossModules({f"loss_{number}": module for number, module in enumerate(own, 1)})
+
+    @staticmethod
+    def attribute_modules(model: BaseModel) -> nn.Module:
+        """Return the modules in attributes of a model that is around another module, without its metrics, in one."""
+        found = nn.Module()
+        for name, child in model.named_children() if model.module is not model else ():
+            if name != "module" and not is_metric(child):
+                found.add_module(name, child)
+        return found
 
 
 class ForwardResult(NamedTuple):

@@ -22,8 +22,8 @@ from torchfit.callbacks import Callback
 
 FORMAT = "torchfit training"
 VERSION = 3
-_FIRST_VERSION_WITH_LOSSES = 3
-_STEP_COMPONENTS = ("weights", "losses", "optimizers", "metrics", "random")  # What a step changes.
+_SINCE_VERSION_3 = ("losses", "attributes")
+_STEP_COMPONENTS = ("weights", "losses", "attributes", "optimizers", "metrics", "random")  # What a step changes.
 
 
 class Batches(Protocol):
@@ -175,7 +175,7 @@ class TrainingState:
         self._stop_flags.stop_training = bool(state["stop_training"])
         self._batches.load_state_dict(state["data"])
         for name, component in self._components.items():
-            if name != "losses" or state["version"] >= _FIRST_VERSION_WITH_LOSSES:
+            if name not in _SINCE_VERSION_3 or state["version"] >= 3:
                 component.load_state_dict(state[name])
 
 
@@ -207,6 +207,7 @@ def training_components(
     return {
         "weights": ModelState(model),
         "losses": ModelState(losses),
+        "attributes": ModelState(state.attribute_modules(model)),
         "flags": ModuleFlagsState(model, losses),  # Before the optimizer, which trains what is not frozen.
         "optimizers": OptimizerState(model),
         "metrics": MetricsState(model, objective, state.auxiliary, device),
