@@ -3,7 +3,7 @@
 import io
 import tokenize
 
-MAX_ANY = 1705
+MAX_ANY = 1698
 MAX_FILES = 264
 
 

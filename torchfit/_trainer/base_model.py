@@ -230,6 +230,15 @@ def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> li
     return [key for key in state if key.startswith(names)] if names else []
 
 
+def overridden_method(model: BaseModel, *names: str) -> str | None:
+    """Return which of these methods of `Model` a subclass or the instance overrides, as text, `None` if none is."""
+    for name in names:
+        owner = next(kind for kind in type(model).__mro__ if name in vars(kind))
+        if name in vars(model) or not owner.__module__.startswith("torchfit."):
+            return f"`{name}` is overridden"
+    return None
+
+
 def is_metric(value: Any) -> bool:
     """Return whether a value is a metric of torchfit, by its methods."""
     kind = type(value)

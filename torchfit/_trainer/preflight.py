@@ -24,7 +24,8 @@ from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._trainer.module_call import make_module_call
 from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._trainer.shape_inference import infer_output_shapes
-from torchfit._trainer.steps import StepState, count_rows
+from torchfit._trainer.step_state import StepState
+from torchfit._trainer.steps import count_rows
 from torchfit._utils import tree
 from torchfit._utils.modules import has_running_stats
 

@@ -9,8 +9,8 @@ from torch import nn
 from torchfit._saving import compile_config, model_file, weights
 from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike
+from torchfit._trainer.base_model import overridden_method
 from torchfit._trainer.export import export_module
-from torchfit._trainer.steps import overridden_method
 from torchfit._trainer.summary import zeros_for_shape
 from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import Trainer

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
 from torchfit._trainer.logs import flatten
 from torchfit._trainer.module_call import Call, make_module_call
-from torchfit._trainer.steps import StepState
+from torchfit._trainer.step_state import StepState
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.rng import random_state, restore_random_state

@@ -15,7 +15,7 @@ from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
 from torchfit._trainer.auxiliary import AuxiliaryTerms
-from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics
+from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics, overridden_method
 from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.error_context import translate_errors
 from torchfit._trainer.logs import LazyLogs
@@ -28,7 +28,8 @@ from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import preflight
 from torchfit._trainer.shape_inference import infer_log_names_of_model
-from torchfit._trainer.steps import EvaluateStep, PredictStep, StepState, overridden_method, sync_optimizer, with_sync
+from torchfit._trainer.step_state import StepState
+from torchfit._trainer.steps import EvaluateStep, PredictStep, sync_optimizer, with_sync
 from torchfit._trainer.timing import EpochTimer
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import NullState, TrainingState, training_components

@@ -13,7 +13,7 @@ from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.objective import Objective
-from torchfit._trainer.steps import StepState
+from torchfit._trainer.step_state import StepState
 from torchfit._types import StateDict, Stateful, StepFn, StepIterator
 from torchfit._utils.errors import describe
 from torchfit._utils.rng import random_state, restore_random_state
