@@ -147,8 +147,8 @@ class Model(SavableModel):
                 memory_format,
             )
             self._torchfit.compile(options)
-        self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer
-        show_parameters(self, self._torchfit.state)
+            self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer
+            show_parameters(self, self._torchfit.state)
         object.__setattr__(self, "loss", loss)  # A loss that is a module must not become a submodule of the model.
         self.run_eagerly = bool(run_eagerly)
 

@@ -18,10 +18,10 @@ _ELSEWHERE = {
     "inputs": "A model wraps a torch.nn.Module, which computes the outputs: Model(module).",
     "outputs": "A model wraps a torch.nn.Module, which computes the outputs: Model(module).",
     "layers": "A model wraps a torch.nn.Module: Model(nn.Sequential(…)).",
-    "num_epochs": "Did you mean 'epochs'?",
-    "max_epochs": "Did you mean 'epochs'?",
-    "val_data": "Did you mean 'validation_data'?",
-    "criterion": "Did you mean 'loss'?",
+    "num_epochs": "It is 'epochs' of `fit`.",
+    "max_epochs": "It is 'epochs' of `fit`.",
+    "val_data": "It is 'validation_data' of `fit`.",
+    "criterion": "It is 'loss' of `compile`.",
 }
 
 
