@@ -15,6 +15,7 @@ from torchfit._trainer.savable_model import SavableModel
 from torchfit._trainer.steps import show_parameters
 from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import make_trainer
+from torchfit._utils import validation
 from torchfit._utils.console import write_line
 from torchfit._utils.keywords import hide_unknown, no_unknown
 from torchfit._utils.tracebacks import traceback_filter
@@ -133,7 +134,9 @@ class Model(SavableModel):
         no_unknown("compile", Model.compile, unknown)
         with traceback_filter:
             optimizer = resolve_optimizer(optimizer, self.optimizer)
-            scales_loss = auto_scale_loss and self._torchfit.precision.scales_loss
+            scales_loss = (
+                validation.boolean("auto_scale_loss", auto_scale_loss) and self._torchfit.precision.scales_loss
+            )
             options = CompileOptions(
                 loss,
                 metrics,

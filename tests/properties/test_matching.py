@@ -26,8 +26,8 @@ STRUCTURES = nests(st.just(None).map(lambda _: 0)).filter(lambda structure: not 
 
 
 def numbered(structure):
-    """Put the numbers 0, 1, … into the leaves."""
-    return tree.unflattener(structure)(list(range(len(tree.leaves(structure)))))
+    """Put the numbers 0, 1, … into the leaves, as tensors."""
+    return tree.unflattener(structure)([torch.tensor(number) for number in range(len(tree.leaves(structure)))])
 
 
 def as_lists(structure):
@@ -47,7 +47,7 @@ def found(value, output_spec):
 @settings(max_examples=200, deadline=None)
 @given(STRUCTURES)
 def test_targets_nested_like_the_outputs_meet_them(structure):
-    outputs = tree.map(float, numbered(structure))
+    outputs = numbered(structure)
     output_spec = OutputSpec.of(outputs)
     expected = {name: get(outputs) for name, get in output_spec.getters(outputs).items()}
     assert sorted(expected.values()) == list(range(len(output_spec.names)))

@@ -18,6 +18,7 @@ from torchfit._data.convert import (
     BatchSpec,
     Transfer,
     array_of_numbers,
+    dense,
     holds_numbers,
     is_numeric,
     share_memory,
@@ -26,6 +27,7 @@ from torchfit._types import Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
+from torchfit._utils.tensors import is_plain
 
 _ARGUMENTS = ("x", "y", "sample_weight")
 _MAX_PLANS = 64  # of structures; lists with one tensor for each sample may have many lengths
@@ -74,13 +76,14 @@ class BatchConverter:
 
     def convert_parts(self, x: UserData, y: UserData, sample_weight: UserData) -> Batch:
         """Convert the three parts of one batch, where they are known."""
-        parts = [array_of_numbers(part) if holds_numbers(part) else part for part in Batch(x, y, sample_weight)]
+        parts = [_array_or_list(part) for part in Batch(x, y, sample_weight)]
         batch = self._convert_all(tuple(parts))
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
     def _plan(self, raw: UserData, key: Any) -> _Plan:
         parts = self._parts(raw)
-        if any(map(_is_opaque, parts)) or len(self._plans) >= _MAX_PLANS:
+        is_regular = all(map(_is_regular, tree.leaves(parts)))
+        if any(map(_is_opaque, parts)) or not is_regular or len(self._plans) >= _MAX_PLANS:
             return self._convert
         plan = self._plans[key] = self._plan_of_arrays(parts, is_wrapped=isinstance(raw, (tuple, list)))
         return plan
@@ -139,13 +142,12 @@ class BatchConverter:
 
     def _convert_numbers(self, number: int, value: UserData) -> Any:
         """Convert a (nested) list of numbers; one whose rows differ in length stays a list."""
-        try:
-            found = array_of_numbers(value)
-        except ValueError:
-            return value
-        return self._convert_array[number](found)
+        found = _array_or_list(value)
+        return value if found is value else self._convert_array[number](found)
 
     def _convert_leaf(self, number: int, value: UserData, name: str) -> Any:
+        if isinstance(value, Tensor) and (number or value.is_meta):
+            value = dense(name, value)
         if isinstance(value, (Tensor, np.ndarray)):
             return self._convert_array[number](value)
         if sparse.is_sparse(value):
@@ -177,6 +179,19 @@ def structure_key(value: UserData) -> Any:
         parts = [structure_key(part) for part in value.values()]
         return None if None in parts else (kind, *value, *parts)
     return None
+
+
+def _is_regular(value: UserData) -> bool:
+    """Return whether the values of a tensor lie one beside the other; other arrays do."""
+    return not isinstance(value, Tensor) or is_plain(value)
+
+
+def _array_or_list(value: UserData) -> Any:
+    """Return a (nested) list of numbers as an array, and all else, also rows of different lengths, as it is."""
+    try:
+        return array_of_numbers(value) if holds_numbers(value) else value
+    except (ValueError, RuntimeError):
+        return value
 
 
 def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[Any], Any]:

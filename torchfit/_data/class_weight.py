@@ -1,6 +1,6 @@
 """`class_weight`: weights of samples by their class, for every output and every form of targets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -140,6 +140,8 @@ def _chunks(targets: Nested) -> list[Tensor]:
     """Return targets in memory as they are, and those on disk in chunks."""
     if isinstance(targets, Tensor):
         return [targets]
+    if not hasattr(targets, "read"):
+        _check_tensor(targets)
     starts = range(0, len(targets), _CHUNK_ROWS)
     return [targets.read(slice(start, min(start + _CHUNK_ROWS, len(targets)))) for start in starts]
 
@@ -180,9 +182,10 @@ class ClassWeights:
             found = self._tables[_single_output(self._tables, targets)].look_up(targets, is_whole)
             return found if sample_weight is None else tree.map(lambda weight: _product(found, weight), sample_weight)
         keys = {name: _key(targets, name, self._names) for name in self._tables}
-        weights = _weights_per_output(sample_weight, targets)
+        weights, parts = _weights_per_output(sample_weight, targets), dict(tree.children(targets))
         for name, key in keys.items():
-            weights[key] = _product(self._tables[name].look_up(targets[key], is_whole), weights[key])
+            _check_tensor(parts[key])
+            weights[key] = _product(self._tables[name].look_up(parts[key], is_whole), weights[key])
         return weights
 
 
@@ -207,14 +210,20 @@ def _product(by_class: Tensor, sample_weight: Tensor | None) -> Tensor:
     """Multiply weights `(samples,)` or `(samples, steps)` with `(samples, …)`."""
     if sample_weight is None:
         return by_class
+    if not isinstance(sample_weight, Tensor):
+        raise ValueError(f"`sample_weight` must hold numbers, but it is {describe(sample_weight)}.")
     axes = max(by_class.ndim, sample_weight.ndim)
     one, other = (part.reshape(*part.shape, *[1] * (axes - part.ndim)) for part in (by_class, sample_weight))
     return one * other
 
 
-def _single_output(tables: Mapping[str | None, Any], targets: Nested) -> str | None:
+def _check_tensor(targets: Nested) -> None:
     if not isinstance(targets, Tensor):
         raise ValueError(f"`class_weight` needs the classes of the samples, but `y` is {describe(targets)}.")
+
+
+def _single_output(tables: Mapping[str | None, Any], targets: Nested) -> str | None:
+    _check_tensor(targets)
     if len(tables) > 1:
         raise ValueError(
             f"`class_weight` names the outputs {list(tables)}, but `y` is {describe(targets)}, for one output. Pass "
@@ -226,7 +235,7 @@ def _single_output(tables: Mapping[str | None, Any], targets: Nested) -> str | N
 def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
     if tree.is_leaf(targets):
         return targets
-    return targets[_key(targets, name, output_names)]
+    return dict(tree.children(targets))[_key(targets, name, output_names)]
 
 
 def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
@@ -234,7 +243,7 @@ def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) 
     keys = dict(tree.children(targets))
     if name is None and len(keys) == 1:
         return next(iter(keys))
-    names = list(map(str, keys)) if isinstance(targets, Mapping) else _names(len(keys), output_names)
+    names = list(map(str, keys)) if _has_names(keys) else _names(len(keys), output_names)
     if name is None:
         raise ValueError(
             f"`class_weight` does not say which of the {len(keys)} outputs it is for. Pass "
@@ -245,6 +254,11 @@ def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) 
             f"`class_weight` names the output {name!r}, but `y` has parts for {names}. {did_you_mean(name, names)}"
         )
     return list(keys)[names.index(name)]
+
+
+def _has_names(keys: Iterable[tree.Key]) -> bool:
+    """Return whether parts have names, as those of dictionaries, named tuples and dataclasses."""
+    return any(isinstance(key, str) for key in keys)
 
 
 def _names(count: int, given: Sequence[str] | None) -> list[str]:
@@ -259,7 +273,7 @@ def _weights_per_output(sample_weight: UserData, targets: Nested) -> Any:
     else:
         parts = dict(tree.children(sample_weight))
         found = {key: parts.get(key) for key in keys}
-    return found if isinstance(targets, Mapping) else list(found.values())
+    return found if _has_names(found) else list(found.values())
 
 
 class TargetClasses:

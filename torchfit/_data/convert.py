@@ -17,6 +17,7 @@ from torchfit._data.sharding import WHOLE_BATCHES, RowsOfProcess, WholeBatches
 from torchfit._types import Array, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
+from torchfit._utils.tensors import is_plain
 
 _SIGNED_DTYPE = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 _SHARED_DTYPES = frozenset(
@@ -48,13 +49,15 @@ def as_label_names(label_names: UserData) -> dict[str | None, str]:
         return {}
     keys = [label_names] if isinstance(label_names, str) else label_names
     is_list = isinstance(keys, (list, tuple))
-    names = {key: key for key in keys} if is_list else keys
-    if not isinstance(names, Mapping) or not all(isinstance(part, str) for pair in names.items() for part in pair):
+    pairs: list[tuple[Any, Any]] = list(keys.items()) if isinstance(keys, Mapping) else [(None, None)]
+    if is_list:
+        pairs = [(key, key) for key in keys]
+    if not all(isinstance(part, str) for pair in pairs for part in pair):
         raise TypeError(
             "`label_names` must be a list of the keys of targets, or a dictionary {output: key}, but it is "
             f"{describe(label_names)}."
         )
-    return {None: keys[0]} if is_list and len(keys) == 1 else dict(names)
+    return {None: keys[0]} if is_list and len(keys) == 1 else dict(pairs)
 
 
 @dataclass(frozen=True)
@@ -248,13 +251,27 @@ def tensor_of(argument: str, value: UserData) -> Tensor:
     Raises:
         ValueError: If it holds text, objects or dates, or has no first axis to take samples from.
     """
-    tensor = value if isinstance(value, Tensor) else from_numpy(argument, value)
+    tensor = dense(argument, value) if isinstance(value, Tensor) else from_numpy(argument, value)
     if tensor.ndim == 0:
         raise ValueError(
             f"`{argument}` must have samples along its first axis, but it is {describe(value)}. "
             "A single sample needs a batch axis: x[None]."
         )
     return tensor.detach() if tensor.requires_grad else tensor
+
+
+def dense(argument: str, tensor: Tensor) -> Tensor:
+    """Return a tensor with its values one beside the other: sparse and quantized ones are converted.
+
+    Raises:
+        ValueError: If it has no values, or rows of different lengths.
+    """
+    if is_plain(tensor):
+        return tensor
+    if tensor.is_meta or tensor.is_nested:
+        kind = "without values, on the device meta" if tensor.is_meta else "with rows of different lengths"
+        raise ValueError(f"`{argument}` is a tensor {kind}. Pass a tensor with values `(samples, …)`.")
+    return tensor.dequantize() if tensor.is_quantized else tensor.to_dense()
 
 
 def from_numpy(argument: str, value: UserData) -> Tensor:

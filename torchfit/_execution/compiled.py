@@ -15,7 +15,7 @@ from torchfit._execution.graph import GraphError, GraphRunner
 from torchfit._execution.memory_format import MemoryFormat, choose_memory_format
 from torchfit._execution.step_program import StepProgram, run_each
 from torchfit._types import StateDict, StepFn
-from torchfit._utils import tree
+from torchfit._utils import tree, validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
@@ -353,14 +353,16 @@ def choose_execution(
     Raises:
         ValueError: If an argument is not one of its values, or the two contradict each other.
     """
-    if jit_compile not in (None, True, False, "auto"):
+    is_auto = isinstance(jit_compile, str) and jit_compile == "auto"
+    if not (jit_compile is None or is_auto or validation.is_bool(jit_compile)):
         raise ValueError(f"`jit_compile` must be True, False, 'auto' or None, but it is {describe(jit_compile)}.")
-    if run_eagerly and jit_compile:
+    if validation.optional_boolean("run_eagerly", run_eagerly) and jit_compile:
         raise ValueError(f"`run_eagerly=True` and `jit_compile={jit_compile!r}` exclude each other: choose one.")
     steps = 1 if steps_per_execution is None else steps_per_execution
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not validation.is_integer(steps) or steps < 1:
         raise ValueError(f"`steps_per_execution` must be a positive integer, but it is {describe(steps)}.")
+    steps = validation.integer("steps_per_execution", steps)
     chosen_format = choose_memory_format(memory_format)
     if not jit_compile:
         return EagerExecution(steps, chosen_format)
-    return CompiledExecution(steps, logger.warning, auto=jit_compile == "auto", memory_format=chosen_format)
+    return CompiledExecution(steps, logger.warning, auto=is_auto, memory_format=chosen_format)

@@ -15,12 +15,12 @@ def resolve_device(device: str | torch.device | None, module: nn.Module) -> torc
     Raises:
         ValueError: If there is no such device.
     """
-    if device in ("auto", None):
+    if device is None or (isinstance(device, str) and device == "auto"):
         current = device_of(module)
         return current if current.type != "cpu" else best_device()
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         text = str(error).splitlines()[0]
         reason = "" if text.startswith("Expected one of") else f" torch says: {text}"  # a list of all there could be
         known = " or ".join(dict.fromkeys(repr(known.type) for known in (torch.device("cpu"), best_device())))

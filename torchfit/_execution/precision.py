@@ -35,8 +35,9 @@ class DTypePolicy:
     """
 
     def __init__(self, name: str) -> None:
-        if name not in _NAMES:
-            raise ValueError(f"`name` must be a dtype policy, but it is {describe(name)}. {did_you_mean(name, _NAMES)}")
+        if not isinstance(name, str) or name not in _NAMES:
+            known = did_you_mean(str(name), _NAMES)
+            raise ValueError(f"`dtype_policy` must be the name of a policy, but it is {describe(name)}. {known}")
         self.name = name
         self.is_mixed = name.startswith("mixed_")
         self.compute_dtype = name.removeprefix("mixed_")

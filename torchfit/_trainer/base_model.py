@@ -46,6 +46,8 @@ class BaseModel(ModuleWrapper):
             raise TypeError(f"`module` must be a torch.nn.Module, but it is {describe(module)}.{_module_hint(module)}")
         if module is not None:
             self._modules["module"] = module
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a string, but it is {describe(name)}.")
         self.name = name or snake_case(type(module or self).__name__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

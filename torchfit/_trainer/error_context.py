@@ -11,10 +11,11 @@ from torch import nn
 
 from torchfit._trainer.layer_hints import describe_layer, suggest_way_out
 from torchfit._utils.errors import describe
+from torchfit._utils.tensors import is_plain
 
 _MISMATCH = re.compile(
-    r"shape|size|dimension|embed_dim|expect|should contain|should be the same|dtype|must match|must be Tensor|channel"
-    r"|same type|must have the type|not implemented for|out of range|valid range|promoting|can't be cast",
+    r"shape|size|dimension|at least|embed_dim|expect|should contain|should be the same|dtype|must match|must be Tensor"
+    r"|channel|same type|must have the type|not implemented for|out of range|valid range|promoting|can't be cast",
     re.I,
 )
 _NO_SUCH_CLASS = re.compile(r"out of bounds|Class values must be", re.I)
@@ -88,11 +89,11 @@ def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
     found = _failing_layer(traceback)
     if found is None:
         return None
-    layer, received = found
-    if not _MISMATCH.search(text) and not isinstance(received, (tuple, list, dict)):
+    layer, received, home, is_in_torch = found
+    if not (is_in_torch and _MISMATCH.search(text)) and (received is None or is_plain(received)):
         return None
     came = "its inputs" if received is None else describe(received)
-    if type(layer).__module__ == _LOSSES:
+    if home == _LOSSES:
         y = _in_data("y", data_name)
         return f"{y} does not fit the loss {layer!r}, which was called with the outputs {came}. torch says: {text}"
     return (
@@ -114,18 +115,22 @@ def _passes_through(package: str, traceback: TracebackType | None) -> bool:
     return False
 
 
-def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any] | None:
-    """Return the innermost module whose `forward` was running, and its input, if the code that failed is torch's."""
+def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any, str, bool] | None:
+    """Return the innermost module whose `forward` was running, its input, and where this `forward` was written.
+
+    And whether the code that failed is torch's. `None` if the `forward` is not torch's.
+    """
     found, where = None, ""
     while traceback is not None:
         frame, where = traceback.tb_frame, _module_of(traceback)
         if frame.f_code.co_name == "forward":  # The locals of others, once read, would keep the error itself alive.
             values, names = frame.f_locals, frame.f_code.co_varnames[1:2]
             if isinstance(values.get("self"), nn.Module):
-                found = (values["self"], values.get(names[0]) if names else None)
+                found = values["self"], values.get(names[0]) if names else None, where
         traceback = traceback.tb_next
-    is_torchs = found is not None and type(found[0]).__module__.startswith("torch.nn")
-    return found if is_torchs and where.startswith("torch.") else None
+    if found is None or not found[2].startswith("torch.nn"):
+        return None
+    return *found, where.startswith("torch.")
 
 
 def _module_of(traceback: TracebackType) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._utils.modules import floating_dtype_of, has_running_stats
+from torchfit._utils.tensors import is_plain
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMALISATIONS = (
@@ -39,6 +40,8 @@ def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
         return _suggest_ids(layer, received)
     if not isinstance(received, Tensor):
         return _suggest_one_tensor(received)
+    if not is_plain(received):
+        return "Check the inputs of this layer: it takes tensors, dense and with values."
     if not (received.is_floating_point() or received.is_complex()):
         dtype = str(floating_dtype_of(layer)).removeprefix("torch.")
         return (

@@ -10,6 +10,7 @@ from torchfit._utils import tree
 from torchfit._utils.batch import Batch
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
+from torchfit._utils.validation import is_integer
 
 # Of torch's allocator for the CPU (Linux, Windows), and of cuBLAS, which allocates for itself.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -27,11 +28,10 @@ class MicrobatchSplitter:
     """
 
     def __init__(self, size: int | str) -> None:
-        is_number = isinstance(size, int) and not isinstance(size, bool) and size > 0
-        if not (is_number or (isinstance(size, str) and size == "auto")):
+        self._adapts = isinstance(size, str) and size == "auto"
+        if not self._adapts and not (is_integer(size) and size > 0):  # type: ignore[operator]
             raise ValueError(f"`microbatch` must be a positive integer or 'auto', but it is {describe(size)}.")
-        self._adapts = size == "auto"
-        self._size: float = math.inf if isinstance(size, str) else size
+        self._size = math.inf if self._adapts else float(size)
 
     def split(self, batch: Batch) -> Iterator[Batch]:
         """Yield the parts of a batch."""

@@ -16,6 +16,7 @@ from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import device_of, floating_dtype_of
+from torchfit._utils.tensors import is_plain
 
 Call = Callable[[nn.Module, Any], Any]
 """Calls a module with one batch of inputs."""
@@ -239,7 +240,9 @@ def _as_template(inputs: Any) -> Any:
 
 
 def _template_leaf(leaf: Any) -> Any:
-    return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if isinstance(leaf, Tensor) and leaf.ndim else leaf
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if is_plain(leaf) and leaf.ndim else None
 
 
 def _identity(call: Call) -> Call:

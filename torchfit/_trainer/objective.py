@@ -113,7 +113,7 @@ class Objective:
     ) -> None:
         self._losses = tree.map(resolve_loss, loss)
         self._over_outputs = _over_outputs(self._losses, loss_weights)
-        self._loss_weights = None if self._over_outputs else loss_weights
+        self._loss_weights = None if self._over_outputs else tree.map(_loss_weight, loss_weights)
         self._metrics = tree.map(metric_or_deferred, metrics)
         self._weighted_metrics = tree.map(metric_or_deferred, weighted_metrics)
         self._given_names = output_names
@@ -342,6 +342,7 @@ class Objective:
         sharing = outputs_of_one_target(found, chosen, has_common_loss=has_common_loss)
         find_target = match_to_outputs("y", targets, self._output_spec, active, sharing)
         find_weight: dict[str, Getter] = {}
+        output_matching.check_numbers("sample_weight", sample_weight)
         if tree.is_leaf(sample_weight):
             find_weight = dict.fromkeys(active, output_matching.identity)
         else:
@@ -393,7 +394,7 @@ class Objective:
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
         """Resolve metrics, check what came, and look up the functions of one output."""
         target, prediction, output = bound.target(targets), bound.output(outputs), bound.objective
-        output.check_kinds(target)
+        output.check_kinds(target, prediction)
         output.resolve_metrics(target, prediction, prediction.device)
         if output.name not in self._checked_outputs:
             self._checked_outputs.add(output.name)
@@ -414,6 +415,12 @@ class Objective:
                     metric.set_log_name(f"{prefix}weighted_{metric.given_name}")
         for metric, name in zip(self.metrics, unique_names(metric.name for metric in self.metrics)):
             metric.set_log_name(name)
+
+
+def _loss_weight(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"`loss_weights` must be numbers, one for each output, but it has {describe(value)}.")
+    return float(value)
 
 
 def _over_outputs(losses: tree.Tree, loss_weight: object) -> OutputObjective | None:
@@ -445,6 +452,7 @@ def _bind_whole(objective: OutputObjective, sample_weight: Nested) -> BoundOutpu
             f"`sample_weight` is {describe(sample_weight)}, but there is one loss for all outputs, "
             f"{objective.loss.name}. Pass one array of weights."
         )
+    output_matching.check_numbers("sample_weight", sample_weight)
     objective.bind_functions()
     whole = output_matching.identity
     return BoundOutput(objective, whole, whole, whole)

@@ -7,6 +7,7 @@ the names of the outputs. Outputs are tensors: caches and other objects that a m
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -252,12 +253,16 @@ def check_numbers(argument: str, value: Nested) -> None:
     """
     for leaf in tree.leaves(value):
         is_text = isinstance(leaf, (str, bytes))
-        if is_text or getattr(getattr(leaf, "dtype", None), "kind", "f") not in NUMERIC_KINDS:
+        if is_text or not _is_numeric(leaf):
             came = describe(value) if leaf is value and not is_text else f"{describe([*tree.leaves(value)])} with text"
             raise ValueError(
                 f"`{argument}` must hold numbers, but it is {came}. Encode text and categories as integers first, "
                 "such as with numpy.unique(y, return_inverse=True) for classes."
             )
+
+
+def _is_numeric(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, Number)) or getattr(getattr(leaf, "dtype", None), "kind", "O") in NUMERIC_KINDS
 
 
 def broadcast_to_outputs(argument: str, value: Any, output_spec: OutputSpec, *, is_single: IsSingle) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torchfit._trainer.output_matching import Getter
 from torchfit._trainer.target_rank import is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
+from torchfit._utils.errors import describe
 from torchfit.losses.base import Loss
 from torchfit.losses.checks import find_probability_problem
 from torchfit.metrics.checks import metric_problem
@@ -85,10 +86,16 @@ class OutputObjective:
         for metric in self.resolved_metrics:
             metric.to(device)
 
-    def check_kinds(self, target: Nested) -> None:
-        """Check that a target is a tensor where the loss wants that."""
-        if not isinstance(target, Tensor) and (self.loss is None or is_builtin(self.loss)):
+    def check_kinds(self, target: Nested, prediction: Tensor) -> None:
+        """Check that a target is a tensor, and of real numbers where the output is, unless the loss is the user's."""
+        if self.loss is not None and not is_builtin(self.loss):
+            return
+        if not isinstance(target, Tensor):
             output_matching.check_numbers("y", target)
+        elif target.is_complex() and not prediction.is_complex():
+            raise ValueError(
+                f"`y` holds complex numbers, {describe(target)}, but the outputs are real. Pass its parts."
+            )
 
     def warn_of_problems(self, target: Tensor, prediction: Tensor) -> None:
         """Warn of a loss and of metrics that read values which they do not mean."""

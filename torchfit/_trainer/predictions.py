@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchfit._data.adapters.frames import is_frame
+from torchfit._data.convert import dense
 from torchfit._execution.step_program import PADDING_HINT, cannot_join
 from torchfit._types import Array, Nested
-from torchfit._utils import tree
+from torchfit._utils import tree, validation
 from torchfit._utils.errors import describe
+from torchfit._utils.tensors import is_plain
 
 _NO_NUMPY = (torch.bfloat16,)
 
@@ -37,7 +40,10 @@ class Predictions:
         self._unflatten: Callable[[Any], Any] = tuple
         self._num_leaves: int | None = None
         self._rows_differ: str | None = None
+        validation.optional_number("pad_value", pad_value)
         for array in tree.leaves(out):
+            if not _can_hold_rows(array):
+                raise ValueError(f"`out` must be arrays (samples, …), but it holds {describe(array)}.")
             if samples is not None and len(array) < samples:
                 raise ValueError(
                     f"`out` is {describe(array)}, but there are {samples} samples: it needs a row for each."
@@ -97,6 +103,14 @@ def _match_by_path(out: Any, paths: list[tree.Path]) -> dict[tree.Path, Any]:
     expected = ", ".join(tree.format_path(path, "out") for path in paths)
     given = ", ".join(tree.format_path(path, "out") for path in arrays)
     raise ValueError(f"`out` must have an array for each tensor that the model returns: {expected}. Received: {given}.")
+
+
+def _can_hold_rows(array: Nested) -> bool:
+    """Return whether rows can be written into an array: one of NumPy, one on disk, or a tensor that NumPy can share."""
+    if isinstance(array, Tensor):
+        return is_plain(array) and bool(array.ndim) and not array.is_conj() and array.dtype not in _NO_NUMPY
+    is_array = all(hasattr(array, name) for name in ("shape", "dtype", "__array__", "__setitem__"))
+    return is_array and not is_frame(array) and len(array.shape) > 0
 
 
 class SampleList(list[Any]):
@@ -233,8 +247,8 @@ def pad_chunks(chunks: list[Array], value: float) -> list[Array]:
 
 
 def numpy_compatible(tensor: Tensor) -> Tensor:
-    """Return a tensor that NumPy can hold: detached, and bfloat16 as float32."""
-    tensor = tensor.detach()
+    """Return a tensor that NumPy can hold: detached, dense, and bfloat16 as float32."""
+    tensor = tensor.detach() if is_plain(tensor) else dense("the outputs of the model", tensor.detach())
     return tensor.float() if tensor.dtype in _NO_NUMPY else tensor
 
 
@@ -244,16 +258,16 @@ def to_numpy(outputs: Nested) -> Any:
 
 
 def _array_or_leaf(leaf: Any) -> Any:
-    return numpy_compatible(leaf).cpu().numpy() if isinstance(leaf, Tensor) else leaf
+    return numpy_compatible(leaf).numpy(force=True) if isinstance(leaf, Tensor) else leaf
 
 
 def _array_of(leaf: Any) -> Any:
-    return numpy_compatible(leaf).cpu().numpy() if isinstance(leaf, Tensor) else None
+    return numpy_compatible(leaf).numpy(force=True) if isinstance(leaf, Tensor) else None
 
 
 def format_results(logs: Mapping[str, Any], as_dict: bool) -> Any:
     """Return results as a user asked for them: by name, as a list, or the only one alone."""
-    if as_dict:
+    if validation.boolean("return_dict", as_dict):
         return dict(logs)
     values = list(logs.values())
     return values[0] if len(values) == 1 else values

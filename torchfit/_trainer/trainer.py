@@ -72,7 +72,8 @@ class Trainer:
         device: str | torch.device | None,
         dtype_policy: Any,
     ) -> None:
-        self.input_names, self.output_names, self.label_names = input_names, output_names, label_names
+        self.input_names = input_names = validation.names("input_names", input_names)
+        self.output_names, self.label_names = validation.names("output_names", output_names), label_names
         self._label_names = as_label_names(label_names)
         self.device = resolve_device(device, model.module)
         self.precision = choose_precision(dtype_policy, self.device)

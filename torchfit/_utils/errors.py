@@ -23,6 +23,8 @@ def describe(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, _PLAIN):
         return repr(value) if len(repr(value)) <= 80 else f"a {type(value).__name__} of length {len(str(value))}"
+    if getattr(value, "is_nested", False):
+        return f"a nested tensor of {value.ndim} axes"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{_kind(value)} of shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
     if hasattr(value, "shape"):

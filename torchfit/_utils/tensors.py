@@ -24,6 +24,15 @@ def as_tensor(value: Any, dtype: torch.dtype | None = None, device: torch.device
     return torch.as_tensor(array, dtype=dtype, device=device)
 
 
+def is_plain(value: Any) -> bool:
+    """Return whether `value` is a tensor with values in memory, one beside the other."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not (value.is_nested or value.is_quantized or value.is_meta)
+    )
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], structure: tree.Tree) -> tree.Tree:
     """Apply a function to every tensor in a structure; masks and other attributes of the tensors are kept."""
 

@@ -64,7 +64,7 @@ def nbytes(tree: Tree) -> int:
     >>> nbytes({"a": torch.zeros(2), "b": [torch.zeros(1), "text"]})
     12
     """
-    return sum(leaf.nbytes for leaf in leaves(tree) if isinstance(leaf, Tensor))
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(tree) if isinstance(leaf, Tensor))
 
 
 def treedef(tree: Tree) -> object:

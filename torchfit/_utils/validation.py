@@ -22,11 +22,32 @@ def boolean(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def optional_boolean(name: str, value: object) -> bool | None:
+    """Accept what `boolean` does, and `None`."""
+    return None if value is None else boolean(name, value)
+
+
+def names(name: str, value: Any) -> list[str] | None:
+    """Accept a list or tuple of strings, a single string for a list of one, or `None`."""
+    if value is None:
+        return None
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, (list, tuple)) or not all(isinstance(entry, str) for entry in found):
+        raise ValueError(f"`{name}` must be a list of strings. Received: {describe(value)}.")
+    return list(found)
+
+
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """Accept a number from `low` to `high`, both included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
         raise ValueError(f"`{name}` must be a number{_bounds(low, high)}. Received: {describe(value)}.")
     return float(value)
+
+
+def optional_number(name: str, value: object) -> None:
+    """Accept any number, also NaN, and `None`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        raise ValueError(f"`{name}` must be a number or None. Received: {describe(value)}.")
 
 
 def number_between(name: str, value: Any, low: float, high: float = math.inf) -> float:
@@ -135,16 +156,28 @@ def takes_targets_and_predictions(kind: str, function: Callable[..., object]) ->
     Traceback (most recent call last):
     ValueError: A loss is called as (y_true, y_pred), but <lambda> takes (y_pred).
     """
-    try:
-        signature = inspect.signature(getattr(function, "forward", function))
-    except (TypeError, ValueError):  # Functions written in C may have none.
-        return
-    try:
-        signature.bind(None, None)
-    except TypeError:
+    function = getattr(function, "forward", function)
+    if not accepts(function, 2):
         name = getattr(function, "__name__", type(function).__name__)
-        taken = ", ".join(signature.parameters)
-        raise ValueError(f"A {kind} is called as (y_true, y_pred), but {name} takes ({taken}).") from None
+        taken = ", ".join(inspect.signature(function).parameters)
+        raise ValueError(f"A {kind} is called as (y_true, y_pred), but {name} takes ({taken}).")
+
+
+def accepts(function: Callable[..., object], count: int) -> bool:
+    """Return whether a function can be called with this many positional arguments, as far as that is known.
+
+    >>> accepts(lambda y_true, y_pred: 0, 2), accepts(lambda outputs: 0, 2), accepts(max, 2)
+    (True, False, True)
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # Functions written in C may have none.
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def is_integer(value: Any) -> bool:

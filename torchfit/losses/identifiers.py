@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchfit import functional
 from torchfit._types import Config
 from torchfit._utils import tree
+from torchfit._utils.errors import describe
 from torchfit._utils.registry import Registry
 from torchfit._utils.validation import takes_targets_and_predictions
 from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
@@ -129,6 +130,10 @@ def resolve_loss(identifier: Any) -> Any:
         return TorchLoss(found)
     if found in _CLASS_OF_FUNCTION:
         return _CLASS_OF_FUNCTION[found](name=found.__name__)
+    if hasattr(found, "update_state"):
+        raise ValueError(
+            f"`loss` must be a loss, or a function (y_true, y_pred), but it is {describe(found)}, a metric."
+        )
     takes_targets_and_predictions("loss", found)
     return LossFunctionWrapper(with_keras_argument_order(found), name=function_name(found))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchfit._utils.errors import describe
+from torchfit._utils.validation import accepts
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._parameters import NamedTensor, short_list
 from torchfit.optimizers._rates import reference_rate
@@ -69,6 +70,8 @@ def _is_of_torch(step: Callable[..., object]) -> bool:
 
 
 def make(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
+    if not accepts(factory, 1):
+        raise ValueError(f"`optimizer` must be a function of the parameters, but it is {describe(factory)}.")
     made = factory(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise ValueError(

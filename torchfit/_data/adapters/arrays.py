@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
 from torchfit._data.adapters.disk import DiskArray, InMemoryArray, LazyArray, Rows, is_on_disk
-from torchfit._data.adapters.sparse import SparseArray, is_sparse
+from torchfit._data.adapters.sparse import SparseArray, by_rows, is_sparse
 from torchfit._data.batch_converter import batch_packer
 from torchfit._data.batch_source import BatchIndexer, BatchSource, TakesRows, draw_seed
 from torchfit._data.class_weight import ClassWeights
@@ -55,8 +55,7 @@ class ArrayAdapter(DataAdapter):
                 "`x` is a PackedSequence, which is one batch and has no rows to cut batches from. Pass a DataLoader or "
                 "iter([(x, y)]), or call `train_on_batch`, `test_on_batch` or `predict_on_batch`."
             )
-        x = x.tocsr() if is_sparse(x) and not tree.is_leaf(x) else x  # A `dok_matrix` is a dictionary as well.
-        parts = batch_spec.parts(x, y, sample_weight, _leaf)
+        parts = batch_spec.parts(by_rows(x), by_rows(y), by_rows(sample_weight), _leaf)
         check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
         return cls(parts, batch_spec)
 

@@ -24,8 +24,10 @@ def is_on_disk(value: UserData) -> bool:
     """Return whether `value` is a memory map, or an array in a file that is read by slices."""
     if isinstance(value, np.ndarray):
         return _memory_map(value) is not None
+    if isinstance(value, Tensor):
+        return False
     is_array = all(hasattr(value, name) for name in ("shape", "dtype", "__getitem__", "__len__"))
-    in_memory = isinstance(value, Tensor) or hasattr(value, "__array_interface__")
+    in_memory = hasattr(value, "__array_interface__")
     in_file = hasattr(value, "chunks") or not hasattr(value, "__array__")
     return is_array and in_file and not in_memory and not hasattr(value, "toarray")
 

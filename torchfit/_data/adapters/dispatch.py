@@ -16,7 +16,7 @@ from torchfit._data.adapters.factories import bind_factory, is_dataset_factory
 from torchfit._data.adapters.iterable_dataset import IterableDatasetAdapter
 from torchfit._data.adapters.iterables import IterableAdapter
 from torchfit._data.adapters.sequence import SequenceAdapter, is_sequence
-from torchfit._data.adapters.sparse import is_sparse
+from torchfit._data.adapters.sparse import by_rows, is_sparse
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
 from torchfit._data.convert import BatchSpec
@@ -81,6 +81,7 @@ def as_batch(
             f"`x` must be the arrays of one batch, but it is {describe(x)}. Pass what it yields, or call `fit`, "
             "`evaluate` or `predict`."
         )
+    x, y, sample_weight = map(by_rows, (x, y, sample_weight))
     x, y = (x, y) if y is not None else batch_spec.split_labels(x)
     rules = as_class_weights(class_weight)
     batch = BatchConverter(batch_spec).convert_parts(x, y, sample_weight)
@@ -100,7 +101,7 @@ def _yields_batches(x: UserData) -> bool:
 
 def is_array_like(value: UserData) -> bool:
     """Return whether `value` is an array in memory or on disk, or a list, tuple, dictionary or dataclass."""
-    if not tree.is_leaf(value) or isinstance(value, (Tensor, np.ndarray, range, int, float)):
+    if not tree.is_leaf(value) or isinstance(value, (Tensor, np.ndarray, range, memoryview, int, float)):
         return True
     if isinstance(value, type) or is_sequence(value) or datasets.is_map_style(value):
         return False

@@ -11,7 +11,8 @@ from torchfit._utils.errors import describe
 
 def is_frame(value: UserData) -> bool:
     """Return whether `value` is an object of pandas (DataFrame, Series, Index, Categorical, …)."""
-    return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(value).__mro__[:-1])
+    is_of_pandas = any(kind.__module__.partition(".")[0] == "pandas" for kind in type(value).__mro__[:-1])
+    return is_of_pandas and (hasattr(value, "dtype") or hasattr(value, "columns"))  # `pandas.NA` has neither.
 
 
 def is_series(value: UserData) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchfit._data.adapters.disk import LazyArray, Rows
 from torchfit._data.convert import is_numeric, share_memory
 from torchfit._types import UserData
+from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
 
@@ -15,6 +16,11 @@ def is_sparse(value: UserData) -> bool:
     if isinstance(value, Tensor):
         return value.layout != torch.strided and value.layout in _LAYOUTS
     return hasattr(value, "toarray") and hasattr(value, "tocsr") and hasattr(value, "nnz")
+
+
+def by_rows(value: UserData) -> UserData:
+    """Return a sparse array that is a dictionary as well, such as SciPy's `dok_matrix`, as one that is none."""
+    return value if tree.is_leaf(value) or not is_sparse(value) else value.tocsr()
 
 
 _LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)

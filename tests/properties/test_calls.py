@@ -1,0 +1,45 @@
+"""Whatever is passed to a model: it is taken, or refused in words of torchfit, and the model trains afterwards.
+
+`TORCHFIT_CALLS=25000 python -m pytest tests/properties/test_calls.py` searches for longer, in another place each time.
+"""
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+CALLS = int(os.environ.get("TORCHFIT_CALLS", 500))
+_spec = importlib.util.spec_from_file_location("calls", Path(__file__).with_name("calls.py"))
+calls = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(calls)
+
+
+@st.composite
+def random_calls(draw):
+    return calls.Call(lambda options: draw(st.sampled_from(options)))
+
+
+@settings(
+    max_examples=CALLS,
+    deadline=None,
+    derandomize="TORCHFIT_CALLS" not in os.environ,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(random_calls())
+def test_a_call_is_taken_or_refused_and_the_model_trains_afterwards(call):
+    note(repr(call))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            call.run()
+        except Exception as error:
+            if not calls.is_told(error):
+                raise
+        loss, has_moved = call.train_afterwards()
+    assert np.isfinite(loss)
+    assert has_moved
