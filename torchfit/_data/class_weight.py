@@ -214,6 +214,11 @@ def _product(by_class: Tensor, sample_weight: Tensor | None) -> Tensor:
         raise ValueError(f"`sample_weight` must hold numbers, but it is {describe(sample_weight)}.")
     axes = max(by_class.ndim, sample_weight.ndim)
     one, other = (part.reshape(*part.shape, *[1] * (axes - part.ndim)) for part in (by_class, sample_weight))
+    if any(a != b and 1 not in (a, b) for a, b in zip(one.shape, other.shape)):
+        raise ValueError(
+            f"`sample_weight` is {describe(sample_weight)}, which does not go with the labels, whose classes have "
+            f"weights of shape {tuple(by_class.shape)}. Pass a weight for each sample."
+        )
     return one * other
 
 
