@@ -477,10 +477,8 @@ class Trainer:
         self.state.call.loop.checks_batch_axis = is_array_like(x)
         objective, parameters, kept_labels = self.state.objective, set(), []
         if self._label_names or (self.input_names is None and hasattr(x, "columns")):
-            signature, has_own_loss = (
-                self.state.call.signature(model.module),
-                not inputs_only and not objective.has_losses,
-            )
+            signature = self.state.call.signature(model.module)
+            has_own_loss = not inputs_only and not objective.has_losses
             kept_labels = [key for key in self._label_names.values() if signature.takes(key, if_optional=has_own_loss)]
             parameters = set() if self.input_names else signature.required_names
         names = self.input_names, self.output_names, inputs_only, parameters

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from torchfit._types import Logs, StateDict
 from torchfit._utils import figures
-from torchfit._utils.errors import warn
 from torchfit._utils.names import did_you_mean
 from torchfit.callbacks import _history_plot
 from torchfit.callbacks._monitor import mode_of
@@ -20,10 +19,6 @@ Record: TypeAlias = "dict[str, Any]"
 
 def _no_model() -> None:
     return None
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and value != value
 
 
 class History(Callback):
@@ -51,7 +46,6 @@ class History(Callback):
 
     _get_model: Callable[[], Any] = staticmethod(_no_model)
     _modes: Mapping[str, str | None] = MappingProxyType({})
-    _has_warned = True  # where there is no training
     _not_copied = ("training_state", "_get_model")
 
     def __init__(self) -> None:
@@ -72,7 +66,6 @@ class History(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start a new list of epochs. An object used twice keeps appending values, as in Keras."""
         self.epoch = []
-        self._has_warned = not getattr(self.model, "preflight", False)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Append the epoch's values."""
@@ -80,13 +73,6 @@ class History(Callback):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
             self._recorded_at.setdefault(name, []).append(epoch)
-        if not self._has_warned and _is_nan((logs or {}).get("loss")):
-            self._has_warned = True
-            warn(
-                f"The loss is NaN in epoch {epoch + 1}. See if `x` or `y` hold NaN (numpy.isnan(x).any()), lower the "
-                "learning rate, or limit the gradients with clipnorm=1.0 of the optimizer. The callback TerminateOnNaN "
-                "ends a training at the batch where this begins."
-            )
         if self.model is not None:
             self.model.history = self
 
