@@ -358,7 +358,8 @@ def test_a_model_is_freed_with_its_last_name(jit_compile):
         gc.enable()
 
 
-def test_a_compiled_loss_may_be_annealed():
+@pytest.mark.parametrize("accumulation", [None, 2])
+def test_a_loss_may_be_annealed(accumulation):
     class Annealed(losses.Loss):
         weight = 0.0
 
@@ -367,7 +368,8 @@ def test_a_compiled_loss_may_be_annealed():
 
     def train(jit_compile):
         loss = Annealed()
-        model = compiled(network(), jit_compile, loss=loss)
+        optimizer = lambda: optimizers.SGD(0.01, gradient_accumulation_steps=accumulation)  # noqa: E731
+        model = compiled(network(), jit_compile, optimizer, loss)
         anneal = callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(loss, "weight", epoch / 10))
         return model.module, fit(model, epochs=8, callbacks=[anneal])["loss"]
 

@@ -140,6 +140,7 @@ class CompiledStep:
         self._scope = StepScope()
         self._running: LoopStep | None = None
         self._indexed_samples: int | None = None
+        self._checked: set[GraphKey] = set()
 
     def bind(self, program: StepProgram, batches: Any) -> "LoopStep":
         """Return what runs the steps of a loop.
@@ -154,13 +155,20 @@ class CompiledStep:
         self._policy.start_loop(program.expected_steps)
         return LoopStep(self, program, indexer)
 
-    def may_have_changed(self, step: "LoopStep") -> bool:
-        """Return whether the guards must be evaluated: an epoch has begun, or another loop has run."""
-        return self._running is not step
-
-    def enter(self, step: "LoopStep") -> None:
-        """Let the graphs read the step and the data of a loop, before their guards are evaluated."""
+    def enter(self, step: "LoopStep") -> bool:
+        """Let the graphs read the step and the data of a loop; return whether it was not running."""
+        if self._running is step:
+            return False
         self._running, self._scope.program, self._scope.indexer = step, step.program, step.indexer
+        self._checked.clear()
+        return True
+
+    def must_check(self, key: GraphKey) -> bool:
+        """Return whether the guards of a graph must be evaluated, once for each graph since `enter` was true."""
+        if key in self._checked:
+            return False
+        self._checked.add(key)
+        return True
 
     def check_guards(self) -> None:
         """Evaluate the guards before the next step."""
@@ -264,11 +272,11 @@ class LoopStep:
         return self._run(groups[0]) if len(groups) == 1 else run_each(self.program, self._run, groups)
 
     def _run(self, inputs: Sequence[Any]) -> Any:
-        compiled = self._compiled
-        may_have_changed = self.program.keeps_step_logs or compiled.may_have_changed(self)
-        if may_have_changed and not self.program.is_current:
+        compiled, is_watched = self._compiled, self.program.keeps_step_logs
+        if (compiled.enter(self) or is_watched) and not self.program.is_current:
             self._start(self.program.renewed())
             compiled.invalidate()
+            compiled.enter(self)
         if self._blocker is not None or self._result_template is None:
             return self._run_eagerly(inputs)
         tensors = inputs if self.indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
@@ -276,9 +284,7 @@ class LoopStep:
         graph = compiled.find_graph(key, self, inputs[0])
         if graph is None:
             return self._run_eagerly(inputs)
-        if may_have_changed:
-            compiled.enter(self)
-        return self._replay(graph, inputs, tensors, may_have_changed)
+        return self._replay(graph, inputs, tensors, compiled.must_check(key) or is_watched)
 
     def _replay(self, graph: GraphRunner, inputs: Sequence[Any], tensors: Sequence[Tensor], check_guards: bool) -> Any:
         """Run the steps as a graph, or eagerly with the state of before if it cannot be compiled."""

@@ -91,8 +91,8 @@ class Recorder:
 
     def backend(self, module: GraphModule, examples: Any) -> CompiledFn:
         """Compile; what `torch.compile` takes as its `backend`."""
-        self.compilations += 1
         code = _compile_with_inductor(module, examples)
+        self.compilations += 1
         if code is None:
             return compat.lookup_compiler_backend("inductor")(module, examples)  # type: ignore[no-any-return]
 
@@ -312,6 +312,8 @@ def _compile_with_inductor(module: GraphModule, examples: Values) -> InductorCod
         return InductorCode(module, examples, _OPTIONS)
     try:
         return InductorCode(module, examples, _CPU_OPTIONS)
+    except compat.tracer_errors().RestartAnalysis:
+        raise  # Not a failure: the tracer begins again, with what it has learned.
     except Exception as error:  # Not every torch can do everything in C++; a real problem will occur again.
         logger.debug("jit_compile: kernels are called from Python: %s: %s", type(error).__name__, error)
         return InductorCode(module, examples, _OPTIONS)
@@ -331,7 +333,7 @@ def _reason(error: Exception) -> str:
     """Return one line on why a function cannot be a graph."""
     if not traces_gradients():
         return f"torch {torch.__version__} cannot put gradients into a graph"
-    changed = _CHANGED.search(str(error)) if isinstance(error, compat.recompile_error()) else None
+    changed = _CHANGED.search(str(error)) if isinstance(error, compat.tracer_errors().RecompileError) else None
     if changed is not None:
         return f"it was compiled {_MAX_RECOMPILATIONS + 1} times, because `{_public_path(changed[1])}` changes"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

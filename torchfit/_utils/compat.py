@@ -160,12 +160,11 @@ def dynamo_config() -> Any:
     return torch._dynamo.config
 
 
-def recompile_error() -> type[Exception]:
-    """Return what the tracer raises where it would have to recompile, and must not."""
+def tracer_errors() -> Any:
+    """Return the module with the exceptions of the tracer: `RecompileError`, `RestartAnalysis`."""
     import torch._dynamo.exc
 
-    error: type[Exception] = torch._dynamo.exc.RecompileError
-    return error
+    return torch._dynamo.exc
 
 
 def lookup_compiler_backend(name: str) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from torchfit.functional.masks import as_mask, get_mask
 from torchfit.metrics._weights import merge_weights, weigh
 from torchfit.metrics.base import SUM_DTYPE, Metric, Self
 from torchfit.metrics.functions import ELEMENTWISE, METRIC_FUNCTIONS
+from torchfit.metrics.variable import Variable
 
 
 class Sum(Metric):
@@ -64,7 +65,8 @@ class Mean(Metric):
         super().__init__(name=name, dtype=dtype)
         self.total = self.add_weight(name="total", dtype=SUM_DTYPE)
         self.count = self.add_weight(name="count", dtype=SUM_DTYPE)
-        self._unit = torch.ones((), dtype=SUM_DTYPE)
+        # A variable, since compilers take a plain float64 scalar for a number that may change, and trace twice.
+        self._unit = Variable(torch.ones((), dtype=SUM_DTYPE))
 
     def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch of values."""
@@ -81,7 +83,7 @@ class Mean(Metric):
         super()._apply(fn, recurse)
         count = self._buffers["count"]
         assert count is not None
-        self._unit = torch.ones((), dtype=count.dtype, device=count.device)
+        self._unit = Variable(torch.ones((), dtype=count.dtype, device=count.device))
         return self
 
     def _accumulate(self, values: Tensor, sample_weight: TensorLike = None, mask: TensorLike = None) -> None:
