@@ -156,6 +156,24 @@ def test_a_number_that_changes_with_every_call_is_named(caplog):
     assert messages(caplog) == [expected.format("model.module.calls")]
 
 
+@pytest.mark.parametrize("event", ["on_predict_batch_begin", "on_predict_batch_end"])
+def test_a_change_between_the_batches_of_predict_takes_effect(event):
+    class Scaled(nn.Linear):
+        scale = 1.0
+
+        def forward(self, x):
+            return super().forward(x) * self.scale
+
+    def predict(jit_compile):
+        torch.manual_seed(0)
+        model = compiled(Scaled(4, 1), jit_compile)
+        change = lambda batch, logs: setattr(model.module, "scale", 2.0 if batch >= 5 else 1.0)  # noqa: E731
+        outputs = model.predict(X, batch_size=8, callbacks=[callbacks.LambdaCallback(**{event: change})])
+        return model.module, outputs.ravel()
+
+    assert_compiled_is_plain(predict)
+
+
 # -- fallbacks ---------------------------------------------------------------------------------------------------------
 
 
