@@ -240,9 +240,11 @@ class InductorCode:
         self._inner = getattr(code, "current_callable", None) if self._is_direct else None
 
         def run(inputs: list[Any]) -> Any:
-            given = tuple(inputs)
             if not self.has_run:
-                self._before = [(given[index], given[index].to("cpu", copy=True)) for index in self._changed]
+                self._before = [(inputs[index], inputs[index].to("cpu", copy=True)) for index in self._changed]
+            if not self._is_direct:
+                return code(inputs)
+            given = tuple(inputs)
             outputs = code(inputs)
             self._observed = (*given, *outputs)
             return outputs
