@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # torch's compiler uses what torch deprecates
 ]
 WIDTH = 6
-EXAMPLES = int(os.environ.get("COMPILED_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("COMPILED_EXAMPLES", "12"))  # Set it to draw more; 100 take five minutes of one core.
 X = torch.tensor(np.random.default_rng(0).normal(size=(52, WIDTH)).astype("float32"))
 Y = X.sum(1, keepdim=True).tanh()
 
