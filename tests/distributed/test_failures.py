@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from tests.distributed.cases import LABELS, X, compiled, network
 from torchfit import callbacks, distribution
@@ -58,6 +59,26 @@ def test_all_end_with_the_message_even_if_it_is_caught(pools, where):
         assert seconds < SECONDS
         assert "the disk is on fire" in message
         assert rank == 1 or message.startswith("ProcessFailedError: process 1 of 3 failed: ValueError: ")
+
+
+def mistake(model, x, y):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        model.fit(x, y, verbose=0)
+    return str(caught.value)
+
+
+def mistakes():
+    model = compiled(network())
+    heard = [mistake(model, *data) for data in ((X[:, :3], LABELS), (X, LABELS[:5]), (X, LABELS + 9))]
+    torch.manual_seed(0)
+    return heard, model.fit(X, LABELS, verbose=0).history
+
+
+def test_mistakes_that_all_make_leave_them_connected(pools):
+    (heard, history), *others = pools(2, forks=True).run(mistakes)
+    assert len(heard) == 3
+    assert history["loss"][0] > 0
+    assert others == [(heard, history)]
 
 
 def train_until_killed():

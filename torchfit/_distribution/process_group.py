@@ -22,6 +22,7 @@ _FAILURE = "torchfit/failure"
 _SECONDS_TO_WAIT_FOR_A_REASON = 5.0
 _SECONDS_TO_WAIT_FOR_READERS = 2.0
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_TO_WAIT_FOR_THE_SAME = 1.0
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -102,6 +103,7 @@ class ProcessGroup:
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.timeout))
         self._is_guarded = False
         self._failure: str | None = None
+        self._num_failures = 0
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             threading.Thread(target=self._watch, daemon=True).start()
 
@@ -228,9 +230,11 @@ class ProcessGroup:
         )
 
     def _fail(self, error: BaseException) -> None:
-        """Tell the others, and the launcher, and leave."""
+        """Tell the others, and the launcher, and leave; all stay if all fail alike, as with a wrong argument."""
         own = f"process {self.rank} of {self.size} failed: {_summary(error)}"
         is_first = not isinstance(error, ProcessFailedError)
+        if is_first and isinstance(error, Exception) and self._fail_all_alike(_summary(error)):
+            return
         self._failure = own if is_first else str(error)
         if is_first:
             with suppress(Exception):
@@ -240,6 +244,18 @@ class ProcessGroup:
             dist.destroy_process_group()
         if is_first and self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             self._await_readers()  # The store ends with this process.
+
+    def _fail_all_alike(self, summary: str) -> bool:
+        """Return whether all processes raise the same error, and so are still at the same place."""
+        self._num_failures += 1
+        keys = [f"{_FAILURE}/{self._num_failures}/{rank}" for rank in range(self.size)]
+        with suppress(Exception):
+            self._store.set(keys[self.rank], summary)
+            deadline = time.monotonic() + _SECONDS_TO_WAIT_FOR_THE_SAME
+            while not self._store.check(keys) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return self._store.check(keys) and {self._store.get(key).decode() for key in keys} == {summary}
+        return False
 
     def _await_readers(self) -> None:
         deadline = time.monotonic() + _SECONDS_TO_WAIT_FOR_READERS
