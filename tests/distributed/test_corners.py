@@ -202,14 +202,17 @@ def test_half_precision(everywhere):
     everywhere(mixed_precision, "mixed_float16", tolerance=2e-2)
 
 
-def with_torchmetrics():
+def with_torchmetrics(rows):
     import torchmetrics
 
     module = nn.Sequential(network(), nn.Softmax(1))
-    found = torchmetrics.classification.MulticlassAUROC(3)
-    loss = losses.SparseCategoricalCrossentropy()
-    return trained(compiled(module, loss=loss, metrics=[found]), validation_split=0.3)
+    found = [torchmetrics.classification.MulticlassAUROC(3), torchmetrics.classification.MulticlassAccuracy(3)]
+    model = compiled(module, loss=losses.SparseCategoricalCrossentropy(), metrics=found)
+    x, y = X[:rows], np.arange(rows) % 3
+    found = trained(model, x, y, validation_data=(x, y), verbose=1, batch_size=16)
+    return found, model.evaluate(x, y, verbose=0)
 
 
-def test_a_metric_of_torchmetrics_in_training(everywhere):
-    everywhere(with_torchmetrics)
+@pytest.mark.parametrize("rows", [ROWS, 4])
+def test_metrics_of_torchmetrics_in_training(everywhere, rows):
+    everywhere(with_torchmetrics, rows, sizes=(2, 3))

@@ -157,15 +157,14 @@ class ProcessGroup:
             dist.all_gather_object(found, value, group=self._control)
         return found
 
-    def gather_tensors(self, own: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
-        """Return tensors of all processes, on the host, of these shapes and one dtype."""
-        found = [own if rank == self.rank else torch.empty(shape, dtype=own.dtype) for rank, shape in enumerate(shapes)]
-        with self._explained():
-            for rank, tensor in enumerate(found):
-                if tensor.numel():
-                    found[rank] = tensor = tensor.contiguous()
+    def gather_tensors(self, own: Tensor, shapes: list[torch.Size]) -> Iterator[Tensor]:
+        """Yield the tensors of all processes, one after the other, on the host, of these shapes and one dtype."""
+        for rank, shape in enumerate(shapes):
+            tensor = own.contiguous() if rank == self.rank else torch.empty(shape, dtype=own.dtype)
+            if tensor.numel():
+                with self._explained():
                     dist.broadcast(tensor.view(-1).view(torch.uint8), src=rank, group=self._control)
-        return found
+            yield tensor
 
     def share_tensors(self, tensors: list[Tensor]) -> None:
         """Copy tensors of the primary process into those of the others."""

@@ -164,6 +164,7 @@ class MetricChanges:
     def __init__(self, metrics: Iterable[Any], from_zero: bool) -> None:
         metrics = list(metrics)
         self._before: dict[int, tuple[Any, Tensor]] = {}
+        self._opaque = [(metric, metric.snapshot_state()) for metric in metrics if _is_opaque(metric)]
         self.restart(metrics)
         self._changed: list[Any] = []
         zeroed = [
@@ -177,6 +178,8 @@ class MetricChanges:
     def tensors(self, metrics: Iterable[Any], counts: bool, processes: ProcessGroup) -> list[Tensor]:
         """Return what is to be summed. With `counts=False`, what this process did does not count."""
         metrics = list(metrics)
+        if not counts:
+            self._undo_opaque(metrics)
         for metric in metrics:
             getattr(metric, "align", _nothing)(processes.share)
         variables = list(_variables(metrics))
@@ -216,12 +219,24 @@ class MetricChanges:
 
     def undo(self, metrics: Iterable[Any]) -> None:
         """Set the states back to what they were before the steps."""
+        metrics = list(metrics)
+        self._undo_opaque(metrics)
         for variable in _variables(metrics):
             variable.copy_(self._base(variable))
+
+    def _undo_opaque(self, metrics: Iterable[Any]) -> None:
+        """Set back the states that are in no variables, such as those of torchmetrics."""
+        known = {id(metric): state for metric, state in self._opaque}
+        for metric in filter(_is_opaque, metrics):
+            metric.restore_state(known[id(metric)]) if id(metric) in known else metric.reset_state()
 
     def restart(self, metrics: Iterable[Any]) -> None:
         """Count changes from the present states on."""
         self._before = {id(variable): (variable, variable.clone()) for variable in _variables(metrics)}
+
+
+def _is_opaque(metric: Any) -> bool:
+    return hasattr(metric, "metric") and hasattr(metric, "snapshot_state")
 
 
 def _variables(metrics: Iterable[Any]) -> Iterable[Any]:

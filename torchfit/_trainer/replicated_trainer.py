@@ -81,7 +81,7 @@ class ReplicatedTrainer(Trainer):
         if options.jit_compile is True:
             raise ValueError(
                 "`jit_compile=True` is not possible with several processes, which exchange gradients in every step. "
-                'Leave it out, or pass `jit_compile="auto"`, which compiles where it can.'
+                'Leave it out, or pass `jit_compile="auto"`, with which steps run without a graph here.'
             )
         super().compile(options)
         self.execution = EagerExecution(self.execution.steps_per_execution, self.execution.memory_format)

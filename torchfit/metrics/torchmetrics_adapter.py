@@ -1,10 +1,12 @@
 """Adapter that gives a `torchmetrics` metric the interface of ours; torchmetrics itself is never imported."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from torchfit._distribution.processes import current
 from torchfit._types import TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
@@ -40,6 +42,8 @@ class TorchMetric(Metric):
         super().__init__(name=name or snake_case(type(metric).__name__))
         self.metric = metric
         self.mode = _MODES[getattr(metric, "higher_is_better", None)]
+        if current().size > 1:  # Processes exchange states when all of them do, not when one of them reads.
+            self._let_exchange(_never)
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Pass one batch on, predictions first."""
@@ -60,6 +64,21 @@ class TorchMetric(Metric):
     def result(self) -> Any:
         """Return what the metric computes."""
         return self.metric.compute()
+
+    def synchronize(self) -> None:
+        """Exchange the state, and keep the result of all processes until the next update."""
+        if current().size > 1:
+            self._let_exchange(_always)
+            try:
+                self.metric.compute()
+            finally:
+                self._let_exchange(_never)
+
+    def _let_exchange(self, may_exchange: Callable[[], bool]) -> None:
+        for part in self.metric.modules():
+            known = vars(part)
+            known.update({name: None for name in ("_computed",) if name in known and may_exchange is _always})
+            known.update({name: may_exchange for name in ("distributed_available_fn",) if name in known})
 
     def reset_state(self) -> None:
         """Reset the metric."""
@@ -102,3 +121,11 @@ def _state_of(part: Any) -> dict[str, Any]:
     """Return the attributes in which a torchmetrics metric, or a part of one, keeps its state."""
     names = [*getattr(part, "_defaults", ()), "_update_count", "_computed"]
     return {name: vars(part)[name] for name in names if name in vars(part)}
+
+
+def _always() -> bool:
+    return True
+
+
+def _never() -> bool:
+    return False
