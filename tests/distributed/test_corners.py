@@ -216,3 +216,16 @@ def with_torchmetrics(rows):
 @pytest.mark.parametrize("rows", [ROWS, 4])
 def test_metrics_of_torchmetrics_in_training(everywhere, rows):
     everywhere(with_torchmetrics, rows, sizes=(2, 3))
+
+
+def torchmetrics_with_two_rows():
+    import torchmetrics
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 1), nn.Sigmoid())
+    model = compiled(module, "sgd", "binary_crossentropy", [torchmetrics.classification.BinaryAUROC()])
+    return trained(model, X[:2], np.array([[0], [1]])), model.evaluate(X[:2], np.array([[0], [1]]), verbose=0)
+
+
+def test_torchmetrics_in_a_process_without_rows(everywhere):
+    everywhere(torchmetrics_with_two_rows, sizes=(3,))

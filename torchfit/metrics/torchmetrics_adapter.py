@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchfit._distribution.processes import current
@@ -68,6 +69,8 @@ class TorchMetric(Metric):
     def synchronize(self) -> None:
         """Exchange the state, and keep the result of all processes until the next update."""
         if current().size > 1:
+            for part in self.metric.modules():
+                _fill_empty_lists(part, current().gather)
             self._let_exchange(_always)
             try:
                 self.metric.compute()
@@ -121,6 +124,16 @@ def _state_of(part: Any) -> dict[str, Any]:
     """Return the attributes in which a torchmetrics metric, or a part of one, keeps its state."""
     names = [*getattr(part, "_defaults", ()), "_update_count", "_computed"]
     return {name: vars(part)[name] for name in names if name in vars(part)}
+
+
+def _fill_empty_lists(part: Any, gather: Callable[[Any], list[Any]]) -> None:
+    """Put a tensor without rows, like those of other processes, into lists of a process that has had no rows."""
+    for name in getattr(part, "_defaults", ()):
+        value = vars(part).get(name)
+        if isinstance(value, list):
+            examples = gather([(tensor.dtype, tensor.shape[1:]) for tensor in value[:1]])
+            for dtype, shape in next(filter(None, examples), []) if not value else ():
+                value.append(torch.empty((0, *shape), dtype=dtype, device=part.device))
 
 
 def _always() -> bool:
