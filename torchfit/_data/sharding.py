@@ -59,7 +59,7 @@ class RowsOfProcess:
     """
 
     def __init__(
-        self, rank: int, size: int, gather: Callable[[Any], list[Any]], are_equal: Callable[[int], bool]
+        self, rank: int, size: int, gather: Callable[[object], list[Any]], are_equal: Callable[[int], bool]
     ) -> None:
         self.rank, self.size, self._gather, self._are_equal = rank, size, gather, are_equal
 

@@ -107,7 +107,7 @@ class ProcessGroup:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             threading.Thread(target=self._watch, daemon=True).start()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ProcessGroup":
+    def __deepcopy__(self, memo: dict[int, object]) -> "ProcessGroup":
         return self
 
     # -- exchange ------------------------------------------------------------------------------------------

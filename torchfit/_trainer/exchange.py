@@ -235,7 +235,7 @@ class MetricChanges:
         self._before = {id(variable): (variable, variable.clone()) for variable in _variables(metrics)}
 
 
-def _is_opaque(metric: Any) -> bool:
+def _is_opaque(metric: object) -> bool:
     return hasattr(metric, "metric") and hasattr(metric, "snapshot_state")
 
 
@@ -244,5 +244,5 @@ def _variables(metrics: Iterable[Any]) -> Iterable[Any]:
         yield from getattr(metric, "variables", ())
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: object) -> None:
     return None

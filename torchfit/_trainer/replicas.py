@@ -200,5 +200,5 @@ class FinishingCallbacks:
         self._on_test_end(logs)
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: object) -> None:
     return None

@@ -28,7 +28,7 @@ from torchfit._trainer.steps import PredictStep
 from torchfit._trainer.trainer import Trainer
 from torchfit._trainer.training_state import TrainingState
 from torchfit._trainer.user_steps import additive_metrics
-from torchfit._types import StepIterator
+from torchfit._types import StepIterator, UserData
 from torchfit.callbacks import CallbackList
 from torchfit.callbacks.callback_list import NO_CALLBACKS, as_callbacks
 
@@ -68,7 +68,7 @@ class ReplicatedTrainer(Trainer):
             self._replica = Replica(self._processes)
         return self._replica
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave out what belongs to this process."""
         return {**self.__dict__, "_replica": None, "_flags": None}
 
@@ -110,7 +110,7 @@ class ReplicatedTrainer(Trainer):
         modules = model.module, *self.state.objective.loss_modules(), *self.state.auxiliary.modules
         share_model(self._processes, modules, self.device)
 
-    def _check_arguments(self, arguments: dict[str, Any]) -> None:
+    def _check_arguments(self, arguments: Mapping[str, object]) -> None:
         """Check that numbers such as `batch_size` are the same in all processes.
 
         Raises:
@@ -126,7 +126,7 @@ class ReplicatedTrainer(Trainer):
                         "must be called with the same arguments."
                     )
 
-    def _check_data(self, data: dict[str, Any]) -> None:
+    def _check_data(self, data: Mapping[str, UserData]) -> None:
         rows = self._rows
         for name, value in data.items():
             rows.check(name, value)

@@ -204,7 +204,7 @@ def _optimizers_of(model: BaseModel) -> list[Any]:
     return list(found.values())
 
 
-def _is_optimizer(value: Any) -> bool:
+def _is_optimizer(value: object) -> bool:
     return isinstance(value, torch.optim.Optimizer) or (hasattr(value, "apply") and hasattr(value, "scale_loss"))
 
 

@@ -126,7 +126,7 @@ def _state_of(part: Any) -> dict[str, Any]:
     return {name: vars(part)[name] for name in names if name in vars(part)}
 
 
-def _fill_empty_lists(part: Any, gather: Callable[[Any], list[Any]]) -> None:
+def _fill_empty_lists(part: Any, gather: Callable[[object], list[Any]]) -> None:
     """Put a tensor without rows, like those of other processes, into lists of a process that has had no rows."""
     for name in getattr(part, "_defaults", ()):
         value = vars(part).get(name)
