@@ -106,5 +106,5 @@ def _counted(outputs: Nested, parts: list[BatchPart]) -> Nested:
     return tree.map(select, outputs)
 
 
-def _selector(kept: Tensor) -> Callable[[Any], Any]:
+def _selector(kept: Tensor) -> Callable[[object], object]:
     return lambda leaf: leaf[kept.to(leaf.device)] if isinstance(leaf, Tensor) and leaf.ndim else leaf

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchfit._distribution.process_group import ProcessGroup
-from torchfit._types import StepIterator
+from torchfit._types import Logs, StepIterator
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.callbacks import CallbackList
 
@@ -194,7 +194,7 @@ class FinishingCallbacks:
         self.on_test_batch_begin, self.on_test_batch_end = callbacks.on_test_batch_begin, callbacks.on_test_batch_end
         self._on_test_end, self._finish = callbacks.on_test_end, finish
 
-    def on_test_end(self, logs: Any) -> None:
+    def on_test_end(self, logs: Logs) -> None:
         """Called at the end of the evaluation."""
         self._finish()
         self._on_test_end(logs)

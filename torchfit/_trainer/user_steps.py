@@ -51,7 +51,7 @@ class StepValues:
         return LazyLogs.wrap(results if isinstance(results, LazyLogs) else {**flatten(results or {}), **values})
 
 
-def _tensor_of(value: Any) -> Tensor | None:
+def _tensor_of(value: object) -> Tensor | None:
     if isinstance(value, Tensor):
         return value.detach().to(SUM_DTYPE if value.device.type in ("cpu", "cuda") else torch.float32)
     return torch.tensor(float(value), dtype=SUM_DTYPE) if isinstance(value, (bool, int, float)) else None
@@ -370,5 +370,5 @@ def _require_additive(metrics: Sequence[Any], update: Callable[..., None], parts
             )
 
 
-def _slicer(selected: slice, rows: int) -> Callable[[Any], Any]:
+def _slicer(selected: slice, rows: int) -> Callable[[object], object]:
     return lambda leaf: leaf[selected] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == rows else leaf
