@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
+Array: TypeAlias = np.ndarray[Any, Any]
 
 Nested: TypeAlias = Any
 """A tensor `(batch, …)`, or lists, tuples, dictionaries, named tuples or dataclasses of such."""

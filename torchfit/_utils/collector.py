@@ -7,7 +7,7 @@ that is active in this thread, and do nothing if there is none.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class AddedTerm(NamedTuple):
     """A call of `Model.add_loss` or `Model.add_metric` with a function."""
 
     method: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
 
 class Collector:
@@ -40,7 +40,7 @@ class Collector:
     def __init__(self) -> None:
         """Start empty and inactive."""
         self.losses: list[Tensor] = []
-        self.values: list[tuple[str, Any, str]] = []
+        self.values: list[tuple[str, object, str]] = []
         self.is_active = False
 
     def enter(self) -> "Collector | None":
@@ -61,7 +61,7 @@ class Collector:
         _active.collector = previous
         self.is_active = False
 
-    def take(self) -> tuple[list[Tensor], list[tuple[str, Any, str]]]:
+    def take(self) -> tuple[list[Tensor], list[tuple[str, object, str]]]:
         """Return the losses and values that were added, and start over."""
         taken = self.losses, self.values
         self.losses, self.values = [], []
@@ -107,7 +107,7 @@ def is_suspended() -> bool:
     return _active.collector is _NULL_COLLECTOR
 
 
-def add_loss(value: Any) -> None:
+def add_loss(value: object) -> None:
     """Add a value to the loss of the running torchfit model; does nothing outside of one.
 
     Call it in any `forward`: the value counts in training and evaluation like a loss of `compile`.
@@ -132,7 +132,7 @@ def add_loss(value: Any) -> None:
         collector.losses.append(_checked("add_loss", value))
 
 
-def add_metric(value: Any, name: str, aggregation: str = "mean") -> None:
+def add_metric(value: object, name: str, aggregation: str = "mean") -> None:
     """Log a value of the running torchfit model; does nothing outside of one.
 
     Call it in any `forward`. The values of the batches are aggregated over each epoch, separately for training and
@@ -153,7 +153,7 @@ def add_metric(value: Any, name: str, aggregation: str = "mean") -> None:
         collector.values.append((name, _checked("add_metric", value).detach(), aggregation))
 
 
-def check_metric(name: Any, aggregation: Any) -> None:
+def check_metric(name: object, aggregation: object) -> None:
     """Check the arguments of `add_metric`.
 
     Raises:
@@ -165,7 +165,7 @@ def check_metric(name: Any, aggregation: Any) -> None:
         raise ValueError(f"`aggregation` must be one of {AGGREGATIONS}. Received: {describe(aggregation)}.")
 
 
-def _checked(function: str, value: Any) -> Tensor:
+def _checked(function: str, value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, (int, float)):
@@ -193,10 +193,10 @@ class Layer(nn.Module):
         super().__init__()
         self.name = name or snake_case(type(self).__name__)
 
-    def add_loss(self, value: Any) -> None:
+    def add_loss(self, value: object) -> None:
         """Add a value to the loss, as `torchfit.add_loss` does."""
         add_loss(value)
 
-    def add_metric(self, value: Any, name: str, aggregation: str = "mean") -> None:
+    def add_metric(self, value: object, name: str, aggregation: str = "mean") -> None:
         """Log a value, as `torchfit.add_metric` does."""
         add_metric(value, name, aggregation)

@@ -7,13 +7,14 @@ broadcasting in Python; the underlying kernel takes 2.5 µs.
 import mmap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import _C, Tensor, nn
 
 Kernel = Callable[..., Tensor]
+Function = TypeVar("Function", bound=Callable[..., object])
 
 NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for its reductions
 _REDUCTIONS = ("none", "mean", "sum")
@@ -54,7 +55,7 @@ def backward(loss: Tensor, unit: Tensor) -> None:
         _run_engine((loss,), (unit,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
-def shutdown_workers(loader: Any, iterator: Any) -> None:
+def shutdown_workers(loader: Any, iterator: object) -> None:
     """Stop the worker processes of a `DataLoader`'s iterator, which torch otherwise does when both are collected."""
     shutdown = getattr(iterator, "_shutdown_workers", None)
     if shutdown is not None:
@@ -63,7 +64,7 @@ def shutdown_workers(loader: Any, iterator: Any) -> None:
         loader._iterator = None
 
 
-def mapping_of(memory_map: Any) -> mmap.mmap | None:
+def mapping_of(memory_map: object) -> mmap.mmap | None:
     """Return the mapping of a `numpy.memmap`; `None` for a part of it that was computed, and where NumPy has none."""
     mapping: mmap.mmap | None = getattr(memory_map, "_mmap", None)
     return mapping
@@ -96,7 +97,7 @@ def is_extra_state(key: str) -> bool:
     return key.rpartition(".")[2] == "_extra_state"
 
 
-def module_versions(state: Any) -> Any:
+def module_versions(state: object) -> Any:
     """Return the versions of the modules, which torch keeps on a `state_dict`; `None` if there are none."""
     return getattr(state, "_metadata", None)
 
@@ -105,7 +106,7 @@ rebuild_tensor_v2: Callable[..., Tensor] = torch._utils._rebuild_tensor_v2
 rebuild_tensor_v3: Callable[..., Tensor] = torch._utils._rebuild_tensor_v3
 
 
-def storage_id(storage: Any) -> int:
+def storage_id(storage: torch.UntypedStorage) -> int:
     """Return what identifies a storage while it is alive."""
     return int(storage._cdata)
 
@@ -184,7 +185,7 @@ def inductor() -> Any:
     return module if hasattr(module, "compile_fx") and hasattr(module, "compile_fx_inner") else None
 
 
-def without_operator_checks() -> AbstractContextManager[Any]:
+def without_operator_checks() -> AbstractContextManager[object]:
     """Run compiled code without the check of its first call, which refuses subclasses of tensors.
 
     It looks for operators that users registered and that return their arguments. State of metrics is a subclass
@@ -195,11 +196,11 @@ def without_operator_checks() -> AbstractContextManager[Any]:
     config: Any = torch._functorch.config
     if not hasattr(config, "check_custom_op_aliasing"):
         return nullcontext()
-    context: AbstractContextManager[Any] = config.patch(check_custom_op_aliasing=False)
+    context: AbstractContextManager[object] = config.patch(check_custom_op_aliasing=False)
     return context
 
 
-def takes_arguments_as_list(function: Callable[..., Any]) -> Callable[..., Any]:
+def takes_arguments_as_list(function: Function) -> Function:
     """Mark a function that takes its tensors as one list, which it may empty, as compiled code does."""
     function._boxed_call = True  # type: ignore[attr-defined]
     return function

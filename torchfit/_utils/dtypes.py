@@ -1,7 +1,5 @@
 """Dtypes by name: `"float32"` and `torch.float32` are interchangeable."""
 
-from typing import Any
-
 import torch
 
 from torchfit._utils.errors import describe
@@ -12,7 +10,7 @@ _BY_NAME = {
 }
 
 
-def as_dtype(dtype: Any, argument: str = "dtype") -> torch.dtype:
+def as_dtype(dtype: object, argument: str = "dtype") -> torch.dtype:
     """Return the torch dtype of a name, a torch dtype or a NumPy dtype; `None` is float32.
 
     >>> as_dtype("int32"), as_dtype(None)

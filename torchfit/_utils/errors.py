@@ -3,12 +3,11 @@
 import inspect
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """Describe a value by type, shape and dtype, or as a short literal.
 
     >>> import numpy as np
@@ -75,7 +74,7 @@ def _escaped(char: str) -> str:
     return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     module = type(value).__module__.partition(".")[0]
     known = {"numpy": "a NumPy array", "torch": "a tensor"}
     return known.get(module, f"a {type(value).__name__}")

@@ -5,12 +5,15 @@ import io
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchfit._utils.console import in_notebook
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def make_figure(draw: Callable[[Any], None]) -> Any:
+
+def make_figure(draw: "Callable[[Figure], None]") -> "Figure":
     """Draw on a new figure with `draw(figure)`, and return it.
 
     In a notebook it is displayed immediately, and only once even if the call is the last expression of a cell;
@@ -20,19 +23,19 @@ def make_figure(draw: Callable[[Any], None]) -> Any:
         ImportError: If matplotlib is not installed.
     """
     pyplot = _matplotlib("pyplot")
-    figure = pyplot.figure(layout="constrained")
+    figure: Figure = pyplot.figure(layout="constrained")
     draw(figure)
     if in_notebook():
         import_module("IPython.display").display(figure)
         pyplot.close(figure)
-        figure._ipython_display_ = lambda: vars(figure).pop("_ipython_display_")
+        vars(figure)["_ipython_display_"] = lambda: vars(figure).pop("_ipython_display_")
     return figure
 
 
-def png_html(draw: Callable[[Any], None], text: str) -> str:
+def png_html(draw: "Callable[[Figure], None]", text: str) -> str:
     """Return the figure that `draw(figure)` draws as an HTML image, or `text` if matplotlib is not installed."""
     try:
-        figure = _matplotlib("figure").Figure(layout="constrained")
+        figure: Figure = _matplotlib("figure").Figure(layout="constrained")
     except ImportError:
         return f"<p>{escape(text)}</p>"
     draw(figure)

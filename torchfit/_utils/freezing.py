@@ -2,7 +2,6 @@
 
 import fnmatch
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from torch import nn
 
@@ -11,7 +10,7 @@ from torchfit._utils.modules import has_running_stats, set_stays_in_eval
 from torchfit._utils.names import did_you_mean
 
 
-def freeze(model: Any, *patterns: str) -> list[str]:
+def freeze(model: nn.Module, *patterns: str) -> list[str]:
     """Keep parameters from being trained: `requires_grad` becomes `False`.
 
     Normalisation layers whose parameters are all frozen stay in evaluation mode when torchfit trains: their running
@@ -38,7 +37,7 @@ def freeze(model: Any, *patterns: str) -> list[str]:
     return set_trainable(model, patterns, trained=False)
 
 
-def unfreeze(model: Any, *patterns: str) -> list[str]:
+def unfreeze(model: nn.Module, *patterns: str) -> list[str]:
     """Let parameters be trained again; see `freeze`, whose arguments and result are the same.
 
     >>> net = nn.Linear(4, 2)
@@ -48,7 +47,7 @@ def unfreeze(model: Any, *patterns: str) -> list[str]:
     return set_trainable(model, patterns, trained=True)
 
 
-def set_trainable(model: Any, patterns: Iterable[str], *, trained: bool) -> list[str]:
+def set_trainable(model: nn.Module, patterns: Iterable[str], *, trained: bool) -> list[str]:
     """Set `requires_grad` of the parameters that match the patterns, all without patterns, and return their names.
 
     Normalisation layers whose parameters are all frozen stay in evaluation mode during training.
@@ -68,7 +67,7 @@ def set_trainable(model: Any, patterns: Iterable[str], *, trained: bool) -> list
     return [name for name, _ in module.named_parameters() if name in chosen]
 
 
-def _module_of(model: Any) -> nn.Module:
+def _module_of(model: nn.Module) -> nn.Module:
     module = getattr(model, "module", model)
     if not isinstance(module, nn.Module):
         module = model

@@ -17,12 +17,12 @@ from torch import nn
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, near_names
 
-Registered = TypeVar("Registered", bound=Callable[..., Any])
+Registered = TypeVar("Registered", bound=Callable[..., object])
 
 _registered: dict[str, Any] = {}
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 _MAX_LISTED = 5
-_scoped: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=_NOTHING)
+_scoped: ContextVar[Mapping[str, object]] = ContextVar("custom_objects", default=_NOTHING)
 
 
 def register_serializable(package: str = "Custom", name: str | None = None) -> Callable[[Registered], Registered]:
@@ -55,7 +55,7 @@ def register_serializable(package: str = "Custom", name: str | None = None) -> C
 
 
 @contextmanager
-def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
+def custom_object_scope(objects: Mapping[str, object]) -> Iterator[None]:
     """Make `objects` (name -> class or function) known by name within the `with` block.
 
     >>> with custom_object_scope({"plain": print}):
@@ -69,12 +69,12 @@ def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
         _scoped.reset(token)
 
 
-def registered_name(target: Any) -> str | None:
+def registered_name(target: object) -> str | None:
     """Return the full name under which a class or function was registered, or `None`."""
     return next((name for name, known in _registered.items() if known is target), None)
 
 
-def find_custom(name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def find_custom(name: str, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Return the custom class or function of this name (bare or `package>name`), or `None`."""
     for objects in (custom_objects or {}, _scoped.get(), _registered):
         if name in objects:
@@ -91,7 +91,7 @@ def get_registered_name(obj: Any) -> str:
     return registered_name(obj) or str(obj.__name__)
 
 
-def get_registered_object(name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def get_registered_object(name: str, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Return the given or registered class or function of a name (`Net` or `package>Net`), or `None`.
 
     >>> get_registered_object("Net", {"Net": dict})
@@ -107,16 +107,16 @@ class Registry:
     aliases to classes and functions. Look-up ignores case, except where two names differ by nothing else.
     """
 
-    def __init__(self, kind: str, module: str, entries: Mapping[str, Any]):
+    def __init__(self, kind: str, module: str, entries: Mapping[str, object]):
         self.kind = kind
         self.module = module
         self.entries = dict(entries)
 
     @functools.cached_property
-    def _by_lower_case(self) -> dict[str, Any]:
+    def _by_lower_case(self) -> dict[str, object]:
         return {name.lower(): entry for name, entry in reversed(self.entries.items())}
 
-    def lookup(self, name: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    def lookup(self, name: str, custom_objects: Mapping[str, object] | None = None) -> Any:
         """Return the class or function called `name`; an unknown name raises a `ValueError`."""
         custom = find_custom(name, custom_objects)
         if custom is not None:
@@ -133,7 +133,7 @@ class Registry:
             return did_you_mean(name, known)
         return f"The names are those of `{self.module}`; an object, a class or a function of your own will do as well."
 
-    def get(self, identifier: Any) -> Any:
+    def get(self, identifier: object) -> Any:
         """Return the object or function for a name, a config, a class or a callable."""
         if identifier is None:
             return None
@@ -149,7 +149,7 @@ class Registry:
             )
         return found
 
-    def serialize(self, member: Any) -> dict[str, Any]:
+    def serialize(self, member: object) -> dict[str, Any]:
         """Return the config of an object or function: plain data with its module, name and arguments."""
         if hasattr(member, "get_config"):
             return self._describe(type(member), type(member).__name__, member.get_config())
@@ -160,7 +160,7 @@ class Registry:
             )
         return self._describe(member, "function", registered_name(member) or member.__name__)
 
-    def _describe(self, target: Any, class_name: str, config: Any) -> dict[str, Any]:
+    def _describe(self, target: object, class_name: str, config: object) -> dict[str, Any]:
         own = target.__module__.partition(".")[0] == self.module.partition(".")[0]
         if class_name == "function":
             return {
@@ -176,7 +176,7 @@ class Registry:
             "registered_name": None if own else registered_name(target) or class_name,
         }
 
-    def deserialize(self, config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    def deserialize(self, config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
         """Rebuild what `serialize` described; a bare name is looked up."""
         if isinstance(config, str):
             return self.lookup(config, custom_objects)
@@ -195,7 +195,7 @@ class Registry:
         registered = find_custom(full_name) if full_name else None
         return registered if registered is not None else self.lookup(config["class_name"])
 
-    def _build(self, target: Any, arguments: Mapping[str, Any]) -> Any:
+    def _build(self, target: object, arguments: Mapping[str, object]) -> Any:
         if not isinstance(target, type):
             return target
         from_config = getattr(target, "from_config", None)

@@ -37,10 +37,10 @@ class _NumpyState:
     _random: Any = np.random
 
     def __init__(self) -> None:
-        self._state: list[Any] = []
+        self._state: list[object] = []
         self._memory = b""
 
-    def state(self) -> list[Any]:
+    def state(self) -> list[object]:
         memory = self._raw_state()
         if not self._memory or memory != self._memory:
             kind, key, position, has_gaussian, cached_gaussian = self._random.get_state()

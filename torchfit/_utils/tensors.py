@@ -10,7 +10,7 @@ from torch import Tensor
 from torchfit._utils import tree
 
 
-def as_tensor(value: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+def as_tensor(value: object, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
     """Return `value` (tensor, NumPy array, number, nested list) as a tensor, sharing memory where possible.
 
     Without `dtype`, float64 that is not a tensor becomes torch's default dtype (float32), as Keras does with
@@ -36,7 +36,7 @@ def is_plain(value: Any) -> bool:
 def map_tensors(function: Callable[[Tensor], Tensor], structure: tree.Tree) -> tree.Tree:
     """Apply a function to every tensor in a structure; masks and other attributes of the tensors are kept."""
 
-    def apply(leaf: Any) -> Any:
+    def apply(leaf: object) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         result = function(leaf)

@@ -15,7 +15,7 @@ _DATA_BY_NAME = (
 )
 
 
-def boolean(name: str, value: Any) -> bool:
+def boolean(name: str, value: object) -> bool:
     """Accept `True` and `False`, also 1, 0 and those of NumPy."""
     if not (is_bool(value) or (is_integer(value) and value in (0, 1))):
         raise ValueError(f"`{name}` must be True or False. Received: {describe(value)}.")
@@ -27,7 +27,7 @@ def optional_boolean(name: str, value: object) -> bool | None:
     return None if value is None else boolean(name, value)
 
 
-def names(name: str, value: Any) -> list[str] | None:
+def names(name: str, value: object) -> list[str] | None:
     """Accept a list or tuple of strings, a single string for a list of one, or `None`."""
     if value is None:
         return None
@@ -37,7 +37,7 @@ def names(name: str, value: Any) -> list[str] | None:
     return list(found)
 
 
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+def number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
     """Accept a number from `low` to `high`, both included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
         raise ValueError(f"`{name}` must be a number{_bounds(low, high)}. Received: {describe(value)}.")
@@ -58,7 +58,7 @@ def number_between(name: str, value: Any, low: float, high: float = math.inf) ->
     return float(value)
 
 
-def number_or_numbers(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float | list[float]:
+def number_or_numbers(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float | list[float]:
     """Accept a number from `low` to `high`, or a sequence of them."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [number(name, item, low, high) for item in value]
@@ -77,7 +77,7 @@ def integer(name: str, value: Any, min_value: float = -math.inf) -> int:
     return _native(name, value)
 
 
-def axes(name: str, value: Any) -> int | tuple[int, ...] | None:
+def axes(name: str, value: object) -> int | tuple[int, ...] | None:
     """Accept an integer, a sequence of them, or `None`."""
     if value is None:
         return None
@@ -109,7 +109,7 @@ def steps(name: str, value: Any) -> int | None:
     return _native(name, value)
 
 
-def fraction(name: str, value: Any) -> float:
+def fraction(name: str, value: object) -> float:
     """Accept a number between 0 and 1, both excluded, also one of NumPy."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
         raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {describe(value)}.")
@@ -195,7 +195,7 @@ def is_integer(value: Any) -> bool:
     return True
 
 
-def is_bool(value: Any) -> bool:
+def is_bool(value: object) -> bool:
     """Return whether `value` is a bool, also one of NumPy or torch."""
     is_one = str(getattr(value, "dtype", "")).endswith("bool") and getattr(value, "shape", None) == ()
     return isinstance(value, bool) or is_one
@@ -208,7 +208,7 @@ def _native(name: str, value: Any) -> int:
     return number
 
 
-def _holds_integers(value: Any) -> bool:
+def _holds_integers(value: object) -> bool:
     if isinstance(value, range) or not isinstance(value, Iterable):
         return True
     return getattr(value, "ndim", 1) == 1 and all(map(is_integer, value))

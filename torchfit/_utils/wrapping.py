@@ -1,11 +1,13 @@
 """Wrappers around the user's module (`Model`, `torch.compile`, data-parallel ones), and how to remove them."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar
 
 from torch import nn
 
 from torchfit._utils.compat import ModuleTables
+
+Value = TypeVar("Value")
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COMPILED = "_orig_mod"
@@ -51,7 +53,7 @@ def unwrap_key(key: str) -> str:
     return ".".join(part for part in key.split(".") if part != _COMPILED) if _COMPILED in key else key
 
 
-def unwrap_keys(state: dict[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+def unwrap_keys(state: dict[str, Value], wanted: Iterable[str]) -> dict[str, Value]:
     """Return a state under unwrapped keys; the `module.` of data-parallel wrappers is removed unless it is wanted.
 
     >>> unwrap_keys({"module._orig_mod.weight": 1}, ["weight"])

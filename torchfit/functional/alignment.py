@@ -1,7 +1,6 @@
 """Align the shapes and dtypes of targets and predictions, or say why they do not fit."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ def detach_below(values: Tensor, floor: float) -> Tensor:
     return torch.where(values < floor, values.detach(), values)
 
 
-def as_floating(values: Any) -> Tensor:
+def as_floating(values: object) -> Tensor:
     """Return `values` as a tensor of real numbers; integers and booleans become float32."""
     tensor = as_tensor(values)
     return tensor if tensor.is_floating_point() else tensor.float()

@@ -5,11 +5,10 @@ negatives, exact as long as the device has float64. A score that is NaN is above
 Samples of weight 0 do not count, whatever their score.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.dtypes import sum_dtype
 from torchfit._utils.tensors import as_tensor
 
@@ -17,7 +16,7 @@ Counts = tuple[Tensor, Tensor, Tensor, Tensor]
 NEVER = -1e10  # the score of a class that is not among the top k: below every threshold but itself
 
 
-def broadcast_weights(sample_weight: Any, values: Tensor) -> Tensor:
+def broadcast_weights(sample_weight: TensorLike, values: Tensor) -> Tensor:
     """Return weights of the shape, dtype and device of `values`, repeated over the dimensions they lack.
 
     Raises `ValueError` unless their dimensions are the first ones of `values`, or 1.
@@ -39,7 +38,7 @@ def keep_top_k(y_pred: Tensor, k: int) -> Tensor:
     return torch.full_like(y_pred, NEVER).scatter(-1, best, y_pred.gather(-1, best))
 
 
-def counts_above(labels: Tensor, y_pred: Tensor, thresholds: Any, weights: Tensor | None = None) -> Counts:
+def counts_above(labels: Tensor, y_pred: Tensor, thresholds: TensorLike, weights: Tensor | None = None) -> Counts:
     """Count the decisions `y_pred > threshold` over all elements, for each of a few thresholds.
 
     `labels`, `y_pred` and `weights` have one shape; `thresholds` is a number or `(thresholds, 1)`; each count

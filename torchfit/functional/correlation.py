@@ -1,7 +1,5 @@
 """How far predictions vary together with targets."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -46,7 +44,7 @@ def concordance_correlation(y_true: TensorLike, y_pred: TensorLike, axis: Axes =
     return (2 * covariance / (spread + EPSILON)).to(dtype)
 
 
-def _exact_pair(y_true: Any, y_pred: Any) -> tuple[tuple[Tensor, Tensor], torch.dtype]:
+def _exact_pair(y_true: object, y_pred: object) -> tuple[tuple[Tensor, Tensor], torch.dtype]:
     """Return an aligned pair in float64, where the device has it, and the dtype of the predictions.
 
     In float32, values far from zero would lose their differences, and squares of large ones overflow.

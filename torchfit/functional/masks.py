@@ -1,16 +1,14 @@
 """Masks: which values of a batch count. Keras' convention is an attribute `_keras_mask` of the predictions."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from torchfit._types import TensorLike
+from torchfit._types import Nested, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 
 
-def get_mask(values: Any) -> Any:
+def get_mask(values: Nested) -> Nested:
     """Return the mask that outputs or loss values carry, or `None`."""
     return getattr(values, "_keras_mask", None)
 
@@ -27,7 +25,7 @@ def as_mask(mask: TensorLike, device: torch.device) -> Tensor:
     return tensor if tensor.dtype is torch.bool else tensor != 0
 
 
-def drop_unusable(values: Any, mask: Tensor) -> Any:
+def drop_unusable(values: Nested, mask: Tensor) -> Nested:
     """Replace NaN and infinity where `mask (batch, …)` is false, lest they reach sums and gradients.
 
     Finite values stay what they are: losses may compare samples with each other. The result carries the mask.
