@@ -52,7 +52,7 @@ _CHUNK = 1 << 20
 _SMALL = 1 << 24  # bytes: up to this size, a snapshot is a single storage
 
 
-def write(path: PathLike, content: Any) -> None:
+def write(path: PathLike, content: object) -> None:
     """Write tensors and plain data, nested in dictionaries, lists and tuples, atomically.
 
     Raises:
@@ -62,7 +62,7 @@ def write(path: PathLike, content: Any) -> None:
     write_atomically(path, append_checksum(_to_pickle(content).chunks()))
 
 
-def prepare_write(path: PathLike, content: Any) -> Callable[[], None]:
+def prepare_write(path: PathLike, content: object) -> Callable[[], None]:
     """Snapshot `content` and return a callable that writes the snapshot, e.g. from another thread.
 
     After a power failure the previous file may be restored.
@@ -97,7 +97,7 @@ def read(path: PathLike) -> Any:
             raise ValueError(_refusal(name, str(error))) from None
 
 
-def to_host(content: Any, copy: bool = False) -> Any:
+def to_host(content: object, copy: bool = False) -> Any:
     """Return the same structure with all tensors in host memory; tensors that share memory still do.
 
     Args:
@@ -118,9 +118,9 @@ class _HostCopier:
 
     def __init__(self, copy: bool) -> None:
         self._copy = copy
-        self._copies: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._copies: dict[tuple[str, int], tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
-    def copy(self, value: Any, place: str) -> Any:
+    def copy(self, value: object, place: str) -> Any:
         if isinstance(value, Tensor):
             return self._tensor(value, place)
         if type(value) in _SCALAR_TYPES:
@@ -137,7 +137,7 @@ class _HostCopier:
             f"never runs code. Received at {place or 'the top'}: {describe(value)}."
         )
 
-    def _mapping(self, value: dict[Any, Any], place: str) -> dict[Any, Any]:
+    def _mapping(self, value: dict[object, object], place: str) -> dict[object, object]:
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         result = kind((self.copy(key, place), self.copy(part, f"{place}[{key!r}]")) for key, part in value.items())
         if module_versions(value) is not None:
@@ -167,7 +167,7 @@ class _HostCopier:
 class _TorchSaved:
     """A file that `torch.save` wrote, in memory."""
 
-    def __init__(self, content: Any) -> None:
+    def __init__(self, content: object) -> None:
         file = io.BytesIO()
         torch.save(content, file)
         self._file = file
@@ -185,7 +185,7 @@ class _TorchSaved:
         yield bytes(whole[end:-2]) + COMMENT_SIZE.to_bytes(2, "little")
 
 
-def _to_pickle(content: Any) -> TensorPickle | _TorchSaved:
+def _to_pickle(content: object) -> TensorPickle | _TorchSaved:
     with _limited_depth():
         try:
             return TensorPickle(content)
@@ -193,7 +193,7 @@ def _to_pickle(content: Any) -> TensorPickle | _TorchSaved:
             return _TorchSaved(to_host(content))
 
 
-def _snapshot(content: Any) -> SingleStoragePickle | TensorPickle | _TorchSaved:
+def _snapshot(content: object) -> SingleStoragePickle | TensorPickle | _TorchSaved:
     with _limited_depth():
         try:
             return SingleStoragePickle(content, _SMALL)
@@ -215,7 +215,7 @@ def _limited_depth() -> Iterator[None]:
 class _Content(NamedTuple):
     """What was read from a file."""
 
-    content: Any
+    content: object
     needs_torch: bool
     """Whether only `torch.load` can read the file."""
 

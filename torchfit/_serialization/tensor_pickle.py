@@ -10,14 +10,17 @@ import io
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from torchfit._serialization.zip_files import iter_zip
+from torchfit._serialization.zip_files import Chunk, iter_zip
 from torchfit._utils.compat import rebuild_tensor_v2, rebuild_tensor_v3, storage_id
+
+Reduced: TypeAlias = tuple[Callable[..., object], tuple[object, ...]]
+"""How a pickle rebuilds a value: a function and its arguments."""
 
 _PROTOCOL = 2  # as torch.save; its safe reader understands all of it
 _STORAGES: dict[torch.dtype, type] = {
@@ -59,19 +62,19 @@ class TensorPickle:
         UnsupportedContentError: `torch.save` must write this.
     """
 
-    def __init__(self, content: Any) -> None:
+    def __init__(self, content: object) -> None:
         file = io.BytesIO()
         pickler = _TensorPickler(file)
         pickler.dump(content)
         self._pickle = file.getvalue()
-        self._storages: list[Any] = [bytes_of(storage) for storage in pickler.storages]
-        self._keepalive: Any = pickler.storages
+        self._storages: list[Chunk] = [bytes_of(storage) for storage in pickler.storages]
+        self._keepalive: list[torch.UntypedStorage] | None = pickler.storages
 
     def copy(self) -> None:
         """Copy the tensors, so that later changes to them are not written."""
         self._storages, self._keepalive = [bytes(storage) for storage in self._storages], None
 
-    def chunks(self) -> Iterator[Any]:
+    def chunks(self) -> Iterator[Chunk]:
         """Yield the bytes of the file, without the comment at its end."""
         return _file(self._pickle, self._storages)
 
@@ -89,7 +92,7 @@ class SingleStoragePickle:
         UnsupportedContentError: The content is too large, or `torch.save` must write it.
     """
 
-    def __init__(self, content: Any, limit: int) -> None:
+    def __init__(self, content: object, limit: int) -> None:
         file = io.BytesIO()
         pickler = _SingleStoragePickler(file, limit)
         pickler.dump(content)
@@ -98,12 +101,12 @@ class SingleStoragePickle:
         self._pickle = b"".join((persistent_id[:-1], _LOAD_STORAGE, file.getbuffer()[2:]))
         self._storage = _concatenate(pickler.storages)
 
-    def chunks(self) -> Iterator[Any]:
+    def chunks(self) -> Iterator[Chunk]:
         """Yield the bytes of the file, without the comment at its end."""
         return _file(self._pickle, [self._storage])
 
 
-def _file(structure: bytes, storages: Iterable[Any]) -> Iterator[Any]:
+def _file(structure: bytes, storages: Iterable[Chunk]) -> Iterator[Chunk]:
     data = ((f"archive/data/{number}", storage) for number, storage in enumerate(storages))
     head = [("archive/data.pkl", structure), ("archive/byteorder", sys.byteorder.encode())]
     return iter_zip([*head, *data, ("archive/version", b"3\n")])
@@ -127,7 +130,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         raise UnsupportedContentError
 
-    def _tensor(self, value: Tensor, dtype: torch.dtype, storage: Any) -> Any:
+    def _tensor(self, value: Tensor, dtype: torch.dtype, storage: torch.UntypedStorage) -> Reduced:
         raise NotImplementedError
 
 
@@ -136,7 +139,7 @@ class _StorageRef:
 
     __slots__ = ("dtype", "persistent_id")
 
-    def __init__(self, dtype: torch.dtype, persistent_id: Any) -> None:
+    def __init__(self, dtype: torch.dtype, persistent_id: object) -> None:
         self.dtype, self.persistent_id = dtype, persistent_id
 
 
@@ -145,19 +148,19 @@ class _TensorPickler(_Pickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self.storages: list[Any] = []
+        self.storages: list[torch.UntypedStorage] = []
         self._references: dict[int, _StorageRef] = {}
 
-    def persistent_id(self, value: Any) -> Any:
+    def persistent_id(self, value: object) -> object:
         return value.persistent_id if type(value) is _StorageRef else None
 
-    def _tensor(self, value: Tensor, dtype: torch.dtype, storage: Any) -> Any:
+    def _tensor(self, value: Tensor, dtype: torch.dtype, storage: torch.UntypedStorage) -> Reduced:
         reference = self._references.get(storage_id(storage)) or self._new(value, storage, dtype)
         if reference.dtype is not dtype:
             raise UnsupportedContentError
         return rebuild_tensor_v2, (reference, value.storage_offset(), tuple(value.size()), value.stride(), False, None)
 
-    def _new(self, value: Tensor, storage: Any, dtype: torch.dtype) -> _StorageRef:
+    def _new(self, value: Tensor, storage: torch.UntypedStorage, dtype: torch.dtype) -> _StorageRef:
         number, size = str(len(self.storages)), storage.nbytes() // dtype.itemsize
         persistent_id = ("storage", _STORAGES[dtype], number, "cpu", size)
         reference = self._references[storage_id(storage)] = _StorageRef(dtype, persistent_id)
@@ -171,12 +174,12 @@ class _SingleStoragePickler(_Pickler):
     def __init__(self, file: io.BytesIO, limit: int) -> None:
         super().__init__(file)
         self.memo = {id(_STORAGE): (0, _STORAGE)}
-        self.storages: list[Any] = []
+        self.storages: list[torch.UntypedStorage] = []
         self.size = 0
         self._limit = limit
         self._places: dict[int, int] = {}
 
-    def _tensor(self, value: Tensor, dtype: torch.dtype, storage: Any) -> Any:
+    def _tensor(self, value: Tensor, dtype: torch.dtype, storage: torch.UntypedStorage) -> Reduced:
         key = storage_id(storage)
         place = self._places.get(key)
         if place is None:
@@ -199,7 +202,7 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _concatenate(storages: Iterable[Any]) -> bytes:
+def _concatenate(storages: Iterable[torch.UntypedStorage]) -> bytes:
     """Return the concatenated bytes of storages, each at a multiple of the alignment."""
     contents = map(bytes_of, storages)
     return b"".join(chunk for content in contents for chunk in (content, _PADDING[: -len(content) % _ALIGNMENT]))
