@@ -6,7 +6,6 @@ as it is. Its parts may have any first axis, and its structure may change from b
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -31,7 +30,7 @@ from torchfit._utils.tensors import is_plain
 
 _ARGUMENTS = ("x", "y", "sample_weight")
 _MAX_PLANS = 64  # of structures; lists with one tensor for each sample may have many lengths
-_Plan = Callable[[Any], Batch]
+_Plan = Callable[[UserData], Batch]
 
 
 class BatchConverter:
@@ -59,7 +58,7 @@ class BatchConverter:
         self._batch_spec = batch_spec
         self._apply_class_weight = apply_class_weight
         self._convert_array = [_array_converter(batch_spec.part_transfer(part), is_fresh) for part in range(3)]
-        self._plans: dict[Any, _Plan] = {}
+        self._plans: dict[object, _Plan] = {}
 
     def __call__(self, raw: UserData) -> Batch:
         """Convert one batch.
@@ -80,7 +79,7 @@ class BatchConverter:
         batch = self._convert_all(tuple(parts))
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
-    def _plan(self, raw: UserData, key: Any) -> _Plan:
+    def _plan(self, raw: UserData, key: object) -> _Plan:
         parts = self._parts(raw)
         is_regular = all(map(_is_regular, tree.leaves(parts)))
         if any(map(_is_opaque, parts)) or not is_regular or len(self._plans) >= _MAX_PLANS:
@@ -88,7 +87,7 @@ class BatchConverter:
         plan = self._plans[key] = self._plan_of_arrays(parts, is_wrapped=isinstance(raw, (tuple, list)))
         return plan
 
-    def _plan_of_arrays(self, parts: tuple[Any, ...], is_wrapped: bool) -> _Plan:
+    def _plan_of_arrays(self, parts: tuple[object, ...], is_wrapped: bool) -> _Plan:
         """Return the conversion of a structure of tensors and NumPy arrays: a flat list, one entry for each."""
         paths = [path for path, _ in tree.leaves_with_path(parts)]
         getters = [tree.path_getter(parts, path) for path in paths]
@@ -106,19 +105,19 @@ class BatchConverter:
     def _convert(self, raw: UserData) -> Batch:
         return self._convert_all(self._parts(raw))
 
-    def _convert_all(self, parts: tuple[Any, ...]) -> Batch:
+    def _convert_all(self, parts: tuple[object, ...]) -> Batch:
         """Convert a batch by walking through it."""
         converted = [self._convert_part(number, part) for number, part in enumerate(parts)]
         _check_samples([leaf for part in converted for leaf in _leaves(part)])
         return tuple.__new__(Batch, converted)
 
-    def _parts(self, raw: UserData) -> tuple[Any, ...]:
+    def _parts(self, raw: UserData) -> tuple[UserData, ...]:
         parts = unpack(raw)
         if parts[0] is None:
             raise ValueError("The data gave a batch whose `x` is None: give the inputs of the model.")
         return parts[:1] if self._batch_spec.inputs_only else parts
 
-    def _convert_part(self, number: int, part: Nested) -> Any:
+    def _convert_part(self, number: int, part: Nested) -> Nested:
         if number == 0:
             part = self._batch_spec.split_columns(part)
         if number == 2 and frames.is_series(part):
@@ -127,7 +126,7 @@ class BatchConverter:
             return self._convert_numbers(number, part)
         return self._convert_nest(number, part, _ARGUMENTS[number])
 
-    def _convert_nest(self, number: int, value: UserData, name: str, *, is_record: bool = False) -> Any:
+    def _convert_nest(self, number: int, value: UserData, name: str, *, is_record: bool = False) -> Nested:
         """Convert a part; lists of numbers are arrays, except in a list of records, one for each sample."""
         if tree.is_leaf(value) or _is_opaque(value):
             return self._convert_leaf(number, value, name)
@@ -140,12 +139,12 @@ class BatchConverter:
         ]
         return tree.rebuild(value, converted)
 
-    def _convert_numbers(self, number: int, value: UserData) -> Any:
+    def _convert_numbers(self, number: int, value: UserData) -> Nested:
         """Convert a (nested) list of numbers; one whose rows differ in length stays a list."""
         found = _array_or_list(value)
         return value if found is value else self._convert_array[number](found)
 
-    def _convert_leaf(self, number: int, value: UserData, name: str) -> Any:
+    def _convert_leaf(self, number: int, value: UserData, name: str) -> Nested:
         if isinstance(value, Tensor) and (number or value.is_meta):
             value = dense(name, value)
         if isinstance(value, (Tensor, np.ndarray)):
@@ -164,7 +163,7 @@ class BatchConverter:
         return value
 
 
-def structure_key(value: UserData) -> Any:
+def structure_key(value: UserData) -> object:
     """Return a key that is equal for batches of the same structure: types, lengths and names, never values.
 
     `None` if something in it is no tensor, NumPy array or `None`.
@@ -186,7 +185,7 @@ def _is_regular(value: UserData) -> bool:
     return not isinstance(value, Tensor) or is_plain(value)
 
 
-def _array_or_list(value: UserData) -> Any:
+def _array_or_list(value: UserData) -> UserData:
     """Return a (nested) list of numbers as an array, and all else, also rows of different lengths, as it is."""
     try:
         return array_of_numbers(value) if holds_numbers(value) else value
@@ -194,10 +193,10 @@ def _array_or_list(value: UserData) -> Any:
         return value
 
 
-def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[Any], Any]:
+def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[UserData], Nested]:
     """Return the conversion of a tensor or NumPy array to one on the device that a step may write to."""
 
-    def convert(value: UserData) -> Any:
+    def convert(value: UserData) -> Nested:
         if isinstance(value, Tensor):
             if value.requires_grad:
                 return _own_leaf(value, transfer)
@@ -217,7 +216,7 @@ def _own_leaf(value: Tensor, transfer: Transfer) -> Tensor:
     return transfer(value.detach()).clone().requires_grad_(value.is_leaf)
 
 
-def _leaves(value: UserData) -> Iterator[Any]:
+def _leaves(value: UserData) -> Iterator[UserData]:
     """Yield the leaves of a converted part, objects that were moved as a whole being one."""
     if tree.is_leaf(value) or _is_opaque(value):
         yield value
@@ -241,7 +240,7 @@ def _holds_plain_numbers(value: UserData) -> bool:
     return holds_numbers(value) and not any(isinstance(leaf, Tensor) for leaf in tree.leaves(value))
 
 
-def _check_samples(leaves: Sequence[Any]) -> None:
+def _check_samples(leaves: Sequence[object]) -> None:
     """Check that some tensor of a batch has an element; single ones, such as the boxes of an image, may be empty."""
     if not leaves or not isinstance(leaves[0], Tensor) or leaves[0].numel():
         return
@@ -249,7 +248,7 @@ def _check_samples(leaves: Sequence[Any]) -> None:
         raise ValueError("The data gave a batch without samples. Leave out the empty batch, or correct its length.")
 
 
-def batch_packer(parts: tuple[Any, ...]) -> Callable[[Sequence[Tensor]], Batch]:
+def batch_packer(parts: tuple[object, ...]) -> Callable[[Sequence[Tensor]], Batch]:
     """Return a function that builds a `Batch` from a flat sequence of the leaves of `parts`."""
     if all(tree.is_leaf(part) for part in parts):
         return _flat_batch
@@ -261,7 +260,7 @@ def _flat_batch(leaves: Sequence[Tensor]) -> Batch:
     return tuple.__new__(Batch, leaves)
 
 
-def unpack(raw: UserData) -> tuple[Any, ...]:
+def unpack(raw: UserData) -> tuple[UserData, ...]:
     """Return the parts `(x,)`, `(x, y)` or `(x, y, sample_weight)` of what an iterable yields.
 
     Anything that is no tuple is `x` as a whole; lists count as tuples, because torch's `default_collate` returns lists.

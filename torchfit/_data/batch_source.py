@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from torchfit._types import StateDict
 from torchfit._utils.batch import Batch
 
 BatchIndexer = Callable[[Tensor], Batch]
@@ -80,7 +81,7 @@ class BatchSource:
         """Return the batches of an epoch once more, where drawing them has no side effect; else `None`."""
         return None
 
-    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+    def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return what the batches to come depend on, within an epoch or between two."""
         return {"seed": self.seed}
 

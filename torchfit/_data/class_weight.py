@@ -1,6 +1,6 @@
 """`class_weight`: weights of samples by their class, for every output and every form of targets."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -20,7 +20,7 @@ _MAX_CLASS = 2**62
 _TOLERANCE = 0.01  # of the sum of a row of soft labels
 
 
-def as_class_weights(class_weight: Any) -> ClassWeightRules:
+def as_class_weights(class_weight: object) -> ClassWeightRules:
     """Return, for each output (`None` for the only one), the weights by class or "balanced".
 
     Classes may be written as 0, 0.0, False or "0". An empty dictionary weighs all classes alike.
@@ -64,7 +64,7 @@ def _class(label: Any) -> int:
     return int(number)
 
 
-def _weight(label: Any, weight: Any) -> float:
+def _weight(label: object, weight: Any) -> float:
     if isinstance(weight, Number) or getattr(weight, "shape", None) == ():
         number = float(weight)
         if number >= 0 and number != float("inf"):
@@ -76,7 +76,7 @@ def _weight(label: Any, weight: Any) -> float:
 
 def resolve_balanced(
     rules: ClassWeightRules,
-    labels: Callable[[], Any],
+    labels: Callable[[], object],
     kind: str,
     output_names: Sequence[str] | None = None,
     index_targets: Mapping[str | None, bool] | None = None,
@@ -165,7 +165,7 @@ class ClassWeights:
         """Return the batch with the weights of its samples multiplied."""
         return Batch(batch.inputs, batch.targets, self.weights(batch.targets, batch.sample_weight))
 
-    def weights(self, targets: Nested, sample_weight: UserData, *, is_whole: bool = False) -> Any:
+    def weights(self, targets: Nested, sample_weight: UserData, *, is_whole: bool = False) -> Nested:
         """Return `sample_weight` times the weights of the classes, in the structure of `targets`.
 
         Args:
@@ -227,7 +227,7 @@ def _check_tensor(targets: Nested) -> None:
         raise ValueError(f"`class_weight` needs the classes of the samples, but `y` is {describe(targets)}.")
 
 
-def _single_output(tables: Mapping[str | None, Any], targets: Nested) -> str | None:
+def _single_output(tables: Mapping[str | None, object], targets: Nested) -> str | None:
     _check_tensor(targets)
     if len(tables) > 1:
         raise ValueError(
@@ -237,15 +237,15 @@ def _single_output(tables: Mapping[str | None, Any], targets: Nested) -> str | N
     return next(iter(tables))
 
 
-def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
+def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Nested:
     if tree.is_leaf(targets):
         return targets
     return dict(tree.children(targets))[_key(targets, name, output_names)]
 
 
-def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Any:
+def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Hashable:
     """Return the key or position of an output in targets for several."""
-    keys = dict(tree.children(targets))
+    keys: dict[Hashable, Nested] = dict(tree.children(targets))
     if name is None and len(keys) == 1:
         return next(iter(keys))
     names = list(map(str, keys)) if _has_names(keys) else _names(len(keys), output_names)
@@ -270,7 +270,7 @@ def _names(count: int, given: Sequence[str] | None) -> list[str]:
     return list(given) if given is not None else [f"output_{number + 1}" for number in range(count)]
 
 
-def _weights_per_output(sample_weight: UserData, targets: Nested) -> Any:
+def _weights_per_output(sample_weight: UserData, targets: Nested) -> Nested:
     """Return the weights in the structure of the targets of several outputs, as a new dictionary or list."""
     keys = [key for key, _ in tree.children(targets)]
     if sample_weight is None or tree.is_leaf(sample_weight):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchfit._data.adapters import frames
 from torchfit._data.prefetch import copy_to_device
 from torchfit._data.sharding import WHOLE_BATCHES, RowsOfProcess, WholeBatches
-from torchfit._types import Array, UserData
+from torchfit._types import Array, Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import is_plain
@@ -25,7 +25,7 @@ _SHARED_DTYPES = frozenset(
 )
 _MAX_LISTED = 4  # arrays that a message about lengths lists
 NUMERIC_KINDS = "fiubc"
-LeafConverter = Callable[[str, Any], Any]
+LeafConverter = Callable[[str, UserData], Nested]
 Transfer = Callable[[Tensor], Tensor]
 
 
@@ -102,7 +102,7 @@ class BatchSpec:
 
     def parts(
         self, x: UserData, y: UserData, sample_weight: UserData, leaf: Callable[[torch.dtype, bool], LeafConverter]
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Nested, Nested, Nested]:
         """Convert the three parts; `leaf(dtype, all_floating)` returns the conversion of one array."""
         return (
             _convert("x", self.split_columns(x), leaf(self.input_dtype, False)),
@@ -178,7 +178,7 @@ def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
     return convert
 
 
-def _convert(argument: str, value: UserData, leaf: LeafConverter) -> Any:
+def _convert(argument: str, value: UserData, leaf: LeafConverter) -> Nested:
     if value is None:
         return None
     if tree.is_leaf(value):  # The common case, in a tenth of the time.
@@ -190,7 +190,7 @@ def _convert(argument: str, value: UserData, leaf: LeafConverter) -> Any:
     return tree.unflattener(value)(converted)
 
 
-def squeeze_weights(value: UserData) -> Any:
+def squeeze_weights(value: UserData) -> UserData:
     """Return weights with every Series as a flat array: one weight for each sample."""
     if value is None:
         return None
@@ -199,7 +199,7 @@ def squeeze_weights(value: UserData) -> Any:
     )
 
 
-def lists_to_arrays(argument: str, value: UserData) -> Any:
+def lists_to_arrays(argument: str, value: UserData) -> UserData:
     """Convert (nested) lists of nothing but numbers to arrays, and leave everything else as it is.
 
     >>> lists_to_arrays("y", {"a": [0, 1, 1]})
@@ -230,7 +230,7 @@ def holds_numbers(value: UserData) -> bool:
     return bool(leaves) and all(map(_is_number, leaves))
 
 
-def array_of_numbers(value: Sequence[Any]) -> Any:
+def array_of_numbers(value: Sequence[Any]) -> Array | Tensor:
     """Return a (nested) list of numbers as an array, or as a tensor if its entries are tensors.
 
     Raises:
@@ -297,7 +297,7 @@ def share_memory(array: Array) -> Tensor:
     return torch.from_numpy(array) if array.flags.writeable else _read_only(array)
 
 
-def is_numeric(dtype: Any) -> bool:
+def is_numeric(dtype: object) -> bool:
     """Return whether a NumPy dtype is one of numbers or bools."""
     return getattr(dtype, "kind", "") in NUMERIC_KINDS
 
@@ -327,7 +327,7 @@ def _kind_of(value: UserData) -> str:
     return "text" if isinstance(value, (str, bytes)) else describe(value)
 
 
-def check_lengths(parts: dict[str, Any]) -> int:
+def check_lengths(parts: Mapping[str, UserData]) -> int:
     """Return the number of samples, which all arrays must share.
 
     Raises:
@@ -358,7 +358,7 @@ def _listed(lengths: Mapping[str, int]) -> str:
     return listed + (f" (and {hidden} more)" if hidden else "")
 
 
-def _stacking_hint(parts: Mapping[str, Any]) -> str:
+def _stacking_hint(parts: Mapping[str, object]) -> str:
     """Return what to do where `x` is a list with one array for each sample, which is read as that many inputs."""
     x, y = parts.get("x"), parts.get("y")
     is_list = isinstance(x, (list, tuple)) and not hasattr(x, "_fields") and all(map(tree.is_leaf, x))

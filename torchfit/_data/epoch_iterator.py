@@ -6,6 +6,7 @@ from itertools import chain, islice
 from typing import Any
 
 from torchfit._data.batch_source import BatchIndexer, BatchSource
+from torchfit._types import StateDict
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 
@@ -25,7 +26,7 @@ class EpochIterator(BatchSource):
     def __init__(
         self,
         batches: BatchSource,
-        steps: Any = None,
+        steps: object = None,
         *,
         argument: str = "steps_per_epoch",
         data: str = "x",
@@ -99,7 +100,7 @@ class EpochIterator(BatchSource):
         passes = (self._batches.reread(each) or () for each in range(number, number + per_epoch // length + 2))
         return islice(chain.from_iterable(passes), start, start + per_epoch) if self._batches.is_repeatable else None
 
-    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+    def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return what the batches to come depend on, within an epoch or between two."""
         batches = self._batches.state_dict(is_mid_epoch or self._stream is not None)
         return {"origin": self._first_epoch, "seen": self._has_yielded, "batches": batches}

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any
 
 from torchfit._data.adapters.base import DataAdapter
 from torchfit._data.adapters.dispatch import get_data_adapter
@@ -20,8 +19,8 @@ def make_training_adapters(
     x: UserData,
     y: UserData,
     sample_weight: UserData,
-    class_weight: Any,
-    validation_split: Any,
+    class_weight: object,
+    validation_split: float,
     validation_data: UserData,
     batch_spec: BatchSpec,
 ) -> tuple[DataAdapter, DataAdapter | None]:
@@ -57,8 +56,8 @@ def make_training_batches(
     adapter: DataAdapter,
     batch_size: int | None,
     shuffle: bool | str,
-    steps_per_epoch: Any,
-    epochs: Any,
+    steps_per_epoch: object,
+    epochs: object,
     loader_config: LoaderConfig,
 ) -> EpochIterator:
     """Return the batches to train on; `shuffle` has no effect with `steps_per_epoch`.
@@ -74,7 +73,7 @@ def make_training_batches(
 
 
 def make_evaluation_batches(
-    adapter: DataAdapter, batch_size: int | None, steps: Any, loader_config: LoaderConfig
+    adapter: DataAdapter, batch_size: int | None, steps: object, loader_config: LoaderConfig
 ) -> EpochIterator:
     """Return the batches to evaluate or predict on, in the order of the data.
 
@@ -89,7 +88,7 @@ def make_validation_batches(
     adapter: DataAdapter | None,
     batch_size: int | None,
     validation_batch_size: int | None,
-    validation_steps: Any,
+    validation_steps: object,
     loader_config: LoaderConfig | None = None,
 ) -> EpochIterator | None:
     """Return the batches to validate on, `None` without validation data; their size is by default that of training.
@@ -112,7 +111,7 @@ def make_validation_batches(
     )
 
 
-def unpack_validation_data(data: UserData) -> tuple[Any, Any, Any]:
+def unpack_validation_data(data: UserData) -> tuple[UserData, UserData, UserData]:
     """Return `(x, y, sample_weight)` of a tuple of one to three; anything else is `x`, with the targets it carries.
 
     Raises:
@@ -129,7 +128,7 @@ def unpack_validation_data(data: UserData) -> tuple[Any, Any, Any]:
     return x, y, sample_weight
 
 
-def validation_schedule(validation_freq: Any) -> Callable[[int], bool]:
+def validation_schedule(validation_freq: object) -> Callable[[int], bool]:
     """Return a function that returns whether an epoch, counted from 1, is followed by a validation.
 
     Raises:

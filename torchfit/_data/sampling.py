@@ -1,7 +1,6 @@
 """The order of an epoch: a function of a seed and the epoch's index, and of nothing else."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torchfit._utils.validation import is_bool, is_integer
 OrderFn = Callable[[int, int, int], Tensor]
 
 
-def make_order(shuffle: Any) -> OrderFn | None:
+def make_order(shuffle: object) -> OrderFn | None:
     """Return the function (samples, batch size, seed) → permutation for `shuffle`, `None` to keep the order.
 
     Raises:

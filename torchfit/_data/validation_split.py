@@ -2,12 +2,11 @@
 
 import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfit._types import Nested
+from torchfit._types import Nested, UserData
 from torchfit._utils import tree, validation
 
 _MAX_CLASSES = 1000
@@ -15,7 +14,7 @@ _MIN_EXPECTED_COUNT = 5
 _MAX_SHARE_DIFFERENCE = 0.3
 
 
-def split_index(samples: int, fraction: Any) -> int:
+def split_index(samples: int, fraction: object) -> int:
     """Return the index at which the last `fraction` of the samples begins.
 
     Raises:
@@ -31,7 +30,7 @@ def split_index(samples: int, fraction: Any) -> int:
     return index
 
 
-def split_last(parts: tuple[Any, ...], fraction: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def split_last(parts: tuple[UserData, ...], fraction: object) -> tuple[tuple[UserData, ...], tuple[UserData, ...]]:
     """Split nests of tensors into the first `1 - fraction` of the rows and the rest, as views.
 
     Raises:

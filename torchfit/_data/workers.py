@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from torchfit._types import UserData
 from torchfit._utils import validation
 from torchfit._utils.compat import shutdown_workers
 
-Read = Callable[[Any], Any]
+Read = Callable[[Any], UserData]
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Request:
     seed: int
 
 
-class _RequestDataset(Dataset[Any]):
+class _RequestDataset(Dataset[UserData]):
     """The Dataset of a worker process, which reads one batch for each request."""
 
     def __init__(self, read: Read) -> None:
         """Read with `read(index)`."""
         self._read = read
 
-    def __getitem__(self, request: Request) -> Any:
+    def __getitem__(self, request: Request) -> UserData:
         """Read a batch. In a worker its randomness depends on the request alone, not on the worker."""
         if get_worker_info() is not None:
             seed_everything(request.seed)
@@ -98,7 +99,7 @@ class WorkerPool:
     def __init__(self, read: Read, processes: int, queue_size: int, pin_memory: bool, persistent: bool = True) -> None:
         """Start no worker yet. `persistent=False` restarts them for every epoch, with the data as they are then."""
         self._requests = RequestSampler()
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader: DataLoader[UserData] = DataLoader(
             _RequestDataset(read),
             batch_size=None,
             sampler=self._requests,
@@ -109,15 +110,15 @@ class WorkerPool:
             generator=torch.Generator(),
         )
 
-    def map(self, requests: Iterable[Request]) -> Iterator[Any]:
+    def map(self, requests: Iterable[Request]) -> Iterator[UserData]:
         """Yield a batch for each request, in order."""
         self._requests.pending = requests
         return iterate_loader(self._loader)
 
 
 def iterate_loader(
-    loader: DataLoader[Any], fast_forward: Callable[[Iterator[Any]], None] | None = None
-) -> Iterator[Any]:
+    loader: DataLoader[UserData], fast_forward: Callable[[Iterator[UserData]], None] | None = None
+) -> Iterator[UserData]:
     """Yield the batches of a loader, after those that `fast_forward` takes out beforehand.
 
     Workers are shut down when one fails: kept alive by the traceback, they would block the collector for seconds.
@@ -132,7 +133,7 @@ def iterate_loader(
         raise
 
 
-def _start(loader: DataLoader[Any]) -> Iterator[Any]:
+def _start(loader: DataLoader[UserData]) -> Iterator[UserData]:
     """Start the workers of a loader.
 
     Raises:
@@ -149,13 +150,13 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
         ) from error
 
 
-def read_ahead(read: Read, items: Iterable[Any], threads: int, queue_size: int) -> Iterator[Any]:
+def read_ahead(read: Read, items: Iterable[object], threads: int, queue_size: int) -> Iterator[UserData]:
     """Yield `read(item)` for each item, in order, reading up to `queue_size` of them ahead in threads.
 
     >>> list(read_ahead(abs, [-1, 2, -3], threads=2, queue_size=2))
     [1, 2, 3]
     """
-    waiting: deque[Future[Any]] = deque()
+    waiting: deque[Future[UserData]] = deque()
     with ThreadPoolExecutor(threads, "torchfit-data") as pool:
         try:
             for item in items:

@@ -21,12 +21,12 @@ from torchfit._data.prefetch import fits_on
 from torchfit._data.sampling import OrderFn, make_order
 from torchfit._data.validation_split import split_last, warn_of_sorted_labels
 from torchfit._data.workers import LoaderConfig
-from torchfit._types import UserData
+from torchfit._types import Nested, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.compat import version_of
 
-XYWeights = tuple[Any, ...]
+XYWeights = tuple[UserData, ...]
 
 # Up to this many bytes of batches are copied together, which costs next to nothing: the caches hold them, and the
 # allocator does not ask the system for memory.
@@ -65,7 +65,7 @@ class ArrayAdapter(DataAdapter):
         warn_of_sorted_labels(first[1], last[1])
         return ArrayAdapter(first, self.batch_spec), ArrayAdapter(last, self.batch_spec)
 
-    def with_class_weight(self, class_weight: Any) -> "ArrayAdapter":
+    def with_class_weight(self, class_weight: object) -> "ArrayAdapter":
         """Multiply the weights of the samples by those of their classes, at once if the targets are in memory."""
         super().with_class_weight(class_weight)
         if self.class_weights is None or any(isinstance(leaf, LazyArray) for leaf in tree.leaves(self.parts[1:])):
@@ -73,7 +73,7 @@ class ArrayAdapter(DataAdapter):
         x, y, sample_weight = self.parts
         return ArrayAdapter((x, y, self.class_weights.weights(y, sample_weight, is_whole=True)), self.batch_spec)
 
-    def labels(self) -> Any:
+    def labels(self) -> Nested:
         """Return the targets."""
         return self.parts[1]
 
@@ -93,7 +93,7 @@ class ArrayAdapter(DataAdapter):
 def _leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
     in_memory = host_leaf(dtype, all_floating)
 
-    def convert(argument: str, value: UserData) -> Any:
+    def convert(argument: str, value: UserData) -> Nested:
         if is_on_disk(value):
             return DiskArray(argument, value, dtype)
         if is_sparse(value):

@@ -8,11 +8,11 @@ from torchfit._data.batch_source import BatchSource
 from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
 from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig
-from torchfit._types import UserData
+from torchfit._types import Nested, UserData
 from torchfit._utils.errors import describe
 
 # Values that count as "not given" besides `None`.
-_DEFAULTS: dict[str, tuple[Any, ...]] = {"validation_split": (0, 0.0), "workers": (0, 1)}
+_DEFAULTS: dict[str, tuple[object, ...]] = {"validation_split": (0, 0.0), "workers": (0, 1)}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class AdapterSpec:
     name: str
     unsupported: Mapping[str, str]
 
-    def check(self, **arguments: Any) -> None:
+    def check(self, **arguments: object) -> None:
         """Check that no argument was given that this kind of data does not support.
 
         Raises:
@@ -76,7 +76,7 @@ class DataAdapter:
         self.spec.check(validation_split=fraction)
         raise NotImplementedError(f"{type(self).__name__} supports `validation_split`: define `split`.")
 
-    def with_class_weight(self, class_weight: Any) -> "DataAdapter":
+    def with_class_weight(self, class_weight: object) -> "DataAdapter":
         """Multiply the weights of the samples by those of their classes; `None` changes nothing.
 
         Raises:
@@ -89,7 +89,7 @@ class DataAdapter:
             self.class_weights = ClassWeights(resolved, spec.output_names, spec.target_dtype, spec.index_targets)
         return self
 
-    def labels(self) -> Any:
+    def labels(self) -> Nested:
         """Return the targets of all samples where they are known without iterating, else `None`."""
         return None
 

@@ -13,6 +13,7 @@ from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.batch_source import BatchSource
 from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig, iterate_loader
+from torchfit._types import StateDict, UserData
 from torchfit._utils.batch import Batch
 from torchfit._utils.rng import random_state, restore_random_state
 
@@ -34,7 +35,7 @@ class DataLoaderAdapter(DataAdapter):
         },
     )
 
-    def __init__(self, loader: DataLoader[Any], batch_spec: BatchSpec) -> None:
+    def __init__(self, loader: DataLoader[UserData], batch_spec: BatchSpec) -> None:
         """Adapt a loader."""
         super().__init__(batch_spec)
         if loader.collate_fn is default_collate:
@@ -57,14 +58,14 @@ class DataLoaderBatches(BatchSource):
     `state_dict`, such as torchdata's `StatefulDataLoader`, resumes by itself.
     """
 
-    def __init__(self, loader: DataLoader[Any], convert: BatchConverter) -> None:
+    def __init__(self, loader: DataLoader[UserData], convert: BatchConverter) -> None:
         """Read from a loader, whose length is known unless its Dataset is iterable."""
         self._loader = loader
         self._convert = convert
         self.has_exact_length = not isinstance(loader.dataset, IterableDataset)
         self._is_stateful = hasattr(loader, "load_state_dict")
         self.is_resumable = self._is_stateful or _has_builtin_samplers(loader)
-        self._epoch_start_rng: dict[str, Any] | None = None  # the state of all generators at the start of this pass
+        self._epoch_start_rng: StateDict | None = None  # the state of all generators at the start of this pass
         self._resumed = False
 
     @property
@@ -81,7 +82,7 @@ class DataLoaderBatches(BatchSource):
             getattr(sampler, "set_epoch", _ignore)(index)
         return map(self._convert, self._iter_raw(start))
 
-    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+    def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return the state of the loader, or of its generators: within an epoch, as they were at its start."""
         if self._is_stateful:
             return {"loader": self._loader.state_dict()}  # type: ignore[attr-defined]
@@ -96,7 +97,7 @@ class DataLoaderBatches(BatchSource):
             self._restore(self._epoch_start_rng, include_global=False)
         self._resumed = True
 
-    def _iter_raw(self, start: int) -> Iterator[Any]:
+    def _iter_raw(self, start: int) -> Iterator[UserData]:
         resumed, self._resumed = self._resumed and start > 0, False
         now = self._generators()
         if resumed and self._epoch_start_rng is not None:
@@ -104,7 +105,7 @@ class DataLoaderBatches(BatchSource):
         else:
             self._epoch_start_rng = now
 
-        def fast_forward(iterator: Iterator[Any]) -> None:
+        def fast_forward(iterator: Iterator[object]) -> None:
             for _ in islice(iterator, 0 if resumed and self._is_stateful else start):
                 pass
             if resumed:
@@ -121,11 +122,11 @@ class DataLoaderBatches(BatchSource):
                 f"torch.nn.utils.rnn.pad_sequence. torch says: {_last_line(error)}"
             ) from error
 
-    def _generators(self) -> dict[str, Any]:
+    def _generators(self) -> StateDict:
         own = [generator.get_state() for generator in _generators_of(self._loader)]
         return {"random": random_state(devices=False), "own": own}
 
-    def _restore(self, state: Mapping[str, Any], include_global: bool) -> None:
+    def _restore(self, state: StateDict, include_global: bool) -> None:
         for generator, words in zip(_generators_of(self._loader), state["own"]):
             generator.set_state(words)
         if include_global:
@@ -137,25 +138,25 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
 
 
-def _copies_samples(loader: DataLoader[Any]) -> bool:
+def _copies_samples(loader: DataLoader[UserData]) -> bool:
     """Return whether only the loader holds the memory of its batches: they were collated, or come from workers."""
     is_collated = loader.batch_sampler is not None and loader.collate_fn is default_collate
     return is_collated or loader.num_workers > 0
 
 
-def _has_builtin_samplers(loader: DataLoader[Any]) -> bool:
+def _has_builtin_samplers(loader: DataLoader[UserData]) -> bool:
     """Return whether a loader reads samples by index in an order determined by torch's own samplers and generators."""
     samplers = [sampler for sampler in (loader.sampler, loader.batch_sampler) if sampler is not None]
     is_known = all(type(sampler).__module__.startswith("torch.") or _is_index_list(sampler) for sampler in samplers)
     return is_known and not isinstance(loader.dataset, IterableDataset)
 
 
-def _is_index_list(sampler: Any) -> bool:
+def _is_index_list(sampler: object) -> bool:
     """Return whether a sampler is a list or range of indices."""
     return isinstance(sampler, (list, tuple, range))
 
 
-def _generators_of(loader: DataLoader[Any]) -> list[torch.Generator]:
+def _generators_of(loader: DataLoader[UserData]) -> list[torch.Generator]:
     """Return the generators of a loader and its samplers, each once."""
     inner = getattr(loader.batch_sampler, "sampler", None)
     holders = (loader, loader.sampler, loader.batch_sampler, inner)

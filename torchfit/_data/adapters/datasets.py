@@ -1,7 +1,7 @@
 """torch's Datasets with samples by index."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torchfit._data.workers import (
     WorkerPool,
     reraise_with_location,
 )
-from torchfit._types import UserData
+from torchfit._types import Nested, UserData
 from torchfit._utils import validation
 from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
@@ -36,7 +36,9 @@ from torchfit._utils.rng import random_state, restore_random_state
 FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
 _MAX_COMPARED = 1000
 _MIN_COMPARED = 16
-ReadSamples = Callable[[Sequence[int]], Sequence[Any]]
+ReadSamples = Callable[[Sequence[int]], Sequence[UserData]]
+Index = TypeVar("Index")
+Found = TypeVar("Found")
 
 
 def is_map_style(value: UserData) -> bool:
@@ -104,7 +106,7 @@ class DatasetAdapter(DataAdapter):
             warn_of_sorted_labels(labels[:start], labels[start:])
         return first, last
 
-    def labels(self) -> Any:
+    def labels(self) -> Nested:
         """Return the targets of the samples; all of these are read unless the dataset shows its labels."""
         fetcher = SampleFetcher(self._dataset)
         return exact_labels(
@@ -195,7 +197,7 @@ class SampleFetcher:
         """Read from a dataset."""
         self._dataset = dataset
 
-    def __call__(self, rows: list[int]) -> Any:
+    def __call__(self, rows: list[int]) -> UserData:
         """Return the samples with these indices as one batch.
 
         Raises:
@@ -211,7 +213,7 @@ class SampleFetcher:
                 "and one structure, or pass a DataLoader with a `collate_fn` that pads them."
             ) from error
 
-    def read(self, rows: Sequence[int]) -> Any:
+    def read(self, rows: Sequence[int]) -> UserData:
         """Return the samples with these indices, one by one."""
         if hasattr(self._dataset, "__getitems__"):
             return _with_location(
@@ -226,7 +228,7 @@ class SampleFetcher:
         return samples
 
 
-def _with_location(read: Callable[[Any], Any], index: Any, where: str) -> Any:
+def _with_location(read: Callable[[Index], Found], index: Index, where: str) -> Found:
     try:
         return read(index)
     except Exception as error:
@@ -275,7 +277,7 @@ def shown_labels(dataset: UserData) -> Tensor | None:
     return next((labels for labels in found if labels is not None), None)
 
 
-def exact_labels(dataset: UserData, rows: range, read: ReadSamples) -> Any:
+def exact_labels(dataset: UserData, rows: range, read: ReadSamples) -> Nested:
     """Return the targets of the samples `rows`, a tensor `(samples, …)` or a nest of these.
 
     Where the Dataset shows labels, one sample of each class is compared with them; where these differ, or there are
@@ -315,7 +317,7 @@ def _agree(labels: Tensor, rows: range, read: ReadSamples) -> bool:
     return all(_is_equal(target, part[position]) for target, position in zip(targets, order))
 
 
-def _is_equal(target: Any, label: Tensor) -> bool:
+def _is_equal(target: object, label: Tensor) -> bool:
     try:
         found = torch.as_tensor(target)
     except (ValueError, TypeError, RuntimeError):
@@ -323,7 +325,7 @@ def _is_equal(target: Any, label: Tensor) -> bool:
     return found.numel() == label.numel() and bool((found.cpu().reshape(-1) == label.reshape(-1)).all())
 
 
-def _read_targets(rows: range, read: ReadSamples) -> Any:
+def _read_targets(rows: range, read: ReadSamples) -> Nested:
     targets = [_target_of(sample) for row in rows for sample in read([row])]
     try:
         return default_collate(targets)
@@ -334,7 +336,7 @@ def _read_targets(rows: range, read: ReadSamples) -> Any:
         ) from error
 
 
-def _target_of(sample: UserData) -> Any:
+def _target_of(sample: UserData) -> UserData:
     parts = unpack(sample)
     if len(parts) < 2 or parts[1] is None:
         raise ValueError(

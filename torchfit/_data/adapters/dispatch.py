@@ -1,7 +1,6 @@
 """The API boundary for data: one function that returns the adapter for every kind of data."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ _SUPPORTED = (
 _MISSING = "`x` is missing: pass the inputs of the model as an array, a tensor, or a nest of them."
 
 # The kinds of data that are no arrays: how each is distinguished from those below it, and what makes its adapter.
-_ADAPTERS: list[tuple[Callable[[Any], bool], Callable[[Any, BatchSpec], DataAdapter]]] = [
+_ADAPTERS: list[tuple[Callable[[UserData], bool], Callable[[UserData, BatchSpec], DataAdapter]]] = [
     (lambda x: isinstance(x, DataLoader), DataLoaderAdapter),
     (lambda x: is_sequence(x), SequenceAdapter),
     (lambda x: isinstance(x, IterableDataset), IterableDatasetAdapter),
@@ -65,7 +64,7 @@ def get_data_adapter(x: UserData, y: UserData, sample_weight: UserData, batch_sp
 
 
 def as_batch(
-    x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec, class_weight: Any = None
+    x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec, class_weight: object = None
 ) -> Batch:
     """Return the one batch that `train_on_batch`, `test_on_batch` and `predict_on_batch` accept.
 
@@ -108,7 +107,7 @@ def is_array_like(value: UserData) -> bool:
     return frames.is_frame(value) or is_on_disk(value) or is_sparse(value) or hasattr(value, "__array__")
 
 
-def _from_factory(function: Any, batch_spec: BatchSpec) -> DataAdapter:
+def _from_factory(function: Callable[..., UserData], batch_spec: BatchSpec) -> DataAdapter:
     """Return the adapter of what a function returns; a generator is created again for every pass."""
     if isinstance(function, nn.Module):
         raise ValueError(f"`x` must be data, but it is the module {type(function).__name__}.")

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -58,13 +57,13 @@ class DatasetCreator:
     1
     """
 
-    def __init__(self, dataset_fn: Callable[[InputContext], Any], input_options: Any = None) -> None:
+    def __init__(self, dataset_fn: Callable[[InputContext], UserData], input_options: object = None) -> None:
         if not callable(dataset_fn):
             raise TypeError(f"`dataset_fn` must be a function (context) → data, but it is {describe(dataset_fn)}.")
         self.dataset_fn = dataset_fn
         self.input_options = input_options
 
-    def __call__(self, context: InputContext) -> Any:
+    def __call__(self, context: InputContext) -> UserData:
         """Return the data."""
         return self.dataset_fn(context)
 
@@ -74,7 +73,7 @@ def is_dataset_factory(value: UserData) -> bool:
     return callable(value) and not isinstance(value, (type, nn.Module)) and not hasattr(type(value), "__iter__")
 
 
-def bind_factory(function: Callable[..., Any]) -> Callable[[], Any]:
+def bind_factory(function: Callable[..., UserData]) -> Callable[[], UserData]:
     """Return a function without arguments that returns the data for this process.
 
     Raises:

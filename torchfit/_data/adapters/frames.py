@@ -1,6 +1,6 @@
 """DataFrames and Series: numeric columns as arrays, without importing pandas."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def array_of(argument: str, value: UserData) -> Array:
     return _column(value)[:, None]
 
 
-def columns_by_input(argument: str, frame: UserData, input_names: Collection[str]) -> dict[str, Any]:
+def columns_by_input(argument: str, frame: UserData, input_names: Collection[str]) -> dict[str, UserData]:
     """Return the columns that are named like the inputs of a model, each as a Series.
 
     Raises:
@@ -86,7 +86,7 @@ def _check_labels(argument: str, series: UserData) -> None:
         )
 
 
-def _check_numeric(dtypes: dict[Any, Any], argument: str, value: UserData) -> None:
+def _check_numeric(dtypes: Mapping[object, Any], argument: str, value: UserData) -> None:
     wrong = {name: dtype for name, dtype in dtypes.items() if dtype.kind not in "fiub"}
     if not wrong:
         return

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
@@ -63,7 +62,7 @@ class IterableDatasetBatches(BatchSource):
         self.seed = draw_seed() if processes else 0
         self._stream = SeededStream(dataset, self.seed)
         self._convert = convert
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader: DataLoader[UserData] = DataLoader(
             self._stream,
             batch_size=batch_size,
             collate_fn=Collate(),
@@ -77,7 +76,7 @@ class IterableDatasetBatches(BatchSource):
         return map(self._convert, islice(iterate_loader(self._loader), start, None))
 
 
-class SeededStream(IterableDataset[Any]):
+class SeededStream(IterableDataset[UserData]):
     """A stream of samples whose randomness, in a worker, depends on the epoch and the worker alone."""
 
     def __init__(self, dataset: UserData, seed: int) -> None:
@@ -86,7 +85,7 @@ class SeededStream(IterableDataset[Any]):
         self._seed = seed
         self._passes = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[UserData]:
         """Iterate over the dataset once.
 
         Raises:
@@ -111,7 +110,7 @@ class Collate:
     def __init__(self) -> None:
         self._is_checked = False
 
-    def __call__(self, samples: list[Any]) -> Any:
+    def __call__(self, samples: list[UserData]) -> UserData:
         """Return the samples as one batch.
 
         Raises:

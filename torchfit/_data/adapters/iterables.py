@@ -9,11 +9,12 @@ from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.batch_source import BatchSource
 from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig, read_ahead, reraise_with_location
+from torchfit._types import StateDict, UserData
 from torchfit._utils.batch import Batch
 
 _FROM_BATCHES = "its batches carry them: yield (x, y) or (x, y, sample_weight)"
 _END = object()
-Factory = Callable[[], Any]
+Factory = Callable[[], Iterable[object]]
 
 
 class IterableAdapter(DataAdapter):
@@ -29,9 +30,7 @@ class IterableAdapter(DataAdapter):
         },
     )
 
-    def __init__(
-        self, iterable: Iterable[Any], batch_spec: BatchSpec, factory: Callable[[], Any] | None = None
-    ) -> None:
+    def __init__(self, iterable: Iterable[object], batch_spec: BatchSpec, factory: Factory | None = None) -> None:
         """Adapt an iterable; `factory` returns a new one for every pass, where it comes from a function."""
         super().__init__(batch_spec)
         self._iterable = iterable
@@ -56,10 +55,10 @@ class IterableBatches(BatchSource):
 
     def __init__(
         self,
-        iterable: Iterable[Any],
+        iterable: Iterable[object],
         convert: BatchConverter,
         loader_config: LoaderConfig,
-        factory: Callable[[], Any] | None = None,
+        factory: Factory | None = None,
     ) -> None:
         """Read from an iterable."""
         self._iterable = iterable
@@ -80,7 +79,7 @@ class IterableBatches(BatchSource):
         passed, self._resumed = 0 if self._resumed else start, False
         return map(self._convert, islice(self._iter_raw(), passed, None))
 
-    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+    def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return the state of the iterable, if it has one."""
         return {"iterable": self._iterable.state_dict() if self.is_resumable else None}  # type: ignore[attr-defined]
 
@@ -90,7 +89,7 @@ class IterableBatches(BatchSource):
             self._iterable.load_state_dict(state["iterable"])  # type: ignore[attr-defined]
             self._resumed = True
 
-    def _iter_raw(self) -> Iterator[Any]:
+    def _iter_raw(self) -> Iterator[UserData]:
         iterator = iter(self._next_iterable())
         loader_config = self._loader_config
         if not loader_config.threads and not loader_config.processes:
@@ -101,7 +100,7 @@ class IterableBatches(BatchSource):
         found = read_ahead(lambda _: next(iterator, _END), repeat(None), 1, loader_config.max_queue_size)
         yield from takewhile(lambda raw: raw is not _END, found)
 
-    def _next_iterable(self) -> Iterable[Any]:
+    def _next_iterable(self) -> Iterable[UserData]:
         """Return what this pass iterates over: first what the function returned already, then what it returns next."""
         iterable = self._iterable
         if self._factory is not None:
@@ -110,14 +109,14 @@ class IterableBatches(BatchSource):
 
 
 class _RestartableIterable:
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Factory) -> None:
         self._make = make
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[UserData]:
         return iter(self._make())
 
 
-def _with_batch_number(iterator: Iterator[Any]) -> Iterator[Any]:
+def _with_batch_number(iterator: Iterator[UserData]) -> Iterator[UserData]:
     number = 0
     while True:
         try:

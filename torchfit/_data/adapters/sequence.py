@@ -1,6 +1,6 @@
 """`PyDataset`, also called `Sequence`: batches by index, from a class that users write."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -13,7 +13,7 @@ from torchfit._data.batch_source import BatchSource, draw_seed
 from torchfit._data.convert import BatchSpec
 from torchfit._data.sampling import shuffled_rows
 from torchfit._data.workers import LoaderConfig, Request, WorkerPool, read_ahead, reraise_with_location
-from torchfit._types import UserData
+from torchfit._types import StateDict, UserData
 from torchfit._utils.batch import Batch
 
 _FROM_BATCHES = "its batches carry them: return (x, y) or (x, y, sample_weight) from `__getitem__`"
@@ -52,11 +52,11 @@ class PyDataset:
         self.use_multiprocessing = use_multiprocessing
         self.max_queue_size = max_queue_size
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> UserData:
         """Return batch `index`: `(x,)`, `(x, y)` or `(x, y, sample_weight)`, each `(batch, …)` or a nest of such."""
         raise NotImplementedError(f"{type(self).__name__} has no batches: define `__getitem__(index)`.")
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[UserData]:
         """Iterate over the batches once, in order."""
         steps = self.num_batches
         return map(self.__getitem__, range(steps)) if steps is not None else _until_index_error(self, count())
@@ -150,7 +150,7 @@ class SequenceBatches(BatchSource):
         _call_hook(self._sequence, "on_epoch_begin")
         return map(self._convert, self._iter_raw(self._requests(index, start)))
 
-    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+    def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return the seed, and the state of a sequence that has one."""
         return {"seed": self.seed, "sequence": self._sequence.state_dict() if self._is_stateful else None}
 
@@ -171,7 +171,7 @@ class SequenceBatches(BatchSource):
             read, self.loader_config.processes, self.loader_config.max_queue_size, pin_memory, persistent=persistent
         )
 
-    def _iter_raw(self, requests: Iterator[Request]) -> Iterator[Any]:
+    def _iter_raw(self, requests: Iterator[Request]) -> Iterator[UserData]:
         if self._pool is not None:
             return self._pool.map(requests)
         read = partial(_read, self._sequence)
@@ -183,7 +183,7 @@ class SequenceBatches(BatchSource):
     def _requests(self, index: int, start: int) -> Iterator[Request]:
         seed, steps = self.seed + index, self.steps
         if steps is None:
-            order: Any = count()
+            order: Iterable[int] = count()
         else:
             order = shuffled_rows(steps, 1, seed).tolist() if self._shuffle else range(steps)
         for step, what in islice(enumerate(order), start, None):
@@ -196,23 +196,23 @@ def _has_epoch_hooks(sequence: UserData) -> bool:
     return any(hook is not None and _is_user_defined(hook) for hook in hooks)
 
 
-def _is_user_defined(hook: Any) -> bool:
+def _is_user_defined(hook: object) -> bool:
     return not str(getattr(hook, "__module__", "")).startswith(("torchfit.", "keras."))
 
 
-def _read(sequence: UserData, index: int) -> Any:
+def _read(sequence: UserData, index: int) -> UserData:
     try:
         return sequence[index]
     except Exception as error:
         reraise_with_location(error, f"batch {index} of the Sequence")
 
 
-def _read_tensors(sequence: UserData, index: int) -> Any:
+def _read_tensors(sequence: UserData, index: int) -> UserData:
     """Read a batch in a worker process, which sends tensors back without a copy."""
     return default_convert(_read(sequence, index))  # type: ignore[no-untyped-call]
 
 
-def _until_index_error(sequence: UserData, indices: Iterator[int]) -> Iterator[Any]:
+def _until_index_error(sequence: UserData, indices: Iterator[int]) -> Iterator[UserData]:
     for index in indices:
         try:
             batch = sequence[index]
