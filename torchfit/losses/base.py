@@ -1,7 +1,7 @@
 """What every loss is: a function of targets and predictions per sample, weighted and reduced."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -138,7 +138,7 @@ class Loss:
             y_true, y_pred = self._without_masked(y_true, y_pred, mask)
         return self._reduce(self.call(y_true, y_pred), y_true, sample_weight, None if self._applies_mask else mask)
 
-    def _reduce(self, values: Any, y_true: Nested, sample_weight: TensorLike, mask: Tensor | None) -> Reduced:
+    def _reduce(self, values: object, y_true: Nested, sample_weight: TensorLike, mask: Tensor | None) -> Reduced:
         """Reduce what `call` returned."""
         own_mask = get_mask(values)
         if not isinstance(values, Tensor) or values.dtype is not self.dtype:
@@ -202,7 +202,7 @@ def check_no_sample_weights(name: str, sample_weight: TensorLike) -> None:
         )
 
 
-def check_is_value(name: str, value: Any) -> None:
+def check_is_value(name: str, value: object) -> None:
     """Raise `TypeError` for what a loss function returned if it is neither a tensor nor a number."""
     if isinstance(value, Tensor) or type(value) in (int, float, bool):
         return

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class FunctionalLoss(Loss):
         reduction: str | None = "sum_over_batch_size",
         dtype: DTypeLike = None,
         fused_mean_fn: Callable[[Tensor, Tensor], Tensor | None] | None = None,
-        **arguments: Any,
+        **arguments: object,
     ):
         super().__init__(name, reduction, dtype)
         self._function = function
@@ -86,7 +85,7 @@ class LossFunctionWrapper(Loss):
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
         dtype: DTypeLike = None,
-        **kwargs: Any,
+        **kwargs: object,
     ):
         super().__init__(name or function_name(fn), reduction, dtype)
         self.fn, self.fn_kwargs = _unwrap_partial(fn, kwargs)
@@ -144,7 +143,7 @@ class OverOutputs(LossFunctionWrapper):
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
         dtype: DTypeLike = None,
-        **kwargs: Any,
+        **kwargs: object,
     ):
         if not callable(fn) or isinstance(fn, type):
             raise TypeError(f"OverOutputs takes a function (y_true, outputs) or (outputs). Received: {describe(fn)}.")
@@ -197,14 +196,14 @@ class _PredictionsFirst:
         return self.function(y_pred, y_true)
 
 
-def _unwrap_partial(fn: Any, kwargs: Config) -> tuple[LossFunction, Config]:
+def _unwrap_partial(fn: LossFunction, kwargs: Config) -> tuple[LossFunction, Config]:
     """Return a function and its keyword arguments, so that a configuration has those of a partial function too."""
     if isinstance(fn, functools.partial) and not fn.args:
         return fn.func, {**fn.keywords, **kwargs}
     return fn, kwargs
 
 
-def function_named(name: Any) -> LossFunction:
+def function_named(name: str) -> LossFunction:
     """Return the custom loss function of this name, or this package's; raise `ValueError` if there is none."""
     function: LossFunction | None = find_custom(name) or getattr(functional, name, None)
     if function is None:
@@ -215,7 +214,7 @@ def function_named(name: Any) -> LossFunction:
     return function
 
 
-def function_name(function: Any) -> str:
+def function_name(function: object) -> str:
     """Return the name of a function, of the function in a `functools.partial`, or of an object's class.
 
     >>> import functools

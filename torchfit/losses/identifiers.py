@@ -76,7 +76,7 @@ FAMILY = Registry(
 )
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Return the loss for a name, a config, a class, an object or a function; `None` stays `None`.
 
     The name of a function gives the function, that of a class an object of it; the case of letters does not
@@ -90,7 +90,7 @@ def get(identifier: Any) -> Any:
     return FAMILY.get(identifier)
 
 
-def serialize(loss: Any) -> Config:
+def serialize(loss: object) -> Config:
     """Return a loss or a loss function as plain data for `deserialize`.
 
     >>> serialize(regression.MeanSquaredError())["config"]
@@ -99,7 +99,7 @@ def serialize(loss: Any) -> Config:
     return FAMILY.serialize(loss)
 
 
-def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(name: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Return the loss that `serialize` was given, or the class or function of a name.
 
     `custom_objects` maps names to the user's own classes and functions; those registered with
@@ -111,7 +111,7 @@ def deserialize(name: Any, custom_objects: Mapping[str, Any] | None = None) -> A
     return FAMILY.deserialize(name, custom_objects)
 
 
-def resolve_loss(identifier: Any) -> Any:
+def resolve_loss(identifier: object) -> Any:
     """Return a `Loss` for anything that `compile(loss=)` takes; `None` stays `None`.
 
     That is a name, also of a loss of torch (`"crossentropy"` and `"ce"` mean the one that the shapes call for), a

@@ -1,7 +1,5 @@
 """From per-sample values, weights and a mask to what a loss returns, and what it was divided by."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "
 MEANS = REDUCTIONS[:3]
 
 
-def check_reduction(reduction: Any) -> str | None:
+def check_reduction(reduction: object) -> str | None:
     """Return `reduction` if it is one, else raise `ValueError`."""
     if not isinstance(reduction, (str, type(None))) or reduction not in REDUCTIONS:
         names = ", ".join(repr(name) for name in REDUCTIONS)
@@ -30,7 +28,7 @@ def check_reduction(reduction: Any) -> str | None:
 
 
 def reduce_weighted(
-    values: Tensor, sample_weight: TensorLike, masks: tuple[Any, ...], reduction: str | None
+    values: Tensor, sample_weight: TensorLike, masks: tuple[object, ...], reduction: str | None
 ) -> Reduced:
     """Weight per-sample `values (batch, …)`, reduce them, and return the result with its denominator.
 
@@ -87,7 +85,7 @@ def count(values: Tensor, weight: Tensor | None, mask: Tensor | None) -> Denomin
     if weight is None and mask is None:
         return float(values.numel())
     if weight is None or mask is None:
-        counted: Any = mask if weight is None else weight
+        counted: TensorLike = mask if weight is None else weight
     else:
         counted = torch.where(mask, weight, 0)
     total: Tensor = counted.sum(dtype=torch.promote_types(values.dtype, torch.float32))

@@ -258,7 +258,7 @@ class TorchLoss(Loss):
         return safe_divide(total, rows), rows
 
 
-def _without_reduction(fn: Any) -> TorchFunction:
+def _without_reduction(fn: TorchFunction) -> TorchFunction:
     """Return the same loss, sharing its buffers, without the reduction."""
     if not isinstance(fn, nn.Module):
         return functools.partial(fn, reduction="none")
@@ -267,7 +267,7 @@ def _without_reduction(fn: Any) -> TorchFunction:
     return module
 
 
-def is_torch_loss(identifier: Any) -> bool:
+def is_torch_loss(identifier: object) -> bool:
     """Return whether this is a loss module of `torch.nn`, or a function of `torch.nn.functional`."""
     if isinstance(identifier, TorchLossModule):
         return True
@@ -275,7 +275,7 @@ def is_torch_loss(identifier: Any) -> bool:
     return getattr(inner, "__module__", None) == F.__name__ and not isinstance(inner, type)
 
 
-def _get_function_name(fn: Any) -> str:
+def _get_function_name(fn: object) -> str:
     """Return the name of the function of `torch.nn.functional` that this amounts to."""
     named = (name for known, name in _FUNCTION_OF_MODULE.items() if isinstance(fn, known))
     return next(named, "") if isinstance(fn, nn.Module) else function_name(fn)
@@ -287,12 +287,12 @@ def _overrides_forward(fn: Any) -> bool:
     return known is not None and type(fn).forward is not known.forward
 
 
-def _argument(fn: Any, name: str, default: Any) -> Any:
+def _argument(fn: object, name: str, default: object) -> Any:
     """Return what a module or a partial function was given for an argument."""
     return getattr(fn, name, default) if isinstance(fn, nn.Module) else getattr(fn, "keywords", {}).get(name, default)
 
 
-def _arguments_of(fn: Any) -> Config:
+def _arguments_of(fn: object) -> Config:
     """Return what a module was built with, or a partial function was given, as plain data."""
     given = dict(getattr(fn, "keywords", {}))
     if isinstance(fn, nn.Module):
@@ -301,7 +301,7 @@ def _arguments_of(fn: Any) -> Config:
     return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in given.items()}
 
 
-def _check_two_arguments(fn: Any) -> None:
+def _check_two_arguments(fn: TorchFunction) -> None:
     """Refuse the losses of torch that need more than predictions and targets."""
     inner = fn.forward if isinstance(fn, nn.Module) else fn
     parameters = inspect.signature(inner).parameters.values()

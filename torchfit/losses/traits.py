@@ -59,7 +59,7 @@ _TORCH_KINDS: dict[str, Kind] = {
 }
 
 
-def loss_traits(loss: Any) -> LossTraits:
+def loss_traits(loss: object) -> LossTraits:
     """Return how the outputs and labels of anything that `compile(loss=)` takes are to be read.
 
     >>> loss_traits("binary_crossentropy")
@@ -107,6 +107,6 @@ def _function_traits(loss: LossFunctionWrapper) -> LossTraits:
     return replace(traits, **{name: given[name] for name in names if name in given})
 
 
-def _kind_by_name(loss: Any) -> Kind | None:
+def _kind_by_name(loss: object) -> Kind | None:
     """Take user-defined losses at their word."""
     return "binary" if str(getattr(loss, "name", "")).startswith("binary") else None

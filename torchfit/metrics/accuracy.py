@@ -139,7 +139,15 @@ class _ClassMatches(_Matches):
         """Whether no label is ignored."""
         return self.ignore_class is None
 
-    def __init__(self, fn: Any, name: str | None, dtype: DTypeLike, axis: int, ignore_class: int | None, **kwargs: Any):
+    def __init__(
+        self,
+        fn: Callable[..., Tensor],
+        name: str | None,
+        dtype: DTypeLike,
+        axis: int,
+        ignore_class: int | None,
+        **kwargs: Any,
+    ):
         super().__init__(fn, name, dtype, **kwargs)
         self.ignore_class = ignore_class
         self._set_axis(validation.integer("axis", axis))
@@ -259,7 +267,7 @@ def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def _checked_k(k: Any) -> int:
+def _checked_k(k: object) -> int:
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"`k` must be an integer of at least 1. Received: {describe(k)}.")
     return k

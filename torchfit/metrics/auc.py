@@ -1,6 +1,6 @@
 """The area under the ROC and the precision-recall curve."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -52,10 +52,10 @@ class AUC(Curve):
         summation_method: str = "interpolation",
         name: str | None = None,
         dtype: DTypeLike = None,
-        thresholds: Any = None,
+        thresholds: TensorLike = None,
         multi_label: bool = False,
         num_labels: int | None = None,
-        label_weights: Any = None,
+        label_weights: TensorLike = None,
         from_logits: bool = False,
     ):
         super().__init__(_with_end_points(num_thresholds, thresholds), name, dtype, from_logits)
@@ -79,7 +79,7 @@ class AUC(Curve):
             self._make_counters(as_tensor(y_pred).shape[-1])
             self.to(as_tensor(y_pred).device)
 
-    def _build_from_state(self, state_dict: Any, prefix: str) -> None:
+    def _build_from_state(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         saved = state_dict.get(prefix + "true_positives")
         if saved is not None and not self._own_variables():
             self._make_counters(*saved.shape[1:])
@@ -103,7 +103,7 @@ class AUC(Curve):
                 f"Received: {describe(y_pred)}."
             )
 
-    def _one_column(self, part: Any) -> Any:
+    def _one_column(self, part: TensorLike) -> TensorLike:
         return part if part is None or self.multi_label else part.reshape(-1, 1)
 
     def result(self) -> Tensor:
@@ -180,14 +180,14 @@ class AUC(Curve):
         return config if given is None else {**config, "thresholds": sorted(float(limit) for limit in given)}
 
 
-def _with_end_points(num_thresholds: Any, thresholds: Any) -> list[float]:
+def _with_end_points(num_thresholds: object, thresholds: TensorLike) -> list[float]:
     if thresholds is None:
         return linspace_thresholds(integer("num_thresholds", num_thresholds, 2))
     ends = linspace_thresholds(2)
     return [ends[0], *sorted(unit_intervals("thresholds", thresholds)), ends[1]]
 
 
-def _checked_weights(label_weights: Any, labels: int | None) -> list[float] | None:
+def _checked_weights(label_weights: TensorLike, labels: int | None) -> list[float] | None:
     if label_weights is None:
         return None
     weights = [float(weight) for weight in label_weights]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchfit._types import Config, DTypeLike, TensorLike
+from torchfit._types import Config, DTypeLike, StateDict, TensorLike
 from torchfit._utils import tree
 from torchfit._utils.dtypes import as_dtype, dtype_name, sum_dtype
 from torchfit._utils.errors import describe
@@ -75,7 +75,7 @@ class Metric(nn.Module):
     """The attributes that are lists, tuples or dictionaries, and may hold metrics."""
     _dtype: torch.dtype = torch.float32
 
-    def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls: type[Self], *args: object, **kwargs: object) -> Self:
         """Initialise the module first, so that subclasses may set attributes in any order."""
         metric = super().__new__(cls)
         nn.Module.__init__(metric)
@@ -105,7 +105,7 @@ class Metric(nn.Module):
     def add_variable(
         self,
         shape: int | Sequence[int],
-        initializer: Any = "zeros",
+        initializer: object = "zeros",
         dtype: DTypeLike = None,
         aggregation: str | None = "sum",
         name: str | None = None,
@@ -137,7 +137,7 @@ class Metric(nn.Module):
     def add_weight(
         self,
         shape: int | Sequence[int] = (),
-        initializer: Any = "zeros",
+        initializer: object = "zeros",
         dtype: DTypeLike = None,
         name: str | None = None,
     ) -> Variable:
@@ -290,7 +290,7 @@ class Metric(nn.Module):
         self._register_nested_metrics()
         return super().state_dict(*args, **kwargs)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: StateDict, prefix: str, *args: object) -> None:
         self._register_nested_metrics()
         self._build_from_state(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -317,7 +317,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _initial_value(shape: tuple[int, ...], initializer: Any, dtype: torch.dtype) -> Tensor | None:
+def _initial_value(shape: tuple[int, ...], initializer: object, dtype: torch.dtype) -> Tensor | None:
     """Return what a variable starts from, `None` for zeros."""
     if initializer is None or (isinstance(initializer, str) and initializer == "zeros"):
         return None

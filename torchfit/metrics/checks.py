@@ -1,7 +1,6 @@
 """Do labels, outputs and metrics belong together? Checked once, with the first batch."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torchfit.losses.traits import LossTraits, loss_traits
 from torchfit.metrics.base import Metric
 
 
-def metric_problem(metric: Any, loss: Any, y_true: TensorLike, y_pred: TensorLike) -> str | None:
+def metric_problem(metric: object, loss: object, y_true: TensorLike, y_pred: TensorLike) -> str | None:
     """Return one line with the way out if a metric reads values that it does not mean, else `None`.
 
     That is: logits where it compares probabilities with a threshold, labels other than 0 and 1 (or -1

@@ -1,7 +1,5 @@
 """Binary decisions at one or a few thresholds: the four counts, precision and recall."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from torchfit.losses.traits import LossTraits
 from torchfit.metrics._validation import optional_integer, unit_intervals
 from torchfit.metrics._weights import merge_weights
 from torchfit.metrics.base import SUM_DTYPE, Metric
+from torchfit.metrics.variable import Variable
 
 Samples = tuple[Tensor, Tensor, Tensor | None]
 
@@ -122,7 +121,7 @@ def one_hot_samples(
 class ThresholdedMetric(BinaryDecisionMetric):
     """Base of metrics that count decisions at one or a few thresholds."""
 
-    def __init__(self, thresholds: Any, default: float, name: str | None, dtype: DTypeLike, from_logits: bool):
+    def __init__(self, thresholds: TensorLike, default: float, name: str | None, dtype: DTypeLike, from_logits: bool):
         super().__init__(name=name, dtype=dtype)
         self.thresholds = [default] if thresholds is None else unit_intervals("thresholds", thresholds)
         self.from_logits = bool(from_logits)
@@ -138,7 +137,7 @@ class ThresholdedMetric(BinaryDecisionMetric):
         """Whether a threshold is a probability."""
         return not self.from_logits and any(0 < threshold < 1 for threshold in self.thresholds)
 
-    def _counter(self, name: str) -> Any:
+    def _counter(self, name: str) -> Variable:
         return self.add_weight((len(self.thresholds),), dtype=SUM_DTYPE, name=name)
 
     def _counts(
@@ -164,7 +163,7 @@ class _Count(ThresholdedMetric):
     _which: int
 
     def __init__(
-        self, thresholds: Any = None, name: str | None = None, dtype: DTypeLike = None, from_logits: bool = False
+        self, thresholds: TensorLike = None, name: str | None = None, dtype: DTypeLike = None, from_logits: bool = False
     ):
         super().__init__(thresholds, 0.5, name, dtype, from_logits)
         self.accumulator = self._counter("accumulator")
@@ -232,7 +231,13 @@ class _PrecisionOrRecall(ThresholdedMetric):
     mode = "max"
 
     def __init__(
-        self, thresholds: Any, top_k: Any, class_id: Any, name: str | None, dtype: DTypeLike, from_logits: bool
+        self,
+        thresholds: TensorLike,
+        top_k: object,
+        class_id: object,
+        name: str | None,
+        dtype: DTypeLike,
+        from_logits: bool,
     ):
         super().__init__(thresholds, 0.5 if top_k is None else NEVER, name, dtype, from_logits)
         self.top_k = optional_integer("top_k", top_k, 1)
@@ -268,7 +273,7 @@ class Precision(_PrecisionOrRecall):
 
     def __init__(
         self,
-        thresholds: Any = None,
+        thresholds: TensorLike = None,
         top_k: int | None = None,
         class_id: int | None = None,
         name: str | None = None,
@@ -314,7 +319,7 @@ class Recall(_PrecisionOrRecall):
 
     def __init__(
         self,
-        thresholds: Any = None,
+        thresholds: TensorLike = None,
         top_k: int | None = None,
         class_id: int | None = None,
         name: str | None = None,

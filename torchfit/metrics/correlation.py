@@ -1,7 +1,6 @@
 """Correlations of predictions and targets."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ class _Correlation(MeanMetricWrapper):
 
     mode = "max"
 
-    def __init__(self, fn: Callable[..., Tensor], name: str | None, dtype: DTypeLike, axis: Any):
+    def __init__(self, fn: Callable[..., Tensor], name: str | None, dtype: DTypeLike, axis: object):
         super().__init__(fn, name, dtype, axis=axis)
 
     @property
@@ -41,7 +40,7 @@ class _Correlation(MeanMetricWrapper):
         self.products = self.add_variable((2, 2), dtype=SUM_DTYPE, aggregation="none", name="products")
         self.origin = self.add_variable((2,), dtype=SUM_DTYPE, aggregation="none", name="origin")
 
-    def _build_from_state(self, state_dict: Any, prefix: str) -> None:
+    def _build_from_state(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         if prefix + "products" in state_dict and not self._is_over_samples:
             self._make_sums()
 
@@ -95,7 +94,7 @@ class PearsonCorrelation(_Correlation):
     0.982
     """
 
-    def __init__(self, name: str | None = "pearson_correlation", dtype: DTypeLike = None, axis: Any = -1):
+    def __init__(self, name: str | None = "pearson_correlation", dtype: DTypeLike = None, axis: object = -1):
         super().__init__(of_samples.pearson_correlation, name, dtype, axis)
 
     def _of_moments(self, means: Tensor, covariances: Tensor) -> Tensor:
@@ -112,7 +111,7 @@ class ConcordanceCorrelation(_Correlation):
     0.9816
     """
 
-    def __init__(self, name: str | None = "concordance_correlation", dtype: DTypeLike = None, axis: Any = -1):
+    def __init__(self, name: str | None = "concordance_correlation", dtype: DTypeLike = None, axis: object = -1):
         super().__init__(of_samples.concordance_correlation, name, dtype, axis)
 
     def _of_moments(self, means: Tensor, covariances: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Counts at many thresholds at once: the points of a curve, and the best point that satisfies a condition."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -78,7 +76,13 @@ class _SensitivitySpecificityBase(Curve):
     _condition: str
 
     def __init__(
-        self, value: Any, num_thresholds: Any, class_id: Any, name: str | None, dtype: DTypeLike, from_logits: bool
+        self,
+        value: object,
+        num_thresholds: object,
+        class_id: object,
+        name: str | None,
+        dtype: DTypeLike,
+        from_logits: bool,
     ):
         self._value = unit_interval(self._condition, value)
         super().__init__(linspace_thresholds(integer("num_thresholds", num_thresholds, 1)), name, dtype, from_logits)

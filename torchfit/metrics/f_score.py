@@ -1,6 +1,6 @@
 """F-scores: precision and recall as one number."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -82,13 +82,13 @@ class FBetaScore(BinaryDecisionMetric):
             self._make_counters(() if self.average == "micro" else y_pred.shape[1:])
             self.to(y_pred.device)
 
-    def _make_counters(self, shape: Any) -> None:
+    def _make_counters(self, shape: Sequence[int]) -> None:
         self.true_positives = self.add_weight(shape, dtype=SUM_DTYPE, name="true_positives")
         self.false_positives = self.add_weight(shape, dtype=SUM_DTYPE, name="false_positives")
         self.false_negatives = self.add_weight(shape, dtype=SUM_DTYPE, name="false_negatives")
         self.intermediate_weights = self.add_weight(shape, dtype=SUM_DTYPE, name="intermediate_weights")
 
-    def _build_from_state(self, state_dict: Any, prefix: str) -> None:
+    def _build_from_state(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         saved = state_dict.get(prefix + "true_positives")
         if saved is not None and not self._own_variables():
             self._make_counters(tuple(saved.shape))

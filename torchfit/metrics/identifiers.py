@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from torchfit._types import Config
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
@@ -123,7 +124,7 @@ _CHOICES: dict[str, dict[str, type[Metric]]] = {
 }
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Return the metric that a name, a config, a class or an object stands for; functions as they are.
 
     Raises:
@@ -137,7 +138,7 @@ def get(identifier: Any) -> Any:
     return _instance(identifier) if isinstance(identifier, type) else _REGISTRY.get(identifier)
 
 
-def serialize(metric: Any) -> dict[str, Any]:
+def serialize(metric: object) -> Config:
     """Return a metric or metric function as plain data, for `deserialize`.
 
     >>> serialize(regression.MeanSquaredError())["class_name"]
@@ -148,7 +149,7 @@ def serialize(metric: Any) -> dict[str, Any]:
     return _REGISTRY.serialize(metric)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Return what `serialize` was given; `custom_objects` maps names to user-defined classes.
 
     >>> deserialize(serialize(reductions.Sum(name="rows"))).name
@@ -157,7 +158,7 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
     return _REGISTRY.deserialize(config, custom_objects)
 
 
-def as_metric(identifier: Any) -> Metric:
+def as_metric(identifier: object) -> Metric:
     """Return a `Metric` for whatever `compile(metrics=...)` takes.
 
     That is a name (which becomes the metric's name, as it is spelled), a `Metric` or its class, a config, a
@@ -176,7 +177,7 @@ def as_metric(identifier: Any) -> Metric:
     return _as_metric_object(identifier)
 
 
-def follows_loss(identifier: Any) -> bool:
+def follows_loss(identifier: object) -> bool:
     """Return whether a metric is given by a name that `resolve_metric` interprets by the loss beside it.
 
     >>> follows_loss("accuracy"), follows_loss("AUC"), follows_loss("mse"), follows_loss(auc.AUC())
@@ -194,7 +195,7 @@ def follows_loss(identifier: Any) -> bool:
 
 def resolve_metric(
     name: str,
-    loss: Any,
+    loss: object,
     target_shape: Sequence[int],
     output_shape: Sequence[int],
 ) -> Metric:
@@ -259,7 +260,7 @@ def _class_axis(target_shape: Sequence[int], output_shape: Sequence[int]) -> int
     return 1 if lacks_second and not lacks_last else -1
 
 
-def _as_metric_object(identifier: Any) -> Metric:
+def _as_metric_object(identifier: object) -> Metric:
     if isinstance(identifier, Metric):
         return identifier
     if isinstance(identifier, type):

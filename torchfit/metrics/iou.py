@@ -1,8 +1,7 @@
 """Intersection over union, for segmentation."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -275,7 +274,7 @@ def _warn_of_truncation(sample_weight: TensorLike, dtype: torch.dtype) -> None:
         )
 
 
-def _checked_ids(ids: Any, num_classes: int) -> list[int]:
+def _checked_ids(ids: Iterable[int], num_classes: int) -> list[int]:
     wanted = list(ids)
     if not wanted or any(not isinstance(number, int) or not 0 <= number < num_classes for number in wanted):
         raise ValueError(

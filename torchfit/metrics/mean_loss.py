@@ -1,7 +1,5 @@
 """A loss as a metric."""
 
-from typing import Any
-
 import torch
 
 from torchfit import losses
@@ -32,7 +30,7 @@ class MeanLoss(Mean):
 
     mode = "min"
 
-    def __init__(self, loss: Any, name: str | None = None, dtype: DTypeLike = None):
+    def __init__(self, loss: object, name: str | None = None, dtype: DTypeLike = None):
         self.loss = resolve_loss(loss)
         super().__init__(name=name or self.loss.name, dtype=dtype)
 

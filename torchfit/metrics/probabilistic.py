@@ -1,11 +1,9 @@
 """Crossentropies and other distances between distributions."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from torchfit._types import DTypeLike
+from torchfit._types import Config, DTypeLike
 from torchfit.functional import crossentropy, probabilistic
 from torchfit.functional.masks import fit_mask
 from torchfit.losses.traits import LossTraits
@@ -84,7 +82,7 @@ class _ClassCrossentropy(_Crossentropy):
             y_true = torch.where(kept, y_true, 0)  # padding need not be a class
         if not self._takes_any_labels:
             return super()._values(y_true, y_pred, mask)
-        reading: dict[str, Any] = {"from_logits": self.from_logits, "axis": self.axis}
+        reading: Config = {"from_logits": self.from_logits, "axis": self.axis}
         if y_true.shape == y_pred.shape:
             return crossentropy.categorical_crossentropy(y_true, y_pred, **reading)
         return crossentropy.sparse_categorical_crossentropy(y_true, y_pred, ignore_class=self.ignore_class, **reading)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,12 +129,12 @@ class MeanMetricWrapper(Mean):
     _applies_ignored = False
     """Whether samples that the function ignores do not count; with weights they never do, as in Keras."""
 
-    def __init__(self, fn: Callable[..., Tensor], name: str | None = None, dtype: DTypeLike = None, **kwargs: Any):
+    def __init__(self, fn: Callable[..., Tensor], name: str | None = None, dtype: DTypeLike = None, **kwargs: object):
         if not callable(fn):
             raise ValueError(f"`fn` must be a callable (y_true, y_pred). Received: {describe(fn)}.")
         super().__init__(name=name or _name_of(fn), dtype=dtype)
         self._fn = fn
-        self._fn_kwargs = kwargs
+        self._fn_kwargs: Config = kwargs
         self._averages_elements = kwargs.get("axis", -1) == -1 and any(fn is known for known in ELEMENTWISE)
 
     @property
@@ -205,7 +204,7 @@ class MeanMetricWrapper(Mean):
         return cls(**{**config, "fn": METRIC_FUNCTIONS.deserialize(config["fn"])})
 
 
-def _name_of(fn: Any) -> str:
+def _name_of(fn: object) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__name__", type(fn).__name__)).strip("<>")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfit._distribution.processes import current
-from torchfit._types import TensorLike
+from torchfit._types import Nested, StateDict, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
@@ -18,7 +18,7 @@ from torchfit.metrics.base import Metric
 _MODES = {True: "max", False: "min", None: None}
 
 
-def is_torchmetrics(value: Any) -> bool:
+def is_torchmetrics(value: object) -> bool:
     """Return whether a class or object is a torchmetrics metric or collection."""
     kind = value if isinstance(value, type) else type(value)
     return any(base.__module__.partition(".")[0] == "torchmetrics" for base in kind.__mro__) and all(
@@ -37,11 +37,11 @@ class TorchMetric(Metric):
         ValueError: if `metric` is none, or on an update with sample weights, which torchmetrics cannot take.
     """
 
-    def __init__(self, metric: Any, name: str | None = None):
+    def __init__(self, metric: object, name: str | None = None):
         if isinstance(metric, type) or not is_torchmetrics(metric):
             raise ValueError(f"`metric` must be a torchmetrics object. Received: {describe(metric)}.")
         super().__init__(name=name or snake_case(type(metric).__name__))
-        self.metric = metric
+        self.metric: Any = metric
         self.mode = _MODES[getattr(metric, "higher_is_better", None)]
         if current().size > 1:  # Processes exchange states when all of them do, not when one of them reads.
             self._let_exchange(_never)
@@ -87,11 +87,11 @@ class TorchMetric(Metric):
         """Reset the metric."""
         self.metric.reset()
 
-    def get_extra_state(self) -> list[Any]:
+    def get_extra_state(self) -> list[StateDict]:
         """Return the state, which torchmetrics leaves out of its `state_dict`."""
         return [_state_of(part) for part in self.metric.modules()]
 
-    def set_extra_state(self, state: list[Any]) -> None:
+    def set_extra_state(self, state: list[StateDict]) -> None:
         """Load a state, onto the device of the metric."""
         for part, values in zip(self.metric.modules(), state):
             device = getattr(part, "device", None)
@@ -114,13 +114,13 @@ def _masked(y_true: Tensor, y_pred: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
     return y_true[mask], y_pred[mask]
 
 
-def _moved(value: Any, device: Any) -> Any:
+def _moved(value: Nested, device: torch.device | None) -> Nested:
     if isinstance(value, list):
         return [_moved(part, device) for part in value]
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-def _state_of(part: Any) -> dict[str, Any]:
+def _state_of(part: object) -> StateDict:
     """Return the attributes in which a torchmetrics metric, or a part of one, keeps its state."""
     names = [*getattr(part, "_defaults", ()), "_update_count", "_computed"]
     return {name: vars(part)[name] for name in names if name in vars(part)}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.tensors import as_tensor
 
 # Operations on a variable then give plain tensors, with no Python dispatch per operation. It is the same
@@ -31,7 +32,7 @@ class Variable(Tensor):
     aggregation: str
 
     @staticmethod
-    def __new__(cls: Any, value: Tensor, *_: Any, **__: Any) -> "Variable":
+    def __new__(cls: type["Variable"], value: Tensor, *_: object, **__: object) -> "Variable":
         """Wrap `value`, which becomes the storage."""
         variable: Variable = value.detach().as_subclass(cls)
         return variable
@@ -49,19 +50,19 @@ class Variable(Tensor):
         """The name given to `add_weight`."""
         return self._label
 
-    def assign(self, value: Any) -> "Variable":
+    def assign(self, value: TensorLike) -> "Variable":
         """Overwrite the content with a number, an array or a tensor that broadcasts to the shape."""
         with torch.no_grad():
             self.copy_(self._like(value))
         return self
 
-    def assign_add(self, value: Any) -> "Variable":
+    def assign_add(self, value: TensorLike) -> "Variable":
         """Add a number, an array or a tensor in place."""
         with torch.no_grad():
             self.add_(self._like(value))
         return self
 
-    def assign_sub(self, value: Any) -> "Variable":
+    def assign_sub(self, value: TensorLike) -> "Variable":
         """Subtract a number, an array or a tensor in place."""
         with torch.no_grad():
             self.sub_(self._like(value))
@@ -87,7 +88,7 @@ class Variable(Tensor):
             return
         self.data = moved if moved.dtype == self.dtype else self.data.to(moved.device)
 
-    def _like(self, value: Any) -> Any:
+    def _like(self, value: TensorLike) -> Any:
         if isinstance(value, (Tensor, int, float)):
             return value
         return as_tensor(value, dtype=self.dtype, device=self.device)
