@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import numpy as np
@@ -30,12 +30,12 @@ class CommonKwargs(TypedDict, total=False):
     name: str | None
 
 
-def invalid(argument: str, rule: str, value: Any) -> NoReturn:
+def invalid(argument: str, rule: str, value: object) -> NoReturn:
     """Raise the error for an argument that breaks its rule."""
     raise ValueError(f"`{argument}` must be {rule}. Received: {argument}={describe(value)}")
 
 
-def check(argument: str, value: Any, rule: str, allowed: Callable[[Any], bool]) -> Any:
+def check(argument: str, value: object, rule: str, allowed: Callable[[Any], bool]) -> Any:
     """Return `value` if it is a number that `allowed` accepts, else raise.
 
     >>> check("rho", 0.9, "a float in [0, 1)", lambda rho: 0 <= rho < 1)
@@ -48,37 +48,37 @@ def check(argument: str, value: Any, rule: str, allowed: Callable[[Any], bool]) 
     return value if fits else invalid(argument, rule, value)
 
 
-def non_negative(argument: str, value: Any) -> Any:
+def non_negative(argument: str, value: object) -> Any:
     """Return a number that is at least 0."""
     return check(argument, value, "a number >= 0", lambda number: number >= 0)
 
 
-def positive(argument: str, value: Any) -> Any:
+def positive(argument: str, value: object) -> Any:
     """Return a number above 0."""
     return check(argument, value, "a number > 0", lambda number: number > 0)
 
 
-def in_unit_interval(argument: str, value: Any) -> Any:
+def in_unit_interval(argument: str, value: object) -> Any:
     """Return a number from 0 to 1, both included."""
     return check(argument, value, "a float in the range [0, 1]", lambda number: 0 <= number <= 1)
 
 
-def decay_rate(argument: str, value: Any) -> Any:
+def decay_rate(argument: str, value: object) -> Any:
     """Return a number from 0 to just below 1: how much a running mean keeps."""
     return check(argument, value, "a float in the range [0, 1)", lambda number: 0 <= number < 1)
 
 
-def integer(argument: str, value: Any, minimum: int) -> Any:
+def integer(argument: str, value: object, minimum: int) -> Any:
     """Return an integer of at least `minimum`."""
     return check(argument, value, f"an integer >= {minimum}", lambda number: number == int(number) >= minimum)
 
 
-def if_not_none(rule: Callable[..., Any], argument: str, value: Any, *more: Any) -> Any:
+def if_not_none(rule: Callable[..., object], argument: str, value: object, *more: object) -> Any:
     """Return `None` unchanged, anything else as `rule` returns it."""
     return None if value is None else rule(argument, value, *more)
 
 
-def at_most_one(**values: Any) -> None:
+def at_most_one(**values: object) -> None:
     """Raise if more than one of the arguments is set."""
     if sum(value is not None for value in values.values()) > 1:
         names = ", ".join(f"`{name}`" for name in values)
@@ -109,7 +109,7 @@ _ONLY_IN_TORCH = {
 }
 
 
-def no_unknown_kwargs(owner: str, unknown: dict[str, Any], known: Iterable[str]) -> None:
+def no_unknown_kwargs(owner: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:
     """Raise if there are unknown arguments; those that torch has are told by their name here."""
     known = list(known)
     for name in unknown:
@@ -132,7 +132,7 @@ def init_arg_names(cls: type) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in ("self", "common", "unknown", "others")]
 
 
-def as_float32(value: Any) -> float:
+def as_float32(value: float) -> float:
     """Return a number as float32 holds it, in its shortest spelling.
 
     >>> as_float32(0.1 * 0.1)

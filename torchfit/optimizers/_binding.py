@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -82,7 +82,7 @@ class BindingMixin(GradientAccumulationMixin):
 
     # For users.
 
-    def build(self, parameters: Iterable[Any]) -> None:
+    def build(self, parameters: Iterable[object]) -> None:
         """Bind the optimizer to parameters, or to `(name, parameter)` pairs, and create its state.
 
         Parameters with `requires_grad=False` are left out until `sync_parameters` finds them trainable. Binding again
@@ -95,7 +95,7 @@ class BindingMixin(GradientAccumulationMixin):
         else:
             self._build(entries, is_module=False)
 
-    def sync_parameters(self, named_parameters: Iterable[Any], build: bool = True) -> ParameterChanges:
+    def sync_parameters(self, named_parameters: Iterable[object], build: bool = True) -> ParameterChanges:
         """Train what is trainable in a module now. To be called when layers may have been frozen, unfrozen or replaced.
 
         Parameters that became trainable are taken in, with fresh slots. Those that were frozen or removed are left
@@ -187,7 +187,7 @@ class BindingMixin(GradientAccumulationMixin):
         """Return the part of the state that belongs to single parameters."""
         return self._store.state_dict()
 
-    def plan_restore(self, state: Mapping[str, Any], known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
         """Check what `parameter_state` returned, and return what `restore` takes. Nothing is changed yet."""
         return self._store.plan(state, known, self._first_value, strict=strict)
 
@@ -309,7 +309,7 @@ class BindingMixin(GradientAccumulationMixin):
                 self._store.add_slot(name, self._first_value)
             self._view_state(list(range(len(self._parameters))))
 
-    def _require_saved_groups(self, state: Mapping[str, Any]) -> None:
+    def _require_saved_groups(self, state: StateDict) -> None:
         """Create the sums of the groups of losses that a saved state was accumulating."""
         saved = {slot for slots in state["parameters"].values() for slot in slots if slot.startswith(SUM)}
         if state["window"]["count"] and self._accumulator.sums:
@@ -340,7 +340,7 @@ class BindingMixin(GradientAccumulationMixin):
 
 
 def by_cohort(
-    cohorts: Sequence[tuple[int, list[int]]], present: Sequence[int], *columns: Sequence[Any]
+    cohorts: Sequence[tuple[int, list[int]]], present: Sequence[int], *columns: Sequence[object]
 ) -> Iterable[tuple[int, list[list[Any]]]]:
     """Yield the start of each cohort with its part of the columns, which hold entries for the present positions.
 

@@ -103,7 +103,7 @@ class ParameterStore:
         }
 
     def plan(
-        self, state: Mapping[str, Any], known: Iterable[NamedTensor], create: CreateSlot, *, strict: bool = True
+        self, state: StateDict, known: Iterable[NamedTensor], create: CreateSlot, *, strict: bool = True
     ) -> RestorePlan:
         """Check what `state_dict` returned, and return what restores it. Nothing is changed yet.
 
@@ -145,7 +145,7 @@ class ParameterStore:
                 plan.restore_age(step, num_updates)
         self.inactive += [step.entry for step in plan.steps if id(step.entry) not in held and step.source is not None]
 
-    def _by_position(self, state: Mapping[str, Any]) -> Saved | None:
+    def _by_position(self, state: StateDict) -> Saved | None:
         """Return the saved state under the names of here, if all names differ but their number does not."""
         saved, inactive = state["parameters"], state.get("inactive", {})
         trained = [slots for name, slots in saved.items() if name not in inactive]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ _WANTED = "parameters (such as module.parameters()) or (name, parameter) pairs (
 class Parameters:
     """Parameters in order, each once, with their names ("0", "1", … if they came without)."""
 
-    def __init__(self, parameters: Iterable[Any]):
+    def __init__(self, parameters: Iterable[object]):
         entries = named_tensors(parameters)
         self.given_names = [name for name, _ in entries]
         self.named = None not in self.given_names
@@ -208,7 +208,7 @@ def without(entries: Iterable[NamedTensor], others: Iterable[NamedTensor]) -> li
     return [entry for entry in entries if id(entry[1]) not in known]
 
 
-def named_tensors(parameters: Any) -> list[NamedTensor]:
+def named_tensors(parameters: object) -> list[NamedTensor]:
     """Return (name, tensor) pairs, each tensor once; the name is `None` where parameters come without.
 
     Raises:
@@ -222,7 +222,7 @@ def named_tensors(parameters: Any) -> list[NamedTensor]:
     return list(unique.values())
 
 
-def short_list(names: Iterable[Any]) -> str:
+def short_list(names: Iterable[object]) -> str:
     """Return names as a list for a message, the first few of many.
 
     >>> short_list(["a", "b"]), short_list(map(str, range(30)))
@@ -247,7 +247,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _entry(entry: Any) -> NamedTensor:
+def _entry(entry: object) -> NamedTensor:
     """Return (name, parameter) for a parameter with or without a name."""
     if isinstance(entry, Tensor):
         return None, entry

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ def restore_shared(shared: Mapping[str, Tensor], saved: Mapping[str, Tensor]) ->
             target.copy_(saved[name])
 
 
-def require(state: Any, keys: tuple[str, ...]) -> None:
+def require(state: object, keys: tuple[str, ...]) -> None:
     """Raise unless `state` is a dictionary with the keys of an optimizer's state."""
     if not isinstance(state, Mapping) or any(key not in state for key in keys):
         raise ValueError(
@@ -40,7 +39,7 @@ def to_numpy(variable: Tensor) -> np.ndarray:
     return copied
 
 
-def check_weights(variables: Sequence[Tensor], weights: Sequence[Any]) -> list[Tensor]:
+def check_weights(variables: Sequence[Tensor], weights: Sequence[object]) -> list[Tensor]:
     """Return weights as tensors, if there is one of the right shape for each variable.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from torchfit._types import Config, StateDict
 from torchfit._utils.errors import describe
 from torchfit._utils.validation import accepts
 from torchfit.optimizers import _arguments
@@ -27,11 +28,11 @@ _ARGUMENTS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD
 # -- classes and arguments ------------------------------------------------------------------------------------------
 
 
-def is_optimizer_class(value: Any) -> bool:
+def is_optimizer_class(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 
 
-def uses_of_closures(made: Any) -> tuple[bool, bool]:
+def uses_of_closures(made: object) -> tuple[bool, bool]:
     """Return whether `step` of an optimizer (or of the class that makes it) needs a closure, and if it may use one."""
     target = made.func if isinstance(made, functools.partial) else made
     kind: Any = target if isinstance(target, type) else type(target)
@@ -80,13 +81,13 @@ def make(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
     return made
 
 
-def class_name(optimizer: Any) -> str:
+def class_name(optimizer: object) -> str:
     if isinstance(optimizer, functools.partial):
         return class_name(optimizer.func)
     return getattr(optimizer, "__name__", type(optimizer).__name__)
 
 
-def config_of(optimizer: Any) -> tuple[Any, dict[str, Any]]:
+def config_of(optimizer: object) -> tuple[Any, Config]:
     """Return the class and the arguments that make an optimizer like this one."""
     if isinstance(optimizer, torch.optim.Optimizer):
         rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -120,7 +121,7 @@ def warn_of_hooks(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def default_rate(factory: Any) -> float | None:
+def default_rate(factory: object) -> float | None:
     """Return the learning rate that a factory was given, if it shows."""
     rate = factory.keywords.get("lr") if isinstance(factory, functools.partial) else None
     return None if rate is None else _arguments.as_float32(rate)
@@ -188,12 +189,12 @@ def warn_of_left_out(entries: Iterable[NamedTensor], takes_groups: bool) -> None
     )
 
 
-def options_of(group: Mapping[str, Any]) -> Group:
+def options_of(group: Mapping[str, object]) -> Group:
     """Return the options of a group as plain data."""
     return {name: plain(value) for name, value in group.items() if name not in _NOT_OPTIONS}
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return a number in the place of a tensor of one."""
     return value.tolist() if isinstance(value, Tensor) else value
 
@@ -208,7 +209,7 @@ def described_groups(optimizer: torch.optim.Optimizer, names: Mapping[int, str |
     ]
 
 
-def groups_from(described: Sequence[Mapping[str, Any]], entries: Iterable[NamedTensor]) -> list[Group]:
+def groups_from(described: Sequence[Group], entries: Iterable[NamedTensor]) -> list[Group]:
     """Return groups of tensors from groups of names.
 
     Raises:
@@ -245,7 +246,7 @@ def set_rate(group: Group, rate: float) -> None:
 class SavedGroups:
     """What an optimizer of torch saved, by the names of its parameters."""
 
-    content: Mapping[str, Any]
+    content: StateDict
     names: Sequence[str | None]
     shapes: Sequence[Sequence[int]]
     dropped: list[str] = field(default_factory=list)
@@ -271,7 +272,7 @@ class SavedGroups:
 
     def for_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> Group:
         """Return a state for torch's `load_state_dict`, with each parameter's state where the parameter is now."""
-        state: dict[int, Any] = {}
+        state: dict[int, StateDict] = {}
         groups, start = [], 0
         held = held_by(optimizer)
         for place, tensor in enumerate(held):

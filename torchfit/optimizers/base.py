@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._types import Config, StateDict
+from torchfit._types import Config, StateDict, TensorLike
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
 from torchfit._utils.tracebacks import traceback_filter
@@ -20,7 +20,7 @@ from torchfit.optimizers._accumulation import GradientAccumulator
 from torchfit.optimizers._binding import BindingMixin, by_cohort
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, ema_, weight_decay_
 from torchfit.optimizers._foreach import Slots as Slots
-from torchfit.optimizers.schedules.base import Schedule, as_schedule
+from torchfit.optimizers.schedules.base import LearningRate, Schedule, as_schedule
 from torchfit.optimizers.schedules.identifiers import deserialize, serialize
 
 _gradient_of = attrgetter("grad")
@@ -72,7 +72,7 @@ class Optimizer(BindingMixin):
 
     def __init__(
         self,
-        learning_rate: float | Callable[..., Any],
+        learning_rate: LearningRate,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
@@ -83,7 +83,7 @@ class Optimizer(BindingMixin):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
-        **unknown: Any,
+        **unknown: object,
     ):
         if_not_none, positive = _arguments.if_not_none, _arguments.positive
         if unknown.pop("decay", None) is not None:
@@ -110,11 +110,11 @@ class Optimizer(BindingMixin):
         self._num_gradients = 0
         self._is_applied_to_some = False
         self._schedule: Schedule | None = None
-        self._schedule_arg: Callable[..., Any] | None = None
+        self._schedule_arg: Callable[..., TensorLike] | None = None
         self._learning_rate = 0.0
         self._init_learning_rate(learning_rate)
 
-    def _init_learning_rate(self, learning_rate: Any) -> None:
+    def _init_learning_rate(self, learning_rate: object) -> None:
         self.learning_rate = learning_rate
 
     # What a rule defines.
@@ -286,7 +286,7 @@ class Optimizer(BindingMixin):
         else:
             self._accumulate_step(gradients, num_samples)
 
-    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Any]]) -> int:
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, object]]) -> int:
         """Make an update with `(gradient, parameter)` pairs, and return the count of updates."""
         pairs = list(grads_and_vars)
         self.apply([gradient for gradient, _ in pairs], [parameter for _, parameter in pairs])
@@ -323,7 +323,7 @@ class Optimizer(BindingMixin):
         return self.learning_rate_at(self._num_gradients)
 
     @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
+    def learning_rate(self, value: object) -> None:
         if callable(value):
             self._schedule_arg, self._schedule = value, as_schedule(value)
             return
@@ -361,7 +361,7 @@ class Optimizer(BindingMixin):
         """Return the values of `variables`, in their order, as NumPy arrays."""
         return [_state.to_numpy(variable) for variable in self.variables]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Sequence[object]) -> None:
         """Set what `get_weights` returned: the count of updates, the learning rate unless scheduled, then the slots.
 
         Raises:

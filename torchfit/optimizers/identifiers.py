@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from torchfit._types import Config
 from torchfit._utils.errors import describe
 from torchfit.optimizers.adadelta import Adadelta
 from torchfit.optimizers.adafactor import Adafactor
@@ -52,7 +53,7 @@ _TORCH_CLASSES = (torch.optim.ASGD, torch.optim.LBFGS, torch.optim.RAdam, torch.
 REGISTRY.entries.update({cls.__name__: cls for cls in (*_TORCH_CLASSES, *_CLASSES)})
 
 
-def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
+def serialize(optimizer: AnyOptimizer) -> Config:
     """Return an optimizer's class and arguments as plain data.
 
     >>> serialize(SGD(0.1))["class_name"]
@@ -61,7 +62,7 @@ def serialize(optimizer: AnyOptimizer) -> dict[str, Any]:
     return REGISTRY.serialize(optimizer)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
     """Build the optimizer that `serialize` described.
 
     Args:
@@ -102,7 +103,7 @@ def get(identifier: Any) -> Any:
     return found
 
 
-def resolve_optimizer(identifier: Any, current: AnyOptimizer | None = None) -> AnyOptimizer:
+def resolve_optimizer(identifier: object, current: AnyOptimizer | None = None) -> AnyOptimizer:
     """Return an optimizer for everything that `compile(optimizer=…)` takes.
 
     Args:
@@ -147,5 +148,5 @@ _WANTED = (
 )
 
 
-def _is_torch_class(identifier: Any) -> bool:
+def _is_torch_class(identifier: object) -> bool:
     return isinstance(identifier, type) and issubclass(identifier, torch.optim.Optimizer)

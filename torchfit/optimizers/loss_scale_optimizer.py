@@ -55,7 +55,7 @@ class LossScaleOptimizer(Optimizer):
         dynamic_growth_steps: int = 2000,
         name: str | None = None,
         dynamic: bool = True,
-        **unknown: Any,
+        **unknown: object,
     ):
         if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
             rule = "an optimizer of torchfit.optimizers that scales no loss itself"
@@ -81,7 +81,7 @@ class LossScaleOptimizer(Optimizer):
             self._inner.count_to(self.iterations, self._num_gradients - self._gradients_of_skipped_updates())
         return self._inner
 
-    def _init_learning_rate(self, learning_rate: Any) -> None:
+    def _init_learning_rate(self, learning_rate: object) -> None:
         """Leave the learning rate to the inner optimizer."""
 
     def create_global_state(self, parameters: Tensors) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ class LossScaleOptimizer(Optimizer):
         return self.learning_rate_at(self._num_gradients)
 
     @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
+    def learning_rate(self, value: object) -> None:
         self._inner.learning_rate = value
 
     def learning_rate_at(self, num_gradients: int) -> float:
@@ -201,11 +201,11 @@ class LossScaleOptimizer(Optimizer):
         """Return the state of the inner optimizer's parameters."""
         return self._inner.parameter_state()
 
-    def plan_restore(self, state: Mapping[str, Any], known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
         """Check a state for the inner optimizer."""
         return self._inner.plan_restore(state, known, strict=strict)
 
-    def restore(self, plan: Any, num_updates: int) -> None:
+    def restore(self, plan: object, num_updates: int) -> None:
         """Restore the state of the inner optimizer."""
         self._inner.restore(plan, num_updates)
 
@@ -239,7 +239,7 @@ class LossScaleOptimizer(Optimizer):
         return cls(inner, **{name: value for name, value in config.items() if name != "inner_optimizer"})
 
 
-def _check_no_unknown(unknown: dict[str, Any]) -> None:
+def _check_no_unknown(unknown: Mapping[str, object]) -> None:
     for name in unknown:
         if name in _arguments.init_arg_names(Optimizer):
             raise ValueError(f"LossScaleOptimizer has no argument `{name}`: set it on the inner optimizer.")

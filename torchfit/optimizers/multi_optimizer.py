@@ -21,7 +21,7 @@ from torchfit.optimizers._rates import reference_rate, scaled_rates
 from torchfit.optimizers.base import Optimizer
 from torchfit.optimizers.optimizer_map import OptimizerMap, resolve
 
-Selector: TypeAlias = "Callable[[str, Tensor], Any]"
+Selector: TypeAlias = "Callable[[str, Tensor], object]"
 _WRAPPED_BY = ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
 
 
@@ -62,8 +62,8 @@ class MultiOptimizer(Optimizer):
 
     def __init__(
         self,
-        optimizer_map: Mapping[str, Any] | OptimizerMap | Selector,
-        default: Any = None,
+        optimizer_map: Mapping[str, object] | OptimizerMap | Selector,
+        default: object = None,
         loss_scale_factor: float | None = None,
         name: str | None = None,
         **common: Any,
@@ -78,7 +78,7 @@ class MultiOptimizer(Optimizer):
         super().__init__(0.0, loss_scale_factor=loss_scale_factor, name=name, **common)
         self._find_optimizers()
 
-    def _init_learning_rate(self, learning_rate: Any) -> None:
+    def _init_learning_rate(self, learning_rate: object) -> None:
         """Leave the learning rates to the optimizers of the map."""
 
     def __getitem__(self, name: str) -> Optimizer:
@@ -89,7 +89,7 @@ class MultiOptimizer(Optimizer):
             return self.optimizer_map[name]
         raise KeyError(name)
 
-    def __setitem__(self, pattern: str, optimizer: Any) -> None:
+    def __setitem__(self, pattern: str, optimizer: object) -> None:
         """Let an optimizer update the parameters whose whole name matches a pattern. Before `build` only."""
         if self.built or not isinstance(self.optimizer_map, OptimizerMap):
             raise ValueError("Patterns can be added before the optimizer is built, and to an `OptimizerMap` only.")
@@ -196,7 +196,7 @@ class MultiOptimizer(Optimizer):
         return reference_rate(self.rates_at(self._num_gradients))
 
     @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
+    def learning_rate(self, value: object) -> None:
         scheduled = [each.name for each in self.optimizers if callable(each.learning_rate_or_schedule)]
         if scheduled or callable(value):
             raise TypeError(
@@ -259,7 +259,7 @@ class MultiOptimizer(Optimizer):
                 state["parameters"].setdefault(name, {}).update(slots)
         return state
 
-    def plan_restore(self, state: Mapping[str, Any], known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
         """Check a state for all optimizers."""
         known = list(known)
         own, theirs = _split(state, self._all_slots())
@@ -358,7 +358,7 @@ class MultiRestorePlan:
         self.own.warn()
 
 
-def _split(state: Mapping[str, Any], own_slots: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+def _split(state: StateDict, own_slots: Sequence[str]) -> tuple[StateDict, dict[str, dict[str, Tensor]]]:
     """Divide the slots of each parameter into those of all optimizers and those of its own one."""
     own, theirs = {}, {}
     for name, slots in state["parameters"].items():
@@ -368,7 +368,7 @@ def _split(state: Mapping[str, Any], own_slots: Sequence[str]) -> tuple[dict[str
     return {**state, "parameters": own}, theirs
 
 
-def _as_selector(optimizer_map: Any, default: Any) -> OptimizerMap | Selector:
+def _as_selector(optimizer_map: object, default: object) -> OptimizerMap | Selector:
     if isinstance(optimizer_map, Mapping):
         return OptimizerMap(default, optimizer_map)
     if default is not None:
@@ -376,7 +376,7 @@ def _as_selector(optimizer_map: Any, default: Any) -> OptimizerMap | Selector:
     if not callable(optimizer_map):
         rule = "a mapping of patterns to optimizers, an `OptimizerMap` or a callable"
         _arguments.invalid("optimizer_map", rule, optimizer_map)
-    return optimizer_map  # type: ignore[no-any-return]
+    return optimizer_map
 
 
 def _checked(optimizer: Optimizer) -> Optimizer:

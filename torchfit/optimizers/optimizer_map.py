@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -29,13 +28,13 @@ class OptimizerMap:
     ('adam', 'sgd', 2)
     """
 
-    def __init__(self, default_optimizer: Any, optimizer_map: Mapping[str, Any] | None = None):
+    def __init__(self, default_optimizer: object, optimizer_map: Mapping[str, object] | None = None):
         self.default_optimizer = None if default_optimizer is None else resolve("default_optimizer", default_optimizer)
         self._optimizers: dict[str, Optimizer] = {}
         for pattern, optimizer in (optimizer_map or {}).items():
             self[pattern] = optimizer
 
-    def __setitem__(self, pattern: str, optimizer: Any) -> None:
+    def __setitem__(self, pattern: str, optimizer: object) -> None:
         """Let an optimizer update the parameters whose whole name matches a pattern."""
         try:
             re.compile(pattern)
@@ -100,7 +99,7 @@ class OptimizerMap:
         )
 
 
-def resolve(argument: str, optimizer: Any) -> Optimizer:
+def resolve(argument: str, optimizer: object) -> Optimizer:
     """Return the optimizer that a name, a class or an optimizer stands for.
 
     Raises:

@@ -70,7 +70,7 @@ class TorchOptimizer:
         self,
         optimizer: torch.optim.Optimizer | Factory,
         name: str | None = None,
-        groups: Sequence[Mapping[str, Any]] | None = None,
+        groups: Sequence[Mapping[str, object]] | None = None,
     ):
         if not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
             _arguments.invalid("optimizer", _EXPECTED, optimizer)
@@ -107,7 +107,7 @@ class TorchOptimizer:
 
     # Binding.
 
-    def build(self, parameters: Iterable[Any]) -> None:
+    def build(self, parameters: Iterable[object]) -> None:
         """Make the optimizer for these parameters, or check that it is bound to some of them.
 
         Raises:
@@ -137,7 +137,7 @@ class TorchOptimizer:
             pending, self._pending_state = self._pending_state, None
             self.load_state_dict(pending)
 
-    def sync_parameters(self, named_parameters: Iterable[Any], build: bool = True) -> ParameterChanges:
+    def sync_parameters(self, named_parameters: Iterable[object], build: bool = True) -> ParameterChanges:
         """Train what is trainable in a module now. See `Optimizer.sync_parameters`.
 
         Parameters that became trainable are added to an optimizer that was made from a class or callable, unless it has
@@ -273,7 +273,7 @@ class TorchOptimizer:
     def apply(
         self,
         grads: Sequence[Tensor | None],
-        trainable_variables: Iterable[Any] | None = None,
+        trainable_variables: Iterable[object] | None = None,
         num_samples: Scalar | None = 1.0,
     ) -> None:
         """Make an update with these gradients, in the order of `parameters` or of `trainable_variables`."""
@@ -292,7 +292,7 @@ class TorchOptimizer:
             parameter.grad = gradient
         self.step(num_samples)
 
-    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Any]]) -> int:
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, object]]) -> int:
         """Make an update with `(gradient, parameter)` pairs, and return the count of updates."""
         pairs = list(grads_and_vars)
         self.apply([gradient for gradient, _ in pairs], [parameter for _, parameter in pairs])
@@ -312,7 +312,7 @@ class TorchOptimizer:
         return _arguments.as_float32(reference_rate(self._rates()))
 
     @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
+    def learning_rate(self, value: object) -> None:
         if callable(value):
             raise TypeError(
                 "A torch optimizer takes no schedule as its learning rate. Use a scheduler of torch.optim.lr_scheduler "
@@ -383,7 +383,7 @@ class TorchOptimizer:
         """Return the values of `variables`, in their order, as NumPy arrays."""
         return [_state.to_numpy(variable) for variable in self.variables]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Sequence[object]) -> None:
         """Set what `get_weights` returned: the count of updates, the learning rate, then what torch keeps.
 
         torch creates its state at the first update; before, there are no slots to set.
@@ -456,7 +456,7 @@ class TorchOptimizer:
         described = self._described if self.optimizer is None else self._describe_groups()
         return config if described is None else {**config, "groups": described}
 
-    def _describe_groups(self) -> list[dict[str, Any]] | None:
+    def _describe_groups(self) -> list[Config] | None:
         """Return the groups, unless the class alone makes the same one."""
         held, module = self._held(), self._tracker.module
         is_single = len(self.optimizer.param_groups) == 1

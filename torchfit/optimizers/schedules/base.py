@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from torchfit._types import Config
+from torchfit._types import Config, TensorLike
 from torchfit._utils.errors import describe
 
 Schedule: TypeAlias = Callable[[int], float]
-LearningRate: TypeAlias = float | Callable[..., Any]
+LearningRate: TypeAlias = float | Callable[..., TensorLike]
 """A number, or a schedule: a callable that maps the step (or nothing) to a number."""
 
 
@@ -51,7 +51,7 @@ class LearningRateSchedule:
         return cls(**config)
 
 
-def as_schedule(rate: Callable[..., Any]) -> Schedule:
+def as_schedule(rate: Callable[..., TensorLike]) -> Schedule:
     """Return a schedule for any callable: one that takes the step, or none at all (as Keras calls it)."""
     if isinstance(rate, type):
         raise ValueError(

@@ -31,7 +31,7 @@ _FAMILY = Registry(
 )
 
 
-def serialize(learning_rate_schedule: Any) -> dict[str, Any]:
+def serialize(learning_rate_schedule: object) -> Config:
     """Return a schedule (or a named function) as plain data.
 
     >>> serialize(ExponentialDecay(0.1, 100, 0.5))["class_name"]
@@ -40,7 +40,7 @@ def serialize(learning_rate_schedule: Any) -> dict[str, Any]:
     return _FAMILY.serialize(learning_rate_schedule)
 
 
-def deserialize(config: Any, custom_objects: Config | None = None) -> Any:
+def deserialize(config: object, custom_objects: Config | None = None) -> Any:
     """Build the schedule that `serialize` described.
 
     Args:
