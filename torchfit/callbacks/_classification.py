@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from torchfit._types import Array
+from torchfit._types import Array, UserData
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback
@@ -20,7 +20,7 @@ class ClassificationCallback(Callback):
 
     def __init__(
         self,
-        data: Any,
+        data: UserData,
         class_names: Sequence[str] | None = None,
         batch_size: int = 32,
         every: int = 1,
@@ -86,7 +86,7 @@ class ClassificationCallback(Callback):
         for batch in DataLoader(data, self.batch_size) if isinstance(data, Dataset) else data:
             yield batch[1], self.model.predict_on_batch(batch[0])
 
-    def _pick(self, structure: Any) -> Any:
+    def _pick(self, structure: object) -> Any:
         if self.output is None:
             return structure
         if isinstance(structure, (Mapping, list, tuple)):
@@ -140,7 +140,7 @@ class ClassificationCallback(Callback):
         return 1 if is_first and outputs.shape[:-1] != y.shape else -1
 
 
-def _to_numpy(values: Any) -> Array:
+def _to_numpy(values: object) -> Array:
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().numpy()
     return np.asarray(values)

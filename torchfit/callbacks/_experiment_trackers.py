@@ -18,7 +18,7 @@ def require_package(package: str, owner: str) -> Any:
         raise ImportError(f"{owner} needs the package {package}. Type: pip install {package}") from error
 
 
-def run_config(model: Any, params: Params) -> StateDict:
+def run_config(model: object, params: Params) -> StateDict:
     """Return how a run is set up: epochs, steps, the optimizer, its learning rate and the number of parameters."""
     found = {name: params[name] for name in ("epochs", "steps") if params.get(name) is not None}
     optimizer = getattr(model, "optimizer", None)
@@ -33,7 +33,7 @@ def run_config(model: Any, params: Params) -> StateDict:
     return found
 
 
-def numeric_logs(model: Any, logs: Results | None) -> dict[str, float]:
+def numeric_logs(model: object, logs: Results | None) -> dict[str, float]:
     """Return the numbers in the logs of an epoch, and the learning rate."""
     numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float))}
     rate = getattr(getattr(model, "optimizer", None), "learning_rate", None)

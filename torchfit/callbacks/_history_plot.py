@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Record = Mapping[str, tuple[Sequence[int], Sequence[Any]]]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 """name -> (epochs from 1, values)"""
 
 _COLUMNS = 3
@@ -20,7 +24,7 @@ def panel_names(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name.removeprefix("val_") for name in names))
 
 
-def draw_curves(figure: Any, record: Record, mode_of: Callable[[str], str | None]) -> None:
+def draw_curves(figure: "Figure", record: Record, mode_of: Callable[[str], str | None]) -> None:
     """Draw a panel for each name, training and validation together, and mark the best epoch.
 
     Args:
@@ -32,13 +36,14 @@ def draw_curves(figure: Any, record: Record, mode_of: Callable[[str], str | None
     columns = min(_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     figure.set_size_inches(_PANEL[0] * columns, _PANEL[1] * rows)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    engine: Any = figure.get_layout_engine()  # the constrained one
+    engine.set(w_pad=0.1, h_pad=0.1)
     for position, name in enumerate(names, 1):
         axes = figure.add_subplot(rows, columns, position)
         _draw_panel(axes, name, record, mode_of(name))
 
 
-def _draw_panel(axes: Any, name: str, record: Record, mode: str | None) -> None:
+def _draw_panel(axes: "Axes", name: str, record: Record, mode: str | None) -> None:
     lines = {label: record[key] for label, key in (("training", name), ("validation", f"val_{name}")) if key in record}
     for label, (epochs, values) in lines.items():
         colour = {"training": "C0", "validation": "C1"}[label]
@@ -50,12 +55,13 @@ def _draw_panel(axes: Any, name: str, record: Record, mode: str | None) -> None:
         axes.axvline(epoch, color="0.6", linewidth=0.8, linestyle=":")
         axes.plot([epoch], [value], "*", color="C3", markersize=11, label=f"best {label}: {value:.4g}, epoch {epoch}")
     axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 
 
-def best_epoch(epochs: Sequence[int], values: Sequence[Any], mode: str | None) -> tuple[int, float] | None:
+def best_epoch(epochs: Sequence[int], values: Sequence[float], mode: str | None) -> tuple[int, float] | None:
     """Return the epoch with the best value, and the value; None without values or without a mode.
 
     >>> best_epoch([1, 2, 3], [0.5, 0.2, 0.3], "min")

@@ -32,7 +32,7 @@ def require_settable_rate(owner: str, model: Any) -> None:
         )
 
 
-def learning_rates_of(model: Any) -> list[float]:
+def learning_rates_of(model: object) -> list[float]:
     """Return the learning rate of every parameter group, or of every one of several optimizers."""
     return [float(part["lr"] if isinstance(part, dict) else part.learning_rate) for part in _parts(model)]
 
@@ -59,14 +59,14 @@ def set_learning_rates(model: Any, rates: Sequence[float]) -> None:
             part["lr"] = rate
 
 
-def learning_rate_names(model: Any) -> list[str]:
+def learning_rate_names(model: object) -> list[str]:
     """Return the names of the learning rates of the parts in the logs."""
     parts = enumerate(_parts(model))
     names = [str(part.get("name", number) if isinstance(part, dict) else number) for number, part in parts]
     return [f"learning_rate_{name if names.count(name) == 1 else number}" for number, name in enumerate(names)]
 
 
-def _parts(model: Any) -> list[Any]:
+def _parts(model: object) -> list[Any]:
     """Return what holds a rate: groups of a `torch.optim` optimizer, several optimizers of torchfit, or one."""
     optimizer = built_optimizer(model)
     groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", None)

@@ -24,7 +24,7 @@ _MAXIMIZED = (
 _MINIMIZED = ("loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "false_positives", "false_negatives")
 
 
-def mode_of(model: Any, monitor: str) -> str | None:
+def mode_of(model: object, monitor: str) -> str | None:
     """Return "max" or "min", whichever is better for a name in the logs, or None if that is unknown.
 
     The metric of that name decides (`model.metrics`, attribute `mode`), whether or not `val_` or the name of an
@@ -63,14 +63,14 @@ def check_monitor(monitor: str, available_names: Collection[str], argument: str 
     raise ValueError(f"{argument}: {monitor!r} does not occur in the logs. Names that do: {names}.{hint}")
 
 
-def check_mode(mode: Any) -> str:
+def check_mode(mode: object) -> str:
     """Return "auto", "min" or "max"; raise ValueError for anything else."""
     if mode not in ("auto", "min", "max"):
         raise ValueError(f"mode: expected 'auto', 'min' or 'max'. Received: {describe(mode)}")
     return str(mode)
 
 
-def add_log_names(params: Params, callbacks: Iterable[Any]) -> StateDict:
+def add_log_names(params: Params, callbacks: Iterable[object]) -> StateDict:
     """Return `params` with the names that callbacks write in `metrics`, and whether other names may occur.
 
     torchfit's callbacks declare which entries they write (`written_logs`). If one does not, as callbacks of users,
@@ -101,7 +101,7 @@ class Monitor:
         self._better: Callable[[Any, Any], bool] | None = None
         self._set_mode(check_mode(mode))
 
-    def check(self, model: Any, params: Params) -> None:
+    def check(self, model: object, params: Params) -> None:
         """Raise ValueError, before the first epoch, if the name cannot occur or its mode is unknown."""
         names = params.get("metrics")
         if names is not None and params.get("metrics_complete", True):
@@ -112,7 +112,7 @@ class Monitor:
         if self._better is None and self.monitor.removeprefix("val_") in known:
             raise self._ambiguous()
 
-    def read(self, model: Any, params: Params, logs: Results) -> Any:
+    def read(self, model: object, params: Params, logs: Results) -> Any:
         """Return the value in the logs, or None in an epoch without it (`validation_freq`)."""
         if self.monitor not in logs:
             if self.monitor not in params.get("metrics", ()):
@@ -146,7 +146,7 @@ class Monitor:
         )
 
 
-def _name(metric: Any) -> str:
+def _name(metric: object) -> str:
     return str(getattr(metric, "name", ""))
 
 

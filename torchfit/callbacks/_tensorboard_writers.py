@@ -27,7 +27,7 @@ def open_writer(folder: str) -> Any:
         raise ImportError("The TensorBoard callback needs the package tensorboard: pip install tensorboard.") from error
 
 
-def write_scalars(writer: Any, prefix: str, values: Mapping[str, Any], step: int, suffix: str = "") -> None:
+def write_scalars(writer: Any, prefix: str, values: Mapping[str, object], step: int, suffix: str = "") -> None:
     """Write those of some values that are numbers."""
     for name, value in values.items():
         if isinstance(value, Real):
@@ -49,7 +49,7 @@ def write_images(writer: Any, module: nn.Module, step: int) -> None:
         writer.add_image(f"{_tag(name)}/image", ((values - low) / (high - low).clamp(min=1e-12))[None], step)
 
 
-def write_embeddings(writer: Any, module: nn.Module, metadata: Any, step: int) -> None:
+def write_embeddings(writer: Any, module: nn.Module, metadata: object, step: int) -> None:
     """Write the table of every `nn.Embedding`; `metadata` is a file of labels, or a file for each layer name."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Embedding):
@@ -84,7 +84,7 @@ class InputRecorder:
         """Remove the hook from the module."""
         self._handle.remove()
 
-    def _record(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _record(self, _: nn.Module, inputs: tuple[object, ...], named: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
         self.inputs, self.named = tree_map(_copy, inputs), tree_map(_copy, named)
@@ -142,7 +142,7 @@ class _Positional(nn.Module):
         return self.module(*inputs[:split], **dict(zip(self.names, inputs[split:])))
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchfit._distribution.processes import current
 from torchfit._serialization import archive, files
-from torchfit._types import Logs
+from torchfit._types import Logs, Stateful
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe, reason_of
 from torchfit.callbacks._background_writer import BackgroundWriter
@@ -228,11 +228,11 @@ def _path_in(folder: str, name: str) -> str:
 class OptimizerStructure:
     """What of an optimizer a new `fit` creates again, and a state cannot: the object itself and its groups."""
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: Stateful) -> None:
         self._optimizer = optimizer
         self._groups = _groups_of(optimizer)
 
-    def check(self, optimizer: Any) -> None:
+    def check(self, optimizer: Stateful) -> None:
         """Check that a state of the optimizer can be loaded into the one that the next `fit` starts with.
 
         Raises:
@@ -255,7 +255,7 @@ class OptimizerStructure:
             )
 
 
-def _groups_of(optimizer: Any) -> list[int]:
+def _groups_of(optimizer: object) -> list[int]:
     """Return the number of parameters in each group of a `torch.optim` optimizer."""
     groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", ())
     return [len(group["params"]) for group in groups]

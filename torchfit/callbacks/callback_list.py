@@ -17,7 +17,7 @@ from torchfit.callbacks.progress import ProgbarLogger
 Hook = Callable[..., None]
 
 
-def _noop(*_: Any, **__: Any) -> None:
+def _noop(*_: object, **__: object) -> None:
     """Do nothing: the function of every hook that no callback has."""
 
 
@@ -64,11 +64,11 @@ class CallbackList(Callback):
 
     def __init__(
         self,
-        callbacks: Any = None,
+        callbacks: object = None,
         add_history: bool = False,
         add_progbar: bool = False,
-        model: Any = None,
-        **params: Any,
+        model: object = None,
+        **params: object,
     ) -> None:
         self.callbacks = as_callbacks(callbacks)
         self.model = model
@@ -93,7 +93,7 @@ class CallbackList(Callback):
         """Return whether a callback has the hook, given by name."""
         return hook in self._hooks_with_listeners
 
-    def append(self, callback: Any) -> None:
+    def append(self, callback: object) -> None:
         """Add a callback, which is called after the others."""
         self.callbacks.extend(as_callbacks(callback))
         self._bind()
@@ -129,7 +129,7 @@ class CallbackList(Callback):
         self.params = add_log_names(params, self.callbacks)
         self._call_each("set_params", self.params)
 
-    def _call_each(self, setter: str, value: Any) -> None:
+    def _call_each(self, setter: str, value: object) -> None:
         """Call a setter on every callback that has it: objects with only some of the methods are callbacks too."""
         for callback in self.callbacks:
             getattr(callback, setter, _noop)(value)
@@ -154,7 +154,7 @@ class CallbackList(Callback):
         self._hooks_with_listeners = found.keys()
 
 
-def as_callbacks(callbacks: Any) -> list[Any]:
+def as_callbacks(callbacks: object) -> list[Any]:
     """Turn the argument `callbacks` into a flat list: None, one callback, a `CallbackList`, nested lists.
 
     Raises:
@@ -179,7 +179,7 @@ def as_callbacks(callbacks: Any) -> list[Any]:
     return [callbacks]
 
 
-def _hint(value: Any) -> str:
+def _hint(value: object) -> str:
     """Return what to write instead of something that is not a callback."""
     if isinstance(value, type):
         return f" Write {value.__name__}(...)."
@@ -198,14 +198,14 @@ def _hint(value: Any) -> str:
 
 
 def _call_all(listeners: list[Hook]) -> Hook:
-    def call_all(*arguments: Any, **named: Any) -> None:
+    def call_all(*arguments: object, **named: object) -> None:
         for listener in listeners:
             listener(*arguments, **named)
 
     return call_all
 
 
-def _resolve_hooks(callback: Any) -> list[tuple[str, Hook]]:
+def _resolve_hooks(callback: object) -> list[tuple[str, Hook]]:
     """Return the hooks that a callback overrides, under their own name or an alias, and needs."""
     unneeded: Collection[str] = getattr(callback, "unneeded_hooks", tuple)()
     found = []
@@ -265,7 +265,7 @@ def _accepts(method: Hook, *arguments: int, **named: int) -> bool:
     return True
 
 
-def _reads_logs_synchronously(callback: Any, hook: str) -> bool:
+def _reads_logs_synchronously(callback: object, hook: str) -> bool:
     """Return whether the class that overrides the hook declares it; the override of a subclass is not covered."""
     names = {hook, HOOK_ALIASES.get(hook, hook)}
     if names & vars(callback).keys():
@@ -274,7 +274,7 @@ def _reads_logs_synchronously(callback: Any, hook: str) -> bool:
     return bool(vars(owner).get("reads_logs_synchronously", False))
 
 
-def _contains(callbacks: Iterable[Any], kind: type) -> bool:
+def _contains(callbacks: Iterable[object], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from torchfit._types import Array, Logs, StateDict
 from torchfit._utils import console, figures
 from torchfit.callbacks._classification import ClassificationCallback, format_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MAX_PRINTED_CLASSES = 20
 
@@ -70,7 +73,7 @@ class ConfusionMatrix(ClassificationCallback):
             table = format_table(["", *names], rows)
             console.write_line(f"Epoch {epoch + 1}, confusion matrix (rows: true, columns: predicted):\n{table}")
 
-    def plot(self, epoch: int | None = None, normalize: bool = False) -> Any:
+    def plot(self, epoch: int | None = None, normalize: bool = False) -> "Figure":
         """Plot the matrix of an epoch, from 0, by default the last one, as a figure of matplotlib.
 
         Args:
@@ -96,7 +99,7 @@ class ConfusionMatrix(ClassificationCallback):
         """Restore the matrices."""
         self.matrices = dict(zip(state["epochs"], map(np.asarray, state["matrices"])))
 
-    def _draw(self, figure: Any, matrix: Array) -> None:
+    def _draw(self, figure: "Figure", matrix: Array) -> None:
         names = self.names(len(matrix))
         axes = figure.add_subplot()
         image = axes.imshow(matrix, cmap="Blues")

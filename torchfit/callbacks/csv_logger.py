@@ -159,13 +159,13 @@ class CSVLogger(Callback):
         text = self._format([header, *([row.get(name, "NA") for name in header] for row in rows)])
         files.write_atomically(self.filename, [text.encode()])
 
-    def _format(self, rows: Iterable[Iterable[Any]]) -> str:
+    def _format(self, rows: Iterable[Iterable[object]]) -> str:
         text = io.StringIO(newline="")
         csv.writer(text, delimiter=self.sep).writerows(rows)
         return text.getvalue()
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> Any:
     """Return the content of a cell: lists and arrays in brackets."""
     if isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "shape", None) == ():
         return value

@@ -103,7 +103,7 @@ class FineTuning(Callback):
                     layer.training = module.training and not stays_in_eval(layer)
 
     def _create_groups(
-        self, optimizer: Any, rates: Mapping[str, float], members: Mapping[str, list[tuple[str, Tensor]]]
+        self, optimizer: object, rates: Mapping[str, float], members: Mapping[str, list[tuple[str, Tensor]]]
     ) -> None:
         if not hasattr(optimizer, "param_groups"):
             raise TypeError(
@@ -131,7 +131,7 @@ def _move_to_group(optimizer: Any, named: list[tuple[str, Tensor]], rate: float,
     optimizer.add_param_group({**settings, "params": params, "lr": rate, "name": pattern})
 
 
-def _checked_epoch(epoch: Any) -> int:
+def _checked_epoch(epoch: object) -> int:
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
         raise ValueError(f"schedule: expected epochs, from 0. Received: {describe(epoch)}")
     return epoch

@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torchfit._types import Logs, StateDict
 from torchfit._utils import figures
@@ -12,6 +12,9 @@ from torchfit._utils.names import did_you_mean
 from torchfit.callbacks import _history_plot
 from torchfit.callbacks._monitor import mode_of
 from torchfit.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Record: TypeAlias = "dict[str, Any]"
 """A part of a history: its `history`, its list `epoch`, and in `recorded_at` the epochs of each value."""
@@ -60,7 +63,7 @@ class History(Callback):
         return self._get_model()
 
     @model.setter
-    def model(self, model: Any) -> None:
+    def model(self, model: object) -> None:
         self._get_model = _no_model if model is None else weakref.ref(model)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -97,7 +100,7 @@ class History(Callback):
         rows = {name: [column.get(epoch, float("nan")) for epoch in epochs] for name, column in columns.items()}
         return pandas.DataFrame(rows, index=pandas.Index(epochs, name="epoch"))
 
-    def plot(self, *names: str) -> Any:
+    def plot(self, *names: str) -> "Figure":
         """Plot each value over the epochs, training and validation together, and mark the best epoch.
 
         Needs matplotlib (`pip install matplotlib`), which is imported here. Epochs count from 1. The best epoch
@@ -124,7 +127,7 @@ class History(Callback):
             record = {key: values for key, values in record.items() if key.removeprefix("val_") in names}
         return figures.make_figure(lambda figure: self._draw(figure, record))
 
-    def _draw(self, figure: Any, record: _history_plot.Record) -> None:
+    def _draw(self, figure: "Figure", record: _history_plot.Record) -> None:
         _history_plot.draw_curves(figure, record, self._mode_of)
 
     def _mode_of(self, name: str) -> str | None:

@@ -1,7 +1,6 @@
 """LambdaCallback: a callback built from functions."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
@@ -27,13 +26,13 @@ class LambdaCallback(Callback):
 
     def __init__(
         self,
-        on_epoch_begin: Callable[..., Any] | None = None,
-        on_epoch_end: Callable[..., Any] | None = None,
-        on_train_begin: Callable[..., Any] | None = None,
-        on_train_end: Callable[..., Any] | None = None,
-        on_train_batch_begin: Callable[..., Any] | None = None,
-        on_train_batch_end: Callable[..., Any] | None = None,
-        **kwargs: Callable[..., Any] | None,
+        on_epoch_begin: Callable[..., object] | None = None,
+        on_epoch_end: Callable[..., object] | None = None,
+        on_train_begin: Callable[..., object] | None = None,
+        on_train_end: Callable[..., object] | None = None,
+        on_train_batch_begin: Callable[..., object] | None = None,
+        on_train_batch_end: Callable[..., object] | None = None,
+        **kwargs: Callable[..., object] | None,
     ) -> None:
         given = {
             "on_epoch_begin": on_epoch_begin,
@@ -49,7 +48,7 @@ class LambdaCallback(Callback):
                 setattr(self, _checked(hook, function), function)
 
 
-def _checked(hook: str, function: Any) -> str:
+def _checked(hook: str, function: object) -> str:
     known = [*HOOKS, *HOOK_ALIASES.values()]
     if hook not in known:
         raise TypeError(f"LambdaCallback: unknown hook {hook!r}. {did_you_mean(hook, known)}")

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 from torchfit._types import Logs
 from torchfit._utils import console
@@ -31,7 +30,7 @@ class LearningRateScheduler(Callback):
 
     written_logs = ("learning_rate",)
 
-    def __init__(self, schedule: Callable[..., Any], verbose: int = 0) -> None:
+    def __init__(self, schedule: Callable[..., object], verbose: int = 0) -> None:
         if not callable(schedule):
             raise TypeError(f"schedule: expected a function of (epoch, rate). Received: {describe(schedule)}")
         self.schedule = schedule
@@ -56,7 +55,7 @@ class LearningRateScheduler(Callback):
             logs["learning_rate"] = learning_rate_of(self.model)
 
 
-def _takes_two(schedule: Callable[..., Any]) -> bool:
+def _takes_two(schedule: Callable[..., object]) -> bool:
     """Return whether a function can be called with the epoch and the rate."""
     try:
         inspect.signature(schedule).bind(0, 0.0)
@@ -67,7 +66,7 @@ def _takes_two(schedule: Callable[..., Any]) -> bool:
     return True
 
 
-def _number(rate: Any) -> float:
+def _number(rate: object) -> float:
     if isinstance(rate, (str, bool)) or getattr(rate, "shape", ()) != () or not hasattr(rate, "__float__"):
         raise ValueError(f"schedule: expected it to return a number. Received: {describe(rate)}")
     return float(rate)

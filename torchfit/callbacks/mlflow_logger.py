@@ -37,7 +37,7 @@ class MLflowLogger(Callback):
         experiment: str | None = None,
         run_name: str | None = None,
         tracking_uri: str | None = None,
-        **run_arguments: Any,
+        **run_arguments: object,
     ) -> None:
         self.experiment = experiment
         self.tracking_uri = tracking_uri

@@ -125,6 +125,6 @@ def _deliver(request: Request, problems: list[str]) -> None:
             error.close()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Return arrays and array scalars as lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value

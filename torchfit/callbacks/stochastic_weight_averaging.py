@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchfit._types import Logs, StateDict
+from torchfit._types import Logs, StateDict, UserData
 from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import has_running_stats, stays_in_eval
@@ -58,7 +57,7 @@ class StochasticWeightAveraging(Callback):
         start_epoch: int | float = 0.8,
         learning_rate: float | None = None,
         anneal_epochs: int = 0,
-        batch_norm_data: Any = None,
+        batch_norm_data: UserData = None,
         batch_size: int | None = None,
         verbose: int = 0,
     ) -> None:
@@ -164,7 +163,7 @@ def _accumulator(value: Tensor) -> Tensor:
     return torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32), requires_grad=False)
 
 
-def _train(layer: nn.Module, _: Any) -> None:
+def _train(layer: nn.Module, _: object) -> None:
     layer.train()
 
 

@@ -54,7 +54,7 @@ class TensorBoard(Callback):
         update_freq: str | int = "epoch",
         profile_batch: int | tuple[int, int] = 0,
         embeddings_freq: int = 0,
-        embeddings_metadata: Any = None,
+        embeddings_metadata: object = None,
     ) -> None:
         self.log_dir = files.local_path(log_dir)
         self.histogram_freq = histogram_freq
@@ -192,7 +192,7 @@ def _is_due(epoch: int, frequency: int) -> bool:
     return frequency > 0 and epoch % frequency == 0
 
 
-def _checked_range(profile_batch: Any) -> tuple[int, int]:
+def _checked_range(profile_batch: object) -> tuple[int, int]:
     """Return the first and the last batch, (0, 0) for none."""
     pair = profile_batch if isinstance(profile_batch, (tuple, list)) else (profile_batch, profile_batch)
     if len(pair) == 2 and all(isinstance(batch, int) for batch in pair) and 0 <= pair[0] <= pair[1]:

@@ -34,7 +34,7 @@ class WandbLogger(Callback):
     _is_ours = False
     _not_copied = ("training_state", "run", "_is_ours")
 
-    def __init__(self, project: str | None = None, name: str | None = None, **init_arguments: Any) -> None:
+    def __init__(self, project: str | None = None, name: str | None = None, **init_arguments: object) -> None:
         self._arguments = {"project": project, "name": name, **init_arguments}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
