@@ -2,18 +2,24 @@
 
 import inspect
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from torch import optim
 
 from torchfit import losses, metrics, optimizers
+from torchfit._types import Config
 from torchfit._utils import tree
 
-Config = dict[str, Any]
-_FAMILIES: dict[str, Any] = {"optimizer": optimizers, "loss": losses, "metrics": metrics, "weighted_metrics": metrics}
+_FAMILIES: dict[str, ModuleType] = {
+    "optimizer": optimizers,
+    "loss": losses,
+    "metrics": metrics,
+    "weighted_metrics": metrics,
+}
 
 
-def compile_config(arguments: Mapping[str, Any]) -> Config:
+def compile_config(arguments: Mapping[str, object]) -> Config:
     """Return the arguments of `compile` with losses, metrics and optimizers as plain data.
 
     Names stay names; functions, modules and what cannot be described as data stay themselves.
@@ -21,7 +27,7 @@ def compile_config(arguments: Mapping[str, Any]) -> Config:
     return {name: _serialize_nested(_FAMILIES.get(name), value) for name, value in arguments.items()}
 
 
-def compile_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+def compile_arguments(config: Mapping[str, object]) -> Config:
     """Return the arguments of `compile` from a configuration.
 
     Raises:
@@ -30,11 +36,11 @@ def compile_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _deserialize_nested(_FAMILIES.get(name), value) for name, value in config.items()}
 
 
-def _serialize_nested(family: Any, value: Any) -> Any:
+def _serialize_nested(family: ModuleType | None, value: object) -> Any:
     return value if family is None else tree.map(lambda leaf: _serialized(family, leaf), value)
 
 
-def _serialized(family: Any, leaf: Any) -> Any:
+def _serialized(family: ModuleType, leaf: object) -> Any:
     if (isinstance(leaf, type) and hasattr(leaf, "get_config")) or isinstance(leaf, optim.Optimizer):
         leaf = family.get(leaf)
     if not hasattr(leaf, "get_config"):
@@ -48,7 +54,7 @@ def _serialized(family: Any, leaf: Any) -> Any:
     return {**described, "config": {**config, "name": given_name} if given_name and "name" in config else config}
 
 
-def _fill_missing(leaf: Any, config: Config) -> Config:
+def _fill_missing(leaf: object, config: Config) -> Config:
     """Return a config that the constructor accepts, where a class overrides `__init__` but inherits `get_config`.
 
     Arguments that the inherited method does not know are read from the attributes of the same names.
@@ -66,7 +72,7 @@ def _fill_missing(leaf: Any, config: Config) -> Config:
     return {**known, **{name: getattr(leaf, name) for name in named if name not in known}}
 
 
-def _owner(kind: type[Any], name: str) -> type[Any]:
+def _owner(kind: type, name: str) -> type:
     return next(each for each in kind.__mro__ if name in vars(each))
 
 

@@ -54,7 +54,7 @@ class AllocationLimit(TorchFunctionMode):
             raise ValueError("it asks for much more memory than its contents need")
 
 
-def _requested(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def _requested(name: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
     """Return how many elements a function creates, as far as its arguments say."""
     given = [*args, *kwargs.values()]
     numbers = [int(value) for value in given if isinstance(value, (int, float)) and math.isfinite(value)]
@@ -66,7 +66,7 @@ def _requested(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> i
     return math.prod(sizes[0]) if sizes else math.prod(numbers)
 
 
-def _created(result: Tensor, args: tuple[Any, ...]) -> int:
+def _created(result: Tensor, args: tuple[object, ...]) -> int:
     """Return the size of a result, unless it shares memory with an argument."""
     if result.layout is not torch.strided or result.is_meta:
         return 0

@@ -15,6 +15,7 @@ from torchfit._saving.module_serializer import ModuleSerializer
 from torchfit._saving.weights import check_can_write, get_module_state, is_safetensors, load_state, warn_of_extension
 from torchfit._serialization import archive
 from torchfit._serialization.files import PathLike
+from torchfit._types import Config
 from torchfit._utils.collector import AddedTerm
 from torchfit._utils.errors import printable, reason_of, warn
 from torchfit._utils.modules import has_lazy_weights
@@ -59,7 +60,7 @@ class ModelSettings:
 
 
 def save(
-    model: Any, settings: ModelSettings, path: PathLike, overwrite: bool = True, include_optimizer: bool = True
+    model: object, settings: ModelSettings, path: PathLike, overwrite: bool = True, include_optimizer: bool = True
 ) -> None:
     """Write a model to one file, whole or not at all.
 
@@ -81,7 +82,7 @@ def save(
     _warn_of_gaps(content)
 
 
-def prepare_save(model: Any, settings: ModelSettings, path: PathLike) -> Callable[[], None]:
+def prepare_save(model: object, settings: ModelSettings, path: PathLike) -> Callable[[], None]:
     """Snapshot the model and return a function that writes the file, e.g. from another thread."""
     _check_model_path(path)
     content = model_config(model, settings)
@@ -151,7 +152,7 @@ def read(path: PathLike) -> Content:
     return content
 
 
-def model_arguments(content: Content) -> dict[str, Any]:
+def model_arguments(content: Content) -> Config:
     """Return the arguments of `Model`, other than the module."""
     return {name: content["model"].get(name) for name in _MODEL_ARGUMENTS}
 
@@ -337,7 +338,7 @@ def _restore_training(name: str, model: Any, content: Content) -> None:
             model.build_optimizer()
 
 
-def _deserialize_compiled(compiled: Content) -> dict[str, Any]:
+def _deserialize_compiled(compiled: Content) -> Config:
     deserializer = ModuleDeserializer(compiled["nodes"], compiled["tensors"])
     config = {}
     for argument, plain in compiled["arguments"].items():
@@ -350,7 +351,7 @@ def _deserialize_compiled(compiled: Content) -> dict[str, Any]:
     return config
 
 
-def _restore_added(model: Any, added: Content) -> None:
+def _restore_added(model: object, added: Content) -> None:
     deserializer = ModuleDeserializer(added["nodes"], added["tensors"])
     for term in added["terms"]:
         method, arguments = term["method"], deserializer.value(term["arguments"])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchfit import metrics
 from torchfit._saving.limits import AllocationLimit, check_metric_configs
 from torchfit._saving.references import find_class, find_function, is_torch_class
+from torchfit._types import StateDict
 from torchfit._utils.compat import MODULE_ATTRIBUTES, ModuleTables
 from torchfit._utils.errors import printable
 
@@ -137,7 +138,7 @@ class ModuleDeserializer:
                     raise ValueError("its modules occur too often in each other.")
                 open_numbers.discard(number)
 
-    def _node(self, number: Any) -> Node:
+    def _node(self, number: object) -> Node:
         if type(number) is not int or not 0 <= number < len(self._nodes):
             raise ValueError("it refers to a module that it does not hold.")
         return self._nodes[number]
@@ -268,7 +269,7 @@ class ModuleDeserializer:
     def _load_problem(self, plain: Node) -> Any:
         raise ValueError(f"it could not be saved as plain data: {printable(plain['problem'], 500)}")
 
-    def _require(self, found: Any, kind: str, plain: Node) -> Any:
+    def _require(self, found: object, kind: str, plain: Node) -> Any:
         if found is None:
             name = printable(plain["name"])
             raise ValueError(
@@ -279,7 +280,7 @@ class ModuleDeserializer:
         return found
 
 
-def _name(name: Any) -> str:
+def _name(name: object) -> str:
     """Return the name of a child or tensor, which others may search in."""
     if not isinstance(name, str) or len(name) > _MAX_NAME:
         raise ValueError("it has something with a name that is none, or very long.")
@@ -308,10 +309,10 @@ def _references(plain: Plain) -> Iterator[int]:
             stack += part.values()
 
 
-def _set_state(module: nn.Module, state: dict[str, Any]) -> None:
+def _set_state(module: nn.Module, state: StateDict) -> None:
     """Set the attributes; torch's classes add what older versions did not have."""
-    own: Callable[[nn.Module, dict[str, Any]], None] = type(module).__setstate__
-    default: Callable[[nn.Module, dict[str, Any]], None] = nn.Module.__setstate__
+    own: Callable[[nn.Module, StateDict], None] = type(module).__setstate__
+    default: Callable[[nn.Module, StateDict], None] = nn.Module.__setstate__
     tables = ModuleTables(module)
     layers = state.get("num_layers", 0)
     if isinstance(module, nn.RNNBase) and not (isinstance(layers, int) and layers <= len(tables.parameters)):

@@ -26,14 +26,14 @@ _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in na
 _SKIPPED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which rebuild it
 _ATOMS = (bool, int, float, str, type(None))
 _TENSORS = (Tensor, nn.Parameter, nn.Buffer)
-_SEQUENCES: dict[type[Any], str] = {
+_SEQUENCES: dict[type, str] = {
     list: "list",
     tuple: "tuple",
     torch.Size: "size",
     set: "set",
     frozenset: "frozenset",
 }
-_MAPPINGS: dict[type[Any], str] = {dict: "dict", OrderedDict: "ordered"}
+_MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "ordered"}
 
 
 class NotSerializableError(Exception):
@@ -52,7 +52,7 @@ class ModuleSerializer:
         self._pending: deque[tuple[int, nn.Module, frozenset[str]]] = deque()
         self._node_numbers: dict[int, int] = {}
         self._tensor_numbers: dict[int, int] = {}
-        self._keepalive: list[Any] = []  # so that no two objects get the same id
+        self._keepalive: list[object] = []  # so that no two objects get the same id
 
     def module(self, module: nn.Module, hidden: frozenset[str] = frozenset()) -> int:
         """Return the number of a module's node. If it cannot be serialized, the node holds the reason.
@@ -63,7 +63,7 @@ class ModuleSerializer:
         self._describe_pending()
         return number
 
-    def value(self, value: Any, place: str) -> Plain:
+    def value(self, value: object, place: str) -> Plain:
         """Return a value as plain data, or the reason why it cannot be: it is reported when the value is needed."""
         plain = self._or_problem(lambda: self._value(value, place))
         self._describe_pending()
@@ -108,7 +108,7 @@ class ModuleSerializer:
             return {"#": _MAPPINGS[type(value)], "items": items}
         return self._other(value, place)
 
-    def _other(self, value: Any, place: str) -> Plain:
+    def _other(self, value: object, place: str) -> Plain:
         if isinstance(value, nn.Module):
             return {"#": "module", "number": self._number(unwrap_module(value))}
         if isinstance(value, (torch.dtype, torch.device)):
@@ -164,7 +164,7 @@ class ModuleSerializer:
         return None if tensor is None else self._tensor(tensor, f"its tensor `{name}`")
 
 
-def _config_problem(value: Any) -> str:
+def _config_problem(value: object) -> str:
     """Return why the configuration of an object does not help."""
     if not hasattr(value, "get_config"):
         return ""
@@ -183,6 +183,6 @@ def _refuse_hooks(module: nn.Module) -> None:
             raise NotSerializableError(f"it has hooks ({describe(foreign[0])}), which are code")
 
 
-def _is_ours(hook: Any) -> bool:
+def _is_ours(hook: object) -> bool:
     inner = getattr(hook, "func", hook)
     return str(getattr(inner, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]

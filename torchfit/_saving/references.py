@@ -34,7 +34,7 @@ def find_class(reference: Reference) -> Any:
     return _find_custom(reference, lambda found: isinstance(found, type))
 
 
-def function_reference(function: Callable[..., Any]) -> Reference | None:
+def function_reference(function: Callable[..., object]) -> Reference | None:
     """Return the name of a function and its module, or `None` if it cannot be found by a name."""
     name = getattr(function, "__name__", "<lambda>")
     for namespace, look_up in _FUNCTION_NAMESPACES.items():
@@ -71,7 +71,7 @@ def _functional(name: str) -> Any:
     return _public_function(F, name)
 
 
-def _public_function(module: Any, name: str) -> Any:
+def _public_function(module: object, name: str) -> Any:
     found = getattr(module, name, None)
     is_function = callable(found) and not isinstance(found, type) and not name.startswith("_")
     return found if is_function and getattr(found, "__name__", None) == name else None

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from torchfit._serialization.archive import to_host
 from torchfit._serialization.files import PathLike, open_read, write_atomically
+from torchfit._types import StateDict
 from torchfit._utils.errors import describe, printable
 
 _OURS = ("torchfit", "sha256")
 
 
-def write(path: PathLike, state: dict[str, Any]) -> None:
+def write(path: PathLike, state: StateDict) -> None:
     """Write a state; tensors that share memory are written once per name, since the format has no sharing.
 
     Raises:

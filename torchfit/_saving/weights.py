@@ -96,7 +96,7 @@ def get_module_state(model: nn.Module) -> StateDict:
 
 def load_state(
     model: nn.Module,
-    state: Mapping[str, Any],
+    state: Mapping[str, object],
     origin: str,
     by_name: bool = False,
     skip_mismatch: bool = False,
@@ -153,7 +153,7 @@ def _is_covered(tensor: Any, ranges: Mapping[int, list[tuple[int, int]]]) -> boo
     return any(start <= begin and end <= stop for start, stop in known)
 
 
-def _has_memory(tensor: Any) -> bool:
+def _has_memory(tensor: object) -> bool:
     return (
         isinstance(tensor, Tensor)
         and not is_lazy(tensor)
@@ -163,7 +163,7 @@ def _has_memory(tensor: Any) -> bool:
     )
 
 
-def _nothing_found(origin: str, state: Mapping[str, Any], targets: StateDict) -> str:
+def _nothing_found(origin: str, state: Mapping[str, object], targets: StateDict) -> str:
     theirs, ours = printable(next(iter(state))), next(iter(targets))
     return (
         f"Nothing was loaded: {origin} has none of the names of the module. The first one there is {theirs!r}, and "
@@ -193,7 +193,7 @@ def warn_of_extension(path: PathLike) -> None:
         )
 
 
-def _find_state_dict(path: PathLike, content: Any) -> StateDict:
+def _find_state_dict(path: PathLike, content: object) -> StateDict:
     """Return the state in the content of a file: at the top level, or under one of the usual names."""
     candidates = [content[name] for name in _NESTED if name in content] if isinstance(content, dict) else []
     found = next((state for state in (*candidates, content) if _is_state(state)), None)
@@ -205,7 +205,7 @@ def _find_state_dict(path: PathLike, content: Any) -> StateDict:
     return dict(found)
 
 
-def _is_state(value: Any) -> bool:
+def _is_state(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     return all(isinstance(key, str) for key in value) and (
@@ -213,7 +213,7 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def _fits(found: Any, target: Any) -> bool:
+def _fits(found: Any, target: object) -> bool:
     if not isinstance(target, Tensor) or is_lazy(target):
         return True
     is_alike = isinstance(found, Tensor) and found.shape == target.shape and found.layout is target.layout
@@ -224,7 +224,7 @@ def _format_mismatches(
     missing: Iterable[str],
     unexpected: Iterable[str],
     mismatched: Collection[str],
-    state: Mapping[str, Any],
+    state: Mapping[str, object],
     targets: StateDict,
 ) -> str:
     lines = [
@@ -239,5 +239,5 @@ def _format_mismatches(
     return "\n".join(lines)
 
 
-def _shape(value: Any) -> str:
+def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) and not is_lazy(value) else printable(describe(value))
