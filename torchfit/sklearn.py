@@ -46,20 +46,20 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         module: Callable[..., nn.Module] | nn.Module | None = None,
         *,
         module_arguments: Config | None = None,
-        optimizer: Any = "adam",
+        optimizer: object = "adam",
         optimizer_arguments: Config | None = None,
         learning_rate: float | None = None,
-        loss: Any = None,
-        metrics: Any = None,
+        loss: object = None,
+        metrics: object = None,
         epochs: int = 20,
         batch_size: int = 32,
         validation_split: float = 0.0,
-        callbacks: Any = None,
-        device: Any = "auto",
+        callbacks: object = None,
+        device: str | torch.device | None = "auto",
         verbose: int = 0,
         warm_start: bool = False,
-        random_state: Any = None,
-        **routed: Any,
+        random_state: object = None,
+        **routed: object,
     ) -> None:
         self.module = module
         self.module_arguments = module_arguments
@@ -80,7 +80,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             no_unknown(type(self).__name__, _Estimator.__init__, _without_routed(routed))
             self.set_params(**routed)
 
-    def set_params(self, **params: Any) -> Any:
+    def set_params(self, **params: object) -> Any:
         """Set arguments by name; `module__name` sets the argument `name` of `module`, as `module_arguments` does.
 
         Likewise `optimizer__name` sets one of the optimizer, as `optimizer_arguments` does.
@@ -285,7 +285,7 @@ class EpochScoring(Callback):
     """
 
     def __init__(
-        self, scoring: Any, data: tuple[UserData, UserData], name: str | None = None, batch_size: int = 256
+        self, scoring: object, data: tuple[UserData, UserData], name: str | None = None, batch_size: int = 256
     ) -> None:
         if not isinstance(data, (tuple, list)) or len(data) != 2:
             raise ValueError(f"`data` must be (x, y). Received: {describe(data)}.")
@@ -377,7 +377,7 @@ def _without_routed(params: Config) -> Config:
     return {name: value for name, value in params.items() if not name.startswith(tuple(_ROUTED))}
 
 
-def _make_optimizer(optimizer: Any, arguments: Config) -> Any:
+def _make_optimizer(optimizer: object, arguments: Config) -> Any:
     """Return an optimizer with arguments: for a name or a class one that is built with them."""
     if not arguments:
         return optimizer
@@ -415,7 +415,7 @@ def _check_module(estimator: _Estimator, arguments: Config) -> None:
 _CHECKS = {"module__": _check_module, "optimizer__": _check_optimizer}
 
 
-def _build_network(module: Callable[..., Any], inputs: int, outputs: int, arguments: Config) -> Any:
+def _build_network(module: Callable[..., object], inputs: int, outputs: int, arguments: Config) -> Any:
     """Call what makes the network with the numbers of inputs and outputs, or without if it takes neither."""
     if _takes(module, inputs, outputs, **arguments):
         return module(inputs, outputs, **arguments)
@@ -428,7 +428,7 @@ def _build_network(module: Callable[..., Any], inputs: int, outputs: int, argume
     )
 
 
-def _takes(function: Callable[..., Any], *args: Any, **arguments: Any) -> bool:
+def _takes(function: Callable[..., object], *args: object, **arguments: object) -> bool:
     try:
         inspect.signature(function).bind(*args, **arguments)
     except TypeError:
@@ -438,7 +438,7 @@ def _takes(function: Callable[..., Any], *args: Any, **arguments: Any) -> bool:
     return True
 
 
-def _parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+def _parameters_of(function: Callable[..., object]) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):

@@ -1,18 +1,17 @@
 """Helpers for arrays: one-hot labels, unit vectors, sequences of one length."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
+from torchfit._types import Array, TensorLike
 from torchfit._utils.errors import describe
 
-Array = np.ndarray[Any, Any]
 
-
-def to_categorical(x: Any, num_classes: int | None = None) -> Any:
+def to_categorical(x: TensorLike, num_classes: int | None = None) -> TensorLike:
     """Turn class indices into one-hot rows, for `CategoricalCrossentropy`.
 
     Args:
@@ -44,7 +43,7 @@ def to_categorical(x: Any, num_classes: int | None = None) -> Any:
     return x.new_tensor(rows, dtype=_floating(x)) if isinstance(x, Tensor) else rows
 
 
-def normalize(x: Any, axis: int = -1, order: int | float = 2) -> Any:
+def normalize(x: TensorLike, axis: int = -1, order: int | float = 2) -> TensorLike:
     """Divide vectors by their norm; vectors of zeros stay as they are.
 
     Args:
@@ -69,12 +68,12 @@ def normalize(x: Any, axis: int = -1, order: int | float = 2) -> Any:
 
 
 def pad_sequences(
-    sequences: Iterable[Sequence[Any]],
+    sequences: Iterable[Sequence[object]],
     maxlen: int | None = None,
-    dtype: Any = "int32",
+    dtype: DTypeLike = "int32",
     padding: str = "pre",
     truncating: str = "pre",
-    value: Any = 0.0,
+    value: object = 0.0,
 ) -> Array:
     """Pad or truncate sequences to one length, so that they fit into one array.
 
@@ -118,21 +117,21 @@ def pad_sequences(
     return result
 
 
-def _check_side(argument: str, value: Any) -> None:
+def _check_side(argument: str, value: object) -> None:
     if value not in ("pre", "post"):
         raise ValueError(f"`{argument}` must be 'pre' or 'post', but it is {describe(value)}.")
 
 
-def _check_value(dtype: Any, value: Any) -> None:
+def _check_value(dtype: DTypeLike, value: object) -> None:
     if isinstance(value, str) and np.dtype(dtype).kind not in "OUS":
         raise ValueError(f"`value` is {describe(value)}, which does not fit `dtype` {dtype}: pass dtype=object.")
 
 
-def _row(position: int, sequence: Any) -> Array:
+def _row(position: int, sequence: object) -> Array:
     if not hasattr(sequence, "__len__"):
         raise ValueError(f"`sequences` must hold sequences, but number {position} is {describe(sequence)}.")
     return np.asarray(sequence.cpu() if isinstance(sequence, Tensor) else sequence)
 
 
-def _floating(x: Tensor) -> Any:
+def _floating(x: Tensor) -> torch.dtype:
     return x.dtype if x.is_floating_point() else torch.get_default_dtype()

@@ -3,15 +3,19 @@
 import copy
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchfit._types import Results, UserData
 from torchfit._utils.errors import describe
 from torchfit._utils.figures import make_figure, png_html
 from torchfit.callbacks import Callback
 from torchfit.utils.random_state import preserve_rng_state
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class LRFinderResult:
@@ -29,7 +33,7 @@ class LRFinderResult:
         self.losses = losses
         self.suggestion = _steepest(learning_rates, losses)
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: "Axes | None" = None) -> Any:
         """Draw the loss against the learning rate, with the suggestion marked. Needs matplotlib.
 
         Args:
@@ -43,11 +47,11 @@ class LRFinderResult:
         self._draw_in(ax)
         return ax.figure
 
-    def _draw(self, figure: Any) -> None:
+    def _draw(self, figure: "Figure") -> None:
         figure.set_size_inches(6, 4)
         self._draw_in(figure.add_subplot())
 
-    def _draw_in(self, axes: Any) -> None:
+    def _draw_in(self, axes: "Axes") -> None:
         axes.plot(self.learning_rates, self.losses)
         if self.suggestion is not None:
             loss = self.losses[self.learning_rates.index(self.suggestion)]
@@ -66,15 +70,15 @@ class LRFinderResult:
 
 def lr_find(
     model: Any,
-    x: Any,
-    y: Any = None,
+    x: UserData,
+    y: UserData = None,
     *,
     start: float = 1e-7,
     end: float = 10.0,
     steps: int = 100,
     smoothing: float = 0.9,
     stop_factor: float = 4.0,
-    **fit_arguments: Any,
+    **fit_arguments: object,
 ) -> LRFinderResult:
     """Try learning rates from `start` to `end`, one for each batch, and suggest one.
 
@@ -131,14 +135,14 @@ class Sweep(Callback):
         self.learning_rates: list[float] = []
         self.losses: list[float] = []
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
         """Set the learning rate, and reset the mean of the loss."""
         if not self.model.optimizer.built:
             self.model.build_optimizer()
         self.model.optimizer.learning_rate = self._planned[len(self.losses)]
         self.model.reset_metrics()
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Results | None = None) -> None:
         """Record the loss; stop after the last learning rate or when the loss diverges."""
         loss = float((logs or {})["loss"])
         self._mean = self._smoothing * self._mean + (1 - self._smoothing) * loss

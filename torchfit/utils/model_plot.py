@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchfit._serialization.files import require_local
 from torchfit._trainer.summary import zeros_for_shape
+from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.console import in_notebook
 from torchfit._utils.errors import describe
@@ -35,7 +36,7 @@ class Style:
 
 
 def plot_model(
-    model: Any,
+    model: nn.Module,
     to_file: str | os.PathLike[str] | None = "model.png",
     show_shapes: bool = False,
     show_dtype: bool = False,
@@ -47,7 +48,7 @@ def plot_model(
     show_trainable: bool = False,
     splines: str = "ortho",
     *,
-    input_shape: Any = None,
+    input_shape: object = None,
 ) -> Any:
     """Draw the graph of a model: its layers and the functions between them, as one batch goes through.
 
@@ -111,7 +112,7 @@ def _run_dot(graph: Any, format: str) -> bytes:
 
 
 def model_to_dot(
-    model: Any, style: Style, rankdir: str, expand_nested: bool, dpi: int, splines: str, input_shape: Any
+    model: nn.Module, style: Style, rankdir: str, expand_nested: bool, dpi: int, splines: str, input_shape: object
 ) -> Any:
     """Return the `graphviz.Digraph`."""
     if rankdir not in ("TB", "BT", "LR", "RL"):
@@ -150,19 +151,19 @@ def _draw_again(traced: Any) -> None:
 class Labels:
     """Writes the labels of the boxes, in Graphviz' HTML."""
 
-    def __init__(self, module: nn.Module, inputs: Any, style: Style) -> None:
+    def __init__(self, module: nn.Module, inputs: Nested, style: Style) -> None:
         """Know the layers of a module by their identity."""
         self._layers = {id(layer): (name, layer) for name, layer in module.named_modules()}
         self._style = style
         self._dtypes = _dtypes(module, inputs) if style.dtype else {}
         self._input_names: dict[int, str] = {}
 
-    def name_inputs(self, nodes: Sequence[Any], names: Sequence[str]) -> None:
+    def name_inputs(self, nodes: Sequence[object], names: Sequence[str]) -> None:
         """Give the inputs their names, if there are several."""
         if len(nodes) > 1:
             self._input_names = {id(node): name for node, name in zip(nodes, names)}
 
-    def label(self, node: Any) -> str:
+    def label(self, node: object) -> str:
         """Return the label of one of torchview's nodes."""
         rows = [_cell(self._title(node), bold=True), *map(_cell, self._lines(node))]
         colour = _COLOURS[type(node).__name__]
@@ -209,10 +210,10 @@ def _activation(layer: nn.Module) -> str:
     return found if isinstance(found, str) else getattr(found, "__name__", type(found).__name__ if found else "")
 
 
-def _dtypes(module: nn.Module, inputs: Any) -> dict[int, str]:
+def _dtypes(module: nn.Module, inputs: Nested) -> dict[int, str]:
     found: dict[int, str] = {}
 
-    def note(layer: nn.Module, _: Any, outputs: Any) -> None:
+    def note(layer: nn.Module, _: object, outputs: object) -> None:
         kinds = [str(leaf.dtype).removeprefix("torch.") for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor)]
         found[id(layer)] = ", ".join(dict.fromkeys(kinds))
 
@@ -226,24 +227,24 @@ def _dtypes(module: nn.Module, inputs: Any) -> dict[int, str]:
     return found
 
 
-def _call(module: nn.Module, inputs: Any) -> Any:
+def _call(module: nn.Module, inputs: Nested) -> Nested:
     if isinstance(inputs, Mapping):
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, (list, tuple)) else module(inputs)
 
 
-def _example(model: Any, input_shape: Any) -> Any:
+def _example(model: nn.Module, input_shape: object) -> Nested:
     example = getattr(model, "example_inputs", None) if input_shape is None else zeros_for_shape(input_shape)
     if example is None:
         raise ValueError("The model saw no data yet: pass `input_shape=`, the shape of one sample, or call it first.")
     return example
 
 
-def _input_names(model: Any) -> Sequence[str]:
+def _input_names(model: nn.Module) -> Sequence[str]:
     return getattr(model, "input_names", ())
 
 
-def _placed(leaf: Any, module: nn.Module) -> Any:
+def _placed(leaf: object, module: nn.Module) -> object:
     if not isinstance(leaf, Tensor):
         return leaf
     return leaf.to(device_of(module), floating_dtype_of(module) if leaf.is_floating_point() else None)

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterable
 from time import perf_counter
-from typing import Any
 
 from torch import Tensor
 
+from torchfit._types import TensorLike
 from torchfit._utils.progress_display import Display, Lines, select_display
 from torchfit._utils.progress_format import Finished, running_items
 
-Values = Iterable[tuple[str, Any]]
+Values = Iterable[tuple[str, TensorLike]]
 
 
 class Progbar:
@@ -45,7 +45,7 @@ class Progbar:
         self.stateful_metrics = set(stateful_metrics or ())
         self.unit_name = unit_name
         self.seen_so_far = 0
-        self._sums: dict[str, tuple[Any, int]] = {}
+        self._sums: dict[str, tuple[TensorLike, int]] = {}
         self._started = perf_counter()
         self._next_draw = self._started
         self._is_finished = False
@@ -80,7 +80,7 @@ class Progbar:
         """Show that `n` more steps are completed; `values` as in `update`."""
         self.update(self.seen_so_far + n, values)
 
-    def _add(self, name: str, value: Any, steps: int) -> None:
+    def _add(self, name: str, value: TensorLike, steps: int) -> None:
         if isinstance(value, str) or name in self.stateful_metrics:
             self._sums[name] = (value, 1)
             return
@@ -88,7 +88,7 @@ class Progbar:
         value = value.detach() if isinstance(value, Tensor) else value  # It stays on its device until it is drawn.
         self._sums[name] = (total + value * steps, count + steps)
 
-    def _means(self) -> dict[str, Any]:
+    def _means(self) -> dict[str, TensorLike]:
         sums = self._sums.items()
         return {name: total if isinstance(total, str) else float(total) / count for name, (total, count) in sums}
 

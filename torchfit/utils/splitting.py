@@ -1,23 +1,23 @@
 """Splitting data in two, for example for training and validation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
+from torchfit._types import Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 
 
 def split_dataset(
-    dataset: Any,
+    dataset: UserData,
     left_size: int | float | None = None,
     right_size: int | float | None = None,
     shuffle: bool = False,
     seed: int | None = None,
-) -> tuple[Subset[Any], Subset[Any]]:
+) -> tuple[Subset[UserData], Subset[UserData]]:
     """Split data into a left and a right part.
 
     Args:
@@ -50,22 +50,22 @@ def split_dataset(
     return Subset(data, order[:left]), Subset(data, order[left : left + right])
 
 
-class _NestedArrayDataset(Dataset[Any]):
+class _NestedArrayDataset(Dataset[UserData]):
     """Nested arrays `(samples, …)` as a Dataset, whose samples have the same nesting."""
 
-    def __init__(self, arrays: Any) -> None:
+    def __init__(self, arrays: Nested) -> None:
         """Take arrays of one length."""
-        self._pack: Callable[[Any], Any] = tree.unflattener(arrays)
+        self._pack: Callable[[list[torch.Tensor]], Nested] = tree.unflattener(arrays)
         self._leaves = tree.leaves(arrays)
 
     def __len__(self) -> int:
         return len(self._leaves[0])
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Nested:
         return self._pack([leaf[index] for leaf in self._leaves])
 
 
-def _as_dataset(dataset: Any) -> Dataset[Any]:
+def _as_dataset(dataset: UserData) -> Dataset[UserData]:
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") or not tree.is_leaf(dataset)):
         raise ValueError(f"`dataset` must be a Dataset with indices, or arrays, but it is {describe(dataset)}.")
     if isinstance(dataset, Dataset) or (hasattr(dataset, "__getitem__") and not _holds_arrays(dataset)):
@@ -79,11 +79,11 @@ def _as_dataset(dataset: Any) -> Dataset[Any]:
     return TensorDataset(*parts) if flat else _NestedArrayDataset(arrays)
 
 
-def _holds_arrays(value: Any) -> bool:
+def _holds_arrays(value: object) -> bool:
     return not tree.is_leaf(value) or hasattr(value, "__array__")
 
 
-def _tensor(array: Any) -> torch.Tensor:
+def _tensor(array: object) -> torch.Tensor:
     tensor = torch.as_tensor(array if isinstance(array, torch.Tensor) else np.asarray(array))
     return tensor if tensor.ndim else tensor.reshape(1)
 

@@ -7,14 +7,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from torchfit._data.adapters.sequence import PyDataset
+from torchfit._types import Array, Nested, UserData
 from torchfit._utils.errors import describe
-
-Array = np.ndarray[Any, Any]
 
 
 def timeseries_dataset_from_array(
-    data: Any,
-    targets: Any,
+    data: UserData,
+    targets: UserData,
     sequence_length: int,
     sequence_stride: int = 1,
     sampling_rate: int = 1,
@@ -80,7 +79,7 @@ def timeseries_dataset_from_array(
     return windows if batch_size is None else WindowBatches(windows, batch_size)
 
 
-class Windows(Dataset[Any]):
+class Windows(Dataset[UserData]):
     """Single windows of a series, `window` or `(window, target)`, by index."""
 
     def __init__(self, series: Array, targets: Array | None, starts: Array, offsets: Array) -> None:
@@ -90,7 +89,7 @@ class Windows(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Any) -> Nested:
         """Return one window, or, for a slice, several as one array."""
         starts = self._starts[index]
         found = self._series[starts[..., None] + self._offsets]
@@ -108,7 +107,7 @@ class WindowBatches(PyDataset):
     def __len__(self) -> int:
         return -(-len(self._windows) // self._batch_size)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Nested:
         """Return one batch.
 
         Raises:
@@ -119,7 +118,7 @@ class WindowBatches(PyDataset):
         return self._windows[index * self._batch_size : (index + 1) * self._batch_size]
 
 
-def _array(values: Any) -> Array:
+def _array(values: UserData) -> Array:
     return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
 
 
