@@ -1,4 +1,4 @@
-"""A generative adversarial network: a training step of one's own with two optimizers.
+"""A generative adversarial network: a custom training step with two optimizers.
 
 Run it with `python examples/gan.py`. It takes seconds on a CPU.
 """

@@ -206,7 +206,7 @@ WRONG = {
     "balanced streams": ({"x": loader(), "class_weight": "balanced"}, "`class_weight='balanced'` needs the labels"),
 }
 
-# The few whose type is that of the user's own exception, or of the wrong type passed.
+# The few whose type is that of an exception of the user, or of the wrong type passed.
 TYPES = (ValueError, TypeError, OSError, IndexError, RuntimeError)
 
 

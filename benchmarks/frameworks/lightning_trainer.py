@@ -69,7 +69,7 @@ def fit(case: Case) -> Runs:
     in_order = DataLoader(dataset, batch_size=case.batch)
 
     def train() -> None:
-        trainer.fit_loop.max_epochs += 1  # Each call goes on for one epoch.
+        trainer.fit_loop.max_epochs += 1  # Each call trains one more epoch.
         trainer.fit(model, shuffled)
 
     def predict() -> np.ndarray:

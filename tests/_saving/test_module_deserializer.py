@@ -16,7 +16,7 @@ from torchfit.models import load_model
 
 
 class Block(nn.Module):
-    """A class of the user's own, with data of many kinds in its attributes."""
+    """A user-defined class, with data of many kinds in its attributes."""
 
     def __init__(self, size, scale=2.0):
         super().__init__()

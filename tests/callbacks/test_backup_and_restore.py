@@ -55,7 +55,7 @@ def outcome(model, history):
 
 
 def interrupted(make, step, folder, save_freq=1, more=lambda: (), **options):
-    """Return the outcome of a training that was interrupted and taken up by a new model."""
+    """Return the outcome of a run that was interrupted and resumed by a new model."""
     with pytest.raises(KeyboardInterrupt):
         fit(make(), folder, step, save_freq, more(), **options)
     model = make()

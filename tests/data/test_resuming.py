@@ -1,4 +1,4 @@
-"""Data that are taken up in the middle of an epoch give what they would have given."""
+"""Data that are resumed in the middle of an epoch give the batches that an uninterrupted run would get."""
 
 import random
 

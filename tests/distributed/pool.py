@@ -18,7 +18,7 @@ class Pool:
 
     Args:
         size: How many there are.
-        forks: Whether each call gets processes of its own, which connect anew, may fail, and are gone afterwards.
+        forks: Whether each call starts new processes, which connect to each other, may fail, and end with the call.
     """
 
     def __init__(self, size, forks=False):

@@ -1,4 +1,4 @@
-"""An interrupted run goes on with the same, more, or fewer processes."""
+"""An interrupted run is resumed with the same, more, or fewer processes."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Whole trainings on the device: eager, compiled and captured, in every precision, interrupted and resumed."""
+"""Whole runs on the device: eager, compiled and captured, in every precision, interrupted and resumed."""
 
 import numpy as np
 import pytest

@@ -35,7 +35,7 @@ def fresh(name, options, scaled):
 
 
 def run(name, options, scaled, stop):
-    """Make all steps; at `stop`, go on with a copy made of the config, the state and the parameters."""
+    """Make all steps; at `stop`, continue with a copy made of the config, the state and the parameters."""
     torch.manual_seed(0)
     parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in [(3, 2), (4,)]]
     optimizer = fresh(name, options, scaled)

@@ -150,7 +150,7 @@ class Scenario:
 
 SCENARIOS = {
     "arrays": Scenario(),
-    "arrays that epochs cut anew": Scenario(one_epoch_in_several_calls),
+    "arrays and epochs of their own length": Scenario(one_epoch_in_several_calls),
     "several steps in a call": Scenario(options={"steps_per_execution": 2}),
     "loader with 2 workers": Scenario(loader),
     "dataset with 2 workers": Scenario(dataset),
@@ -172,7 +172,7 @@ class Slowly(callbacks.Callback):
 
 
 def train(scenario, folder, save_freq):
-    """Train to the end, going on where an earlier process was killed, and write the outcome."""
+    """Train to the end, resuming where an earlier process was killed, and write the outcome."""
     torch.manual_seed(1)
     np.random.seed(1)
     random.seed(1)
@@ -237,7 +237,7 @@ def writes_now(folder):
 
 
 def kill_once(child, folder, random_moments, longest, while_writing):
-    """Kill at a random moment, or as soon as a file is being written; tell whether it came to that."""
+    """Kill at a random moment, or as soon as a file is being written; return whether it was killed."""
     deadline = time.monotonic() + random_moments.uniform(0.02, longest)
     while not has_ended(child):
         if while_writing and writes_now(folder / "backup"):

@@ -1,4 +1,4 @@
-"""Trainings that are killed at random moments end exactly as trainings that are left in peace."""
+"""Runs that are killed at random moments end exactly as runs that are left in peace."""
 
 import json
 import subprocess
@@ -60,7 +60,7 @@ def test_every_kind_of_optimizer_is_resumed(scenario, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["arrays that epochs cut anew", "several steps in a call", "compiled"])
+@pytest.mark.parametrize("scenario", ["arrays and epochs of their own length", "several steps in a call", "compiled"])
 def test_more_killed_trainings(scenario, tmp_path):
     seen = killed(scenario, 8, tmp_path)
     check(seen, 8)

@@ -1,4 +1,4 @@
-"""Training again and again, also after trainings that were broken off."""
+"""Training again and again, also after runs that were broken off."""
 
 import gc
 import os

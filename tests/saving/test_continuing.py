@@ -1,4 +1,4 @@
-"""A model that is saved, resumed or copied goes on as one left in peace, with every optimizer and set-up."""
+"""A model that is saved, resumed or copied continues as one left in peace, with every optimizer and set-up."""
 
 import copy
 import functools

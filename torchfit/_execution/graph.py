@@ -293,7 +293,7 @@ class _CudaGraph:
             captured[slot] = arguments[slot].clone()
         self._inputs = [(captured[slot], index) for slot, index in input_slots]
         self._graph, device = torch.cuda.CUDAGraph(), arguments[0].device
-        # Only this thread is restricted while it captures: others may go on to pin the memory of batches.
+        # Only this thread is restricted while it captures: others may pin the memory of batches meanwhile.
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         capturing = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
         with torch.cuda.device(device), capturing, torch.no_grad():

@@ -1,7 +1,7 @@
 """A vector of targets beside a matrix of outputs, for losses and metrics that users wrote.
 
 What torchfit brings along aligns `(batch,)` with `(batch, 1)` by itself. Code of users would broadcast one
-against the other to `(batch, batch)` and go on with a wrong number, so it gets a column instead: wherever the
+against the other to `(batch, batch)` and continue with a wrong number, so it gets a column instead: wherever the
 output has one column and, as in Keras 2, always in subclasses of `Metric`.
 """
 

@@ -316,7 +316,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 @contextmanager
 def additive_metrics(objective: Any) -> Iterator[None]:
-    """Check with the first batch that the states of the user's own metrics are sums over rows, as they say.
+    """Check with the first batch that the states of custom metrics are sums over rows, as they say.
 
     Raises:
         ValueError: If the state of a batch is not the sum of those of its parts.

@@ -141,7 +141,7 @@ class Monitor:
 
     def _ambiguous(self) -> ValueError:
         return ValueError(
-            f"{self.owner}: cannot tell whether {self.monitor!r} is better when higher or when lower. "
+            f"{self.owner}: cannot know whether {self.monitor!r} is better when higher or when lower. "
             "Pass mode='max' or mode='min'."
         )
 

@@ -34,7 +34,7 @@ class BackupAndRestore(Callback):
 
     The history of a long run is stored in further files, once every few hundred epochs, so that states do not grow.
 
-    With several processes the primary one reads and writes; the run may go on with another number of them.
+    With several processes the primary one reads and writes; the run may be resumed with another number of them.
 
     Custom callbacks take part if they define `state_dict` and `load_state_dict`. When an epoch is resumed in the
     middle, `on_train_begin` and `on_epoch_begin` are called before the states are restored. Random numbers drawn in

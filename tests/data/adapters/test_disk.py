@@ -92,8 +92,8 @@ def test_text_in_a_file_is_refused(batch_spec):
         get_data_adapter(SlicesOnly(np.array(["a", "b"])), None, None, batch_spec)
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot let go of mapped pages")
-def test_mapped_pages_are_let_go(memory_map, monkeypatch):
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot release mapped pages")
+def test_mapped_pages_are_released(memory_map, monkeypatch):
     monkeypatch.setattr(disk, "_MAX_MAPPED_BYTES", 0)
     rows = DiskArray("x", memory_map, torch.float32)
     expected = rows.read(slice(0, 50)).clone()
