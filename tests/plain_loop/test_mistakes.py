@@ -104,7 +104,7 @@ MISTAKES = [
     ("model().predict(X[0])", "`x`", r"\(8,\)", "axis", r"x\[None\]"),
     ("model().fit(pd.DataFrame(X).assign(t='a'), Y)", "`x`", "'t'", "hold no numbers", "get_dummies"),
     ("model().fit(pd.DataFrame(X).assign(t=pd.Timestamp('2020-01-01')), Y)", "`x`", "'t'", r"datetime64", "drop"),
-    ("model().fit(pd.DataFrame(X).where(X < 2), Y)", "NaN", "`x`", "learning rate", "TerminateOnNaN"),
+    ("model().fit(pd.DataFrame(X).where(X < 2), Y)", "NaN", "`x`", "column 3", "TerminateOnNaN"),
     ("model(net(1), 'mse').fit(X, np.where(R > 1, np.nan, R))", "NaN", "`y`", "TerminateOnNaN"),
     ("model(net(1), 'mse', optimizers.SGD(1e10)).fit(X, R, epochs=4)", "NaN", "learning rate", "clipnorm"),
     # -- targets and losses --

@@ -3,20 +3,27 @@
 `TORCHFIT_CALLS=25000 python -m pytest tests/properties/test_calls.py` searches for longer, in another place each time.
 """
 
-import importlib.util
 import os
 import random
 import warnings
-from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+import torchfit
+from tests.properties import calls
+
 CALLS = int(os.environ.get("TORCHFIT_CALLS", 500))
-_spec = importlib.util.spec_from_file_location("calls", Path(__file__).with_name("calls.py"))
-calls = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(calls)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _whole_tracebacks():
+    """Keep the frames of torchfit: the innermost one shows who raised an error."""
+    torchfit.config.traceback_filtering = False
+    yield
+    torchfit.config.traceback_filtering = True
 
 
 @settings(

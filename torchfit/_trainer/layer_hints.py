@@ -40,6 +40,11 @@ def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
         return _suggest_ids(layer, received)
     if not isinstance(received, Tensor):
         return _suggest_one_tensor(received)
+    if "more than 1 value per channel" in text and has_running_stats(layer):
+        return (
+            "In training it normalises by the values of a batch, and one sample has no spread. Choose a `batch_size` "
+            "that does not leave a last batch of one sample, or leave that batch out: `drop_last=True` of a DataLoader."
+        )
     if not is_plain(received):
         return "Check the inputs of this layer: it takes tensors, dense and with values."
     if not (received.is_floating_point() or received.is_complex()):
@@ -47,11 +52,6 @@ def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
         return (
             f'This layer computes with floats: cast the inputs, x.astype("{dtype}") of an array or x.float() of a '
             "tensor; bytes of images as well, which are best divided by 255 then."
-        )
-    if "more than 1 value per channel" in text and has_running_stats(layer):
-        return (
-            "In training it normalises by the values of a batch, and one sample has no spread. Choose a `batch_size` "
-            "that does not leave a last batch of one sample, or leave that batch out: `drop_last=True` of a DataLoader."
         )
     if "more than 1 spatial element" in text:
         return (

@@ -40,10 +40,7 @@ class NaNWatch:
 
     def listen(self, callbacks: CallbackList, validation: EpochIterator | None, epochs: int) -> None:
         """Look at the logs of every epoch after the callbacks, unless one of them terminates on NaN."""
-        on_epoch_end, model = (
-            callbacks.on_epoch_end,
-            callbacks.model,
-        )  # The list itself would make a circle.
+        on_epoch_end, model = callbacks.on_epoch_end, callbacks.model  # The list itself would make a circle.
 
         def look(epoch: int, logs: Logs) -> None:
             on_epoch_end(epoch, logs)
