@@ -7,27 +7,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import torchfit
+from tests.support import Echo, Masked
 from torchfit import losses, metrics, optimizers
-
-
-class Echo(nn.Module):
-    """Returns its input, so that a test chooses the outputs itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return x + 0 * self.unused
-
-
-class Masked(Echo):
-    """Returns its input, with a mask that leaves out the steps that are all zero."""
-
-    def forward(self, x):
-        y = super().forward(x)
-        y._keras_mask = x.abs().sum(-1) > 0
-        return y
 
 
 def evaluate(loss, chosen, x, y, net=Echo, **options):

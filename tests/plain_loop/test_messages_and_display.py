@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from torch import nn
 
 import torchfit
 import torchfit.sklearn
+from tests.support import complaint
 from torchfit import callbacks, optimizers
 
 X = np.random.default_rng(0).normal(size=(96, 8)).astype("float32")
@@ -26,17 +26,6 @@ def compiled(net=None, loss=None, **options):
     model = torchfit.Model(net or nn.Linear(8, 3), device="cpu")
     model.compile(optimizers.SGD(0.01), loss or nn.CrossEntropyLoss(), **options)
     return model
-
-
-def complaint(call):
-    """The texts of the error and of the warnings of a call, in one string."""
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        try:
-            call()
-        except (TypeError, ValueError) as error:
-            return " ".join([str(error), *(str(warning.message) for warning in seen)])
-    return " ".join(str(warning.message) for warning in seen)
 
 
 # -- data that do not fit ----------------------------------------------------------------------------------------------

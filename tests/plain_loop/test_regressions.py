@@ -12,25 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import torchfit
+from tests.support import Echo, compiled
 from torchfit import callbacks, losses, metrics, optimizers
 from torchfit.models import load_model
-
-
-class Echo(nn.Module):
-    """Returns its input, so that a test chooses the outputs itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return x + 0 * self.unused
-
-
-def compiled(net, loss, optimizer=None, **options):
-    model = torchfit.Model(net, device="cpu")
-    model.compile(optimizer or optimizers.SGD(0.0), loss, **options)
-    return model
 
 
 def network():

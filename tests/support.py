@@ -1,0 +1,47 @@
+"""What tests of several packages use: modules that return what a test chose, and models that do not learn."""
+
+import warnings
+
+import torch
+from torch import nn
+
+import torchfit
+from torchfit import optimizers
+
+
+class Echo(nn.Module):
+    """Returns its input, so that a test chooses the outputs itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return x + 0 * self.unused
+
+
+class Masked(Echo):
+    """Returns its input, with a mask that leaves out the steps that are all zero."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        y._keras_mask = x.abs().sum(-1) > 0
+        return y
+
+
+def compiled(net, loss, optimizer=None, **options):
+    """Return a model, compiled with an optimizer that changes nothing unless one is given."""
+    model = torchfit.Model(net, device="cpu")
+    model.compile(optimizer or optimizers.SGD(0.0), loss, **options)
+    return model
+
+
+def complaint(call, errors=(TypeError, ValueError)):
+    """Return the texts of the error and of the warnings of a call, in one string."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            call()
+        except errors as error:
+            return " ".join([str(error), *(str(warning.message) for warning in seen)])
+    return " ".join(str(warning.message) for warning in seen)
