@@ -1,4 +1,4 @@
-"""What tests of several packages use: modules that return what a test chose, and models that do not learn."""
+"""What tests of several packages use: modules that return what a test chose, models, and interruptions."""
 
 import warnings
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import torchfit
-from torchfit import optimizers
+from torchfit import callbacks, optimizers
 
 
 class Echo(nn.Module):
@@ -27,6 +27,22 @@ class Masked(Echo):
         y = super().forward(x)
         y._keras_mask = x.abs().sum(-1) > 0
         return y
+
+
+class InterruptedHereError(Exception):
+    pass
+
+
+class Interrupt(callbacks.Callback):
+    """Ends a run at the beginning of an epoch, with an error."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise InterruptedHereError
 
 
 def compiled(net, loss, optimizer=None, **options):

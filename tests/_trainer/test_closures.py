@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import torchfit
+from tests.support import Interrupt, InterruptedHereError
 from torchfit import callbacks
 from torchfit.models import load_model
 from torchfit.optimizers import TorchOptimizer
@@ -168,22 +169,13 @@ def test_a_copy_and_a_loaded_model_go_on(name, tmp_path):
         assert_same(other, model)
 
 
-class InterruptedHereError(Exception):
-    pass
-
-
-def interrupt(epoch, logs):
-    if epoch == 2:
-        raise InterruptedHereError
-
-
 @each_optimizer
 def test_an_interrupted_run_is_resumed(name, tmp_path):
     whole, first, second = (compiled(name) for _ in range(3))
     fit(whole, 4)
     backup = callbacks.BackupAndRestore(tmp_path)
     with pytest.raises(InterruptedHereError):
-        fit(first, 4, callbacks=[backup, callbacks.LambdaCallback(on_epoch_begin=interrupt)])
+        fit(first, 4, callbacks=[backup, Interrupt(2)])
     fit(second, 4, callbacks=[backup])
     assert_same(second, whole)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import torchfit
+from tests.support import Interrupt, InterruptedHereError
 from torchfit import callbacks, optimizers
 from torchfit.models import load_model
 
@@ -128,19 +129,10 @@ def saved_and_loaded(name, setup, folder):
     return loaded
 
 
-class InterruptedHereError(Exception):
-    pass
-
-
-def interrupt(epoch, logs):
-    if epoch == HALF:
-        raise InterruptedHereError
-
-
 def backed_up_and_resumed(name, setup, folder):
     backup = callbacks.BackupAndRestore(folder)
     with pytest.raises(InterruptedHereError):
-        fit(compiled(name, setup), 0, WHOLE, backup, callbacks.LambdaCallback(on_epoch_begin=interrupt))
+        fit(compiled(name, setup), 0, WHOLE, backup, Interrupt(HALF))
     model = compiled(name, setup)
     fit(model, 0, WHOLE, backup)
     return model

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import torchfit
+from tests.support import Interrupt, InterruptedHereError
 from torchfit import callbacks, losses, optimizers
 from torchfit._serialization import archive
 from torchfit.models import load_model
@@ -128,20 +129,11 @@ def test_a_copy_goes_on_with_parameters_of_its_own(kind, copied):
     assert_same(model, other)
 
 
-class InterruptedHereError(Exception):
-    pass
-
-
-def interrupt(epoch, logs):
-    if epoch == 2:
-        raise InterruptedHereError
-
-
 @each_loss
 def test_an_interrupted_run_is_resumed_with_the_parameters_of_its_losses(kind, tmp_path):
     whole, first, second = (compiled(kind) for _ in range(3))
     fit(whole, 4)
-    backup = [callbacks.BackupAndRestore(tmp_path), callbacks.LambdaCallback(on_epoch_begin=interrupt)]
+    backup = [callbacks.BackupAndRestore(tmp_path), Interrupt(2)]
     with pytest.raises(InterruptedHereError):
         fit(first, 4, callbacks=backup)
     fit(second, 4, callbacks=backup[:1])
@@ -192,7 +184,7 @@ def test_a_loss_without_a_name_is_told_when_it_is_saved(loss, tmp_path):
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_states_of_runs_of_the_second_version_hold_nothing_of_losses(version, tmp_path):
-    backup = [callbacks.BackupAndRestore(tmp_path), callbacks.LambdaCallback(on_epoch_begin=interrupt)]
+    backup = [callbacks.BackupAndRestore(tmp_path), Interrupt(2)]
     with pytest.raises(InterruptedHereError):
         fit(compiled("module"), 4, callbacks=backup)
     content = archive.read(tmp_path / "latest.pt")
@@ -245,7 +237,7 @@ def test_a_loss_in_an_attribute_of_a_model_is_trained_saved_and_resumed(kind, tm
     whole, first, second = make(), make(), make()
     fit(whole, 4)
     assert whole.inner.scale.item() != 1.0
-    backup = [callbacks.BackupAndRestore(tmp_path / "backup"), callbacks.LambdaCallback(on_epoch_begin=interrupt)]
+    backup = [callbacks.BackupAndRestore(tmp_path / "backup"), Interrupt(2)]
     with pytest.raises(InterruptedHereError):
         fit(first, 4, callbacks=backup)
     fit(second, 4, callbacks=backup[:1])

@@ -12,6 +12,7 @@ from torch import nn
 from torchfit._trainer.layer_hints import describe_layer, suggest_way_out
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import is_plain
+from torchfit._utils.tracebacks import iter_frames
 
 _MISMATCH = re.compile(
     r"shape|size|dimension|at least|embed_dim|expect|should contain|should be the same|dtype|must match|must be Tensor"
@@ -108,11 +109,7 @@ def _in_data(argument: str, data_name: str) -> str:
 
 def _passes_through(package: str, traceback: TracebackType | None) -> bool:
     """Return whether a package of ours, such as that which reads the data, is among the callers."""
-    while traceback is not None:
-        if _module_of(traceback).startswith(package):
-            return True
-        traceback = traceback.tb_next
-    return False
+    return any(_module_of(entry).startswith(package) for entry in iter_frames(traceback))
 
 
 def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any, str, bool] | None:
@@ -121,17 +118,16 @@ def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any, str
     And whether the code that failed is torch's. `None` if the `forward` is not torch's.
     """
     found, where = None, ""
-    while traceback is not None:
-        frame, where = traceback.tb_frame, _module_of(traceback)
+    for entry in iter_frames(traceback):
+        frame, where = entry.tb_frame, _module_of(entry)
         if frame.f_code.co_name == "forward":  # The locals of others, once read, would keep the error itself alive.
             values, names = frame.f_locals, frame.f_code.co_varnames[1:2]
             if isinstance(values.get("self"), nn.Module):
                 found = values["self"], values.get(names[0]) if names else None, where
-        traceback = traceback.tb_next
     if found is None or not found[2].startswith("torch.nn"):
         return None
     return *found, where.startswith("torch.")
 
 
-def _module_of(traceback: TracebackType) -> str:
-    return str(traceback.tb_frame.f_globals.get("__name__"))
+def _module_of(entry: TracebackType) -> str:
+    return str(entry.tb_frame.f_globals.get("__name__"))

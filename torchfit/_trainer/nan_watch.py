@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
@@ -12,6 +11,7 @@ from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._types import Logs, StepIterator
 from torchfit._utils import tree
 from torchfit._utils.batch import Batch, parts_of
+from torchfit._utils.errors import warn
 from torchfit.callbacks import CallbackList, TerminateOnNaN
 
 Columns = Sequence[object] | None
@@ -99,7 +99,7 @@ class NaNWatch:
 
     def _warn(self, problem: str, cause: str) -> None:
         self._has_warned, self._unexplained = True, ""
-        warnings.warn(f"{problem} {cause} {_WAY_OUT}", stacklevel=2)
+        warn(f"{problem} {cause} {_WAY_OUT}")
 
 
 def find_problem(logs: Logs, when: str, prefix: str = "") -> str:

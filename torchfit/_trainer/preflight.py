@@ -15,7 +15,6 @@ So data that can be gone through once lose nothing, and random states, buffers a
 """
 
 import inspect
-import warnings
 from collections.abc import Container, Sequence
 
 from torch import nn
@@ -27,6 +26,7 @@ from torchfit._trainer.shape_inference import infer_output_shapes
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import count_rows
 from torchfit._utils import tree
+from torchfit._utils.errors import warn
 from torchfit._utils.modules import has_running_stats
 
 _MAX_NAMES = 3
@@ -45,10 +45,9 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
     state.objective.checks_first_batch = True
     _warn_of_hidden_modules(state.objective, set(map(id, parameters)))
     if not any(parameter.requires_grad for parameter in parameters):
-        warnings.warn(
+        warn(
             f"{type(module).__name__} has no trainable parameters, so `fit` updates only buffers, such as running "
-            "statistics. If its parameters are frozen by mistake, call torchfit.utils.unfreeze(model).",
-            stacklevel=3,
+            "statistics. If its parameters are frozen by mistake, call torchfit.utils.unfreeze(model)."
         )
         return
     _check_last_batch(module, state, batches)
@@ -56,11 +55,10 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
     moving = [name for name, layer in module.named_modules() if _is_frozen(layer) and layer.training]
     if moving:
         more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""
-        warnings.warn(
+        warn(
             f"The weights of {', '.join(map(repr, moving[:_MAX_NAMES]))}{more} are frozen, but these normalisation "
             "layers are in train mode: they normalise by batch and their running statistics go on changing. Freeze "
-            "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode.",
-            stacklevel=3,
+            "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode."
         )
 
 
@@ -68,11 +66,10 @@ def _warn_of_hidden_modules(objective: Objective | UncompiledObjective, known: C
     """Warn of modules that a function of the user's uses as a loss, and whose parameters nobody trains."""
     for name, used in objective.hidden_modules():
         if any(parameter.requires_grad and id(parameter) not in known for parameter in used.parameters()):
-            warnings.warn(
+            warn(
                 f"The loss uses {name!r}, a {type(used).__name__} whose parameters are not trained with the model. "
                 f"Pass it where it is seen, compile(loss=functools.partial(function, {name}={name})), or the module "
-                "itself; or freeze it with requires_grad_(False) if it is meant to stay.",
-                stacklevel=4,
+                "itself; or freeze it with requires_grad_(False) if it is meant to stay."
             )
 
 
@@ -105,10 +102,9 @@ def _warn_of_keras_flags(module: nn.Module) -> None:
         name = ignored[0]
         subject, way_out = (f"'{name}'", f"model, {name!r}") if name else ("the module", "model")
         more = f" (and {len(ignored) - 1} more)" if len(ignored) > 1 else ""
-        warnings.warn(
+        warn(
             f"`trainable = False` of {subject}{more} has no effect: PyTorch trains what has `requires_grad`. Freeze it "
-            f"with torchfit.utils.freeze({way_out}).",
-            stacklevel=4,
+            f"with torchfit.utils.freeze({way_out})."
         )
 
 
