@@ -3,7 +3,7 @@
 Each check stands where it costs least, and none needs a step of its own:
 
 - names of monitored values, and whether files can be written: the callbacks, in `on_train_begin`;
-- frozen layers that go on changing, layers frozen as in Keras, modules that functions use as losses: here, from the
+- frozen layers that keep changing, layers frozen as in Keras, modules that functions use as losses: here, from the
   modules and functions alone;
 - shapes: the losses, at every call;
 - a last batch of one sample, which batch normalisation cannot be trained on: here, without values;
@@ -57,7 +57,7 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
         more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""
         warn(
             f"The weights of {', '.join(map(repr, moving[:_MAX_NAMES]))}{more} are frozen, but these normalisation "
-            "layers are in train mode: they normalise by batch and their running statistics go on changing. Freeze "
+            "layers are in train mode: they normalise by batch and their running statistics keep changing. Freeze "
             "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode."
         )
 

@@ -191,14 +191,13 @@ class Trainer:
     def _bind_train_step(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
     ) -> StepFn:
+        parameters = [parameter for _, parameter in self.state.named_parameters(model)]
         if model.preflight:
-            parameters = [parameter for _, parameter in self.state.named_parameters(model)]
             preflight(model.module, self.state, batches, parameters)
         expected_steps = batches.steps and batches.steps * epochs
         step = self._train_step(model, callbacks.keeps_batch_logs, expected_steps)
         run_step = self.execution.bind(step, batches)
-        if callbacks.keeps_batch_logs:  # Hooks of the user's, which may do anything.
-            parameters = [parameter for _, parameter in self.state.named_parameters(model)]
+        if callbacks.keeps_batch_logs:  # User-defined hooks, which may do anything.
             run_step = with_sync(run_step, parameters, lambda: self.sync_optimizer(model))
         run.warmup_step = run_step if self.execution.first_step_is_eager else None
         return run_step

@@ -16,7 +16,7 @@ _CALLS_PER_LEVEL = 12  # of copy.deepcopy, with some to spare
 _MAX_LEVELS = 1000
 _EVAL_FLAG = "_torchfit_keeps_evaluation_mode"
 _modes_lock = threading.RLock()  # `train` of the user's modules runs under it.
-_modes_before: list[dict[nn.Module, bool]] = []  # of the calls of `training_mode` that go on, in their order
+_modes_before: list[dict[nn.Module, bool]] = []  # of the calls of `training_mode` in progress, in their order
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -74,7 +74,7 @@ def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _remove(before: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:
-    """Remove the modes before a call, and return those before the calls that began later and go on."""
+    """Remove the modes before a call, and return those of later calls that are in progress."""
     place = next(place for place, modes in enumerate(_modes_before) if modes is before)
     later = _modes_before[place + 1 :]
     del _modes_before[place]
