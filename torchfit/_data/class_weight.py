@@ -1,6 +1,6 @@
 """`class_weight`: weights of samples by their class, for every output and every form of targets."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -243,9 +243,9 @@ def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None)
     return dict(tree.children(targets))[_key(targets, name, output_names)]
 
 
-def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> Hashable:
+def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> tree.Key:
     """Return the key or position of an output in targets for several."""
-    keys: dict[Hashable, Nested] = dict(tree.children(targets))
+    keys = dict(tree.children(targets))
     if name is None and len(keys) == 1:
         return next(iter(keys))
     names = list(map(str, keys)) if _has_names(keys) else _names(len(keys), output_names)

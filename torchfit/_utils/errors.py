@@ -23,7 +23,7 @@ def describe(value: object) -> str:
     if isinstance(value, _PLAIN):
         return repr(value) if len(repr(value)) <= 80 else f"a {type(value).__name__} of length {len(str(value))}"
     if getattr(value, "is_nested", False):
-        return f"a nested tensor of {value.ndim} axes"
+        return f"a nested tensor of {getattr(value, 'ndim', 0)} axes"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{_kind(value)} of shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
     if hasattr(value, "shape"):
