@@ -38,6 +38,37 @@ def test_scalars_are_kept_one_for_each_batch():
     np.testing.assert_array_equal(gathered(torch.tensor(1), torch.tensor(2), samples=8), [1, 2])
 
 
+def test_a_scalar_for_each_of_many_batches_is_kept():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return {"rows": x, "mean": x.mean()}
+
+    x = np.arange(12, dtype="float32")[:, None]
+    found = Model(Mean(), device="cpu").predict(x, batch_size=2)
+    np.testing.assert_array_equal(found["rows"], x)
+    np.testing.assert_array_equal(found["mean"], [0.5, 2.5, 4.5, 6.5, 8.5, 10.5])
+
+
+class Squeezes(nn.Linear):
+    """Gives `(batch,)`, and a scalar for a batch of one row."""
+
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+@pytest.mark.parametrize("batch_size", [2, 8, 1])
+def test_a_last_row_that_was_squeezed_is_a_row(batch_size):
+    x = np.random.default_rng(0).normal(size=(9, 3)).astype("float32")
+    net = Squeezes(3, 1)
+    model = Model(net, device="cpu")
+    expected = net(torch.tensor(x)).detach().numpy()
+    batches = [x[start : start + batch_size] for start in range(0, len(x), batch_size)]
+    out = np.empty(9, "float32")
+    model.predict(x, batch_size=batch_size, out=out)
+    for found in (model.predict(x, batch_size=batch_size), model.predict(iter(batches)), out):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_shapes_that_change_are_explained():
     with pytest.raises(ValueError, match=r"after 1 rows of shape \(2,\) a batch gave \(1, 3\)"):
         gathered(torch.ones(1, 2), torch.ones(1, 3), samples=2)

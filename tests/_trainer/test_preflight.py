@@ -101,6 +101,14 @@ def test_frozen_layers_that_go_on_changing():
     compiled(net).fit(x, labels, verbose=0)
 
 
+def test_a_last_batch_of_one_sample_is_told_with_the_way_out():
+    model = compiled(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"one sample has no spread\. Choose a `batch_size`"):
+        model.fit(x, labels, batch_size=5, verbose=0)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
 def test_layers_that_were_frozen_as_in_keras_are_told_of():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
     net[0].trainable = False

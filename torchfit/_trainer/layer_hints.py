@@ -45,6 +45,11 @@ def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
             "In training it normalises by the values of a batch, and one sample has no spread. Choose a `batch_size` "
             "that does not leave a last batch of one sample, or leave that batch out: `drop_last=True` of a DataLoader."
         )
+    if "more than 1 spatial element" in text:
+        return (
+            "It normalises each channel of a sample over the axes after the channels, which hold one value here. Pass "
+            "longer inputs, or use nn.LayerNorm or nn.GroupNorm, which normalise over the channels."
+        )
     if not is_plain(received):
         return "Check the inputs of this layer: it takes tensors, dense and with values."
     if not (received.is_floating_point() or received.is_complex()):
@@ -52,11 +57,6 @@ def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
         return (
             f'This layer computes with floats: cast the inputs, x.astype("{dtype}") of an array or x.float() of a '
             "tensor; bytes of images as well, which are best divided by 255 then."
-        )
-    if "more than 1 spatial element" in text:
-        return (
-            "It normalises each channel of a sample over the axes after the channels, which hold one value here. Pass "
-            "longer inputs, or use nn.LayerNorm or nn.GroupNorm, which normalise over the channels."
         )
     return _suggest_axes(layer, received) or "Check the number and order of features in `x` against this layer."
 

@@ -178,9 +178,9 @@ class _UserBuffer:
         self._filled = 0
 
     def add(self, part: Tensor) -> None:
-        values = numpy_compatible(part).cpu().numpy()
-        end = self._filled + len(values) if values.ndim else 0
-        fits = end and values.shape[1:] == tuple(self._array.shape[1:]) and end <= len(self._array)
+        values = np.atleast_1d(numpy_compatible(part).cpu().numpy())
+        end = self._filled + len(values)
+        fits = values.shape[1:] == tuple(self._array.shape[1:]) and end <= len(self._array)
         if not fits or not np.can_cast(values.dtype, self._array.dtype, "same_kind"):
             raise ValueError(
                 f"`out` is {describe(self._array)}, in which a batch of outputs, {describe(values)}, finds no place "
@@ -208,10 +208,11 @@ class _OutputBuffer:
     def add(self, part: Tensor) -> None:
         """Copy the rows of one batch."""
         if self._buffer is None:
-            if self._samples is None or part.ndim == 0:
+            if self._samples is None or part.ndim == 0 or self._chunks:
                 self._add_chunk(numpy_compatible(part).to("cpu", copy=True))
                 return
             self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=numpy_compatible(part[:0]).dtype)
+        part = torch.atleast_1d(part)  # A module that squeezes its outputs gives a scalar for a batch of one row.
         end = self._filled + part.shape[0]
         rows = self._buffer[self._filled : end]
         if rows.shape != part.shape:
