@@ -198,3 +198,25 @@ def test_gathered_gradients_are_part_of_the_graph(steps):
     assert_same(compiled, plain)
     assert model.optimizer.iterations == plain_model.optimizer.iterations
     assert model._torchfit.execution._steps["train"]._graphs
+
+
+@graphs
+def test_the_compiler_knows_every_operation_of_an_update(monkeypatch, tmp_path, caplog):
+    options = {"gradient_accumulation_steps": 2, "clipnorm": 0.1}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(logging.getLogger("torch._inductor"), "propagate", True)
+    plain, _ = trained(lambda: nn.Linear(6, 3), optimizers.SGD(0.1, **options))
+    compiled, _ = trained(lambda: nn.Linear(6, 3), optimizers.SGD(0.1, **options), jit_compile=True)
+    assert all(map(np.allclose, compiled.get_weights(), plain.get_weights()))
+    assert not [record.message for record in caplog.records if "c-shim" in record.message]
+
+
+@graphs
+def test_the_reason_of_a_backend_that_fails_is_told(monkeypatch, caplog):
+    def fail(*arguments, **options):
+        raise ValueError("no compiler is installed")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
+    with caplog.at_level(logging.INFO, logger="torchfit"):
+        trained(jit_compile=True)
+    assert "runs without a graph: ValueError: no compiler is installed" in caplog.text

@@ -338,6 +338,7 @@ def _reason(error: Exception) -> str:
     changed = _CHANGED.search(str(error)) if isinstance(error, compat.tracer_errors().RecompileError) else None
     if changed is not None:
         return f"it was compiled {_MAX_RECOMPILATIONS + 1} times, because `{_public_path(changed[1])}` changes"
+    error = getattr(error, "inner_exception", error)  # What a backend raised says more than that it raised.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 

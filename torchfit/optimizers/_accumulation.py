@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import StateDict
-from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_
+from torchfit.optimizers._foreach import Scalar, Tensors, add_scaled_, zero_
 
 SUM = "gradient_sum"
 """The slot of the sums. Those of further groups are numbered: `gradient_sum_1`, …"""
@@ -81,7 +81,7 @@ class GradientAccumulator:
         """Set sums and denominators to zero. Tensors only: may be part of a graph."""
         for sums, denominator in zip(self.sums, self.denominators):
             if sums:
-                torch._foreach_zero_(sums)
+                zero_(sums)
             denominator.zero_()
 
     def clear(self) -> None:

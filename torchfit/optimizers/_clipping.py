@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from torchfit.optimizers._foreach import Tensors
+from torchfit.optimizers._foreach import Tensors, norms
 
 
 def clip(gradients: Tensors, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> Tensors:
@@ -25,7 +25,7 @@ def clip_by_value(gradients: Tensors, limit: float) -> Tensors:
 
 def clip_by_norm(gradients: Tensors, limit: float) -> Tensors:
     """Shrink each tensor whose Euclidean norm is above the limit to that norm."""
-    scales = torch._foreach_norm(gradients)
+    scales = norms(gradients)
     torch._foreach_clamp_min_(scales, limit)
     scales = torch._foreach_reciprocal(scales)
     torch._foreach_mul_(scales, limit)
@@ -37,8 +37,8 @@ def clip_by_global_norm(gradients: Tensors, limit: float) -> Tensors:
 
     A norm that is not finite turns every gradient into NaN, as Keras does: the trouble shows at once.
     """
-    norms = torch._foreach_norm(gradients)
-    norm = torch.linalg.vector_norm(torch.stack([each.to(norms[0]) for each in norms]))
+    each = norms(gradients)
+    norm = torch.linalg.vector_norm(torch.stack([one.to(each[0]) for one in each]))
     scale = limit / norm.clamp_min(limit) + (norm - norm)
     if all(gradient.device == norm.device for gradient in gradients):
         return list(torch._foreach_mul(gradients, scale))

@@ -85,6 +85,27 @@ def weight_decay_(targets: Tensors, chosen: list[bool], rate: float | None, lear
             torch._foreach_mul_(decayed, 1 - learning_rate * rate)
 
 
+def zero_(targets: Tensors) -> None:
+    """Targets = 0."""
+    if _runs_one_by_one(targets):
+        for target in targets:
+            target.zero_()
+    else:
+        torch._foreach_zero_(targets)
+
+
+def norms(tensors: Tensors, order: float = 2.0) -> Tensors:
+    """The norm of each tensor."""
+    if _runs_one_by_one(tensors):
+        return [torch.linalg.vector_norm(tensor, order) for tensor in tensors]
+    return list(torch._foreach_norm(tensors, order))
+
+
+def _runs_one_by_one(tensors: Tensors) -> bool:
+    """Whether torch's compiler fuses single operations, but calls, and warns of, foreach ones that it does not know."""
+    return torch.compiler.is_compiling() and tensors[0].device.type == "cpu"
+
+
 def one_minus_power(base: float, exponent: Scalar) -> Scalar:
     """1 - base**exponent, exact in float32 as well, where 1 - 0.999 loses four digits.
 

@@ -16,6 +16,7 @@ from torchfit.optimizers._foreach import (
     ema_,
     ema_of_squares_,
     maximum,
+    norms,
     one_minus_power,
     sqrt,
 )
@@ -75,10 +76,7 @@ class Lamb(Optimizer):
         torch._foreach_add_(roots, maximum(self.epsilon * correction, self._epsilon_floor))
         directions = list(torch._foreach_div(momentums, roots))
         torch._foreach_mul_(directions, correction / one_minus_power(self.beta_1, step))
-        ratios = [
-            _trust(norm, length)
-            for norm, length in zip(torch._foreach_norm(parameters), torch._foreach_norm(directions))
-        ]
+        ratios = [_trust(norm, length) for norm, length in zip(norms(parameters), norms(directions))]
         torch._foreach_mul_(directions, ratios)
         add_scaled_(parameters, directions, -learning_rate)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchfit._types import Config, StateDict
 from torchfit._utils.names import did_you_mean
 from torchfit.optimizers import _arguments
-from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_
+from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, norms
 from torchfit.optimizers._parameters import NamedTensor, Parameters
 from torchfit.optimizers.base import REGISTRY, Optimizer
 
@@ -249,5 +249,5 @@ def _check_no_unknown(unknown: Mapping[str, object]) -> None:
 
 def _all_finite(tensors: Tensors) -> Tensor:
     """Return, on the device, whether there is neither an infinity nor a NaN."""
-    largest = torch._foreach_norm(tensors, float("inf"))
+    largest = norms(tensors, float("inf"))
     return torch.stack([each.to(largest[0]) for each in largest]).isfinite().all()
