@@ -245,7 +245,7 @@ def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None)
 
 def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> tree.Key:
     """Return the key or position of an output in targets for several."""
-    keys = dict(tree.children(targets))
+    keys: dict[tree.Key, Nested] = dict(tree.children(targets))
     if name is None and len(keys) == 1:
         return next(iter(keys))
     names = list(map(str, keys)) if _has_names(keys) else _names(len(keys), output_names)

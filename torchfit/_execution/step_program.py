@@ -153,7 +153,7 @@ def _join(column: tuple[Any, ...], pad_value: float | None) -> Any:
         return column[0]
     shapes = {part.shape[1:] for part in column}
     if len(shapes) == 1:
-        return torch.cat(torch.atleast_1d(column))
+        return torch.cat([part if part.ndim else part[None] for part in column])
     if pad_value is None or len({part.ndim for part in column}) > 1:
         found = ", ".join(str(tuple(part.shape)) for part in column)
         raise ValueError(f"{cannot_join(f'batches gave outputs of the shapes {found}')} {PADDING_HINT}")

@@ -212,7 +212,7 @@ class _OutputBuffer:
                 self._add_chunk(numpy_compatible(part).to("cpu", copy=True))
                 return
             self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=numpy_compatible(part[:0]).dtype)
-        part = torch.atleast_1d(part)  # A module that squeezes its outputs gives a scalar for a batch of one row.
+        part = part if part.ndim else part[None]  # Of one row, from a module that squeezes its outputs.
         end = self._filled + part.shape[0]
         rows = self._buffer[self._filled : end]
         if rows.shape != part.shape:

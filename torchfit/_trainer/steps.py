@@ -405,6 +405,15 @@ def show_parameters(model: BaseModel, state: StepState) -> None:
 
 
 def sync_optimizer(model: BaseModel, state: StepState, after_forward: bool = False) -> bool:
+    """Do what `sync_parameters` does; an overridden `build_optimizer` binds the optimizer first."""
+    is_overridden = not model.optimizer.built and overridden_method(model, "build_optimizer") is not None
+    if is_overridden and (after_forward or not has_lazy_weights(model.module)):
+        model.build_optimizer()
+        return False
+    return sync_parameters(model, state, after_forward)
+
+
+def sync_parameters(model: BaseModel, state: StepState, after_forward: bool = False) -> bool:
     """Let the optimizer train what is trainable now, and return whether it trains other parameters than before.
 
     In a `train_step` of the user's it binds to the parameters that it is first used with. In that of torchfit, one

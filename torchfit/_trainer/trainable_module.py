@@ -15,7 +15,7 @@ from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import call_model
-from torchfit._trainer.steps import ForwardResult, build_optimizer, forward_pass, record
+from torchfit._trainer.steps import ForwardResult, build_optimizer, forward_pass, record, sync_parameters
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results
 from torchfit._utils import collector
@@ -72,7 +72,8 @@ class TrainableModule(BaseModel):
         If it is bound already, it trains what is trainable now. For a `train_step` of your own, it binds to the
         parameters that it is first used with.
         """
-        self._torchfit.sync_optimizer(self)
+        if sync_parameters(self, self._torchfit.state):
+            self._torchfit.execution.invalidate()
 
     # -- the steps, which may be overridden ----------------------------------------------------------------
 

@@ -146,7 +146,7 @@ def save_freq(name: str, value: Any, *words: str) -> Any:
     raise ValueError(f"{name}: expected {expected} or a positive number of batches. Received: {describe(value)}")
 
 
-def takes_targets_and_predictions(kind: str, function: Callable[..., object]) -> None:
+def takes_targets_and_predictions(argument: str, function: Callable[..., object]) -> None:
     """Check that a function can be called as `(y_true, y_pred)`.
 
     Raises:
@@ -154,13 +154,13 @@ def takes_targets_and_predictions(kind: str, function: Callable[..., object]) ->
 
     >>> takes_targets_and_predictions("loss", lambda y_pred: 0)
     Traceback (most recent call last):
-    ValueError: A loss is called as (y_true, y_pred), but <lambda> takes (y_pred).
+    ValueError: `loss` must be a function (y_true, y_pred), but <lambda> takes (y_pred).
     """
     function = getattr(function, "forward", function)
     if not accepts(function, 2):
         name = getattr(function, "__name__", type(function).__name__)
         taken = ", ".join(inspect.signature(function).parameters)
-        raise ValueError(f"A {kind} is called as (y_true, y_pred), but {name} takes ({taken}).")
+        raise ValueError(f"`{argument}` must be a function (y_true, y_pred), but {name} takes ({taken}).")
 
 
 def accepts(function: Callable[..., object], count: int) -> bool:

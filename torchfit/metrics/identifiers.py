@@ -272,7 +272,7 @@ def _as_metric_object(identifier: object) -> Metric:
     if isinstance(identifier, (Loss, nn.Module)) or is_torch_loss(identifier):
         return MeanLoss(identifier)
     if callable(identifier):
-        takes_targets_and_predictions("metric", identifier)
+        takes_targets_and_predictions("metrics", identifier)
         return MeanMetricWrapper(identifier, getattr(identifier, "name", None))
     raise ValueError(
         "A metric must be a name, a Metric, a torchmetrics metric or a callable (y_true, y_pred). "

@@ -27,7 +27,7 @@ def clip_by_norm(gradients: Tensors, limit: float) -> Tensors:
     """Shrink each tensor whose Euclidean norm is above the limit to that norm."""
     scales = norms(gradients)
     torch._foreach_clamp_min_(scales, limit)
-    scales = torch._foreach_reciprocal(scales)
+    scales = list(torch._foreach_reciprocal(scales))
     torch._foreach_mul_(scales, limit)
     return list(torch._foreach_mul(gradients, scales))
 
