@@ -161,3 +161,15 @@ def test_without_names_the_way_is_told():
     model.compile("sgd", nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match=r"label_names=\["):
         model.fit(DataLoader(Samples(), batch_size=4), verbose=0)
+
+
+@pytest.mark.parametrize("weights", [{"sample_weight": np.ones(12)}, {"class_weight": {0: 2.0}}])
+def test_weights_do_not_reach_the_loss_of_a_module_and_are_refused(weights):
+    with pytest.raises(ValueError, match=r"`class_weight`\) does not go with the loss that the module"):
+        model_of().fit({"x": X, "labels": Y}, verbose=0, **weights)
+    model = model_of(nn.CrossEntropyLoss())
+    expected = torchfit.Model(Classifier().layer, device="cpu")
+    expected.module.load_state_dict(model.module.layer.state_dict())
+    expected.compile("sgd", nn.CrossEntropyLoss())
+    found = model.fit({"x": X, "labels": Y}, verbose=0, shuffle=False, **weights).history["loss"]
+    assert found == pytest.approx(expected.fit(X, Y, verbose=0, shuffle=False, **weights).history["loss"])

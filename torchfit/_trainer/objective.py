@@ -159,9 +159,19 @@ class Objective:
         losses = tree.leaves(self._losses) if self._builtin_modules is None else []
         return [found for loss in losses for found in hidden_modules(loss)]
 
-    def own_loss(self, outputs: Nested) -> Tensor | None:
-        """Return the loss that the module computed itself, `None` if it returned none; a line in the log says so."""
+    def own_loss(self, outputs: Nested, sample_weight: Nested) -> Tensor | None:
+        """Return the loss that the module computed itself, `None` if it returned none; a line in the log says so.
+
+        Raises:
+            ValueError: If there are weights, which would not reach it.
+        """
         loss = find_own_loss(outputs)
+        if loss is not None and sample_weight is not None:
+            raise ValueError(
+                "`sample_weight` (or `class_weight`) does not go with the loss that the module returns, which is one "
+                f"value per batch. Received: {describe(sample_weight)}. Pass `loss=` to `compile`, which weighs "
+                "samples, or leave the weights out."
+            )
         if loss is not None and not self._trains_on_own_loss:
             self._trains_on_own_loss = True
             logger.warning(

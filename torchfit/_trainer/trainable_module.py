@@ -117,7 +117,7 @@ class TrainableModule(BaseModel):
         An override may leave `training` out. In evaluation, a model without any loss has a loss of 0.
 
         Raises:
-            ValueError: If there is nothing to minimise.
+            ValueError: If there is nothing to minimise, or weights come with a loss that the module returns.
         """
         state = self._torchfit.state
         loss: Tensor | None = state.objective.loss(y, y_pred, sample_weight)
@@ -131,7 +131,7 @@ class TrainableModule(BaseModel):
                 f"`{state.data_name}` came without targets `y`, but a loss was compiled. Pass them, or data that yield "
                 f"(inputs, targets){way_out if isinstance(x, Mapping) else ''}."
             )
-        loss = state.objective.own_loss(y_pred)
+        loss = state.objective.own_loss(y_pred, sample_weight)
         if loss is not None:
             return loss
         if training:
