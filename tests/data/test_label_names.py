@@ -173,3 +173,14 @@ def test_weights_do_not_reach_the_loss_of_a_module_and_are_refused(weights):
     expected.compile("sgd", nn.CrossEntropyLoss())
     found = model.fit({"x": X, "labels": Y}, verbose=0, shuffle=False, **weights).history["loss"]
     assert found == pytest.approx(expected.fit(X, Y, verbose=0, shuffle=False, **weights).history["loss"])
+
+
+def test_accumulation_with_the_loss_of_a_module_says_that_it_is_taken_for_a_mean():
+    model = model_of()
+    model.compile(torchfit.optimizers.SGD(gradient_accumulation_steps=2))
+    with pytest.warns(UserWarning, match="`gradient_accumulation_steps`: the loss that the module returns") as told:
+        model.fit({"x": X, "labels": Y}, batch_size=4, epochs=2, verbose=0)
+    assert len(told) == 1
+    model.compile("sgd", microbatch=2)
+    with pytest.warns(UserWarning, match="`microbatch`: the loss that the module returns"):
+        model.fit({"x": X, "labels": Y}, batch_size=4, verbose=0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchfit._trainer.loss_tracking import LossTerm
+from torchfit._trainer.output_matching import find_own_loss
 from torchfit._trainer.steps import ForwardResult
 from torchfit.losses.reduction import Denominator
 from torchfit.optimizers.identifiers import AnyOptimizer
@@ -143,5 +144,12 @@ def warn_if_not_separable(argument: str, result: ForwardResult) -> None:
             f"`{argument}`: the loss of {', '.join(map(repr, names))} is one number for a batch, not a sum over "
             "samples, so the update is the mean over the parts instead of that of the whole. Let the loss return one "
             f"value per sample, or leave `{argument}` out.",
+            stacklevel=2,
+        )
+    if not result.losses.terms and find_own_loss(result.outputs) is not None:
+        warnings.warn(
+            f"`{argument}`: the loss that the module returns is one number for a batch, which is taken for a mean over "
+            "samples. Where it leaves out labels, such as those of padding, the update is not that of the whole. Pass "
+            f"`loss=` to `compile`, or leave `{argument}` out.",
             stacklevel=2,
         )
