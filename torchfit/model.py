@@ -1,7 +1,7 @@
 """`Model`: Keras' training interface around any `torch.nn.Module`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from torchfit._utils.keywords import hide_unknown, no_unknown
 from torchfit._utils.tracebacks import traceback_filter
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
-from torchfit.utils.learning_rate_finder import LRFinderResult, lr_find
+
+if TYPE_CHECKING:
+    from torchfit.utils.learning_rate_finder import LRFinderResult
 
 
 class Model(SavableModel):
@@ -353,8 +355,10 @@ class Model(SavableModel):
         """
         return self._torchfit.predict_iter(self, x, batch_size, steps, LoaderConfig(**loading))
 
-    def lr_find(self, x: Any, y: Any = None, **arguments: Any) -> LRFinderResult:
+    def lr_find(self, x: Any, y: Any = None, **arguments: Any) -> "LRFinderResult":
         """Try learning rates from small to large on a copy of the model, and suggest one; see `utils.lr_find`."""
+        from torchfit.utils.learning_rate_finder import lr_find  # Not before: it brings all of torchfit.utils along.
+
         with traceback_filter:
             return lr_find(self, x, y, **arguments)
 

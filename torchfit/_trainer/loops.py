@@ -79,6 +79,7 @@ def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackList, st
     for first, last, batch in steps:
         callbacks.on_test_batch_begin(first, {})
         logs = step(batch)
+        del batch  # So that the data see that nobody holds what was drawn.
         callbacks.on_test_batch_end(last, logs)
         if stop_flags.stop_evaluating:
             break
@@ -94,6 +95,7 @@ def predict_loop(
     for first, last, batch in steps:
         callbacks.on_predict_batch_begin(first, {})
         outputs = step(batch)
+        del batch
         collect(outputs)
         callbacks.on_predict_batch_end(last, {"outputs": outputs})
         del outputs  # Otherwise two batches of outputs would be alive while the next one is computed.

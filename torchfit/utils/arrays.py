@@ -1,10 +1,10 @@
 """Helpers for arrays: one-hot labels, unit vectors, sequences of one length."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike
 from torch import Tensor
 
 from torchfit._types import Array, TensorLike
@@ -70,7 +70,7 @@ def normalize(x: TensorLike, axis: int = -1, order: int | float = 2) -> TensorLi
 def pad_sequences(
     sequences: Iterable[Sequence[object]],
     maxlen: int | None = None,
-    dtype: DTypeLike = "int32",
+    dtype: Any = "int32",
     padding: str = "pre",
     truncating: str = "pre",
     value: object = 0.0,
@@ -122,7 +122,7 @@ def _check_side(argument: str, value: object) -> None:
         raise ValueError(f"`{argument}` must be 'pre' or 'post', but it is {describe(value)}.")
 
 
-def _check_value(dtype: DTypeLike, value: object) -> None:
+def _check_value(dtype: Any, value: object) -> None:
     if isinstance(value, str) and np.dtype(dtype).kind not in "OUS":
         raise ValueError(f"`value` is {describe(value)}, which does not fit `dtype` {dtype}: pass dtype=object.")
 
