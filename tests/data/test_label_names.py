@@ -184,3 +184,10 @@ def test_accumulation_with_the_loss_of_a_module_says_that_it_is_taken_for_a_mean
     model.compile("sgd", microbatch=2)
     with pytest.warns(UserWarning, match="`microbatch`: the loss that the module returns"):
         model.fit({"x": X, "labels": Y}, batch_size=4, verbose=0)
+
+
+def test_a_validation_without_the_loss_of_the_module_is_told_once():
+    model = model_of()
+    with pytest.warns(UserWarning, match="`loss` is 0: the module returned none here") as told:
+        model.fit({"x": X, "labels": Y}, validation_data=({"x": X}, Y), epochs=2, verbose=0)
+    assert len(told) == 1

@@ -1,5 +1,6 @@
 """The objective: from the arguments of `compile` to one loss to minimise, and the metrics beside it."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -126,7 +127,7 @@ class Objective:
         self.checks_first_batch = False
         self.output_bytes = 0
         self.tracker = TotalLoss()
-        self._trains_on_own_loss = False
+        self._trains_on_own_loss = self._has_told_of_missing_loss = False
         # A loss of the user's may create modules when it is first called.
         self._builtin_modules = self._find_modules() if all(map(is_builtin, tree.leaves(self._losses))) else None
         self.outputs: list[OutputObjective] = []
@@ -162,6 +163,8 @@ class Objective:
     def own_loss(self, outputs: Nested, sample_weight: Nested) -> Tensor | None:
         """Return the loss that the module computed itself, `None` if it returned none; a line in the log says so.
 
+        One that returned a loss before and returns none now is warned of.
+
         Raises:
             ValueError: If there are weights, which would not reach it.
         """
@@ -177,6 +180,13 @@ class Objective:
             logger.warning(
                 "No loss was compiled: the loss is the scalar that the module returns. Call "
                 'model.add_loss(lambda outputs: outputs["loss"], on="") to choose another one.'
+            )
+        if loss is None and self._trains_on_own_loss and not self._has_told_of_missing_loss:
+            self._has_told_of_missing_loss = True
+            warnings.warn(
+                "`loss` is 0: the module returned none here, though it did in training. Pass the targets as in "
+                "training, such as among the inputs, or pass `loss=` to `compile`.",
+                stacklevel=2,
             )
         return loss
 
