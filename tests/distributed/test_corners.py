@@ -171,7 +171,24 @@ def numbers_that_are_none():
     return [str(warning.message) for warning in caught]
 
 
+class Squeezes(nn.Linear):
+    """Gives a scalar for a batch of one row."""
+
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+def last_rows_that_are_squeezed():
+    torch.manual_seed(0)
+    model = torchfit.Model(Squeezes(X.shape[1], 1))
+    model.compile("sgd", "mse")
+    rows = X[:33]
+    history = model.fit(rows, rows[:, 0], batch_size=16, verbose=0).history
+    return history, model.predict(rows, batch_size=16), model.predict(rows, batch_size=8)
+
+
 FUNCTIONS = [
+    last_rows_that_are_squeezed,
     several_steps_in_a_call,
     compiled_automatically,
     lazy_layers,

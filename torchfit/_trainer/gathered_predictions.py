@@ -107,4 +107,10 @@ def _counted(outputs: Nested, parts: list[BatchPart]) -> Nested:
 
 
 def _selector(kept: Tensor) -> Callable[[object], object]:
-    return lambda leaf: leaf[kept.to(leaf.device)] if isinstance(leaf, Tensor) and leaf.ndim else leaf
+    def select(leaf: object) -> object:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        rows = leaf if leaf.ndim else leaf.reshape(1)
+        return rows[kept.to(leaf.device)] if len(rows) == len(kept) else leaf  # What has no rows is refused later.
+
+    return select
