@@ -16,19 +16,7 @@ from torchfit._utils.errors import describe
 
 
 def launch(function: Callable[[], Any], processes: int = 2) -> Any:
-    """Call a function in several new processes, which train together, and return what it returns in the primary one.
-
-    For notebooks; a script is better started with `torchrun`. The processes start afresh: what the function needs it
-    imports, or gets with `functools.partial`. Functions that a notebook defines need the package cloudpickle.
-
-    Args:
-        function: Makes the model and the data, trains, and returns something that can be pickled.
-        processes: How many processes to start.
-
-    Raises:
-        ValueError: If `function` cannot be sent to another process, or `processes` is no number of processes.
-        RuntimeError: If CUDA is in use already, or a process failed: the message says which, and with what.
-    """
+    """Do what `torchfit.distribution.launch` says."""
     processes = validation.integer("processes", processes, min_value=1)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise RuntimeError(
