@@ -2,7 +2,7 @@
 
 Run it with `torchrun --nproc-per-node 2 examples/distributed.py`, or with `python examples/distributed.py`: the lines
 are the same but for the number of processes and the times. With `--epochs 20 --backup folder` a run that was
-interrupted goes on, with as many processes as before or another number.
+interrupted continues, with as many processes as before or another number.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Disks that are full, workers that die, hooks that fail: a clear error, whole files, and a model that goes on."""
+"""Disks that are full, workers that die, hooks that fail: a clear error, whole files, and a model that stays usable."""
 
 import multiprocessing
 import os

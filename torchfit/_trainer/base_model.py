@@ -11,6 +11,7 @@ from torchfit._execution.device import resolve_device
 from torchfit._trainer.predictions import numpy_compatible
 from torchfit._types import Array, Nested, Results
 from torchfit._utils.batch import Batch
+from torchfit._utils.compat import MODULE_ATTRIBUTES
 from torchfit._utils.errors import describe
 from torchfit._utils.freezing import set_trainable
 from torchfit._utils.modules import deep_recursion, has_lazy_weights, named_weights, weight_tensors
@@ -263,8 +264,5 @@ def _candidates(module: nn.Module) -> Iterator[Any]:
     for child in module.children():
         yield from _candidates(child)
     for name, value in vars(module).items():
-        if name not in _MODULE_ATTRIBUTES and isinstance(value, (list, tuple, dict)):
+        if name not in MODULE_ATTRIBUTES and isinstance(value, (list, tuple, dict)):
             yield from filter(is_metric, value.values() if isinstance(value, dict) else value)
-
-
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
