@@ -19,7 +19,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.keywords import hide_unknown, no_unknown
 from torchfit._utils.names import did_you_mean
 from torchfit.callbacks import Callback
-from torchfit.losses.traits import loss_traits
+from torchfit.losses.checks import loss_traits
 from torchfit.model import Model
 from torchfit.optimizers.identifiers import resolve_optimizer
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchfit import functional, losses
-from torchfit.losses.traits import LossTraits, loss_traits
+from torchfit.losses.checks import LossTraits, loss_traits
 
 
 def weighted(y_true, y_pred):

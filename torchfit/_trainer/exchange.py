@@ -9,7 +9,7 @@ from torch import Tensor
 from torchfit._distribution.process_group import ProcessGroup
 from torchfit._trainer.partial_gradients import Gradients, LossPart, compute_gradients
 from torchfit._trainer.target_rank import is_builtin
-from torchfit.losses.reduction import Denominator
+from torchfit.losses.base import Denominator
 from torchfit.metrics.base import SUM_DTYPE
 from torchfit.optimizers.identifiers import AnyOptimizer
 

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from torchfit._types import TensorLike
 from torchfit._utils.dtypes import sum_dtype
-from torchfit.losses.reduction import Denominator, zero_if_empty
-from torchfit.metrics.base import SUM_DTYPE, Metric
+from torchfit.losses.base import Denominator, zero_if_empty
+from torchfit.metrics.base import SUM_DTYPE, Metric, Variable
 from torchfit.metrics.reductions import Mean
-from torchfit.metrics.variable import Variable
 
 _WINDOW = 64
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchfit._trainer.loss_tracking import LossTerm
 from torchfit._trainer.output_matching import find_own_loss
 from torchfit._trainer.steps import ForwardResult
-from torchfit.losses.reduction import Denominator
+from torchfit.losses.base import Denominator
 from torchfit.optimizers.identifiers import AnyOptimizer
 
 Gradients = list[Tensor | None]

@@ -34,7 +34,7 @@ from torchfit._utils import tree
 from torchfit._utils.batch import Batch, parts_of, unwrapped
 from torchfit._utils.modules import has_lazy_weights
 from torchfit._utils.tensors import map_tensors
-from torchfit.losses.reduction import Denominator
+from torchfit.losses.base import Denominator
 
 _requires_grad = attrgetter("requires_grad")
 _MAX_GROUP_SIZE = 32

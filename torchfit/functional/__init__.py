@@ -7,31 +7,33 @@ from torchfit.functional.accuracy import (
     sparse_top_k_categorical_accuracy,
     top_k_categorical_accuracy,
 )
-from torchfit.functional.correlation import concordance_correlation, pearson_correlation
-from torchfit.functional.crossentropy import (
+from torchfit.functional.confusion import dice, tversky
+from torchfit.functional.probabilistic import (
     binary_crossentropy,
-    categorical_crossentropy,
-    sparse_categorical_crossentropy,
-)
-from torchfit.functional.focal import (
     binary_focal_crossentropy,
+    categorical_crossentropy,
     categorical_focal_crossentropy,
     categorical_generalized_cross_entropy,
+    ctc,
+    kl_divergence,
+    poisson,
+    sparse_categorical_crossentropy,
 )
-from torchfit.functional.margins import categorical_hinge, hinge, squared_hinge
-from torchfit.functional.probabilistic import kl_divergence, poisson
 from torchfit.functional.regression import (
+    categorical_hinge,
+    circle,
+    concordance_correlation,
     cosine_similarity,
+    hinge,
     huber,
     log_cosh,
     mean_absolute_error,
     mean_absolute_percentage_error,
     mean_squared_error,
     mean_squared_logarithmic_error,
+    pearson_correlation,
+    squared_hinge,
 )
-from torchfit.functional.segmentation import dice, tversky
-from torchfit.functional.sequence import ctc
-from torchfit.functional.similarity import circle
 
 __all__ = [
     "binary_accuracy",

@@ -24,30 +24,50 @@ from torchfit.functional import (
     squared_hinge,
     tversky,
 )
-from torchfit.losses.aliases import BCE, KLD, MAE, MAPE, MSE, MSLE, bce, kld, mae, mape, mse, msle
 from torchfit.losses.base import Loss
-from torchfit.losses.crossentropy import BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy
-from torchfit.losses.focal import (
+from torchfit.losses.functional_loss import LossFunctionWrapper, OverOutputs
+from torchfit.losses.identifiers import (
+    BCE,
+    KLD,
+    MAE,
+    MAPE,
+    MSE,
+    MSLE,
+    bce,
+    deserialize,
+    get,
+    kld,
+    mae,
+    mape,
+    mse,
+    msle,
+    serialize,
+)
+from torchfit.losses.probabilistic import (
+    CTC,
+    BinaryCrossentropy,
     BinaryFocalCrossentropy,
+    CategoricalCrossentropy,
     CategoricalFocalCrossentropy,
     CategoricalGeneralizedCrossEntropy,
+    KLDivergence,
+    Poisson,
+    SparseCategoricalCrossentropy,
 )
-from torchfit.losses.functional_loss import LossFunctionWrapper, OverOutputs
-from torchfit.losses.identifiers import deserialize, get, serialize
-from torchfit.losses.margins import CategoricalHinge, Hinge, SquaredHinge
-from torchfit.losses.probabilistic import KLDivergence, Poisson
 from torchfit.losses.regression import (
+    CategoricalHinge,
+    Circle,
     CosineSimilarity,
+    Hinge,
     Huber,
     LogCosh,
     MeanAbsoluteError,
     MeanAbsolutePercentageError,
     MeanSquaredError,
     MeanSquaredLogarithmicError,
+    SquaredHinge,
 )
 from torchfit.losses.segmentation import Dice, Tversky
-from torchfit.losses.sequence import CTC
-from torchfit.losses.similarity import Circle
 from torchfit.losses.torch_losses import TorchLoss
 
 __all__ = [

@@ -12,10 +12,8 @@ from torchfit._types import Config, DTypeLike, Nested, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
-from torchfit.functional.alignment import align_ranks
-from torchfit.functional.masks import fit_mask
-from torchfit.losses.base import Loss, as_tensors
-from torchfit.losses.reduction import MEANS, Reduced
+from torchfit.functional.alignment import align_ranks, fit_mask
+from torchfit.losses.base import MEANS, Loss, Reduced, as_tensors
 
 LossFunction = Callable[..., Tensor]
 _TARGETS_FIRST = {"y_true", "true", "y", "target", "targets", "label", "labels", "ground_truth"}

@@ -1,4 +1,4 @@
-"""Losses by name, as data, and from whatever a user may hold."""
+"""Losses by name, and the short names of the commonest."""
 
 import functools
 import inspect
@@ -13,15 +13,18 @@ from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.registry import Registry
 from torchfit._utils.validation import takes_targets_and_predictions
-from torchfit.losses import crossentropy, focal, margins, probabilistic, regression, segmentation, sequence, similarity
+from torchfit.losses import probabilistic, regression, segmentation
 from torchfit.losses.base import Loss
-from torchfit.losses.functional_loss import (
-    LossFunctionWrapper,
-    OverOutputs,
-    function_name,
-    with_keras_argument_order,
-)
+from torchfit.losses.functional_loss import LossFunctionWrapper, OverOutputs, function_name, with_keras_argument_order
 from torchfit.losses.torch_losses import TORCH_NAMES, TorchLoss, is_torch_loss
+
+mse = MSE = functional.mean_squared_error
+mae = MAE = functional.mean_absolute_error
+mape = MAPE = functional.mean_absolute_percentage_error
+msle = MSLE = functional.mean_squared_logarithmic_error
+bce = BCE = functional.binary_crossentropy
+kld = KLD = functional.kl_divergence
+
 
 _CLASS_OF_FUNCTION: dict[Callable[..., Tensor], type[Loss]] = {
     functional.mean_squared_error: regression.MeanSquaredError,
@@ -31,21 +34,21 @@ _CLASS_OF_FUNCTION: dict[Callable[..., Tensor], type[Loss]] = {
     functional.huber: regression.Huber,
     functional.log_cosh: regression.LogCosh,
     functional.cosine_similarity: regression.CosineSimilarity,
-    functional.binary_crossentropy: crossentropy.BinaryCrossentropy,
-    functional.categorical_crossentropy: crossentropy.CategoricalCrossentropy,
-    functional.sparse_categorical_crossentropy: crossentropy.SparseCategoricalCrossentropy,
-    functional.binary_focal_crossentropy: focal.BinaryFocalCrossentropy,
-    functional.categorical_focal_crossentropy: focal.CategoricalFocalCrossentropy,
-    functional.categorical_generalized_cross_entropy: focal.CategoricalGeneralizedCrossEntropy,
+    functional.binary_crossentropy: probabilistic.BinaryCrossentropy,
+    functional.categorical_crossentropy: probabilistic.CategoricalCrossentropy,
+    functional.sparse_categorical_crossentropy: probabilistic.SparseCategoricalCrossentropy,
+    functional.binary_focal_crossentropy: probabilistic.BinaryFocalCrossentropy,
+    functional.categorical_focal_crossentropy: probabilistic.CategoricalFocalCrossentropy,
+    functional.categorical_generalized_cross_entropy: probabilistic.CategoricalGeneralizedCrossEntropy,
     functional.kl_divergence: probabilistic.KLDivergence,
     functional.poisson: probabilistic.Poisson,
-    functional.hinge: margins.Hinge,
-    functional.squared_hinge: margins.SquaredHinge,
-    functional.categorical_hinge: margins.CategoricalHinge,
+    functional.hinge: regression.Hinge,
+    functional.squared_hinge: regression.SquaredHinge,
+    functional.categorical_hinge: regression.CategoricalHinge,
     functional.dice: segmentation.Dice,
     functional.tversky: segmentation.Tversky,
-    functional.circle: similarity.Circle,
-    functional.ctc: sequence.CTC,
+    functional.circle: regression.Circle,
+    functional.ctc: probabilistic.CTC,
 }
 """Each function and the class that computes the same."""
 
@@ -59,10 +62,10 @@ _ALIASES = {
     "kullback_leibler_divergence": functional.kl_divergence,
     "huber_loss": functional.huber,
     "logcosh": functional.log_cosh,
-    "ce": crossentropy.Crossentropy,
+    "ce": probabilistic.Crossentropy,
 }
 
-_OTHER_CLASSES = (Loss, LossFunctionWrapper, OverOutputs, TorchLoss, crossentropy.Crossentropy)
+_OTHER_CLASSES = (Loss, LossFunctionWrapper, OverOutputs, TorchLoss, probabilistic.Crossentropy)
 
 FAMILY = Registry(
     "loss",

@@ -1,8 +1,323 @@
-"""Losses between distributions, and between counts and rates. One loss per `(batch, …)`."""
+"""Losses of probabilities and logits."""
 
-from torchfit._types import DTypeLike
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from torchfit._types import DTypeLike, Nested, TensorLike
+from torchfit._utils import validation
+from torchfit._utils.tensors import as_tensor
 from torchfit.functional import probabilistic
+from torchfit.functional.alignment import kind_of_labels
+from torchfit.losses.base import MEANS, Loss, Reduced
 from torchfit.losses.functional_loss import FunctionalLoss
+
+FusedMean = Callable[[Tensor, Tensor], Tensor | None]
+
+
+class BinaryCrossentropy(FunctionalLoss):
+    """The crossentropy of labels from 0 to 1 and predicted probabilities, each value on its own.
+
+    `y_true` and `y_pred` have one shape `(batch, …, values)`, and `(batch,)` goes with `(batch, 1)`; one loss
+    per `(batch, …)`.
+
+    Arguments:
+        from_logits: `y_pred` holds logits rather than probabilities from 0 to 1.
+        label_smoothing: the share, from 0 to 1, by which labels are moved towards ½.
+        axis: the dimension that is averaged.
+
+    >>> BinaryCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+
+    expects_probabilities = "single"
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "binary_crossentropy",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(
+            probabilistic.binary_crossentropy,
+            name,
+            reduction,
+            dtype,
+            _select_fused_mean(
+                from_logits,
+                axis == -1 and not label_smoothing,
+                probabilistic.fused_binary_crossentropy,
+                probabilistic.fused_binary_crossentropy_from_logits,
+            ),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
+        )
+
+
+class CategoricalCrossentropy(FunctionalLoss):
+    """The crossentropy of one-hot or soft labels and predicted probabilities of classes.
+
+    `y_true` and `y_pred` have one shape `(batch, …, classes)`; one loss per `(batch, …)`. Probabilities are
+    divided by their sum first.
+
+    Arguments:
+        from_logits: `y_pred` holds logits rather than probabilities.
+        label_smoothing: the share, from 0 to 1, of every label that is given to all classes alike.
+        axis: the dimension of the classes.
+
+    >>> CategoricalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+
+    expects_probabilities = "distribution"
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "categorical_crossentropy",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(
+            probabilistic.categorical_crossentropy,
+            name,
+            reduction,
+            dtype,
+            _select_fused_mean(
+                from_logits,
+                axis == -1 and not label_smoothing,
+                probabilistic.fused_categorical_crossentropy,
+                probabilistic.fused_categorical_crossentropy_from_logits,
+            ),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
+        )
+
+
+class SparseCategoricalCrossentropy(FunctionalLoss):
+    """The crossentropy of class indices and predicted probabilities of classes.
+
+    `y_true` holds class indices from 0 to classes - 1 of any number kind, `(batch, …)`, or with a dimension of size 1
+    in place of the classes or at the end; `y_pred` is `(batch, …, classes)`. Labels out of range are not looked for, as
+    that would wait for the device at every step: torch raises `IndexError` for them on the CPU and stops the process
+    on a GPU.
+
+    Arguments:
+        from_logits: `y_pred` holds logits rather than probabilities.
+        ignore_class: a label that does not count, such as -1 or 255; means are taken over the others.
+        axis: the dimension of the classes.
+
+    >>> SparseCategoricalCrossentropy()([1], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
+    0.6931...
+    """
+
+    expects_probabilities = "distribution"
+    _takes_class_indices = True
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        axis: int = -1,
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(
+            probabilistic.sparse_categorical_crossentropy,
+            name,
+            reduction,
+            dtype,
+            _select_fused_mean(
+                from_logits,
+                axis == -1 and ignore_class is None,
+                probabilistic.fused_sparse_categorical_crossentropy,
+                probabilistic.fused_sparse_categorical_crossentropy_from_logits,
+            ),
+            from_logits=validation.boolean("from_logits", from_logits),
+            ignore_class=None if ignore_class is None else validation.integer("ignore_class", ignore_class),
+            axis=validation.integer("axis", axis),
+        )
+        self._target_dtype = torch.int64
+
+
+class Crossentropy(Loss):
+    """The crossentropy that the shapes of targets and outputs call for: what `loss="crossentropy"` or `"ce"` means.
+
+    Binary for outputs `(batch,)` and `(batch, …, 1)`; else of class indices, if the targets lack the last dimension of
+    the outputs `(batch, …, classes)` or have 1 there; else of one-hot or soft labels. Outputs are probabilities. Each
+    batch is looked at by itself, so that soft labels in training go with class indices in validation.
+
+    >>> loss = Crossentropy()
+    >>> round(loss([1], [[0.5, 0.5]]).item(), 4), round(loss([[0.0, 1.0]], [[0.5, 0.5]]).item(), 4)
+    (0.6931, 0.6931)
+    >>> loss.select(torch.zeros(8), torch.zeros(8, 1)).name
+    'binary_crossentropy'
+    """
+
+    from_logits = False
+
+    def __init__(
+        self,
+        name: str | None = "crossentropy",
+        reduction: str | None = "sum_over_batch_size",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(name, reduction, dtype)
+        self._binary = BinaryCrossentropy(reduction=reduction, dtype=dtype)
+        self._sparse = SparseCategoricalCrossentropy(reduction=reduction, dtype=dtype)
+        self._categorical = CategoricalCrossentropy(reduction=reduction, dtype=dtype)
+
+    def select(self, y_true: Nested, y_pred: Nested) -> Loss:
+        """Return the loss that targets `(batch, …)` and outputs `(batch, …)` of these shapes call for."""
+        kind = kind_of_labels(as_tensor(y_true).shape, as_tensor(y_pred).shape)
+        return {"binary": self._binary, "sparse_categorical": self._sparse}.get(kind, self._categorical)
+
+    def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
+        """Return the loss of each sample."""
+        return self.select(y_true, y_pred).call(y_true, y_pred)
+
+    def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
+        chosen = self.select(y_true, y_pred)
+        if chosen.reduction in MEANS or chosen.is_sum:
+            return chosen.with_denominator(y_true, y_pred, sample_weight)
+        return super()._compute(y_true, y_pred, sample_weight)
+
+
+def _select_fused_mean(
+    from_logits: bool, is_default: bool, of_probabilities: FusedMean, of_logits: FusedMean
+) -> FusedMean | None:
+    """Return the function that computes the mean over a batch at once, if the arguments allow for it."""
+    if not is_default:
+        return None
+    return of_logits if from_logits else of_probabilities
+
+
+class BinaryFocalCrossentropy(FunctionalLoss):
+    """The binary crossentropy with every element weighted by `(1 - p_t)^gamma` (Lin et al., 2017).
+
+    Shapes are those of `BinaryCrossentropy`.
+
+    Arguments:
+        apply_class_balancing: weigh elements labelled 1 by `alpha`, those labelled 0 by `1 - alpha`.
+        alpha: see there, from 0 to 1.
+        gamma: how much easy elements lose, at least 0.
+        from_logits: `y_pred` holds logits rather than probabilities from 0 to 1.
+        label_smoothing: the share, from 0 to 1, by which labels are moved towards ½.
+        axis: the dimension that is averaged.
+
+    >>> round(BinaryFocalCrossentropy()([[1.0]], [[0.5]]).item(), 4)
+    0.1733
+    """
+
+    expects_probabilities = "single"
+
+    def __init__(
+        self,
+        apply_class_balancing: bool = False,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "binary_focal_crossentropy",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(
+            probabilistic.binary_focal_crossentropy,
+            name,
+            reduction,
+            dtype,
+            apply_class_balancing=validation.boolean("apply_class_balancing", apply_class_balancing),
+            alpha=validation.number("alpha", alpha, 0, 1),
+            gamma=validation.number("gamma", gamma, 0),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
+        )
+
+
+class CategoricalFocalCrossentropy(FunctionalLoss):
+    """The categorical crossentropy weighted by `alpha · (1 - p)^gamma` (Lin et al., 2017).
+
+    Shapes are those of `CategoricalCrossentropy`.
+
+    Arguments:
+        alpha: a number at least 0, or one for each class.
+        gamma: how much easy classes lose, at least 0.
+        from_logits: `y_pred` holds logits rather than probabilities.
+        label_smoothing: the share, from 0 to 1, of every label that is given to all classes alike.
+        axis: the dimension of the classes.
+
+    >>> round(CategoricalFocalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item(), 4)
+    0.0433
+    """
+
+    expects_probabilities = "distribution"
+
+    def __init__(
+        self,
+        alpha: float | Sequence[float] = 0.25,
+        gamma: float = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "categorical_focal_crossentropy",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(
+            probabilistic.categorical_focal_crossentropy,
+            name,
+            reduction,
+            dtype,
+            alpha=validation.number_or_numbers("alpha", alpha, 0),
+            gamma=validation.number("gamma", gamma, 0),
+            from_logits=validation.boolean("from_logits", from_logits),
+            label_smoothing=validation.number("label_smoothing", label_smoothing, 0, 1),
+            axis=validation.integer("axis", axis),
+        )
+
+
+class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
+    """`(1 - p[y_true]^q) / q`, which is robust to wrong labels (Zhang and Sabuncu, 2018).
+
+    `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`.
+
+    Arguments:
+        q: between 0 (crossentropy) and 1 (absolute error), both excluded.
+
+    >>> CategoricalGeneralizedCrossEntropy()([1], [[0.75, 0.25]]).item()
+    1.0
+    """
+
+    expects_probabilities = "distribution"
+    _takes_class_indices = True
+
+    def __init__(
+        self,
+        q: float = 0.5,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "categorical_generalized_cross_entropy",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(
+            probabilistic.categorical_generalized_cross_entropy,
+            name,
+            reduction,
+            dtype,
+            q=validation.number_between("q", q, 0, 1),
+        )
+        self._target_dtype = torch.int64
 
 
 class KLDivergence(FunctionalLoss):
@@ -37,3 +352,24 @@ class Poisson(FunctionalLoss):
         dtype: DTypeLike = None,
     ):
         super().__init__(probabilistic.poisson, name, reduction, dtype)
+
+
+class CTC(FunctionalLoss):
+    """Connectionist temporal classification: label sequences without their times (Graves et al., 2006).
+
+    `y_true` holds class indices `(batch, labels)` from 1, padded with 0, the blank; `y_pred` holds logits
+    `(batch, steps, classes)`. One loss per `(batch,)`; a sequence too long for the steps gives infinity, and no
+    gradient.
+
+    >>> round(CTC()([[1]], [[[0.0, 0.0]]]).item(), 4)
+    0.6931
+    """
+
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "ctc",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(probabilistic.ctc, name, reduction, dtype)
+        self._target_dtype = torch.int64

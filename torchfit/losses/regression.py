@@ -1,4 +1,6 @@
-"""Losses between numbers. `y_true` and `y_pred` have one shape `(batch, …, values)`; one loss per `(batch, …)`."""
+"""Losses of numbers, similarities and margins."""
+
+import torch
 
 from torchfit._types import DTypeLike
 from torchfit._utils import validation
@@ -126,3 +128,90 @@ class CosineSimilarity(FunctionalLoss):
         dtype: DTypeLike = None,
     ):
         super().__init__(regression.cosine_similarity, name, reduction, dtype, axis=validation.integer("axis", axis))
+
+
+class Circle(FunctionalLoss):
+    """The circle loss: same labels near, other labels far, the worst pairs most (Sun et al., 2020).
+
+    `y_true` holds class indices `(batch,)`, `y_pred` embeddings of length 1, `(batch, features)`; every row is
+    compared with every other. Means are taken over the rows that have both a like and an unlike one.
+
+    Arguments:
+        gamma: the scale, greater than 0.
+        margin: the slack, from 0 to 1; small is strict.
+        remove_diagonal: do not compare rows with themselves.
+
+    >>> loss = Circle(gamma=1.0)
+    >>> round(loss([0, 0, 1], [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).item(), 4)
+    0.5459
+    """
+
+    is_separable = False
+
+    def __init__(
+        self,
+        gamma: float = 80.0,
+        margin: float = 0.4,
+        remove_diagonal: bool = True,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "circle",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(
+            regression.circle,
+            name,
+            reduction,
+            dtype,
+            gamma=validation.number_between("gamma", gamma, 0),
+            margin=validation.number("margin", margin, 0, 1),
+            remove_diagonal=validation.boolean("remove_diagonal", remove_diagonal),
+        )
+        self._target_dtype = torch.int64
+
+
+class Hinge(FunctionalLoss):
+    """The mean of `max(1 - y_true · y_pred, 0)`, with labels -1 and 1, or 0 and 1.
+
+    >>> Hinge()([[-1.0, 1.0]], [[0.5, 0.5]]).item()
+    1.0
+    """
+
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "hinge",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(regression.hinge, name, reduction, dtype)
+
+
+class SquaredHinge(FunctionalLoss):
+    """The mean of `max(1 - y_true · y_pred, 0)²`, with labels -1 and 1, or 0 and 1.
+
+    >>> SquaredHinge()([[-1.0, 1.0]], [[0.5, 0.5]]).item()
+    1.25
+    """
+
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "squared_hinge",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(regression.squared_hinge, name, reduction, dtype)
+
+
+class CategoricalHinge(FunctionalLoss):
+    """`max(neg - pos + 1, 0)`: the best wrong score less the right one, plus 1; `y_true` holds one-hot labels.
+
+    >>> CategoricalHinge()([[0.0, 1.0]], [[0.5, 0.25]]).item()
+    1.25
+    """
+
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "categorical_hinge",
+        dtype: DTypeLike = None,
+    ):
+        super().__init__(regression.categorical_hinge, name, reduction, dtype)

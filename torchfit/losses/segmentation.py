@@ -7,10 +7,9 @@ from torch import Tensor
 
 from torchfit._types import DTypeLike, Nested
 from torchfit._utils import validation
-from torchfit.functional import segmentation
-from torchfit.functional.alignment import align_pair
-from torchfit.functional.masks import get_mask, require_mask, with_mask
-from torchfit.functional.segmentation import Axes
+from torchfit.functional import confusion
+from torchfit.functional.alignment import align_pair, get_mask, require_mask, with_mask
+from torchfit.functional.confusion import Axes
 from torchfit.losses.functional_loss import FunctionalLoss
 
 
@@ -61,7 +60,7 @@ class Dice(_OverlapLoss):
         axis: Axes = None,
         dtype: DTypeLike = None,
     ):
-        super().__init__(segmentation.dice, name, reduction, dtype, axis=axis)
+        super().__init__(confusion.dice, name, reduction, dtype, axis=axis)
 
 
 class Tversky(_OverlapLoss):
@@ -86,7 +85,7 @@ class Tversky(_OverlapLoss):
         dtype: DTypeLike = None,
     ):
         super().__init__(
-            segmentation.tversky,
+            confusion.tversky,
             name,
             reduction,
             dtype,

@@ -19,16 +19,16 @@ from torchfit._utils.compat import MEAN, SUM, TorchLossModule, nll_loss
 from torchfit._utils.registry import find_custom
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import (
+    as_mask,
     batch_mean,
     check_has_vectors,
+    fit_mask,
     shape_mismatch_error,
     squeeze_class_axis,
     suggest_shape,
 )
-from torchfit.functional.masks import as_mask, fit_mask
-from torchfit.losses.base import Loss, count_rows
+from torchfit.losses.base import Loss, Reduced, count_rows, reduce_weighted, safe_divide
 from torchfit.losses.functional_loss import function_name
-from torchfit.losses.reduction import Reduced, reduce_weighted, safe_divide
 
 TorchFunction = Callable[..., Tensor]
 

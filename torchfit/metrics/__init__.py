@@ -33,8 +33,14 @@ from torchfit.metrics.accuracy import (
     SparseTopKCategoricalAccuracy,
     TopKCategoricalAccuracy,
 )
-from torchfit.metrics.auc import AUC
-from torchfit.metrics.base import Metric
+from torchfit.metrics.auc import (
+    AUC,
+    PrecisionAtRecall,
+    RecallAtPrecision,
+    SensitivityAtSpecificity,
+    SpecificityAtSensitivity,
+)
+from torchfit.metrics.base import Metric, Variable
 from torchfit.metrics.confusion import (
     FalseNegatives,
     FalsePositives,
@@ -42,13 +48,6 @@ from torchfit.metrics.confusion import (
     Recall,
     TrueNegatives,
     TruePositives,
-)
-from torchfit.metrics.correlation import ConcordanceCorrelation, PearsonCorrelation
-from torchfit.metrics.curves import (
-    PrecisionAtRecall,
-    RecallAtPrecision,
-    SensitivityAtSpecificity,
-    SpecificityAtSensitivity,
 )
 from torchfit.metrics.f_score import F1Score, FBetaScore
 from torchfit.metrics.identifiers import deserialize, get, serialize
@@ -59,27 +58,30 @@ from torchfit.metrics.iou import (
     OneHotIoU,
     OneHotMeanIoU,
 )
-from torchfit.metrics.margins import CategoricalHinge, Hinge, SquaredHinge
 from torchfit.metrics.probabilistic import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
+    CategoricalHinge,
+    Hinge,
     KLDivergence,
     Poisson,
     SparseCategoricalCrossentropy,
+    SquaredHinge,
 )
-from torchfit.metrics.r2 import R2Score
 from torchfit.metrics.reductions import Mean, MeanMetricWrapper, Sum
 from torchfit.metrics.regression import (
+    ConcordanceCorrelation,
     CosineSimilarity,
     LogCoshError,
     MeanAbsoluteError,
     MeanAbsolutePercentageError,
     MeanSquaredError,
     MeanSquaredLogarithmicError,
+    PearsonCorrelation,
+    R2Score,
     RootMeanSquaredError,
 )
 from torchfit.metrics.torchmetrics_adapter import TorchMetric
-from torchfit.metrics.variable import Variable
 
 __all__ = [
     "AUC",

@@ -11,8 +11,8 @@ from torchfit._utils import validation
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import accuracy as of_samples
-from torchfit.functional.masks import as_mask, require_mask
-from torchfit.losses.traits import LossTraits
+from torchfit.functional.alignment import as_mask, require_mask
+from torchfit.losses.checks import LossTraits
 from torchfit.metrics.reductions import MeanMetricWrapper
 
 

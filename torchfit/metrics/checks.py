@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import TensorLike
-from torchfit.losses.traits import LossTraits, loss_traits
+from torchfit.losses.checks import LossTraits, loss_traits
 from torchfit.metrics.base import Metric
 
 

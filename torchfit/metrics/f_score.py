@@ -7,9 +7,8 @@ from torch import Tensor
 from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.losses.traits import LossTraits
-from torchfit.metrics._validation import choice
-from torchfit.metrics._weights import weigh
+from torchfit.losses.checks import LossTraits
+from torchfit.metrics._validation import choice, weigh
 from torchfit.metrics.base import SUM_DTYPE
 from torchfit.metrics.confusion import BinaryDecisionMetric, Samples
 

@@ -13,26 +13,20 @@ from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
 from torchfit._utils.validation import takes_targets_and_predictions
 from torchfit.losses.base import Loss
+from torchfit.losses.checks import Kind, LossTraits, loss_traits
 from torchfit.losses.torch_losses import is_torch_loss
-from torchfit.losses.traits import Kind, LossTraits, loss_traits
 from torchfit.metrics import (
     accuracy,
     auc,
     confusion,
-    correlation,
-    curves,
     f_score,
     iou,
-    margins,
     probabilistic,
-    r2,
     reductions,
     regression,
 )
 from torchfit.metrics.base import Metric
-from torchfit.metrics.functions import METRIC_FUNCTIONS
-from torchfit.metrics.mean_loss import MeanLoss
-from torchfit.metrics.reductions import MeanMetricWrapper
+from torchfit.metrics.reductions import METRIC_FUNCTIONS, MeanLoss, MeanMetricWrapper
 from torchfit.metrics.torchmetrics_adapter import TorchMetric, is_torchmetrics
 
 _CLASSES: tuple[type[Metric], ...] = (
@@ -49,17 +43,17 @@ _CLASSES: tuple[type[Metric], ...] = (
     confusion.Recall,
     confusion.TrueNegatives,
     confusion.TruePositives,
-    correlation.ConcordanceCorrelation,
-    correlation.PearsonCorrelation,
-    curves.PrecisionAtRecall,
-    curves.RecallAtPrecision,
-    curves.SensitivityAtSpecificity,
-    curves.SpecificityAtSensitivity,
+    regression.ConcordanceCorrelation,
+    regression.PearsonCorrelation,
+    auc.PrecisionAtRecall,
+    auc.RecallAtPrecision,
+    auc.SensitivityAtSpecificity,
+    auc.SpecificityAtSensitivity,
     f_score.F1Score,
     f_score.FBetaScore,
-    margins.CategoricalHinge,
-    margins.Hinge,
-    margins.SquaredHinge,
+    probabilistic.CategoricalHinge,
+    probabilistic.Hinge,
+    probabilistic.SquaredHinge,
     iou.BinaryIoU,
     iou.IoU,
     iou.MeanIoU,
@@ -70,7 +64,7 @@ _CLASSES: tuple[type[Metric], ...] = (
     probabilistic.KLDivergence,
     probabilistic.Poisson,
     probabilistic.SparseCategoricalCrossentropy,
-    r2.R2Score,
+    regression.R2Score,
     MeanLoss,
     reductions.Mean,
     reductions.MeanMetricWrapper,

@@ -10,12 +10,10 @@ from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.dtypes import as_dtype, count_dtype, sum_dtype
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks, shape_mismatch_error
+from torchfit.functional.alignment import align_ranks, get_mask, shape_mismatch_error
 from torchfit.functional.confusion import confusion_matrix, ratio
-from torchfit.functional.masks import get_mask
-from torchfit.losses.traits import LossTraits
-from torchfit.metrics._validation import integer, unit_interval
-from torchfit.metrics._weights import merge_weights
+from torchfit.losses.checks import LossTraits
+from torchfit.metrics._validation import integer, merge_weights, unit_interval
 from torchfit.metrics.base import SUM_DTYPE, Metric
 
 _EPSILON = 1e-7

@@ -1,12 +1,13 @@
-"""Crossentropies and other distances between distributions."""
+"""Metrics that are the mean of a loss of probabilities, logits or margins."""
 
 import torch
 from torch import Tensor
 
 from torchfit._types import Config, DTypeLike
-from torchfit.functional import crossentropy, probabilistic
-from torchfit.functional.masks import fit_mask
-from torchfit.losses.traits import LossTraits
+from torchfit.functional import probabilistic
+from torchfit.functional import regression as of_samples
+from torchfit.functional.alignment import fit_mask
+from torchfit.losses.checks import LossTraits
 from torchfit.metrics._validation import unit_interval
 from torchfit.metrics.reductions import MeanMetricWrapper
 
@@ -84,8 +85,8 @@ class _ClassCrossentropy(_Crossentropy):
             return super()._values(y_true, y_pred, mask)
         reading: Config = {"from_logits": self.from_logits, "axis": self.axis}
         if y_true.shape == y_pred.shape:
-            return crossentropy.categorical_crossentropy(y_true, y_pred, **reading)
-        return crossentropy.sparse_categorical_crossentropy(y_true, y_pred, ignore_class=self.ignore_class, **reading)
+            return probabilistic.categorical_crossentropy(y_true, y_pred, **reading)
+        return probabilistic.sparse_categorical_crossentropy(y_true, y_pred, ignore_class=self.ignore_class, **reading)
 
 
 class BinaryCrossentropy(_Crossentropy):
@@ -106,7 +107,7 @@ class BinaryCrossentropy(_Crossentropy):
     ):
         smoothing = unit_interval("label_smoothing", label_smoothing)
         super().__init__(
-            crossentropy.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=smoothing
+            probabilistic.binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=smoothing
         )
 
     def follow_loss(self, traits: LossTraits) -> None:
@@ -135,7 +136,7 @@ class CategoricalCrossentropy(_ClassCrossentropy):
         axis: int = -1,
     ):
         super().__init__(
-            crossentropy.categorical_crossentropy,
+            probabilistic.categorical_crossentropy,
             name,
             dtype,
             from_logits=from_logits,
@@ -163,7 +164,7 @@ class SparseCategoricalCrossentropy(_ClassCrossentropy):
         axis: int = -1,
     ):
         super().__init__(
-            crossentropy.sparse_categorical_crossentropy,
+            probabilistic.sparse_categorical_crossentropy,
             name,
             dtype,
             from_logits=from_logits,
@@ -171,3 +172,42 @@ class SparseCategoricalCrossentropy(_ClassCrossentropy):
             axis=axis,
         )
         self.ignore_class = ignore_class
+
+
+class Hinge(MeanMetricWrapper):
+    """Mean of `max(1 - y_true·y_pred, 0)`, both `(batch, …)`, with labels of -1 and 1 (or 0 and 1).
+
+    >>> round(Hinge()([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]).item(), 4)
+    1.3
+    """
+
+    mode = "min"
+
+    def __init__(self, name: str | None = "hinge", dtype: DTypeLike = None):
+        super().__init__(of_samples.hinge, name, dtype)
+
+
+class SquaredHinge(MeanMetricWrapper):
+    """Mean of `max(1 - y_true·y_pred, 0)²`, both `(batch, …)`, with labels of -1 and 1 (or 0 and 1).
+
+    >>> round(SquaredHinge()([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]).item(), 4)
+    1.86
+    """
+
+    mode = "min"
+
+    def __init__(self, name: str | None = "squared_hinge", dtype: DTypeLike = None):
+        super().__init__(of_samples.squared_hinge, name, dtype)
+
+
+class CategoricalHinge(MeanMetricWrapper):
+    """Mean of `max(largest wrong score - right score + 1, 0)`, labels one-hot, both `(batch, …, classes)`.
+
+    >>> round(CategoricalHinge()([[0, 1], [0, 0]], [[0.6, 0.4], [0.4, 0.6]]).item(), 4)
+    1.4
+    """
+
+    mode = "min"
+
+    def __init__(self, name: str | None = "categorical_hinge", dtype: DTypeLike = None):
+        super().__init__(of_samples.categorical_hinge, name, dtype)

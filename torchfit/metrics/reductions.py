@@ -1,4 +1,4 @@
-"""Running sums and means, and the wrapper that makes a metric of any function."""
+"""Means and sums, of values and of functions."""
 
 import functools
 from collections.abc import Callable
@@ -6,15 +6,40 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from torchfit import functional as F
+from torchfit import losses
 from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
+from torchfit._utils.registry import Registry
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.alignment import align_ranks
-from torchfit.functional.masks import as_mask, get_mask
-from torchfit.metrics._weights import merge_weights, weigh
-from torchfit.metrics.base import SUM_DTYPE, Metric, Self
-from torchfit.metrics.functions import ELEMENTWISE, METRIC_FUNCTIONS
-from torchfit.metrics.variable import Variable
+from torchfit.functional.alignment import align_ranks, as_mask, get_mask
+from torchfit.losses.base import zero_if_empty
+from torchfit.losses.identifiers import resolve_loss
+from torchfit.metrics._validation import merge_weights, weigh
+from torchfit.metrics.base import SUM_DTYPE, Metric, Self, Variable
+
+_LOSSES_ONLY = {"categorical_generalized_cross_entropy", "circle", "ctc", "dice", "tversky"}
+
+METRIC_FUNCTIONS = Registry(
+    "metric function",
+    "torchfit.metrics",
+    {name: getattr(F, name) for name in F.__all__ if name not in _LOSSES_ONLY},
+)
+
+ELEMENTWISE = (
+    F.binary_crossentropy,
+    F.binary_focal_crossentropy,
+    F.hinge,
+    F.huber,
+    F.log_cosh,
+    F.mean_absolute_error,
+    F.mean_absolute_percentage_error,
+    F.mean_squared_error,
+    F.mean_squared_logarithmic_error,
+    F.poisson,
+    F.squared_hinge,
+)
+"""The functions that average elements over the last dimension, so that a mask may leave out single elements."""
 
 
 class Sum(Metric):
@@ -215,3 +240,51 @@ def _sum(values: Tensor) -> Tensor:
     if values.dtype is torch.bool:
         return values.count_nonzero()
     return values.sum(dtype=torch.float32) if values.dtype in (torch.float16, torch.bfloat16) else values.sum()
+
+
+class MeanLoss(Mean):
+    """The loss over all samples, as `compile(loss=)` computes it: what each batch counts is what it was divided by.
+
+    Args:
+        loss: anything that `compile(loss=)` takes.
+        name: default: the name of the loss.
+        dtype: see `Metric`.
+
+    Raises:
+        ValueError: if `loss` is none.
+
+    >>> metric = MeanLoss(torch.nn.MSELoss())
+    >>> metric.update_state([[0.0], [0.0], [0.0]], [[1.0], [1.0], [1.0]])
+    >>> metric.update_state([[0.0]], [[3.0]])
+    >>> metric.result().item()
+    3.0
+    """
+
+    mode = "min"
+
+    def __init__(self, loss: object, name: str | None = None, dtype: DTypeLike = None):
+        self.loss = resolve_loss(loss)
+        super().__init__(name=name or self.loss.name, dtype=dtype)
+
+    def update_state(  # type: ignore[override]
+        self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None
+    ) -> None:
+        """Add one batch, as the loss takes it."""
+        with torch.no_grad():
+            value, denominator = self.loss.with_denominator(y_true, y_pred, sample_weight)
+        if value.device != self.total.device:
+            self.to(value.device)
+        if self.loss.is_sum:
+            self.total.add_(value)
+            self.count.fill_(1)
+        else:
+            super().update_state(zero_if_empty(value, denominator), denominator)
+
+    def get_config(self) -> Config:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "loss": losses.serialize(self.loss)}
+
+    @classmethod
+    def from_config(cls: type[Self], config: Config) -> Self:
+        """Build a metric from what `get_config` returned."""
+        return cls(**{**config, "loss": losses.deserialize(config["loss"])})

@@ -12,7 +12,7 @@ from torchfit._types import Nested, StateDict, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.masks import as_mask, get_mask
+from torchfit.functional.alignment import as_mask, get_mask
 from torchfit.metrics.base import Metric
 
 _MODES = {True: "max", False: "min", None: None}

@@ -15,7 +15,7 @@ from torchfit._types import Config, StateDict, TensorLike
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
 from torchfit._utils.tracebacks import traceback_filter
-from torchfit.optimizers import _arguments, _clipping, _state
+from torchfit.optimizers import _arguments, _foreach, _parameter_store
 from torchfit.optimizers._accumulation import GradientAccumulator
 from torchfit.optimizers._binding import BindingMixin, by_cohort
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, ema_, weight_decay_
@@ -180,7 +180,7 @@ class Optimizer(BindingMixin):
         """Divide gradients by the scale of the loss, and clip them."""
         if self.loss_scale_factor is not None:
             gradients = list(torch._foreach_div(gradients, self.loss_scale_factor))
-        return _clipping.clip(gradients, self.clipnorm, self.clipvalue, self.global_clipnorm)
+        return _foreach.clip(gradients, self.clipnorm, self.clipvalue, self.global_clipnorm)
 
     def _drop_missing(self, gradients: Sequence[Tensor | None]) -> _Aligned:
         """Leave out what has no gradient, and make sparse gradients dense."""
@@ -359,7 +359,7 @@ class Optimizer(BindingMixin):
 
     def get_weights(self) -> list[np.ndarray]:
         """Return the values of `variables`, in their order, as NumPy arrays."""
-        return [_state.to_numpy(variable) for variable in self.variables]
+        return [_parameter_store.to_numpy(variable) for variable in self.variables]
 
     def set_weights(self, weights: Sequence[object]) -> None:
         """Set what `get_weights` returned: the count of updates, the learning rate unless scheduled, then the slots.
@@ -367,8 +367,8 @@ class Optimizer(BindingMixin):
         Raises:
             ValueError: there are more or fewer than `variables`, or their shapes are others.
         """
-        values = _state.check_weights(self.variables, weights)
-        _state.copy_weights(self.variables, values)
+        values = _parameter_store.check_weights(self.variables, weights)
+        _parameter_store.copy_weights(self.variables, values)
         self._num_updates = int(values[0])
         self._num_gradients = self._num_updates * (self.gradient_accumulation_steps or 1)
         if not callable(self.learning_rate_or_schedule):
@@ -415,7 +415,7 @@ class Optimizer(BindingMixin):
 
     def load_shared_state(self, saved: Mapping[str, Tensor]) -> None:
         """Restore what `global_state` holds."""
-        _state.restore_shared(self._global_state, saved)
+        _parameter_store.restore_shared(self._global_state, saved)
 
     def mutable_state(self) -> Tensors:
         """List all tensors that `update` changes."""
@@ -456,7 +456,7 @@ class Optimizer(BindingMixin):
         if not self.built:
             self._pending_state = state
             return
-        _state.require(state, ("iterations", "calls", "learning_rate", "window", "parameters", "shared"))
+        _parameter_store.require(state, ("iterations", "calls", "learning_rate", "window", "parameters", "shared"))
         self._require_saved_groups(state)
         plan = self.plan_restore(state, self._tracker.known())
         self.load_shared_state(state["shared"])

@@ -9,23 +9,14 @@ import torch
 
 from torchfit._types import Config
 from torchfit._utils.errors import describe
-from torchfit.optimizers.adadelta import Adadelta
-from torchfit.optimizers.adafactor import Adafactor
-from torchfit.optimizers.adagrad import Adagrad
-from torchfit.optimizers.adam import Adam, AdamW
-from torchfit.optimizers.adamax import Adamax
+from torchfit.optimizers.adagrad import Adadelta, Adagrad, Ftrl, RMSprop
+from torchfit.optimizers.adam import Adam, Adamax, AdamW, Nadam
 from torchfit.optimizers.base import REGISTRY, Optimizer
-from torchfit.optimizers.ftrl import Ftrl
-from torchfit.optimizers.lamb import Lamb
-from torchfit.optimizers.lion import Lion
+from torchfit.optimizers.large_scale import Adafactor, Lamb, ScheduleFreeAdamW
 from torchfit.optimizers.loss_scale_optimizer import LossScaleOptimizer
 from torchfit.optimizers.multi_optimizer import MultiOptimizer
-from torchfit.optimizers.muon import Muon
-from torchfit.optimizers.nadam import Nadam
 from torchfit.optimizers.optimizer_map import OptimizerMap
-from torchfit.optimizers.rmsprop import RMSprop
-from torchfit.optimizers.schedule_free_adamw import ScheduleFreeAdamW
-from torchfit.optimizers.sgd import SGD
+from torchfit.optimizers.sgd import SGD, Lion, Muon
 from torchfit.optimizers.torch_optimizer import TorchOptimizer
 
 AnyOptimizer: TypeAlias = "Optimizer | TorchOptimizer"

@@ -14,10 +14,10 @@ from torch import Tensor
 from torchfit._types import Config, StateDict
 from torchfit._utils.errors import describe
 from torchfit.optimizers import _arguments
+from torchfit.optimizers._arguments import reference_rate, scaled_rates
 from torchfit.optimizers._foreach import Scalar, Tensors, select
 from torchfit.optimizers._parameter_store import RestorePlan
 from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
-from torchfit.optimizers._rates import reference_rate, scaled_rates
 from torchfit.optimizers.base import Optimizer
 from torchfit.optimizers.optimizer_map import OptimizerMap, resolve
 

@@ -14,7 +14,8 @@ from torchfit._types import Config, StateDict
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, snake_case
 from torchfit._utils.registry import find_custom
-from torchfit.optimizers import _arguments, _state, _torch_optim
+from torchfit.optimizers import _arguments, _parameter_store, _torch_optim
+from torchfit.optimizers._arguments import reference_rate, scaled_rates
 from torchfit.optimizers._foreach import Scalar
 from torchfit.optimizers._parameters import (
     NamedTensor,
@@ -25,9 +26,7 @@ from torchfit.optimizers._parameters import (
     trainable,
     without,
 )
-from torchfit.optimizers._rates import reference_rate, scaled_rates
-from torchfit.optimizers._torch_optim import Factory
-from torchfit.optimizers.closures import ClosureProbe
+from torchfit.optimizers._torch_optim import ClosureProbe, Factory
 
 Closure = Callable[[], Any]
 _EXPECTED = "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters"
@@ -381,7 +380,7 @@ class TorchOptimizer:
 
     def get_weights(self) -> list[np.ndarray]:
         """Return the values of `variables`, in their order, as NumPy arrays."""
-        return [_state.to_numpy(variable) for variable in self.variables]
+        return [_parameter_store.to_numpy(variable) for variable in self.variables]
 
     def set_weights(self, weights: Sequence[object]) -> None:
         """Set what `get_weights` returned: the count of updates, the learning rate, then what torch keeps.
@@ -391,8 +390,8 @@ class TorchOptimizer:
         Raises:
             ValueError: there are more or fewer than `variables`, or their shapes are others.
         """
-        values = _state.check_weights(self.variables, weights)
-        _state.copy_weights(self.variables, values)
+        values = _parameter_store.check_weights(self.variables, weights)
+        _parameter_store.copy_weights(self.variables, values)
         self._num_updates, self.learning_rate = int(values[0]), values[1]
 
     def scale_loss(self, loss: Tensor) -> Tensor:
@@ -418,7 +417,7 @@ class TorchOptimizer:
         Raises:
             ValueError: the state belongs to other parameters.
         """
-        _state.require(state, ("iterations", "torch"))
+        _parameter_store.require(state, ("iterations", "torch"))
         if self.optimizer is None:
             self._pending_state = state
             return

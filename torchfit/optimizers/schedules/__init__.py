@@ -1,8 +1,8 @@
 """Learning rates that are functions of the step."""
 
 from torchfit.optimizers.schedules.base import LearningRateSchedule as LearningRateSchedule
-from torchfit.optimizers.schedules.cosine import CosineDecay as CosineDecay
-from torchfit.optimizers.schedules.cosine import CosineDecayRestarts as CosineDecayRestarts
+from torchfit.optimizers.schedules.decay import CosineDecay as CosineDecay
+from torchfit.optimizers.schedules.decay import CosineDecayRestarts as CosineDecayRestarts
 from torchfit.optimizers.schedules.decay import ExponentialDecay as ExponentialDecay
 from torchfit.optimizers.schedules.decay import InverseTimeDecay as InverseTimeDecay
 from torchfit.optimizers.schedules.decay import PiecewiseConstantDecay as PiecewiseConstantDecay

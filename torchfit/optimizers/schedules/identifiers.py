@@ -6,8 +6,9 @@ from typing import Any
 
 from torchfit._types import Config
 from torchfit._utils.registry import Registry
-from torchfit.optimizers.schedules.cosine import CosineDecay, CosineDecayRestarts
 from torchfit.optimizers.schedules.decay import (
+    CosineDecay,
+    CosineDecayRestarts,
     ExponentialDecay,
     InverseTimeDecay,
     PiecewiseConstantDecay,
