@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import torchfit
-from torchfit._saving import references
+from torchfit._saving import module_serializer
 from torchfit._utils import tree
 from torchfit.models import load_model
 
@@ -261,14 +261,14 @@ def squared(x):
 @pytest.mark.parametrize("name", ["Module.__init__", "functional", "os", "Parameter", "_reduction"])
 def test_names_in_a_file_reach_nothing_but_layers(name):
     reference = {"name": name, "module": "torch.nn", "registered": None}
-    assert references.find_class(reference) is None
+    assert module_serializer.find_class(reference) is None
 
 
 @pytest.mark.parametrize("name", ["load", "save", "hub", "cuda", "storage", "_C", "compile"])
 def test_names_in_a_file_reach_no_functions_but_those_of_tensors(name):
     for module in ("torch", "torch.nn.functional", "torchfit.functional", "os"):
         reference = {"name": name, "module": module, "registered": None}
-        assert references.find_function(reference) is None
+        assert module_serializer.find_function(reference) is None
 
 
 def test_wrappers_leave_no_trace(path):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torchfit._serialization import archive
-from torchfit._serialization.plain_data import MAX_DEPTH, RefusedError, check_tree
+from torchfit._serialization.tensor_pickle import MAX_DEPTH, RefusedError, check_tree
 from torchfit._serialization.zip_files import append_checksum, iter_zip
 
 PROTOCOL = b"\x80\x02"

@@ -124,7 +124,7 @@ def test_there_is_one_deadline_for_the_whole_answer(raw_server, monkeypatch):
             connection.sendall(b"x")
             time.sleep(0.05)
 
-    monkeypatch.setattr("torchfit.callbacks.remote_monitor._TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("torchfit.callbacks.loggers._TIMEOUT_SECONDS", 0.3)
     monitor = RemoteMonitor(raw_server(drip))
     begun = time.monotonic()
     with pytest.warns(UserWarning, match=r"no complete answer within 0\.3 seconds"):

@@ -21,7 +21,7 @@ def clock(monkeypatch):
             self.now += 1.0
 
     made = Clock()
-    monkeypatch.setattr("torchfit.callbacks.timer.perf_counter", lambda: made.now)
+    monkeypatch.setattr("torchfit.callbacks.stopping.perf_counter", lambda: made.now)
     return made
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchfit._data.sampling import make_order, shuffled_batches, shuffled_rows
+from torchfit._data.epoch_iterator import make_order, shuffled_batches, shuffled_rows
 
 
 @pytest.mark.parametrize(

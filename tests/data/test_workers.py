@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from torchfit._data.adapters.datasets import SampleFetcher
-from torchfit._data.adapters.iterable_dataset import SeededStream
+from torchfit._data.adapters.iterables import SeededStream
 from torchfit._data.workers import Request, _RequestDataset, read_ahead, reraise_with_location
 
 

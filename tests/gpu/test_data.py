@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torchfit import Model, losses, optimizers, utils
-from torchfit._data import prefetch
+from torchfit._data import batch_source
 
 ROWS = 96
 X = np.random.RandomState(0).rand(ROWS, 20).astype("float32")
@@ -102,9 +102,9 @@ def test_streams_stay_in_order(device):
 @pytest.mark.gpu
 def test_copies_run_on_a_stream_of_their_own(device):
     host = torch.rand(64, 64)
-    placed = prefetch.copy_to_device(host, device)
+    placed = batch_source.copy_to_device(host, device)
     assert placed.device == device
-    assert prefetch._copy_stream(device) != torch.cuda.current_stream(device)
+    assert batch_source._copy_stream(device) != torch.cuda.current_stream(device)
     assert torch.equal(placed.cpu(), host)
 
 

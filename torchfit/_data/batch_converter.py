@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from torchfit._data.adapters import frames, sparse
+from torchfit._data.adapters import tables
 from torchfit._data.convert import (
     NUMERIC_KINDS,
     BatchSpec,
@@ -120,8 +120,8 @@ class BatchConverter:
     def _convert_part(self, number: int, part: Nested) -> Nested:
         if number == 0:
             part = self._batch_spec.split_columns(part)
-        if number == 2 and frames.is_series(part):
-            part = frames.array_of("sample_weight", part).squeeze(-1)
+        if number == 2 and tables.is_series(part):
+            part = tables.array_of("sample_weight", part).squeeze(-1)
         if _holds_plain_numbers(part):
             return self._convert_numbers(number, part)
         return self._convert_nest(number, part, _ARGUMENTS[number])
@@ -149,11 +149,11 @@ class BatchConverter:
             value = dense(name, value)
         if isinstance(value, (Tensor, np.ndarray)):
             return self._convert_array[number](value)
-        if sparse.is_sparse(value):
-            rows = sparse.SparseArray(name, value, None)
+        if tables.is_sparse(value):
+            rows = tables.SparseArray(name, value, None)
             return self._convert_array[number](rows.read(slice(0, len(rows))))
-        if frames.is_frame(value) and not (frames.is_series(value) and not frames.holds_numbers(value)):
-            return self._convert_array[number](frames.array_of(name, value))
+        if tables.is_frame(value) and not (tables.is_series(value) and not tables.holds_numbers(value)):
+            return self._convert_array[number](tables.array_of(name, value))
         if _is_opaque(value):
             moved = value.to(self._batch_spec.device)
             is_packed = isinstance(moved, PackedSequence)

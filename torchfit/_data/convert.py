@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._data.adapters import frames
-from torchfit._data.prefetch import copy_to_device
+from torchfit._data.adapters import tables
+from torchfit._data.batch_source import copy_to_device
 from torchfit._data.sharding import WHOLE_BATCHES, RowsOfProcess, WholeBatches
 from torchfit._types import Array, Nested, UserData
 from torchfit._utils import tree
@@ -112,7 +112,7 @@ class BatchSpec:
 
     def split_labels(self, x: UserData) -> tuple[UserData, UserData]:
         """Return inputs and targets of a dictionary or DataFrame that holds both; of all else, `(x, None)`."""
-        is_table = frames.is_frame(x) and not frames.is_series(x)
+        is_table = tables.is_frame(x) and not tables.is_series(x)
         if not is_table and not isinstance(x, Mapping):
             return x, None
         keys = {name: key for name, key in self.label_names.items() if key in x}
@@ -135,14 +135,14 @@ class BatchSpec:
         Raises:
             ValueError: If only some of the named inputs have a column.
         """
-        if not frames.is_frame(x) or frames.is_series(x):
+        if not tables.is_frame(x) or tables.is_series(x):
             return x
         names = self.input_names or ()
         if len(names) > 1 or (names and names[0] in x.columns):
-            return frames.columns_by_input("x", x, names)
+            return tables.columns_by_input("x", x, names)
         parameters = self.parameter_names
         if not names and len(parameters) > 1 and all(name in x.columns for name in parameters):
-            return frames.columns_by_input("x", x, parameters)
+            return tables.columns_by_input("x", x, parameters)
         return x
 
     def make_transfer(self, dtype: torch.dtype, all_floating: bool = False) -> Transfer:
@@ -195,7 +195,7 @@ def squeeze_weights(value: UserData) -> UserData:
     if value is None:
         return None
     return tree.map(
-        lambda leaf: frames.array_of("sample_weight", leaf).squeeze(-1) if frames.is_series(leaf) else leaf, value
+        lambda leaf: tables.array_of("sample_weight", leaf).squeeze(-1) if tables.is_series(leaf) else leaf, value
     )
 
 
@@ -280,7 +280,7 @@ def from_numpy(argument: str, value: UserData) -> Tensor:
     Raises:
         ValueError: If it holds no numbers.
     """
-    return share_memory(frames.array_of(argument, value) if frames.is_frame(value) else _array(argument, value))
+    return share_memory(tables.array_of(argument, value) if tables.is_frame(value) else _array(argument, value))
 
 
 def share_memory(array: Array) -> Tensor:

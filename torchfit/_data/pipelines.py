@@ -7,8 +7,7 @@ from numbers import Real
 from torchfit._data.adapters.base import DataAdapter
 from torchfit._data.adapters.dispatch import get_data_adapter
 from torchfit._data.convert import BatchSpec
-from torchfit._data.epoch_iterator import EpochIterator
-from torchfit._data.sampling import make_order
+from torchfit._data.epoch_iterator import EpochIterator, make_order
 from torchfit._data.workers import LoaderConfig
 from torchfit._types import UserData
 from torchfit._utils import validation

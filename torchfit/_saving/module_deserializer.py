@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from torchfit import metrics
 from torchfit._saving.limits import AllocationLimit, check_metric_configs
-from torchfit._saving.references import find_class, find_function, is_torch_class
+from torchfit._saving.module_serializer import find_class, find_function, is_torch_class
 from torchfit._types import StateDict
 from torchfit._utils.compat import MODULE_ATTRIBUTES, ModuleTables
 from torchfit._utils.errors import printable

@@ -1,21 +1,98 @@
 """Weights in files, under the keys of the user's module: `net.load_state_dict(torch.load(path))` works."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchfit._saving import safetensors_files
 from torchfit._serialization import archive, files
-from torchfit._serialization.files import PathLike
-from torchfit._serialization.storages import byte_range
+from torchfit._serialization.archive import to_host
+from torchfit._serialization.files import PathLike, open_read, write_atomically
+from torchfit._serialization.tensor_pickle import byte_range
 from torchfit._types import StateDict
 from torchfit._utils.errors import describe, printable, printable_lines, warn
 from torchfit._utils.wrapping import unwrap_key, unwrap_keys, unwrap_module
+
+_OURS = ("torchfit", "sha256")
+
+
+def write(path: PathLike, state: StateDict) -> None:
+    """Write a state; tensors that share memory are written once per name, since the format has no sharing.
+
+    Raises:
+        ImportError: The package safetensors is not installed.
+        ValueError: The state holds something that is not a tensor.
+    """
+    package = _package()
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"A .safetensors file holds tensors only, but {key!r} is {describe(value)}. Choose another ending."
+            )
+    tensors = {key: value.contiguous().clone() for key, value in to_host(dict(state)).items()}
+    metadata = {"format": "pt", "torchfit": "1", "sha256": _checksum(tensors)}
+    write_atomically(path, [package.save(tensors, metadata)])
+
+
+def read(path: PathLike) -> dict[str, Tensor]:
+    """Read tensors onto the CPU.
+
+    Raises:
+        ImportError: The package safetensors is not installed.
+        ValueError: The file is damaged; it is named.
+    """
+    package = _package()
+    with open_read(path) as file:
+        data = file.read()
+    try:
+        tensors: dict[str, Tensor] = package.load(data)
+        metadata = _metadata(data)
+    except Exception as error:
+        raise ValueError(
+            f"The file {os.fspath(path)!r} was refused: it is no safetensors file, or damaged ({printable(error)})."
+        ) from None
+    ours = [name for name in _OURS if name in metadata]
+    expected = {"format": "pt", "torchfit": "1", "sha256": _checksum(tensors)} if ours else metadata
+    if metadata != expected:
+        raise ValueError(f"The file {os.fspath(path)!r} is damaged: its checksum does not match its contents.")
+    return tensors
+
+
+def _package() -> Any:
+    try:
+        return import_module("safetensors.torch")
+    except ImportError as error:
+        raise ImportError(
+            "Files that end in .safetensors need the package safetensors: pip install safetensors. "
+            "With any other ending, weights are written in torch's own format."
+        ) from error
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    size = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return found
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
 
 Write = Callable[[], None]
 _NESTED = ("state_dict", "model_state_dict", "state")
@@ -42,7 +119,7 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
     warn_of_extension(path)
     state = get_module_state(model)
     if is_safetensors(path):
-        safetensors_files.write(path, state)
+        write(path, state)
     else:
         archive.write(path, state)
 
@@ -52,7 +129,7 @@ def prepare_save(model: nn.Module, path: PathLike) -> Write:
     warn_of_extension(path)
     state = get_module_state(model)
     if is_safetensors(path):
-        return partial(safetensors_files.write, path, archive.to_host(state, copy=True))
+        return partial(write, path, archive.to_host(state, copy=True))
     return archive.prepare_write(path, state)
 
 
@@ -80,7 +157,7 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
     True
     """
     if is_safetensors(path):
-        state = safetensors_files.read(path)
+        state = read(path)
     else:
         state = _find_state_dict(path, archive.read(path))
     load_state(model, state, f"the file {os.fspath(path)!r}", by_name, skip_mismatch, _HINT)

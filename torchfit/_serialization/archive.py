@@ -21,9 +21,15 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from torchfit._serialization.files import PathLike, open_read, resolve_target, write_atomically, write_target
-from torchfit._serialization.plain_data import RefusedError
-from torchfit._serialization.storages import new_storage, unshare_storages
-from torchfit._serialization.tensor_pickle import SingleStoragePickle, TensorPickle, UnsupportedContentError, bytes_of
+from torchfit._serialization.tensor_pickle import (
+    RefusedError,
+    SingleStoragePickle,
+    TensorPickle,
+    UnsupportedContentError,
+    bytes_of,
+    new_storage,
+    unshare_storages,
+)
 from torchfit._serialization.tensor_unpickler import TensorUnpickler
 from torchfit._serialization.zip_files import (
     CHECKSUM_TAG,

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from torchfit._serialization.plain_data import Opaque, RefusedError, check_key, check_tree
-from torchfit._serialization.storages import new_storage
+from torchfit._serialization.tensor_pickle import Opaque, RefusedError, check_key, check_tree, new_storage
 
 Value: TypeAlias = Any
 """What a pickle holds: anything, before it is checked."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torchfit._saving.weights import get_module_state, load_state
 from torchfit._serialization.archive import to_host
-from torchfit._serialization.plain_data import decode_arrays, encode_arrays
+from torchfit._serialization.tensor_pickle import decode_arrays, encode_arrays
 from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs

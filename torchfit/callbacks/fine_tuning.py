@@ -10,8 +10,8 @@ from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit._utils.freezing import matching_parameters, set_trainable
 from torchfit._utils.modules import has_running_stats, stays_in_eval
-from torchfit.callbacks._learning_rate import learning_rate_of
 from torchfit.callbacks.base import Callback
+from torchfit.callbacks.learning_rate import learning_rate_of
 
 Stage: TypeAlias = "str | Iterable[str] | Mapping[str, float | None]"
 

@@ -1,5 +1,6 @@
-"""History: the logs of every epoch, as `fit` returns them."""
+"""The records of a training, and their plot."""
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -9,12 +10,80 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torchfit._types import Logs, StateDict
 from torchfit._utils import figures
 from torchfit._utils.names import did_you_mean
-from torchfit.callbacks import _history_plot
 from torchfit.callbacks._monitor import mode_of
 from torchfit.callbacks.base import Callback
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]
+"""name -> (epochs from 1, values)"""
+
+_COLUMNS = 3
+_PANEL = (4.4, 3.3)  # inches
+
+
+def panel_names(names: Sequence[str]) -> list[str]:
+    """Return the names that get a panel each: those without `val_`, in order, the loss first.
+
+    >>> panel_names(["loss", "acc", "val_loss", "val_acc", "val_auc"])
+    ['loss', 'acc', 'auc']
+    """
+    return list(dict.fromkeys(name.removeprefix("val_") for name in names))
+
+
+def draw_curves(figure: "Figure", record: Curves, mode_of: Callable[[str], str | None]) -> None:
+    """Draw a panel for each name, training and validation together, and mark the best epoch.
+
+    Args:
+        figure: an empty figure of matplotlib.
+        record: the values to draw.
+        mode_of: returns whether the best value of a name is its "max" or its "min", None if that is unknown.
+    """
+    names = panel_names(list(record))
+    columns = min(_COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure.set_size_inches(_PANEL[0] * columns, _PANEL[1] * rows)
+    engine: Any = figure.get_layout_engine()  # the constrained one
+    engine.set(w_pad=0.1, h_pad=0.1)
+    for position, name in enumerate(names, 1):
+        axes = figure.add_subplot(rows, columns, position)
+        _draw_panel(axes, name, record, mode_of(name))
+
+
+def _draw_panel(axes: "Axes", name: str, record: Curves, mode: str | None) -> None:
+    lines = {label: record[key] for label, key in (("training", name), ("validation", f"val_{name}")) if key in record}
+    for label, (epochs, values) in lines.items():
+        colour = {"training": "C0", "validation": "C1"}[label]
+        axes.plot(epochs, values, label=label, color=colour, marker="." if len(values) <= 20 else None)
+    label = list(lines)[-1]
+    found = best_epoch(*lines[label], mode)
+    if found is not None:
+        epoch, value = found
+        axes.axvline(epoch, color="0.6", linewidth=0.8, linestyle=":")
+        axes.plot([epoch], [value], "*", color="C3", markersize=11, label=f"best {label}: {value:.4g}, epoch {epoch}")
+    axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def best_epoch(epochs: Sequence[int], values: Sequence[float], mode: str | None) -> tuple[int, float] | None:
+    """Return the epoch with the best value, and the value; None without values or without a mode.
+
+    >>> best_epoch([1, 2, 3], [0.5, 0.2, 0.3], "min")
+    (2, 0.2)
+    """
+    if mode is None:
+        return None
+    known = [(value, epoch) for epoch, value in zip(epochs, values) if value == value]  # NaN is not itself
+    if not known:
+        return None
+    best = (min if mode == "min" else max)(value for value, _ in known)
+    return next((epoch, float(value)) for value, epoch in known if value == best)
+
 
 Record: TypeAlias = "dict[str, Any]"
 """A part of a history: its `history`, its list `epoch`, and in `recorded_at` the epochs of each value."""
@@ -117,7 +186,7 @@ class History(Callback):
             ValueError: If there is nothing to plot, or a name was not recorded.
         """
         record = self._record()
-        known = _history_plot.panel_names(list(record))
+        known = panel_names(list(record))
         if not known:
             raise ValueError("There is nothing to plot yet: no epoch was recorded.")
         for name in names:
@@ -127,8 +196,8 @@ class History(Callback):
             record = {key: values for key, values in record.items() if key.removeprefix("val_") in names}
         return figures.make_figure(lambda figure: self._draw(figure, record))
 
-    def _draw(self, figure: "Figure", record: _history_plot.Record) -> None:
-        _history_plot.draw_curves(figure, record, self._mode_of)
+    def _draw(self, figure: "Figure", record: Curves) -> None:
+        draw_curves(figure, record, self._mode_of)
 
     def _mode_of(self, name: str) -> str | None:
         return self._modes.get(name) if self.model is None and name in self._modes else mode_of(self.model, name)
@@ -155,7 +224,7 @@ class History(Callback):
         image = figures.png_html(lambda figure: self._draw(figure, record), "Training curves")
         rows = []
         for name, (epochs, values) in record.items():
-            best = _history_plot.best_epoch(epochs, values, self._mode_of(name))
+            best = best_epoch(epochs, values, self._mode_of(name))
             shown = ("–", "–") if best is None else (f"{best[1]:.4g}", str(best[0]))
             rows.append((name, f"{values[-1]:.4g}", *shown))
         return image + figures.table_html(("", "last", "best", "in epoch"), rows)

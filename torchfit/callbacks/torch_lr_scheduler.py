@@ -9,9 +9,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from torchfit._types import Logs, StateDict
 from torchfit._utils.errors import describe
-from torchfit.callbacks._learning_rate import built_optimizer, learning_rate_of, require_settable_rate
 from torchfit.callbacks._monitor import Monitor
 from torchfit.callbacks.base import Callback
+from torchfit.callbacks.learning_rate import built_optimizer, learning_rate_of, require_settable_rate
 
 
 class TorchLRScheduler(Callback):

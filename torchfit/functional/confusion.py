@@ -1,4 +1,9 @@
-"""Entries of confusion matrices, and the overlap of masks."""
+"""Counts of right and wrong decisions, over thresholds and between classes, and the overlap of masks.
+
+Labels are booleans. The four counts always come in the order true positives, false positives, true negatives, false
+negatives, exact as long as the device has float64. A score that is NaN is above no threshold.
+Samples of weight 0 do not count, whatever their score.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,8 @@
-"""Per-sample losses of probabilities and logits: cross-entropies, focal losses, divergences, CTC."""
+"""Losses of probabilities and logits, sample by sample: cross-entropies, focal losses, divergences, CTC.
+
+Probabilities are limited to `[1e-7, 1 - 1e-7]` before their logarithm is taken. Those of mutually exclusive
+classes are first divided by their sum, so that unnormalised scores count as well. NaN stays NaN.
+"""
 
 from collections.abc import Sequence
 

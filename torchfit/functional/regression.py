@@ -1,4 +1,10 @@
-"""Per-sample errors of numbers: differences, logarithms, angles, correlations and margins."""
+"""Errors of numbers, sample by sample: differences, logarithms, angles, correlations and margins.
+
+Every function takes `y_true` and `y_pred` of one shape `(batch, …, values)` (tensors, NumPy arrays or nested
+lists) and returns `(batch, …)` in the dtype of `y_pred`: the mean over the last dimension. A vector `(batch,)`
+holds one value per sample, and so does the result. `(batch,)` and `(batch, 1)` are aligned; shapes that differ
+otherwise raise `ValueError`.
+"""
 
 import math
 

@@ -1,4 +1,9 @@
-"""Arithmetic on lists of tensors: vectorized, and clipped."""
+"""In-place arithmetic on lists of tensors whose scalars are numbers (eager) or 0-d tensors (in a graph).
+
+A number is an argument of a foreach kernel; a tensor must not be read on the host, so it needs a kernel of its own,
+which a compiler fuses. Only these few functions distinguish the two. Clipping leaves the gradients that come in as
+they are.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Utilities: datasets, array helpers, seeding, model plots, freezing layers."""
 
-from torchfit._data.adapters.factories import DatasetCreator, InputContext
+from torchfit._data.adapters.dispatch import DatasetCreator, InputContext
 from torchfit._data.adapters.sequence import PyDataset, Sequence
 from torchfit._utils.console import (
     disable_interactive_logging,

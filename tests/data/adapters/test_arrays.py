@@ -6,7 +6,7 @@ import torch
 
 from torchfit._data.adapters.arrays import BLOCK_BYTES, ArrayBatches
 from torchfit._data.adapters.dispatch import get_data_adapter
-from torchfit._data.sampling import shuffled_batches, shuffled_rows
+from torchfit._data.epoch_iterator import shuffled_batches, shuffled_rows
 
 
 def test_batches_keep_the_order_of_the_data(batches_of):

@@ -19,7 +19,7 @@ from torchfit._data.adapters.base import AdapterSpec, DataAdapter
 from torchfit._data.batch_converter import BatchConverter, unpack
 from torchfit._data.batch_source import BatchSource, TakesRows, draw_seed
 from torchfit._data.convert import BatchSpec, tensor_of
-from torchfit._data.sampling import make_order
+from torchfit._data.epoch_iterator import make_order
 from torchfit._data.validation_split import split_index, warn_of_sorted_labels
 from torchfit._data.workers import (
     LoaderConfig,

@@ -11,7 +11,7 @@ from torchfit._data.adapters.base import AdapterSpec, DataAdapter, length_of
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.batch_source import BatchSource, draw_seed
 from torchfit._data.convert import BatchSpec
-from torchfit._data.sampling import shuffled_rows
+from torchfit._data.epoch_iterator import shuffled_rows
 from torchfit._data.workers import LoaderConfig, Request, WorkerPool, read_ahead, reraise_with_location
 from torchfit._types import StateDict, UserData
 from torchfit._utils.batch import Batch

@@ -1,0 +1,287 @@
+"""Learning rates: set by a schedule, lowered on plateaus, and logged."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from torchfit._types import Logs, StateDict
+from torchfit._utils import console
+from torchfit._utils.errors import describe
+from torchfit.callbacks._monitor import Monitor
+from torchfit.callbacks.base import Callback
+
+
+def built_optimizer(model: Any) -> Any:
+    """Return the optimizer of a model, built first if its learning rate is not known before."""
+    optimizer = model.optimizer
+    if optimizer.learning_rate is None and not optimizer.built:  # a torch.optim class
+        model.build_optimizer()
+        if not optimizer.built:  # a `train_step` of the user's has not used it yet
+            optimizer.build(model.module.named_parameters())
+    return optimizer
+
+
+def require_settable_rate(owner: str, model: Any) -> None:
+    """Check that the learning rate of the optimizer is a number, which a callback can change.
+
+    Raises:
+        TypeError: if a schedule sets it.
+    """
+    rate = getattr(model.optimizer, "learning_rate_or_schedule", None)
+    if callable(rate):
+        raise TypeError(
+            f"{owner}: the learning rate of the optimizer is set by a schedule, {describe(rate)}, and cannot be "
+            "changed by a callback. Create the optimizer with a number as `learning_rate`, or leave the callback out."
+        )
+
+
+def learning_rates_of(model: object) -> list[float]:
+    """Return the learning rate of every parameter group, or of every one of several optimizers."""
+    return [float(part["lr"] if isinstance(part, dict) else part.learning_rate) for part in _parts(model)]
+
+
+def learning_rate_of(model: Any) -> float:
+    """Return the learning rate: that of the first part whose rate is not 0."""
+    first, *others = learning_rates_of(model)
+    return float(model.optimizer.learning_rate) if first else next(filter(None, others), 0.0)
+
+
+def set_learning_rates(model: Any, rates: Sequence[float]) -> None:
+    """Set the learning rate of every part that has none of its own schedule."""
+    parts = _parts(model)
+    if len(parts) == 1:
+        model.optimizer.learning_rate = rates[0]
+        return
+    for part, rate in zip(parts, rates):
+        if not isinstance(part, dict):
+            if not callable(getattr(part, "learning_rate_or_schedule", None)):
+                part.learning_rate = rate
+        elif isinstance(part["lr"], Tensor):
+            part["lr"].fill_(rate)  # a capturable optimizer reads it inside its graph
+        else:
+            part["lr"] = rate
+
+
+def learning_rate_names(model: object) -> list[str]:
+    """Return the names of the learning rates of the parts in the logs."""
+    parts = enumerate(_parts(model))
+    names = [str(part.get("name", number) if isinstance(part, dict) else number) for number, part in parts]
+    return [f"learning_rate_{name if names.count(name) == 1 else number}" for number, name in enumerate(names)]
+
+
+def _parts(model: object) -> list[Any]:
+    """Return what holds a rate: groups of a `torch.optim` optimizer, several optimizers of torchfit, or one."""
+    optimizer = built_optimizer(model)
+    groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", None)
+    return list(groups or getattr(optimizer, "optimizers", None) or [optimizer])
+
+
+class LearningRateScheduler(Callback):
+    """Set the learning rate at the start of every epoch, and write it into the logs as `learning_rate`.
+
+    With several parameter groups, `schedule` sees and sets the rate of the first group whose rate is not 0; the
+    others are scaled by the same factor. Groups at 0 stay at 0.
+
+    Args:
+        schedule: a function of the epoch (from 0) and the current rate, or of the epoch alone, that returns
+            the new rate: a number, or an array or tensor without dimensions.
+        verbose: 1 prints the rate.
+
+    Raises:
+        ValueError: if `schedule` does not return a number.
+        TypeError: before the first epoch, if a schedule of the optimizer sets the rate.
+
+    >>> halving = LearningRateScheduler(lambda epoch, rate: rate * 0.5 if epoch else rate)
+    """
+
+    written_logs = ("learning_rate",)
+
+    def __init__(self, schedule: Callable[..., object], verbose: int = 0) -> None:
+        if not callable(schedule):
+            raise TypeError(f"schedule: expected a function of (epoch, rate). Received: {describe(schedule)}")
+        self.schedule = schedule
+        self.verbose = verbose
+        self._takes_rate = _takes_two(schedule)
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Raise TypeError if the learning rate cannot be set."""
+        require_settable_rate(type(self).__name__, self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Set the rate."""
+        current = learning_rate_of(self.model)
+        rate = _number(self.schedule(epoch, current) if self._takes_rate else self.schedule(epoch))
+        self.model.optimizer.learning_rate = rate
+        if self.verbose > 0:
+            console.write_line(f"\nEpoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Write the rate into the logs."""
+        if logs is not None:
+            logs["learning_rate"] = learning_rate_of(self.model)
+
+
+def _takes_two(schedule: Callable[..., object]) -> bool:
+    """Return whether a function can be called with the epoch and the rate."""
+    try:
+        inspect.signature(schedule).bind(0, 0.0)
+    except TypeError:
+        return False
+    except ValueError:  # written in C, without a signature
+        return True
+    return True
+
+
+def _number(rate: object) -> float:
+    if isinstance(rate, (str, bool)) or getattr(rate, "shape", ()) != () or not hasattr(rate, "__float__"):
+        raise ValueError(f"schedule: expected it to return a number. Received: {describe(rate)}")
+    return float(rate)
+
+
+class ReduceLROnPlateau(Callback):
+    """Multiply the learning rate by a factor when a monitored value has stopped improving.
+
+    Every parameter group is reduced from its own rate; groups at 0 stay at 0. Writes `learning_rate`, the rate of the
+    epoch, into the logs.
+
+    Args:
+        monitor: name in the logs.
+        factor: below 1; the new rate is `rate * factor`.
+        patience: epochs without improvement before the rate is reduced.
+        verbose: 1 prints when the rate is reduced.
+        mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
+        min_delta: the smallest change that counts as an improvement.
+        cooldown: epochs after a reduction before patience counts again.
+        min_lr: the lower bound of the rate.
+
+    Raises:
+        ValueError: if `factor` is not below 1; before the first epoch, if `monitor` cannot occur.
+        TypeError: before the first epoch, if a schedule of the optimizer sets the rate.
+
+    >>> plateau = ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=5, min_lr=0.001)
+    """
+
+    written_logs = ("learning_rate",)
+
+    best: Any
+    wait: int
+    cooldown_counter: int
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not factor < 1:
+            raise ValueError(f"factor: expected a number below 1. Received: {describe(factor)}")
+        if "epsilon" in kwargs:
+            warnings.warn("epsilon is called min_delta now.", DeprecationWarning, stacklevel=2)
+            min_delta = kwargs.pop("epsilon")
+        if kwargs:
+            raise TypeError(f"ReduceLROnPlateau: unknown arguments: {', '.join(kwargs)}")
+        self.monitor = monitor
+        self.factor = factor
+        self.patience = patience
+        self.verbose = verbose
+        self.mode = mode
+        self.min_delta = min_delta
+        self.cooldown = cooldown
+        self.min_lr = min_lr
+        self._monitor = Monitor(type(self).__name__, monitor, mode, min_delta)
+        self._reset()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Reset, and raise ValueError if `monitor` cannot occur."""
+        require_settable_rate(type(self).__name__, self.model)
+        self._monitor.check(self.model, self.params)
+        self._reset()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Compare the epoch with the best one, and reduce the rate once patience is used up."""
+        logs = {} if logs is None else logs
+        logs["learning_rate"] = learning_rate_of(self.model)
+        value = self._monitor.read(self.model, self.params, logs)
+        if value is None:
+            return
+        if self.in_cooldown():
+            self.cooldown_counter -= 1
+            self.wait = 0
+        if self._monitor.is_improvement(value, self.best):
+            self.best = value
+            self.wait = 0
+        elif not self.in_cooldown():
+            self.wait += 1
+            if self.wait >= self.patience:
+                self._reduce(epoch)
+
+    def in_cooldown(self) -> bool:
+        """Return whether the last reduction is less than `cooldown` epochs ago."""
+        return self.cooldown_counter > 0
+
+    def state_dict(self) -> StateDict:
+        """Return the best value, patience and cooldown."""
+        return {"best": self.best, "wait": self.wait, "cooldown_counter": self.cooldown_counter}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore the best value, patience and cooldown."""
+        self.best, self.wait = state["best"], state["wait"]
+        self.cooldown_counter = state["cooldown_counter"]
+
+    def _reset(self) -> None:
+        self.best = None
+        self.wait = 0
+        self.cooldown_counter = 0
+
+    def _reduce(self, epoch: int) -> None:
+        rates = learning_rates_of(self.model)
+        # Rates live in float32: 0.1 reduced by 0.1 is no larger than a min_lr of 0.01.
+        reducible = [np.float32(rate) > np.float32(self.min_lr) for rate in rates]
+        if not any(reducible):
+            return
+        reduced = [max(rate * self.factor, self.min_lr) for rate in rates]
+        set_learning_rates(self.model, [new if can else rate for can, new, rate in zip(reducible, reduced, rates)])
+        if self.verbose > 0:
+            rate = float(str(np.float32(learning_rate_of(self.model))))
+            console.write_line(f"\nEpoch {epoch + 1:05d}: ReduceLROnPlateau reducing learning rate to {rate}.")
+        self.cooldown_counter = self.cooldown
+        self.wait = 0
+
+
+class LearningRateMonitor(Callback):
+    """Write the learning rates of the epoch into the logs, for the history, the trackers and the files of logs.
+
+    `learning_rate` is that of the optimizer. With several parameter groups, there is one entry for each, such as
+    `learning_rate_0`, or `learning_rate_head` for a group with the key `"name"`.
+
+    >>> import torch, torchfit
+    >>> net = torch.nn.Linear(2, 1)
+    >>> groups = [{"params": [net.weight], "lr": 0.1}, {"params": [net.bias], "lr": 0.2, "name": "bias"}]
+    >>> model = torchfit.Model(net)
+    >>> model.compile(torch.optim.SGD(groups), "mse")
+    >>> history = model.fit(torch.ones(4, 2), torch.ones(4, 1), verbose=0, callbacks=[LearningRateMonitor()])
+    >>> {name: round(value, 6) for name, (value,) in history.history.items() if name != "loss"}
+    {'learning_rate': 0.1, 'learning_rate_0': 0.1, 'learning_rate_bias': 0.2}
+    """
+
+    written_logs = ("learning_rate",)
+    runs_first = ("on_epoch_end",)  # before schedulers set the rates of the next epoch
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Write the rates into the logs."""
+        if logs is None:
+            return
+        logs["learning_rate"] = learning_rate_of(self.model)
+        rates = learning_rates_of(self.model)
+        if len(rates) > 1:
+            logs.update(zip(learning_rate_names(self.model), rates))
