@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._data.workers import LoaderConfig
-from torchfit._trainer.attribute_hints import MissingAttribute
 from torchfit._trainer.compile_options import CompileOptions
-from torchfit._trainer.error_context import translate_errors
+from torchfit._trainer.hints import MissingAttribute, translate_errors
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.savable_model import SavableModel
 from torchfit._trainer.steps import show_parameters
@@ -17,8 +16,8 @@ from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import make_trainer
 from torchfit._utils import validation
 from torchfit._utils.console import write_line
+from torchfit._utils.errors import traceback_filter
 from torchfit._utils.keywords import hide_unknown, no_unknown
-from torchfit._utils.tracebacks import traceback_filter
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 

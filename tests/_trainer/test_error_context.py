@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchfit import Model, losses
-from torchfit._trainer.error_context import translate_errors
+from torchfit._trainer.hints import translate_errors
 
 
 def message_of(net, x):

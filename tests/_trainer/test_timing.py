@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchfit import Model, callbacks
-from torchfit._trainer.timing import EpochTimer, peak_memory
+from torchfit._trainer.loops import EpochTimer, peak_memory
 
 x, y = np.zeros((64, 2), "float32"), np.zeros((64, 1), "float32")
 NAMES = ["data", "copy", "step", "callbacks", "validation", "compile", "total", "peak_memory"]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from torchfit._utils import console, notebook_progress
-from torchfit._utils.notebook_table import Row, table_bundle
+from torchfit._utils import console, notebook
+from torchfit._utils.notebook import Row, table_bundle
 from torchfit._utils.progress_display import Notebook
 from torchfit.callbacks import CallbackList, EarlyStopping, LambdaCallback, ProgbarLogger
 from torchfit.callbacks.progress import resolve_verbose
@@ -299,7 +299,7 @@ class Widget(SimpleNamespace):
 
 
 @pytest.fixture
-def notebook(monkeypatch):
+def show_in_notebook(monkeypatch):
     """Return a function that pretends that this is a notebook, and returns the outputs of its cell."""
 
     def install(has_widgets):
@@ -318,15 +318,15 @@ def notebook(monkeypatch):
         monkeypatch.setattr("torchfit.callbacks.progress.select_display", Notebook)
         monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
         monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(**widgets))
-        monkeypatch.setattr(notebook_progress, "find_spec", lambda name: has_widgets or None)
+        monkeypatch.setattr(notebook, "find_spec", lambda name: has_widgets or None)
         return outputs, made
 
     return install
 
 
 @pytest.mark.parametrize("has_widgets", [True, False])
-def test_a_notebook_shows_a_table_with_a_row_for_each_epoch_and_no_bar_stays(has_widgets, notebook):
-    outputs, widgets = notebook(has_widgets)
+def test_a_notebook_shows_a_table_with_a_row_for_each_epoch_and_no_bar_stays(has_widgets, show_in_notebook):
+    outputs, widgets = show_in_notebook(has_widgets)
     callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=3, steps=2)
     callbacks.on_train_begin({})
     for epoch, loss in enumerate([0.5, 0.25, 0.75]):
@@ -351,8 +351,8 @@ def test_a_notebook_shows_a_table_with_a_row_for_each_epoch_and_no_bar_stays(has
 
 
 @pytest.mark.parametrize("has_widgets", [True, False])
-def test_the_bar_of_a_notebook_stays_in_red_if_its_epoch_was_interrupted(has_widgets, notebook):
-    outputs, _ = notebook(has_widgets)
+def test_the_bar_of_a_notebook_stays_in_red_if_its_epoch_was_interrupted(has_widgets, show_in_notebook):
+    outputs, _ = show_in_notebook(has_widgets)
     callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=1, steps=4)
     callbacks.on_train_begin({})
     callbacks.on_epoch_begin(0, {})
@@ -364,8 +364,8 @@ def test_the_bar_of_a_notebook_stays_in_red_if_its_epoch_was_interrupted(has_wid
     assert outputs[-1].text == " 2/4 - ETA: 0s - loss: 0.5000"
 
 
-def test_an_evaluation_in_a_notebook_leaves_a_line(notebook):
-    outputs, _ = notebook(has_widgets=True)
+def test_an_evaluation_in_a_notebook_leaves_a_line(show_in_notebook):
+    outputs, _ = show_in_notebook(has_widgets=True)
     callbacks = CallbackList(ProgbarLogger(), verbose=1, steps=2)
     callbacks.on_test_begin({})
     callbacks.on_test_batch_end(1, {"loss": 0.5})

@@ -7,7 +7,7 @@ from torch import nn
 
 from torchfit import Model, callbacks, losses, optimizers
 from torchfit._execution.graph import _CudaGraph
-from torchfit._utils.batch import Batch
+from torchfit._utils.tree import Batch
 
 X = np.random.RandomState(0).rand(640, 20).astype("float32")
 Y = (X.sum(axis=1) > 10).astype("int64")

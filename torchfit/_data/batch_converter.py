@@ -11,22 +11,26 @@ import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from torchfit._data.adapters import tables
+from torchfit._data.adapters.lazy_arrays import SparseArray, is_sparse
 from torchfit._data.convert import (
     NUMERIC_KINDS,
     BatchSpec,
     Transfer,
+    array_of,
     array_of_numbers,
     dense,
     holds_numbers,
+    is_frame,
     is_numeric,
+    is_series,
+    series_holds_numbers,
     share_memory,
 )
 from torchfit._types import Nested, UserData
 from torchfit._utils import tree
-from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import is_plain
+from torchfit._utils.tree import Batch
 
 _ARGUMENTS = ("x", "y", "sample_weight")
 _MAX_PLANS = 64  # of structures; lists with one tensor for each sample may have many lengths
@@ -120,8 +124,8 @@ class BatchConverter:
     def _convert_part(self, number: int, part: Nested) -> Nested:
         if number == 0:
             part = self._batch_spec.split_columns(part)
-        if number == 2 and tables.is_series(part):
-            part = tables.array_of("sample_weight", part).squeeze(-1)
+        if number == 2 and is_series(part):
+            part = array_of("sample_weight", part).squeeze(-1)
         if _holds_plain_numbers(part):
             return self._convert_numbers(number, part)
         return self._convert_nest(number, part, _ARGUMENTS[number])
@@ -149,11 +153,11 @@ class BatchConverter:
             value = dense(name, value)
         if isinstance(value, (Tensor, np.ndarray)):
             return self._convert_array[number](value)
-        if tables.is_sparse(value):
-            rows = tables.SparseArray(name, value, None)
+        if is_sparse(value):
+            rows = SparseArray(name, value, None)
             return self._convert_array[number](rows.read(slice(0, len(rows))))
-        if tables.is_frame(value) and not (tables.is_series(value) and not tables.holds_numbers(value)):
-            return self._convert_array[number](tables.array_of(name, value))
+        if is_frame(value) and (not is_series(value) or series_holds_numbers(value)):
+            return self._convert_array[number](array_of(name, value))
         if _is_opaque(value):
             moved = value.to(self._batch_spec.device)
             is_packed = isinstance(moved, PackedSequence)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import StateDict
-from torchfit._utils.batch import Batch
+from torchfit._utils.tree import Batch
 
 BatchIndexer = Callable[[Tensor], Batch]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from torchfit._types import Nested, UserData
 from torchfit._utils import tree
-from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
+from torchfit._utils.tree import Batch
 
 ClassWeightMap = Mapping[int, float]
 ClassWeightRules = Mapping[str | None, ClassWeightMap | str]

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchfit._data.batch_source import BatchIndexer, BatchSource
 from torchfit._types import StateDict
 from torchfit._utils import validation
-from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
+from torchfit._utils.tree import Batch
 from torchfit._utils.validation import is_bool, is_integer
 
 OrderFn = Callable[[int, int, int], Tensor]

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchfit._data.batch_source import BatchSource
 from torchfit._types import UserData
 from torchfit._utils import tree
-from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
+from torchfit._utils.tree import Batch
 
 _FINGERPRINT_ROWS = 64
 

@@ -16,9 +16,9 @@ from torchfit._execution.memory_format import MemoryFormat, choose_memory_format
 from torchfit._execution.step_program import StepProgram, run_each
 from torchfit._types import StateDict, StepFn
 from torchfit._utils import tree, validation
-from torchfit._utils.batch import Batch
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
+from torchfit._utils.tree import Batch
 
 _MAX_GRAPHS = 4
 _MIN_STEPS_PER_SHAPE = 200  # Another shape gets a graph of its own after this many steps.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from torchfit._execution.step_program import StepProgram
 from torchfit._types import StateDict, StepFn
-from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
+from torchfit._utils.tree import Batch
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _TIMED_STEPS = 3  # "auto" times this many steps in each format, after one that is not timed.

@@ -18,8 +18,7 @@ from torchfit._serialization.files import PathLike
 from torchfit._types import Config
 from torchfit._utils.collector import AddedTerm
 from torchfit._utils.errors import printable, reason_of, warn
-from torchfit._utils.modules import has_lazy_weights
-from torchfit._utils.wrapping import unwrap_key, unwrap_module
+from torchfit._utils.modules import has_lazy_weights, unwrap_key, unwrap_module
 from torchfit._version import __version__
 from torchfit.optimizers import TorchOptimizer
 

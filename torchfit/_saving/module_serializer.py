@@ -24,8 +24,8 @@ from torch.nn.parameter import is_lazy
 from torchfit import functional, metrics
 from torchfit._utils.compat import MODULE_ATTRIBUTES, ModuleTables
 from torchfit._utils.errors import describe
+from torchfit._utils.modules import unwrap_module
 from torchfit._utils.registry import find_custom, registered_name
-from torchfit._utils.wrapping import unwrap_module
 
 Reference = dict[str, Any]
 _TORCH = "torch.nn"

@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from torchfit._execution.device import resolve_device
 from torchfit._trainer.predictions import numpy_compatible
 from torchfit._types import Array, Nested, Results
-from torchfit._utils.batch import Batch
 from torchfit._utils.compat import MODULE_ATTRIBUTES
-from torchfit._utils.errors import describe
-from torchfit._utils.freezing import set_trainable
-from torchfit._utils.modules import deep_recursion, has_lazy_weights, named_weights, weight_tensors
+from torchfit._utils.errors import describe, traceback_filter
+from torchfit._utils.modules import (
+    ModuleWrapper,
+    deep_recursion,
+    has_lazy_weights,
+    named_weights,
+    set_trainable,
+    weight_tensors,
+)
 from torchfit._utils.names import snake_case
-from torchfit._utils.tracebacks import traceback_filter
+from torchfit._utils.tree import Batch
 from torchfit._utils.validation import boolean
-from torchfit._utils.wrapping import ModuleWrapper
 
 
 class BaseModel(ModuleWrapper):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from torchfit._distribution.process_group import ProcessGroup
-from torchfit._trainer.partial_gradients import Gradients, LossPart, compute_gradients
-from torchfit._trainer.target_rank import is_builtin
+from torchfit._trainer.microbatches import Gradients, LossPart, compute_gradients
+from torchfit._trainer.output_matching import is_builtin
 from torchfit.losses.base import Denominator
 from torchfit.metrics.base import SUM_DTYPE
 from torchfit.optimizers.identifiers import AnyOptimizer

@@ -1,11 +1,132 @@
 """The loops: they run a step with every batch and call the callbacks. They know no data, loss or device."""
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
 from typing import Any, Protocol
+
+import torch
 
 from torchfit._trainer.logs import LazyLogs
 from torchfit._types import StepFn, StepIterator
+from torchfit._utils.console import write_line
 from torchfit.callbacks.callback_list import CallbackList
+
+_MAX_DATA_SHARE = 1 / 3
+_MIN_DATA_SECONDS = 0.1
+_PARTS = ("data", "copy", "step", "callbacks", "validation", "compile")
+Seconds = dict[str, float]
+
+
+class EpochTimer:
+    """Breaks down the time of each epoch by activity; unattributed time counts as `step`.
+
+    Args:
+        device: The device that the model is trained on.
+        compile_seconds: Returns the seconds spent on compiling so far.
+        transfer_seconds: Returns the seconds spent so far on moving batches to their device and dtype.
+        verbose: Whether to print advice, once, if the run waits for data.
+
+    Attributes:
+        timing: For every epoch the seconds of `data` (waiting for a batch), `copy` (giving it its device and dtype),
+            `step`, `callbacks`, `validation` and `compile`, their sum `total`, and `peak_memory` in bytes.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        compile_seconds: Callable[[], float],
+        transfer_seconds: Callable[[], float],
+        verbose: bool,
+    ) -> None:
+        self.timing: dict[str, list[float]] = {}
+        self._device, self._verbose = device, verbose
+        self._compile_seconds, self._transfer_seconds = compile_seconds, transfer_seconds
+        self._advised = self._is_open = False
+        self._seconds: Seconds = {}
+
+    def time_iterator(self, items: Iterator[Any]) -> Iterator[Any]:
+        """Yield the items, and count the wait for each as `data`, or as `copy` where it is spent on transfers."""
+        seconds, transfer_seconds = self._seconds, self._transfer_seconds()
+        try:
+            while True:
+                asked = perf_counter()
+                item = next(items, self)
+                seconds["data"] += perf_counter() - asked
+                if item is self:
+                    return
+                yield item
+        finally:
+            seconds["copy"] = min(self._transfer_seconds() - transfer_seconds, seconds["data"])
+            seconds["data"] -= seconds["copy"]
+
+    def timed(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that does the same, with its time counted as `kind`."""
+
+        def measured(*arguments: Any) -> Any:
+            called = perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self._seconds[kind] += perf_counter() - called
+
+        return measured
+
+    def time_callbacks(self, callbacks: Any) -> None:
+        """Time the hooks of the callbacks; those of batches only if a user-defined callback has them."""
+        hooks = ["on_epoch_begin", "on_epoch_end"]
+        hooks += ["on_train_batch_begin", "on_train_batch_end"] if callbacks.keeps_batch_logs else []
+        for hook in hooks:
+            setattr(callbacks, hook, self.timed("callbacks", getattr(callbacks, hook)))
+
+    def epochs(self, indices: Iterable[int]) -> Iterator[int]:
+        """Yield the epochs, and record the time of each; `close` records the one in which a loop stops."""
+        for index in indices:
+            self._start()
+            yield index
+            self.close()
+
+    def close(self) -> None:
+        """Record the current epoch, if there is one."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        seconds = self._seconds
+        total = perf_counter() - self._started
+        seconds["compile"] = self._compile_seconds() - self._compile_seconds_before
+        seconds["step"] = max(0.0, total - sum(seconds.values()))
+        epoch = {**seconds, "total": total, "peak_memory": float(peak_memory(self._device))}
+        for name, value in epoch.items():
+            self.timing.setdefault(name, []).append(value)
+        if self._verbose:
+            self._advise(epoch)
+
+    def _start(self) -> None:
+        self._is_open = True
+        self._seconds.update(dict.fromkeys(_PARTS, 0.0))
+        self._compile_seconds_before = self._compile_seconds()
+        self._started = perf_counter()
+
+    def _advise(self, epoch: Seconds) -> None:
+        share = epoch["data"] / epoch["total"]
+        if share > _MAX_DATA_SHARE and epoch["data"] > _MIN_DATA_SECONDS and not self._advised:
+            self._advised = True
+            write_line(
+                f"  {share:.0%} of the epoch went into waiting for data: let workers prefetch them (`num_workers` of "
+                "the DataLoader, `workers` of `fit`), prepare them beforehand, or pass arrays."
+            )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory, in bytes, that was in use: on a CUDA device by torch, elsewhere by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class StopFlags(Protocol):

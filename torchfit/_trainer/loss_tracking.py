@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import TensorLike
-from torchfit._utils.dtypes import sum_dtype
+from torchfit._utils.tensors import sum_dtype
 from torchfit.losses.base import Denominator, zero_if_empty
 from torchfit.metrics.base import SUM_DTYPE, Metric, Variable
 from torchfit.metrics.reductions import Mean

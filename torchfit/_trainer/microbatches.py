@@ -1,16 +1,23 @@
-"""Microbatches: one batch in several passes, for the same gradients and update with less memory."""
+"""Gradients of parts of a batch or of an update, so that together they are those of the whole."""
 
 import math
+import warnings
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from torchfit._trainer.loss_tracking import LossTerm
+from torchfit._trainer.output_matching import find_own_loss
+from torchfit._trainer.steps import ForwardResult
 from torchfit._utils import tree
-from torchfit._utils.batch import Batch
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
+from torchfit._utils.tree import Batch
 from torchfit._utils.validation import is_integer
+from torchfit.losses.base import Denominator
+from torchfit.optimizers.identifiers import AnyOptimizer
 
 # Of torch's allocator for the CPU (Linux, Windows), and of cuBLAS, which allocates for itself.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -84,3 +91,146 @@ def release_cached_memory() -> None:
     """Return to the device what torch keeps for tensors of the sizes so far; call it when these are gone."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+Gradients = list[Tensor | None]
+
+
+class LossPart(NamedTuple):
+    """A part of a loss, whose total is `value * denominator`.
+
+    Attributes:
+        value: A scalar.
+        denominator: What its total was divided by; `None` for a sum, whose totals add up without division.
+        group: The parts of different batches with the same group are added up.
+    """
+
+    value: Tensor
+    denominator: Denominator | None
+    group: int
+
+
+class LossSplitter:
+    """Splits the loss of a batch into parts that have denominators of their own.
+
+    Group 0 is the loss of a single output, or all that counts by samples: outputs with one value per sample, and what
+    was added to the loss. Every other output has a group of its own.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[str, int] = {}
+
+    def split(self, result: ForwardResult) -> list[LossPart]:
+        """Return the parts of the loss."""
+        terms, total = result.losses
+        if len(terms) == 1 and result.loss is total:
+            return [LossPart(result.loss, None if terms[0].is_sum else terms[0].denominator, 0)]
+        rows = result.rows
+        own = [term for term in terms if term.output in self._groups or _has_own_denominator(term, rows)]
+        parts = [
+            LossPart(term.value, None if term.is_sum else term.denominator, self._group_of(term.output)) for term in own
+        ]
+        if result.loss is total and len(own) == len(terms):
+            return parts
+        rest = result.loss
+        for term in own:
+            rest = rest - term.value
+        return [LossPart(rest, float(rows), 0), *parts]
+
+    def _group_of(self, output: str) -> int:
+        return self._groups.setdefault(output, len(self._groups) + 1)
+
+
+def _has_own_denominator(term: LossTerm, rows: int) -> bool:
+    return term.is_sum or isinstance(term.denominator, Tensor) or term.denominator != rows
+
+
+class PartialGradients:
+    """Adds up the gradients of the parts of one batch.
+
+    Args:
+        optimizer: The optimizer, which holds the parameters and scales the loss.
+    """
+
+    def __init__(self, optimizer: AnyOptimizer) -> None:
+        self._optimizer = optimizer
+        self._sums: dict[int, tuple[Gradients, Denominator | None]] = {}
+
+    def add(self, parts: list[LossPart]) -> None:
+        """Add the gradients of the loss of a part of the batch."""
+        for number, part in enumerate(parts):
+            keep_graph = number + 1 < len(parts)
+            gradients = compute_gradients(self._optimizer, part.value, keep_graph)
+            self._sums[part.group] = _add(self._sums.get(part.group), gradients, part.denominator)
+
+    def finish(self) -> None:
+        """Make the update with the gradients of the whole batch, or accumulate them for a later one."""
+        if not self._sums:
+            return
+        if self._optimizer.gradient_accumulation_steps is not None:
+            for group, (gradients, denominator) in self._sums.items():
+                self._optimizer.accumulate(gradients, denominator, group)
+            self._optimizer.end_accumulation_step()
+            return
+        self._optimizer.zero_grad()
+        for gradients, _ in self._sums.values():
+            for parameter, gradient in zip(self._optimizer.parameters, gradients):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        self._optimizer.step()
+
+
+def compute_gradients(optimizer: AnyOptimizer, loss: Tensor, keep_graph: bool = False) -> Gradients:
+    """Return the gradients of a loss with respect to the parameters of the optimizer, `None` for those not involved.
+
+    Parameters that were frozen since the epoch began are not involved.
+    """
+    parameters, scaled = optimizer.parameters, optimizer.scale_loss(loss)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    found = iter(torch.autograd.grad(scaled, trained, retain_graph=keep_graph, allow_unused=True) if trained else ())
+    return [next(found) if parameter.requires_grad else None for parameter in parameters]
+
+
+def _add(
+    known: tuple[Gradients, Denominator | None] | None, gradients: Gradients, denominator: Denominator | None
+) -> tuple[Gradients, Denominator | None]:
+    """Return the gradients of the sum of two totals over the sum of their denominators, with that sum."""
+    if known is None:
+        return gradients, denominator
+    others, other = known
+    if denominator is None or other is None:
+        return [_sum(a, b, 1.0, 1.0) for a, b in zip(others, gradients)], None
+    total = other + denominator
+    first, second = _share(other, total), _share(denominator, total)
+    return [_sum(a, b, first, second) for a, b in zip(others, gradients)], total
+
+
+def _share(denominator: Any, total: Any) -> Any:
+    if isinstance(total, Tensor):
+        return torch.where(total == 0, 0.0, denominator / total)
+    return denominator / total if total else 0.0
+
+
+def _sum(a: Tensor | None, b: Tensor | None, first: Any, second: Any) -> Tensor | None:
+    if a is None:
+        return None if b is None else b.mul(second)
+    return a.mul(first) if b is None else a.mul(first).add(b.mul(second)).to(a.dtype)
+
+
+def warn_if_not_separable(argument: str, result: ForwardResult) -> None:
+    """Warn if a loss is not made of the losses of its parts, so that the update cannot be that of the whole."""
+    names = [term.output for term in result.losses.terms if not term.is_separable]
+    if names:
+        warnings.warn(
+            f"`{argument}`: the loss of {', '.join(map(repr, names))} is one number for a batch, not a sum over "
+            "samples, so the update is the mean over the parts instead of that of the whole. Let the loss return one "
+            f"value per sample, or leave `{argument}` out.",
+            stacklevel=2,
+        )
+    if not result.losses.terms and find_own_loss(result.outputs) is not None:
+        warnings.warn(
+            f"`{argument}`: the loss that the module returns is one number for a batch, which is taken for a mean over "
+            "samples. Where it leaves out labels, such as those of padding, the update is not that of the whole. Pass "
+            f"`loss=` to `compile`, or leave `{argument}` out.",
+            stacklevel=2,
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchfit._trainer.batch_axis import check_batch_axis
+from torchfit._trainer.hints import check_batch_axis
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe

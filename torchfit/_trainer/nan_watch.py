@@ -10,8 +10,8 @@ from torch import Tensor
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._types import Logs, StepIterator
 from torchfit._utils import tree
-from torchfit._utils.batch import Batch, parts_of
 from torchfit._utils.errors import warn
+from torchfit._utils.tree import Batch, parts_of
 from torchfit.callbacks import CallbackList, TerminateOnNaN
 
 Columns = Sequence[object] | None

@@ -16,6 +16,7 @@ from torchfit._trainer.output_matching import (
     OutputSpec,
     broadcast_to_outputs,
     find_own_loss,
+    is_builtin,
     match_to_outputs,
     outputs_of_one_target,
 )
@@ -28,7 +29,6 @@ from torchfit._trainer.output_objective import (
     metric_or_deferred,
     own_metrics,
 )
-from torchfit._trainer.target_rank import is_builtin
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.console import logger

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from torchfit._trainer import output_matching
 from torchfit._trainer.loss_tracking import LossMean
-from torchfit._trainer.output_matching import Getter
-from torchfit._trainer.target_rank import is_builtin, with_column_targets
+from torchfit._trainer.output_matching import Getter, is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe

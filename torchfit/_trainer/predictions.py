@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._data.adapters.tables import is_frame
-from torchfit._data.convert import dense
+from torchfit._data.convert import dense, is_frame
 from torchfit._execution.step_program import PADDING_HINT, cannot_join
 from torchfit._types import Array, Nested
 from torchfit._utils import tree, validation

@@ -15,15 +15,14 @@ from torchfit._execution.step_program import run_each
 from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.exchange import Exchange, LossTotals, MetricChanges
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.microbatches import MicrobatchSplitter, release_cached_memory
-from torchfit._trainer.partial_gradients import PartialGradients
+from torchfit._trainer.microbatches import MicrobatchSplitter, PartialGradients, release_cached_memory
 from torchfit._trainer.replicas import Controls
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import EvaluateStep, ForwardResult, build_optimizer, forward_pass
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.user_steps import SharedMetrics, StepValues, shared_gradients, weighted_scalars, whole_losses
 from torchfit._types import Results, StepFn
-from torchfit._utils.batch import Batch
+from torchfit._utils.tree import Batch
 
 
 class Replica:

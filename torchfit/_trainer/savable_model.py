@@ -14,7 +14,7 @@ from torchfit._trainer.export import export_module
 from torchfit._trainer.summary import zeros_for_shape
 from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import Trainer
-from torchfit._utils.tracebacks import traceback_filter
+from torchfit._utils.errors import traceback_filter
 
 _STOP_FLAGS = ("stop_training", "stop_evaluating", "stop_predicting")
 

@@ -31,9 +31,9 @@ from torchfit._trainer.predictions import SampleList, is_list_per_sample
 from torchfit._trainer.step_state import StepState
 from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
-from torchfit._utils.batch import Batch, parts_of, unwrapped
 from torchfit._utils.modules import has_lazy_weights
 from torchfit._utils.tensors import map_tensors
+from torchfit._utils.tree import Batch, parts_of, unwrapped
 from torchfit.losses.base import Denominator
 
 _requires_grad = attrgetter("requires_grad")

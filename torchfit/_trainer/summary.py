@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from torchfit._trainer.module_call import ModuleCaller, make_module_call
 from torchfit._utils import tree
-from torchfit._utils.figures import table_html
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode, weight_tensors
+from torchfit._utils.notebook import table_html
 
 Row = tuple[str, ...]
 

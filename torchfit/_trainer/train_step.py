@@ -8,13 +8,19 @@ from torch import Tensor
 from torchfit._execution.step_program import StepProgram
 from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.microbatches import MicrobatchSplitter, release_cached_memory
-from torchfit._trainer.partial_gradients import LossSplitter, PartialGradients, compute_gradients, warn_if_not_separable
+from torchfit._trainer.microbatches import (
+    LossSplitter,
+    MicrobatchSplitter,
+    PartialGradients,
+    compute_gradients,
+    release_cached_memory,
+    warn_if_not_separable,
+)
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import ForwardResult, LoggingStep, build_optimizer, forward_pass, record, record_outputs
 from torchfit._types import Results, StepFn
-from torchfit._utils.batch import Batch
 from torchfit._utils.compat import backward
+from torchfit._utils.tree import Batch
 
 PartResults: TypeAlias = "tuple[PartialGradients, list[ForwardResult], list[Any]]"
 

@@ -19,11 +19,11 @@ from torchfit._trainer.steps import ForwardResult, build_optimizer, forward_pass
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results
 from torchfit._utils import collector
-from torchfit._utils.batch import Batch, parts_of
 from torchfit._utils.collector import AddedTerm
 from torchfit._utils.compat import backward
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import training_mode
+from torchfit._utils.tree import Batch, parts_of
 from torchfit.losses.identifiers import loss_modules
 
 

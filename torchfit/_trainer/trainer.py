@@ -17,27 +17,25 @@ from torchfit._execution.precision import choose_precision
 from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics, overridden_method
 from torchfit._trainer.compile_options import CompileOptions
-from torchfit._trainer.error_context import translate_errors
+from torchfit._trainer.hints import translate_errors
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop, train_loop
+from torchfit._trainer.loops import EpochTimer, StopFlags, evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.nan_watch import NaNWatch
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
-from torchfit._trainer.preflight import preflight
-from torchfit._trainer.shape_inference import infer_log_names_of_model
+from torchfit._trainer.preflight import infer_log_names_of_model, preflight
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import EvaluateStep, PredictStep, sync_optimizer, with_sync
-from torchfit._trainer.timing import EpochTimer
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import NullState, TrainingState, training_components
 from torchfit._types import StepFn, StepIterator
 from torchfit._utils import validation
-from torchfit._utils.batch import Batch
 from torchfit._utils.collector import suspended
 from torchfit._utils.modules import floating_dtype_of, training_mode
+from torchfit._utils.tree import Batch
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose

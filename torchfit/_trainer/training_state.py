@@ -16,8 +16,8 @@ from torchfit._trainer.objective import Objective
 from torchfit._trainer.step_state import StepState
 from torchfit._types import StateDict, Stateful, StepFn, StepIterator
 from torchfit._utils.errors import describe
+from torchfit._utils.modules import unwrap_key, unwrap_module
 from torchfit._utils.rng import random_state, restore_random_state
-from torchfit._utils.wrapping import unwrap_key, unwrap_module
 from torchfit.callbacks import Callback
 
 FORMAT = "torchfit training"

@@ -13,8 +13,8 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange, MetricChanges
 from torchfit._trainer.logs import LazyLogs, flatten
 from torchfit._trainer.loss_tracking import LossMean, LossTerm, LossTerms
+from torchfit._trainer.output_matching import is_builtin
 from torchfit._trainer.steps import count_rows
-from torchfit._trainer.target_rank import is_builtin
 from torchfit._types import Results
 from torchfit._utils import tree
 from torchfit._utils.compat import version_of

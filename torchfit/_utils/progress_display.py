@@ -9,10 +9,9 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from torchfit._utils import console
-from torchfit._utils.notebook_progress import NotebookBar
-from torchfit._utils.notebook_table import NotebookTable
+from torchfit._utils.console import lines_of_their_own
+from torchfit._utils.notebook import NotebookBar, NotebookTable
 from torchfit._utils.progress_format import BAR_WIDTH, Finished, fit_line, format_finished, wrap_items
-from torchfit._utils.shared_lines import lines_of_their_own
 
 
 class Display(Protocol):

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from torchfit._types import Array, Logs, StateDict, UserData
-from torchfit._utils import console, figures, validation
+from torchfit._utils import console, notebook, validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback
 
@@ -308,7 +308,7 @@ class ConfusionMatrix(ClassificationCallback):
             known = ", ".join(map(str, self.matrices)) or "none"
             raise ValueError(f"There is no confusion matrix of epoch {epoch}. Epochs with one: {known}.")
         shown = matrix / np.maximum(matrix.sum(1, keepdims=True), 1) if normalize else matrix
-        return figures.make_figure(lambda figure: self._draw(figure, shown))
+        return notebook.make_figure(lambda figure: self._draw(figure, shown))
 
     def state_dict(self) -> StateDict:
         """Return the matrices."""

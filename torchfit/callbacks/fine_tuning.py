@@ -8,8 +8,7 @@ from torch import Tensor
 from torchfit._types import Logs
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit._utils.freezing import matching_parameters, set_trainable
-from torchfit._utils.modules import has_running_stats, stays_in_eval
+from torchfit._utils.modules import has_running_stats, matching_parameters, set_trainable, stays_in_eval
 from torchfit.callbacks.base import Callback
 from torchfit.callbacks.learning_rate import learning_rate_of
 

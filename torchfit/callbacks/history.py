@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torchfit._types import Logs, StateDict
-from torchfit._utils import figures
+from torchfit._utils import notebook
 from torchfit._utils.names import did_you_mean
 from torchfit.callbacks._monitor import mode_of
 from torchfit.callbacks.base import Callback
@@ -194,7 +194,7 @@ class History(Callback):
                 raise ValueError(f"{name!r} was not recorded. {did_you_mean(name, known)}")
         if names:
             record = {key: values for key, values in record.items() if key.removeprefix("val_") in names}
-        return figures.make_figure(lambda figure: self._draw(figure, record))
+        return notebook.make_figure(lambda figure: self._draw(figure, record))
 
     def _draw(self, figure: "Figure", record: Curves) -> None:
         draw_curves(figure, record, self._mode_of)
@@ -221,13 +221,13 @@ class History(Callback):
         record = self._record()
         if not record:
             return "<p>History without epochs</p>"
-        image = figures.png_html(lambda figure: self._draw(figure, record), "Training curves")
+        image = notebook.png_html(lambda figure: self._draw(figure, record), "Training curves")
         rows = []
         for name, (epochs, values) in record.items():
             best = best_epoch(epochs, values, self._mode_of(name))
             shown = ("–", "–") if best is None else (f"{best[1]:.4g}", str(best[0]))
             rows.append((name, f"{values[-1]:.4g}", *shown))
-        return image + figures.table_html(("", "last", "best", "in epoch"), rows)
+        return image + notebook.table_html(("", "last", "best", "in epoch"), rows)
 
     def state_dict(self) -> StateDict:
         """Return the record so far, without what is stored elsewhere (`stored_lengths`)."""

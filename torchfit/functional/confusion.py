@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import TensorLike
-from torchfit._utils.dtypes import sum_dtype
-from torchfit._utils.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor, sum_dtype
 from torchfit.functional.alignment import align_pair
 
 Counts = tuple[Tensor, Tensor, Tensor, Tensor]

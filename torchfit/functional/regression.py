@@ -14,8 +14,7 @@ from torch import Tensor
 
 from torchfit._types import TensorLike
 from torchfit._utils.compat import MEAN, NONE, huber_loss, l1_loss, mse_loss
-from torchfit._utils.dtypes import sum_dtype
-from torchfit._utils.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor, sum_dtype
 from torchfit.functional.alignment import (
     align_pair,
     as_floating,

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from torchfit._types import Config, DTypeLike, StateDict, TensorLike
 from torchfit._utils import tree
-from torchfit._utils.dtypes import as_dtype, dtype_name, sum_dtype
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
-from torchfit._utils.tensors import as_tensor
+from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name, sum_dtype
 from torchfit.losses.checks import LossTraits
 
 # Operations on a variable then give plain tensors, with no Python dispatch per operation. It is the same

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, DTypeLike, TensorLike
-from torchfit._utils.dtypes import as_dtype, count_dtype, sum_dtype
 from torchfit._utils.errors import describe
-from torchfit._utils.tensors import as_tensor
+from torchfit._utils.tensors import as_dtype, as_tensor, count_dtype, sum_dtype
 from torchfit.functional.alignment import align_ranks, get_mask, shape_mismatch_error
 from torchfit.functional.confusion import confusion_matrix, ratio
 from torchfit.losses.checks import LossTraits

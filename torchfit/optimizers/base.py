@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict, TensorLike
+from torchfit._utils.errors import traceback_filter
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
-from torchfit._utils.tracebacks import traceback_filter
 from torchfit.optimizers import _arguments, _foreach, _parameter_store
 from torchfit.optimizers._accumulation import GradientAccumulator
 from torchfit.optimizers._binding import BindingMixin, by_cohort

@@ -10,9 +10,8 @@ from torchfit._execution.device import best_device
 from torchfit._saving import model_file
 from torchfit._saving.model_file import Content
 from torchfit._serialization.files import PathLike
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, traceback_filter
 from torchfit._utils.registry import custom_object_scope
-from torchfit._utils.tracebacks import traceback_filter
 from torchfit.model import Model
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from torchfit._data.adapters import arrays
-from torchfit._data.adapters.arrays import DiskArray, is_on_disk
+from torchfit._data.adapters import lazy_arrays
 from torchfit._data.adapters.dispatch import get_data_adapter
+from torchfit._data.adapters.lazy_arrays import DiskArray, is_on_disk
 
 
 @pytest.fixture(params=["float32", "float64", "int16"])
@@ -94,7 +94,7 @@ def test_text_in_a_file_is_refused(batch_spec):
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot release mapped pages")
 def test_mapped_pages_are_released(memory_map, monkeypatch):
-    monkeypatch.setattr(arrays, "_MAX_MAPPED_BYTES", 0)
+    monkeypatch.setattr(lazy_arrays, "_MAX_MAPPED_BYTES", 0)
     rows = DiskArray("x", memory_map, torch.float32)
     expected = rows.read(slice(0, 50)).clone()
     assert torch.equal(rows.read(slice(0, 50)), expected)
@@ -104,6 +104,6 @@ def test_a_private_map_keeps_what_was_written_to_it(tmp_path, monkeypatch):
     np.zeros(50, "float32").tofile(tmp_path / "x.dat")
     private = np.memmap(tmp_path / "x.dat", "float32", mode="c")
     private[:] = 1
-    monkeypatch.setattr(arrays, "_MAX_MAPPED_BYTES", 0)
+    monkeypatch.setattr(lazy_arrays, "_MAX_MAPPED_BYTES", 0)
     rows = DiskArray("x", private, torch.float32)
     assert rows.read(slice(0, 50)).sum() == rows.read(slice(0, 50)).sum() == 50

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from torchfit._data.adapters.dispatch import get_data_adapter
-from torchfit._data.adapters.tables import SparseArray, is_sparse
+from torchfit._data.adapters.lazy_arrays import SparseArray, is_sparse
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
 

@@ -1,170 +1,37 @@
-"""Arrays and tensors: a batch is a slice or one indexing operation per tensor, never assembled sample by sample.
+"""Arrays and tensors: a batch is a slice or one indexing operation per tensor, never assembled sample by sample."""
 
-Of arrays on disk (memory maps, HDF5 and Zarr datasets) the rows of a batch are read when it is drawn.
-"""
-
-import copy
-import mmap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 from weakref import ref
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from torchfit._data.adapters.base import AdapterSpec, DataAdapter
-from torchfit._data.adapters.tables import SparseArray, by_rows, is_sparse
+from torchfit._data.adapters.lazy_arrays import (
+    DiskArray,
+    InMemoryArray,
+    LazyArray,
+    Rows,
+    SparseArray,
+    by_rows,
+    is_on_disk,
+    is_sparse,
+)
 from torchfit._data.batch_converter import batch_packer
 from torchfit._data.batch_source import BatchIndexer, BatchSource, TakesRows, draw_seed, fits_on
 from torchfit._data.class_weight import ClassWeights
-from torchfit._data.convert import BatchSpec, LeafConverter, check_lengths, from_numpy, host_leaf
+from torchfit._data.convert import BatchSpec, LeafConverter, check_lengths, host_leaf
 from torchfit._data.epoch_iterator import OrderFn, make_order
 from torchfit._data.validation_split import split_last, warn_of_sorted_labels
 from torchfit._data.workers import LoaderConfig
-from torchfit._types import Array, Nested, UserData
+from torchfit._types import Nested, UserData
 from torchfit._utils import tree, validation
-from torchfit._utils.batch import Batch
-from torchfit._utils.compat import mapping_of, version_of
-
-Rows: TypeAlias = "slice | Array"
-_Lazy = TypeVar("_Lazy", bound="LazyArray")
-
-# The system maps up to a huge page around each page that is read. Once this much may be mapped, it is released.
-_MAX_MAPPED_BYTES = 512 * 2**20
-_FAULT_AROUND_BYTES = 2 * 2**20
-
-
-def is_on_disk(value: UserData) -> bool:
-    """Return whether `value` is a memory map, or an array in a file that is read by slices."""
-    if isinstance(value, np.ndarray):
-        return _memory_map(value) is not None
-    if isinstance(value, Tensor):
-        return False
-    is_array = all(hasattr(value, name) for name in ("shape", "dtype", "__getitem__", "__len__"))
-    in_memory = hasattr(value, "__array_interface__")
-    in_file = hasattr(value, "chunks") or not hasattr(value, "__array__")
-    return is_array and in_file and not in_memory and not hasattr(value, "toarray")
-
-
-class LazyArray:
-    """Rows `start` to `stop` of an array `(samples, …)`, which become a tensor when a batch reads them."""
-
-    def __init__(self, start: int, stop: int, sample_shape: tuple[int, ...]) -> None:
-        """Cover some rows of an array."""
-        self.start, self.stop = start, stop
-        self._sample_shape = sample_shape
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of these rows."""
-        return (len(self), *self._sample_shape)
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self._sample_shape) + 1
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self: _Lazy, rows: slice) -> _Lazy:
-        start, stop, _ = rows.indices(len(self))
-        part = copy.copy(self)
-        part.start, part.stop = self.start + start, self.start + stop
-        return part
-
-    def read(self, rows: Rows) -> Tensor:
-        """Return these rows, counted from `start`, as a new tensor in memory, in this order."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be read: define `read`.")
-
-
-class DiskArray(LazyArray):
-    """Rows of an array `(samples, …)` on disk."""
-
-    def __init__(self, argument: str, array: UserData, dtype: torch.dtype | None) -> None:
-        """Read from an array; floating values are cast to `dtype` unless it is `None`."""
-        super().__init__(0, len(array), tuple(array.shape[1:]))
-        self._argument = argument
-        self._array = array
-        self._dtype = dtype
-        self._pages = _PageCache(array)
-        self.read(slice(0, 0))
-
-    def read(self, rows: Rows) -> Tensor:
-        """Return these rows as a new tensor in memory, in this order."""
-        self._pages.reserve(rows.stop - rows.start if isinstance(rows, slice) else len(rows))
-        block, order = self._block(rows)
-        tensor = from_numpy(self._argument, block)
-        if tensor.is_floating_point() and self._dtype is not None:
-            tensor = tensor.to(self._dtype)
-        return tensor if order is None else torch.empty_like(tensor).index_copy_(0, order, tensor)
-
-    def _block(self, rows: Rows) -> tuple[Array, Tensor | None]:
-        """Read rows in ascending order, as files need it; also return the position of each in the batch."""
-        if isinstance(rows, slice):
-            return np.array(self._array[self.start + rows.start : self.start + rows.stop]), None
-        if _is_contiguous(rows):
-            return np.array(self._array[self.start + int(rows[0]) : self.start + int(rows[-1]) + 1]), None
-        order = np.argsort(rows)
-        return np.asarray(self._array[rows[order] + self.start]), torch.from_numpy(order)
-
-
-class InMemoryArray:
-    """Rows of a tensor `(samples, …)` in memory, read like those of an array on disk."""
-
-    def __init__(self, tensor: Tensor, device: torch.device) -> None:
-        """Read from a tensor for batches on `device`, which may be written to."""
-        self._tensor = tensor
-        self._copies = tensor.device == device
-
-    def read(self, rows: Rows) -> Tensor:
-        """Return these rows, as a view where they are copied to another device anyway."""
-        if isinstance(rows, slice):
-            return self._tensor[rows].clone() if self._copies else self._tensor[rows]
-        return self._tensor.index_select(0, torch.from_numpy(rows).to(self._tensor.device))
-
-
-class _PageCache:
-    """Limits how much of a file a memory map keeps in memory."""
-
-    def __init__(self, array: UserData) -> None:
-        self._mapping = _mapping(array)
-        self._row_bytes = _FAULT_AROUND_BYTES + array.dtype.itemsize * int(np.prod(array.shape[1:]))
-        self._bytes = self._mapping.size() if self._mapping is not None else 0
-        self._mapped = 0
-
-    def reserve(self, rows: int) -> None:
-        """Release mapped pages if those of some more rows would exceed the limit."""
-        coming = min(rows * self._row_bytes, self._bytes)
-        if self._mapped + coming > _MAX_MAPPED_BYTES and self._mapping is not None:
-            self._mapping.madvise(mmap.MADV_DONTNEED)
-            self._mapped = 0
-        self._mapped += coming
-
-
-def _memory_map(array: UserData) -> np.memmap[Any, Any] | None:
-    """Return the memory map that an array is a view of."""
-    while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap) and mapping_of(array) is not None:
-            return array
-        array = array.base
-    return None
-
-
-def _mapping(array: UserData) -> Any:
-    """Return the mapping whose pages may be released: a private one would lose what was written to it."""
-    memory_map = _memory_map(array)
-    can_release = hasattr(mmap, "MADV_DONTNEED") and memory_map is not None and memory_map.mode != "c"
-    return mapping_of(memory_map) if can_release else None
-
-
-def _is_contiguous(rows: Array) -> bool:
-    return rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all())
-
+from torchfit._utils.compat import version_of
+from torchfit._utils.tree import Batch
 
 XYWeights = tuple[UserData, ...]
 

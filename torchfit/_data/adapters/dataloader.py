@@ -14,8 +14,8 @@ from torchfit._data.batch_source import BatchSource
 from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig, iterate_loader
 from torchfit._types import StateDict, UserData
-from torchfit._utils.batch import Batch
 from torchfit._utils.rng import random_state, restore_random_state
+from torchfit._utils.tree import Batch
 
 _RAGGED = "stack expects each tensor to be equal size"
 _FROM_BATCHES = "its batches carry them, as tuples (x, y) or (x, y, sample_weight)"

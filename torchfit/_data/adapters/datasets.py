@@ -29,9 +29,9 @@ from torchfit._data.workers import (
 )
 from torchfit._types import Nested, UserData
 from torchfit._utils import validation
-from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
 from torchfit._utils.rng import random_state, restore_random_state
+from torchfit._utils.tree import Batch
 
 FROM_SAMPLES = "its samples carry them, as tuples (x, y) or (x, y, sample_weight)"
 _MAX_COMPARED = 1000

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from torchfit._data.adapters import datasets, tables
-from torchfit._data.adapters.arrays import ArrayAdapter, is_on_disk
+from torchfit._data.adapters import datasets
+from torchfit._data.adapters.arrays import ArrayAdapter
 from torchfit._data.adapters.base import DataAdapter
 from torchfit._data.adapters.dataloader import DataLoaderAdapter
 from torchfit._data.adapters.iterables import IterableAdapter, IterableDatasetAdapter
+from torchfit._data.adapters.lazy_arrays import by_rows, is_on_disk, is_sparse
 from torchfit._data.adapters.sequence import SequenceAdapter, is_sequence
-from torchfit._data.adapters.tables import by_rows, is_sparse
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
-from torchfit._data.convert import BatchSpec
+from torchfit._data.convert import BatchSpec, is_frame
 from torchfit._types import UserData
 from torchfit._utils import tree
-from torchfit._utils.batch import Batch
 from torchfit._utils.errors import describe
+from torchfit._utils.tree import Batch
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def is_array_like(value: UserData) -> bool:
         return True
     if isinstance(value, type) or is_sequence(value) or datasets.is_map_style(value):
         return False
-    return tables.is_frame(value) or is_on_disk(value) or is_sparse(value) or hasattr(value, "__array__")
+    return is_frame(value) or is_on_disk(value) or is_sparse(value) or hasattr(value, "__array__")
 
 
 def _from_factory(function: Callable[..., UserData], batch_spec: BatchSpec) -> DataAdapter:

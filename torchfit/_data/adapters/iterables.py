@@ -16,7 +16,7 @@ from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig, iterate_loader, read_ahead, reraise_with_location, seed_everything
 from torchfit._types import StateDict, UserData
 from torchfit._utils import tree, validation
-from torchfit._utils.batch import Batch
+from torchfit._utils.tree import Batch
 
 _FROM_BATCHES = "its batches carry them: yield (x, y) or (x, y, sample_weight)"
 _END = object()
