@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._data.workers import LoaderConfig
-from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.hints import MissingAttribute, translate_errors
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.savable_model import SavableModel
+from torchfit._trainer.step_state import CompileOptions
 from torchfit._trainer.steps import show_parameters
 from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import make_trainer

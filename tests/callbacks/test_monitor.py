@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchfit.callbacks._monitor import check_monitor, mode_of
+from torchfit.callbacks.base import check_monitor, mode_of
 
 
 def model(*metrics):

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 import torchfit
-from torchfit._saving.limits import check_patterns
+from torchfit._saving.module_deserializer import check_patterns
 from torchfit._serialization import archive
 from torchfit.models import load_model
 

@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchfit._saving.limits import AllocationLimit, check_metric_configs, check_patterns
-from torchfit._saving.module_deserializer import Initialize, ModuleDeserializer
+from torchfit._saving.module_deserializer import (
+    AllocationLimit,
+    Initialize,
+    ModuleDeserializer,
+    check_metric_configs,
+    check_patterns,
+)
 from torchfit._saving.module_serializer import ModuleSerializer
 from torchfit._saving.weights import check_can_write, get_module_state, is_safetensors, load_state, warn_of_extension
 from torchfit._serialization import archive

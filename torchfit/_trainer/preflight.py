@@ -11,6 +11,8 @@ Each check stands where it costs least, and none needs a step of its own:
   before anything is updated (`losses.checks.check_targets`);
 - parameters without a gradient: the optimizer, at its first update.
 
+So data that can be gone through once lose nothing, and random states, buffers and metrics are what they would be.
+
 The names of the logs are inferred by calling the module with tensors on torch's "meta" device, which have shapes and
 no values: this takes no memory and draws no random numbers. Attributes that modules change meanwhile are restored. If a
 module cannot be called that way, the names stay unknown.

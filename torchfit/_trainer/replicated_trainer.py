@@ -18,12 +18,12 @@ from torchfit._distribution.batch_rows import whole_batches
 from torchfit._distribution.process_group import ProcessGroup, local_device
 from torchfit._execution.eager import EagerExecution
 from torchfit._trainer.base_model import BaseModel
-from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.gathered_predictions import GatheredPredictions
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop
 from torchfit._trainer.replicas import AgreedFlags, FinishingCallbacks, require_equal_replicas, share_model
 from torchfit._trainer.replicated_steps import Replica, ReplicatedEvaluateStep, ReplicatedTrainStep, as_part
+from torchfit._trainer.step_state import CompileOptions
 from torchfit._trainer.steps import PredictStep
 from torchfit._trainer.trainer import Trainer
 from torchfit._trainer.training_state import TrainingState

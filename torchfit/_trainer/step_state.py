@@ -1,16 +1,185 @@
-"""`StepState`: what the phases of a step need besides the model."""
+"""What the phases of a step need besides the model: its state, auxiliary terms, the arguments of `compile`."""
 
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from torchfit._trainer.auxiliary import AuxiliaryTerms
+from torchfit._execution.compiled import choose_execution
+from torchfit._execution.eager import EagerExecution
 from torchfit._trainer.base_model import BaseModel, is_metric, overridden_method
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
+from torchfit._utils.collector import AddedTerm, Collector
+from torchfit._utils.errors import describe
+from torchfit._utils.names import did_you_mean
+from torchfit.metrics import Mean, Sum
+
+_lock = threading.Lock()
+
+
+class OutputHook:
+    """A forward hook that adds what a submodule returns, while a model runs; unlike a closure, it can be pickled."""
+
+    def __init__(self, terms: "AuxiliaryTerms", add: Callable[[Any], None]) -> None:
+        self._terms, self._add = terms, add
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Add the output."""
+        if self._terms.is_collecting():
+            self._add(output)
+
+
+class AuxiliaryTerms(Collector):
+    """The losses and metrics that were added to one model.
+
+    Attributes:
+        added_terms: The calls that added functions, in their order.
+        regularizers: Zero-argument callables added to the loss, such as weight regularizers.
+        metric_fns: `(name, function, aggregation)` of zero-argument callables whose values are logged.
+        metrics_updated: Whether the metrics were updated with the values of the current step.
+        modules: Added losses that are modules, whose parameters are trained.
+        metrics: The metrics that aggregate the logged values, by name, in the order of their first appearance.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hooks: list[tuple[str, OutputHook]] = []
+        self.added_terms: list[AddedTerm] = []
+        self.regularizers: list[Callable[[], Tensor]] = []
+        self.metric_fns: list[tuple[str, Callable[[], Any], str]] = []
+        self.metrics: dict[str, Mean] = {}
+        self.modules: list[nn.Module] = []
+        self._aggregations: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._handles: list[RemovableHandle] = []
+        self._hook_users = 0
+        self.metrics_updated = False
+
+    # -- user-defined functions ----------------------------------------------------------------------------
+
+    def register_hook(self, on: str, add: Callable[[Any], None]) -> None:
+        """Call `add(output)` with the output of the submodule `on` whenever it runs within this model."""
+        self._hooks.append((on, OutputHook(self, add)))
+
+    @property
+    def has_uninstalled_hooks(self) -> bool:
+        """Return whether there are hooks that are not installed at the moment."""
+        return bool(self._hooks) and not self._hook_users
+
+    @contextmanager
+    def hooks_installed(self, module: nn.Module) -> Iterator[None]:
+        """Register the forward hooks on `module` if they are not yet registered; the last to exit removes them."""
+        with _lock:
+            if not self._hook_users:
+                self._handles = [module.get_submodule(on).register_forward_hook(hook) for on, hook in self._hooks]
+            self._hook_users += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                self._hook_users -= 1
+                handles = () if self._hook_users else self._handles
+                for handle in handles:
+                    handle.remove()
+
+    # -- what was collected --------------------------------------------------------------------------------
+
+    def all_losses(self) -> list[Tensor]:
+        """Return the losses added in the last call, and those of the regularizers."""
+        return [*self.losses, *(regularizer() for regularizer in self.regularizers)]
+
+    def add_to(self, loss: Tensor | None) -> Tensor | None:
+        """Return a loss plus all that was added to it."""
+        for value in self.all_losses():
+            summed = value.sum() if value.ndim else value
+            loss = summed if loss is None else loss + summed.to(loss.device)
+        return loss
+
+    def update_metrics(self) -> None:
+        """Update the metrics with the values of one batch."""
+        for name, value, aggregation in self.values:
+            self._update(name, value, aggregation)
+        for name, metric_fn, aggregation in self.metric_fns:
+            self._update(name, metric_fn(), aggregation)
+        self.values.clear()
+        self.metrics_updated = True
+
+    def _update(self, name: str, value: Any, aggregation: str) -> None:
+        metric = self.metrics.get(name)
+        if metric is None:
+            metric = self._add_metric(name, aggregation)
+        if name not in self._seen:
+            self._seen.add(name)
+        if aggregation == "mean" and isinstance(value, Tensor) and value.ndim:
+            value = value.float().mean()
+        metric.update_state(value)
+
+    def _add_metric(self, name: str, aggregation: str) -> Any:
+        self._aggregations[name] = aggregation
+        metric: Any = Sum(name) if aggregation == "sum" else Mean(name)
+        self.metrics[name] = metric
+        return metric
+
+    def logged_names(self) -> list[str]:
+        """Return the names that are logged by the values collected last and by the zero-argument metrics."""
+        return [name for name, *_ in (*self.values, *self.metric_fns)]
+
+    @property
+    def build_config(self) -> dict[str, str]:
+        """The names of the metrics, with their aggregations: all that is needed to create them again."""
+        return dict(self._aggregations)
+
+    def build_from_config(self, config: Mapping[str, str]) -> None:
+        """Create the metrics of another model's `build_config` that do not exist yet."""
+        for name, aggregation in config.items():
+            if name not in self.metrics:
+                self._add_metric(name, aggregation)
+
+    # -- from loop to loop ---------------------------------------------------------------------------------
+
+    @property
+    def unreported_metrics(self) -> Iterable[Any]:
+        """The metrics that got no value in this loop, which are left out of its logs."""
+        return [metric for name, metric in self.metrics.items() if name not in self._seen]
+
+    def start_loop(self) -> None:
+        """Report only what this loop logs."""
+        self.losses.clear()
+        self.values.clear()
+        self._seen = set()
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Protect what an outer loop reports from a loop inside of it."""
+        seen, self._seen = self._seen, set()
+        try:
+            yield
+        finally:
+            self._seen = seen
+
+
+def submodule_name(module: nn.Module, on: Any) -> str:
+    """Return the name of a submodule, given by name or as the module itself; "" is the whole module.
+
+    Raises:
+        ValueError: If there is no such submodule, with the nearest names.
+    """
+    names: dict[str, nn.Module] = dict(module.named_modules())
+    for name, submodule in names.items():
+        if on is submodule or (isinstance(on, str) and on == name):
+            return name
+    known = [name for name in names if name]
+    raise ValueError(
+        f"`on` must name a submodule of {type(module).__name__}, as `named_modules()` does. "
+        f"Received: {describe(on)}. {did_you_mean(str(on), known)}"
+    )
 
 
 class LossModules(nn.ModuleDict):
@@ -67,3 +236,23 @@ class StepState:
             if name != "module" and not is_metric(child):
                 found.add_module(name, child)
         return found
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How `compile` was called, but for the optimizer."""
+
+    loss: Any = None
+    metrics: Any = None
+    loss_weights: Any = None
+    weighted_metrics: Any = None
+    run_eagerly: bool | None = None
+    steps_per_execution: int | None = None
+    jit_compile: bool | str | None = None
+    auto_scale_loss: bool = True
+    microbatch: int | str | None = None
+    memory_format: str | None = None
+
+    def choose_execution(self) -> EagerExecution:
+        """Return the execution that these options ask for."""
+        return choose_execution(self.run_eagerly, self.jit_compile, self.steps_per_execution, self.memory_format)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._distribution.processes import current
-from torchfit._trainer.auxiliary import submodule_name
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import call_model
+from torchfit._trainer.step_state import submodule_name
 from torchfit._trainer.steps import ForwardResult, build_optimizer, forward_pass, record, sync_parameters
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results

@@ -14,9 +14,7 @@ from torchfit._data.workers import LoaderConfig
 from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import choose_precision
-from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics, overridden_method
-from torchfit._trainer.compile_options import CompileOptions
 from torchfit._trainer.hints import translate_errors
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import EpochTimer, StopFlags, evaluate_loop, predict_loop, train_loop
@@ -27,7 +25,7 @@ from torchfit._trainer.nan_watch import NaNWatch
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import infer_log_names_of_model, preflight
-from torchfit._trainer.step_state import StepState
+from torchfit._trainer.step_state import AuxiliaryTerms, CompileOptions, StepState
 from torchfit._trainer.steps import EvaluateStep, PredictStep, sync_optimizer, with_sync
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import NullState, TrainingState, training_components

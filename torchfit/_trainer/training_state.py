@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torchfit._saving.weights import get_module_state, load_state
 from torchfit._serialization.archive import to_host
 from torchfit._serialization.tensor_pickle import decode_arrays, encode_arrays
-from torchfit._trainer.auxiliary import AuxiliaryTerms
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.objective import Objective
-from torchfit._trainer.step_state import StepState
+from torchfit._trainer.step_state import AuxiliaryTerms, StepState
 from torchfit._types import StateDict, Stateful, StepFn, StepIterator
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import unwrap_key, unwrap_module

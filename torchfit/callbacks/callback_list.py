@@ -9,8 +9,7 @@ from typing import Any
 
 from torchfit._types import Logs, Params
 from torchfit._utils.errors import describe
-from torchfit.callbacks._monitor import add_log_names
-from torchfit.callbacks.base import HOOK_ALIASES, HOOKS, Callback
+from torchfit.callbacks.base import HOOK_ALIASES, HOOKS, Callback, add_log_names
 from torchfit.callbacks.history import History
 from torchfit.callbacks.progress import ProgbarLogger
 

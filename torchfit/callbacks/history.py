@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torchfit._types import Logs, StateDict
 from torchfit._utils import notebook
 from torchfit._utils.names import did_you_mean
-from torchfit.callbacks._monitor import mode_of
-from torchfit.callbacks.base import Callback
+from torchfit.callbacks.base import Callback, mode_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

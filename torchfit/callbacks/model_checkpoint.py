@@ -10,8 +10,7 @@ from torchfit._serialization.files import check_writable
 from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import console, validation
 from torchfit.callbacks._background_writer import BackgroundWriter
-from torchfit.callbacks._monitor import Monitor, check_monitor
-from torchfit.callbacks.base import Callback
+from torchfit.callbacks.base import Callback, Monitor, check_monitor
 
 
 class ModelCheckpoint(Callback):

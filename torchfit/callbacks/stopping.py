@@ -9,8 +9,7 @@ from typing import Any
 from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit.callbacks._monitor import Monitor
-from torchfit.callbacks.base import Callback
+from torchfit.callbacks.base import Callback, Monitor
 
 
 class EarlyStopping(Callback):

@@ -1,13 +1,14 @@
 """Per-sample maths shared by losses and metrics: pure functions of tensors, no state, no reduction over the batch."""
 
-from torchfit.functional.accuracy import (
+from torchfit.functional.classification import (
     binary_accuracy,
     categorical_accuracy,
+    dice,
     sparse_categorical_accuracy,
     sparse_top_k_categorical_accuracy,
     top_k_categorical_accuracy,
+    tversky,
 )
-from torchfit.functional.confusion import dice, tversky
 from torchfit.functional.probabilistic import (
     binary_crossentropy,
     binary_focal_crossentropy,

@@ -50,9 +50,11 @@ from torchfit.losses.probabilistic import (
     CategoricalCrossentropy,
     CategoricalFocalCrossentropy,
     CategoricalGeneralizedCrossEntropy,
+    Dice,
     KLDivergence,
     Poisson,
     SparseCategoricalCrossentropy,
+    Tversky,
 )
 from torchfit.losses.regression import (
     CategoricalHinge,
@@ -67,7 +69,6 @@ from torchfit.losses.regression import (
     MeanSquaredLogarithmicError,
     SquaredHinge,
 )
-from torchfit.losses.segmentation import Dice, Tversky
 from torchfit.losses.torch_losses import TorchLoss
 
 __all__ = [

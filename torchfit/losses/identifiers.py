@@ -13,7 +13,7 @@ from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.registry import Registry
 from torchfit._utils.validation import takes_targets_and_predictions
-from torchfit.losses import probabilistic, regression, segmentation
+from torchfit.losses import probabilistic, regression
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import LossFunctionWrapper, OverOutputs, function_name, with_keras_argument_order
 from torchfit.losses.torch_losses import TORCH_NAMES, TorchLoss, is_torch_loss
@@ -45,8 +45,8 @@ _CLASS_OF_FUNCTION: dict[Callable[..., Tensor], type[Loss]] = {
     functional.hinge: regression.Hinge,
     functional.squared_hinge: regression.SquaredHinge,
     functional.categorical_hinge: regression.CategoricalHinge,
-    functional.dice: segmentation.Dice,
-    functional.tversky: segmentation.Tversky,
+    functional.dice: probabilistic.Dice,
+    functional.tversky: probabilistic.Tversky,
     functional.circle: regression.Circle,
     functional.ctc: probabilistic.CTC,
 }

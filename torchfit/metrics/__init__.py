@@ -25,14 +25,6 @@ from torchfit.functional import (
     squared_hinge,
     top_k_categorical_accuracy,
 )
-from torchfit.metrics.accuracy import (
-    Accuracy,
-    BinaryAccuracy,
-    CategoricalAccuracy,
-    SparseCategoricalAccuracy,
-    SparseTopKCategoricalAccuracy,
-    TopKCategoricalAccuracy,
-)
 from torchfit.metrics.auc import (
     AUC,
     PrecisionAtRecall,
@@ -41,6 +33,16 @@ from torchfit.metrics.auc import (
     SpecificityAtSensitivity,
 )
 from torchfit.metrics.base import Metric, Variable
+from torchfit.metrics.classification import (
+    Accuracy,
+    BinaryAccuracy,
+    CategoricalAccuracy,
+    F1Score,
+    FBetaScore,
+    SparseCategoricalAccuracy,
+    SparseTopKCategoricalAccuracy,
+    TopKCategoricalAccuracy,
+)
 from torchfit.metrics.confusion import (
     FalseNegatives,
     FalsePositives,
@@ -49,8 +51,7 @@ from torchfit.metrics.confusion import (
     TrueNegatives,
     TruePositives,
 )
-from torchfit.metrics.f_score import F1Score, FBetaScore
-from torchfit.metrics.identifiers import deserialize, get, serialize
+from torchfit.metrics.identifiers import TorchMetric, deserialize, get, serialize
 from torchfit.metrics.iou import (
     BinaryIoU,
     IoU,
@@ -81,7 +82,6 @@ from torchfit.metrics.regression import (
     R2Score,
     RootMeanSquaredError,
 )
-from torchfit.metrics.torchmetrics_adapter import TorchMetric
 
 __all__ = [
     "AUC",

@@ -8,9 +8,9 @@ from torch import Tensor
 from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
-from torchfit.functional.confusion import counts_by_bucket, ratio, thresholds_below
-from torchfit.metrics._validation import choice, integer, optional_integer, unit_interval, unit_intervals
+from torchfit.functional.classification import counts_by_bucket, ratio, thresholds_below
 from torchfit.metrics.base import SUM_DTYPE, Variable
+from torchfit.metrics.checks import choice, integer, optional_integer, unit_interval, unit_intervals
 from torchfit.metrics.confusion import BinaryDecisionMetric
 
 _EDGE_EPSILON = 1e-7  # the outermost thresholds lie this much outside of 0 to 1, so that no score lies beyond them

@@ -7,10 +7,10 @@ from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_class_indices, align_ranks, get_mask, shape_mismatch_error
-from torchfit.functional.confusion import NEVER, Counts, counts_above, keep_top_k, ratio
+from torchfit.functional.classification import NEVER, Counts, counts_above, keep_top_k, ratio
 from torchfit.losses.checks import LossTraits
-from torchfit.metrics._validation import merge_weights, optional_integer, unit_intervals
 from torchfit.metrics.base import SUM_DTYPE, Metric, Variable
+from torchfit.metrics.checks import merge_weights, optional_integer, unit_intervals
 
 Samples = tuple[Tensor, Tensor, Tensor | None]
 

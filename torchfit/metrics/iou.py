@@ -10,10 +10,10 @@ from torchfit._types import Config, DTypeLike, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_dtype, as_tensor, count_dtype, sum_dtype
 from torchfit.functional.alignment import align_ranks, get_mask, shape_mismatch_error
-from torchfit.functional.confusion import confusion_matrix, ratio
+from torchfit.functional.classification import confusion_matrix, ratio
 from torchfit.losses.checks import LossTraits
-from torchfit.metrics._validation import integer, merge_weights, unit_interval
 from torchfit.metrics.base import SUM_DTYPE, Metric
+from torchfit.metrics.checks import integer, merge_weights, unit_interval
 
 _EPSILON = 1e-7
 

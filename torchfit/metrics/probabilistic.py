@@ -8,7 +8,7 @@ from torchfit.functional import probabilistic
 from torchfit.functional import regression as of_samples
 from torchfit.functional.alignment import fit_mask
 from torchfit.losses.checks import LossTraits
-from torchfit.metrics._validation import unit_interval
+from torchfit.metrics.checks import unit_interval
 from torchfit.metrics.reductions import MeanMetricWrapper
 
 

@@ -15,8 +15,8 @@ from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, as_mask, get_mask
 from torchfit.losses.base import zero_if_empty
 from torchfit.losses.identifiers import resolve_loss
-from torchfit.metrics._validation import merge_weights, weigh
 from torchfit.metrics.base import SUM_DTYPE, Metric, Self, Variable
+from torchfit.metrics.checks import merge_weights, weigh
 
 _LOSSES_ONLY = {"categorical_generalized_cross_entropy", "circle", "ctc", "dice", "tversky"}
 

@@ -11,8 +11,8 @@ from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
 from torchfit.functional.alignment import align_pair, align_ranks, as_mask, get_mask, require_mask, shape_mismatch_error
-from torchfit.metrics._validation import choice, integer, merge_weights, weigh
 from torchfit.metrics.base import SUM_DTYPE, Metric
+from torchfit.metrics.checks import choice, integer, merge_weights, weigh
 from torchfit.metrics.reductions import Mean, MeanMetricWrapper
 
 

@@ -21,7 +21,7 @@ from torchfit.optimizers._binding import BindingMixin, by_cohort
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, ema_, weight_decay_
 from torchfit.optimizers._foreach import Slots as Slots
 from torchfit.optimizers.schedules.base import LearningRate, Schedule, as_schedule
-from torchfit.optimizers.schedules.identifiers import deserialize, serialize
+from torchfit.optimizers.schedules.decay import deserialize, serialize
 
 _gradient_of = attrgetter("grad")
 _Aligned: TypeAlias = "tuple[Tensors, Tensors, Slots, list[bool], Sequence[int]]"

@@ -9,12 +9,11 @@ from torchfit._utils.console import (
 )
 from torchfit._utils.modules import freeze, unfreeze
 from torchfit.utils.arrays import normalize, pad_sequences, split_dataset, to_categorical
-from torchfit.utils.images import image_dataset_from_directory
+from torchfit.utils.datasets import image_dataset_from_directory, timeseries_dataset_from_array
 from torchfit.utils.learning_rate_finder import LRFinderResult, lr_find
 from torchfit.utils.model_plot import plot_model
 from torchfit.utils.progbar import Progbar
 from torchfit.utils.random_state import clear_session, set_random_seed
-from torchfit.utils.timeseries import timeseries_dataset_from_array
 from torchfit.utils.worst_samples import WorstSamples, worst_samples
 
 __all__ = [

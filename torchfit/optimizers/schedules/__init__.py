@@ -7,8 +7,8 @@ from torchfit.optimizers.schedules.decay import ExponentialDecay as ExponentialD
 from torchfit.optimizers.schedules.decay import InverseTimeDecay as InverseTimeDecay
 from torchfit.optimizers.schedules.decay import PiecewiseConstantDecay as PiecewiseConstantDecay
 from torchfit.optimizers.schedules.decay import PolynomialDecay as PolynomialDecay
-from torchfit.optimizers.schedules.identifiers import deserialize as deserialize
-from torchfit.optimizers.schedules.identifiers import serialize as serialize
+from torchfit.optimizers.schedules.decay import deserialize as deserialize
+from torchfit.optimizers.schedules.decay import serialize as serialize
 
 __all__ = [
     "LearningRateSchedule",

@@ -1,13 +1,165 @@
-"""Which predictions are right, sample by sample.
+"""Right and wrong decisions: accuracies, counts over thresholds and between classes, and the overlap of masks.
 
 Functions named `..._matches` return booleans, which is all that a counting metric needs; those with Keras' names
 return the same as 0.0 and 1.0.
+
+The four counts always come in the order true positives, false positives, true negatives, false negatives, exact as
+long as the device has float64. Their labels are booleans. A score that is NaN is above no threshold. Samples of weight
+0 do not count, whatever their score.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from torchfit.functional.alignment import align_ranks, shape_mismatch_error, squeeze_class_axis
+from torchfit._types import TensorLike
+from torchfit._utils.tensors import as_tensor, sum_dtype
+from torchfit.functional.alignment import align_pair, align_ranks, shape_mismatch_error, squeeze_class_axis
+
+Counts = tuple[Tensor, Tensor, Tensor, Tensor]
+NEVER = -1e10  # the score of a class that is not among the top k: below every threshold but itself
+
+
+def broadcast_weights(sample_weight: TensorLike, values: Tensor) -> Tensor:
+    """Return weights of the shape, dtype and device of `values`, repeated over the dimensions they lack.
+
+    Raises `ValueError` unless their dimensions are the first ones of `values`, or 1.
+    """
+    weights = as_tensor(sample_weight, values.dtype, values.device)
+    if weights.ndim == values.ndim + 1 and weights.shape[-1] == 1:
+        weights = weights.squeeze(-1)
+    if weights.ndim > values.ndim or any(size not in (1, wanted) for size, wanted in zip(weights.shape, values.shape)):
+        raise ValueError(
+            f"`sample_weight` of shape {tuple(weights.shape)} does not fit samples of shape "
+            f"{tuple(values.shape)}: its dimensions must be the first ones of these, or 1."
+        )
+    return weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim)).expand_as(values)
+
+
+def keep_top_k(y_pred: Tensor, k: int) -> Tensor:
+    """Set all but the `k` largest scores of the last dimension `(batch, …, classes)` to `NEVER`."""
+    best = y_pred.topk(min(k, y_pred.shape[-1]), dim=-1, sorted=False).indices
+    return torch.full_like(y_pred, NEVER).scatter(-1, best, y_pred.gather(-1, best))
+
+
+def counts_above(labels: Tensor, y_pred: Tensor, thresholds: TensorLike, weights: Tensor | None = None) -> Counts:
+    """Count the decisions `y_pred > threshold` over all elements, for each of a few thresholds.
+
+    `labels`, `y_pred` and `weights` have one shape; `thresholds` is a number or `(thresholds, 1)`; each count
+    is `(thresholds,)`.
+    """
+    above = y_pred.reshape(1, -1) > thresholds
+    labels = labels.reshape(1, -1)
+    if weights is None:
+        return _whole_counts(labels, above)
+    weights = weights.reshape(1, -1)
+    of_positives, of_negatives = weights * labels, weights * ~labels
+    below, exact = ~above, sum_dtype(weights.device)
+    return (
+        (above * of_positives).sum(-1, dtype=exact),
+        (above * of_negatives).sum(-1, dtype=exact),
+        (below * of_negatives).sum(-1, dtype=exact),
+        (below * of_positives).sum(-1, dtype=exact),
+    )
+
+
+def _whole_counts(labels: Tensor, above: Tensor) -> Counts:
+    found, true_positives = above.sum(-1), (above & labels).sum(-1)
+    false_negatives = labels.sum(-1) - true_positives
+    negatives = labels.shape[-1] - found - false_negatives
+    return true_positives, found - true_positives, negatives, false_negatives
+
+
+def thresholds_below(y_pred: Tensor, thresholds: Tensor, evenly: bool) -> Tensor:
+    """Return for each score how many of the ascending `thresholds (count,)` it is above, as int64.
+
+    `evenly` says that they divide 0 to 1 evenly, with the ends moved a little outwards; scores beyond are then
+    limited to 0 to 1, and no search is needed.
+    """
+    if evenly:
+        steps = thresholds.shape[0] - 1
+        return (y_pred * steps).ceil().clamp(1, steps).nan_to_num(0.0).long()
+    return torch.where(y_pred.isnan(), 0, torch.bucketize(y_pred, thresholds))
+
+
+def counts_by_bucket(labels: Tensor, below: Tensor, count: int, weights: Tensor | None = None) -> Counts:
+    """Count the decisions for many thresholds at once, from `thresholds_below`.
+
+    All of `labels`, `below` and `weights` are `(samples, columns)`; each count is `(count, columns)`. The cost
+    does not depend on the number of thresholds.
+    """
+    columns = labels.shape[1]
+    bucket = (labels.long() * (count + 1) + below) * columns + torch.arange(columns, device=labels.device)
+    exact = sum_dtype(bucket.device)
+    dtype = torch.float32 if bucket.numel() < 2**24 else exact  # float32 counts so far, and is the fastest
+    amounts = torch.ones_like(bucket, dtype=dtype) if weights is None else weights.to(dtype)
+    histogram = amounts.new_zeros(2 * (count + 1) * columns).index_add_(0, bucket.flatten(), amounts.flatten())
+    histogram = histogram.to(exact)
+    # From the highest bucket down: what is above threshold t is what lies in the buckets t + 1 and more.
+    above = histogram.view(2, count + 1, columns).flip(1).cumsum(1).flip(1)
+    false_positives, true_positives = above[:, 1:]
+    negatives, positives = above[:, :1]
+    return true_positives, false_positives, negatives - false_positives, positives - true_positives
+
+
+def confusion_matrix(y_true: Tensor, y_pred: Tensor, classes: int, weights: Tensor) -> Tensor:
+    """Add up `weights (samples,)` by labelled class (row) and predicted class (column): `(classes, classes)`.
+
+    Samples with a class out of range are left out.
+    """
+    known = (y_true >= 0) & (y_true < classes) & (y_pred >= 0) & (y_pred < classes)
+    cell = torch.where(known, y_true * classes + y_pred, 0)
+    amounts = torch.where(known, weights, 0)
+    return amounts.new_zeros(classes * classes).index_add_(0, cell, amounts).view(classes, classes)
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Divide, giving 0 where `whole` is 0."""
+    return torch.where(whole != 0, part / whole, 0.0)
+
+
+EPSILON = 1e-7
+Axes = int | Sequence[int] | None
+
+
+def dice(y_true: TensorLike, y_pred: TensorLike, axis: Axes = None) -> Tensor:
+    """Return `1 - 2·Σ t·p / (Σ t + Σ p)`: 0 where prediction and mask are the same, 1 where they do not meet.
+
+    The sums go over the dimensions `axis`, over everything by default; the others are left (Dice, 1945). Two
+    empty masks give 1.
+
+    >>> dice([[0.0, 1.0]], [[1.0, 1.0]]).item()  # doctest: +ELLIPSIS
+    0.333...
+    """
+    y_true, y_pred = align_pair(y_true, y_pred)
+    axes = _axes(axis)
+    overlap = (y_true * y_pred).sum(axes)
+    values: Tensor = 1 - 2 * overlap / (y_true.sum(axes) + y_pred.sum(axes) + EPSILON)
+    return values
+
+
+def tversky(y_true: TensorLike, y_pred: TensorLike, alpha: float = 0.5, beta: float = 0.5, axis: Axes = None) -> Tensor:
+    """Return `1 - TP / (TP + alpha·FP + beta·FN)` of soft counts (Salehi et al., 2017, arXiv:1706.05721).
+
+    `alpha` weighs false positives and `beta` false negatives, as in the paper and in Keras from 3.16 on (earlier
+    versions had the two the other way round). With ½ and ½ it is `dice`, with 1 and 1 one minus intersection over
+    union. The sums go over the dimensions `axis`, over everything by default.
+
+    >>> tversky([[0.0, 1.0]], [[1.0, 1.0]], alpha=1.0, beta=1.0).item()
+    0.5
+    """
+    y_true, y_pred = align_pair(y_true, y_pred)
+    axes = _axes(axis)
+    hit = (y_true * y_pred).sum(axes)
+    false_positives = ((1 - y_true) * y_pred).sum(axes)
+    false_negatives = (y_true * (1 - y_pred)).sum(axes)
+    values: Tensor = 1 - hit / (hit + alpha * false_positives + beta * false_negatives + EPSILON)
+    return values
+
+
+def _axes(axis: Axes) -> int | tuple[int, ...] | None:
+    return axis if axis is None or isinstance(axis, int) else tuple(axis)
 
 
 def matches(y_true: Tensor, y_pred: Tensor) -> Tensor:
