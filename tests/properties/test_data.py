@@ -162,7 +162,7 @@ FORMS = {
 def test_batches_do_not_depend_on_the_form(form, loader_config):
     x, y, weight = np.random.rand(11, 3), np.arange(11.0)[:, None], np.random.rand(11)
     if loader_config.threads and form in ("dataset", "iterable dataset", "stack dataset", "loader"):
-        loader_config = LoaderConfig()  # Theirs are processes, which tests/data covers.
+        loader_config = LoaderConfig()  # Theirs are processes, which tests/_data covers.
     *parts, batch_size = FORMS[form](4, x, y, weight)
     found = list(get_data_adapter(*parts, BATCH_SPEC).batches(batch_size, loader_config=loader_config).epoch(0))
     expected = list(get_data_adapter(x, y, weight, BATCH_SPEC).batches(4).epoch(0))

@@ -1,3 +1,5 @@
+"""`fit`, `evaluate` and `predict` in plain cases: signatures, results, epochs, seeds."""
+
 import inspect
 
 import numpy as np

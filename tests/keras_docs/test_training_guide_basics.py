@@ -1,4 +1,4 @@
-"""The first half of the guide to training with the built-in methods, in its order, on the digits of scikit-learn."""
+"""Keras' guide to training with the built-in methods: losses, metrics and a holdout set, on digits."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ import pytest
 
 import torchfit
 
-PAGES = Path(__file__).parents[1] / "docs" / "api"
+PAGES = Path(__file__).parents[2] / "docs" / "api"
 REFERENCE = {
     "torchfit": "model",
     "torchfit.models": "model",

@@ -1,4 +1,4 @@
-"""The second half of the guide to training with the built-in methods, in its order, on the digits of scikit-learn."""
+"""Keras' guide to training with the built-in methods: from layers with losses to TensorBoard, on digits."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the reference of the model training APIs promises, sentence by sentence: each test names the one it holds."""
+"""What Keras' reference of the model training APIs promises, sentence by sentence: each test names the one it holds."""
 
 import inspect
 from collections import namedtuple
