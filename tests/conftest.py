@@ -1,6 +1,7 @@
 """What every test starts from: one thread, Keras on torch, pictures without a screen, the same seed."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -26,6 +27,31 @@ def pytest_collection_modifyitems(items):
 def _seeded():
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def stop_clock(monkeypatch):
+    """Return a function that gives the modules of some classes or functions one clock, which only the test moves."""
+
+    def stop(*definitions):
+        clock = Clock()
+        for definition in definitions:
+            monkeypatch.setattr(sys.modules[definition.__module__], "perf_counter", clock)
+        return clock
+
+    return stop
 
 
 class TracedOnly:

@@ -29,10 +29,12 @@ def test_reads_what_safetensors_wrote(path):
 
 
 def test_tied_weights(path):
-    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    module[1].weight = module[0].weight
+    module, other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight, other[1].weight = module[0].weight, other[0].weight
     save_weights(module, path)
-    load_weights(module, path)
+    load_weights(other, path)
+    assert other[1].weight is other[0].weight
+    torch.testing.assert_close(other.state_dict(), module.state_dict(), rtol=0, atol=0)
 
 
 def test_tied_weights_that_safetensors_wrote_under_one_name(path):
@@ -44,10 +46,12 @@ def test_tied_weights_that_safetensors_wrote_under_one_name(path):
 
 
 def test_half_precision_and_empty_tensors(path):
-    module = nn.Linear(3, 2).to(torch.bfloat16)
-    module.register_buffer("empty", torch.zeros(0))
+    module, other = nn.Linear(3, 2).to(torch.bfloat16), nn.Linear(3, 2).to(torch.bfloat16)
+    for each in (module, other):
+        each.register_buffer("empty", torch.zeros(0))
     save_weights(module, path)
-    load_weights(module, path)
+    load_weights(other, path)
+    torch.testing.assert_close(other.state_dict(), module.state_dict(), rtol=0, atol=0)
 
 
 def test_without_the_package(path, monkeypatch):

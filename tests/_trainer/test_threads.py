@@ -3,7 +3,6 @@
 import copy
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -49,6 +48,14 @@ def _frequent_switches():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """An event that is set as soon as one thread waits for another."""
+    event, wait = threading.Event(), ModelLock._wait_for_change
+    monkeypatch.setattr(ModelLock, "_wait_for_change", lambda lock: (event.set(), wait(lock)))
+    return event
 
 
 def in_threads(function, arguments):
@@ -233,14 +240,14 @@ def test_predictions_beside_single_batches_are_right():
         np.testing.assert_array_equal(output, expected)
 
 
-def test_a_training_waits_for_predictions_that_run():
+def test_a_training_waits_for_predictions_that_run(waiting):
     model = make_model()
     started, events = threading.Event(), []
 
     class Slow(Callback):
         def on_predict_end(self, logs=None):
             started.set()
-            time.sleep(0.2)
+            assert waiting.wait(60)
             events.append("predicted")
 
     class Notes(Callback):
@@ -279,20 +286,18 @@ def test_a_copy_made_in_a_callback_is_free():
         assert pool.submit(copies[0].predict, X).result().shape == (512, 3)
 
 
-def test_what_would_wait_for_itself_is_refused():
+def test_what_would_wait_for_itself_is_refused(waiting):
     """A prediction that others wait for cannot wait for them."""
-    lock, waits = ModelLock(), threading.Event()
+    lock = ModelLock()
 
     def train():
-        waits.set()
         with lock.owned("train_on_batch", is_loop=False, is_alone=True):
             return "trained"
 
     with ThreadPoolExecutor(1) as pool:
         with lock.shared("predict"):
             future = pool.submit(train)
-            assert waits.wait(60)
-            time.sleep(0.05)
+            assert waiting.wait(60)
             with pytest.raises(RuntimeError, match="`evaluate` was called while `train_on_batch`"):  # noqa: SIM117
                 with lock.owned("evaluate", is_loop=True, is_alone=False):
                     pass

@@ -51,7 +51,9 @@ def test_workers_of_an_iterator_are_shut_down():
 
 def test_an_iterator_without_workers_needs_no_shutdown():
     loader = DataLoader(range(8))
-    shutdown_workers(loader, iter(loader))
+    batches = iter(loader)
+    shutdown_workers(loader, batches)
+    assert len(list(batches)) == 8
 
 
 def test_the_mapping_of_a_memory_map(tmp_path):

@@ -1,7 +1,7 @@
 import os
 import random
 import shutil
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -311,12 +311,17 @@ def test_a_full_disk_ends_training_with_the_file_named_and_the_last_state_whole(
 
 
 def test_a_step_does_not_wait_for_the_disk(tmp_path, monkeypatch):
-    write = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.2), write(descriptor)))
-    moments = []
-    watch = callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: moments.append(time.monotonic()))
+    write, step_began, files = os.fsync, threading.Event(), []
+
+    def hold(descriptor):
+        files.append(step_began.wait(60))
+        write(descriptor)
+
+    monkeypatch.setattr(os, "fsync", hold)
+    watch = callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: step_began.set() if batch == 5 else None)
     compiled().fit(X, Y, batch_size=8, verbose=0, callbacks=[BackupAndRestore(tmp_path, 3), watch])
-    assert moments[5] - moments[2] < 0.2
+    assert all(files)
+    assert len(files) >= 2  # after the third and the sixth step
 
 
 @pytest.mark.parametrize(

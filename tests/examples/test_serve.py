@@ -2,7 +2,6 @@
 
 import runpy
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,12 +35,17 @@ def model(tmp_path_factory):
 def url(model):
     """The address of a running server."""
     app = runpy.run_path(str(EXAMPLES / "serve.py"))["make_app"](model)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    started = threading.Event()
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            started.set()
+
+    server = Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    assert started.wait(60)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/predict"
     server.should_exit = True
     thread.join()

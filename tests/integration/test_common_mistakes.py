@@ -91,7 +91,7 @@ def test_booleans_are_targets():
 def test_a_read_only_array_is_taken():
     frozen = X.copy()
     frozen.flags.writeable = False
-    loss_of(Y, x=frozen)
+    assert loss_of(Y, x=frozen) == loss_of(Y)
 
 
 # -- refused ---------------------------------------------------------------------------------------------------

@@ -171,7 +171,8 @@ class Fixed(nn.Linear):
     [(lambda: build(8, 3), None), (lambda *, hidden: build(8, 3, hidden), {"hidden": 2}), (Fixed, {})],
 )
 def test_what_makes_the_network_may_know_its_size(module, arguments):
-    Classifier(module, module_arguments=arguments, epochs=1).fit(SMALL, THREE)
+    estimator = Classifier(module, module_arguments=arguments, epochs=1).fit(SMALL, THREE)
+    assert estimator.predict_proba(SMALL).shape == (len(SMALL), 3)
 
 
 @pytest.mark.parametrize(("module", "arguments"), [(lambda inputs: None, {}), (build, {"units": 3})])

@@ -4,7 +4,6 @@ import io
 import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -234,17 +233,13 @@ class Terminal(io.StringIO):
         return True
 
 
-class Slow(nn.Linear):
-    def forward(self, x):
-        time.sleep(0.02)
-        return super().forward(x)
-
-
-def test_a_moving_bar_cuts_no_number(monkeypatch):
+def test_a_moving_bar_cuts_no_number(monkeypatch, stop_clock):
+    clock = stop_clock(callbacks.ProgbarLogger)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    model = compiled(Slow(8, 1), "mse", metrics=["mae"])
+    model = compiled(nn.Linear(8, 1), "mse", metrics=["mae"])
+    model.module.register_forward_hook(lambda *_: clock.advance(1.0))
     model.fit(X, np.full((96, 1), 169.5), batch_size=4, verbose=1)
     drawn = [text for text in re.split(r"[\r\n]", sys.stdout.getvalue()) if "ETA" in text]
     numbers = [number for text in drawn for number in re.findall(r" - (?:loss|mae): ?(\S*)", text)]
@@ -259,15 +254,13 @@ def test_bars_of_a_notebook_do_not_stay_behind_as_if_they_had_failed():
     pytest.importorskip("ipywidgets")
     pytest.importorskip("ipykernel")
     source = """
-import time, numpy as np, torchfit
+import itertools, sys, numpy as np, torchfit
 from torch import nn
 
-class Slow(nn.Linear):
-    def forward(self, x):
-        time.sleep(0.03)
-        return super().forward(x)
+moments = itertools.count()  # Each look at the clock is a second after the last one: every step is drawn.
+sys.modules[torchfit.callbacks.ProgbarLogger.__module__].perf_counter = lambda: next(moments)
 
-model = torchfit.Model(Slow(8, 1), device="cpu")
+model = torchfit.Model(nn.Linear(8, 1), device="cpu")
 model.compile("sgd", "mse")
 model.fit(np.zeros((600, 8), "float32"), np.zeros((600, 1), "float32"), epochs=2);
 """

@@ -3,7 +3,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import torchfit
 from torchfit.utils import clear_session, set_random_seed
 
 
@@ -33,6 +35,12 @@ def test_other_seeds_are_refused(seed):
         set_random_seed(seed)
 
 
-def test_clear_session_leaves_models_usable():
-    clear_session()
-    clear_session(free_memory=False)
+@pytest.mark.parametrize("free_memory", [True, False])
+def test_clear_session_leaves_models_usable(free_memory):
+    model = torchfit.Model(nn.Linear(2, 1), device="cpu")
+    model.compile("adam", "mse")
+    x, y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+    before = model.fit(x, y, verbose=0).history["loss"]
+    clear_session(free_memory=free_memory)
+    assert model.fit(x, y, verbose=0).history["loss"] < before
+    assert model.optimizer.iterations == 2
