@@ -9,6 +9,7 @@ from typing import Any
 
 from torchfit._distribution.options import DataParallel
 from torchfit._distribution.processes import current, get_distribution, set_distribution
+from torchfit._utils.keywords import suggest_keywords
 
 __all__ = [
     "DataParallel",
@@ -51,6 +52,7 @@ def distribution() -> DataParallel | None:
     return get_distribution()
 
 
+@suggest_keywords
 def launch(function: Callable[[], Any], processes: int = 2) -> Any:
     """Call a function in several new processes, which train together, and return what it returns in the primary one.
 

@@ -25,7 +25,7 @@ def test_other_events_cost_nothing():
 
 
 def test_unknown_hooks_are_refused():
-    with pytest.raises(TypeError, match=r"unknown hook 'on_epoch_ends'. Did you mean 'on_epoch_end'"):
+    with pytest.raises(TypeError, match=r"has no argument `on_epoch_ends`. Did you mean 'on_epoch_end'"):
         LambdaCallback(on_epoch_ends=print)
 
 

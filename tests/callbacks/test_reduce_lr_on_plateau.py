@@ -57,7 +57,7 @@ def test_the_factor_must_reduce(factor):
 def test_the_old_name_of_min_delta():
     with pytest.warns(DeprecationWarning, match="min_delta"):
         assert ReduceLROnPlateau(epsilon=0.5).min_delta == 0.5
-    with pytest.raises(TypeError, match="unknown arguments: delta"):
+    with pytest.raises(TypeError, match=r"has no argument `delta`. Did you mean .min_delta"):
         ReduceLROnPlateau(delta=1)
 
 

@@ -300,10 +300,10 @@ def test_state_of_something_else_is_refused():
         ({"gradient_accumulation_steps": 1}, "`gradient_accumulation_steps` must be an integer >= 2"),
         ({"gradient_accumulation_steps": 2.5}, "gradient_accumulation_steps=2.5"),
         ({"momentum": 1.5}, r"`momentum` must be a float in the range \[0, 1\]"),
-        ({"moment": 0.9}, "SGD has no argument `moment`. Did you mean 'momentum'"),
-        ({"lr": 0.9}, "SGD has no argument `lr`, which is PyTorch's name: use `learning_rate`"),
-        ({"max_norm": 1.0}, "PyTorch's name: use `global_clipnorm`"),
-        ({"foreach": True}, "SGD has no argument `foreach`.*pass an optimizer of PyTorch, such as torch.optim.SGD"),
+        ({"moment": 0.9}, "`SGD` has no argument `moment`. Did you mean 'momentum'"),
+        ({"lr": 0.9}, "`SGD` has no argument `lr`. Here it is `learning_rate`"),
+        ({"max_norm": 1.0}, "Here it is `global_clipnorm`"),
+        ({"foreach": True}, "`SGD` has no argument `foreach`.*pass an optimizer of PyTorch, such as torch.optim.SGD"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

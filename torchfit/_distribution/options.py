@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_constructor_keywords
 
 SCOPES = ("global", "local")
 
 
+@suggest_constructor_keywords
 @dataclass(frozen=True)
 class DataParallel:
     """Train on several processes at once: each has the whole model, and takes a part of the rows of every batch.

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_constructor_keywords
 from torchfit._utils.names import did_you_mean
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 _NAMES = (*_DTYPES, "mixed_float16", "mixed_bfloat16")
 
 
+@suggest_constructor_keywords
 class DTypePolicy:
     """In which dtype a model computes, and in which it keeps its weights.
 

@@ -18,6 +18,7 @@ from torchfit._serialization.files import PathLike, open_read, write_atomically
 from torchfit._serialization.tensor_pickle import byte_range
 from torchfit._types import StateDict
 from torchfit._utils.errors import describe, printable, printable_lines, warn
+from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.modules import unwrap_key, unwrap_keys, unwrap_module
 
 _OURS = ("torchfit", "sha256")
@@ -100,6 +101,7 @@ _KERAS_EXTENSIONS = (".keras", ".h5", ".hdf5")
 _HINT = "\n  (by_name=True leaves missing and unexpected keys alone, skip_mismatch=True those of another shape)"
 
 
+@suggest_keywords
 def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> None:
     """Write the weights of a model or module to one file, whole or not at all.
 
@@ -133,6 +135,7 @@ def prepare_save(model: nn.Module, path: PathLike) -> Write:
     return archive.prepare_write(path, state)
 
 
+@suggest_keywords
 def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
     """Copy weights from a file into a model or module: all of them, or, if something does not fit, none.
 

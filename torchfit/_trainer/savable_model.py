@@ -22,6 +22,7 @@ from torchfit._trainer.trainer import Trainer
 from torchfit._types import Config, Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe, traceback_filter
+from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.modules import device_of, floating_dtype_of, has_lazy_weights, training_mode
 
 Arguments: TypeAlias = tuple[tuple[Nested, ...], Config]
@@ -149,6 +150,7 @@ class SavableModel(TrainableModule):
         """Whether `compile` was called."""
         return self._torchfit.compile_options is not None
 
+    @suggest_keywords
     def save(self, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
         """Write the whole model to one file: architecture, weights, optimizer, and how it was compiled.
 
@@ -167,6 +169,7 @@ class SavableModel(TrainableModule):
         with traceback_filter:
             model_file.save(self, _settings_of(self, self._torchfit), path, overwrite, include_optimizer)
 
+    @suggest_keywords
     def save_weights(self, path: PathLike, overwrite: bool = True) -> None:
         """Write the weights to one file: the module's `state_dict`, which `torch.load` reads.
 
@@ -183,6 +186,7 @@ class SavableModel(TrainableModule):
         with traceback_filter:
             weights.save_weights(self, path, overwrite)
 
+    @suggest_keywords
     def prepare_save(self, path: PathLike, weights_only: bool = False) -> Callable[[], None] | None:
         """Snapshot the model and return a function that writes the file, e.g. from another thread.
 
@@ -199,6 +203,7 @@ class SavableModel(TrainableModule):
             return weights.prepare_save(self, path)
         return model_file.prepare_save(self, _settings_of(self, self._torchfit), path)
 
+    @suggest_keywords
     def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
         """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
 

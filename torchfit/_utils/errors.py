@@ -107,8 +107,8 @@ class TracebackFilter:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Filter the traceback in place."""
-        if isinstance(error, Exception) and traceback is not None and config.traceback_filtering:
-            _filter(error, traceback)
+        if isinstance(error, Exception):
+            filter_traceback(error)
 
 
 traceback_filter = TracebackFilter()
@@ -121,8 +121,11 @@ def iter_frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
         traceback = traceback.tb_next
 
 
-def _filter(error: Exception, traceback: TracebackType) -> None:
-    outermost, *inner = iter_frames(traceback)
+def filter_traceback(error: Exception) -> None:
+    """Filter the traceback of an error that was caught, in place: the frame that caught it is the outermost."""
+    if not config.traceback_filtering or error.__traceback__ is None:
+        return
+    outermost, *inner = iter_frames(error.__traceback__)
     last = inner[-1] if inner else outermost
     kept = [entry for entry in inner if _library_of(entry) not in _LIBRARIES]
     if _library_of(last) == "torchfit" and isinstance(error, _DELIBERATE):  # The message says what its place would.

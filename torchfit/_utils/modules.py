@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from torchfit._utils.compat import ModuleTables, is_extra_state
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.names import did_you_mean
 
 Value = TypeVar("Value")
@@ -177,6 +178,7 @@ def set_stays_in_eval(module: nn.Module, kept: bool) -> None:
         vars(module).pop(_EVAL_FLAG, None)
 
 
+@suggest_keywords
 def freeze(model: nn.Module, *patterns: str) -> list[str]:
     """Keep parameters from being trained: `requires_grad` becomes `False`.
 
@@ -204,6 +206,7 @@ def freeze(model: nn.Module, *patterns: str) -> list[str]:
     return set_trainable(model, patterns, trained=False)
 
 
+@suggest_keywords
 def unfreeze(model: nn.Module, *patterns: str) -> list[str]:
     """Let parameters be trained again; see `freeze`, whose arguments and result are the same.
 

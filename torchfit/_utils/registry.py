@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.names import did_you_mean, near_names
 
 Registered = TypeVar("Registered", bound=Callable[..., object])
@@ -25,6 +26,7 @@ _MAX_LISTED = 5
 _scoped: ContextVar[Mapping[str, object]] = ContextVar("custom_objects", default=_NOTHING)
 
 
+@suggest_keywords
 def register_serializable(package: str = "Custom", name: str | None = None) -> Callable[[Registered], Registered]:
     """Return a decorator that registers a class or function as `package>name`, to be found when loading.
 
@@ -54,6 +56,7 @@ def register_serializable(package: str = "Custom", name: str | None = None) -> C
     return register
 
 
+@suggest_keywords
 @contextmanager
 def custom_object_scope(objects: Mapping[str, object]) -> Iterator[None]:
     """Make `objects` (name -> class or function) known by name within the `with` block.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torchfit._types import Logs, Params, Results, StateDict
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import SuggestsKeywords
 from torchfit._utils.names import did_you_mean
 
 HOOKS = (
@@ -33,7 +34,7 @@ HOOK_ALIASES: Mapping[str, str] = MappingProxyType(
 """Hooks with a second name, which is called if the first is not overridden."""
 
 
-class Callback:
+class Callback(SuggestsKeywords):
     """Base class of callbacks: objects whose hooks are called at certain points of `fit`, `evaluate` and `predict`.
 
     Override the hooks that you need; hooks that no callback overrides are free. The loops, in pseudocode::
@@ -240,7 +241,7 @@ class LambdaCallback(Callback):
 def _checked(hook: str, function: object) -> str:
     known = [*HOOKS, *HOOK_ALIASES.values()]
     if hook not in known:
-        raise TypeError(f"LambdaCallback: unknown hook {hook!r}. {did_you_mean(hook, known)}")
+        raise TypeError(f"`LambdaCallback` has no argument `{hook}`. {did_you_mean(hook, known)}")
     if not callable(function):
         raise TypeError(f"{hook}: expected a function. Received: {describe(function)}")
     return hook

@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 from torchfit._types import Logs, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import no_unknown
 from torchfit.callbacks.base import Callback, Monitor
 
 
@@ -189,8 +190,7 @@ class ReduceLROnPlateau(Callback):
         if "epsilon" in kwargs:
             warnings.warn("epsilon is called min_delta now.", DeprecationWarning, stacklevel=2)
             min_delta = kwargs.pop("epsilon")
-        if kwargs:
-            raise TypeError(f"ReduceLROnPlateau: unknown arguments: {', '.join(kwargs)}")
+        no_unknown("ReduceLROnPlateau", ReduceLROnPlateau.__init__, kwargs)
         self.monitor = monitor
         self.factor = factor
         self.patience = patience

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchfit._types import Config, DTypeLike, Nested, TensorLike
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import SuggestsKeywords
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name
 from torchfit._utils.tree import children, leaves, rebuild
@@ -133,7 +134,7 @@ def _match_rank(mask: Tensor, values: Tensor) -> Tensor:
 AnyLoss = TypeVar("AnyLoss", bound="Loss")
 
 
-class Loss:
+class Loss(SuggestsKeywords):
     """Base of all losses: subclass it and define `call(y_true, y_pred)`.
 
     `call` returns one value per sample, `(batch, …)`, or a scalar for the whole batch. Calling the loss converts

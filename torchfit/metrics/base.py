@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchfit._types import Config, DTypeLike, StateDict, TensorLike
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import SuggestsKeywords
 from torchfit._utils.names import snake_case
 from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name, sum_dtype
 from torchfit.losses.checks import LossTraits
@@ -117,7 +118,7 @@ _READING = {"axis": -1, "from_logits": False, "ignore_class": None}
 _AGGREGATIONS = ("sum", "max", "min", "mean", "only_first_replica", "none", None)
 
 
-class Metric(nn.Module):
+class Metric(SuggestsKeywords, nn.Module):
     """Base of all metrics: named state, updated in place and read lazily.
 
     A subclass creates its state in `__init__` with `add_weight` and defines `update_state` and `result`;

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import numpy as np
 
 from torchfit._utils.errors import describe
-from torchfit._utils.names import did_you_mean
+from torchfit._utils.keywords import argument_names, way_out
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
@@ -86,15 +85,6 @@ def at_most_one(**values: object) -> None:
         raise ValueError(f"Only one of {names} can be set. Received: {received}")
 
 
-_NAME_OF_TORCH = {
-    "lr": ("learning_rate",),
-    "betas": ("beta_1", "beta_2"),
-    "eps": ("epsilon",),
-    "alpha": ("rho",),
-    "max_norm": ("global_clipnorm",),
-    "max_grad_norm": ("global_clipnorm",),
-    "clip_value": ("clipvalue",),
-}
 _ONLY_IN_TORCH = {
     "params": "here the parameters are those of the model that is compiled",
     "foreach": "here all parameters are updated at once",
@@ -110,26 +100,20 @@ _ONLY_IN_TORCH = {
 
 
 def no_unknown_kwargs(owner: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:
-    """Raise if there are unknown arguments; those that torch has are told by their name here."""
-    known = list(known)
+    """Raise if there are unknown arguments; of those that torch alone has, say why."""
     for name in unknown:
-        names = [each for each in _NAME_OF_TORCH.get(name, ()) if each in known]
-        if names:
-            here = " and ".join(f"`{each}`" for each in names)
-            raise ValueError(f"{owner} has no argument `{name}`, which is PyTorch's name: use {here}.")
         if name in _ONLY_IN_TORCH:
             raise ValueError(
-                f"{owner} has no argument `{name}`, which PyTorch's optimizers take: {_ONLY_IN_TORCH[name]}. Leave it "
-                f"out, or pass an optimizer of PyTorch, such as torch.optim.{owner}, to `compile`."
+                f"`{owner}` has no argument `{name}`, which PyTorch's optimizers take: {_ONLY_IN_TORCH[name]}. Leave "
+                f"it out, or pass an optimizer of PyTorch, such as torch.optim.{owner}, to `compile`."
             )
-        raise ValueError(f"{owner} has no argument `{name}`. {did_you_mean(name, known)}")
+        raise ValueError(f"`{owner}` has no argument `{name}`. {way_out(name, known)}")
 
 
 def init_arg_names(cls: type) -> list[str]:
     """List the arguments of a class's constructor, including those of its bases."""
     constructors = [vars(each)["__init__"] for each in cls.__mro__[:-1] if "__init__" in vars(each)]
-    names = [name for constructor in constructors for name in inspect.signature(constructor).parameters]
-    return [name for name in dict.fromkeys(names) if name not in ("self", "common", "unknown", "others")]
+    return list(dict.fromkeys(name for constructor in constructors for name in argument_names(constructor)))
 
 
 def as_float32(value: float) -> float:

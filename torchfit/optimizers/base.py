@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict, TensorLike
-from torchfit._utils.errors import traceback_filter
+from torchfit._utils.keywords import SuggestsKeywords
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import Registry
 from torchfit.optimizers import _arguments, _foreach, _parameter_store
@@ -31,7 +31,7 @@ REGISTRY = Registry("optimizer", "torchfit.optimizers", {})
 """The optimizers by name, entered by `identifiers`; optimizers that wrap another one save and build it with this."""
 
 
-class Optimizer(BindingMixin):
+class Optimizer(SuggestsKeywords, BindingMixin):
     """The base of all optimizers: created without parameters, bound to them by `build`.
 
     To write a rule, subclass it, name the state in `slot_names` and define `update_rule` with foreach calls on lists of
@@ -88,7 +88,7 @@ class Optimizer(BindingMixin):
         if_not_none, positive = _arguments.if_not_none, _arguments.positive
         if unknown.pop("decay", None) is not None:
             warnings.warn("`decay` is ignored: pass a schedule as `learning_rate` instead.", stacklevel=3)
-        with traceback_filter:
+        if unknown:
             _arguments.no_unknown_kwargs(type(self).__name__, unknown, _arguments.init_arg_names(type(self)))
         _arguments.at_most_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
         self.name = name or snake_case(type(self).__name__)

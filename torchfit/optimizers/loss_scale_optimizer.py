@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict
-from torchfit._utils.names import did_you_mean
+from torchfit._utils.keywords import argument_names
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, norms
 from torchfit.optimizers._parameters import NamedTensor, Parameters
@@ -242,9 +242,8 @@ class LossScaleOptimizer(Optimizer):
 def _check_no_unknown(unknown: Mapping[str, object]) -> None:
     for name in unknown:
         if name in _arguments.init_arg_names(Optimizer):
-            raise ValueError(f"LossScaleOptimizer has no argument `{name}`: set it on the inner optimizer.")
-        known = ("inner_optimizer", "initial_scale", "dynamic_growth_steps", "name", "dynamic")
-        raise ValueError(f"LossScaleOptimizer has no argument `{name}`. {did_you_mean(name, known)}")
+            raise ValueError(f"`LossScaleOptimizer` has no argument `{name}`: set it on the inner optimizer.")
+        _arguments.no_unknown_kwargs("LossScaleOptimizer", unknown, argument_names(LossScaleOptimizer.__init__))
 
 
 def _all_finite(tensors: Tensors) -> Tensor:

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from torchfit._types import Config
+from torchfit._utils.keywords import suggest_constructor_keywords
 from torchfit.optimizers import _arguments
 from torchfit.optimizers.base import REGISTRY, Optimizer
 
 
+@suggest_constructor_keywords
 class OptimizerMap:
     """Optimizers by patterns of parameter names, and one for all other parameters.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchfit._types import Config, StateDict
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_constructor_keywords
 from torchfit._utils.names import did_you_mean, snake_case
 from torchfit._utils.registry import find_custom
 from torchfit.optimizers import _arguments, _parameter_store, _torch_optim
@@ -32,6 +33,7 @@ Closure = Callable[[], Any]
 _EXPECTED = "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters"
 
 
+@suggest_constructor_keywords
 class TorchOptimizer:
     """A `torch.optim` optimizer that can be read, set, stepped and saved like the ones of torchfit.
 

@@ -11,10 +11,12 @@ from torchfit._saving import model_file
 from torchfit._saving.model_file import Content
 from torchfit._serialization.files import PathLike
 from torchfit._utils.errors import describe, traceback_filter
+from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.registry import custom_object_scope
 from torchfit.model import Model
 
 
+@suggest_keywords
 def save_model(model: Model, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
     """Write a model to one file, whole or not at all; `load_model` reads it.
 
@@ -35,6 +37,7 @@ def save_model(model: Model, path: PathLike, overwrite: bool = True, include_opt
     Model.save(model, path, overwrite, include_optimizer)
 
 
+@suggest_keywords
 def load_model(
     path: PathLike,
     custom_objects: Mapping[str, Any] | None = None,

@@ -11,8 +11,11 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from torchfit._types import Array, Nested, TensorLike, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 
 
+@suggest_keywords
+@suggest_keywords
 def to_categorical(x: TensorLike, num_classes: int | None = None) -> TensorLike:
     """Turn class indices into one-hot rows, for `CategoricalCrossentropy`.
 
@@ -45,6 +48,7 @@ def to_categorical(x: TensorLike, num_classes: int | None = None) -> TensorLike:
     return x.new_tensor(rows, dtype=_floating(x)) if isinstance(x, Tensor) else rows
 
 
+@suggest_keywords
 def normalize(x: TensorLike, axis: int = -1, order: int | float = 2) -> TensorLike:
     """Divide vectors by their norm; vectors of zeros stay as they are.
 
@@ -69,6 +73,7 @@ def normalize(x: TensorLike, axis: int = -1, order: int | float = 2) -> TensorLi
     return array / np.where(length == 0, 1, length)
 
 
+@suggest_keywords
 def pad_sequences(
     sequences: Iterable[Sequence[object]],
     maxlen: int | None = None,

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from torchfit._data.adapters.sequence import PyDataset
 from torchfit._types import Array, Nested, UserData
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 
 _ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 _MODES = {"rgb": "RGB", "rgba": "RGBA", "grayscale": "L"}
@@ -21,6 +22,7 @@ _LABEL_MODES = ("int", "categorical", "binary", None)
 _SUBSETS = ("training", "validation", "both", None)
 
 
+@suggest_keywords
 class ImageFolder(Dataset[Nested]):
     """Images of files, read and resized one by one when they are asked for.
 
@@ -73,6 +75,7 @@ class ImageReader:
         return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
+@suggest_keywords
 def image_dataset_from_directory(
     directory: str | os.PathLike[str],
     labels: str | Sequence[int] | None = "inferred",

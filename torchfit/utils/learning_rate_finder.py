@@ -9,6 +9,7 @@ import numpy as np
 
 from torchfit._types import Results, UserData
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.notebook import make_figure, png_html
 from torchfit.callbacks import Callback
 from torchfit.utils.random_state import preserve_rng_state
@@ -68,6 +69,7 @@ class LRFinderResult:
         return png_html(self._draw, repr(self))
 
 
+@suggest_keywords
 def lr_find(
     model: Any,
     x: UserData,

@@ -16,6 +16,7 @@ from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.console import in_notebook
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
 from torchfit.utils.random_state import preserve_rng_state
 
@@ -35,6 +36,7 @@ class Style:
     trainable: bool
 
 
+@suggest_keywords
 def plot_model(
     model: nn.Module,
     to_file: str | os.PathLike[str] | None = "model.png",

@@ -6,12 +6,14 @@ from time import perf_counter
 from torch import Tensor
 
 from torchfit._types import TensorLike
+from torchfit._utils.keywords import suggest_constructor_keywords
 from torchfit._utils.progress_display import Display, Lines, select_display
 from torchfit._utils.progress_format import Finished, running_items
 
 Values = Iterable[tuple[str, TensorLike]]
 
 
+@suggest_constructor_keywords
 class Progbar:
     """A progress bar, drawn on a terminal or in a notebook. In a file it writes the finished line only.
 

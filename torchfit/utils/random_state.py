@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 
 
+@suggest_keywords
 def set_random_seed(seed: int, deterministic: bool = False) -> None:
     """Seed Python's, NumPy's and torch's random numbers, on all devices, so that a run can be repeated.
 
@@ -53,6 +55,7 @@ def preserve_rng_state() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+@suggest_keywords
 def clear_session(free_memory: bool = True) -> None:
     """Release compiled graphs and the memory that training runs left behind, for example between the runs of a search.
 

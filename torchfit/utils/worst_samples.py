@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from torchfit._types import Array, Nested, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_keywords
 from torchfit.losses.identifiers import resolve_loss
 
 
@@ -28,6 +29,7 @@ class WorstSamples(NamedTuple):
     predictions: Nested
 
 
+@suggest_keywords
 def worst_samples(model: Any, x: UserData, y: UserData = None, k: int = 10, batch_size: int = 256) -> WorstSamples:
     """Return the samples whose losses are the highest.
 

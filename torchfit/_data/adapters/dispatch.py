@@ -22,6 +22,7 @@ from torchfit._data.convert import BatchSpec, is_frame
 from torchfit._types import UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import suggest_constructor_keywords
 from torchfit._utils.tree import Batch
 
 
@@ -57,6 +58,7 @@ class InputContext:
         return size
 
 
+@suggest_constructor_keywords
 class DatasetCreator:
     """Wraps a function that returns the data for one process of several.
 

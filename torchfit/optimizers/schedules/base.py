@@ -8,13 +8,14 @@ from typing import TypeAlias
 
 from torchfit._types import Config, TensorLike
 from torchfit._utils.errors import describe
+from torchfit._utils.keywords import SuggestsKeywords
 
 Schedule: TypeAlias = Callable[[int], float]
 LearningRate: TypeAlias = float | Callable[..., TensorLike]
 """A number, or a schedule: a callable that maps the step (or nothing) to a number."""
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(SuggestsKeywords):
     """A learning rate that is a function of the step. Subclass it, and define `__call__` and `get_config`.
 
     A schedule has no state: the same step always gives the same rate. Steps are counted from 0, the count of
