@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and are committed as they ran: with outputs, without traces of a machine."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NEEDS = {"09_hugging_face_lora": ("transformers", "peft")}
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -19,9 +21,11 @@ def code_cells(path):
 @pytest.mark.filterwarnings("default")  # Jupyter's own
 @each_notebook
 def test_runs(path, tmp_path, monkeypatch):
+    for package in NEEDS.get(path.stem, ()):
+        pytest.importorskip(package, reason=f"the notebook needs {package}")
     client = pytest.importorskip("nbclient").NotebookClient
     monkeypatch.delenv("MPLBACKEND")  # so that pictures are drawn as in a notebook
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
     client(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
@@ -44,7 +48,7 @@ def test_is_small_and_knows_no_machine(path):
     assert not re.findall(r"(?:/home|/root|/tmp|/Users|/work|site-packages)\b[^\"]*", shown)
 
 
-def test_there_are_nine_and_the_site_lists_them():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 10)]
+def test_there_are_ten_and_the_site_lists_them():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 11)]
     page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
     assert not [path.stem for path in NOTEBOOKS if f"notebooks/{path.stem}" not in page]
