@@ -6,6 +6,8 @@ import pytest
 
 from torchfit._serialization import files
 
+posix = pytest.mark.skipif(os.name != "posix", reason="tests what Windows lacks")
+
 
 def failing():
     yield b"half of it"
@@ -43,6 +45,7 @@ def test_all_pieces_are_written_however_few_the_system_takes(tmp_path, monkeypat
     assert read(tmp_path / "file") == b"".join(chunks)
 
 
+@posix
 def test_replaces_what_a_link_points_to(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -51,6 +54,7 @@ def test_replaces_what_a_link_points_to(tmp_path):
     assert (tmp_path / "real").read_bytes() == b"new"
 
 
+@posix
 @pytest.mark.parametrize("permissions", [0o600, 0o640, 0o777])
 def test_keeps_the_permissions_of_the_file(tmp_path, permissions):
     (tmp_path / "file").write_bytes(b"old")
@@ -59,17 +63,20 @@ def test_keeps_the_permissions_of_the_file(tmp_path, permissions):
     assert (tmp_path / "file").stat().st_mode & 0o777 == permissions
 
 
+@posix
 def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
     (tmp_path / "other").write_bytes(b"any")
     files.write_atomically(tmp_path / "file", [b"new"])
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+@posix
 def test_a_folder_is_an_error_that_names_it(tmp_path):
     with pytest.raises(IsADirectoryError, match=str(tmp_path)):
         files.write_atomically(tmp_path, [b"new"])
 
 
+@posix
 def test_a_device_is_not_replaced():
     files.write_atomically(os.devnull, [b"gone"])
     assert not os.path.isfile(os.devnull)
@@ -86,6 +93,7 @@ def test_errors_of_the_system_name_the_file(tmp_path):
     assert caught.value.errno == 28
 
 
+@posix
 def test_a_file_system_that_takes_no_more_is_an_os_error(tmp_path):
     program = (
         "import resource, torch; from torchfit._serialization import archive;"
@@ -99,6 +107,7 @@ def test_a_file_system_that_takes_no_more_is_an_os_error(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@posix
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
     program = (
         "import os, signal; from torchfit._serialization import files;"
@@ -171,6 +180,7 @@ files.write_atomically({path!r}, chunks())
 """
 
 
+@posix
 @pytest.mark.parametrize("host", [files._host(), "another"])
 def test_temporary_files_of_other_processes_that_write_are_left_alone(tmp_path, host):
     program = ANOTHER_PROCESS.format(host=host, path=str(tmp_path / "other"))

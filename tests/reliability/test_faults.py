@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 
@@ -14,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import torchfit
 from torchfit import callbacks
+
+resource = pytest.importorskip("resource", reason="the system has no limits for the size of files")
 
 X = np.random.default_rng(0).normal(size=(160, 8)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)

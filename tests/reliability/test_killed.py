@@ -1,11 +1,14 @@
 """Runs that are killed at random moments end exactly as runs that are left in peace."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork processes")
 
 SCRIPT = Path(__file__).with_name("killed.py")
 SEED = 20

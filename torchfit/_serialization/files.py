@@ -28,7 +28,7 @@ from torchfit._utils.names import near_names
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
-fcntl: Any = import_module("fcntl") if os.name == "posix" else None
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None  # `None` on Windows, which has no locks like these
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # at least two letters: "C://" is a drive
 _FILE_SCHEME = re.compile(r"^file:/", re.IGNORECASE)
@@ -350,7 +350,7 @@ def _upload(address: str, chunks: Iterable[Chunk]) -> None:
 
 def _sync_folder(folder: str) -> None:
     """Make a rename survive a power failure, where the system supports that."""
-    if os.name != "posix":
+    if fcntl is None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -384,10 +384,13 @@ def _remove_if_stale(path: str, name: str) -> None:
         is_of_this_machine = match is not None and match["host"] == _host()
         is_old = time.time() - os.fstat(descriptor).st_mtime > _STALE_AFTER
         is_free = _lock(descriptor, wait=False)
-        if is_old or (is_of_this_machine and is_free):
+        is_stale = is_old or (is_of_this_machine and is_free)
+        if is_stale and fcntl is not None:  # The lock is held until the file is gone.
             os.unlink(path)
     finally:
         os.close(descriptor)
+    if is_stale and fcntl is None:
+        os.unlink(path)
 
 
 @cache
