@@ -234,7 +234,6 @@ def _suggesting(function: Function, cls: type | None = None) -> Function:
             filter_traceback(error)
             raise
 
-    suggesting.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # for getfullargspec
     return suggesting  # type: ignore[return-value]
 
 

@@ -15,7 +15,6 @@ from torchfit._utils.keywords import suggest_keywords
 
 
 @suggest_keywords
-@suggest_keywords
 def to_categorical(x: TensorLike, num_classes: int | None = None) -> TensorLike:
     """Turn class indices into one-hot rows, for `CategoricalCrossentropy`.
 
@@ -144,6 +143,7 @@ def _floating(x: Tensor) -> torch.dtype:
     return x.dtype if x.is_floating_point() else torch.get_default_dtype()
 
 
+@suggest_keywords
 def split_dataset(
     dataset: UserData,
     left_size: int | float | None = None,

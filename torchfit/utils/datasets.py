@@ -22,7 +22,6 @@ _LABEL_MODES = ("int", "categorical", "binary", None)
 _SUBSETS = ("training", "validation", "both", None)
 
 
-@suggest_keywords
 class ImageFolder(Dataset[Nested]):
     """Images of files, read and resized one by one when they are asked for.
 
@@ -191,6 +190,7 @@ def _require_pillow() -> None:
         raise ImportError("image_dataset_from_directory needs Pillow. Type: pip install pillow") from error
 
 
+@suggest_keywords
 def timeseries_dataset_from_array(
     data: UserData,
     targets: UserData,
