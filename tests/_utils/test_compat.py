@@ -1,6 +1,8 @@
 """Private API and what stands in for it."""
 
 import mmap
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,6 +74,30 @@ def test_the_compiler_is_found():
 def test_a_torch_without_the_parts_of_the_compiler(monkeypatch):
     monkeypatch.delattr(compat.inductor(), "compile_fx_inner")
     assert compat.inductor() is None
+
+
+@pytest.mark.parametrize(("decided", "options"), [(None, {"cpp.vec_isa_ok": True}), (False, {}), (True, {})])
+def test_vector_instructions_are_not_probed_unless_somebody_decided(decided, options):
+    config = pytest.importorskip("torch._inductor.config")
+    with config.patch({"cpp.vec_isa_ok": decided}):
+        assert compat.without_instruction_probes() == options
+
+
+def test_a_torch_that_knows_no_probes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._inductor.config", SimpleNamespace())
+    monkeypatch.setattr("torch._inductor.config", SimpleNamespace())
+    assert compat.without_instruction_probes() == {}
+
+
+def test_instructions_are_found_out_again(monkeypatch):
+    isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
+    known = isa.valid_vec_isa_list()
+    assert isa.valid_vec_isa_list() is known
+    compat.forget_instructions()
+    assert isa.valid_vec_isa_list() is not known
+    monkeypatch.delattr(isa, "valid_vec_isa_list")
+    monkeypatch.delattr(isa, "supported_vec_isa_list")
+    compat.forget_instructions()
 
 
 def test_tables_of_modules_are_those_in_use():

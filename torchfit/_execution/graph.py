@@ -9,9 +9,11 @@ with, replacing only its inputs.
 Where private parts of torch's compiler (`_utils/compat.py`) are missing, guards are always evaluated.
 """
 
+import gc
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
@@ -120,7 +122,8 @@ class GraphRunner:
         # The compiler caches by code object, and gives up on one with too many versions.
         function.__code__ = function.__code__.replace()
         self._recorder = Recorder()
-        self._guarded_fn = torch.compile(function, fullgraph=True, dynamic=False, backend=self._recorder.backend)
+        self._function = function
+        self._guarded_fn: CompiledFn | None = None
         self._add_compile_time = add_compile_time
         self._recording: Recording | None = None
         self._input_slots: InputSlots = []
@@ -150,8 +153,8 @@ class GraphRunner:
         compilations, started = recorder.compilations, perf_counter()
         recorder.start()
         try:
-            with _compiler_config(may_recompile=compilations <= _MAX_RECOMPILATIONS):
-                results: list[Tensor] = self._guarded_fn(tensors)
+            with _without_garbage_collection():
+                results = self._call_guarded(tensors, may_recompile=compilations <= _MAX_RECOMPILATIONS)
         except Exception as error:
             if recorder.has_proven_itself:
                 raise  # It ran before: what fails now would fail without a graph.
@@ -160,6 +163,15 @@ class GraphRunner:
             if recorder.compilations > compilations:
                 self._add_compile_time(perf_counter() - started)
         self._compare(recorder.recording, tensors, results)
+        return results
+
+    def _call_guarded(self, tensors: Sequence[Tensor], may_recompile: bool) -> list[Tensor]:
+        if self._guarded_fn is None:
+            _import_compiler()
+            backend = self._recorder.backend
+            self._guarded_fn = torch.compile(self._function, fullgraph=True, dynamic=False, backend=backend)
+        with _compiler_config(may_recompile):
+            results: list[Tensor] = self._guarded_fn(tensors)
         return results
 
     def _compare(self, recording: Recording | None, tensors: Sequence[Tensor], results: list[Tensor]) -> None:
@@ -313,12 +325,34 @@ def _compile_with_inductor(module: GraphModule, examples: Values) -> InductorCod
     if not all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor)):
         return InductorCode(module, examples, _OPTIONS)
     try:
-        return InductorCode(module, examples, _CPU_OPTIONS)
+        return InductorCode(module, examples, {**_CPU_OPTIONS, **compat.without_instruction_probes()})
     except compat.tracer_errors().RestartAnalysis:
         raise  # Not a failure: the tracer begins again, with what it has learned.
     except Exception as error:  # Not every torch can do everything in C++; a real problem will occur again.
         logger.debug("jit_compile: kernels are called from Python: %s: %s", type(error).__name__, error)
+        compat.forget_instructions()
         return InductorCode(module, examples, _OPTIONS)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Let Python not look for garbage, which takes a third of the time of a compilation."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@cache
+def _import_compiler() -> None:
+    """Import the compiler, two thousand modules, and count them as old, so that the next collection passes them by."""
+    compat.inductor()
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()
 
 
 def _compiler_config(may_recompile: bool) -> AbstractContextManager[Any]:

@@ -185,6 +185,29 @@ def inductor() -> Any:
     return module if hasattr(module, "compile_fx") and hasattr(module, "compile_fx_inner") else None
 
 
+def without_instruction_probes() -> dict[str, bool]:
+    """Return the options with which the compiler relies on what torch found out about the processor.
+
+    Otherwise it first compiles a program for each set of vector instructions and loads it in a process of its own. That
+    takes as long as compiling a small network, and a second in every later run.
+    """
+    import torch._inductor.config
+
+    is_unknown = getattr(getattr(torch._inductor.config, "cpp", None), "vec_isa_ok", True) is None
+    return {"cpp.vec_isa_ok": True} if is_unknown else {}
+
+
+def forget_instructions() -> None:
+    """Let the compiler find out again which vector instructions it may use."""
+    try:
+        from torch._inductor import cpu_vec_isa as module
+    except ImportError:
+        return
+    kinds = {type(known) for known in getattr(module, "supported_vec_isa_list", ())}
+    for answers in (getattr(module, "valid_vec_isa_list", None), *[kind.__bool__ for kind in kinds]):
+        getattr(answers, "cache_clear", int)()
+
+
 def without_operator_checks() -> AbstractContextManager[object]:
     """Run compiled code without the check of its first call, which refuses subclasses of tensors.
 
