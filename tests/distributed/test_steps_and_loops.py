@@ -1,10 +1,12 @@
 """Own steps, evaluation, prediction, callbacks and agreements of several processes."""
 
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -175,21 +177,24 @@ def test_evaluation_and_prediction(everywhere, tmp_path):
 
 def sums():
     """Return how many tensors are summed by a step, an evaluation and a prediction."""
-    processes = compiled(network())._torchfit._processes
     model, counted = compiled(network()), []
 
     class Count(callbacks.Callback):
         reads_logs_synchronously = True
 
         def on_train_batch_end(self, batch, logs=None):
-            counted.append(processes.num_sums)
+            counted.append(num_sums())
 
-    model.fit(X[:64], LABELS[:64], batch_size=8, verbose=0, callbacks=[Count()])
-    before = processes.num_sums
-    model.evaluate(X, LABELS, batch_size=8, verbose=0)
-    after = processes.num_sums
-    model.predict(X, batch_size=8)
-    return np.diff(counted).tolist(), after - before, processes.num_sums - after
+    def num_sums():
+        return sum(call.args[1:] == (dist.ReduceOp.SUM,) for call in all_reduce.mock_calls)
+
+    with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as all_reduce:
+        model.fit(X[:64], LABELS[:64], batch_size=8, verbose=0, callbacks=[Count()])
+        before = num_sums()
+        model.evaluate(X, LABELS, batch_size=8, verbose=0)
+        after = num_sums()
+        model.predict(X, batch_size=8)
+        return np.diff(counted).tolist(), after - before, num_sums() - after
 
 
 def test_one_sum_for_a_step_and_one_for_an_evaluation(pools):

@@ -168,17 +168,21 @@ class Auxiliary(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "pack", [lambda a, b: (a, b), namedtuple("Outputs", "logits aux"), lambda a, b: {"a": a, "b": b}]
+    ("pack", "first", "second"),
+    [
+        (lambda a, b: (a, b), "output_1", "output_2"),
+        (namedtuple("Outputs", "logits aux"), "logits", "aux"),
+        (lambda a, b: {"a": a, "b": b}, "a", "b"),
+    ],
 )
 @pytest.mark.parametrize("jit_compile", [None, pytest.param(True, marks=pytest.mark.slow)])
-def test_outputs_that_are_there_in_train_mode_alone(pack, jit_compile):
+def test_outputs_that_are_there_in_train_mode_alone(pack, first, second, jit_compile):
     model = torchfit.Model(Auxiliary(pack), device="cpu")
     model.compile(
         "sgd", [CROSSENTROPY, CROSSENTROPY], metrics=["accuracy"], loss_weights=[1.0, 0.3], jit_compile=jit_compile
     )
     data = X, [KIND, KIND]
     history = model.fit(*data, validation_data=(X, KIND), batch_size=16, epochs=3, verbose=0).history
-    first, second = model._torchfit.state.objective.output_names
     assert list(history) == [
         *("loss", f"{first}_loss", f"{second}_loss", f"{first}_accuracy", f"{second}_accuracy"),
         *("val_loss", f"val_{first}_loss", f"val_{first}_accuracy"),

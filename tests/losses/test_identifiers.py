@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import torchfit._utils.registry as registry
 from torchfit import losses
 from torchfit.losses.identifiers import resolve_loss
+from torchfit.saving import register_serializable
 
 
 def cubed(y_true, y_pred):
@@ -72,11 +72,10 @@ def test_custom_objects():
         losses.deserialize(losses.serialize(Cubed()))
 
 
-def test_registered_objects(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
-    registry.register_serializable("shop")(Cubed)
-    config = losses.serialize(Cubed(reduction="sum"))
-    assert config["registered_name"] == "shop>Cubed"
+def test_registered_objects():
+    registered = register_serializable("shop")(type("Registered", (Cubed,), {}))
+    config = losses.serialize(registered(reduction="sum"))
+    assert config["registered_name"] == "shop>Registered"
     assert losses.deserialize(config).reduction == "sum"
 
 
@@ -194,29 +193,31 @@ def test_a_number_is_a_loss_value():
 
 # -- configurations ----------------------------------------------------------------------------------------------------
 
+FOCAL = {"from_logits": True, "label_smoothing": 0.1, "axis": 1}
+
 
 @pytest.mark.parametrize(
-    "loss",
+    ("make", "arguments"),
     [
-        losses.Huber(delta=0.3),
-        losses.CosineSimilarity(axis=1),
-        losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1, axis=1),
-        losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1, axis=1),
-        losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255, axis=1),
-        losses.BinaryFocalCrossentropy(True, 0.3, 1.5, True, 0.1, 1),
-        losses.CategoricalFocalCrossentropy([0.1, 0.2], 1.5, True, 0.1, 1),
-        losses.CategoricalGeneralizedCrossEntropy(0.7),
-        losses.Dice(axis=(1, 2)),
-        losses.Tversky(0.3, 0.7, axis=(1, 2)),
-        losses.Circle(64.0, 0.3, False),
-        losses.LossFunctionWrapper(losses.huber, delta=0.3),
-        resolve_loss(functools.partial(losses.huber, delta=0.3)),
+        (losses.Huber, {"delta": 0.3}),
+        (losses.CosineSimilarity, {"axis": 1}),
+        (losses.BinaryCrossentropy, {"from_logits": True, "label_smoothing": 0.1, "axis": 1}),
+        (losses.CategoricalCrossentropy, {"from_logits": True, "label_smoothing": 0.1, "axis": 1}),
+        (losses.SparseCategoricalCrossentropy, {"from_logits": True, "ignore_class": 255, "axis": 1}),
+        (losses.BinaryFocalCrossentropy, {"apply_class_balancing": True, "alpha": 0.3, "gamma": 1.5, **FOCAL}),
+        (losses.CategoricalFocalCrossentropy, {"alpha": [0.1, 0.2], "gamma": 1.5, **FOCAL}),
+        (losses.CategoricalGeneralizedCrossEntropy, {"q": 0.7}),
+        (losses.Dice, {"axis": (1, 2)}),
+        (losses.Tversky, {"alpha": 0.3, "beta": 0.7, "axis": (1, 2)}),
+        (losses.Circle, {"gamma": 64.0, "margin": 0.3, "remove_diagonal": False}),
+        (functools.partial(losses.LossFunctionWrapper, losses.huber), {"delta": 0.3}),
+        (lambda delta: resolve_loss(functools.partial(losses.huber, delta=delta)), {"delta": 0.3}),
     ],
 )
-def test_configurations_keep_every_argument(loss):
+def test_configurations_keep_every_argument(make, arguments):
+    loss = make(**arguments)
     copied = losses.deserialize(losses.serialize(loss))
     assert copied.get_config() == loss.get_config()
-    arguments = vars(loss).get("_arguments") or {"delta": 0.3}
     assert arguments.items() <= loss.get_config().items()
 
 

@@ -123,7 +123,7 @@ def test_moving_keeps_the_variables_and_their_dtype():
     metric.half()
     metric.to(torch.float64)
     assert metric.total is total
-    assert metric._buffers["total"] is total
+    assert dict(metric.named_buffers())["total"] is total
     assert total.dtype == torch.float64
 
 

@@ -92,13 +92,11 @@ class ProcessGroup:
     Attributes:
         rank: The number of this process, from 0.
         size: How many there are.
-        num_sums: How many times tensors were summed over the processes.
     """
 
     def __init__(self, options: DataParallel) -> None:
         self.options = options
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.num_sums = 0
         self._store = default_store()
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.timeout))
         self._is_guarded = False
@@ -114,7 +112,6 @@ class ProcessGroup:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over all processes, in place, and return it."""
-        self.num_sums += 1
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
     def largest(self, tensor: Tensor) -> Tensor:
