@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import torchfit
 from torchfit import callbacks
 from torchfit._serialization import files
-from torchfit._trainer.timing import peak_memory
+from torchfit._trainer.loops import peak_memory
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = X.sum(1, keepdims=True)
