@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks.budget import BudgetResult, report_results
 
-NAMES = ["import_time", "metrics", "checkpoints", "loaders", "memmap"]
+NAMES = ["import_time", "small_calls", "metrics", "checkpoints", "loaders", "memmap"]
 
 
 def measured(names: Sequence[str]) -> list[BudgetResult]:

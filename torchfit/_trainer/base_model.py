@@ -239,9 +239,10 @@ def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> li
 
 def overridden_method(model: BaseModel, *names: str) -> str | None:
     """Return which of these methods of `Model` a subclass or the instance overrides, as text, `None` if none is."""
+    kind, own = type(model), vars(model)
+    built_in = next(each for each in kind.__mro__ if each.__module__.startswith("torchfit."))
     for name in names:
-        owner = next(kind for kind in type(model).__mro__ if name in vars(kind))
-        if name in vars(model) or not owner.__module__.startswith("torchfit."):
+        if name in own or getattr(kind, name) is not getattr(built_in, name):
             return f"`{name}` is overridden"
     return None
 

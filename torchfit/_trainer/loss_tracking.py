@@ -88,6 +88,9 @@ class _Window:
         if not self.denominators:
             return None
         losses, numbers = self._losses[: len(self.denominators)], self.denominators
+        if len(numbers) == 1:
+            number = _scalar_like(losses, numbers.pop())
+            return zero_if_empty(losses[0], number) * number, number
         tensors = [number for number in numbers if isinstance(number, Tensor)]
         if not tensors:
             denominators = torch.tensor(numbers, dtype=losses.dtype).to(losses.device, non_blocking=True)

@@ -156,7 +156,8 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
         return
     _check_last_batch(module, state, batches)
     _warn_of_keras_flags(module)
-    moving = [name for name, layer in module.named_modules() if _is_frozen(layer) and layer.training]
+    normalising = [(name, layer) for name, layer in module.named_modules() if has_running_stats(layer)]
+    moving = [name for name, layer in normalising if layer.training and _is_frozen(layer)]
     if moving:
         more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""
         warn(
@@ -223,6 +224,6 @@ def _has_keras_flag(owner: nn.Module | nn.Parameter) -> bool:
 
 
 def _is_frozen(layer: nn.Module) -> bool:
-    """Return whether a layer has weights and statistics, and none of the weights is trained."""
+    """Return whether a layer has weights, and none of them is trained."""
     weights = list(layer.parameters(recurse=False))
-    return has_running_stats(layer) and bool(weights) and not any(weight.requires_grad for weight in weights)
+    return bool(weights) and not any(weight.requires_grad for weight in weights)

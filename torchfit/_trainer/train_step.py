@@ -53,7 +53,6 @@ class TrainStep(LoggingStep):
         self._is_checked = False
         self.expected_steps = expected_steps
         super().__init__(model, state, keeps_step_logs)
-        self.compile_blocker = self._find_compile_blocker()
         self.has_step_scalars = self._updates_in_graph = self._optimizer.updates_in_graph
         self.max_unrolled_steps = super().max_unrolled_steps if self._updates_in_graph else 1
 
@@ -151,7 +150,9 @@ class TrainStep(LoggingStep):
         """Set the counters of the optimizer back."""
         self._optimizer.set_counter_state(counters)
 
-    def _find_compile_blocker(self) -> str | None:
+    @property
+    def compile_blocker(self) -> str | None:  # type: ignore[override]
+        """Why the step cannot be compiled, `None` if nothing is known to prevent it."""
         overridden = overridden_method(self._model, "train_step", "compute_metrics")
         microbatched = "`microbatch` splits the batches" if self._microbatches is not None else None
         is_frozen = None if self._model.trainable_weights else "the module has no trainable parameters"

@@ -119,9 +119,7 @@ def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
     lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph is run by one thread.
     with lock:
         before = {submodule: submodule.training for submodule in module.modules()}
-        nn.Module.train(module, training)
-        for submodule in filter(stays_in_eval, before if training else ()):
-            submodule.training = False
+        _set_mode(module, training, before)
         _modes_before.append(before)
     try:
         yield
@@ -134,6 +132,17 @@ def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
                     object.__setattr__(submodule, "training", was_training)  # Much faster than that of modules.
                 else:
                     other[submodule] = was_training
+
+
+def _set_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Module]) -> None:
+    """Do what `module.train(training)` does, which takes five times as long where no submodule overrides it."""
+    if any("train" in vars(each) or type(each).train is not nn.Module.train for each in submodules):
+        nn.Module.train(module, training)
+    else:
+        for submodule in submodules:
+            object.__setattr__(submodule, "training", training)
+    for submodule in filter(stays_in_eval, submodules if training else ()):
+        submodule.training = False
 
 
 def _remove(before: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:
