@@ -1,6 +1,6 @@
 """`Model`: Keras' training interface around any `torch.nn.Module`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -14,6 +14,7 @@ from torchfit._trainer.step_state import CompileOptions
 from torchfit._trainer.steps import show_parameters
 from torchfit._trainer.summary import summarize_model
 from torchfit._trainer.trainable_module import make_trainer
+from torchfit._types import Nested, UserData
 from torchfit._utils import validation
 from torchfit._utils.console import write_line
 from torchfit._utils.errors import traceback_filter
@@ -22,6 +23,7 @@ from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 
 if TYPE_CHECKING:
+    from torchfit._execution.precision import DTypePolicy
     from torchfit.utils.learning_rate_finder import LRFinderResult
 
 
@@ -65,11 +67,11 @@ class Model(SavableModel):
         output_names: Sequence[str] | None = None,
         label_names: Sequence[str] | Mapping[str, str] | None = None,
         device: str | torch.device | None = "auto",
-        dtype_policy: Any = None,
+        dtype_policy: "DTypePolicy | str | None" = None,
         name: str | None = None,
-        **unknown: NoReturn,
+        **_unknown: NoReturn,
     ) -> None:
-        no_unknown("Model", Model.__init__, unknown)
+        no_unknown("Model", Model.__init__, _unknown)
         with traceback_filter:
             super().__init__(module, name)
             # The only private attribute, so that subclasses may name their own as they like.
@@ -92,11 +94,11 @@ class Model(SavableModel):
     @hide_unknown
     def compile(
         self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        metrics: Any = None,
-        loss_weights: Any = None,
-        weighted_metrics: Any = None,
+        optimizer: object = "rmsprop",
+        loss: object = None,
+        metrics: object = None,
+        loss_weights: object = None,
+        weighted_metrics: object = None,
         run_eagerly: bool | None = None,
         steps_per_execution: int | None = None,
         *,
@@ -104,7 +106,7 @@ class Model(SavableModel):
         auto_scale_loss: bool = True,
         microbatch: int | str | None = None,
         memory_format: str | None = None,
-        **unknown: NoReturn,
+        **_unknown: NoReturn,
     ) -> None:
         """Choose the optimizer, the losses and the metrics, and how training runs.
 
@@ -132,9 +134,9 @@ class Model(SavableModel):
         Raises:
             ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
         """
-        no_unknown("compile", Model.compile, unknown)
+        no_unknown("compile", Model.compile, _unknown)
         with traceback_filter:
-            optimizer = resolve_optimizer(optimizer, self.optimizer)
+            resolved = resolve_optimizer(optimizer, self.optimizer)
             scales_loss = (
                 validation.boolean("auto_scale_loss", auto_scale_loss) and self._torchfit.precision.scales_loss
             )
@@ -151,7 +153,7 @@ class Model(SavableModel):
                 memory_format,
             )
             self._torchfit.compile(options)
-            self.optimizer = with_loss_scaling(optimizer) if scales_loss else optimizer
+            self.optimizer = with_loss_scaling(resolved) if scales_loss else resolved
             show_parameters(self, self._torchfit.state)
         object.__setattr__(self, "loss", loss)  # A loss that is a module must not become a submodule of the model.
         self.run_eagerly = bool(run_eagerly)
@@ -161,26 +163,26 @@ class Model(SavableModel):
     @hide_unknown
     def fit(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: UserData = None,
+        y: UserData = None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: int | str = "auto",
-        callbacks: Any = None,
+        callbacks: object = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
+        validation_data: UserData = None,
         shuffle: bool | str = True,
-        class_weight: Any = None,
-        sample_weight: Any = None,
+        class_weight: object = None,
+        sample_weight: UserData = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: Any = 1,
+        validation_freq: int | Container[int] = 1,
         max_queue_size: int = 10,
         workers: int = 1,
         use_multiprocessing: bool = False,
-        **unknown: NoReturn,
+        **_unknown: NoReturn,
     ) -> History:
         """Train for a number of epochs.
 
@@ -217,7 +219,7 @@ class Model(SavableModel):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        no_unknown("fit", Model.fit, unknown)
+        no_unknown("fit", Model.fit, _unknown)
         options: dict[str, Any] = {
             "batch_size": batch_size,
             "epochs": epochs,
@@ -236,24 +238,23 @@ class Model(SavableModel):
             "loading": LoaderConfig(workers, use_multiprocessing, max_queue_size),
         }
         with traceback_filter, self._torchfit.lock.owned("fit", is_loop=True, is_alone=True):
-            history: History = self._torchfit.fit(self, x, y, **options)  # one line, as tracebacks show it
-        return history
+            return self._torchfit.fit(self, x, y, **options)  # one line, as tracebacks show it
 
     @hide_unknown
     def evaluate(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: UserData = None,
+        y: UserData = None,
         batch_size: int | None = None,
         verbose: int | str = 1,
-        sample_weight: Any = None,
+        sample_weight: UserData = None,
         steps: int | None = None,
-        callbacks: Any = None,
+        callbacks: object = None,
         max_queue_size: int = 10,
         workers: int = 1,
         use_multiprocessing: bool = False,
         return_dict: bool = False,
-        **unknown: NoReturn,
+        **_unknown: NoReturn,
     ) -> Any:
         """Return the loss and the metrics on data, in evaluation mode.
 
@@ -265,7 +266,9 @@ class Model(SavableModel):
             sample_weight: Weights of the samples, as in `fit`.
             steps: How many batches to evaluate; `None` takes all.
             callbacks: Callbacks for the evaluation.
-            max_queue_size, workers, use_multiprocessing: As in `fit`.
+            max_queue_size: As in `fit`.
+            workers: As in `fit`.
+            use_multiprocessing: As in `fit`.
             return_dict: Whether to return a dictionary by name.
 
         Returns:
@@ -275,7 +278,7 @@ class Model(SavableModel):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        no_unknown("evaluate", Model.evaluate, unknown)
+        no_unknown("evaluate", Model.evaluate, _unknown)
         with traceback_filter:
             logs = self._torchfit.evaluate(
                 self,
@@ -293,18 +296,18 @@ class Model(SavableModel):
     @hide_unknown
     def predict(
         self,
-        x: Any,
+        x: UserData,
         batch_size: int | None = None,
         verbose: int | str = 0,
         steps: int | None = None,
-        callbacks: Any = None,
+        callbacks: object = None,
         max_queue_size: int = 10,
         workers: int = 1,
         use_multiprocessing: bool = False,
         *,
         out: Any = None,
         pad_value: float | None = None,
-        **unknown: NoReturn,
+        **_unknown: NoReturn,
     ) -> Any:
         """Return the outputs for all samples as NumPy arrays, in evaluation mode.
 
@@ -317,7 +320,9 @@ class Model(SavableModel):
             verbose: 0 silent, 1 a progress bar.
             steps: How many batches to predict; `None` takes all.
             callbacks: Callbacks for the prediction.
-            max_queue_size, workers, use_multiprocessing: As in `fit`.
+            max_queue_size: As in `fit`.
+            workers: As in `fit`.
+            use_multiprocessing: As in `fit`.
             out: Arrays to write into, such as memory maps `(samples, …)`, in the structure of the outputs.
             pad_value: Fills up outputs of batches that differ in other axes than the first, such as sequences of
                 different lengths; `None` refuses them.
@@ -329,7 +334,7 @@ class Model(SavableModel):
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        no_unknown("predict", Model.predict, unknown)
+        no_unknown("predict", Model.predict, _unknown)
         with traceback_filter:
             return self._torchfit.predict(
                 self,
@@ -344,7 +349,7 @@ class Model(SavableModel):
             )
 
     def predict_iter(
-        self, x: Any, batch_size: int | None = None, steps: int | None = None, **loading: Any
+        self, x: UserData, batch_size: int | None = None, steps: int | None = None, **loading: Any
     ) -> Iterator[Any]:
         """Yield the outputs batch by batch, as NumPy arrays in the structure that the module returns.
 
@@ -354,7 +359,7 @@ class Model(SavableModel):
         """
         return self._torchfit.predict_iter(self, x, batch_size, steps, LoaderConfig(**loading))
 
-    def lr_find(self, x: Any, y: Any = None, **arguments: Any) -> "LRFinderResult":
+    def lr_find(self, x: UserData, y: UserData = None, **arguments: Any) -> "LRFinderResult":
         """Try learning rates from small to large on a copy of the model, and suggest one; see `utils.lr_find`."""
         from torchfit.utils.learning_rate_finder import lr_find  # Not before: it brings all of torchfit.utils along.
 
@@ -363,10 +368,10 @@ class Model(SavableModel):
 
     def train_on_batch(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
+        x: UserData,
+        y: UserData = None,
+        sample_weight: UserData = None,
+        class_weight: object = None,
         reset_metrics: bool = True,
         return_dict: bool = False,
     ) -> Any:
@@ -389,9 +394,9 @@ class Model(SavableModel):
 
     def test_on_batch(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: UserData,
+        y: UserData = None,
+        sample_weight: UserData = None,
         reset_metrics: bool = True,
         return_dict: bool = False,
     ) -> Any:
@@ -400,7 +405,7 @@ class Model(SavableModel):
         with traceback_filter:
             return format_results(self._torchfit.test_on_batch(self, data, reset_metrics), return_dict)
 
-    def predict_on_batch(self, x: Any) -> Any:
+    def predict_on_batch(self, x: UserData) -> Any:
         """Return the outputs for one batch as NumPy arrays, in evaluation mode."""
         with traceback_filter:
             return self._torchfit.predict_on_batch(self, x)
@@ -409,11 +414,11 @@ class Model(SavableModel):
         self,
         line_length: int | None = None,
         positions: Sequence[float] | None = None,
-        print_fn: Callable[[str], Any] | None = None,
+        print_fn: Callable[[str], object] | None = None,
         expand_nested: bool = False,
         show_trainable: bool = False,
         layer_range: Sequence[str] | None = None,
-        input_shape: Any = None,
+        input_shape: Nested = None,
     ) -> None:
         """Print a table of the layers: their output shapes, and how many weights they have.
 

@@ -3,7 +3,7 @@
 import io
 import tokenize
 
-MAX_ANY = 1030
+MAX_ANY = 825
 MAX_FILES = 171
 
 

@@ -45,7 +45,7 @@ class DTypePolicy:
         self.compute_dtype = name.removeprefix("mixed_")
         self.variable_dtype = "float32" if self.is_mixed else name
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, str]:
         """Return the constructor's argument."""
         return {"name": self.name}
 
@@ -77,7 +77,7 @@ def dtype_policy() -> DTypePolicy:
     return _global_policy or DTypePolicy("float32")
 
 
-def as_policy(policy: Any) -> DTypePolicy | None:
+def as_policy(policy: "DTypePolicy | str | None") -> DTypePolicy | None:
     """Return a policy by its name; `None` stays `None`."""
     return policy if policy is None or isinstance(policy, DTypePolicy) else DTypePolicy(policy)
 
@@ -128,7 +128,7 @@ class MixedPrecision(ComputePrecision):
         return mixed
 
 
-def choose_precision(policy: Any, device: torch.device) -> ComputePrecision:
+def choose_precision(policy: DTypePolicy | str | None, device: torch.device) -> ComputePrecision:
     """Return the precision that `Model(dtype_policy=)`, or else the global policy, asks for.
 
     Raises:

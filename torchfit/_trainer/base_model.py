@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from torchfit._execution.device import resolve_device
 from torchfit._trainer.predictions import numpy_compatible
-from torchfit._types import Array, Nested, Results
+from torchfit._types import Array, Nested, Results, TensorLike
 from torchfit._utils.compat import MODULE_ATTRIBUTES
 from torchfit._utils.errors import describe, traceback_filter
 from torchfit._utils.modules import (
@@ -23,6 +23,9 @@ from torchfit._utils.modules import (
 from torchfit._utils.names import snake_case
 from torchfit._utils.tree import Batch
 from torchfit._utils.validation import boolean
+
+if TYPE_CHECKING:
+    from torchfit.metrics.base import Metric
 
 
 class BaseModel(ModuleWrapper):
@@ -55,7 +58,7 @@ class BaseModel(ModuleWrapper):
             raise TypeError(f"`name` must be a string, but it is {describe(name)}.")
         self.name = name or snake_case(type(module or self).__name__)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[int, object]) -> Any:
         """Return a copy; modules may be nested more deeply than `copy.deepcopy` can follow by itself."""
         reduced: Any = self.__reduce_ex__(4)
         build, args, state, *_ = reduced
@@ -85,7 +88,7 @@ class BaseModel(ModuleWrapper):
     # -- the steps and what they are made of, defined by `TrainableModule` ---------------------------------
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> "list[Metric]":
         """All metrics, in the order of the logs."""
         raise NotImplementedError
 
@@ -139,7 +142,7 @@ class BaseModel(ModuleWrapper):
             del state[key]
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, object], *args: Any, **kwargs: Any) -> Any:
         """Load a state of the module, under its own keys; metrics in attributes of the model keep their state."""
         if self.module is not self:
             return self.module.load_state_dict(state_dict, *args, **kwargs)
@@ -171,7 +174,7 @@ class BaseModel(ModuleWrapper):
         """Return copies of all weights as NumPy arrays, in the order of `state_dict`."""
         return [numpy_compatible(tensor).to("cpu", copy=True).numpy() for tensor in self.weights]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Sequence[TensorLike]) -> None:
         """Copy arrays into the weights, in the order of `get_weights`.
 
         Raises:
@@ -247,13 +250,13 @@ def overridden_method(model: BaseModel, *names: str) -> str | None:
     return None
 
 
-def is_metric(value: Any) -> bool:
+def is_metric(value: object) -> "TypeGuard[Metric]":
     """Return whether a value is a metric of torchfit, by its methods."""
     kind = type(value)
     return isinstance(value, nn.Module) and hasattr(kind, "update_state") and hasattr(kind, "reset_state")
 
 
-def iter_attribute_metrics(model: nn.Module) -> Iterator[Any]:
+def iter_attribute_metrics(model: nn.Module) -> "Iterator[Metric]":
     """Yield the metrics in attributes of a model and its submodules, also in lists and dictionaries, each once."""
     seen: set[int] = set()
     for part in _candidates(model):
@@ -262,7 +265,7 @@ def iter_attribute_metrics(model: nn.Module) -> Iterator[Any]:
             yield part
 
 
-def _candidates(module: nn.Module) -> Iterator[Any]:
+def _candidates(module: nn.Module) -> "Iterator[Metric]":
     if is_metric(module):
         yield module
         return

@@ -1,7 +1,6 @@
 """What the processes of a training exchange: once a step, everything in one tensor."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torchfit._distribution.process_group import ProcessGroup
 from torchfit._trainer.microbatches import Gradients, LossPart, compute_gradients
 from torchfit._trainer.output_matching import is_builtin
 from torchfit.losses.base import Denominator
-from torchfit.metrics.base import SUM_DTYPE
+from torchfit.metrics.base import SUM_DTYPE, Metric, Variable
 from torchfit.optimizers.identifiers import AnyOptimizer
 
 _EXTREMES = {"max": 1.0, "min": -1.0}
@@ -161,12 +160,12 @@ class MetricChanges:
         from_zero: Whether sums start from zero; else the change is a difference, and a metric can be read in between.
     """
 
-    def __init__(self, metrics: Iterable[Any], from_zero: bool) -> None:
+    def __init__(self, metrics: Iterable[Metric], from_zero: bool) -> None:
         metrics = list(metrics)
-        self._before: dict[int, tuple[Any, Tensor]] = {}
+        self._before: dict[int, tuple[Variable, Tensor]] = {}
         self._opaque = [(metric, metric.snapshot_state()) for metric in metrics if _is_opaque(metric)]
         self.restart(metrics)
-        self._changed: list[Any] = []
+        self._changed: list[Variable] = []
         zeroed = [
             metric for metric in metrics if from_zero and is_builtin(metric) and not metric.updates_depend_on_state
         ]
@@ -175,7 +174,7 @@ class MetricChanges:
             if id(variable) in self._zeroed:
                 variable.zero_()
 
-    def tensors(self, metrics: Iterable[Any], counts: bool, processes: ProcessGroup) -> list[Tensor]:
+    def tensors(self, metrics: Iterable[Metric], counts: bool, processes: ProcessGroup) -> list[Tensor]:
         """Return what is to be summed. With `counts=False`, what this process did does not count."""
         metrics = list(metrics)
         if not counts:
@@ -189,22 +188,22 @@ class MetricChanges:
         self._changed = [each for each in variables if each.aggregation in ("sum", "mean", "only_first_replica")]
         return [self._change(variable, counts, processes) for variable in self._changed]
 
-    def _change(self, variable: Any, counts: bool, processes: ProcessGroup) -> Tensor:
+    def _change(self, variable: Variable, counts: bool, processes: ProcessGroup) -> Tensor:
         if variable.aggregation == "mean":
-            return variable / processes.size  # type: ignore[no-any-return]
+            return variable / processes.size
         if variable.aggregation == "only_first_replica":
-            return variable * float(processes.rank == 0)  # type: ignore[no-any-return]
+            return variable * float(processes.rank == 0)
         if not counts:
             return torch.zeros_like(variable).as_subclass(Tensor)
-        return variable if id(variable) in self._zeroed else variable - self._base(variable)  # type: ignore[no-any-return]
+        return variable if id(variable) in self._zeroed else variable - self._base(variable)
 
-    def _base(self, variable: Any) -> Tensor:
+    def _base(self, variable: Variable) -> Tensor:
         """Return the value before the steps: the initial one of a state that they created."""
         if id(variable) in self._before:
             return self._before[id(variable)][1]
-        return variable.initial_value()  # type: ignore[no-any-return]
+        return variable.initial_value()
 
-    def _exchange_extreme(self, variable: Any, counts: bool, processes: ProcessGroup) -> None:
+    def _exchange_extreme(self, variable: Variable, counts: bool, processes: ProcessGroup) -> None:
         value = variable if counts else self._base(variable)
         sign = _EXTREMES[variable.aggregation]
         variable.copy_(processes.largest(value * sign) * sign)
@@ -217,20 +216,20 @@ class MetricChanges:
             else:
                 variable.copy_(change)
 
-    def undo(self, metrics: Iterable[Any]) -> None:
+    def undo(self, metrics: Iterable[Metric]) -> None:
         """Set the states back to what they were before the steps."""
         metrics = list(metrics)
         self._undo_opaque(metrics)
         for variable in _variables(metrics):
             variable.copy_(self._base(variable))
 
-    def _undo_opaque(self, metrics: Iterable[Any]) -> None:
+    def _undo_opaque(self, metrics: Iterable[Metric]) -> None:
         """Set back the states that are in no variables, such as those of torchmetrics."""
         known = {id(metric): state for metric, state in self._opaque}
         for metric in filter(_is_opaque, metrics):
             metric.restore_state(known[id(metric)]) if id(metric) in known else metric.reset_state()
 
-    def restart(self, metrics: Iterable[Any]) -> None:
+    def restart(self, metrics: Iterable[Metric]) -> None:
         """Count changes from the present states on."""
         self._before = {id(variable): (variable, variable.clone()) for variable in _variables(metrics)}
 
@@ -239,7 +238,7 @@ def _is_opaque(metric: object) -> bool:
     return hasattr(metric, "metric") and hasattr(metric, "snapshot_state")
 
 
-def _variables(metrics: Iterable[Any]) -> Iterable[Any]:
+def _variables(metrics: Iterable[Metric]) -> Iterable[Variable]:
     for metric in metrics:
         yield from getattr(metric, "variables", ())
 

@@ -1,10 +1,10 @@
 """The objective: from the arguments of `compile` to one loss to minimise, and the metrics beside it."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,13 @@ from torchfit._trainer.output_matching import (
 from torchfit._trainer.output_objective import (
     BoundOutput,
     OutputObjective,
+    Part,
     Selector,
     Shape,
     make_selector,
     metric_or_deferred,
     own_metrics,
+    resolved,
 )
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
@@ -37,6 +39,7 @@ from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, has_index_targets
 from torchfit.losses.functional_loss import OverOutputs
 from torchfit.losses.identifiers import hidden_modules, loss_modules, resolve_loss
+from torchfit.metrics.base import Metric
 
 _MAX_CACHED_STRUCTURES = 16
 
@@ -48,9 +51,9 @@ class UncompiledObjective:
     index_targets: Mapping[str | None, bool] = {}
     output_bytes = 0
     losses = NO_LOSSES
-    metrics: Sequence[Any] = ()
-    output_metrics: Sequence[Any] = ()
-    unreported_metrics: Sequence[Any] = ()
+    metrics: Sequence[Metric] = ()
+    output_metrics: Sequence[Metric] = ()
+    unreported_metrics: Sequence[Metric] = ()
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -60,7 +63,7 @@ class UncompiledObjective:
     def start_loop(self) -> None:
         """Do nothing: there are no structures."""
 
-    def loss(self, *_: Any) -> NoReturn:
+    def loss(self, *_: object) -> NoReturn:
         """Raise an error."""
         raise RuntimeError("There are no losses and metrics yet: call `compile(optimizer, loss, metrics)` first.")
 
@@ -106,10 +109,10 @@ class Objective:
 
     def __init__(
         self,
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
+        loss: object = None,
+        loss_weights: object = None,
+        metrics: object = None,
+        weighted_metrics: object = None,
         output_names: Sequence[str] | None = None,
     ) -> None:
         self._losses = tree.map(resolve_loss, loss)
@@ -118,8 +121,8 @@ class Objective:
         self._metrics = tree.map(metric_or_deferred, metrics)
         self._weighted_metrics = tree.map(metric_or_deferred, weighted_metrics)
         self._given_names = output_names
-        self._bindings: dict[Any, Selector] = {}
-        self._binding_cache: dict[Any, tuple[Selector, list[str]]] = {}
+        self._bindings: dict[object, Selector] = {}
+        self._binding_cache: dict[object, tuple[Selector, list[str]]] = {}
         self._checked_outputs: set[str] = set()
         self._output_spec = OutputSpec((), [])
         self._active_outputs: set[str] | None = None
@@ -197,7 +200,7 @@ class Objective:
         return {name: has_index_targets(loss) for name, loss in losses.items() if tree.is_leaf(loss)}
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[Metric]:
         """The loss, then each output's loss, then each output's metrics, in the order of the logs."""
         losses = self.output_metrics
         known = {id(metric) for metric in losses}
@@ -217,7 +220,7 @@ class Objective:
         return all(map(is_builtin, (*losses, *metrics)))
 
     @property
-    def unreported_metrics(self) -> list[Any]:
+    def unreported_metrics(self) -> list[Metric]:
         """The metrics of outputs that had no target in this loop, which are left out of its logs."""
         active = self._active_outputs
         missing = [] if active is None else [output for output in self.outputs if output.name not in active]
@@ -229,7 +232,7 @@ class Objective:
         shapes = {output.name: output.shapes for output in self.outputs if output.shapes is not None}
         return {"names": list(self._output_spec.names), "nest": self._output_spec.structure, "shapes": shapes}
 
-    def build_from_config(self, config: Mapping[str, Any], device: torch.device) -> None:
+    def build_from_config(self, config: StateDict, device: torch.device) -> None:
         """Build losses and metrics from another objective's `build_config`, unless outputs were seen here."""
         if self.outputs or not config["names"]:
             return
@@ -270,8 +273,10 @@ class Objective:
         terms = []
         kinds = type(targets), type(outputs), type(sample_weight)
         select = self._bindings.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
-        is_single = isinstance(select, OutputObjective)  # The usual case, which needs no call to take things apart.
-        parts = ((select, targets, outputs, sample_weight),) if is_single else select(targets, outputs, sample_weight)
+        if isinstance(select, OutputObjective):  # The usual case, which needs no call to take things apart.
+            parts: Sequence[Part] = ((select, targets, outputs, sample_weight),)
+        else:
+            parts = select(targets, outputs, sample_weight)
         for output, target, prediction, weight in parts:
             if output.loss is None:
                 continue
@@ -289,8 +294,10 @@ class Objective:
         """Update every compiled metric; only the weighted ones see the weights."""
         kinds = type(targets), type(outputs), type(sample_weight)
         select = self._bindings.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
-        is_single = isinstance(select, OutputObjective)
-        parts = ((select, targets, outputs, sample_weight),) if is_single else select(targets, outputs, sample_weight)
+        if isinstance(select, OutputObjective):
+            parts: Sequence[Part] = ((select, targets, outputs, sample_weight),)
+        else:
+            parts = select(targets, outputs, sample_weight)
         for output, target, prediction, weight in parts:
             for update in output.updates:
                 update(target, prediction)
@@ -299,7 +306,7 @@ class Objective:
 
     # -- binding -------------------------------------------------------------------------------------------
 
-    def _bind(self, kinds: Any, targets: Nested, outputs: Nested, sample_weight: Nested) -> Selector:
+    def _bind(self, kinds: object, targets: Nested, outputs: Nested, sample_weight: Nested) -> Selector:
         """Return what selects (objective, target, output, weight) for every output that something is computed for.
 
         Of single tensors, the types tell which binding it is; structures may change from batch to batch. Bindings for
@@ -320,12 +327,13 @@ class Objective:
         self._bindings[structures if is_nested else kinds] = select
         self.output_bytes = tree.nbytes(outputs)
         if self.checks_first_batch:
-            is_single = isinstance(select, OutputObjective)
-            parts = [(select, targets, outputs, None)] if is_single else select(targets, outputs, sample_weight)
-            self._check_first_batch(parts)
+            if isinstance(select, OutputObjective):
+                self._check_first_batch([(select, targets, outputs, None)])
+            else:
+                self._check_first_batch(select(targets, outputs, sample_weight))
         return select
 
-    def _check_first_batch(self, parts: Iterable[tuple[OutputObjective, Any, Any, Any]]) -> None:
+    def _check_first_batch(self, parts: Sequence[Part]) -> None:
         """Check once that targets and outputs go together."""
         self.checks_first_batch = False
         for output, target, prediction, _ in parts:
@@ -430,7 +438,7 @@ class Objective:
             for metric in output.resolved_metrics:
                 metric.set_log_name(prefix + metric.given_name)
             plain = {metric.name for metric in output.metrics}
-            for metric in output.weighted_metrics:
+            for metric in resolved(output.weighted_metrics):
                 if metric.name in plain:
                     metric.set_log_name(f"{prefix}weighted_{metric.given_name}")
         for metric, name in zip(self.metrics, unique_names(metric.name for metric in self.metrics)):
@@ -478,14 +486,14 @@ def _bind_whole(objective: OutputObjective, sample_weight: Nested) -> BoundOutpu
     return BoundOutput(objective, whole, whole, whole)
 
 
-def _is_flat(value: Any) -> bool:
+def _is_flat(value: Nested) -> bool:
     """Return whether this is a list of metrics for every output, and not a list with a list for each."""
     return tree.is_leaf(value) or (value is not None and all(map(tree.is_leaf, value)))
 
 
-def _shape_of(value: Any) -> Shape:
+def _shape_of(value: object) -> Shape:
     return tuple(getattr(value, "shape", ()))
 
 
-def _nothing(_: Any) -> None:
+def _nothing(_: object) -> None:
     return None

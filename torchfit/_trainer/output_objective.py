@@ -2,9 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,14 +15,13 @@ from torchfit._trainer.output_matching import Getter, is_builtin, with_column_ta
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
-from torchfit.losses.base import Loss
+from torchfit.losses.base import Denominator, Loss
 from torchfit.losses.checks import find_probability_problem
+from torchfit.metrics.base import Metric
 from torchfit.metrics.checks import metric_problem
 from torchfit.metrics.identifiers import as_metric, follows_loss, resolve_metric
 
 Shape = tuple[int, ...]
-Selector = Any
-"""A function (targets, outputs, weights) -> [(objective, target, output, weight)], or the only `OutputObjective`."""
 
 
 class DeferredMetric:
@@ -31,6 +30,9 @@ class DeferredMetric:
     def __init__(self, name: str) -> None:
         """Keep the spelling: it is the key in the logs."""
         self.name = name
+
+
+AnyMetric: TypeAlias = "Metric | DeferredMetric"
 
 
 @dataclass
@@ -53,12 +55,12 @@ class OutputObjective:
     loss: Any = None
     loss_weight: float = 1.0
     tracked_loss: LossMean | None = None
-    metrics: list[Any] = field(default_factory=list)
-    weighted_metrics: list[Any] = field(default_factory=list)
+    metrics: list[AnyMetric] = field(default_factory=list)
+    weighted_metrics: list[AnyMetric] = field(default_factory=list)
     shapes: tuple[Shape, Shape] | None = None
     is_sum: bool = False
     is_chosen: bool = False
-    compute: Callable[..., Any] = output_matching.identity
+    compute: Callable[..., tuple[Tensor, Denominator]] = output_matching.identity
     updates: list[Callable[..., None]] = field(default_factory=list)
     weighted_updates: list[Callable[..., None]] = field(default_factory=list)
 
@@ -68,11 +70,10 @@ class OutputObjective:
         return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
 
     @property
-    def resolved_metrics(self) -> list[Any]:
+    def resolved_metrics(self) -> list[Metric]:
         """All metrics of this output that are resolved, the mean of its loss first."""
         tracked = [] if self.tracked_loss is None else [self.tracked_loss]
-        metrics = (*tracked, *self.metrics, *self.weighted_metrics)
-        return [metric for metric in metrics if not isinstance(metric, DeferredMetric)]
+        return [*tracked, *resolved(self.metrics), *resolved(self.weighted_metrics)]
 
     def __getstate__(self) -> StateDict:
         """Leave out the functions that belong to these metrics: copies find their own."""
@@ -109,8 +110,16 @@ class OutputObjective:
         if self.loss is not None:
             self.is_sum = self.loss.is_sum
             self.compute = with_column_targets(self.loss, self.loss.with_denominator)
-        self.updates = [with_column_targets(metric, metric.update_state) for metric in self.metrics]
-        self.weighted_updates = [with_column_targets(metric, metric.update_state) for metric in self.weighted_metrics]
+        self.updates = [with_column_targets(metric, metric.update_state) for metric in resolved(self.metrics)]
+        weighted = resolved(self.weighted_metrics)
+        self.weighted_updates = [with_column_targets(metric, metric.update_state) for metric in weighted]
+
+
+Part = tuple[OutputObjective, Nested, Nested, Nested]
+"""An objective with its target, output and weight."""
+
+Selector: TypeAlias = "OutputObjective | Callable[[Nested, Nested, Nested], list[Part]]"
+"""A function that takes targets, outputs and weights apart, or the only `OutputObjective`."""
 
 
 @dataclass
@@ -137,18 +146,23 @@ def _is_whole(bound: BoundOutput, sample_weight: Nested) -> bool:
     return all(getter is output_matching.identity for getter in getters)
 
 
-def metric_or_deferred(identifier: Any) -> Any:
+def metric_or_deferred(identifier: object) -> AnyMetric:
     """Return a metric for anything that `compile(metrics=)` takes, deferred where it follows the loss."""
     return DeferredMetric(identifier) if follows_loss(identifier) else as_metric(identifier)
 
 
-def _resolve_deferred(metric: Any, loss: Loss | None, target: Tensor, output: Tensor) -> Any:
+def resolved(metrics: Iterable[AnyMetric]) -> list[Metric]:
+    """Return the metrics that are not deferred."""
+    return [metric for metric in metrics if not isinstance(metric, DeferredMetric)]
+
+
+def _resolve_deferred(metric: AnyMetric, loss: Loss | None, target: Tensor, output: Tensor) -> Metric:
     if not isinstance(metric, DeferredMetric):
         return metric
     return resolve_metric(metric.name, loss, target.shape, output.shape)
 
 
-def own_metrics(spec: Nested, *, shared: bool) -> list[Any]:
+def own_metrics(spec: Nested, *, shared: bool) -> list[AnyMetric]:
     """Return the metrics of one output as a list: copies, if the outputs share what `compile` got."""
     metrics = tree.leaves([spec])
     return copy.deepcopy(metrics) if shared else metrics

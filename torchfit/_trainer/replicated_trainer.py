@@ -1,6 +1,6 @@
 """The trainer of one of several processes, each of which has the whole model and a part of the rows of every batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torchfit._distribution import processes as distribution
 from torchfit._distribution.batch_rows import whole_batches
 from torchfit._distribution.process_group import ProcessGroup, local_device
 from torchfit._execution.eager import EagerExecution
+from torchfit._execution.precision import DTypePolicy
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.gathered_predictions import GatheredPredictions
 from torchfit._trainer.logs import LazyLogs
@@ -28,8 +29,8 @@ from torchfit._trainer.steps import PredictStep
 from torchfit._trainer.trainer import Trainer
 from torchfit._trainer.training_state import TrainingState
 from torchfit._trainer.user_steps import additive_metrics
-from torchfit._types import StepIterator, UserData
-from torchfit.callbacks import CallbackList
+from torchfit._types import Nested, StepIterator, UserData
+from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS, as_callbacks
 
 
@@ -43,7 +44,7 @@ class ReplicatedTrainer(Trainer):
         output_names: Sequence[str] | None,
         label_names: Sequence[str] | Mapping[str, str] | None,
         device: str | torch.device | None,
-        dtype_policy: Any,
+        dtype_policy: DTypePolicy | str | None,
     ) -> None:
         if device in ("auto", None) and torch.cuda.is_available():
             device = local_device()
@@ -91,7 +92,7 @@ class ReplicatedTrainer(Trainer):
 
     # -- what differs in `fit` -----------------------------------------------------------------------------
 
-    def fit(self, model: BaseModel, x: Any, y: Any, **arguments: Any) -> Any:
+    def fit(self, model: BaseModel, x: UserData, y: UserData, **arguments: Any) -> History:
         """Train `model` and return its `History`; arguments as those of `Model.fit`."""
         with self._processes.guarded():
             self._require_compiled("fit")
@@ -145,7 +146,7 @@ class ReplicatedTrainer(Trainer):
         return self._flags.track(epoch, super()._start_epoch(model, run, epoch))
 
     def _make_validate(
-        self, model: BaseModel, batches: EpochIterator | None, frequency: Any, callbacks: CallbackList
+        self, model: BaseModel, batches: EpochIterator | None, frequency: int | Container[int], callbacks: CallbackList
     ) -> Callable[[int], dict[str, float]]:
         validate = super()._make_validate(model, batches, frequency, callbacks)
 
@@ -159,7 +160,9 @@ class ReplicatedTrainer(Trainer):
 
         return end_epoch
 
-    def _build_callbacks(self, model: BaseModel, callbacks: Any, verbose: Any, **arguments: Any) -> CallbackList:
+    def _build_callbacks(
+        self, model: BaseModel, callbacks: object, verbose: int | str, **arguments: Any
+    ) -> CallbackList:
         """Return the callbacks: those that write files or the screen on the primary process alone."""
         if self._processes.rank:
             verbose = 0
@@ -168,12 +171,14 @@ class ReplicatedTrainer(Trainer):
         built.keeps_batch_logs = self._processes.any(built.keeps_batch_logs)
         return built
 
-    def _batch_spec(self, model: BaseModel, x: Any = None, *, inputs_only: bool = False) -> BatchSpec:
+    def _batch_spec(self, model: BaseModel, x: UserData = None, *, inputs_only: bool = False) -> BatchSpec:
         return replace(super()._batch_spec(model, x, inputs_only=inputs_only), share=self._rows)
 
     # -- evaluate and predict ------------------------------------------------------------------------------
 
-    def evaluate(self, model: BaseModel, x: Any, y: Any, sample_weight: Any, **arguments: Any) -> dict[str, Any]:
+    def evaluate(
+        self, model: BaseModel, x: UserData, y: UserData, sample_weight: UserData, **arguments: Any
+    ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
         with self._processes.guarded():
             self._check_data({"x": x, "y": y, "sample_weight": sample_weight})
@@ -202,16 +207,16 @@ class ReplicatedTrainer(Trainer):
     def predict(
         self,
         model: BaseModel,
-        x: Any,
+        x: UserData,
         *,
         batch_size: int | None,
         verbose: int | str,
         steps: int | None,
-        callbacks: Any,
+        callbacks: object,
         loading: LoaderConfig,
-        out: Any,
+        out: Nested,
         pad_value: float | None,
-    ) -> Any:
+    ) -> Nested:
         """Predict with `model`; arguments as those of `Model.predict`."""
         with self._processes.guarded():
             self._check_data({"x": x})
@@ -230,7 +235,7 @@ class ReplicatedTrainer(Trainer):
                 predict_loop(iterator, predictions.collect(run_step), callback_list, flags, predictions.append)
             return predictions.result()
 
-    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Any]:
+    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Nested]:
         processes, rows = self._processes, self._rows
         for batch in batches.epoch(0):
             predictions = GatheredPredictions(processes, rows, None, None)
@@ -244,7 +249,9 @@ class ReplicatedTrainer(Trainer):
 
     # -- single batches ------------------------------------------------------------------------------------
 
-    def train_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+    def train_on_batch(
+        self, model: BaseModel, data: tuple[UserData, UserData, UserData, object], reset_metrics: bool
+    ) -> dict[str, Any]:
         """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
         with self._processes.guarded():
             self._require_compiled("train_on_batch")

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,11 @@ from torchfit._execution.eager import EagerExecution
 from torchfit._trainer.base_model import BaseModel, is_metric, overridden_method
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
+from torchfit._types import Nested, TensorLike
 from torchfit._utils.collector import AddedTerm, Collector
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
-from torchfit.metrics import Mean, Sum
+from torchfit.metrics import Mean, Metric, Sum
 
 _lock = threading.Lock()
 
@@ -27,10 +27,10 @@ _lock = threading.Lock()
 class OutputHook:
     """A forward hook that adds what a submodule returns, while a model runs; unlike a closure, it can be pickled."""
 
-    def __init__(self, terms: "AuxiliaryTerms", add: Callable[[Any], None]) -> None:
+    def __init__(self, terms: "AuxiliaryTerms", add: Callable[[Nested], None]) -> None:
         self._terms, self._add = terms, add
 
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def __call__(self, module: nn.Module, inputs: object, output: Nested) -> None:
         """Add the output."""
         if self._terms.is_collecting():
             self._add(output)
@@ -53,8 +53,8 @@ class AuxiliaryTerms(Collector):
         self._hooks: list[tuple[str, OutputHook]] = []
         self.added_terms: list[AddedTerm] = []
         self.regularizers: list[Callable[[], Tensor]] = []
-        self.metric_fns: list[tuple[str, Callable[[], Any], str]] = []
-        self.metrics: dict[str, Mean] = {}
+        self.metric_fns: list[tuple[str, Callable[[], TensorLike], str]] = []
+        self.metrics: dict[str, Mean | Sum] = {}
         self.modules: list[nn.Module] = []
         self._aggregations: dict[str, str] = {}
         self._seen: set[str] = set()
@@ -64,7 +64,7 @@ class AuxiliaryTerms(Collector):
 
     # -- user-defined functions ----------------------------------------------------------------------------
 
-    def register_hook(self, on: str, add: Callable[[Any], None]) -> None:
+    def register_hook(self, on: str, add: Callable[[Nested], None]) -> None:
         """Call `add(output)` with the output of the submodule `on` whenever it runs within this model."""
         self._hooks.append((on, OutputHook(self, add)))
 
@@ -111,7 +111,7 @@ class AuxiliaryTerms(Collector):
         self.values.clear()
         self.metrics_updated = True
 
-    def _update(self, name: str, value: Any, aggregation: str) -> None:
+    def _update(self, name: str, value: TensorLike, aggregation: str) -> None:
         metric = self.metrics.get(name)
         if metric is None:
             metric = self._add_metric(name, aggregation)
@@ -121,9 +121,9 @@ class AuxiliaryTerms(Collector):
             value = value.float().mean()
         metric.update_state(value)
 
-    def _add_metric(self, name: str, aggregation: str) -> Any:
+    def _add_metric(self, name: str, aggregation: str) -> Mean | Sum:
         self._aggregations[name] = aggregation
-        metric: Any = Sum(name) if aggregation == "sum" else Mean(name)
+        metric: Mean | Sum = Sum(name) if aggregation == "sum" else Mean(name)
         self.metrics[name] = metric
         return metric
 
@@ -145,7 +145,7 @@ class AuxiliaryTerms(Collector):
     # -- from loop to loop ---------------------------------------------------------------------------------
 
     @property
-    def unreported_metrics(self) -> Iterable[Any]:
+    def unreported_metrics(self) -> Iterable[Metric]:
         """The metrics that got no value in this loop, which are left out of its logs."""
         return [metric for name, metric in self.metrics.items() if name not in self._seen]
 
@@ -165,7 +165,7 @@ class AuxiliaryTerms(Collector):
             self._seen = seen
 
 
-def submodule_name(module: nn.Module, on: Any) -> str:
+def submodule_name(module: nn.Module, on: object) -> str:
     """Return the name of a submodule, given by name or as the module itself; "" is the whole module.
 
     Raises:
@@ -199,7 +199,7 @@ class StepState:
     """
 
     def __init__(
-        self, call: ModuleCaller, auxiliary: AuxiliaryTerms, compute_loss: Callable[..., Any], device: torch.device
+        self, call: ModuleCaller, auxiliary: AuxiliaryTerms, compute_loss: Callable[..., Tensor], device: torch.device
     ) -> None:
         self.call, self.auxiliary = call, auxiliary
         self.unit = torch.ones((), device=device)
@@ -248,10 +248,10 @@ class StepState:
 class CompileOptions:
     """How `compile` was called, but for the optimizer."""
 
-    loss: Any = None
-    metrics: Any = None
-    loss_weights: Any = None
-    weighted_metrics: Any = None
+    loss: object = None
+    metrics: object = None
+    loss_weights: object = None
+    weighted_metrics: object = None
     run_eagerly: bool | None = None
     steps_per_execution: int | None = None
     jit_compile: bool | str | None = None

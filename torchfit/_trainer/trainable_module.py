@@ -1,6 +1,6 @@
 """`TrainableModule`: what a model does with one batch, in methods that a subclass may override."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from torchfit._trainer.module_call import call_model
 from torchfit._trainer.step_state import submodule_name
 from torchfit._trainer.steps import ForwardResult, build_optimizer, forward_pass, record, sync_parameters
 from torchfit._trainer.trainer import Trainer
-from torchfit._types import Nested, Results
+from torchfit._types import Nested, Results, TensorLike
 from torchfit._utils import collector
 from torchfit._utils.collector import AddedTerm
 from torchfit._utils.compat import backward
@@ -25,6 +25,7 @@ from torchfit._utils.errors import describe
 from torchfit._utils.modules import training_mode
 from torchfit._utils.tree import Batch, parts_of
 from torchfit.losses.identifiers import loss_modules
+from torchfit.metrics.base import Metric
 
 
 class TrainableModule(BaseModel):
@@ -100,7 +101,7 @@ class TrainableModule(BaseModel):
         state = self._torchfit.state
         return record(self, state, forward_pass(self, state, batch))
 
-    def predict_step(self, batch: Batch) -> Any:
+    def predict_step(self, batch: Batch) -> Nested:
         """Return the outputs for one batch. May be overridden, as `train_step`."""
         return self._torchfit.state.call(self.module, parts_of(batch)[0])
 
@@ -151,7 +152,11 @@ class TrainableModule(BaseModel):
         return LazyLogs(self.get_metrics_result)
 
     def compiled_loss(
-        self, y: Nested, y_pred: Nested, sample_weight: Nested = None, regularization_losses: Any = None
+        self,
+        y: Nested,
+        y_pred: Nested,
+        sample_weight: Nested = None,
+        regularization_losses: Iterable[Tensor] | None = None,
     ) -> Tensor:
         """Return the loss of `compile` plus the sum of `regularization_losses`, and update the mean `loss` with it.
 
@@ -173,7 +178,7 @@ class TrainableModule(BaseModel):
 
     # -- added losses and metrics --------------------------------------------------------------------------
 
-    def add_loss(self, loss: Any, on: str | None = None) -> None:
+    def add_loss(self, loss: Callable[..., Tensor] | Tensor | float, on: str | None = None) -> None:
         """Add to the loss that is minimised, besides that of `compile`.
 
         Args:
@@ -197,9 +202,9 @@ class TrainableModule(BaseModel):
         trainer = self._torchfit
         trainer.state.auxiliary.modules += [module.to(trainer.device) for module in loss_modules(loss)]
         if on is not None:
-            _check_function(loss)
+            function = _checked_function(loss)
             on = submodule_name(self.module, on)
-            trainer.register_hook(on, partial(_add_loss_of, loss))
+            trainer.register_hook(on, partial(_add_loss_of, function))
         elif isinstance(loss, Tensor) or not callable(loss):
             collector.add_loss(loss)
             return
@@ -208,7 +213,9 @@ class TrainableModule(BaseModel):
             trainer.invalidate_compiled_steps()
         trainer.state.auxiliary.added_terms.append(AddedTerm("add_loss", {"loss": loss, "on": on}))
 
-    def add_metric(self, value: Any, name: str, aggregation: str = "mean", on: str | None = None) -> None:
+    def add_metric(
+        self, value: Callable[..., TensorLike] | TensorLike, name: str, aggregation: str = "mean", on: str | None = None
+    ) -> None:
         """Log a value besides the metrics of `compile`.
 
         Args:
@@ -224,9 +231,9 @@ class TrainableModule(BaseModel):
         trainer = self._torchfit
         collector.check_metric(name, aggregation)
         if on is not None:
-            _check_function(value)
+            function = _checked_function(value)
             on = submodule_name(self.module, on)
-            trainer.register_hook(on, partial(_add_metric_of, value, name, aggregation))
+            trainer.register_hook(on, partial(_add_metric_of, function, name, aggregation))
         elif isinstance(value, Tensor) or not callable(value):
             collector.add_metric(value, name, aggregation)
             return
@@ -254,7 +261,7 @@ class TrainableModule(BaseModel):
     # -- metrics -------------------------------------------------------------------------------------------
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[Metric]:
         """All metrics: the mean of the loss, those of `compile`, those in attributes, and added ones."""
         return self._torchfit.metrics(self)
 
@@ -268,7 +275,7 @@ class TrainableModule(BaseModel):
         for metric in self.metrics:
             metric.reset_state()
 
-    def get_metrics_result(self) -> Mapping[str, Any]:
+    def get_metrics_result(self) -> Results:
         """Return the results by name, as tensors on the device."""
         results = {metric.name: metric.result() for metric in self._torchfit.reported_metrics(self)}
         for name, value in results.items():
@@ -289,7 +296,7 @@ def make_trainer(*arguments: Any) -> Trainer:
 class CompiledMetrics:
     """The metrics of `compile`, updated together."""
 
-    def __init__(self, update: Callable[[Any, Any, Any], None]) -> None:
+    def __init__(self, update: Callable[[Nested, Nested, Nested], None]) -> None:
         self._update = update
 
     def update_state(self, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> None:
@@ -310,14 +317,15 @@ def _mode_for_call(model: TrainableModule, lock: ModelLock, training: bool) -> I
         yield
 
 
-def _add_loss_of(function: Callable[[Any], Any], output: Any) -> None:
+def _add_loss_of(function: Callable[[Nested], object], output: Nested) -> None:
     collector.add_loss(function(output))
 
 
-def _add_metric_of(function: Callable[[Any], Any], name: str, aggregation: str, output: Any) -> None:
+def _add_metric_of(function: Callable[[Nested], object], name: str, aggregation: str, output: Nested) -> None:
     collector.add_metric(function(output), name, aggregation)
 
 
-def _check_function(function: Any) -> None:
+def _checked_function(function: object) -> Callable[..., object]:
     if not callable(function):
         raise TypeError(f"With `on`, a function of the submodule's output is needed. Received: {describe(function)}.")
+    return function

@@ -1,6 +1,6 @@
 """`Trainer`: what a model delegates `fit`, `evaluate` and `predict` to, and all state of ours that a model has."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
 from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
-from torchfit._execution.precision import choose_precision
+from torchfit._execution.precision import DTypePolicy, choose_precision
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics, overridden_method
 from torchfit._trainer.hints import translate_errors
 from torchfit._trainer.logs import LazyLogs
@@ -29,7 +29,7 @@ from torchfit._trainer.step_state import AuxiliaryTerms, CompileOptions, StepSta
 from torchfit._trainer.steps import EvaluateStep, PredictStep, sync_optimizer, with_sync
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import NullState, TrainingState, training_components
-from torchfit._types import StepFn, StepIterator
+from torchfit._types import Nested, StepFn, StepIterator, UserData
 from torchfit._utils import validation
 from torchfit._utils.collector import suspended
 from torchfit._utils.modules import floating_dtype_of, training_mode
@@ -37,7 +37,8 @@ from torchfit._utils.tree import Batch
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
-from torchfit.metrics.base import preserve_state
+from torchfit.metrics.base import Metric, preserve_state
+from torchfit.optimizers.identifiers import AnyOptimizer
 
 
 class Trainer:
@@ -66,7 +67,7 @@ class Trainer:
         output_names: Sequence[str] | None,
         label_names: Sequence[str] | Mapping[str, str] | None,
         device: str | torch.device | None,
-        dtype_policy: Any,
+        dtype_policy: DTypePolicy | str | None,
     ) -> None:
         self.input_names = input_names = validation.names("input_names", input_names)
         self.output_names, self.label_names = validation.names("output_names", output_names), label_names
@@ -81,7 +82,7 @@ class Trainer:
         self._microbatches: MicrobatchSplitter | None = None
         self.lock = ModelLock()
         self._is_running = False  # Training or evaluating, whose metrics a loop inside must not change.
-        self._attribute_metrics: list[Any] | None = None  # Looked up once per loop.
+        self._attribute_metrics: list[Metric] | None = None  # Looked up once per loop.
 
     def compile(self, options: CompileOptions) -> None:
         """Build the objective and choose the execution.
@@ -105,7 +106,7 @@ class Trainer:
         if options is not None:
             self.execution = options.choose_execution()
 
-    def register_hook(self, on: str, add: Callable[[Any], None]) -> None:
+    def register_hook(self, on: str, add: Callable[[Nested], None]) -> None:
         """Call `add` with the output of the submodule `on` whenever the model runs."""
         self.state.auxiliary.register_hook(on, add)
         self.invalidate_compiled_steps()
@@ -115,25 +116,25 @@ class Trainer:
     def fit(
         self,
         model: BaseModel,
-        x: Any,
-        y: Any,
+        x: UserData,
+        y: UserData,
         *,
         batch_size: int | None,
         epochs: int,
         verbose: int | str,
-        callbacks: Any,
+        callbacks: object,
         validation_split: float,
-        validation_data: Any,
+        validation_data: UserData,
         shuffle: bool | str,
-        class_weight: Any,
-        sample_weight: Any,
+        class_weight: object,
+        sample_weight: UserData,
         initial_epoch: int,
         steps_per_epoch: int | None,
         validation_steps: int | None,
         validation_batch_size: int | None,
-        validation_freq: Any,
+        validation_freq: int | Container[int],
         loading: LoaderConfig,
-    ) -> Any:
+    ) -> History:
         """Train `model` and return its `History`; arguments as those of `Model.fit`."""
         self._require_compiled("fit")
         validation.batch_size(batch_size)
@@ -151,8 +152,8 @@ class Trainer:
         params = {"epochs": epochs, "steps": batches.steps, "samples": batches.samples}
         callback_list = self._build_callbacks(model, callbacks, verbose, add_history=True, **params)
         self._set_log_names(model, callback_list, batches, validation_batches)
-        model.history = next(each for each in callback_list.callbacks if isinstance(each, History))
-        timer = self._make_timer(batch_spec, callback_list, model.history)
+        model.history = history = next(each for each in callback_list.callbacks if isinstance(each, History))
+        timer = self._make_timer(batch_spec, callback_list, history)
         validate = self._make_validate(model, validation_batches, validation_freq, callback_list)
         run = self._make_training_state(model, batches, indices, callback_list, validation_batches)
         watch = NaNWatch(batches, getattr(x, "columns", None))
@@ -172,7 +173,7 @@ class Trainer:
                 lambda: _finalize_weights(model.optimizer),
             )
         timer.close()
-        return model.history
+        return history
 
     def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
         """Return the steps of an epoch, after the optimizer took in what callbacks froze, unfroze or added."""
@@ -217,7 +218,7 @@ class Trainer:
         return timer
 
     def _make_validate(
-        self, model: BaseModel, batches: EpochIterator | None, frequency: Any, callbacks: CallbackList
+        self, model: BaseModel, batches: EpochIterator | None, frequency: int | Container[int], callbacks: CallbackList
     ) -> Callable[[int], dict[str, float]]:
         """Return what ends an epoch: it applies leftover accumulated gradients, and validates if that is due."""
         is_due = pipelines.validation_schedule(frequency)
@@ -257,14 +258,14 @@ class Trainer:
     def evaluate(
         self,
         model: BaseModel,
-        x: Any,
-        y: Any,
-        sample_weight: Any,
+        x: UserData,
+        y: UserData,
+        sample_weight: UserData,
         *,
         batch_size: int | None,
         verbose: int | str,
         steps: int | None,
-        callbacks: Any,
+        callbacks: object,
         loading: LoaderConfig,
     ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
@@ -289,16 +290,16 @@ class Trainer:
     def predict(
         self,
         model: BaseModel,
-        x: Any,
+        x: UserData,
         *,
         batch_size: int | None,
         verbose: int | str,
         steps: int | None,
-        callbacks: Any,
+        callbacks: object,
         loading: LoaderConfig,
-        out: Any,
+        out: Nested,
         pad_value: float | None,
-    ) -> Any:
+    ) -> Nested:
         """Predict with `model`; arguments as those of `Model.predict`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out, pad_value)
@@ -314,25 +315,27 @@ class Trainer:
         return predictions.result()
 
     def predict_iter(
-        self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
-    ) -> Iterator[Any]:
+        self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
+    ) -> Iterator[Nested]:
         """Return an iterator over the outputs for each batch; arguments as those of `Model.predict_iter`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         return self._iter_predictions(model, batches)
 
-    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Any]:
+    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Nested]:
         for batch in batches.epoch(0):
             yield self._predict_batch(model, batch, "predict_iter")
 
     def _prediction_batches(
-        self, model: BaseModel, x: Any, batch_size: int | None, steps: int | None, loading: LoaderConfig
+        self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> EpochIterator:
         adapter = get_data_adapter(x, None, None, self._batch_spec(model, x, inputs_only=True))
         return pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
 
     # -- single batches ------------------------------------------------------------------------------------
 
-    def train_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+    def train_on_batch(
+        self, model: BaseModel, data: tuple[UserData, UserData, UserData, object], reset_metrics: bool
+    ) -> dict[str, Any]:
         """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
         self._require_compiled("train_on_batch")
         x, y, sample_weight, class_weight = data
@@ -341,7 +344,9 @@ class Trainer:
         with self._single_step(model, reset_metrics, training=True):
             return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
 
-    def test_on_batch(self, model: BaseModel, data: tuple[Any, Any, Any], reset_metrics: bool) -> dict[str, Any]:
+    def test_on_batch(
+        self, model: BaseModel, data: tuple[UserData, UserData, UserData], reset_metrics: bool
+    ) -> dict[str, Any]:
         """Evaluate `(x, y, sample_weight)`, and return the logs."""
         self._require_compiled("test_on_batch")
         with torch.no_grad():
@@ -349,12 +354,12 @@ class Trainer:
             with self._single_step(model, reset_metrics, training=False):
                 return dict(LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)))
 
-    def predict_on_batch(self, model: BaseModel, x: Any) -> Any:
+    def predict_on_batch(self, model: BaseModel, x: UserData) -> Nested:
         """Return the outputs for one batch as NumPy arrays."""
         batch = as_batch(x, None, None, self._batch_spec(model, x, inputs_only=True))
         return self._predict_batch(model, batch, "predict_on_batch")
 
-    def _predict_batch(self, model: BaseModel, batch: Batch, method: str) -> Any:
+    def _predict_batch(self, model: BaseModel, batch: Batch, method: str) -> Nested:
         with self._prediction_context(model, method, NO_CALLBACKS):
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
@@ -368,14 +373,14 @@ class Trainer:
 
     # -- metrics -------------------------------------------------------------------------------------------
 
-    def metrics(self, model: BaseModel) -> list[Any]:
+    def metrics(self, model: BaseModel) -> list[Metric]:
         """Return all metrics: the mean of the loss, those of `compile`, those in attributes, and added ones."""
         in_attributes = self._attribute_metrics
         if in_attributes is None:
             in_attributes = list(iter_attribute_metrics(model))
         return [*self.state.objective.metrics, *in_attributes, *self.state.auxiliary.metrics.values()]
 
-    def reported_metrics(self, model: BaseModel) -> list[Any]:
+    def reported_metrics(self, model: BaseModel) -> list[Metric]:
         """Return the metrics, except those whose outputs, targets or values were missing in the last loop."""
         objective, auxiliary = self.state.objective, self.state.auxiliary
         unreported = {id(metric) for metric in (*objective.unreported_metrics, *auxiliary.unreported_metrics)}
@@ -464,7 +469,7 @@ class Trainer:
         if self.compile_options is None:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
-    def _batch_spec(self, model: BaseModel, x: Any = None, *, inputs_only: bool = False) -> BatchSpec:
+    def _batch_spec(self, model: BaseModel, x: UserData = None, *, inputs_only: bool = False) -> BatchSpec:
         """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`.
 
         Labels among the inputs go to modules that need them, or that compute their own loss with them.
@@ -481,14 +486,14 @@ class Trainer:
         return BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
 
     def _build_callbacks(
-        self, model: BaseModel, callbacks: Any, verbose: Any, *, add_history: bool = False, **params: Any
+        self, model: BaseModel, callbacks: object, verbose: int | str, *, add_history: bool = False, **params: Any
     ) -> CallbackList:
         """Return the user's callbacks with the progress and, for `fit`, the history."""
         verbose = resolve_verbose(verbose)
         return CallbackList(callbacks, add_history, verbose > 0, model, verbose=verbose, **params)
 
 
-def _finalize_weights(optimizer: Any) -> None:
+def _finalize_weights(optimizer: AnyOptimizer) -> None:
     """Write averages of the weights into the weights, if the optimizer keeps them."""
     if optimizer.built:
         optimizer.finalize_variable_values()

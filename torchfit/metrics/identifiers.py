@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -295,7 +295,7 @@ def as_metric(identifier: object) -> Metric:
     return _as_metric_object(identifier)
 
 
-def follows_loss(identifier: object) -> bool:
+def follows_loss(identifier: object) -> TypeGuard[str]:
     """Return whether a metric is given by a name that `resolve_metric` interprets by the loss beside it.
 
     >>> follows_loss("accuracy"), follows_loss("AUC"), follows_loss("mse"), follows_loss(auc.AUC())
