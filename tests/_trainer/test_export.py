@@ -66,6 +66,8 @@ def kind(request, tmp_path):
 @pytest.mark.parametrize("make", [dropout_net, lambda: nn.Linear(4, 3), Own], ids=["net", "layer", "subclass"])
 def test_an_exported_model_predicts_the_same_for_batches_of_any_size(make, kind):
     path, run = kind
+    if run is run_onnx and make is dropout_net and torch.__version__ < "2.7":
+        pytest.skip("the exporter of torch 2.6 cannot translate BatchNorm with newer versions of onnxscript")
     model = make() if make is Own else torchfit.Model(make(), device="cpu")
     model.predict(X)
     model.export(path)

@@ -5,12 +5,13 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import keras
 import numpy as np
 import pytest
 import torch
 
 from torchfit import losses
+
+keras = pytest.importorskip("keras")
 
 ROWS, STEPS, SIZE = 6, 4, 5
 Arrays = tuple[np.ndarray, np.ndarray]

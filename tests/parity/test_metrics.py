@@ -4,13 +4,14 @@ import inspect
 import runpy
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import torch
 
 from torchfit import metrics
 from torchfit.metrics.identifiers import resolve_metric
+
+keras = pytest.importorskip("keras")
 
 cases = runpy.run_path(str(Path(__file__).parents[1] / "metrics" / "members.py"))
 MEMBERS, ROWS = cases["MEMBERS"], cases["ROWS"]

@@ -2,13 +2,14 @@
 
 import inspect
 
-import keras
 import numpy as np
 import pytest
 import torch
 
 from torchfit import optimizers
 from torchfit.optimizers import schedules
+
+keras = pytest.importorskip("keras")
 
 SHAPES = [(4, 3), (3,), (5, 4), (3, 3, 2), ()]
 STEPS = 20

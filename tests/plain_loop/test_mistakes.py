@@ -5,6 +5,7 @@ traceback fits on a screen, in Python and in IPython.
 """
 
 import re
+import sys
 import traceback
 import warnings
 
@@ -340,6 +341,10 @@ def test_what_is_no_mistake_works_without_a_word(code, namespace):
     assert told(code, namespace) == ("", None)
 
 
+# IPython 8, the newest for Python 3.10, shows the lines around the first ones of a function too.
+SCREEN = 30 if sys.version_info >= (3, 11) else 33
+
+
 @pytest.fixture(scope="module")
 def shell():
     interactiveshell = pytest.importorskip("IPython.core.interactiveshell")
@@ -357,7 +362,7 @@ def test_the_traceback_fits_on_a_screen_in_ipython(code, namespace, shell, capsy
         shell.user_ns.update(namespace)
         result = shell.run_cell(quiet(code))
     lines = capsys.readouterr().out.splitlines()
-    assert result.error_in_exec is None or 0 < len(lines) <= 30, "\n".join(lines)
+    assert result.error_in_exec is None or 0 < len(lines) <= SCREEN, "\n".join(lines)
 
 
 class Fails(torchfit.callbacks.Callback):

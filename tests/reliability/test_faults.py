@@ -31,8 +31,9 @@ def fit_with(model, callback, **options):
     model.fit(X, Y, validation_data=(X, Y), callbacks=[callback], verbose=0, **options)
 
 
-def children():
-    return multiprocessing.active_children()
+def workers(before):
+    """Return the processes that were started since, and live."""
+    return set(multiprocessing.active_children()) - before
 
 
 # -- full disks --------------------------------------------------------------------------------------------------------
@@ -117,11 +118,12 @@ LOADERS = {
 @pytest.mark.parametrize("how", [be_killed, leave, fail], ids=lambda how: how.__name__)
 def test_a_worker_that_dies(how, loader):
     model = make_model()
+    before = workers(set())  # of other tests
     with pytest.raises((OSError, RuntimeError, EOFError)):
         model.fit(**LOADERS[loader](Fragile(how)), verbose=0)
-    for child in children():
-        child.join(10)
-    assert children() == []
+    for worker in workers(before):
+        worker.join(10)
+    assert workers(before) == set()
     model.fit(X, Y, verbose=0)
 
 
