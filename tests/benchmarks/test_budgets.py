@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import checkpoints, import_time, loaders, memmap, metrics
+from benchmarks import checkpoints, import_time, loaders, memmap, metrics, small_calls
 from benchmarks.budget import BudgetResult
 from benchmarks.cases import CASES
 
@@ -15,6 +15,15 @@ def test_a_result_says_whether_its_limit_holds():
 def test_metrics_are_updated():
     for update in metrics.updates().values():
         update()
+
+
+def test_calls_with_one_batch_do_what_the_loop_by_hand_does():
+    case = CASES["tiny"].of(64)
+    hand, model = small_calls.by_hand(case), small_calls.ours(case)
+    assert hand.keys() == model.keys() == small_calls.LIMITS.keys()
+    assert hand["evaluate"]() == pytest.approx(model["test_on_batch"]())
+    assert hand["train_on_batch"]() == pytest.approx(model["train_on_batch"]())
+    assert (hand["predict"]() == model["predict"]()).all()
 
 
 def test_checkpoints_are_compared_with_none():
