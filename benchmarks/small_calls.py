@@ -1,4 +1,4 @@
-"""Cost of calls with one batch, as loops of one's own make them (reinforcement learning, serving), on one thread.
+"""Cost of calls with one batch, as in hand-written loops (reinforcement learning) and in serving, on one thread.
 
     python -m benchmarks.small_calls
 

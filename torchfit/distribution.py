@@ -9,7 +9,7 @@ from typing import Any
 
 from torchfit._distribution.options import DataParallel
 from torchfit._distribution.processes import current, get_distribution, set_distribution
-from torchfit._utils.keywords import suggest_keywords
+from torchfit._utils.names import suggest_keywords
 
 __all__ = [
     "DataParallel",

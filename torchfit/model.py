@@ -18,7 +18,7 @@ from torchfit._types import Nested, UserData
 from torchfit._utils import validation
 from torchfit._utils.console import write_line
 from torchfit._utils.errors import traceback_filter
-from torchfit._utils.keywords import hide_unknown, no_unknown
+from torchfit._utils.names import hide_unknown, no_unknown
 from torchfit.callbacks import History
 from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
 

@@ -16,8 +16,7 @@ from torch import nn
 from torchfit import losses
 from torchfit._types import Array, Config, Logs, UserData
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import hide_unknown, no_unknown
-from torchfit._utils.names import did_you_mean
+from torchfit._utils.names import did_you_mean, hide_unknown, no_unknown
 from torchfit.callbacks import Callback
 from torchfit.losses.checks import loss_traits
 from torchfit.model import Model

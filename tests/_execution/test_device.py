@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchfit._execution.device import best_device, resolve_device
+from torchfit._execution.precision import best_device, resolve_device
 
 
 @pytest.mark.parametrize("device", ["auto", None])

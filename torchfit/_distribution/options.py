@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_constructor_keywords
+from torchfit._utils.names import suggest_constructor_keywords
 
 SCOPES = ("global", "local")
 

@@ -1,4 +1,4 @@
-"""In which precision a module computes: a context around its call, and a null one for the module's own dtype."""
+"""On which device and in which dtype a model computes."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -8,8 +8,38 @@ import torch
 from torch import nn
 
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_constructor_keywords
-from torchfit._utils.names import did_you_mean
+from torchfit._utils.modules import device_of
+from torchfit._utils.names import did_you_mean, suggest_constructor_keywords
+
+
+def resolve_device(device: str | torch.device | None, module: nn.Module) -> torch.device:
+    """Return the device that `device` asks for.
+
+    "auto" is the accelerator that the module is already on, else the one that the machine has, else the CPU.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if device is None or (isinstance(device, str) and device == "auto"):
+        current = device_of(module)
+        return current if current.type != "cpu" else best_device()
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
+        text = str(error).splitlines()[0]
+        reason = "" if text.startswith("Expected one of") else f" torch says: {text}"  # a list of all there could be
+        known = " or ".join(dict.fromkeys(repr(known.type) for known in (torch.device("cpu"), best_device())))
+        raise ValueError(
+            f"`device` must be 'auto' or a device that this machine has, {known}, but it is {describe(device)}.{reason}"
+        ) from error
+
+
+def best_device() -> torch.device:
+    """Return the machine's accelerator (cuda, mps, xpu), or the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    # With its index, as tensors on it have, so that the two compare equal.
+    return torch.empty(0, device=accelerator or "cpu").device
+
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 _NAMES = (*_DTYPES, "mixed_float16", "mixed_bfloat16")

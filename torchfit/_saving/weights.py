@@ -18,8 +18,8 @@ from torchfit._serialization.files import PathLike, open_read, write_atomically
 from torchfit._serialization.tensor_pickle import byte_range
 from torchfit._types import StateDict
 from torchfit._utils.errors import describe, printable, printable_lines, warn
-from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.modules import unwrap_key, unwrap_keys, unwrap_module
+from torchfit._utils.names import suggest_keywords
 
 _OURS = ("torchfit", "sha256")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from torchfit._execution.device import resolve_device
+from torchfit._execution.precision import resolve_device
 from torchfit._trainer.predictions import numpy_compatible
 from torchfit._types import Array, Nested, Results, TensorLike
 from torchfit._utils.compat import MODULE_ATTRIBUTES

@@ -22,8 +22,8 @@ from torchfit._trainer.trainer import Trainer
 from torchfit._types import Config, Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe, traceback_filter
-from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.modules import device_of, floating_dtype_of, has_lazy_weights, training_mode
+from torchfit._utils.names import suggest_keywords
 
 Arguments: TypeAlias = tuple[tuple[Nested, ...], Config]
 """Positional and named arguments."""

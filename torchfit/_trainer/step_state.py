@@ -218,7 +218,7 @@ class StepState:
         if any(True for module in losses for _ in module.parameters()):
             named += self.loss_modules(model).named_parameters()
         if overridden_method(model, "train_step") is None:
-            for name, module in self._modules_in_attributes(model):
+            for name, module in _modules_in_attributes(model):
                 named += module.named_parameters(name)
         return named
 
@@ -233,15 +233,15 @@ class StepState:
     def attribute_modules(model: BaseModel) -> nn.Module:
         """Return the modules in attributes of a model that is around another module, without its metrics, in one."""
         found = nn.Module()
-        for name, child in StepState._modules_in_attributes(model):
+        for name, child in _modules_in_attributes(model):
             found.add_module(name, child)
         return found
 
-    @staticmethod
-    def _modules_in_attributes(model: BaseModel) -> list[tuple[str, nn.Module]]:
-        if model.module is model:
-            return []
-        return [(name, child) for name, child in model.named_children() if name != "module" and not is_metric(child)]
+
+def _modules_in_attributes(model: BaseModel) -> list[tuple[str, nn.Module]]:
+    if model.module is model:
+        return []
+    return [(name, child) for name, child in model.named_children() if name != "module" and not is_metric(child)]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from torchfit._data.adapters.dispatch import as_batch, get_data_adapter, is_arra
 from torchfit._data.convert import BatchSpec, as_label_names
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
-from torchfit._execution.device import resolve_device
 from torchfit._execution.eager import EagerExecution
-from torchfit._execution.precision import DTypePolicy, choose_precision
+from torchfit._execution.precision import DTypePolicy, choose_precision, resolve_device
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics, overridden_method
 from torchfit._trainer.hints import translate_errors
 from torchfit._trainer.logs import LazyLogs

@@ -14,8 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from torchfit._utils.compat import ModuleTables, is_extra_state
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
-from torchfit._utils.names import did_you_mean
+from torchfit._utils.names import did_you_mean, suggest_keywords
 
 Value = TypeVar("Value")
 

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
-from torchfit._utils.names import did_you_mean, near_names
+from torchfit._utils.names import did_you_mean, near_names, suggest_keywords
 
 Registered = TypeVar("Registered", bound=Callable[..., object])
 

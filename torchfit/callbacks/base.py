@@ -7,8 +7,7 @@ from typing import Any
 
 from torchfit._types import Logs, Params, Results, StateDict
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import SuggestsKeywords
-from torchfit._utils.names import did_you_mean
+from torchfit._utils.names import SuggestsKeywords, did_you_mean
 
 HOOKS = (
     "on_train_begin",

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from torchfit._types import Logs, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import no_unknown
+from torchfit._utils.names import no_unknown
 from torchfit.callbacks.base import Callback, Monitor
 
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from torchfit._types import Config, DTypeLike, Nested, TensorLike
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import SuggestsKeywords
-from torchfit._utils.names import snake_case
+from torchfit._utils.names import SuggestsKeywords, snake_case
 from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name
 from torchfit._utils.tree import children, leaves, rebuild
 from torchfit.functional.alignment import align_ranks, as_mask, drop_unusable, get_mask

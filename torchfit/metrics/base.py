@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torchfit._types import Config, DTypeLike, StateDict, TensorLike
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import SuggestsKeywords
-from torchfit._utils.names import snake_case
+from torchfit._utils.names import SuggestsKeywords, snake_case
 from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name, sum_dtype
 from torchfit.losses.checks import LossTraits
 

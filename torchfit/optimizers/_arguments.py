@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 import numpy as np
 
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import argument_names, way_out
+from torchfit._utils.names import argument_names, way_out
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack

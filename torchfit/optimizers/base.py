@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict, TensorLike
-from torchfit._utils.keywords import SuggestsKeywords
-from torchfit._utils.names import snake_case
+from torchfit._utils.names import SuggestsKeywords, snake_case
 from torchfit._utils.registry import Registry
 from torchfit.optimizers import _arguments, _foreach, _parameter_store
 from torchfit.optimizers._accumulation import GradientAccumulator

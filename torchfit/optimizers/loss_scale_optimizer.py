@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict
-from torchfit._utils.keywords import argument_names
+from torchfit._utils.names import argument_names
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, norms
 from torchfit.optimizers._parameters import NamedTensor, Parameters

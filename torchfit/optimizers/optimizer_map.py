@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from torchfit._types import Config
-from torchfit._utils.keywords import suggest_constructor_keywords
+from torchfit._utils.names import suggest_constructor_keywords
 from torchfit.optimizers import _arguments
 from torchfit.optimizers.base import REGISTRY, Optimizer
 

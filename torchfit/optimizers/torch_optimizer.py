@@ -12,8 +12,7 @@ from torch import Tensor
 
 from torchfit._types import Config, StateDict
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_constructor_keywords
-from torchfit._utils.names import did_you_mean, snake_case
+from torchfit._utils.names import did_you_mean, snake_case, suggest_constructor_keywords
 from torchfit._utils.registry import find_custom
 from torchfit.optimizers import _arguments, _parameter_store, _torch_optim
 from torchfit.optimizers._arguments import reference_rate, scaled_rates

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from torchfit._execution.device import best_device
+from torchfit._execution.precision import best_device
 from torchfit._saving import model_file
 from torchfit._saving.model_file import Content
 from torchfit._serialization.files import PathLike
 from torchfit._utils.errors import describe, traceback_filter
-from torchfit._utils.keywords import suggest_keywords
+from torchfit._utils.names import suggest_keywords
 from torchfit._utils.registry import custom_object_scope
 from torchfit.model import Model
 

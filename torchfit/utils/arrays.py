@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from torchfit._types import Array, Nested, TensorLike, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
+from torchfit._utils.names import suggest_keywords
 
 
 @suggest_keywords

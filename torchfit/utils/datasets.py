@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchfit._data.adapters.sequence import PyDataset
 from torchfit._types import Array, Nested, UserData
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
+from torchfit._utils.names import suggest_keywords
 
 _ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 _MODES = {"rgb": "RGB", "rgba": "RGBA", "grayscale": "L"}

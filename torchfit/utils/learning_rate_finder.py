@@ -9,7 +9,7 @@ import numpy as np
 
 from torchfit._types import Results, UserData
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
+from torchfit._utils.names import suggest_keywords
 from torchfit._utils.notebook import make_figure, png_html
 from torchfit.callbacks import Callback
 from torchfit.utils.random_state import preserve_rng_state

@@ -16,8 +16,8 @@ from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.console import in_notebook
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
+from torchfit._utils.names import suggest_keywords
 from torchfit.utils.random_state import preserve_rng_state
 
 _EVERY_LEVEL = 1_000

@@ -6,7 +6,7 @@ from time import perf_counter
 from torch import Tensor
 
 from torchfit._types import TensorLike
-from torchfit._utils.keywords import suggest_constructor_keywords
+from torchfit._utils.names import suggest_constructor_keywords
 from torchfit._utils.progress_display import Display, Lines, select_display
 from torchfit._utils.progress_format import Finished, running_items
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
+from torchfit._utils.names import suggest_keywords
 
 
 @suggest_keywords

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from torchfit._types import Array, Nested, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_keywords
+from torchfit._utils.names import suggest_keywords
 from torchfit.losses.identifiers import resolve_loss
 
 

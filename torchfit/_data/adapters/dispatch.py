@@ -22,7 +22,7 @@ from torchfit._data.convert import BatchSpec, is_frame
 from torchfit._types import UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import suggest_constructor_keywords
+from torchfit._utils.names import suggest_constructor_keywords
 from torchfit._utils.tree import Batch
 
 

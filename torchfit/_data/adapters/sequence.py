@@ -14,7 +14,7 @@ from torchfit._data.convert import BatchSpec
 from torchfit._data.epoch_iterator import shuffled_rows
 from torchfit._data.workers import LoaderConfig, Request, WorkerPool, read_ahead, reraise_with_location
 from torchfit._types import StateDict, UserData
-from torchfit._utils.keywords import suggest_constructor_keywords
+from torchfit._utils.names import suggest_constructor_keywords
 from torchfit._utils.tree import Batch
 
 _FROM_BATCHES = "its batches carry them: return (x, y) or (x, y, sample_weight) from `__getitem__`"

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torchfit._types import Config, TensorLike
 from torchfit._utils.errors import describe
-from torchfit._utils.keywords import SuggestsKeywords
+from torchfit._utils.names import SuggestsKeywords
 
 Schedule: TypeAlias = Callable[[int], float]
 LearningRate: TypeAlias = float | Callable[..., TensorLike]
