@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torchfit._serialization import archive
-from torchfit._serialization.tensor_pickle import MAX_DEPTH, RefusedError, check_tree
+from torchfit._serialization.tensor_pickle import MAX_DEPTH, RefusedError, check_tree, is_too_deep
 from torchfit._serialization.zip_files import append_checksum, iter_zip
 
 PROTOCOL = b"\x80\x02"
@@ -66,6 +66,11 @@ def nested_lists(depth):
     return content
 
 
+class Written:
+    def chunks(self):
+        return iter([b"all"])
+
+
 def test_as_deep_as_the_writer_can(path):
     archive.prepare_write(path, nested_lists(250))()
     assert archive.read(path) == nested_lists(250)
@@ -75,6 +80,39 @@ def test_as_deep_as_the_writer_can(path):
 def test_deeper_than_the_writer_can(path, write):
     with pytest.raises(TypeError, match="nested too deeply for a file"):
         write(path, nested_lists(MAX_DEPTH))
+
+
+@pytest.mark.parametrize("depth", [999, 1000, 3000])
+def test_what_is_written_can_be_read_however_deep_pickle_goes(path, depth, monkeypatch):
+    """Pickle goes deeper from Python 3.12 on; here it writes nothing, so that all versions are tested."""
+    monkeypatch.setattr(archive, "TensorPickle", lambda content: Written())
+    if depth < MAX_DEPTH:
+        archive.write(path, nested_lists(depth))
+    else:
+        with pytest.raises(TypeError, match="nested too deeply for a file"):
+            archive.write(path, nested_lists(depth))
+
+
+@pytest.mark.parametrize("write", [archive.write, archive.prepare_write])
+def test_what_contains_itself_is_not_written(path, write):
+    content = {"a": []}
+    content["a"].append((content,))
+    with pytest.raises(TypeError, match="or contains itself"):
+        write(path, content)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("write", [archive.write, archive.prepare_write])
+def test_a_tensor_alone_has_no_depth(path, write):
+    (write(path, torch.ones(())) or bool)()
+    assert archive.read(path) == 1
+
+
+def test_what_is_shared_is_looked_at_once_on_each_level():
+    shared = [0]
+    for _ in range(40):
+        shared = [shared, shared]
+    assert not is_too_deep(shared)
 
 
 def test_a_list_that_contains_itself(path):

@@ -27,6 +27,7 @@ from torchfit._serialization.tensor_pickle import (
     TensorPickle,
     UnsupportedContentError,
     bytes_of,
+    is_too_deep,
     new_storage,
     unshare_storages,
 )
@@ -192,7 +193,7 @@ class _TorchSaved:
 
 
 def _to_pickle(content: object) -> TensorPickle | _TorchSaved:
-    with _limited_depth():
+    with _limited_depth(content):
         try:
             return TensorPickle(content)
         except UnsupportedContentError:
@@ -200,7 +201,7 @@ def _to_pickle(content: object) -> TensorPickle | _TorchSaved:
 
 
 def _snapshot(content: object) -> SingleStoragePickle | TensorPickle | _TorchSaved:
-    with _limited_depth():
+    with _limited_depth(content):
         try:
             return SingleStoragePickle(content, _SMALL)
         except UnsupportedContentError:
@@ -211,8 +212,11 @@ def _snapshot(content: object) -> SingleStoragePickle | TensorPickle | _TorchSav
 
 
 @contextmanager
-def _limited_depth() -> Iterator[None]:
+def _limited_depth(content: object) -> Iterator[None]:
+    """Refuse what readers would refuse, and what this Python cannot pickle: up to 3.11 that is a third of it."""
     try:
+        if is_too_deep(content):
+            raise RecursionError
         yield
     except RecursionError:
         raise TypeError("The content is nested too deeply for a file, or contains itself.") from None

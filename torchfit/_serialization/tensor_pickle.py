@@ -87,9 +87,10 @@ class Opaque:
     """Stands for an object that only torch can build, while the rest of a structure is checked."""
 
 
-MAX_DEPTH = 1000  # of containers in containers; the writer can do no more either
+MAX_DEPTH = 1000  # of containers in containers
 KEY_TYPES = frozenset({str, bool, float, complex, bytes, type(None), torch.dtype, torch.device})
 LEAF_TYPES = KEY_TYPES | {int, torch.Size, Tensor, nn.Parameter, Opaque}
+_CONTAINERS = (dict, list, tuple, set)
 _MAX_KEY = 1 << 60  # of integers: from 2 ** 61 - 1 on, many have the same hash
 _MAX_TUPLE_KEY = 16
 _ARRAY = "__array__"
@@ -157,6 +158,22 @@ def check_tree(content: Value, limit: int) -> None:
             done[key] = size, depth
             open_ids.discard(key)
             stack.pop()
+
+
+def is_too_deep(content: Value) -> bool:
+    """Return whether containers are nested more deeply than `check_tree` allows, or contain themselves.
+
+    >>> is_too_deep([1, {"a": (2,)}])
+    False
+    """
+    level: list[Value] = [[content]]
+    for _ in range(MAX_DEPTH + 1):
+        parts = [value.values() if isinstance(value, dict) else value for value in level]
+        inner = {id(part): part for some in parts for part in some if isinstance(part, _CONTAINERS)}
+        if not inner:
+            return False
+        level = list(inner.values())
+    return True
 
 
 def _inner(values: list[Value]) -> list[Value]:
