@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,6 +49,8 @@ def test_examples_run(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("package", sorted(RUN_WHERE_INSTALLED))
 def test_examples_that_need_a_package_run_where_it_is_installed(package, tmp_path, monkeypatch):
     pytest.importorskip(package)
+    if package == "onnxscript" and torch.__version__ < "2.7":
+        pytest.skip("the exporter of torch 2.6 cannot translate BatchNorm with newer versions of onnxscript")
     monkeypatch.chdir(tmp_path)
     page = ROOT / "docs" / "howto.md"
     text, names = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
