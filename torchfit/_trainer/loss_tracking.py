@@ -83,13 +83,14 @@ class _Window:
         self.places = self._losses.unbind()
         self.denominators: list[Denominator] = []
 
-    def take_sums(self) -> tuple[Tensor, Tensor] | None:
+    def take_sums(self) -> tuple[Tensor, Denominator] | None:
         """Return the sums of the totals and of the denominators, and start over; `None` if there are none."""
         if not self.denominators:
             return None
         losses, numbers = self._losses[: len(self.denominators)], self.denominators
         if len(numbers) == 1:
-            number = _scalar_like(losses, numbers.pop())
+            number = numbers.pop()
+            number = number.to(losses) if isinstance(number, Tensor) else number
             return zero_if_empty(losses[0], number) * number, number
         tensors = [number for number in numbers if isinstance(number, Tensor)]
         if not tensors:

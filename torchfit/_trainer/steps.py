@@ -421,8 +421,8 @@ def sync_parameters(model: BaseModel, state: StepState, after_forward: bool = Fa
     """
     is_custom, was_built = overridden_method(model, "train_step") is not None, model.optimizer.built
     named = state.named_parameters(model)
-    if not is_custom and has_lazy_weights(model.module):
-        if not was_built and not after_forward:
+    if not is_custom:
+        if not was_built and not after_forward and has_lazy_weights(model.module):
             return False
         named = [(name, parameter) for name, parameter in named if not is_lazy(parameter)]
     changes = model.optimizer.sync_parameters(named, build=not is_custom)

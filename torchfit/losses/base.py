@@ -111,7 +111,9 @@ def safe_divide(total: Tensor, count: Tensor) -> Tensor:
 
 def zero_if_empty(loss: Tensor, denominator: Denominator) -> Tensor:
     """Return a loss, or 0 if its denominator is, whatever the loss of no values is then."""
-    return torch.where(denominator == 0, 0, loss) if isinstance(denominator, Tensor) else loss
+    if isinstance(denominator, Tensor):
+        return torch.where(denominator == 0, 0, loss)
+    return loss if denominator else torch.zeros_like(loss)
 
 
 def _broadcasts_to(weight: Tensor, values: Tensor) -> bool:
