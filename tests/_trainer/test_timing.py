@@ -7,7 +7,7 @@ from torchfit import Model, callbacks
 from torchfit._trainer.loops import EpochTimer, peak_memory
 
 x, y = np.zeros((64, 2), "float32"), np.zeros((64, 1), "float32")
-NAMES = ["data", "copy", "step", "callbacks", "validation", "compile", "total", "peak_memory"]
+NAMES = ["data", "copy", "step", "callbacks", "validation", "compile", "total", "peak_memory", "background_compile"]
 
 
 def model():
@@ -76,7 +76,7 @@ def test_silent_trainings_say_nothing(clock, capsys):
 
 
 def test_what_a_wrapped_function_raises_is_timed_and_passed_on():
-    watch = EpochTimer(torch.device("cpu"), lambda: 0.0, lambda: 0.0, verbose=False)
+    watch = EpochTimer(torch.device("cpu"), lambda: (0.0, 0.0), lambda: 0.0, verbose=False)
     next(watch.epochs([0]))
     with pytest.raises(ZeroDivisionError):
         watch.timed("validation", lambda: 1 / 0)()

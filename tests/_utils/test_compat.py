@@ -2,13 +2,15 @@
 
 import mmap
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.data import DataLoader
 
 from torchfit._utils import compat
@@ -98,6 +100,61 @@ def test_instructions_are_found_out_again(monkeypatch):
     monkeypatch.delattr(isa, "valid_vec_isa_list")
     monkeypatch.delattr(isa, "supported_vec_isa_list")
     compat.forget_instructions()
+
+
+def traced():
+    """Return a graph of torch's operators, its inputs, and the options for its compiler."""
+    context = compat.new_tracing_context()
+    module = make_fx(lambda x: (x * 2 + 1,))(torch.ones(3))
+    return module, [context.fake_mode.from_tensor(torch.ones(3))], {"is_inference": True}, context
+
+
+def test_graphs_are_pickled():
+    module, examples, options, _ = traced()
+    context = compat.new_tracing_context()
+    read, (example,), options = compat.load_graph(compat.dump_graph((module, examples, options)), context)
+    assert fx.Interpreter(read).run(torch.ones(3))[0].tolist() == [3.0, 3.0, 3.0]
+    assert example.shape == (3,)
+    assert options == {"is_inference": True}
+
+
+def test_graphs_are_compiled_with_the_settings_and_the_context_of_another_time():
+    config = pytest.importorskip("torch._inductor.config")
+    with config.patch(fallback_random=True):
+        settings = compat.compiler_settings()
+    context = compat.new_tracing_context()
+    assert not config.fallback_random
+    with compat.compiling(settings, context):
+        assert config.fallback_random
+        assert compat.tracing_context() is context
+    assert compat.tracing_context() is None
+
+
+def test_code_that_is_not_on_disk_is_not_compiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    module, examples, options, context = traced()
+    with pytest.raises(compat.NotCachedError), compat.compiling({}, context), compat.cached_code_only():
+        compat.inductor().compile_fx_inner(module, examples, **options)
+
+
+def test_other_errors_and_other_threads_pass():
+    def compile_nothing():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(compat.inductor().fx_codegen_and_compile).exception()
+
+    original = compat.inductor().fx_codegen_and_compile
+    with compat.cached_code_only():
+        assert isinstance(compile_nothing(), TypeError)
+        assert compat.inductor().fx_codegen_and_compile is not original
+    with pytest.raises(ZeroDivisionError), compat.cached_code_only():
+        raise ZeroDivisionError
+    assert compat.inductor().fx_codegen_and_compile is original
+
+
+def test_a_torch_whose_disk_cannot_be_asked(monkeypatch):
+    monkeypatch.delattr(compat.inductor(), "fx_codegen_and_compile")
+    with pytest.raises(compat.NotCachedError), compat.cached_code_only():
+        pass
 
 
 def test_tables_of_modules_are_those_in_use():

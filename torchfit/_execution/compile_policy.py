@@ -2,13 +2,15 @@
 
 from time import perf_counter
 
+from torchfit._execution.background import BackgroundCompiler, Compiler
+
 _TRIAL_STEPS = 30  # "auto" times this many steps before it decides.
-_DEFAULT_COMPILE_SECONDS = 30.0  # Expected for the first graph; afterwards the time of the last one is expected.
+_DEFAULT_COMPILE_SECONDS = 10.0  # Expected for a graph, until one has taken longer.
 _EXPECTED_TIME_SAVED = 0.4  # The share of a step's time that compiling is expected to save.
 
 
 class CompileImmediately:
-    """Compile the first graph at once."""
+    """Compile the first graph at once, and wait for it."""
 
     def start_loop(self, expected_steps: int | None) -> None:
         """Prepare for a loop of this many steps."""
@@ -17,12 +19,16 @@ class CompileImmediately:
         """Return whether to compile the first graph before the next step. Called once per step until it is true."""
         return True
 
+    def make_compiler(self) -> Compiler:
+        """Return what compiles a graph."""
+        return Compiler()
+
     def record_compile_time(self, seconds: float) -> None:
         """Record how long a graph took to compile."""
 
 
 class CompileWhenWorthwhile(CompileImmediately):
-    """Compile once the expected saving exceeds twice the compile time."""
+    """Compile in another process once the expected saving exceeds twice the compile time."""
 
     compile_seconds = _DEFAULT_COMPILE_SECONDS
 
@@ -41,6 +47,10 @@ class CompileWhenWorthwhile(CompileImmediately):
         remaining = self._steps if self._expected_steps is None else self._expected_steps - self._steps
         return remaining * seconds * _EXPECTED_TIME_SAVED > 2 * CompileWhenWorthwhile.compile_seconds
 
+    def make_compiler(self) -> Compiler:
+        """Return what compiles a graph."""
+        return BackgroundCompiler()
+
     def record_compile_time(self, seconds: float) -> None:
-        """Remember, for all models of this process, how long compiling takes here."""
-        CompileWhenWorthwhile.compile_seconds = seconds
+        """Remember, for all models of this process, how long compiling takes here at most."""
+        CompileWhenWorthwhile.compile_seconds = max(CompileWhenWorthwhile.compile_seconds, seconds)

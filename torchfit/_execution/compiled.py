@@ -4,11 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from torchfit._execution.background import Compiler, NotReadyError
 from torchfit._execution.compile_policy import CompileImmediately, CompileWhenWorthwhile
 from torchfit._execution.eager import EagerExecution, StepGroups
 from torchfit._execution.graph import GraphError, GraphRunner
@@ -38,7 +39,7 @@ class CompiledExecution(EagerExecution):
     Args:
         steps_per_execution: How many steps run in one call.
         log: Called with one line where a step cannot be compiled.
-        auto: Whether to compile only once it is worthwhile.
+        auto: Whether to compile only once it is worthwhile, and in another process.
         memory_format: In which order weights lie in memory.
     """
 
@@ -87,8 +88,11 @@ class CompiledExecution(EagerExecution):
             self._steps[mode] = CompiledStep(self._log, policy, self._add_compile_time, self.memory_format)
         return self._steps[mode]
 
-    def _add_compile_time(self, seconds: float) -> None:
-        self.compile_seconds += seconds
+    def _add_compile_time(self, seconds: float, in_background: bool) -> None:
+        if in_background:
+            self.background_compile_seconds += seconds
+        else:
+            self.compile_seconds += seconds
 
     def invalidate(self) -> None:
         """Compile again, because other parameters are trained."""
@@ -116,8 +120,8 @@ class CompiledStep:
 
     Args:
         log: Called with one line where the step cannot be compiled.
-        policy: When the first graph is compiled.
-        add_compile_time: Called with the seconds that a graph took to compile.
+        policy: When the first graph is compiled, and where.
+        add_compile_time: Called with the seconds that a graph took to compile, and whether in another process.
         memory_format: In which order weights lie in memory, which must be known before a graph is compiled.
 
     Attributes:
@@ -128,12 +132,13 @@ class CompiledStep:
         self,
         log: Log,
         policy: CompileImmediately,
-        add_compile_time: Callable[[float], None],
+        add_compile_time: Callable[[float, bool], None],
         memory_format: MemoryFormat,
     ) -> None:
         self._log, self._policy, self._add_compile_time = log, policy, add_compile_time
         self.memory_format = memory_format
         self._graphs: dict[GraphKey, GraphRunner | None] = {}  # `None`: to be compiled again in a resumed run.
+        self._pending: dict[GraphKey, GraphRunner] = {}  # Those that another process compiles.
         self._seen: Counter[GraphKey] = Counter()
         self._failure: str | None = None
         self._logged: str | None = None
@@ -186,14 +191,17 @@ class CompiledStep:
         """Compile no more, because that failed."""
         self._failure = reason
         self._graphs.clear()
+        self._drop_pending()
 
     def invalidate(self) -> None:
         """Compile the same graphs again."""
         self._graphs = dict.fromkeys(self._graphs)
+        self._drop_pending()
         self.check_guards()
 
     def release(self) -> None:
         """Release data and model."""
+        self._drop_pending()
         self._running = self._scope.program = self._scope.indexer = None
         for graph in self._graphs.values():
             if graph is not None:
@@ -210,31 +218,56 @@ class CompiledStep:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore that."""
         self._graphs = {key: self._graphs.get(key) for key in state["graphs"]}
+        self._drop_pending()
         self._seen = Counter(dict(state["seen"]))
         self._failure = state.get("failure")
 
     def find_graph(self, key: GraphKey, step: "LoopStep", inputs: Any) -> GraphRunner | None:
         """Return the graph for steps with these shapes, a new one if that is worthwhile, or `None`."""
-        graph = self._graphs.get(key)
-        if graph is None and self._is_worthwhile(key):
+        graph = self._graphs.get(key) or self._take_over(key)
+        if graph is None and key not in self._pending and self._is_worthwhile(key):
             function = _make_function(self._scope, step, inputs, variants=key[0])
-            self._graphs[key] = graph = GraphRunner(function, self._record_compile_time)
+            # A resumed run had this graph at this step.
+            compiler = Compiler() if key in self._graphs else self._policy.make_compiler()
+            self._graphs[key] = graph = GraphRunner(function, self._record_compile_time, compiler)
         return graph
+
+    def postpone(self, key: GraphKey) -> None:
+        """Run steps eagerly until another process has compiled their graph."""
+        self._pending[key] = cast(GraphRunner, self._graphs.pop(key))
+
+    def _take_over(self, key: GraphKey) -> GraphRunner | None:
+        """Return the graph that another process has compiled for these shapes, if there is one."""
+        pending = self._pending.get(key)
+        if pending is None or not pending.compiler.is_ready:
+            return None
+        # Compile here what the other process could not.
+        graph = self._graphs[key] = None if pending.compiler.has_failed else pending
+        self._end(self._pending.pop(key))
+        return graph
+
+    def _drop_pending(self) -> None:
+        while self._pending:
+            self._end(self._pending.popitem()[1])
+
+    def _end(self, pending: GraphRunner) -> None:
+        self._record_compile_time(pending.compiler.end(), in_background=True)
 
     def _is_worthwhile(self, key: GraphKey) -> bool:
         """Return whether to compile a graph for these shapes."""
         if self.memory_format.is_trying:
             return False
-        if not any(_kind(key) == _kind(known) for known in self._graphs):
+        graphs = [*self._graphs, *self._pending]
+        if not any(_kind(key) == _kind(known) for known in graphs):
             return self._policy.should_compile()
-        if any(key[1:] == known[1:] for known in self._graphs):
+        if any(key[1:] == known[1:] for known in graphs):
             return True  # Same shapes, different variant (e.g. the last accumulation step): it will recur.
         self._seen[key] += 1
-        return self._seen[key] > _MIN_STEPS_PER_SHAPE and len(self._graphs) < _MAX_GRAPHS
+        return self._seen[key] > _MIN_STEPS_PER_SHAPE and len(graphs) < _MAX_GRAPHS
 
-    def _record_compile_time(self, seconds: float) -> None:
+    def _record_compile_time(self, seconds: float, in_background: bool = False) -> None:
         self._policy.record_compile_time(seconds)
-        self._add_compile_time(seconds)
+        self._add_compile_time(seconds, in_background)
 
 
 class LoopStep:
@@ -284,18 +317,22 @@ class LoopStep:
         graph = compiled.find_graph(key, self, inputs[0])
         if graph is None:
             return self._run_eagerly(inputs)
-        return self._replay(graph, inputs, tensors, compiled.must_check(key) or is_watched)
+        return self._replay(key, graph, inputs, tensors)
 
-    def _replay(self, graph: GraphRunner, inputs: Sequence[Any], tensors: Sequence[Tensor], check_guards: bool) -> Any:
-        """Run the steps as a graph, or eagerly with the state of before if it cannot be compiled."""
-        program = self.program
+    def _replay(self, key: GraphKey, graph: GraphRunner, inputs: Sequence[Any], tensors: Sequence[Tensor]) -> Any:
+        """Run the steps as a graph, or eagerly with the state of before if it cannot be compiled, or not yet."""
+        compiled, program = self._compiled, self.program
+        check_guards = compiled.must_check(key) or program.keeps_step_logs
         counters = program.get_counters()
         try:
             outputs = graph([*tensors, *self._scalars(tensors, len(inputs))], check_guards)
-        except GraphError as error:
+        except (GraphError, NotReadyError) as error:
             program.set_counters(counters)
-            self._compiled.give_up(str(error))
-            self._blocker = self._compiled.find_blocker(program)
+            if isinstance(error, NotReadyError):
+                compiled.postpone(key)
+            else:
+                compiled.give_up(str(error))
+                self._blocker = compiled.find_blocker(program)
             return self._run_eagerly(inputs)
         return program.unpack_result(self._result_template, outputs)
 

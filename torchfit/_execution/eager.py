@@ -50,6 +50,7 @@ class EagerExecution:
     Attributes:
         memory_format: As the argument.
         compile_seconds: The time spent on compiling so far.
+        background_compile_seconds: The time that other processes have spent on it, as far as they have ended.
         first_step_is_eager: Whether the first step of a loop may be numerically different from later ones.
         is_shareable: Whether threads may run steps at the same time.
     """
@@ -60,7 +61,7 @@ class EagerExecution:
     def __init__(self, steps_per_execution: int = 1, memory_format: MemoryFormat | None = None) -> None:
         self.steps_per_execution = steps_per_execution
         self.memory_format = memory_format or MemoryFormat()
-        self.compile_seconds = 0.0
+        self.compile_seconds = self.background_compile_seconds = 0.0
 
     def iter_steps(self, batches: Any, epoch: int, start: int = 0) -> StepGroups:
         """Iterate over the steps of an epoch, from batch `start` on."""

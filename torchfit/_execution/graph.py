@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from torchfit._execution.background import Compiler, NotReadyError
 from torchfit._utils import compat
 from torchfit._utils.console import logger
 from torchfit._utils.rng import random_state, restore_random_state
@@ -72,12 +73,16 @@ class Recorder:
 
     The guarded function refers to its recorder, and not to the `GraphRunner`, which would be a reference cycle.
 
+    Args:
+        compiler: Compiles graphs.
+
     Attributes:
         recording: The last call, `None` if there was none, or if it cannot be recorded.
         compilations: How often the function was compiled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
         self.recording: Recording | None = None
         self.compilations = 0
         self._started: InductorCode | None = None
@@ -93,7 +98,7 @@ class Recorder:
 
     def backend(self, module: GraphModule, examples: Any) -> CompiledFn:
         """Compile; what `torch.compile` takes as its `backend`."""
-        code = _compile_with_inductor(module, examples)
+        code = _compile_with_inductor(module, examples, self._compiler)
         self.compilations += 1
         if code is None:
             return compat.lookup_compiler_backend("inductor")(module, examples)  # type: ignore[no-any-return]
@@ -116,12 +121,22 @@ class GraphRunner:
     Args:
         function: The function.
         add_compile_time: Called with the seconds of every call that compiled.
+        compiler: Compiles graphs.
+
+    Attributes:
+        compiler: As the argument.
     """
 
-    def __init__(self, function: Function, add_compile_time: Callable[[float], None] = lambda seconds: None) -> None:
+    def __init__(
+        self,
+        function: Function,
+        add_compile_time: Callable[[float], None] = lambda seconds: None,
+        compiler: Compiler | None = None,
+    ) -> None:
         # The compiler caches by code object, and gives up on one with too many versions.
         function.__code__ = function.__code__.replace()
-        self._recorder = Recorder()
+        self.compiler = compiler or Compiler()
+        self._recorder = Recorder(self.compiler)
         self._function = function
         self._guarded_fn: CompiledFn | None = None
         self._add_compile_time = add_compile_time
@@ -130,12 +145,14 @@ class GraphRunner:
         self._output_indices: list[int] = []
         self.is_steady = False  # Whether the last two guarded calls differ in their inputs alone.
         self._replay: ReplayFn | None = None
+        self._is_waiting = False  # Whether the last call has started to compile.
 
     def __call__(self, tensors: Sequence[Tensor], check_guards: bool = True) -> list[Tensor]:
         """Run the graph; with `check_guards`, recompile it first if something that it depends on has changed.
 
         Raises:
             GraphError: If it cannot be compiled or recompiled, or fails when it runs for the first time.
+            NotReadyError: If it is being compiled.
         """
         if check_guards or not self.is_steady:
             return self._run_guarded(tensors)
@@ -155,13 +172,17 @@ class GraphRunner:
         try:
             with _without_garbage_collection():
                 results = self._call_guarded(tensors, may_recompile=compilations <= _MAX_RECOMPILATIONS)
+        except NotReadyError:
+            self._is_waiting = True
+            raise
         except Exception as error:
             if recorder.has_proven_itself:
                 raise  # It ran before: what fails now would fail without a graph.
             raise GraphError(_reason(error)) from error
         finally:
-            if recorder.compilations > compilations:
+            if recorder.compilations > compilations or self._is_waiting:
                 self._add_compile_time(perf_counter() - started)
+        self._is_waiting = False
         self._compare(recorder.recording, tensors, results)
         return results
 
@@ -204,8 +225,9 @@ class InductorCode:
         has_run: Whether it has run without an error.
     """
 
-    def __init__(self, module: GraphModule, examples: Any, options: dict[str, Any]) -> None:
+    def __init__(self, module: GraphModule, examples: Any, options: dict[str, Any], compiler: Compiler) -> None:
         inductor: Any = compat.inductor()
+        self._compiler = compiler
         self.has_run = False
         self._inner: Code | None = None
         self._observed: tuple[Any, ...] = ()
@@ -246,13 +268,13 @@ class InductorCode:
             return self._wrapped(*arguments)
 
     def _compile_inner(self, module: GraphModule, examples: Any, **options: Any) -> CompiledFn:
-        inductor: Any = compat.inductor()
         self._changed = _changed_inputs(module)  # Before inductor changes the module.
-        code: Any = inductor.compile_fx_inner(module, examples, **options)
-        self._inner = getattr(code, "current_callable", None) if self._is_direct else None
+        find_code = self._compiler.compile(module, examples, options)
 
         def run(inputs: list[Any]) -> Any:
+            code = find_code()
             if not self.has_run:
+                self._inner = getattr(code, "current_callable", None) if self._is_direct else None
                 self._before = [(inputs[index], inputs[index].to("cpu", copy=True)) for index in self._changed]
             if not self._is_direct:
                 return code(inputs)
@@ -319,19 +341,19 @@ class _CudaGraph:
         return [self._outputs[index].clone() for index in output_indices]
 
 
-def _compile_with_inductor(module: GraphModule, examples: Values) -> InductorCode | None:
+def _compile_with_inductor(module: GraphModule, examples: Values, compiler: Compiler) -> InductorCode | None:
     if compat.inductor() is None:
         return None
     if not all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor)):
-        return InductorCode(module, examples, _OPTIONS)
+        return InductorCode(module, examples, _OPTIONS, Compiler())
     try:
-        return InductorCode(module, examples, {**_CPU_OPTIONS, **compat.without_instruction_probes()})
+        return InductorCode(module, examples, {**_CPU_OPTIONS, **compat.without_instruction_probes()}, compiler)
     except compat.tracer_errors().RestartAnalysis:
         raise  # Not a failure: the tracer begins again, with what it has learned.
     except Exception as error:  # Not every torch can do everything in C++; a real problem will occur again.
         logger.debug("jit_compile: kernels are called from Python: %s: %s", type(error).__name__, error)
         compat.forget_instructions()
-        return InductorCode(module, examples, _OPTIONS)
+        return InductorCode(module, examples, _OPTIONS, Compiler())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from operator import sub
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -23,19 +24,20 @@ class EpochTimer:
 
     Args:
         device: The device that the model is trained on.
-        compile_seconds: Returns the seconds spent on compiling so far.
+        compile_seconds: Returns the seconds spent on compiling so far, here and in other processes.
         transfer_seconds: Returns the seconds spent so far on moving batches to their device and dtype.
         verbose: Whether to print advice, once, if the run waits for data.
 
     Attributes:
         timing: For every epoch the seconds of `data` (waiting for a batch), `copy` (giving it its device and dtype),
-            `step`, `callbacks`, `validation` and `compile`, their sum `total`, and `peak_memory` in bytes.
+            `step`, `callbacks`, `validation` and `compile`, their sum `total`, `peak_memory` in bytes, and
+            `background_compile`, the seconds of compilers in other processes that have ended.
     """
 
     def __init__(
         self,
         device: torch.device,
-        compile_seconds: Callable[[], float],
+        compile_seconds: Callable[[], tuple[float, float]],
         transfer_seconds: Callable[[], float],
         verbose: bool,
     ) -> None:
@@ -93,9 +95,11 @@ class EpochTimer:
         self._is_open = False
         seconds = self._seconds
         total = perf_counter() - self._started
-        seconds["compile"] = self._compile_seconds() - self._compile_seconds_before
+        here, elsewhere = map(sub, self._compile_seconds(), self._compile_seconds_before)
+        seconds["compile"] = here
         seconds["step"] = max(0.0, total - sum(seconds.values()))
         epoch = {**seconds, "total": total, "peak_memory": float(peak_memory(self._device))}
+        epoch["background_compile"] = elsewhere
         for name, value in epoch.items():
             self.timing.setdefault(name, []).append(value)
         if self._verbose:

@@ -208,7 +208,7 @@ class Trainer:
     def _make_timer(self, batch_spec: BatchSpec, callbacks: CallbackList, history: History) -> EpochTimer:
         timer = EpochTimer(
             self.device,
-            lambda: self.execution.compile_seconds,
+            lambda: (self.execution.compile_seconds, self.execution.background_compile_seconds),
             lambda: batch_spec.transfer_timer.seconds,
             verbose=callbacks.params["verbose"] == 2,
         )

@@ -5,8 +5,9 @@ broadcasting in Python; the underlying kernel takes 2.5 µs.
 """
 
 import mmap
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -205,7 +206,90 @@ def forget_instructions() -> None:
         return
     kinds = {type(known) for known in getattr(module, "supported_vec_isa_list", ())}
     for answers in (getattr(module, "valid_vec_isa_list", None), *[kind.__bool__ for kind in kinds]):
-        getattr(answers, "cache_clear", int)()
+        clear = getattr(answers, "cache_clear", None)
+        if clear is not None:
+            clear()
+
+
+class NotCachedError(Exception):
+    """The compiler has no code for a graph on disk."""
+
+
+@contextmanager
+def cached_code_only() -> Iterator[None]:
+    """Let the compiler load code from disk, and raise `NotCachedError` for what it would have to compile here.
+
+    Graphs that other threads compile meanwhile are compiled as always.
+    """
+    module, thread, is_refused = inductor(), threading.get_ident(), False
+    compile_graph = getattr(module, "fx_codegen_and_compile", None)
+    if compile_graph is None:
+        raise NotCachedError
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        nonlocal is_refused
+        if threading.get_ident() != thread:
+            return compile_graph(*arguments, **options)
+        is_refused = True
+        raise NotCachedError
+
+    module.fx_codegen_and_compile = refuse
+    try:
+        yield
+    except Exception as error:
+        if not is_refused:
+            raise
+        raise NotCachedError from error
+    finally:
+        module.fx_codegen_and_compile = compile_graph
+
+
+def tracing_context() -> Any:
+    """Return what the tracer knows of the graph that is being compiled."""
+    from torch._guards import TracingContext
+
+    return TracingContext.try_get()
+
+
+def new_tracing_context() -> Any:
+    """Return the same for a graph that another process has traced."""
+    from torch._guards import TracingContext
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    return TracingContext(FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True))
+
+
+def compiler_settings() -> dict[str, Any]:
+    """Return the settings of the compiler that its code depends on."""
+    import torch._inductor.config
+
+    settings: dict[str, Any] = torch._inductor.config.save_config_portable()
+    return settings
+
+
+@contextmanager
+def compiling(settings: Mapping[str, Any], context: Any) -> Iterator[None]:
+    """Compile a graph later, with the settings and the context of the time when it was traced."""
+    import torch._inductor.config
+    from torch._guards import tracing
+
+    with torch._inductor.config.patch(dict(settings)), tracing(context):
+        yield
+
+
+def dump_graph(value: object) -> bytes:
+    """Pickle a graph and what belongs to it, without the paths to the user's code; raise what pickling raises."""
+    from torch.fx._graph_pickler import GraphPickler, Options
+
+    return GraphPickler.dumps(value, Options(ops_filter=None))
+
+
+def load_graph(data: bytes, context: Any) -> Any:
+    """Read what `dump_graph` wrote."""
+    from torch.fx._graph_pickler import GraphPickler
+
+    return GraphPickler.loads(data, context.fake_mode)
 
 
 def without_operator_checks() -> AbstractContextManager[object]:

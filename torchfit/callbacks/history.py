@@ -99,7 +99,8 @@ class History(Callback):
         history: name -> list of floats, one per epoch whose logs have the name.
         epoch: the epochs' indices, from 0 (or from `initial_epoch`).
         timing: name -> list, one per epoch, of the seconds spent on `data` (waiting for batches), `step`,
-            `callbacks`, `validation` and `compile`, of their `total`, and of the `peak_memory` in bytes.
+            `callbacks`, `validation` and `compile`, of their `total`, of the `peak_memory` in bytes, and of the
+            seconds of compilers in other processes (`background_compile`, with `jit_compile="auto"`).
 
     >>> history = History()
     >>> history.on_train_begin()
