@@ -50,6 +50,32 @@ DTypeLike: TypeAlias = "str | torch.dtype | HasComputeDtype | None"
 """A dtype, its name, or a policy that has one; `None` is float32."""
 
 
+class RunState(Protocol):
+    """The state of a run of `fit`, from which it can be resumed."""
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether an epoch can be entered midway."""
+        ...
+
+    @property
+    def is_mid_epoch(self) -> bool:
+        """Whether the run starts in the middle of an epoch."""
+        ...
+
+    def state_dict(self, epoch: int, step: int, logs: Results) -> StateDict:
+        """Return everything that the run depends on before step `step` of epoch `epoch`."""
+        ...
+
+    def state_of(self, component: str) -> object:
+        """Return the state of one component, such as "callbacks"."""
+        ...
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Resume from what `state_dict` returned."""
+        ...
+
+
 class Stateful(Protocol):
     """A component of a training run whose state is saved and restored."""
 

@@ -36,7 +36,7 @@ class MicrobatchSplitter:
 
     def __init__(self, size: int | str) -> None:
         self._adapts = isinstance(size, str) and size == "auto"
-        if not self._adapts and not (is_integer(size) and size > 0):  # type: ignore[operator]
+        if not self._adapts and not (is_integer(size) and size > 0):
             raise ValueError(f"`microbatch` must be a positive integer or 'auto', but it is {describe(size)}.")
         self._size = math.inf if self._adapts else float(size)
 

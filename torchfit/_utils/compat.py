@@ -8,6 +8,7 @@ import mmap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -39,7 +40,9 @@ l1_loss: Kernel = getattr(_native, "l1_loss", _public_l1_loss)
 huber_loss: Kernel = getattr(_native, "huber_loss", _public_huber_loss)
 
 
-_run_engine: Any = getattr(getattr(torch.autograd.Variable, "_execution_engine", None), "run_backward", None)
+_run_engine: Callable[..., object] | None = getattr(
+    getattr(torch.autograd.Variable, "_execution_engine", None), "run_backward", None
+)
 
 
 def backward(loss: Tensor, unit: Tensor) -> None:
@@ -98,7 +101,7 @@ def is_extra_state(key: str) -> bool:
     return key.rpartition(".")[2] == "_extra_state"
 
 
-def module_versions(state: object) -> Any:
+def module_versions(state: object) -> object:
     """Return the versions of the modules, which torch keeps on a `state_dict`; `None` if there are none."""
     return getattr(state, "_metadata", None)
 
@@ -151,18 +154,22 @@ def _public_nll_loss(
 
 
 _aten: Any = torch.ops.aten
-_nll_loss: Any = getattr(getattr(_aten, "nll_loss_forward", None), "default", _public_nll_loss)
-_nll_loss_2d: Any = getattr(getattr(_aten, "nll_loss2d_forward", None), "default", _public_nll_loss)
+_nll_loss: Callable[..., tuple[Tensor, Tensor]] = getattr(
+    getattr(_aten, "nll_loss_forward", None), "default", _public_nll_loss
+)
+_nll_loss_2d: Callable[..., tuple[Tensor, Tensor]] = getattr(
+    getattr(_aten, "nll_loss2d_forward", None), "default", _public_nll_loss
+)
 
 
-def dynamo_config() -> Any:
+def dynamo_config() -> ModuleType:
     """Return the configuration of the tracer of `torch.compile`."""
     import torch._dynamo.config
 
     return torch._dynamo.config
 
 
-def tracer_errors() -> Any:
+def tracer_errors() -> ModuleType:
     """Return the module with the exceptions of the tracer: `RecompileError`, `RestartAnalysis`."""
     import torch._dynamo.exc
 
@@ -177,7 +184,7 @@ def lookup_compiler_backend(name: str) -> Callable[..., Any]:
     return backend
 
 
-def inductor() -> Any:
+def inductor() -> ModuleType | None:
     """Return the module with `compile_fx` and `compile_fx_inner`, `None` where one of them is missing."""
     try:
         from torch._inductor import compile_fx as module
@@ -300,7 +307,7 @@ def without_operator_checks() -> AbstractContextManager[object]:
     """
     import torch._functorch.config
 
-    config: Any = torch._functorch.config
+    config: ModuleType = torch._functorch.config
     if not hasattr(config, "check_custom_op_aliasing"):
         return nullcontext()
     context: AbstractContextManager[object] = config.patch(check_custom_op_aliasing=False)

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from numbers import Real
 from time import perf_counter
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torchfit._utils.console import in_notebook
@@ -64,7 +65,7 @@ def _side(column: int) -> str:
     return f' style="text-align:{"right" if column else "left"}; padding:0.1em 0.7em"'
 
 
-def _matplotlib(part: str) -> Any:
+def _matplotlib(part: str) -> ModuleType:
     try:
         return import_module(f"matplotlib.{part}")
     except ImportError as error:

@@ -19,7 +19,7 @@ from torchfit._utils.names import did_you_mean, near_names, suggest_keywords
 
 Registered = TypeVar("Registered", bound=Callable[..., object])
 
-_registered: dict[str, Any] = {}
+_registered: dict[str, object] = {}
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 _MAX_LISTED = 5
 _scoped: ContextVar[Mapping[str, object]] = ContextVar("custom_objects", default=_NOTHING)
@@ -84,7 +84,7 @@ def find_custom(name: str, custom_objects: Mapping[str, object] | None = None) -
     return next((known for full, known in reversed(_registered.items()) if full.split(">", 1)[-1] == name), None)
 
 
-def get_registered_name(obj: Any) -> str:
+def get_registered_name(obj: type | Callable[..., object]) -> str:
     """Return the name that a class or function is registered under, or its own name if it is not registered.
 
     >>> get_registered_name(dict)

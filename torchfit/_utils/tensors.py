@@ -1,7 +1,6 @@
 """Conversion to tensors, dtypes by name, and functions of all tensors in a structure."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +73,7 @@ def as_tensor(value: object, dtype: torch.dtype | None = None, device: torch.dev
     return torch.as_tensor(array, dtype=dtype, device=device)
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """Return whether `value` is a tensor with values in memory, one beside the other."""
     return (
         isinstance(value, Tensor)
@@ -86,7 +85,7 @@ def is_plain(value: Any) -> bool:
 def map_tensors(function: Callable[[Tensor], Tensor], structure: tree.Tree) -> tree.Tree:
     """Apply a function to every tensor in a structure; masks and other attributes of the tensors are kept."""
 
-    def apply(leaf: object) -> Any:
+    def apply(leaf: object) -> object:
         if not isinstance(leaf, Tensor):
             return leaf
         result = function(leaf)

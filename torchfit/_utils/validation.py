@@ -6,7 +6,7 @@ import numbers
 import operator
 import sys
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex, TypeGuard
 
 from torchfit._utils.errors import describe
 
@@ -50,12 +50,13 @@ def optional_number(name: str, value: object) -> None:
         raise ValueError(f"`{name}` must be a number or None. Received: {describe(value)}.")
 
 
-def number_between(name: str, value: Any, low: float, high: float = math.inf) -> float:
+def number_between(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Accept a number between `low` and `high`, both excluded."""
-    if number(name, value) <= low or value >= high:
+    checked = number(name, value)
+    if checked <= low or checked >= high:
         until = "" if high == math.inf else f" and less than {high:g}"
         raise ValueError(f"`{name}` must be greater than {low:g}{until}. Received: {describe(value)}.")
-    return float(value)
+    return checked
 
 
 def number_or_numbers(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float | list[float]:
@@ -65,7 +66,7 @@ def number_or_numbers(name: str, value: object, low: float = -math.inf, high: fl
     return number(name, value, low, high)
 
 
-def integer(name: str, value: Any, min_value: float = -math.inf) -> int:
+def integer(name: str, value: object, min_value: float = -math.inf) -> int:
     """Accept an integer of at least `min_value`, also one of NumPy or torch.
 
     >>> integer("epochs", 3, min_value=0)
@@ -86,7 +87,7 @@ def axes(name: str, value: object) -> int | tuple[int, ...] | None:
     return integer(name, value)
 
 
-def batch_size(value: Any, name: str = "batch_size") -> int:
+def batch_size(value: object, name: str = "batch_size") -> int:
     """Accept a positive integer; `None` is 32."""
     if value is None:
         return 32
@@ -98,7 +99,7 @@ def batch_size(value: Any, name: str = "batch_size") -> int:
     return _native(name, value)
 
 
-def steps(name: str, value: Any) -> int | None:
+def steps(name: str, value: object) -> int | None:
     """Accept a positive number of steps; `None` and -1 mean "until the data end" and give `None`."""
     if value is None or (is_integer(value) and value == -1):
         return None
@@ -116,19 +117,19 @@ def fraction(name: str, value: object) -> float:
     return float(value)
 
 
-def frequency_or_epochs(name: str, value: Any) -> int | Container[int]:
+def frequency_or_epochs(name: str, value: object) -> int | Container[int]:
     """Accept a positive integer, or a container of integers."""
     if is_integer(value) and value > 0:
         return _native(name, value)
-    is_collection = isinstance(value, Container) and not isinstance(value, (str, bytes, bytearray, type))
-    if is_collection and _holds_integers(value):
-        return value  # type: ignore[no-any-return]
+    is_text_or_class = isinstance(value, (str, bytes, bytearray, type))
+    if isinstance(value, Container) and not is_text_or_class and _holds_integers(value):
+        return value
     raise ValueError(
         f"`{name}` must be a positive integer or a container of epochs (counted from 1). Received: {describe(value)}."
     )
 
 
-def save_freq(name: str, value: Any, *words: str) -> Any:
+def save_freq(name: str, value: object, *words: str) -> str | int:
     """Return a word such as "epoch", or a positive number of batches.
 
     Raises:
@@ -180,7 +181,7 @@ def accepts(function: Callable[..., object], count: int) -> bool:
     return True
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Return whether `value` is a single integer and no bool.
 
     >>> is_integer(3), is_integer(True), is_integer(int), is_integer([3])
@@ -201,7 +202,7 @@ def is_bool(value: object) -> bool:
     return isinstance(value, bool) or is_one
 
 
-def _native(name: str, value: Any) -> int:
+def _native(name: str, value: SupportsIndex) -> int:
     number = operator.index(value)
     if abs(number) > sys.maxsize:
         raise ValueError(f"`{name}` must be at most {sys.maxsize}. Received: {describe(number)}.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchfit._distribution.processes import current
 from torchfit._serialization import archive, files
-from torchfit._types import Logs, Stateful
+from torchfit._types import Logs, Results, RunState, StateDict, Stateful
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe, reason_of
 from torchfit.callbacks._background_writer import BackgroundWriter
@@ -83,7 +83,7 @@ class BackupAndRestore(Callback):
         self._latest, self._previous = path_of(_LATEST), path_of(_PREVIOUS)
         self._history = HistoryArchive(path_of)
         self._writer = BackgroundWriter()
-        self._restored: Any = None
+        self._restored: StateDict | None = None
         self._reset()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -151,12 +151,12 @@ class BackupAndRestore(Callback):
     def _is_due(self) -> bool:
         return self.save_freq != "epoch" and self._batches_since_save >= int(self.save_freq)
 
-    def _state(self) -> Any:
+    def _state(self) -> RunState:
         if self.training_state is None:
             raise RuntimeError("BackupAndRestore works in `fit` only, not in a custom training loop.")
         return self.training_state
 
-    def _check_serializable(self, state: Any) -> None:
+    def _check_serializable(self, state: RunState) -> None:
         """Raise now what would prevent the first state from being stored."""
         files.require_writable(self.backup_dir)
         archive.to_host(state.state_of("callbacks"))
@@ -193,7 +193,7 @@ class BackupAndRestore(Callback):
             self._save(epoch, step, {})
             self._writer.wait()
 
-    def _save(self, epoch: int, step: int, logs: Logs | None) -> None:
+    def _save(self, epoch: int, step: int, logs: Results) -> None:
         self._optimizer.check(self.model.optimizer)
         if current().rank:
             return

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from torchfit._types import Logs, Params, Results, StateDict
+from torchfit._types import Logs, Params, Results, RunState, StateDict
 from torchfit._utils.errors import describe
 from torchfit._utils.names import SuggestsKeywords, did_you_mean
 
@@ -104,7 +104,7 @@ class Callback(SuggestsKeywords):
 
     model: Any = None
     params: Params = MappingProxyType({})
-    training_state: Any = None
+    training_state: RunState | None = None
 
     written_logs: tuple[str, ...] | None = None
     uses_log_names: bool = False
@@ -123,7 +123,7 @@ class Callback(SuggestsKeywords):
         """Receive how the loop runs, before the first hook is called."""
         self.params = params
 
-    def set_training_state(self, state: Any) -> None:
+    def set_training_state(self, state: RunState | None) -> None:
         """Receive the state of the training run before `on_train_begin`, and None when `fit` returns or raises."""
         self.training_state = state
 
@@ -336,7 +336,7 @@ class Monitor:
         self.owner = owner
         self.monitor = monitor
         self.min_delta = abs(float(min_delta))
-        self._better: Callable[[Any, Any], bool] | None = None
+        self._better: Callable[[float, float], bool] | None = None
         self._set_mode(check_mode(mode))
 
     def check(self, model: object, params: Params) -> None:
@@ -350,7 +350,7 @@ class Monitor:
         if self._better is None and self.monitor.removeprefix("val_") in known:
             raise self._ambiguous()
 
-    def read(self, model: object, params: Params, logs: Results) -> Any:
+    def read(self, model: object, params: Params, logs: Results) -> float | None:
         """Return the value in the logs, or None in an epoch without it (`validation_freq`)."""
         if self.monitor not in logs:
             if self.monitor not in params.get("metrics", ()):
@@ -358,9 +358,10 @@ class Monitor:
             return None
         if self._better is None:
             self._set_mode(mode_of(model, self.monitor))
-        return logs[self.monitor]
+        value: float = logs[self.monitor]
+        return value
 
-    def is_improvement(self, value: Any, best: Any) -> bool:
+    def is_improvement(self, value: float, best: float | None) -> bool:
         """Return whether a value beats the best one by more than `min_delta`; `best` is None at first."""
         if self._better is None:
             raise self._ambiguous()

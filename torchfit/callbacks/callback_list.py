@@ -7,7 +7,7 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
-from torchfit._types import Logs, Params
+from torchfit._types import Logs, Params, RunState
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import HOOK_ALIASES, HOOKS, Callback, add_log_names
 from torchfit.callbacks.history import History
@@ -20,7 +20,7 @@ def _noop(*_: object, **__: object) -> None:
     """Do nothing: the function of every hook that no callback has."""
 
 
-def _names_of(hook: str) -> tuple[tuple[str, Any], ...]:
+def _names_of(hook: str) -> tuple[tuple[str, Callable[..., object]], ...]:
     """Return the names under which a hook may be overridden, with the functions of the base class."""
     return tuple((name, getattr(Callback, name)) for name in (hook, HOOK_ALIASES.get(hook)) if name)
 
@@ -111,7 +111,7 @@ class CallbackList(Callback):
         """Pass to every callback the names that can occur in the logs, as `params["metrics"]`."""
         self._pass_params({**self.params, "metrics": list(names)})
 
-    def set_training_state(self, state: Any) -> None:
+    def set_training_state(self, state: RunState | None) -> None:
         """Pass the state of the training run to every callback: before `on_train_begin`, and None after `fit`."""
         self.training_state = state
         self._call_each("set_training_state", state)
@@ -241,7 +241,7 @@ def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
         expected = "(logs)" if num_arguments == 1 else "(index, logs)"
         raise TypeError(f"callbacks: {name} is called with {expected}, but takes {signature(method)}.")
 
-    def call(*arguments: Any, logs: Logs | None = None) -> None:
+    def call(*arguments: object, logs: Logs | None = None) -> None:
         if len(arguments) < num_arguments:
             arguments = (*arguments, {} if logs is None else logs)
         if by_name:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from torchfit._types import Array, Logs, StateDict, UserData
+from torchfit._types import Array, Logs, Nested, StateDict, UserData
 from torchfit._utils import console, notebook, validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback
@@ -80,9 +80,9 @@ class ClassificationCallback(Callback):
             raise ValueError(f"class_names: expected {num_classes} names, one for each class. Received: {len(names)}")
         return names
 
-    def _predictions(self) -> Iterator[tuple[Any, Any]]:
+    def _predictions(self) -> Iterator[tuple[UserData, Nested]]:
         """Yield targets and outputs."""
-        data: Any = self.data
+        data = self.data
         if isinstance(data, tuple):
             x, y = data[:2]
             yield y, self.model.predict(x, batch_size=self.batch_size, verbose=0)
@@ -90,7 +90,7 @@ class ClassificationCallback(Callback):
         for batch in DataLoader(data, self.batch_size) if isinstance(data, Dataset) else data:
             yield batch[1], self.model.predict_on_batch(batch[0])
 
-    def _pick(self, structure: object) -> Any:
+    def _pick(self, structure: Nested) -> Nested:
         if self.output is None:
             return structure
         if isinstance(structure, (Mapping, list, tuple)):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from torchfit._types import Logs
 from torchfit._utils import console
@@ -102,9 +103,12 @@ class FineTuning(Callback):
                     layer.training = module.training and not stays_in_eval(layer)
 
     def _create_groups(
-        self, optimizer: object, rates: Mapping[str, float], members: Mapping[str, list[tuple[str, Tensor]]]
+        self,
+        optimizer: object,
+        rates: Mapping[str, float],
+        members: Mapping[str, list[tuple[str, Tensor]]],
     ) -> None:
-        if not hasattr(optimizer, "param_groups"):
+        if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 "FineTuning: parts of a model have learning rates of their own with optimizers of torch.optim only. "
                 f"Received: {describe(self.model.optimizer)}. Leave the rates out, or compile with one of torch.optim."
@@ -113,7 +117,7 @@ class FineTuning(Callback):
             _move_to_group(optimizer, members[pattern], rate, pattern)
 
 
-def _move_to_group(optimizer: Any, named: list[tuple[str, Tensor]], rate: float, pattern: str) -> None:
+def _move_to_group(optimizer: Optimizer, named: list[tuple[str, Tensor]], rate: float, pattern: str) -> None:
     """Give parameters a group of their own, with the other settings of the group that held the first of them."""
     groups: list[dict[str, Any]] = optimizer.param_groups
     moved = {id(parameter) for _, parameter in named}
@@ -136,7 +140,7 @@ def _checked_epoch(epoch: object) -> int:
     return epoch
 
 
-def _as_rates(stage: Any) -> dict[str, float | None]:
+def _as_rates(stage: str | Iterable[str] | Mapping[str, float | None]) -> dict[str, float | None]:
     """Return what an epoch lists as names and their learning rates.
 
     >>> _as_rates("head"), _as_rates(["a", "b"]), _as_rates({"a": 0.1})

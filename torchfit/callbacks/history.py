@@ -15,6 +15,7 @@ from torchfit.callbacks.base import Callback, mode_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 """name -> (epochs from 1, values)"""
@@ -116,7 +117,7 @@ class History(Callback):
     stored_lengths: Mapping[str, int] = MappingProxyType({})
     stored_records: Sequence[Record] = ()
 
-    _get_model: Callable[[], Any] = staticmethod(_no_model)
+    _get_model: Callable[[], object] = staticmethod(_no_model)
     _modes: Mapping[str, str | None] = MappingProxyType({})
     _not_copied = ("training_state", "_get_model")
 
@@ -148,7 +149,7 @@ class History(Callback):
         if self.model is not None:
             self.model.history = self
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> "DataFrame":
         """Return the values as a pandas `DataFrame`: a row for each epoch, a column for each name.
 
         Epochs count from 1, as in the plot and the progress bar. Values that an epoch does not have, such as those of
@@ -167,7 +168,8 @@ class History(Callback):
         columns = {name: dict(zip(*record)) for name, record in self._record().items()}
         epochs = sorted({epoch for column in columns.values() for epoch in column})
         rows = {name: [column.get(epoch, float("nan")) for epoch in epochs] for name, column in columns.items()}
-        return pandas.DataFrame(rows, index=pandas.Index(epochs, name="epoch"))
+        frame: DataFrame = pandas.DataFrame(rows, index=pandas.Index(epochs, name="epoch"))
+        return frame
 
     def plot(self, *names: str) -> "Figure":
         """Plot each value over the epochs, training and validation together, and mark the best epoch.
@@ -206,7 +208,7 @@ class History(Callback):
         """Leave the model out of copies and pickles, but for which values are better."""
         return {**super().__getstate__(), "_modes": {name: self._mode_of(name) for name in self.history}}
 
-    def _record(self) -> dict[str, tuple[list[int], list[Any]]]:
+    def _record(self) -> dict[str, tuple[list[int], list[float]]]:
         """Return epochs, counted from 1, and numbers for each name."""
         found = {}
         for name, values in self.history.items():

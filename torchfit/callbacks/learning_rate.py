@@ -3,11 +3,11 @@
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from torchfit._types import Logs, StateDict
@@ -17,7 +17,22 @@ from torchfit._utils.names import no_unknown
 from torchfit.callbacks.base import Callback, Monitor
 
 
-def built_optimizer(model: Any) -> Any:
+class CompiledModel(Protocol):
+    """A model with an optimizer, as far as learning rates need it."""
+
+    optimizer: Any
+
+    @property
+    def module(self) -> nn.Module:
+        """The module, whose parameters the optimizer trains."""
+        ...
+
+    def build_optimizer(self) -> None:
+        """Bind the optimizer to the parameters."""
+        ...
+
+
+def built_optimizer(model: CompiledModel) -> Any:
     """Return the optimizer of a model, built first if its learning rate is not known before."""
     optimizer = model.optimizer
     if optimizer.learning_rate is None and not optimizer.built:  # a torch.optim class
@@ -27,7 +42,7 @@ def built_optimizer(model: Any) -> Any:
     return optimizer
 
 
-def require_settable_rate(owner: str, model: Any) -> None:
+def require_settable_rate(owner: str, model: CompiledModel) -> None:
     """Check that the learning rate of the optimizer is a number, which a callback can change.
 
     Raises:
@@ -41,18 +56,18 @@ def require_settable_rate(owner: str, model: Any) -> None:
         )
 
 
-def learning_rates_of(model: object) -> list[float]:
+def learning_rates_of(model: CompiledModel) -> list[float]:
     """Return the learning rate of every parameter group, or of every one of several optimizers."""
     return [float(part["lr"] if isinstance(part, dict) else part.learning_rate) for part in _parts(model)]
 
 
-def learning_rate_of(model: Any) -> float:
+def learning_rate_of(model: CompiledModel) -> float:
     """Return the learning rate: that of the first part whose rate is not 0."""
     first, *others = learning_rates_of(model)
     return float(model.optimizer.learning_rate) if first else next(filter(None, others), 0.0)
 
 
-def set_learning_rates(model: Any, rates: Sequence[float]) -> None:
+def set_learning_rates(model: CompiledModel, rates: Sequence[float]) -> None:
     """Set the learning rate of every part that has none of its own schedule."""
     parts = _parts(model)
     if len(parts) == 1:
@@ -68,14 +83,14 @@ def set_learning_rates(model: Any, rates: Sequence[float]) -> None:
             part["lr"] = rate
 
 
-def learning_rate_names(model: object) -> list[str]:
+def learning_rate_names(model: CompiledModel) -> list[str]:
     """Return the names of the learning rates of the parts in the logs."""
     parts = enumerate(_parts(model))
     names = [str(part.get("name", number) if isinstance(part, dict) else number) for number, part in parts]
     return [f"learning_rate_{name if names.count(name) == 1 else number}" for number, name in enumerate(names)]
 
 
-def _parts(model: object) -> list[Any]:
+def _parts(model: CompiledModel) -> list[Any]:
     """Return what holds a rate: groups of a `torch.optim` optimizer, several optimizers of torchfit, or one."""
     optimizer = built_optimizer(model)
     groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", None)
@@ -169,7 +184,7 @@ class ReduceLROnPlateau(Callback):
 
     written_logs = ("learning_rate",)
 
-    best: Any
+    best: float | None
     wait: int
     cooldown_counter: int
 
@@ -403,7 +418,7 @@ class TorchLRScheduler(Callback):
                 "now. Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
             )
 
-    def _choose_call(self) -> Callable[[int, Any], Any]:
+    def _choose_call(self) -> Callable[[int, float | None], object]:
         """Return how to step the scheduler, from the number of completed epochs or batches and the monitored value."""
         step = self.scheduler.step
         parameters = inspect.signature(step).parameters

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPMessage
 from importlib import import_module
 from threading import Thread
+from types import ModuleType
 from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -113,7 +114,7 @@ class CSVLogger(Callback):
 
     def _reset(self) -> None:
         self._header = None
-        self._rows: list[dict[str, Any]] = []  # those not written yet
+        self._rows: list[dict[str, object]] = []  # those not written yet
         self._num_rows = 0
         self._is_begun = self.append
 
@@ -135,7 +136,7 @@ class CSVLogger(Callback):
             if has_rows:
                 self._rewrite(header, self._read_rows())
             self._header = header
-        rows = [[row.get(name, "NA") for name in self._header] for row in self._rows]
+        rows: list[Sequence[object]] = [[row.get(name, "NA") for name in self._header] for row in self._rows]
         if not has_rows:
             rows.insert(0, self._header)
         with open(self.filename, "a" if has_rows else "w", newline="", encoding="utf-8") as file:
@@ -174,7 +175,7 @@ class CSVLogger(Callback):
         return text.getvalue()
 
 
-def _text(value: object) -> Any:
+def _text(value: object) -> object:
     """Return the content of a cell: lists and arrays in brackets."""
     if isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "shape", None) == ():
         return value
@@ -260,7 +261,7 @@ class _SameServerRedirects(HTTPRedirectHandler):
 
     hops = 0
 
-    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> IO[bytes]:
         """Send the request to the new address.
 
         Raises:
@@ -273,11 +274,13 @@ class _SameServerRedirects(HTTPRedirectHandler):
             raise ValueError("it redirects again and again")
         if urlsplit(address)[:2] != urlsplit(req.full_url)[:2]:
             raise ValueError(f"it redirects to {address}. Pass that address if it is right.")
-        return self.parent.open(Request(address, req.data, dict(req.header_items())), timeout=_TIMEOUT_SECONDS)
+        again = Request(address, req.data, dict(req.header_items()))
+        answer: IO[bytes] = self.parent.open(again, timeout=_TIMEOUT_SECONDS)
+        return answer
 
     http_error_301 = http_error_307 = http_error_308 = http_error_302
 
-    def http_error_303(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+    def http_error_303(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> IO[bytes]:
         """Return the answer: the data were received."""
         return fp
 
@@ -291,12 +294,12 @@ def _deliver(request: Request, problems: list[str]) -> None:
             error.close()
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     """Return arrays and array scalars as lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def require_package(package: str, owner: str) -> Any:
+def require_package(package: str, owner: str) -> ModuleType:
     """Return an optional package.
 
     Raises:
@@ -399,7 +402,7 @@ class MLflowLogger(Callback):
             self._is_ours = False
             self._mlflow().end_run(status)
 
-    def _mlflow(self) -> Any:
+    def _mlflow(self) -> ModuleType:
         return require_package("mlflow", "MLflowLogger")
 
 

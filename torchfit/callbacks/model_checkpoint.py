@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Collection
 from string import Formatter
-from typing import Any
 
 from torchfit._serialization.files import check_writable
 from torchfit._types import Logs, Results, StateDict
@@ -70,7 +69,7 @@ class ModelCheckpoint(Callback):
         self.mode = mode
         self.save_freq = validation.save_freq("save_freq", save_freq)
         self.initial_value_threshold = initial_value_threshold
-        self.best: Any = initial_value_threshold
+        self.best: float | None = initial_value_threshold
         self._monitor = Monitor(type(self).__name__, monitor, mode)
         self._field_names = _field_names(self.filepath)
         self._epoch = 0
@@ -151,7 +150,7 @@ class ModelCheckpoint(Callback):
 
     def _path(self, position: dict[str, int], logs: Results) -> str:
         """Fill in the fields. The logs are read only if a field needs them."""
-        values: dict[str, Any] = dict(position)
+        values: dict[str, object] = dict(position)
         for name in self._field_names:
             if name not in values and name not in logs:
                 raise KeyError(

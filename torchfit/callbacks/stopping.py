@@ -4,9 +4,8 @@ import copy
 import math
 from datetime import timedelta
 from time import perf_counter
-from typing import Any
 
-from torchfit._types import Logs, Results, StateDict
+from torchfit._types import Array, Logs, Results, StateDict
 from torchfit._utils import console
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback, Monitor
@@ -45,10 +44,10 @@ class EarlyStopping(Callback):
     written_logs = ()
 
     wait: int
-    best: Any
+    best: float | None
     best_epoch: int
     stopped_epoch: int
-    best_weights: Any
+    best_weights: list[Array] | None
 
     def __init__(
         self,
@@ -103,7 +102,7 @@ class EarlyStopping(Callback):
             console.write_line(f"Epoch {self.stopped_epoch + 1:05d}: early stopping")
         self._restore()
 
-    def get_monitor_value(self, logs: Results | None) -> Any:
+    def get_monitor_value(self, logs: Results | None) -> float | None:
         """Return the monitored value in `logs`, or None."""
         return self._monitor.read(self.model, self.params, logs or {})
 
@@ -271,7 +270,7 @@ class Timer(Callback):
             console.write_line(f"\nTimer: training stops after {timedelta(seconds=round(self.elapsed))}.")
 
 
-def _seconds(duration: Any) -> float:
+def _seconds(duration: float | timedelta | str) -> float:
     if isinstance(duration, timedelta):
         seconds = duration.total_seconds()
     elif isinstance(duration, str):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from importlib import import_module
 from numbers import Real
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,33 +19,57 @@ from torchfit._utils.modules import training_mode
 from torchfit._utils.tree import map as tree_map
 from torchfit.callbacks.base import Callback
 
+LabelFiles: TypeAlias = "files.PathLike | Mapping[str, files.PathLike] | None"
+"""A file with one label per line, or such a file for each layer name."""
 
-def open_writer(folder: str) -> Any:
+
+class _SummaryWriter(Protocol):
+    """Torch's writer, whose methods have no types."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+
+    def add_histogram(self, tag: str, values: Tensor, global_step: int) -> None: ...
+
+    def add_image(self, tag: str, img_tensor: Tensor, global_step: int) -> None: ...
+
+    def add_embedding(self, mat: Tensor, metadata: list[str] | None, *, tag: str, global_step: int) -> None: ...
+
+    def add_graph(self, model: nn.Module, input_to_model: object, *, use_strict_trace: bool) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_writer(folder: str) -> _SummaryWriter:
     """Return a `SummaryWriter` for a folder.
 
     Raises:
         ImportError: if the package tensorboard is missing.
     """
     try:
-        return import_module("torch.utils.tensorboard").SummaryWriter(folder)
+        writer: _SummaryWriter = import_module("torch.utils.tensorboard").SummaryWriter(folder)
     except ImportError as error:
         raise ImportError("The TensorBoard callback needs the package tensorboard: pip install tensorboard.") from error
+    return writer
 
 
-def write_scalars(writer: Any, prefix: str, values: Mapping[str, object], step: int, suffix: str = "") -> None:
+def write_scalars(
+    writer: _SummaryWriter, prefix: str, values: Mapping[str, object], step: int, suffix: str = ""
+) -> None:
     """Write those of some values that are numbers."""
     for name, value in values.items():
         if isinstance(value, Real):
             writer.add_scalar(f"{prefix}{name}{suffix}", float(value), step)
 
 
-def write_histograms(writer: Any, module: nn.Module, step: int) -> None:
+def write_histograms(writer: _SummaryWriter, module: nn.Module, step: int) -> None:
     """Write a histogram of every parameter."""
     for name, parameter in module.named_parameters():
         writer.add_histogram(f"{_tag(name)}/histogram", parameter.detach(), step)
 
 
-def write_images(writer: Any, module: nn.Module, step: int) -> None:
+def write_images(writer: _SummaryWriter, module: nn.Module, step: int) -> None:
     """Write every parameter as an image: one row per output, from dark (smallest) to bright (largest)."""
     for name, parameter in module.named_parameters():
         values = parameter.detach().float()
@@ -54,7 +78,7 @@ def write_images(writer: Any, module: nn.Module, step: int) -> None:
         writer.add_image(f"{_tag(name)}/image", ((values - low) / (high - low).clamp(min=1e-12))[None], step)
 
 
-def write_embeddings(writer: Any, module: nn.Module, metadata: object, step: int) -> None:
+def write_embeddings(writer: _SummaryWriter, module: nn.Module, metadata: LabelFiles, step: int) -> None:
     """Write the table of every `nn.Embedding`; `metadata` is a file of labels, or a file for each layer name."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Embedding):
@@ -62,7 +86,9 @@ def write_embeddings(writer: Any, module: nn.Module, metadata: object, step: int
             writer.add_embedding(layer.weight.detach(), _labels(path), tag=name or "embedding", global_step=step)
 
 
-def write_graph(writer: Any, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+def write_graph(
+    writer: _SummaryWriter, module: nn.Module, inputs: tuple[object, ...], named: Mapping[str, object]
+) -> None:
     """Write the graph of a module, traced without changing its state or the random generators."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad(), training_mode(module, training=False):
@@ -81,15 +107,15 @@ class InputRecorder:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.inputs: tuple[Any, ...] | None = None
-        self.named: Mapping[str, Any] = {}
+        self.inputs: tuple[object, ...] | None = None
+        self.named: Mapping[str, object] = {}
         self._handle = module.register_forward_pre_hook(self._record, with_kwargs=True)
 
     def remove(self) -> None:
         """Remove the hook from the module."""
         self._handle.remove()
 
-    def _record(self, _: nn.Module, inputs: tuple[object, ...], named: dict[str, Any]) -> None:
+    def _record(self, _: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
         if torch.compiler.is_compiling():
             return
         self.inputs, self.named = tree_map(_copy, inputs), tree_map(_copy, named)
@@ -107,7 +133,7 @@ class ProfiledRange:
     def __init__(self, batches: tuple[int, int], folder: str) -> None:
         self.first, self.last = batches
         self._folder = folder
-        self._profiler: Any = None
+        self._profiler: torch.profiler.profile | None = None
 
     def __getstate__(self) -> StateDict:
         """Leave a running profiler out of copies and pickles."""
@@ -141,17 +167,17 @@ class _Positional(nn.Module):
         self.module = module
         self.names = names
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: object) -> object:
         """Call the module, the last inputs by name."""
         split = len(inputs) - len(self.names)
         return self.module(*inputs[:split], **dict(zip(self.names, inputs[split:])))
 
 
-def _copy(value: object) -> Any:
+def _copy(value: object) -> object:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def _labels(path: Any) -> list[str] | None:
+def _labels(path: str | os.PathLike[str] | None) -> list[str] | None:
     if path is None:
         return None
     with open(path, encoding="utf-8") as file:
@@ -203,7 +229,7 @@ class TensorBoard(Callback):
         update_freq: str | int = "epoch",
         profile_batch: int | tuple[int, int] = 0,
         embeddings_freq: int = 0,
-        embeddings_metadata: object = None,
+        embeddings_metadata: LabelFiles = None,
     ) -> None:
         self.log_dir = files.local_path(log_dir)
         self.histogram_freq = histogram_freq
@@ -215,7 +241,7 @@ class TensorBoard(Callback):
         self.embeddings_freq = embeddings_freq
         self.embeddings_metadata = embeddings_metadata
         self._profile = ProfiledRange(_checked_range(profile_batch), os.path.join(self.log_dir, "profile"))
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, _SummaryWriter] = {}
         self._batches = 0
         self._last_batch = -1
         self._inputs: InputRecorder | None = None
@@ -312,7 +338,7 @@ class TensorBoard(Callback):
             self._inputs = None
             write_graph(self._writer("train"), self.model.module, found.inputs, found.named)
 
-    def _writer(self, run: str) -> Any:
+    def _writer(self, run: str) -> _SummaryWriter:
         if run not in self._writers:
             self._writers[run] = open_writer(os.path.join(self.log_dir, run))
         return self._writers[run]

@@ -31,7 +31,7 @@ class SwapEMAWeights(Callback):
     """
 
     written_logs = ()
-    _kept: Any = None
+    _kept: list[Tensor] | None = None
 
     def __init__(self, swap_on_epoch: bool = False) -> None:
         self.swap_on_epoch = swap_on_epoch

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, NoReturn, TypedDict, TypeVar
 
 import numpy as np
 
+from torchfit._types import TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import argument_names, way_out
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
+
+
+Number = TypeVar("Number", bound=float)
 
 
 class CommonKwargs(TypedDict, total=False):
@@ -34,7 +38,7 @@ def invalid(argument: str, rule: str, value: object) -> NoReturn:
     raise ValueError(f"`{argument}` must be {rule}. Received: {argument}={describe(value)}")
 
 
-def check(argument: str, value: object, rule: str, allowed: Callable[[Any], bool]) -> Any:
+def check(argument: str, value: Number, rule: str, allowed: Callable[[Number], bool]) -> Number:
     """Return `value` if it is a number that `allowed` accepts, else raise.
 
     >>> check("rho", 0.9, "a float in [0, 1)", lambda rho: 0 <= rho < 1)
@@ -47,32 +51,32 @@ def check(argument: str, value: object, rule: str, allowed: Callable[[Any], bool
     return value if fits else invalid(argument, rule, value)
 
 
-def non_negative(argument: str, value: object) -> Any:
+def non_negative(argument: str, value: float) -> float:
     """Return a number that is at least 0."""
     return check(argument, value, "a number >= 0", lambda number: number >= 0)
 
 
-def positive(argument: str, value: object) -> Any:
+def positive(argument: str, value: float) -> float:
     """Return a number above 0."""
     return check(argument, value, "a number > 0", lambda number: number > 0)
 
 
-def in_unit_interval(argument: str, value: object) -> Any:
+def in_unit_interval(argument: str, value: float) -> float:
     """Return a number from 0 to 1, both included."""
     return check(argument, value, "a float in the range [0, 1]", lambda number: 0 <= number <= 1)
 
 
-def decay_rate(argument: str, value: object) -> Any:
+def decay_rate(argument: str, value: float) -> float:
     """Return a number from 0 to just below 1: how much a running mean keeps."""
     return check(argument, value, "a float in the range [0, 1)", lambda number: 0 <= number < 1)
 
 
-def integer(argument: str, value: object, minimum: int) -> Any:
+def integer(argument: str, value: int, minimum: int) -> int:
     """Return an integer of at least `minimum`."""
     return check(argument, value, f"an integer >= {minimum}", lambda number: number == int(number) >= minimum)
 
 
-def if_not_none(rule: Callable[..., object], argument: str, value: object, *more: object) -> Any:
+def if_not_none(rule: Callable[..., Number], argument: str, value: Number | None, *more: object) -> Number | None:
     """Return `None` unchanged, anything else as `rule` returns it."""
     return None if value is None else rule(argument, value, *more)
 
@@ -125,7 +129,7 @@ def as_float32(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def learning_rate(value: Any) -> float:
+def learning_rate(value: TensorLike) -> float:
     """Return a learning rate given as a number, a NumPy scalar or a tensor of one element."""
     rule = "a number >= 0, a `LearningRateSchedule` or a callable that maps the step to a number"
     try:

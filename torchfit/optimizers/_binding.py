@@ -16,7 +16,7 @@ from torchfit._utils.errors import describe
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._accumulation import SUM, GradientAccumulationMixin, GradientAccumulator
 from torchfit.optimizers._foreach import Slots, Tensors, select
-from torchfit.optimizers._parameter_store import ParameterStore
+from torchfit.optimizers._parameter_store import ParameterStore, RestorePlan
 from torchfit.optimizers._parameters import (
     NamedTensor,
     ParameterChanges,
@@ -187,11 +187,11 @@ class BindingMixin(GradientAccumulationMixin):
         """Return the part of the state that belongs to single parameters."""
         return self._store.state_dict()
 
-    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> RestorePlan:
         """Check what `parameter_state` returned, and return what `restore` takes. Nothing is changed yet."""
         return self._store.plan(state, known, self._first_value, strict=strict)
 
-    def restore(self, plan: Any, num_updates: int) -> None:
+    def restore(self, plan: RestorePlan, num_updates: int) -> None:
         """Restore what was planned, after this many updates."""
         self._updates_at_binding = num_updates
         self._store.restore(plan, self._first_value, num_updates)

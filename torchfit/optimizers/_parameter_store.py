@@ -255,6 +255,8 @@ class RestorePlan:
     """Where each trained parameter stood among those that were saved; -1 for a new one."""
     starts: Mapping[str, int]
     ages: Mapping[str, int]
+    parts: Sequence[RestorePlan] = ()
+    """The plans of the optimizers that this one is made of."""
 
     def restore_age(self, step: RestoreStep, num_updates: int) -> None:
         """Count the updates of a parameter on from where they were, whether it was trained then, and is now, or not."""

@@ -7,7 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ _ARGUMENTS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD
 # -- classes and arguments ------------------------------------------------------------------------------------------
 
 
-def is_optimizer_class(value: object) -> bool:
+def is_optimizer_class(value: object) -> TypeGuard[type[torch.optim.Optimizer]]:
     return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 
 
@@ -129,7 +129,7 @@ def _is_of_torch(step: Callable[..., object]) -> bool:
     return step.__module__.startswith("torch.optim")
 
 
-def make(factory: Factory, parameters: list[Any]) -> torch.optim.Optimizer:
+def make(factory: Factory, parameters: list[Tensor] | list[Group]) -> torch.optim.Optimizer:
     if not accepts(factory, 1):
         raise ValueError(f"`optimizer` must be a function of the parameters, but it is {describe(factory)}.")
     made = factory(parameters)
@@ -146,7 +146,7 @@ def class_name(optimizer: object) -> str:
     return getattr(optimizer, "__name__", type(optimizer).__name__)
 
 
-def config_of(optimizer: object) -> tuple[Any, Config]:
+def config_of(optimizer: object) -> tuple[type[torch.optim.Optimizer], Config]:
     """Return the class and the arguments that make an optimizer like this one."""
     if isinstance(optimizer, torch.optim.Optimizer):
         rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -253,7 +253,7 @@ def options_of(group: Mapping[str, object]) -> Group:
     return {name: plain(value) for name, value in group.items() if name not in _NOT_OPTIONS}
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> object:
     """Return a number in the place of a tensor of one."""
     return value.tolist() if isinstance(value, Tensor) else value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from torchfit.optimizers._accumulation import GradientAccumulator
 from torchfit.optimizers._binding import BindingMixin, by_cohort
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, ema_, weight_decay_
 from torchfit.optimizers._foreach import Slots as Slots
+from torchfit.optimizers._parameters import NamedTensor
 from torchfit.optimizers.schedules.base import LearningRate, Schedule, as_schedule
 from torchfit.optimizers.schedules.decay import deserialize, serialize
 
 _gradient_of = attrgetter("grad")
 _Aligned: TypeAlias = "tuple[Tensors, Tensors, Slots, list[bool], Sequence[int]]"
-Closure: TypeAlias = "Callable[[], Any]"
+Closure: TypeAlias = "Callable[[], Tensor]"
 
 REGISTRY = Registry("optimizer", "torchfit.optimizers", {})
 """The optimizers by name, entered by `identifiers`; optimizers that wrap another one save and build it with this."""
@@ -225,7 +226,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
     accepts_closure = False
     """Whether `step` may make use of a `closure`. Those of torchfit evaluate the loss once, before they update."""
 
-    def step(self, num_samples: Scalar | Closure | None = 1.0, closure: Closure | None = None) -> Any:
+    def step(self, num_samples: Scalar | Closure | None = 1.0, closure: Closure | None = None) -> Tensor | None:
         """Make an update with the gradients in the parameters' `grad`.
 
         Args:
@@ -258,7 +259,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
     def apply(
         self,
         grads: Sequence[Tensor | None],
-        trainable_variables: Iterable[Any] | None = None,
+        trainable_variables: Iterable[Tensor | NamedTensor] | None = None,
         num_samples: Scalar | None = 1.0,
     ) -> None:
         """Make an update with these gradients, or accumulate them if `gradient_accumulation_steps` is set.
@@ -285,7 +286,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         else:
             self._accumulate_step(gradients, num_samples)
 
-    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, object]]) -> int:
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Tensor | NamedTensor]]) -> int:
         """Make an update with `(gradient, parameter)` pairs, and return the count of updates."""
         pairs = list(grads_and_vars)
         self.apply([gradient for gradient, _ in pairs], [parameter for _, parameter in pairs])
@@ -313,7 +314,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
     # What can be read and set.
 
     @property
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> float:
         """The learning rate of the next update, a float as float32 holds it. Settable unless it is a schedule.
 
         Raises:
@@ -340,7 +341,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         return _arguments.as_float32(self._schedule(num_gradients))
 
     @property
-    def learning_rate_or_schedule(self) -> Any:
+    def learning_rate_or_schedule(self) -> LearningRate | None:
         """The number that the learning rate was set to, or the schedule that decides it."""
         return self._learning_rate if self._schedule is None else self._schedule_arg
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 
@@ -53,7 +53,7 @@ def serialize(optimizer: AnyOptimizer) -> Config:
     return REGISTRY.serialize(optimizer)
 
 
-def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> AnyOptimizer:
     """Build the optimizer that `serialize` described.
 
     Args:
@@ -66,10 +66,11 @@ def deserialize(config: object, custom_objects: Mapping[str, object] | None = No
     >>> deserialize(serialize(SGD(0.1))).learning_rate
     0.1
     """
-    return REGISTRY.deserialize(config, custom_objects)
+    made: AnyOptimizer = REGISTRY.deserialize(config, custom_objects)
+    return made
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Return the optimizer that a name, a config, an optimizer or a class stands for.
 
     Args:
@@ -139,5 +140,5 @@ _WANTED = (
 )
 
 
-def _is_torch_class(identifier: object) -> bool:
+def _is_torch_class(identifier: object) -> TypeGuard[type[torch.optim.Optimizer]]:
     return isinstance(identifier, type) and issubclass(identifier, torch.optim.Optimizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +11,10 @@ from torchfit._types import Config, StateDict
 from torchfit._utils.names import argument_names
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, norms
+from torchfit.optimizers._parameter_store import RestorePlan
 from torchfit.optimizers._parameters import NamedTensor, Parameters
 from torchfit.optimizers.base import REGISTRY, Optimizer
+from torchfit.optimizers.schedules.base import LearningRate
 
 
 class LossScaleOptimizer(Optimizer):
@@ -156,7 +157,7 @@ class LossScaleOptimizer(Optimizer):
         return self._num_updates - self.skipped_updates
 
     @property
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> float:
         """The inner optimizer's learning rate."""
         return self.learning_rate_at(self._num_gradients)
 
@@ -182,7 +183,7 @@ class LossScaleOptimizer(Optimizer):
         return self.skipped_updates * (self.gradient_accumulation_steps or 1)
 
     @property
-    def learning_rate_or_schedule(self) -> Any:
+    def learning_rate_or_schedule(self) -> LearningRate | None:
         """The inner optimizer's number, or its schedule."""
         return self._inner.learning_rate_or_schedule
 
@@ -201,11 +202,11 @@ class LossScaleOptimizer(Optimizer):
         """Return the state of the inner optimizer's parameters."""
         return self._inner.parameter_state()
 
-    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> RestorePlan:
         """Check a state for the inner optimizer."""
         return self._inner.plan_restore(state, known, strict=strict)
 
-    def restore(self, plan: object, num_updates: int) -> None:
+    def restore(self, plan: RestorePlan, num_updates: int) -> None:
         """Restore the state of the inner optimizer."""
         self._inner.restore(plan, num_updates)
 

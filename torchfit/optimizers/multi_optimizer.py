@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +20,7 @@ from torchfit.optimizers._parameter_store import RestorePlan
 from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
 from torchfit.optimizers.base import Optimizer
 from torchfit.optimizers.optimizer_map import OptimizerMap, resolve
+from torchfit.optimizers.schedules.base import LearningRate
 
 Selector: TypeAlias = "Callable[[str, Tensor], object]"
 _WRAPPED_BY = ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
@@ -185,7 +186,7 @@ class MultiOptimizer(Optimizer):
     # Learning rates.
 
     @property
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> float:
         """The learning rate of the first optimizer whose rate is not 0.
 
         Setting it scales the rates of all by the same factor; that of one is `optimizer[pattern].learning_rate`.
@@ -220,7 +221,7 @@ class MultiOptimizer(Optimizer):
         return tuple(optimizer.learning_rate_at(num_gradients) for optimizer in self.optimizers)
 
     @property
-    def learning_rate_or_schedule(self) -> Any:
+    def learning_rate_or_schedule(self) -> LearningRate | None:
         """A schedule, if one of the optimizers has one; else the learning rate."""
         given = [optimizer.learning_rate_or_schedule for optimizer in self.optimizers]
         return next((each for each in given if callable(each)), None) or self.learning_rate
@@ -259,7 +260,7 @@ class MultiOptimizer(Optimizer):
                 state["parameters"].setdefault(name, {}).update(slots)
         return state
 
-    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> Any:
+    def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> RestorePlan:
         """Check a state for all optimizers."""
         known = list(known)
         own, theirs = _split(state, self._all_slots())
@@ -273,13 +274,13 @@ class MultiOptimizer(Optimizer):
                 if name in tensors and self._optimizer_of(name, tensors[name]) is optimizer
             }
             plans.append(optimizer.plan_restore({**state, "parameters": mine}, known, strict=False))
-        return MultiRestorePlan(plan, plans)
+        return replace(plan, parts=plans)
 
-    def restore(self, plan: Any, num_updates: int) -> None:
+    def restore(self, plan: RestorePlan, num_updates: int) -> None:
         """Restore the state of all optimizers."""
-        super().restore(plan.own, num_updates)
-        for optimizer, theirs in zip(self.optimizers, plan.theirs):
-            optimizer.restore(theirs, num_updates)
+        super().restore(plan, num_updates)
+        for optimizer, part in zip(self.optimizers, plan.parts):
+            optimizer.restore(part, num_updates)
 
     def state_dict(self) -> StateDict:
         """Return everything that changes in training. See `Optimizer.state_dict`."""
@@ -339,23 +340,6 @@ class MultiOptimizer(Optimizer):
         described = config["optimizer_map"]
         mapped = OptimizerMap.from_config(described.get("config", described), custom_objects)
         return cls(mapped, **{name: value for name, value in config.items() if name != "optimizer_map"})
-
-
-@dataclass
-class MultiRestorePlan:
-    """The plans of all optimizers, and that of what belongs to all of them."""
-
-    own: RestorePlan
-    theirs: list[RestorePlan]
-
-    @property
-    def positions(self) -> list[int]:
-        """Where each trained parameter stood among those that were saved."""
-        return self.own.positions
-
-    def warn(self) -> None:
-        """Warn about what starts afresh, and what is not used."""
-        self.own.warn()
 
 
 def _split(state: StateDict, own_slots: Sequence[str]) -> tuple[StateDict, dict[str, dict[str, Tensor]]]:

@@ -28,7 +28,7 @@ from torchfit.optimizers._parameters import (
 )
 from torchfit.optimizers._torch_optim import ClosureProbe, Factory
 
-Closure = Callable[[], Any]
+Closure = Callable[[], Tensor]
 _EXPECTED = "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters"
 
 
@@ -193,7 +193,7 @@ class TorchOptimizer:
 
     # Steps.
 
-    def step(self, num_samples: Scalar | Closure | None = 1.0, closure: Closure | None = None) -> Any:
+    def step(self, num_samples: Scalar | Closure | None = 1.0, closure: Closure | None = None) -> object:
         """Make an update with the gradients in the parameters' `grad`.
 
         The first update tells which parameters have none.
