@@ -3,7 +3,7 @@
 import io
 import tokenize
 
-MAX_ANY = 729
+MAX_ANY = 520
 MAX_FILES = 170
 
 

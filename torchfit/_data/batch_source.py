@@ -1,8 +1,8 @@
 """The interface of everything that yields batches, and their way to the device."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class BatchSource:
         """Return what the batches to come depend on, within an epoch or between two."""
         return {"seed": self.seed}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue with the batches that were to come when `state_dict` returned this."""
         self.seed = state["seed"]
 
@@ -100,7 +100,7 @@ def draw_seed() -> int:
 _SHARE_OF_FREE_MEMORY = 0.5
 
 
-def fits_on(device: torch.device, tensors: Iterable[Any]) -> bool:
+def fits_on(device: torch.device, tensors: Iterable[Tensor]) -> bool:
     """Return whether tensors take at most half of the free memory of a device, not counting those already there.
 
     Where the free memory is not known, as on the CPU, everything fits.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +51,7 @@ def _rule(value: UserData) -> ClassWeightMap | str:
     return {_class(label): _weight(label, weight) for label, weight in value.items()}
 
 
-def _class(label: Any) -> int:
+def _class(label: UserData) -> int:
     try:
         number = float(label)
     except (TypeError, ValueError, OverflowError):
@@ -64,7 +63,7 @@ def _class(label: Any) -> int:
     return int(number)
 
 
-def _weight(label: object, weight: Any) -> float:
+def _weight(label: object, weight: UserData) -> float:
     if isinstance(weight, Number) or getattr(weight, "shape", None) == ():
         number = float(weight)
         if number >= 0 and number != float("inf"):

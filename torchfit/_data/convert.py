@@ -1,6 +1,6 @@
 """Converts arrays of all kinds to tensors: once for arrays, per batch for everything that yields batches."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
 from time import perf_counter
@@ -30,7 +30,7 @@ def is_series(value: UserData) -> bool:
     return is_frame(value) and not hasattr(value, "columns")
 
 
-def series_holds_numbers(series: Any) -> bool:
+def series_holds_numbers(series: UserData) -> bool:
     """Return whether a Series holds numbers or bools."""
     return getattr(series.dtype, "kind", "") in "fiub"
 
@@ -77,7 +77,7 @@ def _matrix(argument: str, frame: UserData) -> Array:
     return np.column_stack([_column(column) for column in columns])
 
 
-def _column(values: Any) -> Array:
+def _column(values: UserData) -> Array:
     """Return a column of any numeric dtype, including the nullable ones; missing values become NaN."""
     if isinstance(values.dtype, np.dtype):
         return np.asarray(values)
@@ -109,7 +109,7 @@ def _check_numeric(dtypes: Mapping[object, Any], argument: str, value: UserData)
     )
 
 
-def _format_names(columns: Any) -> str:
+def _format_names(columns: Iterable[object]) -> str:
     names = [str(name) for name in columns]
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
@@ -323,7 +323,7 @@ def holds_numbers(value: UserData) -> bool:
     return bool(leaves) and all(map(_is_number, leaves))
 
 
-def array_of_numbers(value: Sequence[Any]) -> Array | Tensor:
+def array_of_numbers(value: Sequence[Nested]) -> Array | Tensor:
     """Return a (nested) list of numbers as an array, or as a tensor if its entries are tensors.
 
     Raises:

@@ -4,9 +4,8 @@ The order of an epoch is a function of a seed and the index of the epoch, and of
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,7 +144,7 @@ class EpochIterator(BatchSource):
         batches = self._batches.state_dict(is_mid_epoch or self._stream is not None)
         return {"origin": self._first_epoch, "seen": self._has_yielded, "batches": batches}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue with the batches that were to come when `state_dict` returned this."""
         self._first_epoch, self._has_yielded = state["origin"], state["seen"]
         self._stream, self._peeked = None, None

@@ -1,7 +1,7 @@
 """The rows of every batch that one of several processes takes."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from torchfit._data.batch_source import BatchSource
-from torchfit._types import UserData
+from torchfit._types import StateDict, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.tree import Batch
+
+Fingerprint = tuple[object, str, str]
+"""Shape, or length, of data, their dtype and a digest of some rows."""
 
 _FINGERPRINT_ROWS = 64
 
@@ -191,11 +194,11 @@ class PartBatches(BatchSource):
         batch = self._batches.peek()
         return None if batch is None else self._rows.take(batch)
 
-    def state_dict(self, is_mid_epoch: bool = False) -> dict[str, Any]:
+    def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return what the batches to come depend on."""
         return self._batches.state_dict(is_mid_epoch)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue with the batches that were to come."""
         self._batches.load_state_dict(state)
 
@@ -221,7 +224,7 @@ def _sampler_problem(argument: str, data: UserData) -> str | None:
     return None
 
 
-def fingerprint(argument: str, data: UserData) -> dict[str, Any]:
+def fingerprint(argument: str, data: UserData) -> dict[str, Fingerprint]:
     """Return what tells data apart: shape, dtype and some rows of tensors and arrays, else the length."""
     leaves = dict(tree.leaves_with_path(data))
     if all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves.values()):
@@ -232,13 +235,13 @@ def fingerprint(argument: str, data: UserData) -> dict[str, Any]:
         return {}
 
 
-def _print_of(array: Any) -> tuple[Any, str, str]:
+def _print_of(array: UserData) -> Fingerprint:
     rows = int(array.shape[0]) if len(array.shape) else 0
     some = array[:: max(1, rows // _FINGERPRINT_ROWS)] if rows else array
     return tuple(array.shape), str(array.dtype), _digest(some)
 
 
-def _digest(array: Any) -> str:
+def _digest(array: UserData) -> str:
     """Return a short digest of numbers; "" of what holds none, or cannot be read like this, such as sparse arrays."""
     try:
         values = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
@@ -247,7 +250,7 @@ def _digest(array: Any) -> str:
     return "" if values.dtype.hasobject else hashlib.sha256(values.tobytes()).hexdigest()[:8]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Fingerprint | None) -> str:
     if value is None:
         return "nothing"
     shape, dtype, digest = value

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -76,7 +76,7 @@ class CompiledExecution(EagerExecution):
         """Return which graphs there are, by mode, since graphs round differently."""
         return {**super().state_dict(), "modes": {mode: step.state_dict() for mode, step in self._steps.items()}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Compile the same graphs, and no others, once their shapes occur again."""
         super().load_state_dict(state)
         for mode, of_mode in state.get("modes", state).items():  # Earlier versions stored the modes alone.
@@ -215,7 +215,7 @@ class CompiledStep:
             "failure": self._failure,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore that."""
         self._graphs = {key: self._graphs.get(key) for key in state["graphs"]}
         self._drop_pending()

@@ -1,6 +1,6 @@
 """Eager execution: every step runs as ordinary Python, one at a time or several per call."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -96,7 +96,7 @@ class EagerExecution:
         """Return what the numbers of the next steps depend on: the memory format."""
         return {"memory_format": self.memory_format.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore that."""
         if state.get("memory_format"):
             self.memory_format.load_state_dict(state["memory_format"])

@@ -1,7 +1,6 @@
 """Predictions of several processes: each predicts its rows of every batch, and all get the whole."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ class GatheredPredictions:
         pad_value: Fills up outputs of different shapes.
     """
 
-    def __init__(self, processes: ProcessGroup, rows: RowsOfProcess, out: Any, pad_value: float | None) -> None:
+    def __init__(self, processes: ProcessGroup, rows: RowsOfProcess, out: Nested, pad_value: float | None) -> None:
         self._processes, self._rows = processes, rows
         self._out, self._pad_value = out, pad_value
         self._own = Predictions(None, None, pad_value)
@@ -35,7 +34,7 @@ class GatheredPredictions:
     def collect(self, step: StepFn) -> StepFn:
         """Return a step that remembers the rows of its batches, and leaves out rows that do not count."""
 
-        def run(item: Any) -> Nested:
+        def run(item: BatchPart | list[BatchPart]) -> Nested:
             parts: list[BatchPart] = item if isinstance(item, list) else [item]
             outputs = step(item)
             self._totals += [part.total for part in parts]
@@ -48,7 +47,7 @@ class GatheredPredictions:
         """Take the outputs of own rows."""
         self._own.append(outputs)
 
-    def result(self) -> Any:
+    def result(self) -> Nested:
         """Return the outputs of all rows, or what was given to write into."""
         own = self._own.result()
         if self._is_per_sample:
@@ -80,8 +79,8 @@ class GatheredPredictions:
             whole[self._positions(rank)] = part.numpy()
         return whole
 
-    def _in_order(self, parts: list[list[Any]]) -> list[Any]:
-        whole: list[Any] = [None] * sum(self._totals)
+    def _in_order(self, parts: list[list[Nested]]) -> list[Nested]:
+        whole: list[Nested] = [None] * sum(self._totals)
         for rank, samples in enumerate(parts):
             for position, sample in zip(self._positions(rank), samples):
                 whole[position] = sample

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +129,7 @@ def describe_layer(module: nn.Module, layer: nn.Module) -> str:
     return f"`{name}`, {kind}," if name else kind
 
 
-def suggest_way_out(layer: nn.Module, received: Any, text: str) -> str:
+def suggest_way_out(layer: nn.Module, received: object, text: str) -> str:
     """Return a sentence with what to do about the input that a layer of torch refused.
 
     Args:
@@ -179,7 +178,7 @@ def _suggest_one_tensor(received: object) -> str:
     return "Check the inputs of this layer: it takes tensors."
 
 
-def _suggest_ids(layer: nn.Embedding | nn.EmbeddingBag, received: Any) -> str:
+def _suggest_ids(layer: nn.Embedding | nn.EmbeddingBag, received: object) -> str:
     if isinstance(received, Tensor) and received.is_floating_point():
         return 'This layer takes ids, which are integers: pass x.astype("int64") of an array or x.long() of a tensor.'
     if isinstance(received, Tensor) and received.dtype not in (torch.int64, torch.int32):
@@ -247,7 +246,7 @@ def suggest_missing_axis(layer: nn.Module, shape: tuple[int, ...]) -> str | None
     )
 
 
-Call = Callable[[nn.Module, Any], Any]
+Call = Callable[[nn.Module, Nested], Nested]
 
 
 def check_batch_axis(call: Call, module: nn.Module, inputs: Nested) -> Call:
@@ -274,8 +273,8 @@ def takes_as_sample(layer: nn.Module, num_axes: int) -> bool:
 
 def _call_checked(
     call: Call, leaves: Sequence[Tensor], suspects: Sequence[nn.Module], module: nn.Module, inputs: Nested
-) -> Any:
-    def check(layer: nn.Module, received: tuple[Any, ...]) -> None:
+) -> Nested:
+    def check(layer: nn.Module, received: tuple[object, ...]) -> None:
         """Refuse what came in `x` as it is; what the model computed itself may have any axes."""
         first = received[0] if received else None
         if isinstance(first, Tensor) and _is_one_of(first, leaves) and takes_as_sample(layer, first.ndim):
@@ -392,7 +391,7 @@ def _passes_through(package: str, traceback: TracebackType | None) -> bool:
     return any(_module_of(entry).startswith(package) for entry in iter_frames(traceback))
 
 
-def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, Any, str, bool] | None:
+def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, object, str, bool] | None:
     """Return the innermost module whose `forward` was running, its input, and where this `forward` was written.
 
     And whether the code that failed is torch's. `None` if the `forward` is not torch's.

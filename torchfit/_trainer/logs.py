@@ -107,5 +107,5 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, (bool, int, float)) or getattr(value, "shape", None) == () else value
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> object:
     return value.detach().clone() if isinstance(value, Tensor) else value

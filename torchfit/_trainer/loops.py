@@ -4,12 +4,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from operator import sub
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from torchfit._trainer.logs import LazyLogs
-from torchfit._types import StepFn, StepIterator
+from torchfit._types import Logs, Nested, StepFn, StepIterator
 from torchfit._utils.console import write_line
 from torchfit.callbacks.callback_list import CallbackList
 
@@ -17,6 +17,7 @@ _MAX_DATA_SHARE = 1 / 3
 _MIN_DATA_SECONDS = 0.1
 _PARTS = ("data", "copy", "step", "callbacks", "validation", "compile")
 Seconds = dict[str, float]
+Result = TypeVar("Result")
 
 
 class EpochTimer:
@@ -62,10 +63,10 @@ class EpochTimer:
             seconds["copy"] = min(self._transfer_seconds() - transfer_seconds, seconds["data"])
             seconds["data"] -= seconds["copy"]
 
-    def timed(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, kind: str, function: Callable[..., Result]) -> Callable[..., Result]:
         """Return a function that does the same, with its time counted as `kind`."""
 
-        def measured(*arguments: Any) -> Any:
+        def measured(*arguments: object) -> Result:
             called = perf_counter()
             try:
                 return function(*arguments)
@@ -74,7 +75,7 @@ class EpochTimer:
 
         return measured
 
-    def time_callbacks(self, callbacks: Any) -> None:
+    def time_callbacks(self, callbacks: CallbackList) -> None:
         """Time the hooks of the callbacks; those of batches only if a user-defined callback has them."""
         hooks = ["on_epoch_begin", "on_epoch_end"]
         hooks += ["on_train_batch_begin", "on_train_batch_end"] if callbacks.keeps_batch_logs else []
@@ -158,9 +159,9 @@ def train_loop(
     step: StepFn,
     callbacks: CallbackList,
     stop_flags: StopFlags,
-    start_epoch: Callable[[], Any],
+    start_epoch: Callable[[], Logs],
     validate: Callable[[int], dict[str, float]],
-    finalize: Callable[[], Any],
+    finalize: Callable[[], object],
 ) -> None:
     """Train.
 
@@ -178,7 +179,7 @@ def train_loop(
     on_train_end(logs)
     ```
     """
-    logs: Any = LazyLogs.wrap(None)
+    logs: Logs = LazyLogs.wrap(None)
     callbacks.on_train_begin({})
     for epoch in epochs:
         logs = start_epoch()
@@ -197,9 +198,9 @@ def train_loop(
     callbacks.on_train_end(logs)
 
 
-def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackList, stop_flags: StopFlags) -> Any:
+def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackList, stop_flags: StopFlags) -> Logs:
     """Evaluate and return the logs of the last step, which hold the metrics over all steps."""
-    logs: Any = LazyLogs.wrap(None)
+    logs: Logs = LazyLogs.wrap(None)
     callbacks.on_test_begin({})
     for first, last, batch in steps:
         callbacks.on_test_batch_begin(first, {})
@@ -213,7 +214,7 @@ def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackList, st
 
 
 def predict_loop(
-    steps: StepIterator, step: StepFn, callbacks: CallbackList, stop_flags: StopFlags, collect: Callable[[Any], None]
+    steps: StepIterator, step: StepFn, callbacks: CallbackList, stop_flags: StopFlags, collect: Callable[[Nested], None]
 ) -> None:
     """Predict, passing the outputs of each batch to `collect`."""
     callbacks.on_predict_begin({})

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -205,13 +205,13 @@ def _add(
     return [_sum(a, b, first, second) for a, b in zip(others, gradients)], total
 
 
-def _share(denominator: Any, total: Any) -> Any:
+def _share(denominator: Denominator, total: Denominator) -> Denominator:
     if isinstance(total, Tensor):
         return torch.where(total == 0, 0.0, denominator / total)
     return denominator / total if total else 0.0
 
 
-def _sum(a: Tensor | None, b: Tensor | None, first: Any, second: Any) -> Tensor | None:
+def _sum(a: Tensor | None, b: Tensor | None, first: Denominator, second: Denominator) -> Tensor | None:
     if a is None:
         return None if b is None else b.mul(second)
     return a.mul(first) if b is None else a.mul(first).add(b.mul(second)).to(a.dtype)

@@ -5,7 +5,6 @@ import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from torchfit._trainer.hints import check_batch_axis
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
-from torchfit._utils.modules import device_of, floating_dtype_of
+from torchfit._utils.modules import ModuleWrapper, device_of, floating_dtype_of
 from torchfit._utils.tensors import is_plain
 
-Call = Callable[[nn.Module, Any], Any]
+Call = Callable[[nn.Module, Nested], Nested]
 """Calls a module with one batch of inputs."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -67,7 +66,7 @@ class _LoopState(threading.local):
     """
 
     def __init__(self) -> None:
-        self.bound: dict[Any, Call] = {}
+        self.bound: dict[object, Call] = {}
         self.checks_batch_axis = False
 
     def __reduce__(self) -> tuple[type["_LoopState"], tuple[()]]:
@@ -91,16 +90,16 @@ class ModuleCaller:
     def __init__(self, input_names: Sequence[str] | None) -> None:
         self._input_names = input_names
         self._wrap: Callable[[Call], Call] = _identity
-        self._cache: dict[Any, Call] = {}
-        self._fitting: set[Any] = set()  # The structures whose first axis no layer could mistake.
+        self._cache: dict[object, Call] = {}
+        self._fitting: set[object] = set()  # The structures whose first axis no layer could mistake.
         self.loop = _LoopState()
-        self.example: Any = None
+        self.example: Nested = None
 
     def __getstate__(self) -> StateDict:
         """Leave out the bound calls: copies bind their own."""
         return {**self.__dict__, "_cache": {}, "_fitting": set()}
 
-    def __call__(self, module: nn.Module, inputs: Nested) -> Any:
+    def __call__(self, module: nn.Module, inputs: Nested) -> Nested:
         """Call the module with one batch of inputs."""
         call = self.loop.bound.get(type(inputs)) or self._bind(module, inputs)
         return call(module, inputs)
@@ -137,8 +136,12 @@ class ModuleCaller:
 
 
 def call_model(
-    model: Any, caller: ModuleCaller, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+    model: ModuleWrapper,
+    caller: ModuleCaller,
+    run: Callable[..., Nested],
+    args: tuple[Nested, ...],
+    kwargs: dict[str, Nested],
+) -> Nested:
     """Call a model by `run`; a single array, list, tuple or dictionary is passed to its module as in `fit`."""
     if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping, np.ndarray)):
         args = (tree.map(partial(_as_tensor, model.module), args[0]),)
@@ -179,7 +182,7 @@ def make_module_call(signature: Signature, inputs: Nested) -> Call:
     )
 
 
-def _call_by_name(signature: Signature, inputs: Mapping[str, Any]) -> Call:
+def _call_by_name(signature: Signature, inputs: Mapping[str, Nested]) -> Call:
     names = signature.given_names
     if names is not None and set(inputs) <= set(names):
         in_order = [name for name in names if name in inputs]
@@ -221,25 +224,25 @@ def _is_annotated_as_sequence(module: nn.Module, first: Sequence[inspect.Paramet
     return isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, (Tensor, Mapping, str))
 
 
-def call_with_one(module: nn.Module, inputs: Nested) -> Any:
+def call_with_one(module: nn.Module, inputs: Nested) -> Nested:
     """Call a module with the inputs as its single argument."""
     return module(inputs)
 
 
-def _call_with_all(module: nn.Module, inputs: Sequence[Any]) -> Any:
+def _call_with_all(module: nn.Module, inputs: Sequence[Nested]) -> Nested:
     return module(*inputs)
 
 
-def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
+def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Nested]) -> Nested:
     return module(**inputs)
 
 
-def _as_template(inputs: Any) -> Any:
+def _as_template(inputs: Nested) -> Nested:
     """Return one sample of zeros like a batch of inputs, on the CPU."""
     return tree.map(_template_leaf, inputs)
 
 
-def _template_leaf(leaf: Any) -> Any:
+def _template_leaf(leaf: object) -> object:
     if not isinstance(leaf, Tensor):
         return leaf
     return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if is_plain(leaf) and leaf.ndim else None

@@ -51,6 +51,7 @@ class UncompiledObjective:
     index_targets: Mapping[str | None, bool] = {}
     output_bytes = 0
     losses = NO_LOSSES
+    outputs: Sequence[OutputObjective] = ()
     metrics: Sequence[Metric] = ()
     output_metrics: Sequence[Metric] = ()
     unreported_metrics: Sequence[Metric] = ()

@@ -12,7 +12,7 @@ output has one column and, as in Keras 2, always in subclasses of `Metric`.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
 from torch import Tensor
 
@@ -22,17 +22,18 @@ from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, unique_names
 
-Function = Callable[..., Any]
+Result = TypeVar("Result")
+Whole = TypeVar("Whole")
 
 
-def with_column_targets(member: Any, function: Function) -> Function:
+def with_column_targets(member: object, function: Callable[..., Result]) -> Callable[..., Result]:
     """Return `function(target, output, weight=None)` of a loss or metric, fed with columns where it needs them."""
     if not _is_user_defined(member):
         return function
     return _with_columns(function, always=hasattr(member, "update_state") and not hasattr(member, "function"))
 
 
-def _is_user_defined(member: Any) -> bool:
+def _is_user_defined(member: object) -> bool:
     """Return whether the maths of a loss or metric was written outside of torchfit."""
     function = getattr(member, "function", None)
     if function is not None:
@@ -40,15 +41,15 @@ def _is_user_defined(member: Any) -> bool:
     return not type(member).__module__.startswith("torchfit.")
 
 
-def is_builtin(member: Any) -> bool:
+def is_builtin(member: object) -> bool:
     """Return whether a loss or metric looks at nothing but targets, outputs and weights, as all of torchfit's do."""
     function = getattr(member, "function", None) or getattr(member, "fn", None)
     homes = [type(member).__module__, *([] if function is None else [str(getattr(function, "__module__", ""))])]
     return all(home.startswith(("torchfit.", "torch.nn.")) for home in homes) and not hasattr(member, "metric")
 
 
-def _with_columns(function: Function, always: bool) -> Function:
-    def call(target: Any, output: Any, *weights: Tensor | None) -> Any:
+def _with_columns(function: Callable[..., Result], always: bool) -> Callable[..., Result]:
+    def call(target: Nested, output: Tensor, *weights: Tensor | None) -> Result:
         if getattr(target, "ndim", 0) != 1 or output.ndim != 2 or not (always or output.shape[1] == 1):
             return function(target, output, *weights)
         return function(_column(target), output, *map(_column, weights))
@@ -60,8 +61,8 @@ def _column(vector: Tensor | None) -> Tensor | None:
     return vector if vector is None or vector.ndim != 1 else vector.unsqueeze(-1)
 
 
-Getter = Callable[[Any], Any]
-IsSingle = Callable[[Any], bool]
+Getter = Callable[[Nested], Nested]
+IsSingle = Callable[[Nested], bool]
 
 _MAIN_OUTPUT = "logits"
 """The output that one loss and one target are for, where there are others: models of transformers name it so."""
@@ -80,7 +81,7 @@ class OutputSpec:
     """
 
     names: tuple[str, ...]
-    structure: Any
+    structure: Nested
     others: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -135,7 +136,7 @@ class OutputSpec:
                 )
 
 
-def _plain(outputs: Nested) -> Any:
+def _plain(outputs: Nested) -> Nested:
     """Return a structure in which all that has named parts is a dictionary, and all else a list."""
     if tree.is_leaf(outputs):
         return 0
@@ -171,12 +172,12 @@ def _is_positional(outputs: Nested) -> bool:
     return tree.is_leaf(outputs) or not _is_named(outputs)
 
 
-def _is_named(value: Any) -> bool:
+def _is_named(value: Nested) -> bool:
     """Tell what has parts with names: a dictionary, named tuple or dataclass."""
     return not tree.is_leaf(value) and any(isinstance(key, str) for key, _ in tree.children(value))
 
 
-def _is_sequence(value: Any) -> bool:
+def _is_sequence(value: object) -> bool:
     return isinstance(value, (list, tuple))
 
 
@@ -194,7 +195,7 @@ def output_getters(outputs: Nested, names: Sequence[str]) -> dict[str, Getter]:
 
 
 def match_to_outputs(
-    argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str], sharing: Sequence[str] = ()
+    argument: str, value: Nested, output_spec: OutputSpec, active_outputs: Sequence[str], sharing: Sequence[str] = ()
 ) -> dict[str, Getter]:
     """Return, for each output that `value` has a part for, a function that takes this part out of `value`.
 
@@ -221,7 +222,7 @@ def match_to_outputs(
 
 
 def _match_single(
-    argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str], *, is_known: bool
+    argument: str, value: Nested, output_spec: OutputSpec, active_outputs: Sequence[str], *, is_known: bool
 ) -> dict[str, Getter]:
     if len(active_outputs) > 1 and not is_known:
         raise ValueError(
@@ -303,11 +304,13 @@ def check_numbers(argument: str, value: Nested) -> None:
             )
 
 
-def _is_numeric(leaf: Any) -> bool:
+def _is_numeric(leaf: object) -> bool:
     return isinstance(leaf, (Tensor, Number)) or getattr(getattr(leaf, "dtype", None), "kind", "O") in NUMERIC_KINDS
 
 
-def broadcast_to_outputs(argument: str, value: Any, output_spec: OutputSpec, *, is_single: IsSingle) -> dict[str, Any]:
+def broadcast_to_outputs(
+    argument: str, value: Nested, output_spec: OutputSpec, *, is_single: IsSingle
+) -> dict[str, Nested]:
     """Assign what `compile` got (losses, loss weights, lists of metrics) to the outputs.
 
     `is_single(value)` tells a thing that serves every output from a list or dictionary with one for each.
@@ -327,7 +330,7 @@ def broadcast_to_outputs(argument: str, value: Any, output_spec: OutputSpec, *, 
 
 
 def _paths(
-    value: Any, output_spec: OutputSpec, active_outputs: Sequence[str], is_single: IsSingle
+    value: Nested, output_spec: OutputSpec, active_outputs: Sequence[str], is_single: IsSingle
 ) -> dict[str, tree.Path] | None:
     """Find the part of `value` that belongs to each output, `None` if it fits in no way."""
     parts = tree.children(value)
@@ -341,7 +344,9 @@ def _paths(
     return _match_nested(value, output_spec.structure, is_single)
 
 
-def _match_nested(value: Any, structure: Any, is_single: IsSingle, path: tree.Path = ()) -> dict[str, tree.Path] | None:
+def _match_nested(
+    value: Nested, structure: Nested, is_single: IsSingle, path: tree.Path = ()
+) -> dict[str, tree.Path] | None:
     """Match `value` with the nested names, level by level; parts of it may be missing."""
     if value is None:
         return {}
@@ -364,7 +369,7 @@ def _match_nested(value: Any, structure: Any, is_single: IsSingle, path: tree.Pa
     return found
 
 
-def _raise_mismatch(argument: str, value: Any, output_spec: OutputSpec, active_outputs: Sequence[str]) -> NoReturn:
+def _raise_mismatch(argument: str, value: Nested, output_spec: OutputSpec, active_outputs: Sequence[str]) -> NoReturn:
     if argument == "y":
         check_numbers(argument, value)
     names = list(output_spec.names)
@@ -382,10 +387,10 @@ def _raise_mismatch(argument: str, value: Any, output_spec: OutputSpec, active_o
     )
 
 
-def _getter(value: Any, path: tree.Path) -> Getter:
+def _getter(value: Nested, path: tree.Path) -> Getter:
     return tree.path_getter(value, path) if path else identity
 
 
-def identity(value: Any) -> Any:
+def identity(value: Whole) -> Whole:
     """Take everything: there is one part."""
     return value

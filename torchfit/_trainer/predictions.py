@@ -1,6 +1,6 @@
 """Predictions: the outputs of all batches, joined on the host."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchfit._data.convert import dense, is_frame
 from torchfit._execution.step_program import PADDING_HINT, cannot_join
-from torchfit._types import Array, Nested
+from torchfit._types import Array, Nested, Results, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import is_plain
@@ -32,11 +32,11 @@ class Predictions:
         ValueError: If an array of `out` has fewer rows than there are samples.
     """
 
-    def __init__(self, samples: int | None, out: Any = None, pad_value: float | None = None) -> None:
+    def __init__(self, samples: int | None, out: Nested = None, pad_value: float | None = None) -> None:
         self._buffers: list[Any] = []
         self._samples = samples
         self._out, self._pad_value = out, pad_value
-        self._unflatten: Callable[[Any], Any] = tuple
+        self._unflatten: Callable[[list[Nested]], Nested] = tuple
         self._num_leaves: int | None = None
         self._rows_differ: str | None = None
         validation.optional_number("pad_value", pad_value)
@@ -85,12 +85,12 @@ class Predictions:
         arrays = _match_by_path(self._out, [path for path, found in is_tensor.items() if found])
         return [_UserBuffer(arrays[path]) if found else _SkippedOutput() for path, found in is_tensor.items()]
 
-    def result(self) -> Any:
+    def result(self) -> Nested:
         """Return NumPy arrays in the structure of the outputs, or what was given to write into."""
         return self._unflatten([buffer.result() for buffer in self._buffers]) if self._out is None else self._out
 
 
-def _match_by_path(out: Any, paths: list[tree.Path]) -> dict[tree.Path, Any]:
+def _match_by_path(out: Nested, paths: list[tree.Path]) -> dict[tree.Path, UserData]:
     """Return the array for each output: that of the same name or position; a list goes by position in any case."""
     arrays = dict(tree.leaves_with_path(out))
     if len(arrays) != len(paths):
@@ -112,7 +112,7 @@ def _can_hold_rows(array: Nested) -> bool:
     return is_array and not is_frame(array) and len(array.shape) > 0
 
 
-class SampleList(list[Any]):
+class SampleList(list[Nested]):
     """Outputs of a module that returns a list with an entry for each sample, as detectors do."""
 
 
@@ -128,11 +128,11 @@ def is_list_per_sample(outputs: Nested, inputs: Nested) -> bool:
     return len(outputs) in rows | {len(leaf) for leaf in leaves[:1]}
 
 
-def _is_record(value: Any) -> bool:
+def _is_record(value: Nested) -> bool:
     return value is not None and not tree.is_leaf(value) and not isinstance(value, (list, tuple))
 
 
-def _find_different_rows(parts: list[Any]) -> str | None:
+def _find_different_rows(parts: list[Nested]) -> str | None:
     """Return what is wrong with outputs whose first axes differ, so that batches cannot be joined along them."""
     shapes = [tuple(part.shape) for part in parts if isinstance(part, Tensor) and part.ndim]
     if len({shape[0] for shape in shapes}) <= 1:
@@ -140,7 +140,7 @@ def _find_different_rows(parts: list[Any]) -> str | None:
     return f"the outputs of a batch, of shapes {', '.join(map(str, shapes))}, have different first axes"
 
 
-def _first(parts: list[Any]) -> Any:
+def _first(parts: list[Nested]) -> Nested:
     return parts[0]
 
 
@@ -148,13 +148,13 @@ class _SampleBuffer:
     """Holds an entry for each sample."""
 
     def __init__(self) -> None:
-        self._samples: list[Any] = []
+        self._samples: list[Nested] = []
 
     def add(self, samples: SampleList) -> None:
         """Append the entries of one batch, as NumPy arrays."""
         self._samples += [tree.map(_array_or_leaf, sample) for sample in samples]
 
-    def result(self) -> list[Any]:
+    def result(self) -> list[Nested]:
         """Return the entries of all samples."""
         return self._samples
 
@@ -162,7 +162,7 @@ class _SampleBuffer:
 class _SkippedOutput:
     """Stands for an output that is no tensor, and leaves it out."""
 
-    def add(self, part: Any) -> None:
+    def add(self, part: object) -> None:
         """Forget it."""
 
     def result(self) -> None:
@@ -172,7 +172,7 @@ class _SkippedOutput:
 class _UserBuffer:
     """Writes into an array of the user's, from its first row on."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: UserData) -> None:
         self._array = array.numpy() if isinstance(array, Tensor) else array
         self._filled = 0
 
@@ -227,7 +227,7 @@ class _OutputBuffer:
         self._chunks.append(chunk)
         self._filled += len(chunk) if chunk.ndim else 1
 
-    def _misfit(self, part: Tensor, shape: Any, expected: str) -> ValueError:
+    def _misfit(self, part: Tensor, shape: Sequence[int], expected: str) -> ValueError:
         found = f"after {self._filled} rows of shape {tuple(shape)} a batch gave {tuple(part.shape)}{expected}"
         return ValueError(f"{cannot_join(found)} {PADDING_HINT}")
 
@@ -252,20 +252,20 @@ def numpy_compatible(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _NO_NUMPY else tensor
 
 
-def to_numpy(outputs: Nested) -> Any:
+def to_numpy(outputs: Nested) -> Nested:
     """Return the outputs of one batch as NumPy arrays in their structure, `None` for what is no tensor."""
     return tree.map(_array_of, outputs)
 
 
-def _array_or_leaf(leaf: Any) -> Any:
+def _array_or_leaf(leaf: object) -> object:
     return numpy_compatible(leaf).numpy(force=True) if isinstance(leaf, Tensor) else leaf
 
 
-def _array_of(leaf: Any) -> Any:
+def _array_of(leaf: object) -> Array | None:
     return numpy_compatible(leaf).numpy(force=True) if isinstance(leaf, Tensor) else None
 
 
-def format_results(logs: Mapping[str, Any], as_dict: bool) -> Any:
+def format_results(logs: Results, as_dict: bool) -> Any:
     """Return results as a user asked for them: by name, as a list, or the only one alone."""
     if validation.boolean("return_dict", as_dict):
         return dict(logs)

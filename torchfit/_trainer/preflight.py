@@ -23,7 +23,6 @@ import inspect
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -36,11 +35,13 @@ from torchfit._trainer.module_call import Call, make_module_call
 from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import count_rows
+from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import warn
 from torchfit._utils.modules import has_running_stats
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit._utils.tree import Batch
+from torchfit.metrics import Metric
 
 
 def infer_log_names_of_model(model: BaseModel, state: StepState, batch: Batch | None) -> list[str] | None:
@@ -59,7 +60,11 @@ def infer_log_names_of_model(model: BaseModel, state: StepState, batch: Batch | 
 
 
 def infer_log_names(
-    objective: Any, others: list[Any], call: Call | None, module: nn.Module, batch: Batch | None
+    objective: Objective | UncompiledObjective,
+    others: list[Metric],
+    call: Call | None,
+    module: nn.Module,
+    batch: Batch | None,
 ) -> list[str] | None:
     """Return the names of the results after a batch, `None` if they cannot be inferred.
 
@@ -83,7 +88,7 @@ def infer_log_names(
         return None
 
 
-def _dry_run(objective: Any, call: Call, module: nn.Module, batch: Batch) -> None:
+def _dry_run(objective: Objective | UncompiledObjective, call: Call, module: nn.Module, batch: Batch) -> None:
     """Update an objective with targets and outputs of the right shapes."""
     shapes = infer_output_shapes(call, module, batch.inputs)
     device = tree.leaves(batch.inputs)[0].device
@@ -93,7 +98,7 @@ def _dry_run(objective: Any, call: Call, module: nn.Module, batch: Batch) -> Non
         metric.reset_state()
 
 
-def infer_output_shapes(call: Call, module: nn.Module, inputs: Any) -> Any:
+def infer_output_shapes(call: Call, module: nn.Module, inputs: Nested) -> Nested:
     """Return what `call(module, inputs)` would return, as tensors without values.
 
     Raises:

@@ -4,13 +4,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchfit._distribution.process_group import ProcessGroup
+from torchfit._trainer.base_model import BaseModel
 from torchfit._types import Logs, StepIterator
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.callbacks import CallbackList
@@ -137,7 +137,7 @@ class AgreedFlags:
         hears_test: Whether callbacks run after the steps of an evaluation.
     """
 
-    def __init__(self, processes: ProcessGroup, model: Any, callbacks: CallbackList, controls: Controls) -> None:
+    def __init__(self, processes: ProcessGroup, model: BaseModel, callbacks: CallbackList, controls: Controls) -> None:
         self._processes, self._model, self._callbacks, self._controls = processes, model, callbacks, controls
         self._epoch, self._steps = 0, 0
         self.is_epoch_over = False

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.module_call import ModuleCaller, make_module_call
+from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.modules import device_of, floating_dtype_of, training_mode, weight_tensors
 from torchfit._utils.notebook import table_html
@@ -42,7 +44,7 @@ class Summary:
         return f"<p><b>Model: {escape(self.name)}</b></p>{table_html(self.header, self.rows)}<p>{totals}</p>"
 
 
-def summarize_model(model: Any, call: ModuleCaller, input_shape: Any = None, **options: Any) -> Summary:
+def summarize_model(model: BaseModel, call: ModuleCaller, input_shape: Nested = None, **options: Any) -> Summary:
     """Return the summary of a model.
 
     Args:
@@ -57,7 +59,7 @@ def summarize_model(model: Any, call: ModuleCaller, input_shape: Any = None, **o
     return summarize(model.name, model.module, run, optimizer_weights=held, **options)
 
 
-def _run_example(model: Any, call: ModuleCaller, example: Any) -> None:
+def _run_example(model: BaseModel, call: ModuleCaller, example: Nested) -> None:
     module = model.module
     device, dtype = device_of(module), floating_dtype_of(module)
     inputs = tree.map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), example)
@@ -69,7 +71,7 @@ def _run_example(model: Any, call: ModuleCaller, example: Any) -> None:
 def summarize(
     name: str,
     module: nn.Module,
-    run: Callable[[], Any] | None = None,
+    run: Callable[[], object] | None = None,
     expand_nested: bool = False,
     show_trainable: bool = False,
     layer_range: Sequence[str] | None = None,
@@ -124,7 +126,7 @@ def _layers(module: nn.Module, deep: bool) -> Iterator[tuple[str, nn.Module]]:
     yield from inner or [(type(module).__name__.lower(), module)]
 
 
-def _output_shapes(layers: list[nn.Module], run: Callable[[], Any] | None) -> dict[int, str]:
+def _output_shapes(layers: list[nn.Module], run: Callable[[], object] | None) -> dict[int, str]:
     shapes: dict[int, str] = {}
     if run is None:
         return shapes
@@ -135,7 +137,7 @@ def _output_shapes(layers: list[nn.Module], run: Callable[[], Any] | None) -> di
 
 @contextmanager
 def _recording(layers: list[nn.Module], shapes: dict[int, str]) -> Iterator[None]:
-    def record(layer: nn.Module, _: Any, outputs: Any) -> None:
+    def record(layer: nn.Module, _: object, outputs: Nested) -> None:
         shapes[id(layer)] = ", ".join(_shape(leaf) for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor))
 
     handles = [layer.register_forward_hook(record) for layer in layers]
@@ -214,7 +216,7 @@ def readable_size(size: float) -> str:
     return f"{size:.2f} GB"
 
 
-def zeros_for_shape(shape: Any) -> Any:
+def zeros_for_shape(shape: Nested) -> Nested:
     """Return a batch of one sample of zeros for a shape, or for a list or dictionary of shapes."""
     if isinstance(shape, Mapping):
         return {name: zeros_for_shape(part) for name, part in shape.items()}

@@ -13,11 +13,12 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.step_state import AuxiliaryTerms, StepState
-from torchfit._types import StateDict, Stateful, StepFn, StepIterator
+from torchfit._types import Results, StateDict, Stateful, StepFn, StepIterator
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import unwrap_key, unwrap_module
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.callbacks import Callback
+from torchfit.metrics import Metric
 
 FORMAT = "torchfit training"
 VERSION = 3
@@ -46,7 +47,7 @@ class Batches(Protocol):
         """Return what the remaining batches depend on."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore that."""
         ...
 
@@ -79,7 +80,7 @@ class TrainingState:
     def __init__(
         self,
         batches: Batches,
-        iter_steps: Callable[[Any, int, int], StepIterator],
+        iter_steps: Callable[[Batches, int, int], StepIterator],
         epochs: range,
         stop_flags: StopFlag,
         reset_metrics: Callable[[], None],
@@ -131,7 +132,7 @@ class TrainingState:
             yield first
         yield from steps
 
-    def state_dict(self, epoch: int, step: int, logs: Mapping[str, Any]) -> StateDict:
+    def state_dict(self, epoch: int, step: int, logs: Results) -> StateDict:
         """Return everything that the run depends on before step `step` of epoch `epoch`; tensors are those in use.
 
         Args:
@@ -150,7 +151,7 @@ class TrainingState:
             **{name: component.state_dict() for name, component in self._components.items()},
         }
 
-    def state_of(self, component: str) -> Any:
+    def state_of(self, component: str) -> object:
         """Return the state of one component, by name."""
         return self._components[component].state_dict()
 
@@ -178,7 +179,7 @@ class TrainingState:
                 component.load_state_dict(state[name])
 
 
-def _check_state(state: Any) -> StateDict:
+def _check_state(state: object) -> StateDict:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"This is not the state of a training run: {describe(state)}.")
     if state["version"] > VERSION:
@@ -244,7 +245,7 @@ class ModelState:
 class OptimizerState:
     """The optimizer with its counters and schedule, and other stateful objects in public attributes of the model."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: BaseModel) -> None:
         self._model = model
 
     def state_dict(self) -> StateDict:
@@ -301,7 +302,7 @@ class ModuleFlagsState:
 class MetricsState:
     """The metrics in the middle of an epoch."""
 
-    def __init__(self, model: Any, objective: Objective, auxiliary: AuxiliaryTerms, device: torch.device) -> None:
+    def __init__(self, model: BaseModel, objective: Objective, auxiliary: AuxiliaryTerms, device: torch.device) -> None:
         self._model, self._objective, self._auxiliary, self._device = model, objective, auxiliary, device
 
     def state_dict(self) -> StateDict:
@@ -322,15 +323,15 @@ class MetricsState:
             if metric.name in states:
                 metric.load_state_dict(states[metric.name])
 
-    def _modules(self) -> list[Any]:
+    def _modules(self) -> list[Metric]:
         return [metric for metric in self._model.metrics if isinstance(metric, nn.Module)]
 
 
 class CallbacksState:
     """Every callback that has a state, identified by its class and its number among those of the class."""
 
-    def __init__(self, callbacks: Iterable[Any]) -> None:
-        self._callbacks: dict[str, Any] = {}
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks: dict[str, Callback] = {}
         for callback in callbacks:
             name, number = type(callback).__name__, 1
             while f"{name} {number}" in self._callbacks:
@@ -345,7 +346,7 @@ class CallbacksState:
             if hasattr(callback, "state_dict")
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the states; callbacks without a saved state start afresh."""
         for name, callback in self._callbacks.items():
             if name in state:
@@ -370,5 +371,5 @@ class NullState:
     def state_dict(self) -> None:
         """Return nothing."""
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_state_dict(self, state: object) -> None:
         """Restore nothing."""

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,13 +13,22 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange, MetricChanges
 from torchfit._trainer.logs import LazyLogs, flatten
 from torchfit._trainer.loss_tracking import LossMean, LossTerm, LossTerms
+from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._trainer.output_matching import is_builtin
 from torchfit._trainer.steps import count_rows
-from torchfit._types import Results
+from torchfit._types import Nested, Results, TensorLike
 from torchfit._utils import tree
 from torchfit._utils.compat import version_of
-from torchfit.metrics import Mean
+from torchfit.losses.base import Denominator
+from torchfit.metrics import Mean, Metric
 from torchfit.metrics.base import SUM_DTYPE
+from torchfit.optimizers._foreach import Scalar
+from torchfit.optimizers.base import Closure, Optimizer
+from torchfit.optimizers.identifiers import AnyOptimizer
+
+Result = TypeVar("Result")
+AttributeOptimizer: TypeAlias = "AnyOptimizer | torch.optim.Optimizer"
+"""An optimizer in an attribute of a model, of torchfit or of torch."""
 
 
 class StepValues:
@@ -69,7 +78,7 @@ class SharedMetrics:
 
     def __init__(self, exchange: Exchange, changes: MetricChanges, model: BaseModel, part: BatchPart) -> None:
         self._exchange, self._changes, self._model, self._part = exchange, changes, model, part
-        self._attached: dict[int, Any] = {}
+        self._attached: dict[int, Metric] = {}
         self._versions: list[int] = []
 
     @contextmanager
@@ -90,8 +99,8 @@ class SharedMetrics:
                 self._attached[id(metric)] = metric
                 vars(metric)["result"] = self._reader(metric.result)
 
-    def _reader(self, result: Callable[[], Any]) -> Callable[[], Any]:
-        def read() -> Any:
+    def _reader(self, result: Callable[[], Result]) -> Callable[[], Result]:
+        def read() -> Result:
             self._exchange_changes()
             return result()
 
@@ -129,7 +138,7 @@ def weighted_scalars(part: BatchPart) -> Iterator[None]:
 
 
 def _with_share(update: Callable[..., None], share: float) -> Callable[..., None]:
-    def weighted(mean: Any, values: Any, sample_weight: Any = None) -> None:
+    def weighted(mean: Metric, values: TensorLike, sample_weight: TensorLike = None) -> None:
         is_scalar = sample_weight is None and not getattr(values, "ndim", 1 if isinstance(values, (list, tuple)) else 0)
         update(mean, torch.as_tensor(values) if is_scalar else values, share if is_scalar else sample_weight)
 
@@ -137,14 +146,16 @@ def _with_share(update: Callable[..., None], share: float) -> Callable[..., None
 
 
 @contextmanager
-def whole_losses(objective: Any, exchange: Exchange, part: BatchPart, attach: Callable[[], None]) -> Iterator[None]:
+def whole_losses(
+    objective: Objective | UncompiledObjective, exchange: Exchange, part: BatchPart, attach: Callable[[], None]
+) -> Iterator[None]:
     """Let `compute_loss` return losses whose mean over the rows of all processes is the loss of the whole batch.
 
     A mean over rows is that already. Where the denominator depends on data, such as a mask, it is exchanged.
     """
     compute = objective.loss
 
-    def loss(targets: Any, outputs: Any, sample_weight: Any) -> Tensor | None:
+    def loss(targets: Nested, outputs: Nested, sample_weight: Nested) -> Tensor | None:
         total: Tensor | None = compute(targets, outputs, sample_weight)
         attach()  # The first batch creates metrics.
         terms = objective.losses.terms
@@ -163,13 +174,13 @@ def whole_losses(objective: Any, exchange: Exchange, part: BatchPart, attach: Ca
         del vars(objective)["loss"]
 
 
-def _factors(terms: Sequence[LossTerm], exchange: Exchange, part: BatchPart, device: torch.device) -> list[Any]:
+def _factors(terms: Sequence[LossTerm], exchange: Exchange, part: BatchPart, device: torch.device) -> list[Denominator]:
     """Return by what the losses of the outputs are to be multiplied."""
     inverse = part.total / part.rows if part.rows else 0.0
     own = [term.denominator.detach() for term in terms if isinstance(term.denominator, Tensor) and not term.is_sum]
     counted = [value if part.rows else torch.zeros_like(value) for value in own]
     sums = iter(exchange.sum(counted, SUM_DTYPE, device) if counted else ())
-    factors: list[Any] = []
+    factors: list[Denominator] = []
     for term in terms:
         if term.is_sum:
             factors.append(inverse)
@@ -195,21 +206,21 @@ def shared_gradients(model: BaseModel, exchange: Exchange, share: float) -> Iter
         yield
 
 
-def _optimizers_of(model: BaseModel) -> list[Any]:
+def _optimizers_of(model: BaseModel) -> list[AttributeOptimizer]:
     """Return the optimizers in attributes of a model, also in lists and dictionaries, each once."""
-    found: dict[int, Any] = {}
+    found: dict[int, AttributeOptimizer] = {}
     for value in vars(model).values():
         parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
         found.update({id(part): part for part in parts if _is_optimizer(part)})
     return list(found.values())
 
 
-def _is_optimizer(value: object) -> bool:
+def _is_optimizer(value: object) -> TypeGuard[AttributeOptimizer]:
     return isinstance(value, torch.optim.Optimizer) or (hasattr(value, "apply") and hasattr(value, "scale_loss"))
 
 
 @contextmanager
-def _shared(optimizer: Any, gradients: "SharedGradients") -> Iterator[None]:
+def _shared(optimizer: AttributeOptimizer, gradients: "SharedGradients") -> Iterator[None]:
     if isinstance(optimizer, torch.optim.Optimizer):
         handle = optimizer.register_step_pre_hook(lambda *_: gradients.set_in_place(_parameters_of(optimizer)))
         try:
@@ -240,7 +251,7 @@ class SharedGradients:
     def __init__(self, exchange: Exchange, share: float) -> None:
         self._exchange, self._share = exchange, share
 
-    def replacement(self, optimizer: Any) -> tuple[str, Callable[..., Any]]:
+    def replacement(self, optimizer: Any) -> tuple[str, Callable[..., object]]:
         """Return which method of an optimizer of torchfit first sees gradients, and what exchanges them before."""
         if not hasattr(optimizer, "update"):
             return "step", self._before_step(optimizer, optimizer.step)
@@ -248,21 +259,21 @@ class SharedGradients:
             return "update", self._before_update(optimizer, optimizer.update)
         return "accumulate", self._before_accumulation(optimizer, optimizer.accumulate)
 
-    def _before_update(self, optimizer: Any, update: Callable[..., Any]) -> Callable[..., Any]:
-        def shared(gradients: Sequence[Tensor | None], *numbers: Any) -> Any:
-            return update(self.mean(gradients, optimizer.parameters)[0], *numbers)
+    def _before_update(self, optimizer: Optimizer, update: Callable[..., None]) -> Callable[..., None]:
+        def shared(gradients: Sequence[Tensor | None], *numbers: Scalar) -> None:
+            update(self.mean(gradients, optimizer.parameters)[0], *numbers)
 
         return shared
 
-    def _before_accumulation(self, optimizer: Any, accumulate: Callable[..., Any]) -> Callable[..., Any]:
-        def shared(gradients: Sequence[Tensor | None], denominator: Any = 1.0, group: int = 0) -> Any:
+    def _before_accumulation(self, optimizer: Optimizer, accumulate: Callable[..., Result]) -> Callable[..., Result]:
+        def shared(gradients: Sequence[Tensor | None], denominator: Denominator | None = 1.0, group: int = 0) -> Result:
             means, whole = self.mean(gradients, optimizer.parameters, 0.0 if denominator is None else denominator)
             return accumulate(means, None if denominator is None else whole, group)
 
         return shared
 
-    def _before_step(self, optimizer: Any, step: Callable[..., Any]) -> Callable[..., Any]:
-        def shared(num_samples: Any = 1.0, closure: Any = None) -> Any:
+    def _before_step(self, optimizer: AnyOptimizer, step: Callable[..., Result]) -> Callable[..., Result]:
+        def shared(num_samples: "Scalar | Closure | None" = 1.0, closure: "Closure | None" = None) -> Result:
             evaluate = num_samples if callable(num_samples) else closure
             if evaluate is None:
                 self.set_in_place(optimizer.parameters)
@@ -271,7 +282,7 @@ class SharedGradients:
 
         return shared
 
-    def _evaluate(self, closure: Callable[[], Any], optimizer: Any) -> Any:
+    def _evaluate(self, closure: Closure, optimizer: AnyOptimizer) -> Tensor:
         loss = closure()
         self.set_in_place(optimizer.parameters)
         own = loss.detach() * self._share if self._share else torch.zeros_like(loss.detach())
@@ -284,7 +295,7 @@ class SharedGradients:
             parameter.grad = gradient
 
     def mean(
-        self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], denominator: Any = 0.0
+        self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], denominator: Denominator = 0.0
     ) -> tuple[list[Tensor | None], Tensor]:
         """Return the means, `None` for parameters without a gradient in all processes, and the sum of denominators."""
         own = [None if gradient is None or not self._share else gradient for gradient in gradients]
@@ -315,7 +326,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 @contextmanager
-def additive_metrics(objective: Any) -> Iterator[None]:
+def additive_metrics(objective: Objective | UncompiledObjective) -> Iterator[None]:
     """Check with the first batch that the states of custom metrics are sums over rows, as they say.
 
     Raises:
@@ -323,7 +334,7 @@ def additive_metrics(objective: Any) -> Iterator[None]:
     """
     update = objective.update_metrics
 
-    def checked(targets: Any, outputs: Any, sample_weight: Any) -> None:
+    def checked(targets: Nested, outputs: Nested, sample_weight: Nested) -> None:
         parts = targets, outputs, sample_weight
         rows = count_rows(targets, outputs)
         update(*parts)  # Which creates the metrics, if it is the first time.
@@ -338,7 +349,9 @@ def additive_metrics(objective: Any) -> Iterator[None]:
         vars(objective).pop("update_metrics", None)
 
 
-def _require_additive(metrics: Sequence[Any], update: Callable[..., None], parts: tuple[Any, ...], rows: int) -> None:
+def _require_additive(
+    metrics: Sequence[Metric], update: Callable[..., None], parts: tuple[Nested, ...], rows: int
+) -> None:
     own = [metric for metric in metrics if hasattr(metric, "variables") and not is_builtin(metric)]
     sums = [(metric, variable) for metric in own for variable in metric.variables if variable.aggregation == "sum"]
     if not sums:

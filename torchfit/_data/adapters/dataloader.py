@@ -1,8 +1,7 @@
 """torch's DataLoader, used as it is, with its collate function, sampler and workers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
@@ -88,7 +87,7 @@ class DataLoaderBatches(BatchSource):
             return {"loader": self._loader.state_dict()}  # type: ignore[attr-defined]
         return {"generators": self._epoch_start_rng if is_mid_epoch else self._generators()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue where `state_dict` was called."""
         if self._is_stateful:
             self._loader.load_state_dict(state["loader"])  # type: ignore[attr-defined]

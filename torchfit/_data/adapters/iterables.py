@@ -1,9 +1,8 @@
 """Iterables: generators, iterable datasets, and anything else to iterate over."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat, takewhile
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
@@ -89,7 +88,7 @@ class IterableBatches(BatchSource):
         """Return the state of the iterable, if it has one."""
         return {"iterable": self._iterable.state_dict() if self.is_resumable else None}  # type: ignore[attr-defined]
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Let the iterable continue where it was."""
         if self.is_resumable:
             self._iterable.load_state_dict(state["iterable"])  # type: ignore[attr-defined]

@@ -1,9 +1,8 @@
 """`PyDataset`, also called `Sequence`: batches by index, from a class that users write."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import count, islice
-from typing import Any
 
 from torch.utils.data import default_convert
 
@@ -156,7 +155,7 @@ class SequenceBatches(BatchSource):
         """Return the seed, and the state of a sequence that has one."""
         return {"seed": self.seed, "sequence": self._sequence.state_dict() if self._is_stateful else None}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Continue with the same orders."""
         self.seed = state["seed"]
         if self._is_stateful and state["sequence"] is not None:
