@@ -3,7 +3,7 @@
 import io
 import tokenize
 
-MAX_ANY = 520
+MAX_ANY = 522
 MAX_FILES = 170
 
 

@@ -51,7 +51,8 @@ class NotReadyError(Exception):
 
 def compile_now(module: GraphModule, examples: Any, options: dict[str, Any]) -> FindCode:
     """Compile a graph in this process, and return what returns its code."""
-    code = compat.inductor().compile_fx_inner(module, examples, **options)
+    inductor: Any = compat.inductor()
+    code = inductor.compile_fx_inner(module, examples, **options)
     return lambda: code
 
 

@@ -228,7 +228,8 @@ def cached_code_only() -> Iterator[None]:
 
     Graphs that other threads compile meanwhile are compiled as always.
     """
-    module, thread, is_refused = inductor(), threading.get_ident(), False
+    module: Any = inductor()
+    thread, is_refused = threading.get_ident(), False
     compile_graph = getattr(module, "fx_codegen_and_compile", None)
     if compile_graph is None:
         raise NotCachedError
