@@ -39,7 +39,9 @@ print-environment:
 	@echo $(VENV)
 
 coverage: $(VENV)/dev.stamp  ## Run the tests, show which lines they miss, and fail if these are too many
-	@$(TEST_ENV) $(RUN) -m coverage run -m pytest -q $(ARGS)
+	@$(RUN) -m coverage erase
+	@$(TEST_ENV) $(RUN) -m coverage run -m pytest -q -n auto --dist worksteal $(ARGS)
+	@$(RUN) -m coverage combine -q
 	@$(RUN) -m coverage report
 
 docs: $(VENV)/docs.stamp  ## Build the site into docs/_build/html; warnings are errors
@@ -63,7 +65,7 @@ bench: $(VENV)/test.stamp  ## Measure torchfit, loops by hand and other trainers
 
 clean:           ## Remove everything that was made here
 	rm -rf docs/_build docs/api/generated docs/notebooks
-	rm -rf $(VENV) .venv-* demo-output build dist *.egg-info htmlcov .coverage
+	rm -rf $(VENV) .venv-* demo-output build dist *.egg-info htmlcov .coverage .coverage.*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
