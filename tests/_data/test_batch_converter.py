@@ -33,7 +33,7 @@ def test_tuples_are_taken_apart_and_all_else_is_x(raw, parts):
 
 @pytest.mark.parametrize("names", ["y x", "x y z"])
 def test_named_tuples_are_refused_with_the_remedy(names):
-    kind = namedtuple("Example", names)
+    kind = namedtuple("Example", names.split())
     with pytest.raises(ValueError, match=r"named tuple, Example.*yield a plain tuple"):
         unpack(kind(*range(len(names.split()))))
 
@@ -205,7 +205,7 @@ class Checked:
 
 
 def test_dataclasses_that_build_themselves(read):
-    assert read((Checked(np.zeros(2)), torch.zeros(2))).inputs.x.dtype == torch.float32
+    assert read((Checked(np.zeros(2)), torch.zeros(2))).inputs.x.dtype == torch.float32  # type: ignore[arg-type]
 
 
 def test_tensors_that_need_gradients_get_their_own(read):

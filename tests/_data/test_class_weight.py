@@ -9,7 +9,7 @@ from torchfit._data.convert import BatchSpec
 
 
 def weights(rules, targets, sample_weight=None, names=None):
-    return ClassWeights(as_class_weights(rules), names, torch.float32).weights(targets, sample_weight)
+    return ClassWeights(as_class_weights(rules), names, torch.float32).weights(targets, sample_weight)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("keys", [(0, 2), ("0", "2"), (0.0, 2.0), (np.int64(0), np.float32(2))])
@@ -84,11 +84,11 @@ def test_one_row_for_all_samples_is_ambiguous(batch_spec):
 
 
 def test_rows_are_of_one_kind_in_all_batches():
-    by_class = ClassWeights(as_class_weights({1: 2}), None, torch.float32)
+    by_class = ClassWeights(as_class_weights({1: 2}), None, torch.float32)  # type: ignore[arg-type]
     assert by_class.weights(torch.tensor([[0, 1], [1, 0]]), None).tolist() == [2, 1]
     with pytest.raises(ValueError, match="of another kind than the batches before"):
         by_class.weights(torch.tensor([[0, 2], [1, 0]]), None)
-    by_class = ClassWeights(as_class_weights({1: 2}), None, torch.float32)
+    by_class = ClassWeights(as_class_weights({1: 2}), None, torch.float32)  # type: ignore[arg-type]
     assert by_class.weights(torch.tensor([[0, 2]]), None).tolist() == [[1, 1]]
     assert by_class.weights(torch.tensor([[0, 1]]), None).tolist() == [[1, 2]]
 

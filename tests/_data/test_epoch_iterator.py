@@ -26,7 +26,7 @@ def epochs_of(batch_spec):
 
 
 def loader(count):
-    return DataLoader(torch.arange(float(count)), batch_size=1)
+    return DataLoader(torch.arange(float(count)), batch_size=1)  # type: ignore[arg-type]
 
 
 def generator(count):
@@ -125,7 +125,7 @@ class Short:
         return generator(2)
 
 
-@pytest.mark.parametrize("data", [DataLoader(Ending(range(8)), batch_size=1), Short()], ids=["loader", "iterable"])
+@pytest.mark.parametrize("data", [DataLoader(Ending(range(8)), batch_size=1), Short()], ids=["loader", "iterable"])  # type: ignore[arg-type]
 def test_data_that_end_before_their_length_give_a_warning(data, epochs_of):
     with pytest.warns(UserWarning, match=r"`x` ended after \d of \d batches, which is what its length says"):
         epochs_of(data)
@@ -139,7 +139,7 @@ def test_an_epoch_that_is_left_early_gives_no_warning(batch_spec):
 
 def test_the_length_may_change_from_epoch_to_epoch(batch_spec):
     data = [0.0, 1.0, 2.0]
-    batches = EpochIterator(get_data_adapter(DataLoader(data, batch_size=1), None, None, batch_spec).batches())
+    batches = EpochIterator(get_data_adapter(DataLoader(data, batch_size=1), None, None, batch_spec).batches())  # type: ignore[arg-type]
     assert len(list(batches.epoch(0))) == batches.steps == 3
     del data[1:]
     assert len(list(batches.epoch(1))) == batches.steps == 1

@@ -1,6 +1,7 @@
 """Data that are resumed in the middle of an epoch give the batches that an uninterrupted run would get."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ class StatefulLoader(DataLoader):
         self.loaded = state["position"]
 
 
-FORMS = {
+FORMS: dict[str, Any] = {
     "arrays": lambda: (X, Y, {"batch_size": 2, "shuffle": True}),
     "arrays by batch": lambda: (X, Y, {"batch_size": 2, "shuffle": "batch"}),
     "dataset": lambda: (Noisy(), None, {"batch_size": 2, "shuffle": True}),

@@ -16,13 +16,16 @@ LABELS = np.arange(6) % 3
 TENSOR = torch.from_numpy(X)
 
 
+Targets = namedtuple("Targets", "a b")
+
+
 def model_of(loss=None):
     model = torchfit.Model(nn.Linear(4, 3), device="cpu")
     model.compile("sgd", loss or nn.CrossEntropyLoss())
     return model
 
 
-@pytest.mark.parametrize("x", [scipy.sparse.dok_matrix(X), memoryview(X), TENSOR.to_sparse()])
+@pytest.mark.parametrize("x", [scipy.sparse.dok_matrix(X), memoryview(X), TENSOR.to_sparse()])  # type: ignore[arg-type]
 def test_inputs_are_read(x):
     model = model_of()
     np.testing.assert_allclose(model.predict(x), model.predict(X), rtol=1e-5)
@@ -88,7 +91,7 @@ def test_class_weights_reach_targets_in_a_named_tuple():
         def forward(self, x):
             return {"a": super().forward(x), "b": super().forward(x)}
 
-    targets = namedtuple("Targets", "a b")(LABELS, LABELS)
+    targets = Targets(LABELS, LABELS)
     results = []
     for y in (targets, targets._asdict()):
         torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """Compiled steps give what plain ones give, and fall back to them with a line that says why."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_gathered_gradients_are_part_of_the_graph(steps):
 
 @graphs
 def test_the_compiler_knows_every_operation_of_an_update(monkeypatch, tmp_path, caplog):
-    options = {"gradient_accumulation_steps": 2, "clipnorm": 0.1}
+    options: dict[str, Any] = {"gradient_accumulation_steps": 2, "clipnorm": 0.1}
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(logging.getLogger("torch._inductor"), "propagate", True)
     plain, _ = trained(lambda: nn.Linear(6, 3), optimizers.SGD(0.1, **options))

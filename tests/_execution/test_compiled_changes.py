@@ -130,7 +130,7 @@ class Accumulates(nn.Linear):
         self.register_buffer("total", torch.zeros(()))
 
     def forward(self, x):
-        self.total += 0.1
+        self.total += 0.1  # type: ignore[assignment]
         return super().forward(x) + self.total
 
 
@@ -188,7 +188,7 @@ def test_nothing_of_a_run_that_failed_is_kept(accumulation, traced_only, monkeyp
             run(inputs)
             raise RuntimeError("out of luck")
 
-        code._boxed_call = True
+        code._boxed_call = True  # type: ignore[attr-defined]
         return code
 
     def train(jit_compile):

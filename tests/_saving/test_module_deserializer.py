@@ -132,7 +132,7 @@ def test_networks_of_torch_classes(make, inputs, path):
 
 def test_names_of_layers(path):
     layers = OrderedDict(encode=nn.Linear(4, 2), decode=nn.Linear(2, 4))
-    loaded = there_and_back(nn.Sequential(layers), path)
+    loaded = there_and_back(nn.Sequential(layers), path)  # type: ignore[arg-type]
     assert list(loaded.state_dict()) == ["encode.weight", "encode.bias", "decode.weight", "decode.bias"]
 
 
@@ -156,15 +156,15 @@ def test_lazy_layers_that_saw_none(path):
 
 def test_what_was_changed_after_construction(path):
     module = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2))
-    module[0].p = 0.25
-    module[1].note = "mine"
+    module[0].p = 0.25  # type: ignore[assignment]
+    module[1].note = "mine"  # type: ignore[assignment]
     loaded = there_and_back(module, path)
     assert (loaded[0].p, loaded[1].note) == (0.25, "mine")
 
 
 def test_dtypes_flags_and_memory_formats(path):
     module = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)).to(torch.bfloat16)
-    module.to(memory_format=torch.channels_last)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module[0].weight.requires_grad_(False)
     module[1].eval()
     loaded = there_and_back(module, path)
@@ -246,7 +246,7 @@ def test_hooks_are_code(path):
 
 def test_own_functions(path):
     module = Block(4)
-    module.act = squared
+    module.act = squared  # type: ignore[assignment]
     objects = {"Block": Block}
     with pytest.raises(ValueError, match="it needs the function 'squared'"):
         there_and_back(module, path, custom_objects=objects)
@@ -272,9 +272,9 @@ def test_names_in_a_file_reach_no_functions_but_those_of_tensors(name):
 
 
 def test_wrappers_leave_no_trace(path):
-    module = nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Linear(2, 2), backend="eager"))
+    module = nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Linear(2, 2), backend="eager"))  # type: ignore[call-overload]
     module[0].weight.requires_grad_(False)
-    torchfit.Model(torch.compile(module, backend="eager")).save(path)
+    torchfit.Model(torch.compile(module, backend="eager")).save(path)  # type: ignore[arg-type]
     loaded = load_model(path).module
     assert repr(loaded) == repr(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
     assert [parameter.requires_grad for parameter in loaded.parameters()] == [False, True, True, True]

@@ -42,7 +42,7 @@ def test_tied_weights_that_safetensors_wrote_under_one_name(path):
     module[1].weight, other[1].weight = module[0].weight, other[0].weight
     safetensors.save_model(module, str(path))
     load_weights(other, path)
-    assert torch.equal(other[1].weight, module[0].weight)
+    assert torch.equal(other[1].weight, module[0].weight)  # type: ignore[arg-type]
 
 
 def test_half_precision_and_empty_tensors(path):

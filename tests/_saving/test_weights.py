@@ -79,7 +79,7 @@ def test_a_module_called_module_keeps_its_name(path):
 
 def test_wrappers_leave_no_prefixes(path):
     module = network()
-    save_weights(torch.compile(nn.DataParallel(module), backend="eager"), path)
+    save_weights(torch.compile(nn.DataParallel(module), backend="eager"), path)  # type: ignore[arg-type]
     assert list(torch.load(path)) == list(module.state_dict())
 
 
@@ -87,7 +87,7 @@ def test_into_a_compiled_module(path):
     module = network()
     save_weights(module, path)
     other = network()
-    load_weights(torch.compile(other, backend="eager"), path)
+    load_weights(torch.compile(other, backend="eager"), path)  # type: ignore[arg-type]
     assert same(module, other)
 
 

@@ -2,6 +2,7 @@ import hashlib
 import os
 import pickle
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,7 +214,7 @@ def test_plain_tensors_need_no_help_of_torch(path, monkeypatch, write):
         torch.uint8,
         torch.bool,
     )
-    content = {
+    content: dict[str, Any] = {
         "kinds": [torch.ones(2, dtype=kind) for kind in kinds],
         "column": torch.eye(3)[:, 1],
         "empty": torch.ones(0),

@@ -5,6 +5,7 @@ import pickle
 import struct
 import tracemalloc
 import zipfile
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def refusal(path):
 
 
 def shared_lists(levels):
-    shared = [1]
+    shared: list[Any] = [1]
     for _ in range(levels):
         shared = [shared, shared]
     return shared
@@ -109,7 +110,7 @@ def test_a_tensor_alone_has_no_depth(path, write):
 
 
 def test_what_is_shared_is_looked_at_once_on_each_level():
-    shared = [0]
+    shared: list[Any] = [0]
     for _ in range(40):
         shared = [shared, shared]
     assert not is_too_deep(shared)

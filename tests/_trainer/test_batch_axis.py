@@ -89,5 +89,5 @@ def test_inputs_of_one_axis_that_the_model_wants_are_taken(net):
 
 
 def test_batches_of_a_loader_are_the_users():
-    loader = DataLoader([ones(8)] * 3, batch_size=None)
+    loader = DataLoader([ones(8)] * 3, batch_size=None)  # type: ignore[arg-type]
     assert Model(nn.Linear(8, 3), device="cpu").predict(loader).shape == (9,)

@@ -149,7 +149,7 @@ def test_logs_of_batches_are_floats_of_their_own(model):
         kept = ()
 
         def on_train_batch_end(self, batch, logs=None):
-            self.kept = (*self.kept, logs)
+            self.kept = (*self.kept, logs)  # type: ignore[assignment]
 
     keeps = Keeps()
     history = model.fit(torch.rand(4, 2), Y, batch_size=2, verbose=0, callbacks=[keeps]).history

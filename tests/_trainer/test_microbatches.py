@@ -1,4 +1,5 @@
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_an_update_is_not_made_twice_where_memory_runs_out_during_it():
     with pytest.raises(torch.OutOfMemoryError):
         model.train_on_batch(x, np.zeros((50, 2)))
     expected.train_on_batch(x, np.zeros((50, 2)))
-    assert torch.equal(model.module.weight, expected.module.weight)
+    assert torch.equal(model.module.weight, expected.module.weight)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "all"])
@@ -113,7 +114,7 @@ def test_gathered_gradients_equal_those_of_a_larger_batch_also_at_a_ragged_end(r
         loss = losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizers.Adam(0.01, **options), loss, ["accuracy"])
         weights = np.linspace(0, 2, len(x))
-        fit = {"epochs": 3, "shuffle": False, "sample_weight": weights, "verbose": 0}
+        fit: dict[str, Any] = {"epochs": 3, "shuffle": False, "sample_weight": weights, "verbose": 0}
         model.fit(x, y, batch_size=batch_size, **fit)
         return model
 

@@ -31,7 +31,7 @@ class Whole(nn.Module):
 
 
 def called(module, inputs, **names):
-    return Model(module, device="cpu", **names).predict_step((inputs,))[0].item()
+    return Model(module, device="cpu", **names).predict_step((inputs,))[0].item()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

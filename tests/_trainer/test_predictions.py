@@ -77,7 +77,7 @@ def test_shapes_that_change_are_explained():
 def test_the_host_buffer_is_allocated_once(monkeypatch):
     sizes = []
     empty = torch.empty
-    monkeypatch.setattr(results.torch, "empty", lambda *size, **options: sizes.append(size) or empty(*size, **options))
+    monkeypatch.setattr(results.torch, "empty", lambda *size, **options: sizes.append(size) or empty(*size, **options))  # type: ignore[attr-defined]
     gathered(*[torch.ones(4, 3)] * 5, samples=20)
     assert sizes == [((20, 3),)]
 

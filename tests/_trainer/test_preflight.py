@@ -110,7 +110,7 @@ def test_a_last_batch_of_one_sample_is_told_with_the_way_out():
 
 def test_layers_that_were_frozen_as_in_keras_are_told_of():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
-    net[0].trainable = False
+    net[0].trainable = False  # type: ignore[assignment]
     with pytest.warns(UserWarning, match=r"`trainable = False` of '0' has no effect.*freeze\(model, '0'\)"):
         compiled(net).fit(x, labels, verbose=0)
     freeze(net, "0")
@@ -119,7 +119,7 @@ def test_layers_that_were_frozen_as_in_keras_are_told_of():
 
 def test_a_module_and_a_parameter_that_were_frozen_as_in_keras_are_told_of():
     net = nn.Linear(4, 3)
-    net.trainable = net.bias.trainable = False
+    net.trainable = net.bias.trainable = False  # type: ignore[assignment, attr-defined]
     with pytest.warns(UserWarning, match=r"of the module \(and 1 more\) has no effect.*freeze\(model\)"):
         compiled(net).fit(x, labels, verbose=0)
 

@@ -71,7 +71,7 @@ def test_a_summary_changes_nothing():
     before = model.get_weights()
     model.module[1].eval()
     model.summary(input_shape=(2,), print_fn=str)
-    assert [layer.training for layer in model.module] == [True, False]
+    assert [layer.training for layer in model.module] == [True, False]  # type: ignore[attr-defined]
     assert all((weight == old).all() for weight, old in zip(model.get_weights(), before))
     assert not model.module[0]._forward_hooks
 

@@ -209,7 +209,7 @@ def test_predictions_beside_an_evaluation(call):
     runs = Runs(CALLS[call])
     assert model.evaluate(X, Y, callbacks=[runs], verbose=0) == expected[0]
     result = runs.result.detach().numpy() if call == "__call__" else runs.result
-    np.testing.assert_allclose(np.reshape(result, expected[1].shape), expected[1], atol=1e-6)
+    np.testing.assert_allclose(np.reshape(result, expected[1].shape), expected[1], atol=1e-6)  # type: ignore[arg-type]
 
 
 def test_single_batches_wait_for_each_other():

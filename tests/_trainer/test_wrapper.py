@@ -36,11 +36,11 @@ def test_weights_go_both_ways(model, net, tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     twin = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1))
     twin.load_state_dict(torch.load(tmp_path / "weights.pt"))
-    assert torch.equal(twin[0].weight, net[0].weight)
+    assert torch.equal(twin[0].weight, net[0].weight)  # type: ignore[arg-type]
     other = Model(twin, device="cpu")
     twin[0].weight.data.zero_()
     other.load_state_dict(net.state_dict())
-    assert torch.equal(twin[0].weight, net[0].weight)
+    assert torch.equal(twin[0].weight, net[0].weight)  # type: ignore[arg-type]
 
 
 def test_compiled_models_keep_these_keys(model, net):

@@ -45,7 +45,7 @@ def test_losses_of_log_probabilities_come_with_their_count(places, weight, reduc
 
 
 def test_workers_of_an_iterator_are_shut_down():
-    loader = DataLoader(range(8), num_workers=1, persistent_workers=True)
+    loader = DataLoader(range(8), num_workers=1, persistent_workers=True)  # type: ignore[arg-type]
     iterator = iter(loader)
     next(iterator)
     shutdown_workers(loader, iterator)
@@ -54,7 +54,7 @@ def test_workers_of_an_iterator_are_shut_down():
 
 
 def test_an_iterator_without_workers_needs_no_shutdown():
-    loader = DataLoader(range(8))
+    loader = DataLoader(range(8))  # type: ignore[arg-type]
     batches = iter(loader)
     shutdown_workers(loader, batches)
     assert len(list(batches)) == 8
@@ -70,7 +70,7 @@ def test_the_compiler_is_found():
     assert callable(compat.lookup_compiler_backend("inductor"))
     assert callable(compat.inductor().compile_fx)
     assert hasattr(compat.dynamo_config(), "patch")
-    assert compat.takes_arguments_as_list(lambda inputs: inputs)._boxed_call
+    assert compat.takes_arguments_as_list(lambda inputs: inputs)._boxed_call  # type: ignore[attr-defined]
 
 
 def test_a_torch_without_the_parts_of_the_compiler(monkeypatch):

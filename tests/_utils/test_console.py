@@ -1,6 +1,7 @@
 import logging
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_a_file_is_not_animated(capsys):
 
 @pytest.mark.parametrize(("config", "expected"), [({"IPKernelApp": {}}, True), ({"TerminalIPythonApp": {}}, False)])
 def test_a_notebook_is_known_by_its_kernel(monkeypatch, config, expected):
-    ipython = ModuleType("IPython")
+    ipython: Any = ModuleType("IPython")
     ipython.get_ipython = lambda: SimpleNamespace(config=config)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     assert console.in_notebook() is expected

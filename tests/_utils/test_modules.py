@@ -8,7 +8,7 @@ from torchfit._utils.modules import deep_recursion, named_weights
 
 
 def nested(depth):
-    module = nn.Linear(1, 1)
+    module: nn.Module = nn.Linear(1, 1)
     for _ in range(depth):
         module = nn.Sequential(module)
     return module
@@ -28,7 +28,7 @@ def test_deeply_nested_modules_can_be_copied():
 
 
 def test_modules_that_occur_again_count_once():
-    module = nn.Linear(1, 1)
+    module: nn.Module = nn.Linear(1, 1)
     for _ in range(60):
         module = nn.Sequential(module, module)
     with deep_recursion(module):

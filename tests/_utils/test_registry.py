@@ -41,7 +41,7 @@ def test_the_last_registration_wins():
 def test_the_decorator_is_called_first():
     with pytest.raises(TypeError, match=r"write @register_serializable\(\)"):
 
-        @register_serializable
+        @register_serializable  # type: ignore[arg-type]
         def wrong():
             return None
 

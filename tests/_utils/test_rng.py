@@ -52,12 +52,12 @@ def test_numpy_is_asked_again_only_if_somebody_drew(monkeypatch):
 
 
 def test_another_generator_is_always_asked():
-    own = np.random.get_bit_generator()
-    np.random.set_bit_generator(np.random.MT19937(3))
+    own = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    np.random.set_bit_generator(np.random.MT19937(3))  # type: ignore[attr-defined]
     try:
         state = rng.random_state()
         expected = draws()
         rng.restore_random_state(state)
         assert draws() == expected
     finally:
-        np.random.set_bit_generator(own)
+        np.random.set_bit_generator(own)  # type: ignore[attr-defined]

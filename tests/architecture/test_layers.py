@@ -54,7 +54,7 @@ def imported_name(call):
         return ""
     parts = getattr(call.args[0], "values", [call.args[0]])  # of an f-string, those before its first field
     texts = itertools.takewhile(lambda text: isinstance(text, str), (getattr(part, "value", None) for part in parts))
-    return "".join(texts).rstrip(".")
+    return "".join(texts).rstrip(".")  # type: ignore[arg-type]
 
 
 def part_is_ours(module):

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from types import FrameType
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ class SeesBackward(nn.Module):
         return output
 
     def note_frames(self, gradient):
-        frame = sys._getframe()
+        frame: FrameType | None = sys._getframe()
         self.frames = []
         while (frame := frame.f_back).f_code is not fit.__code__:
             self.frames.append(f"{frame.f_code.co_name} in {frame.f_code.co_filename}")

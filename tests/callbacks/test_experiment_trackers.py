@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ class Run:
 
 @pytest.fixture
 def wandb(monkeypatch):
-    module = type(sys)("wandb")
+    module: Any = type(sys)("wandb")
     module.run, module.made = None, []
     module.init = lambda **arguments: module.made.append((Run(), arguments)) or module.made[-1][0]
     monkeypatch.setitem(sys.modules, "wandb", module)

@@ -47,7 +47,7 @@ def test_errors_of_the_schedule_are_not_hidden(drive):
 
 def test_a_number_is_no_schedule():
     with pytest.raises(TypeError, match="schedule: expected a function"):
-        LearningRateScheduler(0.1)
+        LearningRateScheduler(0.1)  # type: ignore[arg-type]
 
 
 def grouped(model, *rates):

@@ -66,7 +66,7 @@ def test_logs_are_read_only_when_needed(model):
         def __getitem__(self, name):
             raise AssertionError(name)
 
-        __iter__ = keys = items = __contains__ = __getitem__
+        __iter__ = keys = items = __contains__ = __getitem__  # type: ignore[assignment]
 
     checkpoint = ModelCheckpoint("{epoch}-{batch}", save_freq=2)
     checkpoint.set_model(model)

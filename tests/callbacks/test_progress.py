@@ -24,7 +24,7 @@ class Untouchable(dict):
     def __iter__(self):
         raise AssertionError("read")
 
-    keys = items = __getitem__ = get = __len__ = __iter__
+    keys = items = __getitem__ = get = __len__ = __iter__  # type: ignore[assignment]
 
 
 @pytest.fixture

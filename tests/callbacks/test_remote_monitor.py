@@ -28,7 +28,7 @@ def server():
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
-        server.received = received
+        server.received = received  # type: ignore[attr-defined]
         yield server
         server.shutdown()
         thread.join()

@@ -102,7 +102,7 @@ def test_names_of_several_outputs_are_known_before_the_first_step_without_a_trac
     names = "loss, output_1_loss, output_2_loss, output_1_accuracy, output_2_mae, mean"
     with pytest.raises(ValueError, match=f"Names that do: {names}"):
         model.fit(x, [y, x[:, 0]], shuffle=False, verbose=0, callbacks=[callbacks.EarlyStopping("accuracy")])
-    assert (net.calls, int(net.norm.num_batches_tracked)) == (0, 0)
+    assert (net.calls, int(net.norm.num_batches_tracked)) == (0, 0)  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), generators)
     model.fit(x, [y, x[:, 0]], verbose=0, callbacks=[callbacks.EarlyStopping("output_2_mae")])
 

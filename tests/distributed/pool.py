@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 TIMEOUT = 60
 
@@ -61,7 +62,7 @@ class Pool:
 def new_store():
     import torch.distributed as dist
 
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
 def serve(rank, size, forks, connection):
@@ -114,7 +115,7 @@ def call_and_send(connection, *what):
 @functools.cache
 def load(file):
     """Import a file once; the functions of a test module are found by its path."""
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    spec: Any = importlib.util.spec_from_file_location(Path(file).stem, file)
     module = sys.modules[Path(file).stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

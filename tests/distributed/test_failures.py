@@ -38,7 +38,7 @@ def train_until_failure(where):
     if where == "forward":
         model.module.register_forward_hook(lambda *_: fail_in(1))
     if where == "data":
-        data = (failing_data(),)
+        data = (failing_data(),)  # type: ignore[assignment]
     try:
         model.fit(*data, epochs=100, verbose=0, **settings)
     except Exception as error:
@@ -116,9 +116,9 @@ def test_launch():
 
 def test_launch_refuses_what_it_cannot_send():
     with pytest.raises(ValueError, match="must be a function"):
-        launch(3)
+        launch(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="processes"):
-        launch(trains_and_fails, 0)
+        launch(trains_and_fails, 0)  # type: ignore[arg-type]
 
 
 SCRIPT = """

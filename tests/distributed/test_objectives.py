@@ -1,6 +1,7 @@
 """Losses, metrics and optimizers see whole batches, whichever process has their rows."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_an_optimizer_that_evaluates_the_loss_itself(everywhere):
 
 
 def with_options():
-    options = [
+    options: list[dict[str, Any]] = [
         {"clipnorm": 0.05},
         {"global_clipnorm": 0.05},
         {"clipvalue": 0.01},

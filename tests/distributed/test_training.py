@@ -107,7 +107,7 @@ def test_set_distribution():
     with pytest.raises(RuntimeError, match="DataParallel needs several processes, but this one was started alone"):
         distribution.set_distribution(distribution.DataParallel())
     with pytest.raises(ValueError, match="must be a `DataParallel` or None"):
-        distribution.set_distribution("data")
+        distribution.set_distribution("data")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`batch_norm` must be 'global' or 'local'"):
         distribution.DataParallel(batch_norm="none")
     assert distribution.distribution() == distribution.DataParallel()

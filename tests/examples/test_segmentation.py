@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from torchfit import optimizers
 
-pytest.importorskip("torchvision", reason="the example is one of torchvision", exc_type=(ImportError, RuntimeError))
+pytest.importorskip("torchvision", reason="the example is one of torchvision", exc_type=(ImportError, RuntimeError))  # type: ignore[arg-type]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Libraries warn of each other.
 
 

@@ -37,7 +37,7 @@ def url(model):
     app = runpy.run_path(str(EXAMPLES / "serve.py"))["make_app"](model)
     started = threading.Event()
 
-    class Server(uvicorn.Server):
+    class Server(uvicorn.Server):  # type: ignore[name-defined]
         async def startup(self, sockets=None):
             await super().startup(sockets)
             started.set()

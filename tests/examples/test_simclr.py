@@ -22,7 +22,7 @@ def test_an_epoch_is_that_of_a_loop(example):
     twin = copy.deepcopy(model.module)
     optimizer = torch.optim.SGD(twin.parameters(), 0.1)
     model.compile(optimizers.SGD(0.1), model.loss)
-    loader = DataLoader([*map(example.Views(signals).__getitem__, range(96))], batch_size=32)
+    loader = DataLoader([*map(example.Views(signals).__getitem__, range(96))], batch_size=32)  # type: ignore[arg-type]
     losses = []
     for ((first, second),) in loader:
         losses.append(example.contrast(twin(first, second)))

@@ -51,7 +51,7 @@ def test_circle_of_references():
     alone = functional.circle([0, 1], rows, ref_labels=[0, 1], ref_embeddings=rows)
     assert alone.tolist() == [0, 0]
     kept = functional.circle([0, 1], rows, [0, 1], rows, remove_diagonal=False, gamma=1.0)
-    assert kept._keras_mask.all()
+    assert kept._keras_mask.all()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("y_true", "y_pred"), [((2, 3), (2, 5)), ((2,), (2, 4, 5)), ((3, 2), (2, 4, 5))])

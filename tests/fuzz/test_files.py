@@ -20,6 +20,8 @@ import time
 import warnings
 import zipfile
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -74,8 +76,22 @@ def _interrupt(*_):
 class Auditor:
     """Notes what the interpreter is asked to execute or to change outside of the file that is read."""
 
-    EXECUTION = ("exec", "compile", "import", "marshal.", "ctypes.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn")
-    EXECUTION += ("os.system", "pty.", "subprocess.", "code.__new__", "function.__new__")
+    EXECUTION: tuple[str, ...] = (
+        "exec",
+        "compile",
+        "import",
+        "marshal.",
+        "ctypes.",
+        "os.exec",
+        "os.fork",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.system",
+        "pty.",
+        "subprocess.",
+        "code.__new__",
+        "function.__new__",
+    )
     OUTSIDE = ("open", "os.", "shutil.", "socket.", "urllib.", "tempfile.", "sqlite3.", "glob.", "webbrowser.")
 
     def __init__(self):
@@ -101,7 +117,7 @@ class Auditor:
 
 def is_importing():
     """Return whether a module is being imported, which is noted by its name when it begins."""
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None
@@ -346,7 +362,7 @@ def test_pickles(tmp_path, survives):
 
 
 def odd_values(rng):
-    shared = [1]
+    shared: list[Any] = [1]
     for _ in range(rng.randint(1, 30)):
         shared = [shared, shared]
     function = {"#": "function", "name": "relu", "module": "torch.nn.functional", "registered": None}

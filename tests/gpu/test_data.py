@@ -1,5 +1,7 @@
 """All forms of data, resident and streamed: the batches of the CPU, in order, and results in host memory."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,7 +74,9 @@ def history(data, device, **options):
     model = Model(nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 2)), device=device)
     loss = losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizers.SGD(0.1), loss, ["accuracy"], **options)
-    size = {} if len(data) == 1 and not isinstance(data[0], (Dataset, IterableDataset)) else {"batch_size": 16}
+    size: dict[str, Any] = (
+        {} if len(data) == 1 and not isinstance(data[0], (Dataset, IterableDataset)) else {"batch_size": 16}
+    )
     return model.fit(*data, shuffle=False, verbose=0, **size).history
 
 

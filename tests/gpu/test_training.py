@@ -1,5 +1,7 @@
 """Whole runs on the device: eager, compiled and captured, in every precision, interrupted and resumed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,7 @@ def decayed():
     return optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 5, 0.9))
 
 
-CAPTURED = {
+CAPTURED: dict[str, Any] = {
     "one step": {},
     "8 steps in a call": {"steps_per_execution": 8},
     "dropout and BatchNorm": {"network": with_state},
@@ -171,7 +173,7 @@ def _waiting_allowed_afterwards():
         torch.cuda.set_sync_debug_mode("default")
 
 
-QUIET = {
+QUIET: dict[str, Any] = {
     "plain": {},
     "dropout and BatchNorm": {"network": with_state},
     "accumulation": {"optimizer": lambda: optimizers.Adam(0.01, gradient_accumulation_steps=4)},
@@ -303,7 +305,7 @@ class Interrupt(callbacks.Callback):
             raise KeyboardInterrupt
 
 
-RESUMED = {
+RESUMED: dict[str, Any] = {
     "dropout and BatchNorm": {"network": with_state},
     "accumulation": {"optimizer": lambda: optimizers.Adam(0.01, gradient_accumulation_steps=4)},
     "averages": {"optimizer": lambda: optimizers.Adam(0.01, use_ema=True)},

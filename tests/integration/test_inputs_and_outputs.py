@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ class Two(nn.Module):
         return self.pack(self.score(x), self.kind(x))
 
 
-STRUCTURES = {
+STRUCTURES: dict[str, Any] = {
     "tuple": lambda score, kind: (score, kind),
     "list": lambda score, kind: [score, kind],
     "dict": lambda score, kind: {"score": score, "kind": kind},
@@ -72,7 +73,7 @@ COMPILED = {
         "loss_weights": {"score": 2.0, "kind": 0.5},
     },
 }
-TARGETS = {"list": [SCORE, KIND], "tuple": (SCORE, KIND), "dict": {"kind": KIND, "score": SCORE}}
+TARGETS: dict[str, Any] = {"list": [SCORE, KIND], "tuple": (SCORE, KIND), "dict": {"kind": KIND, "score": SCORE}}
 NAMES = ["loss", "score_loss", "kind_loss", "score_mae", "kind_accuracy"]
 
 

@@ -1,6 +1,7 @@
 """Predictions of any size and structure."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_into_a_memory_map(model, tmp_path):
 
 def test_into_arrays_in_the_structure_of_the_outputs():
     model = torchfit.Model(Pair(4, 1), device="cpu")
-    out = {"score": np.zeros((50, 1)), "rest": [np.zeros((50, 1), "float32")]}
+    out: dict[str, Any] = {"score": np.zeros((50, 1)), "rest": [np.zeros((50, 1), "float32")]}
     model.predict(X, batch_size=16, out=out)
     expected = model.predict(X)
     np.testing.assert_allclose(out["score"], expected["score"])

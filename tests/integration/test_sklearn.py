@@ -108,7 +108,7 @@ def test_cross_validation_of_a_regressor():
 
 def test_what_is_no_module_is_refused():
     with pytest.raises(ValueError, match="`module` must be a module or return one"):
-        Classifier("net").fit(X, y)
+        Classifier("net").fit(X, y)  # type: ignore[arg-type]
 
 
 def test_the_estimators_are_an_attribute_of_the_package():
@@ -262,4 +262,4 @@ class TestEpochScoring:
         with pytest.raises(ValueError, match="'f2'"):
             EpochScoring("f2", (self.x, self.x))
         with pytest.raises(ValueError, match=r"`data` must be \(x, y\)"):
-            EpochScoring("f1", self.x)
+            EpochScoring("f1", self.x)  # type: ignore[arg-type]

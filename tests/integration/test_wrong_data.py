@@ -1,6 +1,7 @@
 """Wrong calls about data: each raises our error, naming argument and way out, and leaves a usable model."""
 
 from collections import namedtuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def failing(index):
 
 
 # What is passed to fit, and what the message says.
-WRONG = {
+WRONG: dict[str, Any] = {
     # no data
     "no x": ({}, "`x` is missing"),
     "x of None": ({"x": None, "y": Y}, "`x` is missing"),

@@ -109,7 +109,7 @@ def test_the_dtype_is_that_of_the_result():
 @pytest.mark.parametrize("mask", [[True, False], [False, True], [False, False]])
 def test_a_mask_leaves_values_out_of_the_mean(mask):
     prediction = Y_PRED.clone()
-    prediction._keras_mask = torch.tensor(mask)
+    prediction._keras_mask = torch.tensor(mask)  # type: ignore[attr-defined]
     kept = torch.tensor([1.0, 4.0])[torch.tensor(mask)]
     expected = kept.mean() if len(kept) else torch.tensor(0.0)
     assert losses.MeanSquaredError()(Y_TRUE, prediction) == expected

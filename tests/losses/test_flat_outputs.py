@@ -55,7 +55,7 @@ def test_flat_outputs_are_masked_like_columns(name):
     loss = resolve_loss(name)
     mask = torch.tensor([True, False, True, True])
     y_pred = Y_PRED.clone()
-    y_pred._keras_mask = mask
+    y_pred._keras_mask = mask  # type: ignore[attr-defined]
     torch.testing.assert_close(loss(Y_TRUE, y_pred), loss(Y_TRUE[mask], Y_PRED[mask]))
 
 

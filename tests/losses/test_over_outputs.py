@@ -130,8 +130,8 @@ def test_a_model_is_saved_with_its_loss(tmp_path):
     ("loss", "message"),
     [
         (lambda: losses.OverOutputs(nn.TripletMarginLoss()), r"needs anchor, positive, negative"),
-        (lambda: losses.OverOutputs("mse"), "takes a function"),
-        (lambda: losses.OverOutputs(None), "takes a function"),
+        (lambda: losses.OverOutputs("mse"), "takes a function"),  # type: ignore[arg-type]
+        (lambda: losses.OverOutputs(None), "takes a function"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_function_of_outputs_is_refused(loss, message):

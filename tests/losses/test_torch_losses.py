@@ -92,7 +92,7 @@ def test_soft_labels():
 
 def test_masks_leave_samples_out():
     prediction = LOGITS.clone()
-    prediction._keras_mask = torch.tensor([True, True, False, False])
+    prediction._keras_mask = torch.tensor([True, True, False, False])  # type: ignore[attr-defined]
     loss = resolve_loss(nn.CrossEntropyLoss())
     torch.testing.assert_close(loss(LABELS, prediction), F.cross_entropy(LOGITS[:2], LABELS[:2]))
 

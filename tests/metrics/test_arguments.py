@@ -34,14 +34,14 @@ from torchfit import metrics
         (lambda: metrics.IoU(2, [3]), "`target_class_ids` must be class indices from 0 to 1"),
         (lambda: metrics.MeanIoU(0), "`num_classes` must be an integer of at least 1. Received: 0"),
         (lambda: metrics.BinaryIoU(threshold=2), "`threshold` must be a number from 0 to 1. Received: 2"),
-        (lambda: metrics.BinaryAccuracy(threshold="X"), "`threshold` must be a number. Received: 'X'"),
+        (lambda: metrics.BinaryAccuracy(threshold="X"), "`threshold` must be a number. Received: 'X'"),  # type: ignore[arg-type]
         (lambda: metrics.BinaryAccuracy(threshold=2.0, from_logits=True), "`threshold` must be between 0 and 1 with"),
-        (lambda: metrics.SparseCategoricalAccuracy(axis="1"), "`axis` must be an integer. Received: '1'"),
+        (lambda: metrics.SparseCategoricalAccuracy(axis="1"), "`axis` must be an integer. Received: '1'"),  # type: ignore[arg-type]
         (lambda: metrics.TopKCategoricalAccuracy(k=0), "`k` must be an integer of at least 1. Received: 0"),
         (lambda: metrics.BinaryCrossentropy(label_smoothing=3), "`label_smoothing` must be a number from 0 to 1"),
-        (lambda: metrics.Mean(name=3), "`name` must be a string. Received: 3"),
+        (lambda: metrics.Mean(name=3), "`name` must be a string. Received: 3"),  # type: ignore[arg-type]
         (lambda: metrics.Mean(dtype="X"), "`dtype` must be the name of a dtype. Received: 'X'"),
-        (lambda: metrics.MeanMetricWrapper(3), "`fn` must be a callable"),
+        (lambda: metrics.MeanMetricWrapper(3), "`fn` must be a callable"),  # type: ignore[arg-type]
     ],
 )
 def test_a_bad_argument_is_named(build, message):

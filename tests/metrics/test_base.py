@@ -1,5 +1,6 @@
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Family(metrics.Metric):
         self.note = "before"
         self.early = metrics.Mean(name="early")
         super().__init__()
-        self.listed = [metrics.Sum(), {"deep": metrics.Mean()}]
+        self.listed: list[Any] = [metrics.Sum(), {"deep": metrics.Mean()}]
         self.start = self.add_weight(name="start", initializer="ones", shape=(2,))
 
     def update_state(self, values):
@@ -147,7 +148,7 @@ def test_sums_are_float32_on_devices_without_float64():
 def test_assigning_a_tensor_writes_into_the_variable():
     metric = metrics.Mean()
     total = metric.total
-    metric.total = metric.total + 3
+    metric.total = metric.total + 3  # type: ignore[assignment]
     assert metric.total is total
     assert metric.state_dict()["total"].item() == 3.0
 

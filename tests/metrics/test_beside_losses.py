@@ -158,7 +158,7 @@ def test_a_metric_whose_result_is_nothing_is_named():
 
 def test_a_metric_that_returns_no_number_is_named():
     with pytest.raises(TypeError, match=r"The function of the metric words must return one value per sample.*'right'"):
-        metrics.MeanMetricWrapper(lambda y_true, y_pred: "right", name="words").update_state([1.0], [1.0])
+        metrics.MeanMetricWrapper(lambda y_true, y_pred: "right", name="words").update_state([1.0], [1.0])  # type: ignore[arg-type, return-value]
 
 
 def test_every_metric_leaves_out_what_the_mask_of_the_outputs_leaves_out():
@@ -187,14 +187,14 @@ def test_masks_reach_the_metrics_of_training(options):
 
 def test_a_mask_may_leave_out_single_elements():
     y_pred = torch.tensor([[1.0, float("nan"), 3.0], [5.0, 0.0, 0.0]])
-    y_pred._keras_mask = torch.tensor([[True, False, True], [True, False, False]])
+    y_pred._keras_mask = torch.tensor([[True, False, True], [True, False, False]])  # type: ignore[attr-defined]
     for name, right in (("mse", 35 / 3), ("mae", 3.0), ("rmse", (35 / 3) ** 0.5)):
         assert metrics.get(name)(torch.zeros(2, 3), y_pred).item() == pytest.approx(right)
 
 
 def test_a_mask_of_samples_goes_with_weights_of_steps():
     y_true, y_pred = torch.zeros(2, 2, 1), torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
-    y_pred._keras_mask = torch.tensor([True, False])
+    y_pred._keras_mask = torch.tensor([True, False])  # type: ignore[attr-defined]
     metric = metrics.MeanSquaredError()
     metric.update_state(y_true, y_pred, torch.tensor([[1.0, 3.0], [1.0, 1.0]]))
     assert metric.result().item() == pytest.approx(13 / 4)  # (1·1 + 3·4) / 4

@@ -39,7 +39,7 @@ def test_state_is_copied_out_and_back(kind):
 def test_a_mask_leaves_samples_out():
     metric = as_metric(torchmetrics.MeanSquaredError())
     predictions = torch.tensor([[1.0, 5.0], [2.0, float("nan")]])
-    predictions._keras_mask = torch.tensor([[True, False], [True, False]])
+    predictions._keras_mask = torch.tensor([[True, False], [True, False]])  # type: ignore[attr-defined]
     metric.update_state(torch.zeros(2, 2), predictions)
     assert metric.result() == 2.5
 

@@ -34,7 +34,7 @@ def test_learning_rate_of_a_schedule_cannot_be_set():
     with pytest.raises(TypeError, match="decided by a schedule"):
         optimizer.learning_rate = 0.1
     optimizer.learning_rate = schedules.ExponentialDecay(0.2, 1, 0.5)
-    assert optimizer.learning_rate == 0.2
+    assert optimizer.learning_rate == 0.2  # type: ignore[comparison-overlap]
 
 
 def test_any_callable_is_a_schedule():
@@ -313,7 +313,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 def test_decay_of_older_keras_is_ignored_with_a_warning():
     with pytest.warns(UserWarning, match="pass a schedule"):
-        SGD(decay=0.1)
+        SGD(decay=0.1)  # type: ignore[call-arg]
 
 
 def test_a_rule_must_be_defined():

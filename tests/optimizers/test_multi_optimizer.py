@@ -171,7 +171,7 @@ def test_identifiers():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MultiOptimizer(3), "`optimizer_map` must be a mapping of patterns"),
+        (lambda: MultiOptimizer(3), "`optimizer_map` must be a mapping of patterns"),  # type: ignore[arg-type]
         (lambda: MultiOptimizer({"(": "sgd"}), "`optimizer_map` must be a mapping of regular expressions"),
         (
             lambda: MultiOptimizer({"a": TorchOptimizer(torch.optim.SGD)}),

@@ -99,9 +99,9 @@ def test_config_round_trip():
 
 def test_wrong_things_are_refused():
     with pytest.raises(ValueError, match=r"`optimizer` must be a torch.optim.Optimizer"):
-        TorchOptimizer(3)
+        TorchOptimizer(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="It returned: None"):
-        TorchOptimizer(lambda parameters: None).build([weight(1.0)])
+        TorchOptimizer(lambda parameters: None).build([weight(1.0)])  # type: ignore[arg-type, return-value]
     with pytest.raises(ValueError, match=r"Unknown torch optimizer: 'Adan'. Did you mean 'Adam'"):
         TorchOptimizer.from_config({"name": "adan", "optimizer": "Adan", "arguments": {}})
 

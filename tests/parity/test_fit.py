@@ -1,5 +1,7 @@
 """Training, evaluation and prediction against Keras on the torch backend: same weights, data and order."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from torch import nn
@@ -9,7 +11,7 @@ import torchfit
 keras = pytest.importorskip("keras")
 
 ROWS, FEATURES = 41, 6  # batches of 16, the last one ragged
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 random = np.random.default_rng(7)
 X = random.normal(size=(ROWS, FEATURES)).astype("float32")
 X_VAL = random.normal(size=(23, FEATURES)).astype("float32")
@@ -37,7 +39,7 @@ def amounts(x):
 
 
 # name: (units of the output, its activation, targets, loss in either library, metrics)
-TASKS = {
+TASKS: dict[str, Any] = {
     "squares": (2, None, amounts, lambda at: "mse", ["mae"]),
     "distances": (2, None, amounts, lambda at: "mae", ["mse"]),
     "a vector of targets": (1, None, lambda x: x[:, 0], lambda at: "mse", ["mae"]),
@@ -194,7 +196,7 @@ def test_single_batches(task):
 def recorder(base):
     """Return a callback of either library that notes every event with the names in its logs."""
 
-    class Recorder(base):
+    class Recorder(base):  # type: ignore[valid-type]
         def __init__(self):
             super().__init__()
             self.events = []

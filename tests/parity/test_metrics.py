@@ -179,7 +179,7 @@ def test_signatures_are_the_same(name):
 def test_modes_agree_where_keras_has_one(name):
     member = next((member for member in MEMBERS if member.name == name), None)
     arguments = member.arguments if member else {}
-    expected = {"up": "max", "down": "min"}.get(getattr(getattr(keras.metrics, name)(**arguments), "_direction", None))
+    expected = {"up": "max", "down": "min"}.get(getattr(getattr(keras.metrics, name)(**arguments), "_direction", None))  # type: ignore[arg-type]
     assert expected in (None, getattr(metrics, name)(**arguments).mode)
 
 
@@ -227,7 +227,7 @@ def test_running_values_weigh_as_in_keras(name, values, weights):
 
 def _masked(values, mask):
     tensor = torch.tensor(values)
-    tensor._keras_mask = torch.tensor(mask)
+    tensor._keras_mask = torch.tensor(mask)  # type: ignore[attr-defined]
     return tensor
 
 

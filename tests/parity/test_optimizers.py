@@ -1,6 +1,7 @@
 """Every optimizer with each option, every schedule: the numbers that Keras computes. A new member is one line below."""
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ CASES = [
 ]
 
 
-class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
+class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):  # type: ignore[name-defined]
     """Keras' rule without its slip on torch, where "the old momentum" is the tensor that was just changed in place."""
 
     def assign_sub(self, variable, value):
@@ -184,7 +185,8 @@ def test_zero_gradients():
 def test_gradients_that_are_not_finite(option, bad):
     gradients = values()[1][:1]
     gradients[0][0][1, 1] = bad
-    ours, theirs = optimizers.SGD(**{option: 1.0}), keras.optimizers.SGD(**{option: 1.0})
+    options: dict[str, Any] = {option: 1.0}
+    ours, theirs = optimizers.SGD(**options), keras.optimizers.SGD(**options)
     assert_equal(run_ours(ours, gradients), run_keras(theirs, gradients), 1e-6)
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning in two phases, first the head and then everything, is what two loops do."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ X = torch.tensor(np.random.default_rng(0).normal(size=(32, 5)).astype("float32")
 Y = X.sum(1, keepdim=True)
 EPSILON = 1e-12  # Keras and torch add it in different places
 
-BY_HAND = {
+BY_HAND: dict[str, Any] = {
     "SGD": functools.partial(torch.optim.SGD, momentum=0.9),
     "Adam": functools.partial(torch.optim.Adam, eps=EPSILON),
     "AdamW": functools.partial(torch.optim.AdamW, eps=EPSILON, weight_decay=0.1),
 }
-OWN = {
+OWN: dict[str, Any] = {
     "SGD": functools.partial(optimizers.SGD, momentum=0.9),
     "Adam": functools.partial(optimizers.Adam, epsilon=EPSILON),
     "AdamW": functools.partial(optimizers.AdamW, epsilon=EPSILON, weight_decay=0.1),

@@ -169,17 +169,17 @@ def test_what_is_no_callback_is_refused_with_the_callback_to_use(make, way_out):
 
 def test_pytorchs_name_of_the_rate_is_refused_with_the_name_here_and_not_with_all_names():
     with pytest.raises((TypeError, ValueError), match="learning_rate") as caught:
-        optimizers.Adam(lr=0.1)
+        optimizers.Adam(lr=0.1)  # type: ignore[call-arg]
     assert "ema_momentum" not in str(caught.value)
 
 
 def test_keras_way_to_freeze_a_layer_freezes_it_or_is_told_of():
     """A warning or an error that names `requires_grad_` or `freeze` is as good."""
     net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))
-    net[0].trainable = False
+    net[0].trainable = False  # type: ignore[assignment]
     before = net[0].weight.detach().clone()
     text = complaint(lambda: compiled(net).fit(X, Y, verbose=0))
-    assert torch.equal(net[0].weight, before) or "requires_grad" in text or "freeze" in text
+    assert torch.equal(net[0].weight, before) or "requires_grad" in text or "freeze" in text  # type: ignore[arg-type]
 
 
 # -- scikit-learn ------------------------------------------------------------------------------------------------------

@@ -240,9 +240,11 @@ def streams(x, y):
         "loader": lambda: DataLoader(TensorDataset(*tensors), batch_size=4),
         "loader of samples": lambda: DataLoader(TensorDataset(*tensors), batch_size=None),
         "shuffling loader": lambda: DataLoader(TensorDataset(*tensors), batch_size=4, shuffle=True, drop_last=True),
-        "loader of dicts": lambda: DataLoader([{"x": row, "y": label} for row, label in zip(x, y)], batch_size=3),
+        "loader of dicts": lambda: DataLoader([{"x": row, "y": label} for row, label in zip(x, y)], batch_size=3),  # type: ignore[arg-type]
         "loader of lists": lambda: DataLoader(
-            list(zip(*tensors)), batch_size=3, collate_fn=lambda rows: tuple(map(list, zip(*rows)))
+            list(zip(*tensors)),  # type: ignore[arg-type]
+            batch_size=3,
+            collate_fn=lambda rows: tuple(map(list, zip(*rows))),
         ),
         "loader of nothing": lambda: DataLoader(TensorDataset(tensors[0][:0], tensors[1][:0])),
         "tensor dataset": lambda: TensorDataset(*tensors),
@@ -615,7 +617,7 @@ class Call:
         if has_targets and "y" not in given and ("x" not in given or self.forms["x"] in arrays(X)):
             usual["y"] = self.y
         if self.method in ("fit", "evaluate"):
-            usual["verbose"] = 0
+            usual["verbose"] = 0  # type: ignore[assignment]
         result = getattr(self.model, self.method)(**{**usual, **given})
         if self.method == "predict_iter":
             list(result)
@@ -635,6 +637,6 @@ class Call:
 def is_told(error):
     """Return whether torchfit raised an error itself, and it did not come from the inside of something."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    line = linecache.getline(last.filename, last.lineno).strip()
+    line = linecache.getline(last.filename, last.lineno).strip()  # type: ignore[arg-type]
     is_ours = Path(last.filename).is_relative_to(ROOT) and line.startswith("raise")
     return is_ours and isinstance(error, (ValueError, TypeError, RuntimeError))

@@ -164,7 +164,7 @@ def test_batches_do_not_depend_on_the_form(form, loader_config):
     if loader_config.threads and form in ("dataset", "iterable dataset", "stack dataset", "loader"):
         loader_config = LoaderConfig()  # Theirs are processes, which tests/_data covers.
     *parts, batch_size = FORMS[form](4, x, y, weight)
-    found = list(get_data_adapter(*parts, BATCH_SPEC).batches(batch_size, loader_config=loader_config).epoch(0))
+    found = list(get_data_adapter(*parts, BATCH_SPEC).batches(batch_size, loader_config=loader_config).epoch(0))  # type: ignore[call-arg]
     expected = list(get_data_adapter(x, y, weight, BATCH_SPEC).batches(4).epoch(0))
     assert len(found) == len(expected)
     for one, other in zip(found, expected):

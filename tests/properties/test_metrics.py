@@ -73,7 +73,7 @@ def test_a_mask_leaves_rows_out_whatever_they_hold(member, weighted, seed):
         predictions[~torch.from_numpy(kept)] = float("nan")
     if member.name.startswith("Sparse"):
         labels[~torch.from_numpy(kept)] = -1
-    predictions._keras_mask = torch.from_numpy(kept)
+    predictions._keras_mask = torch.from_numpy(kept)  # type: ignore[attr-defined]
     same(after(build(member), (labels, predictions, weights)), expected)
 
 

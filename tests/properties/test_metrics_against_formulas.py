@@ -80,7 +80,7 @@ def over_batches(metric, y_true, y_pred, weights, draw, mask=None):
     for rows in split(draw, len(y_true)):
         prediction = torch.tensor(y_pred[rows])
         if mask is not None:
-            prediction._keras_mask = torch.tensor(mask[rows])
+            prediction._keras_mask = torch.tensor(mask[rows])  # type: ignore[attr-defined]
         metric.update_state(torch.tensor(y_true[rows]), prediction, None if weights is None else weights[rows])
     return metric.result()
 

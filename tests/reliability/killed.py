@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -87,7 +88,7 @@ def several_optimizers(net, loss):
 def groups(net, loss):
     biases = [parameter for parameter in net.parameters() if parameter.ndim == 1]
     weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-    return torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0, "lr": 0.05}], lr=0.01)
+    return torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0, "lr": 0.05}], lr=0.01)  # type: ignore[arg-type]
 
 
 def lbfgs(net, loss):
@@ -278,7 +279,7 @@ def run(scenario, kills, seed, folder):
     for part in (peaceful, killed):
         part.mkdir(parents=True)
     finish(start(scenario, peaceful, 3))
-    seen = {"kills": 0, "torn": 0, "starts": 0, "rounds": 0, "equal": []}
+    seen: dict[str, Any] = {"kills": 0, "torn": 0, "starts": 0, "rounds": 0, "equal": []}
     while seen["kills"] < int(kills):
         seen["rounds"] += 1
         is_alive = True

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_what_the_data_raise_is_the_very_object(make, method, error):
     assert caught.value is getattr(data, "error", error)
     assert caught.value.__cause__ is None
     assert "Raised while reading" in caught.value.__notes__[-1]
-    assert (ERRORS[0].code, ERRORS[1].errno, ERRORS[1].filename, ERRORS[2].args) == (7, 2, "/data/a.png", ("colour",))
+    assert (ERRORS[0].code, ERRORS[1].errno, ERRORS[1].filename, ERRORS[2].args) == (7, 2, "/data/a.png", ("colour",))  # type: ignore[attr-defined]
 
 
 def test_files_and_bars_are_released(tmp_path, capsys):
@@ -181,13 +182,19 @@ def test_evaluation_and_prediction_inside_of_fit_disturb_nothing():
 
         def on_train_batch_end(self, batch, logs=None):
             if batch == 0:
-                self.found = (*self.found, self.model.evaluate(X[:3], Y[:3] + 100, verbose=0)[0])
+                self.found = (*self.found, self.model.evaluate(X[:3], Y[:3] + 100, verbose=0)[0])  # type: ignore[assignment]
                 self.model.predict(X[:2])
                 assert self.model.module.training
 
     looks, plain, watched = Looks(), compiled(), compiled()
     watched.set_weights(plain.get_weights())
-    arguments = {"epochs": 2, "batch_size": 4, "shuffle": False, "verbose": 0, "validation_data": (X, Y)}
+    arguments: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 4,
+        "shuffle": False,
+        "verbose": 0,
+        "validation_data": (X, Y),
+    }
     expected = plain.fit(X, Y, **arguments).history
     assert watched.fit(X, Y, callbacks=[looks], **arguments).history == expected
     assert len(looks.found) == 2
@@ -241,7 +248,7 @@ def test_copies_and_pickles(again, state):
     twin = again(model)
     np.testing.assert_array_equal(twin.predict(X), model.predict(X))
     if state != "new":
-        arguments = {"epochs": 2, "shuffle": False, "verbose": 0}
+        arguments: dict[str, Any] = {"epochs": 2, "shuffle": False, "verbose": 0}
         assert twin.fit(X, Y, **arguments).history == model.fit(X, Y, **arguments).history
         np.testing.assert_array_equal(twin.get_weights()[0], model.get_weights()[0])
         twin.set_weights([0 * weight for weight in twin.get_weights()])

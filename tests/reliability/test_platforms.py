@@ -71,8 +71,8 @@ def windows(monkeypatch):
     monkeypatch.setattr(files, "_write", files._write_one)
     monkeypatch.setattr(files, "_cleaned", set())
     for name in ("replace", "unlink"):
-        monkeypatch.setattr(files.os, name, refuse_open_files(getattr(os, name)))
-    monkeypatch.setattr(files.os, "open", open_no_folder)
+        monkeypatch.setattr(files.os, name, refuse_open_files(getattr(os, name)))  # type: ignore[attr-defined]
+    monkeypatch.setattr(files.os, "open", open_no_folder)  # type: ignore[attr-defined]
 
 
 def test_the_simulation_refuses_what_windows_refuses(windows, tmp_path):

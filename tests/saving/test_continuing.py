@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class Scaled(nn.Module):
 
 
 RATE = {"learning_rate": 0.01}
-OWN = {  # what each rule takes, and what concerns all parameters together
+OWN: dict[str, Any] = {  # what each rule takes, and what concerns all parameters together
     "SGD": (optimizers.SGD, {**RATE, "momentum": 0.9, "nesterov": True}, {}),
     "Adam": (optimizers.Adam, {**RATE, "amsgrad": True}, {"use_ema": True}),
     "AdamW": (optimizers.AdamW, {**RATE, "weight_decay": 0.1}, {"gradient_accumulation_steps": 3}),

@@ -215,7 +215,7 @@ def test_subclasses_of_model(path):
     model.fit(x, {"left": y, "right": y}, verbose=0)
     model.save(path)
     loaded = load_model(path, custom_objects={"TwoHeads": TwoHeads})
-    assert (type(loaded), loaded.name, loaded.size) == (TwoHeads, "heads", 3)
+    assert (type(loaded), loaded.name, loaded.size) == (TwoHeads, "heads", 3)  # type: ignore[comparison-overlap]
     assert isinstance(loaded.tracker, torchfit.metrics.Mean)
     np.testing.assert_array_equal(loaded.predict(x)["right"], model.predict(x)["right"])
     history = [each.fit(x, {"left": y, "right": y}, shuffle=False, verbose=0).history for each in (model, loaded)]
@@ -275,7 +275,7 @@ def test_weights_are_no_model(fitted, path):
 def test_a_class_is_no_module(fitted, path):
     fitted.save(path)
     with pytest.raises(TypeError, match=r"`module` must be a torch\.nn\.Module \(an object, not a class\)"):
-        load_model(path, module=nn.Linear)
+        load_model(path, module=nn.Linear)  # type: ignore[arg-type]
 
 
 def test_a_module_that_does_not_fit(fitted, path):

@@ -22,9 +22,11 @@ class Largest(metrics.Metric):
     def __init__(self, name: str = "largest") -> None:
         super().__init__(name=name)
         self.largest = self.add_weight(name="largest")
+        self.batches = self.add_weight(name="batches")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         self.largest.assign(torch.maximum(self.largest, y_pred.max()))
+        self.batches += 1
 
     def result(self) -> Tensor:
         return self.largest

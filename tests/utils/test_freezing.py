@@ -36,7 +36,7 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="Did you mean 'backbone'"):
         freeze(Net(), "backbon")
     with pytest.raises(ValueError, match="must be a Model or a module"):
-        freeze("net")
+        freeze("net")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ def test_a_model_learns_from_them(folder):
 
 
 def test_subsets_are_apart_and_together_everything(folder):
-    options = {"validation_split": 0.3, "image_size": (4, 4)}
+    options: dict[str, Any] = {"validation_split": 0.3, "image_size": (4, 4)}
     training, validation = image_dataset_from_directory(folder, subset="both", **options)
     assert (len(training), len(validation)) == (7, 3)
     assert len({*training.file_paths, *validation.file_paths}) == 10

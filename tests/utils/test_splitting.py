@@ -59,7 +59,7 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
 
 def test_other_things_are_refused():
     with pytest.raises(TypeError, match="must be an integer or a fraction"):
-        split_dataset(np.arange(10), "half")
+        split_dataset(np.arange(10), "half")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be a Dataset"):
         split_dataset(iter([1]), 0.5)
     with pytest.raises(ValueError, match=r"\[3, 4\]"):

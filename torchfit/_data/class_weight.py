@@ -153,7 +153,7 @@ class ClassWeights:
         rules: Mapping[str | None, ClassWeightMap],
         output_names: Sequence[str] | None,
         dtype: torch.dtype,
-        index_targets: Mapping[str | None, bool] | None = None,
+        index_targets: Mapping[str | None, bool | None] | None = None,
     ) -> None:
         """Build a table for each output, as small as the number of classes that `rules` names."""
         hints = index_targets or {}

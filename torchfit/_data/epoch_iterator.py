@@ -4,7 +4,7 @@ The order of an epoch is a function of a seed and the index of the epoch, and of
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, islice
 
 import torch
@@ -163,7 +163,7 @@ class EpochIterator(BatchSource):
             start = 0
             yield index
 
-    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, index: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of one epoch, from batch `start` on.
 
         Raises:

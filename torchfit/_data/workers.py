@@ -3,7 +3,7 @@
 import pickle
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,7 +150,7 @@ def _start(loader: DataLoader[UserData]) -> Iterator[UserData]:
         ) from error
 
 
-def read_ahead(read: Read, items: Iterable[object], threads: int, queue_size: int) -> Iterator[UserData]:
+def read_ahead(read: Read, items: Iterable[object], threads: int, queue_size: int) -> Generator[UserData, None, None]:
     """Yield `read(item)` for each item, in order, reading up to `queue_size` of them ahead in threads.
 
     >>> list(read_ahead(abs, [-1, 2, -3], threads=2, queue_size=2))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,13 @@ class Variable(Tensor):
         with torch.no_grad():
             self.sub_(self._like(value))
         return self
+
+    if TYPE_CHECKING:  # These return the variable itself, which torch's own annotations do not say.
+
+        def __iadd__(self, other: object) -> "Variable": ...
+        def __isub__(self, other: object) -> "Variable": ...
+        def __imul__(self, other: object) -> "Variable": ...
+        def __itruediv__(self, other: object) -> "Variable": ...
 
     def initial_value(self) -> Tensor:
         """Return a new tensor with the initial value."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -74,6 +74,38 @@ class ImageReader:
         return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
+@overload
+def image_dataset_from_directory(
+    directory: str | os.PathLike[str],
+    labels: str | Sequence[int] | None = ...,
+    label_mode: str | None = ...,
+    class_names: Sequence[str] | None = ...,
+    color_mode: str = ...,
+    *,
+    image_size: tuple[int, int] | None = ...,
+    shuffle: bool = ...,
+    seed: int = ...,
+    validation_split: float | None = ...,
+    subset: Literal["training", "validation"] | None = ...,
+    interpolation: str = ...,
+    transform: Callable[[Tensor], Nested] | None = ...,
+) -> ImageFolder: ...
+@overload
+def image_dataset_from_directory(
+    directory: str | os.PathLike[str],
+    labels: str | Sequence[int] | None = ...,
+    label_mode: str | None = ...,
+    class_names: Sequence[str] | None = ...,
+    color_mode: str = ...,
+    *,
+    image_size: tuple[int, int] | None = ...,
+    shuffle: bool = ...,
+    seed: int = ...,
+    validation_split: float,
+    subset: Literal["both"],
+    interpolation: str = ...,
+    transform: Callable[[Tensor], Nested] | None = ...,
+) -> tuple[ImageFolder, ImageFolder]: ...
 @suggest_keywords
 def image_dataset_from_directory(
     directory: str | os.PathLike[str],
@@ -190,6 +222,33 @@ def _require_pillow() -> None:
         raise ImportError("image_dataset_from_directory needs Pillow. Type: pip install pillow") from error
 
 
+@overload
+def timeseries_dataset_from_array(
+    data: UserData,
+    targets: UserData,
+    sequence_length: int,
+    sequence_stride: int = ...,
+    sampling_rate: int = ...,
+    batch_size: int = ...,
+    shuffle: bool = ...,
+    seed: int | None = ...,
+    start_index: int | None = ...,
+    end_index: int | None = ...,
+) -> "WindowBatches": ...
+@overload
+def timeseries_dataset_from_array(
+    data: UserData,
+    targets: UserData,
+    sequence_length: int,
+    sequence_stride: int = ...,
+    sampling_rate: int = ...,
+    *,
+    batch_size: None,
+    shuffle: bool = ...,
+    seed: int | None = ...,
+    start_index: int | None = ...,
+    end_index: int | None = ...,
+) -> "Windows": ...
 @suggest_keywords
 def timeseries_dataset_from_array(
     data: UserData,

@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ def test_nests_keep_their_structure(batches_of):
 
 
 def test_floats_become_the_dtype_of_the_module_and_integers_stay(batch_spec):
-    parts = get_data_adapter(np.zeros(3), np.zeros(3, "int64"), np.ones(3, "int32"), batch_spec).parts
+    adapter: Any = get_data_adapter(np.zeros(3), np.zeros(3, "int64"), np.ones(3, "int32"), batch_spec)
+    parts = adapter.parts
     assert [part.dtype for part in parts] == [torch.float32, torch.int64, torch.float32]
 
 

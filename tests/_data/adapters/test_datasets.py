@@ -115,7 +115,8 @@ class Labelled(Squares):
 
     def __init__(self, labels, transform=lambda label: label):
         super().__init__(len(labels))
-        self.labels, self.transform, self.targets, self.read = labels, transform, None, 0
+        self.labels, self.transform, self.read = labels, transform, 0
+        self.targets = None  # type: ignore[assignment]
 
     def __getitem__(self, index):
         self.read += 1

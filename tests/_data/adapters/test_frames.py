@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +8,11 @@ import torch
 from torchfit._data.adapters.dispatch import get_data_adapter
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.convert import BatchSpec
+
+
+def parts(*data):
+    adapter: Any = get_data_adapter(*data)
+    return adapter.parts
 
 
 @pytest.fixture
@@ -18,7 +25,7 @@ def test_numeric_columns_are_one_matrix(frame, batches_of):
 
 
 def test_columns_of_bools_and_integers_are_integers(frame, batch_spec):
-    x = get_data_adapter(frame[["age", "member"]], None, None, batch_spec).parts[0]
+    x = parts(frame[["age", "member"]], None, None, batch_spec)[0]
     assert x.dtype == torch.int64
     assert x.tolist() == [[1, 1], [2, 0]]
 
@@ -37,20 +44,20 @@ def test_nullable_dtypes(batches_of):
 
 
 def test_missing_values_are_nan(batch_spec):
-    x = get_data_adapter(pd.Series([1, None], dtype="Int64"), None, None, batch_spec).parts[0]
+    x = parts(pd.Series([1, None], dtype="Int64"), None, None, batch_spec)[0]
     assert x[0] == 1
     assert x[1].isnan()
 
 
 def test_columns_go_to_the_inputs_of_their_name(frame):
     batch_spec = BatchSpec(torch.device("cpu"), input_names=["income", "age"])
-    x = get_data_adapter(frame, None, None, batch_spec).parts[0]
+    x = parts(frame, None, None, batch_spec)[0]
     assert {name: part.tolist() for name, part in x.items()} == {"income": [[0.5], [1.5]], "age": [[1], [2]]}
 
 
 def test_a_single_input_that_is_no_column_gets_the_matrix(frame):
     batch_spec = BatchSpec(torch.device("cpu"), input_names=["x"])
-    assert get_data_adapter(frame, None, None, batch_spec).parts[0].shape == (2, 3)
+    assert parts(frame, None, None, batch_spec)[0].shape == (2, 3)
 
 
 def test_an_input_without_column_is_named(frame):
@@ -80,7 +87,7 @@ def test_frames_inside_dictionaries(frame, batches_of):
 
 def test_columns_go_to_the_parameters_of_their_name(frame):
     batch_spec = BatchSpec(torch.device("cpu"), parameter_names=["income", "age"])
-    x = get_data_adapter(frame, None, None, batch_spec).parts[0]
+    x = parts(frame, None, None, batch_spec)[0]
     assert {name: part.tolist() for name, part in x.items()} == {"income": [[0.5], [1.5]], "age": [[1], [2]]}
     assert BatchConverter(batch_spec)(frame).inputs["age"].tolist() == [[1], [2]]
 
@@ -88,7 +95,7 @@ def test_columns_go_to_the_parameters_of_their_name(frame):
 @pytest.mark.parametrize("names", [["x"], ["age"], ["age", "height"]])
 def test_parameters_without_columns_get_the_matrix(names, frame):
     batch_spec = BatchSpec(torch.device("cpu"), parameter_names=names)
-    assert get_data_adapter(frame, None, None, batch_spec).parts[0].shape == (2, 3)
+    assert parts(frame, None, None, batch_spec)[0].shape == (2, 3)
 
 
 @pytest.mark.parametrize("kind", ["Int64", "boolean"])
@@ -97,4 +104,4 @@ def test_missing_labels_are_refused_as_such(kind, batch_spec):
     for labels in (y, y.to_frame()):
         with pytest.raises(ValueError, match=r"`y` is .* with missing values \(NA\)"):
             get_data_adapter(np.zeros(2), labels, None, batch_spec)
-    assert get_data_adapter(np.zeros(2), pd.Series([1.0, None]), None, batch_spec).parts[1][1].isnan()
+    assert parts(np.zeros(2), pd.Series([1.0, None]), None, batch_spec)[1][1].isnan()

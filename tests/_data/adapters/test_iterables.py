@@ -46,7 +46,7 @@ def test_a_list_of_batches_would_be_inputs_but_an_iterable_is_data(batches_of):
 
 
 def test_a_function_makes_a_new_generator_for_every_epoch(batch_spec):
-    batches = get_data_adapter(numbers, None, None, batch_spec)
+    get_data_adapter(numbers, None, None, batch_spec)
     with pytest.raises(ValueError, match="needs 2 arguments"):
         get_data_adapter(lambda a, b: None, None, None, batch_spec)
     batches = get_data_adapter(lambda: numbers(2), None, None, batch_spec).batches()

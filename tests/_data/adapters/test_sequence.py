@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -84,7 +86,7 @@ def test_epochs_of_fewer_steps_end_as_well(batch_spec):
 
 def test_its_own_settings_hold_unless_fit_has_others(batch_spec):
     sequence = PyDataset(workers=3, max_queue_size=2)
-    adapter = get_data_adapter(sequence, None, None, batch_spec)
+    adapter: Any = get_data_adapter(sequence, None, None, batch_spec)
     assert adapter.batches().loader_config == LoaderConfig(3, False, 2)
     assert adapter.batches(loader_config=LoaderConfig(4)).loader_config == LoaderConfig(4)
 
@@ -108,7 +110,7 @@ def test_a_sequence_that_cannot_be_sent_to_processes_runs_in_threads(batches_of)
 def test_sequences_of_keras(batches_of):
     keras = pytest.importorskip("keras")
 
-    class Theirs(keras.utils.PyDataset):
+    class Theirs(keras.utils.PyDataset):  # type: ignore[name-defined]
         def __len__(self):
             return 1
 

@@ -54,7 +54,8 @@ def test_only_the_rows_of_a_batch_become_dense():
 def test_entries_that_occur_twice_are_added_up():
     twice = scipy_sparse.coo_matrix(([1.0, 2.0], ([0, 0], [1, 1])), shape=(1, 2))
     assert SparseArray("x", twice, None).read(slice(0, 1)).tolist() == [[0, 3]]
-    twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (1, 2), check_invariants=True)
+    indices, values = torch.tensor([[0, 0], [1, 1]]), torch.tensor([1.0, 2.0])
+    twice = torch.sparse_coo_tensor(indices, values, (1, 2), check_invariants=True)
     assert SparseArray("x", twice, None).read(slice(0, 1)).tolist() == [[0, 3]]
 
 
