@@ -1,6 +1,6 @@
-"""A detector of torchvision: it computes its losses itself, from lists of images and of boxes.
+"""A torchvision detector, which computes its own losses from lists of images and boxes.
 
-Run it with `python examples/detection.py`, where torchvision is installed. It takes a minute on a CPU.
+Run `python examples/detection.py` (requires torchvision). It takes a minute on a CPU.
 """
 
 import torch
@@ -17,7 +17,7 @@ SIZE = 48
 
 
 def make_data(samples=32):
-    """Return samples `(image, {"boxes", "labels"})`: images (3, 48, 48) with a bright square each."""
+    """Return samples `(image, {"boxes", "labels"})`: images (3, 48, 48) with one bright square each."""
     data = []
     for top, left in torch.randint(SIZE - 16, (samples, 2)).tolist():
         image = 0.1 * torch.randn(3, SIZE, SIZE)
@@ -28,12 +28,12 @@ def make_data(samples=32):
 
 
 def make_loader(data):
-    """Return a loader of batches by the names of the detector's arguments: lists of images and of targets."""
+    """Return a loader of batches with lists of images and targets, named like the detector's arguments."""
     return DataLoader(data, batch_size=8, collate_fn=lambda rows: dict(zip(("images", "targets"), zip(*rows))))
 
 
 def make_model():
-    """Return the compiled model: the loss is the sum of those that the detector returns."""
+    """Return the compiled model. Its loss is the sum of the losses returned by the detector."""
     layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()]
     backbone = nn.Sequential(*layers, nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
     backbone.out_channels = 32
@@ -55,7 +55,7 @@ def make_model():
 
 
 def main():
-    """Train, and say how well the best box of each image covers its square."""
+    """Train, and print the overlap of the best box of each image with its square."""
     torch.manual_seed(0)
     data, model = make_data(), make_model()
     history = model.fit(make_loader(data), epochs=15, verbose=2).history["loss"]

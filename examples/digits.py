@@ -1,7 +1,7 @@
-"""Train a small network to read handwritten digits, look at it, save it, and load it again.
+"""Train a small network to classify handwritten digits, plot the results, and save and load the model.
 
-Run it with `make demo`, or with `python examples/digits.py` where torchfit, scikit-learn and matplotlib are
-installed. It takes well under a minute on a CPU and writes into `demo-output` in the current directory. With
+Run `make demo`, or `python examples/digits.py` (requires torchfit, scikit-learn and matplotlib). It takes well under a
+minute on a CPU and writes to `demo-output` in the current directory. With
 `torchrun --nproc-per-node 2 examples/digits.py` two processes train the same model.
 """
 
@@ -33,9 +33,9 @@ def load_data():
 
 
 def make_network():
-    """Return an ordinary PyTorch module: images (batch, 1, 8, 8) to one score per digit (batch, 10)."""
+    """Return a plain PyTorch module that maps images (batch, 1, 8, 8) to one score per digit (batch, 10)."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, kernel_size=3, padding=1, bias=False),  # BatchNorm has one.
+        nn.Conv2d(1, 16, kernel_size=3, padding=1, bias=False),  # BatchNorm has a bias.
         nn.BatchNorm2d(16),
         nn.ReLU(),
         nn.Conv2d(16, 32, kernel_size=3, padding=1, bias=False),
@@ -51,7 +51,7 @@ def make_network():
 
 
 def train_model(train, validation):
-    """Return the fitted model and the history of its training."""
+    """Return the trained model and its history."""
     model = torchfit.Model(make_network())
     model.compile(
         optimizer=torchfit.optimizers.Adam(learning_rate=1e-3),
@@ -73,7 +73,7 @@ def train_model(train, validation):
 
 
 def draw(history, images, labels, guesses, path):
-    """Write a picture with the learning curves above and the predicted images below."""
+    """Save a figure with the learning curves at the top and predicted images below."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[1.4, 1])
     for axes, name in zip(above.subplots(1, 2), ["loss", "accuracy"]):
@@ -93,7 +93,7 @@ def draw(history, images, labels, guesses, path):
 
 
 def main():
-    """Train, evaluate, predict, save, load, draw."""
+    """Train, evaluate, predict, save, load and plot."""
     torch.manual_seed(0)
     OUTPUT.mkdir(exist_ok=True)
     train, validation, test = load_data()
@@ -107,7 +107,7 @@ def main():
     loaded = torchfit.models.load_model(OUTPUT / "digits.torchfit")
     same = np.array_equal(loaded.predict(images[:20], verbose=0), scores)
     if not torchfit.distribution.is_primary():
-        return  # All processes have the same results; one of them shows them.
+        return  # All processes have the same results; only one prints them.
 
     print(f"\nTest accuracy {results['accuracy']:.4f}, test loss {results['loss']:.4f}, on {len(images)} images")
     print(f"First predictions {guesses[:10]}")

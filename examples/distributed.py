@@ -1,8 +1,8 @@
-"""Train one model with several processes, and compare with what one process gives.
+"""Train one model with several processes, with the same results as with one.
 
-Run it with `torchrun --nproc-per-node 2 examples/distributed.py`, or with `python examples/distributed.py`: the lines
-are the same but for the number of processes and the times. With `--epochs 20 --backup folder` a run that was
-interrupted continues, with as many processes as before or another number.
+Run `torchrun --nproc-per-node 2 examples/distributed.py` or `python examples/distributed.py`: except for the number of
+processes and the times, the output is the same. With `--epochs 20 --backup folder` an interrupted run continues, with
+the same or another number of processes.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from torchfit import distribution
 
 
 def make_data(samples=4096):
-    """Return points (samples, 2) on two spirals, and which spiral each belongs to (samples,)."""
-    random_numbers = np.random.default_rng(0)  # Seeded: every process must have the same data.
+    """Return points (samples, 2) on two spirals, and the index of the spiral of each (samples,)."""
+    random_numbers = np.random.default_rng(0)  # Seeded, because every process must have the same data.
     spiral = random_numbers.integers(0, 2, samples)
     angle = random_numbers.uniform(0.5, 3 * np.pi, samples)
     points = angle[:, None] * np.stack([np.cos(angle + np.pi * spiral), np.sin(angle + np.pi * spiral)], axis=1)
@@ -25,7 +25,7 @@ def make_data(samples=4096):
 
 
 def make_model():
-    """Return a compiled model. The weights are those of the primary process, whatever the others draw."""
+    """Return the compiled model. All processes start with the weights of the primary process."""
     layers = nn.Linear(2, 64), nn.Tanh(), nn.Dropout(0.1), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
     model = torchfit.Model(nn.Sequential(*layers))
     loss = torchfit.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -37,7 +37,7 @@ def main():
     """Train, evaluate and predict."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--backup", help="a folder for the state of the run")
+    parser.add_argument("--backup", help="folder for the training state")
     options = parser.parse_args()
     torch.manual_seed(0)
     x, y = make_data()

@@ -1,6 +1,6 @@
 """A generative adversarial network: a custom training step with two optimizers.
 
-Run it with `python examples/gan.py`. It takes seconds on a CPU.
+Run `python examples/gan.py`. It takes seconds on a CPU.
 """
 
 import math
@@ -14,7 +14,7 @@ from torchfit import optimizers
 
 
 class GAN(torchfit.Model):
-    """A generator of points in the plane, and a discriminator that tells them from real ones."""
+    """A generator of points in the plane, and a discriminator that distinguishes them from real ones."""
 
     def __init__(self):
         super().__init__(device="cpu")
@@ -22,17 +22,17 @@ class GAN(torchfit.Model):
         self.discriminator = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
 
     def compile(self, generator_optimizer, discriminator_optimizer):
-        """Take one optimizer for each network, and bind each to the parameters of its own."""
+        """Set one optimizer per network, and bind each to the parameters of its network."""
         super().compile(generator_optimizer)
         self.discriminator_optimizer = discriminator_optimizer
         discriminator_optimizer.build(self.discriminator.named_parameters())
 
     def build_optimizer(self):
-        """Bind the optimizer of `compile` to the generator alone."""
+        """Bind the optimizer passed to `compile` to the generator only."""
         self.optimizer.build(self.generator.named_parameters())
 
     def forward(self, noise):
-        """Return points (batch, 2) made of noise (batch, 2)."""
+        """Return points (batch, 2) generated from noise (batch, 2)."""
         return self.generator(noise)
 
     def train_step(self, real):
@@ -53,7 +53,7 @@ class GAN(torchfit.Model):
 
 
 def make_data(samples=1024):
-    """Return points (samples, 2) on a part of a circle."""
+    """Return points (samples, 2) on an arc of a circle."""
     angles = torch.rand(samples) * math.pi / 2
     return torch.stack([angles.cos(), angles.sin()], dim=1) * 2 + 0.05 * torch.randn(samples, 2)
 
@@ -66,20 +66,20 @@ def make_model():
 
 
 def distance(points, others):
-    """Return how far two sets of points are from each other: the mean distance to the nearest, both ways."""
+    """Return the Chamfer distance of two sets of points: the mean distance to the nearest point, in both directions."""
     distances = torch.cdist(points, others)
     return ((distances.amin(0).mean() + distances.amin(1).mean()) / 2).item()
 
 
 def main():
-    """Train, and say how far made points are from real ones."""
+    """Train, and print the distance between generated and real points."""
     torch.manual_seed(0)
     points, noise = make_data(), torch.randn(512, 2)
     model = make_model()
     before = distance(torch.from_numpy(model.predict(noise)), points)
     model.fit(points, batch_size=64, epochs=60, verbose=0)
     after = distance(torch.from_numpy(model.predict(noise)), points)
-    print(f"Distance between made and real points: {before:.3f} before, {after:.3f} after training")
+    print(f"Distance between generated and real points: {before:.3f} before, {after:.3f} after training")
     return before, after
 
 

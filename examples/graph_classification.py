@@ -1,6 +1,6 @@
-"""A graph network of torch_geometric, whose batches reach the module as they are.
+"""A torch_geometric graph network; its batches are passed to the module unchanged.
 
-Run it with `python examples/graph_classification.py`, where torch_geometric is installed. It takes seconds on a CPU.
+Run `python examples/graph_classification.py` (requires torch_geometric). It takes seconds on a CPU.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torchfit import optimizers
 
 
 class WithTargets:
-    """Batches of graphs, each beside its targets."""
+    """Yields batches of graphs with their targets."""
 
     def __init__(self, loader):
         self.loader = loader
@@ -42,7 +42,7 @@ class GraphClassifier(nn.Module):
 
 
 def make_data(graphs=128):
-    """Return graphs of 6 to 9 nodes: rings (class 0), and stars (class 1)."""
+    """Return graphs with 6 to 9 nodes: rings (class 0) and stars (class 1)."""
     data = []
     for number in range(graphs):
         nodes = 6 + number // 2 % 4
@@ -62,12 +62,12 @@ def make_model():
 
 
 def main():
-    """Train, and say how many graphs of a part that was held out are classified rightly."""
+    """Train, and print the accuracy on held-out graphs."""
     torch.manual_seed(0)
     data, model = make_data(), make_model()
     model.fit(WithTargets(DataLoader(data[:96], batch_size=16, shuffle=True)), epochs=20, verbose=2)
     results = model.evaluate(WithTargets(DataLoader(data[96:], batch_size=16)), verbose=0, return_dict=True)
-    print(f"Accuracy on graphs that were held out: {results['accuracy']:.3f}")
+    print(f"Accuracy on held-out graphs: {results['accuracy']:.3f}")
     return results
 
 

@@ -1,7 +1,6 @@
-"""A language model of transformers that is fine-tuned with low-rank adapters (LoRA) of peft.
+"""Fine-tune a transformers language model with low-rank adapters (LoRA) from peft.
 
-Run it with `python examples/language_model_lora.py`, where transformers and peft are installed. It takes seconds on a
-CPU.
+Run `python examples/language_model_lora.py` (requires transformers and peft). It takes seconds on a CPU.
 """
 
 import torch
@@ -15,24 +14,24 @@ WORDS, LENGTH = 16, 12
 
 
 def make_data(samples=128):
-    """Return input and target ids (samples, length): each word is followed by the one three places on."""
+    """Return input and target ids (samples, length): each id is the previous one plus 3, modulo the vocabulary size."""
     ids = (torch.randint(WORDS, (samples, 1)) + 3 * torch.arange(LENGTH + 1)) % WORDS
     return ids[:, :-1], ids[:, 1:]
 
 
 def make_model():
-    """Return the compiled model, of which the adapters alone are trained."""
+    """Return the compiled model; only its adapters are trained."""
     sizes = {"n_positions": LENGTH, "n_embd": 32, "n_layer": 1, "n_head": 2, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
     base = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, embd_pdrop=0.0, bos_token_id=0, eos_token_id=0, **sizes))
     layers = LoraConfig(r=8, lora_alpha=32, target_modules=["c_attn", "c_fc", "c_proj", "wte"], fan_in_fan_out=True)
     model = torchfit.Model(get_peft_model(base, layers), device="cpu")
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True)  # For the output `logits`, beside a cache.
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)  # Applies to the output `logits`.
     model.compile(optimizers.Adam(0.02), loss, metrics=["accuracy"])
     return model
 
 
 def main():
-    """Train, and say how many words are foreseen."""
+    """Train, and print the accuracy of the next word."""
     torch.manual_seed(0)
     inputs, targets = make_data()
     model = make_model()

@@ -1,6 +1,6 @@
-"""An image classifier of timm that is trained on blended images, and validated on class indices.
+"""A timm image classifier, trained on blended images with soft labels and validated on class indices.
 
-Run it with `python examples/mixup.py`, where timm is installed. It takes seconds on a CPU.
+Run `python examples/mixup.py` (requires timm). It takes seconds on a CPU.
 """
 
 import timm
@@ -16,7 +16,7 @@ CLASSES, SIZE = 3, 32
 
 
 def make_data(samples=192):
-    """Return images (samples, 3, 32, 32) that are bright in one of three thirds, and which it is (samples,)."""
+    """Return images (samples, 3, 32, 32), one third of which is bright, and the index of that third (samples,)."""
     labels = torch.arange(samples) % CLASSES
     images = 0.3 * torch.randn(samples, 3, SIZE, SIZE)
     for third in range(CLASSES):
@@ -25,7 +25,7 @@ def make_data(samples=192):
 
 
 def make_loader(images, labels):
-    """Return a loader that blends images, and gives soft labels (batch, classes)."""
+    """Return a loader of blended images with soft labels (batch, classes)."""
     blend = Mixup(mixup_alpha=0.4, num_classes=CLASSES)
     data = TensorDataset(images, labels)
     return DataLoader(data, batch_size=32, shuffle=True, collate_fn=lambda rows: blend(*default_collate(rows)))
@@ -40,13 +40,13 @@ def make_model():
 
 
 def main():
-    """Train, and say how many images are classified rightly that were held out."""
+    """Train, and print the accuracy on held-out images."""
     torch.manual_seed(0)
     images, labels = make_data()
     model, train, held_out = make_model(), slice(0, 144), slice(144, None)
     loader = make_loader(images[train], labels[train])
     history = model.fit(loader, validation_data=(images[held_out], labels[held_out]), epochs=8, verbose=2).history
-    print(f"Accuracy on images that were held out: {history['val_accuracy'][-1]:.3f}")
+    print(f"Accuracy on held-out images: {history['val_accuracy'][-1]:.3f}")
     return history
 
 

@@ -1,7 +1,7 @@
-"""A physics-informed network: solves an equation by its residual, with Adam first and LBFGS at last.
+"""A physics-informed network: solve an equation by minimizing its residual, first with Adam, then with LBFGS.
 
-The equation is u''(x) = -pi^2 sin(pi x) for x from -1 to 1 with u = 0 at both ends, which sin(pi x) solves.
-Run it with `python examples/pinn.py`. It takes seconds on a CPU.
+The equation is u''(x) = -pi^2 sin(pi x) for x from -1 to 1 with u = 0 at both ends; its solution is sin(pi x).
+Run `python examples/pinn.py`. It takes seconds on a CPU.
 """
 
 import torch
@@ -34,7 +34,7 @@ def squared_residual(outputs):
 
 
 def make_data(points=64):
-    """Return the points (points, 1) at which the equation shall hold."""
+    """Return the points (points, 1) at which the residual is minimized."""
     return torch.linspace(-1, 1, points)[:, None]
 
 
@@ -46,14 +46,14 @@ def make_model(optimizer):
 
 
 def refine(model, x, steps=10):
-    """Go on with LBFGS, which evaluates the loss several times in each step, on all points at once."""
+    """Continue with LBFGS, which evaluates the loss several times per step, on all points at once."""
     optimizer = torch.optim.LBFGS(model.module.parameters(), max_iter=20, line_search_fn="strong_wolfe")
     model.compile(optimizer, losses.OverOutputs(squared_residual))
     return model.fit(x, batch_size=len(x), epochs=steps, shuffle=False, verbose=0).history["loss"]
 
 
 def main():
-    """Solve the equation, and say how far the solution is from the exact one."""
+    """Solve the equation, and print the error of the solution."""
     torch.manual_seed(0)
     x = make_data()
     model = make_model(optimizers.Adam(0.01))

@@ -1,6 +1,6 @@
-"""REINFORCE: a policy is trained on the actions it took, weighted by the rewards that followed.
+"""REINFORCE: train a policy on its own actions, weighted by the rewards that followed.
 
-Run it with `python examples/reinforce.py`. It takes seconds on a CPU.
+Run `python examples/reinforce.py`. It takes seconds on a CPU.
 """
 
 import torch
@@ -13,7 +13,7 @@ LENGTH, STEPS = 9, 16
 
 
 class Walks:
-    """Many walks side by side on a line of 9 fields, from the middle; the reward is on the right end."""
+    """Parallel walks on a line of 9 fields that start in the middle; the right end gives a reward."""
 
     def __init__(self, walks=64):
         self.fields = torch.full((walks,), LENGTH // 2)
@@ -23,13 +23,13 @@ class Walks:
         return nn.functional.one_hot(self.fields, LENGTH).float()
 
     def step(self, actions):
-        """Go left (0) or right (1), and return the rewards (walks,): those of walks that are on the right end."""
+        """Move left (0) or right (1), and return the rewards (walks,): 1 for walks at the right end, otherwise 0."""
         self.fields = (self.fields + 2 * actions - 1).clamp(0, LENGTH - 1)
         return (self.fields == LENGTH - 1).float()
 
 
 def make_model():
-    """Return the compiled policy: fields (batch, 9) to a score for each action (batch, 2)."""
+    """Return the compiled policy, which maps fields (batch, 9) to one score per action (batch, 2)."""
     policy = nn.Sequential(nn.Linear(LENGTH, 16), nn.Tanh(), nn.Linear(16, 2))
     model = torchfit.Model(policy, device="cpu")
     model.compile(optimizers.Adam(0.02), nn.CrossEntropyLoss())
@@ -37,9 +37,9 @@ def make_model():
 
 
 def play(model, discount=0.95):
-    """Play, and return states (steps * walks, 9), actions, weights, and the mean reward of a walk.
+    """Play, and return states (steps * walks, 9), actions, weights, and the mean reward per walk.
 
-    The weight of an action is the discounted sum of later rewards, less the mean of all walks at that time.
+    The weight of an action is the discounted sum of later rewards minus the mean over all walks at that step, scaled.
     """
     walks, states, actions, rewards = Walks(), [], [], []
     for _ in range(STEPS):
@@ -57,14 +57,14 @@ def play(model, discount=0.95):
 
 
 def main():
-    """Train, and say how the mean reward of a walk grows."""
+    """Train, and print the mean reward per walk."""
     torch.manual_seed(0)
     model, history = make_model(), []
     for _ in range(40):
         states, actions, weights, reward = play(model)
         model.train_on_batch(states, actions, sample_weight=weights)
         history.append(reward)
-    print(f"Mean reward of a walk: {history[0]:.2f} at first, {history[-1]:.2f} at last, of at most {STEPS - 3}")
+    print(f"Mean reward per walk: {history[0]:.2f} at first, {history[-1]:.2f} at the end, at most {STEPS - 3}")
     return history
 
 

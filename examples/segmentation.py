@@ -1,6 +1,6 @@
-"""A segmentation network of torchvision, with a loss and metrics for its output `out`.
+"""A torchvision segmentation network, with a loss and metrics for its output `out`.
 
-Run it with `python examples/segmentation.py`, where torchvision is installed. It takes seconds on a CPU.
+Run `python examples/segmentation.py` (requires torchvision). It takes seconds on a CPU.
 """
 
 import torch
@@ -14,7 +14,7 @@ CLASSES, SIZE = 2, 64
 
 
 def make_data(samples=16):
-    """Return images (samples, 3, 64, 64) with a bright square, and which pixels are in it (samples, 64, 64)."""
+    """Return images (samples, 3, 64, 64) with a bright square, and the masks of the squares (samples, 64, 64)."""
     corners = torch.randint(SIZE // 2, (samples, 2))
     images, masks = 0.2 * torch.randn(samples, 3, SIZE, SIZE), torch.zeros(samples, SIZE, SIZE, dtype=torch.long)
     for image, mask, (top, left) in zip(images, masks, corners.tolist()):
@@ -34,12 +34,12 @@ def make_model():
 
 
 def main():
-    """Train, and say how well the squares are found."""
+    """Train, and print the intersection over union."""
     torch.manual_seed(0)
     images, masks = make_data()
     model = make_model()
     history = model.fit(images, masks, batch_size=8, epochs=15, verbose=2).history
-    print(f"Intersection over union: {history['mean_io_u'][0]:.3f} at first, {history['mean_io_u'][-1]:.3f} at last")
+    print(f"Intersection over union: {history['mean_io_u'][0]:.3f} at first, {history['mean_io_u'][-1]:.3f} at the end")
     return history
 
 

@@ -6,8 +6,7 @@ Train and save the digits of `examples/digits.py` with `make demo`, then serve t
 
     curl http://127.0.0.1:8000/predict -H "Content-Type: application/json" -d '{"images": [[[0, 0, …], …]]}'
 
-FastAPI runs an endpoint that is an ordinary function in a pool of threads, so several requests predict with the one
-model at the same time.
+FastAPI runs endpoints that are plain functions in a thread pool, so several requests use the model at the same time.
 """
 
 import sys
@@ -31,7 +30,7 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    """The most likely digit of each image, and the scores of all ten."""
+    """The most likely digit of each image, and the scores of all ten digits."""
 
     digits: list[int]
     scores: list[list[float]]

@@ -1,6 +1,6 @@
-"""SimCLR: an encoder that learns without labels from pairs of views, then a linear classifier on top of it.
+"""SimCLR: train an encoder without labels on pairs of views, then a linear classifier on top of it.
 
-Run it with `python examples/simclr.py`. It takes seconds on a CPU.
+Run `python examples/simclr.py`. It takes seconds on a CPU.
 """
 
 import torch
@@ -15,7 +15,7 @@ CLASSES, LENGTH = 4, 32
 
 
 class Views(Dataset):
-    """Signals, each of which comes as two views: shifted, scaled and noisy."""
+    """A dataset that returns two views of each signal: shifted, scaled and noisy."""
 
     def __init__(self, signals):
         self.signals = signals
@@ -24,18 +24,18 @@ class Views(Dataset):
         return len(self.signals)
 
     def __getitem__(self, index):
-        """Return a sample that has inputs and no target."""
+        """Return a sample with inputs only."""
         return ((view_of(self.signals[index]), view_of(self.signals[index])),)
 
 
 def view_of(signal):
-    """Return a signal (length,) as somebody else might have recorded it."""
+    """Return a randomly shifted, scaled and noisy copy of a signal (length,)."""
     shift = int(torch.randint(LENGTH, ()))
     return signal.roll(shift) * (0.8 + 0.4 * torch.rand(())) + 0.1 * torch.randn(LENGTH)
 
 
 class SimCLR(nn.Module):
-    """An encoder, and the projection that the loss compares."""
+    """An encoder with a projection head for the contrastive loss."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +56,7 @@ class SimCLR(nn.Module):
 
 
 def contrast(outputs, temperature=0.2):
-    """Return how hard it is to find the other view of each signal among all others, a scalar."""
+    """Return the contrastive loss (NT-Xent), a scalar."""
     views = F.normalize(torch.cat(outputs), dim=1)
     similarities = views @ views.T / temperature
     similarities = similarities.masked_fill(torch.eye(len(views), dtype=torch.bool), -torch.inf)
@@ -73,14 +73,14 @@ def make_data(samples=512):
 
 
 def make_model():
-    """Return the compiled model of the pairs."""
+    """Return the compiled model."""
     model = torchfit.Model(SimCLR(), device="cpu")
     model.compile(optimizers.Adam(3e-3), losses.OverOutputs(contrast))
     return model
 
 
 def probe(encoder, signals, labels):
-    """Return the accuracy of a linear classifier on the codes of a frozen encoder, on the half it has not seen."""
+    """Train a linear classifier on the codes of the encoder, and return its accuracy on the held-out half."""
     half = len(signals) // 2
     codes = torchfit.Model(encoder, device="cpu").predict(signals)
     classifier = torchfit.Model(nn.Sequential(nn.BatchNorm1d(32, affine=False), nn.Linear(32, CLASSES)), device="cpu")
@@ -90,7 +90,7 @@ def probe(encoder, signals, labels):
 
 
 def main():
-    """Train the encoder, and say how well a linear classifier does with its codes."""
+    """Train the encoder, and print the accuracy of a linear classifier on its codes."""
     torch.manual_seed(0)
     signals, labels = make_data()
     model = make_model()

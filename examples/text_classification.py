@@ -1,6 +1,6 @@
-"""A classifier of transformers on its own loss, from a loader that yields one dictionary.
+"""A transformers classifier, trained on its own loss with a loader that yields one dictionary per batch.
 
-Run it with `python examples/text_classification.py`, where transformers is installed. It takes seconds on a CPU.
+Run `python examples/text_classification.py` (requires transformers). It takes seconds on a CPU.
 """
 
 import torch
@@ -14,7 +14,7 @@ WORDS, LENGTH = 24, 12
 
 
 def make_data(samples=256):
-    """Return sentences of word ids as a list of dictionaries; the label says which of two words comes more often."""
+    """Return sentences of word ids as a list of dictionaries; the label is 1 if most ids are below 14."""
     ids = torch.randint(4, WORDS, (samples, LENGTH))
     labels = ((ids < 14).sum(1) > (ids >= 14).sum(1)).long()
     return [
@@ -23,7 +23,7 @@ def make_data(samples=256):
 
 
 def make_model():
-    """Return the compiled model: the labels are inputs, for the loss of the module, and targets of the metric."""
+    """Return the compiled model. The labels are inputs for the module's loss, and targets for the metric."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     config = BertConfig(
         vocab_size=WORDS, max_position_embeddings=LENGTH, num_labels=2, hidden_dropout_prob=0.0, **sizes
@@ -34,12 +34,12 @@ def make_model():
 
 
 def main():
-    """Train, and say how many sentences of a part that was held out are classified rightly."""
+    """Train, and print the accuracy on held-out sentences."""
     torch.manual_seed(0)
     data, model = make_data(), make_model()
     model.fit(DataLoader(data[:192], batch_size=16, shuffle=True), epochs=10, verbose=2)
     results = model.evaluate(DataLoader(data[192:], batch_size=16), verbose=0, return_dict=True)
-    print(f"Accuracy on sentences that were held out: {results['logits_accuracy']:.3f}")
+    print(f"Accuracy on held-out sentences: {results['logits_accuracy']:.3f}")
     return results
 
 

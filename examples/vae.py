@@ -1,6 +1,6 @@
 """A variational autoencoder: a loss over all outputs of the module at once.
 
-Run it with `python examples/vae.py`. It takes seconds on a CPU.
+Run `python examples/vae.py`. It takes seconds on a CPU.
 """
 
 import torch
@@ -13,7 +13,7 @@ SIZE = 8
 
 
 class Autoencoder(nn.Module):
-    """Encodes images as normal distributions over two numbers, and decodes samples of these."""
+    """Encodes images as normal distributions over two latent variables, and decodes samples from them."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ def negative_elbo(images, outputs):
 
 
 def make_data(samples=512):
-    """Return images (samples, 64) of a soft blob each, at places that two numbers tell."""
+    """Return images (samples, 64) of one blurred blob each, at a random position."""
     centers = torch.rand(samples, 1, 2) * (SIZE - 1)
     pixels = torch.cartesian_prod(torch.arange(SIZE), torch.arange(SIZE))
     return (-(pixels - centers).square().sum(-1) / 4).exp()
@@ -49,16 +49,14 @@ def make_model():
 
 
 def main():
-    """Train, and say how near the decoded images are."""
+    """Train, and print the reconstruction error."""
     torch.manual_seed(0)
     images = make_data()
     model = make_model()
     before = model.evaluate(images, images, verbose=0, return_dict=True)
     model.fit(images, images, epochs=30, verbose=2)
     after = model.evaluate(images, images, verbose=0, return_dict=True)
-    print(
-        f"Mean absolute error of a pixel: {before['images_mae']:.3f} before, {after['images_mae']:.3f} after training"
-    )
+    print(f"Mean absolute error per pixel: {before['images_mae']:.3f} before, {after['images_mae']:.3f} after training")
     return before, after
 
 
