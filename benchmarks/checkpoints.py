@@ -102,7 +102,7 @@ def of_callback(case: Case) -> BudgetResult:
     model = compiled(case)
     calls(model, case, callbacks.Callback(), SHORT)  # The first training also settles what the others use.
     plain, beside = (calls_in_a_step(model, case, callback) for callback in (callbacks.Callback(), EpochOnly()))
-    what = f"calls in a step ({plain:g}) beside a callback that hears of epochs only"
+    what = f"calls in a step ({plain:g}) with a callback without batch hooks"
     return BudgetResult(what, beside / plain, CALLBACK_LIMIT)
 
 
