@@ -89,7 +89,7 @@ def test_a_fit_inside_of_a_fit_leaves_the_outer_one_its_data():
 
 
 class Counts(nn.Linear):
-    """Depends on the number of its calls, which is a number of Python's."""
+    """Depends on the number of its calls, which is a Python number."""
 
     calls = 0
 

@@ -189,7 +189,7 @@ class SeesShapes(metrics.Metric):
 
 @pytest.mark.parametrize("units", [1, 3])
 def test_metrics_of_users_get_a_column_beside_a_matrix(units):
-    """As in Keras 2: the guide's CategoricalTruePositives counts rightly only so."""
+    """As in Keras 2: without this, the guide's CategoricalTruePositives counts wrongly."""
     plain, weighted = SeesShapes(), SeesShapes()
     loss = "mse" if units == 1 else losses.SparseCategoricalCrossentropy(from_logits=True)
     fitted(nn.Linear(2, units), torch.zeros(6), loss, [plain], weighted_metrics=[weighted], sample_weight=torch.ones(6))

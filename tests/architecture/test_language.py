@@ -10,7 +10,7 @@ PLACES = ("torchfit", "docs", "examples", "benchmarks", "tests", "*.md")
 INSTEAD = {
     r"\banew\b": "again",
     r"[Tt]ell whether": "return whether",
-    r"[Hh]ear that|\b(nobody|who) (hears|watches)\b|\bunheard\b": "called when; has a hook",
+    r"[Hh]ear that|\bhears\b|\b(nobody|who) watches\b|\bunheard\b": "called when; has a hook",
     r"[Ll]et go of": "release",
     r"\bgo(es|ing)? on (as|with|for|to|from|where|behind)\b|\btraining goes on\b": "continue, resume, keep",
     r"\btak(e|en|es) up\b(?! (memory|room|space))": "resume",
@@ -21,6 +21,20 @@ INSTEAD = {
     r"\bclass numbers?\b": "class index",
     r"\b(gathered|gathering) gradients\b": "accumulated gradients",
     r"\bpictures? of\b": "plot, figure, image",
+    r"\b[Ss]hall\b": "must, should, or the present tense",
+    r"\bat last\b": "finally, at the end",
+    r"\brightly\b": "correctly",
+    r"\bin the manner of\b": "in the style of",
+    r"\b(go|goes|going) over to\b": "switch to",
+    r"\b[Hh]and(s|ed|ing)? over\b": "pass",
+    r"\bsees? to it\b": "take care of, make sure",
+    r"\b[Ll]eft in peace\b": "uninterrupted",
+    r"\bevery so many\b": "every n",
+    r"\b(set|taken) apart\b": "held out, split",
+    r"\bthat (was|were) held out\b": "held-out",
+    r"\bto be copied\b": "to copy",
+    r"\b[Nn]umbers? of Python\b": "Python number",
+    r"\bnames of Keras\b": "Keras names",
 }
 
 

@@ -1,4 +1,4 @@
-"""The order in which callbacks hear events, as Keras 3 has it."""
+"""The order in which the hooks of callbacks are called, as in Keras 3."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The server answers every request rightly, however many come at once."""
+"""The server answers every request correctly, however many arrive at the same time."""
 
 import runpy
 import threading

@@ -274,7 +274,7 @@ def test_values_in_the_logs_of_batches():
 
 
 def test_several_outputs():
-    """Per-output losses and metrics: Keras' numbers under the names of Keras 2."""
+    """Per-output losses and metrics: Keras' numbers, with Keras 2's names."""
 
     class Two(nn.Module):
         def __init__(self):

@@ -78,7 +78,7 @@ class Adds(nn.Linear):
 
 
 class Warms(nn.Linear):
-    """Depends on a number of Python's that it counts in training."""
+    """Depends on a Python number that it counts in training."""
 
     steps = 0
 

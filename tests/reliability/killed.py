@@ -1,4 +1,4 @@
-"""Trains in processes that are killed again and again, and compares the end with a training left in peace.
+"""Trains in processes that are killed again and again, and compares the result with an uninterrupted run.
 
 `python killed.py SCENARIO KILLS SEED FOLDER` prints what it saw as JSON; "all" goes through all scenarios, with so many
 kills for each. It imports torch once; each training runs in a fork, in a group of its own, so that its workers die with

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments end exactly as runs that are left in peace."""
+"""Runs that are killed at random moments end exactly like uninterrupted runs."""
 
 import json
 import os

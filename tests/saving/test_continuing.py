@@ -1,4 +1,4 @@
-"""A model that is saved, resumed or copied continues as one left in peace, with every optimizer and set-up."""
+"""A model that is saved, resumed or copied continues like the original, with every optimizer and configuration."""
 
 import copy
 import functools
