@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 60
+TIMEOUT = 120
 
 
 class Pool:

@@ -372,7 +372,6 @@ REFUSED = {
     "ragged": ragged,
     "wrapped": lambda: torchfit.Model(nn.DataParallel(network())),
     "ddp": lambda: torchfit.Model(nn.parallel.DistributedDataParallel(network())),
-    "compiled": lambda: compiled(network(), jit_compile=True),
     "models": lambda: compiled(nn.Linear(8, 3 + distribution.rank())).fit(X, LABELS),
     "state": lambda: largest("sum"),
 }
@@ -390,7 +389,6 @@ REFUSED = {
         ("parameter", "The parameter '0.bias' is not the same in all processes"),
         ("ragged", "all of its parts must be tensors with the same number of rows"),
         ("wrapped", "The module is wrapped in DataParallel"),
-        ("compiled", "`jit_compile=True` is not possible with several processes"),
         ("models", "The models of the processes differ"),
     ],
 )

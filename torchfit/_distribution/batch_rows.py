@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import wraps
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class OwnRows:
         total: How many the whole batch has.
         weight: By which the loss of this process is still to be multiplied, to be a part of that of all.
         is_whole: Whether the module is called with all rows of this process at once.
+        counts: Whether a number for a batch, such as its loss, counts in metrics by the share of the rows.
+        are_scalars_weighted: Whether metrics take that into account.
     """
 
     first: int = 0
@@ -30,11 +32,17 @@ class OwnRows:
     total: int = 1
     weight: float = 1.0
     is_whole: bool = False
+    counts: bool = False
+    are_scalars_weighted: bool = False
 
     @property
     def size(self) -> int:
         """How many rows the module is called with."""
         return max(self.rows, 1)
+
+    def take(self, first: int, rows: int, total: int) -> None:
+        """Take these rows of a batch."""
+        self.first, self.rows, self.total = first, rows, total
 
 
 @contextmanager
@@ -47,10 +55,11 @@ def whole_batches(own: OwnRows, processes: ProcessGroup) -> Iterator[None]:
     options = processes.options
     replaced: list[tuple[Any, str, Any]] = []
     if options.batch_norm == "global":
-        replaced.append((functional, "batch_norm", partial(_batch_norm, functional.batch_norm, own, processes)))
+        normalize = _bound(_batch_norm, functional.batch_norm, own, processes)
+        replaced.append((functional, "batch_norm", normalize))
     if options.randomness == "global":
         for owner, names, draw in _DRAWING:
-            replaced += [(owner, name, partial(draw, getattr(owner, name), own)) for name in names]
+            replaced += [(owner, name, _bound(draw, getattr(owner, name), own)) for name in names]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     for owner, name, function in replaced:
         setattr(owner, name, function)
@@ -59,6 +68,16 @@ def whole_batches(own: OwnRows, processes: ProcessGroup) -> Iterator[None]:
     finally:
         for owner, name, function in originals:
             setattr(owner, name, function)
+
+
+def _bound(replacement: Callable[..., Tensor], function: Callable[..., Tensor], *first: Any) -> Callable[..., Tensor]:
+    """Return a function in place of another one; the compiler of torch asks for its name."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        return replacement(function, *first, *args, **kwargs)
+
+    return call
 
 
 def _batch_norm(

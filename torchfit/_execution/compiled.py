@@ -14,9 +14,9 @@ from torchfit._execution.compile_policy import CompileImmediately, CompileWhenWo
 from torchfit._execution.eager import EagerExecution, StepGroups
 from torchfit._execution.graph import GraphError, GraphRunner
 from torchfit._execution.memory_format import MemoryFormat, choose_memory_format
-from torchfit._execution.step_program import StepProgram, run_each
+from torchfit._execution.step_program import GraphKey, StepProgram, Variant, run_each
 from torchfit._types import StateDict, StepFn
-from torchfit._utils import tree, validation
+from torchfit._utils import compat, tree, validation
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe
 from torchfit._utils.tree import Batch
@@ -26,8 +26,6 @@ _MIN_STEPS_PER_SHAPE = 200  # Another shape gets a graph of its own after this m
 
 Log = Callable[[str], None]
 BatchIndexer = Callable[[Tensor], Batch]
-GraphKey = tuple[Any, ...]
-"""The variant of each step in a graph, and the shapes of the inputs of all of them."""
 
 
 class CompiledExecution(EagerExecution):
@@ -68,6 +66,14 @@ class CompiledExecution(EagerExecution):
         step = self._compiled_step(program.mode).bind(program, batches)
         return step.run_steps if self.steps_per_execution > 1 else step.run_step
 
+    def load_compiler(self) -> None:
+        """Load what compiles steps."""
+        compat.load_tracer()
+
+    def bind_part(self, program: StepProgram) -> StepFn:
+        """Return the function that runs a part of a step; its graph is compiled in this process."""
+        return self._compiled_step(program.mode, CompileImmediately()).bind_part(program).run_step
+
     def grouped_step(self, program: StepProgram, step: StepFn) -> StepFn:
         """Return the function that runs several small steps at once: one graph after the other."""
         return partial(run_each, program, step)
@@ -82,9 +88,9 @@ class CompiledExecution(EagerExecution):
         for mode, of_mode in state.get("modes", state).items():  # Earlier versions stored the modes alone.
             self._compiled_step(mode).load_state_dict(of_mode)
 
-    def _compiled_step(self, mode: str) -> "CompiledStep":
+    def _compiled_step(self, mode: str, policy: CompileImmediately | None = None) -> "CompiledStep":
         if mode not in self._steps:
-            policy = CompileWhenWorthwhile() if self._auto else CompileImmediately()
+            policy = policy or (CompileWhenWorthwhile() if self._auto else CompileImmediately())
             self._steps[mode] = CompiledStep(self._log, policy, self._add_compile_time, self.memory_format)
         return self._steps[mode]
 
@@ -158,7 +164,11 @@ class CompiledStep:
             indexer = batches.defer_indexing()
             self._indexed_samples = self._indexed_samples if indexer is None else batches.samples
         self._policy.start_loop(program.expected_steps)
-        return LoopStep(self, program, indexer)
+        return LoopStep(self, program, self.memory_format.bind(program), indexer)
+
+    def bind_part(self, program: StepProgram) -> "LoopStep":
+        """Return what runs a part of the steps of a loop."""
+        return LoopStep(self, program, program.run)
 
     def enter(self, step: "LoopStep") -> bool:
         """Let the graphs read the step and the data of a loop; return whether it was not running."""
@@ -225,11 +235,11 @@ class CompiledStep:
     def find_graph(self, key: GraphKey, step: "LoopStep", inputs: Any) -> GraphRunner | None:
         """Return the graph for steps with these shapes, a new one if that is worthwhile, or `None`."""
         graph = self._graphs.get(key) or self._take_over(key)
-        if graph is None and key not in self._pending and self._is_worthwhile(key):
+        if graph is None and key not in self._pending and self._is_worthwhile(key, step.program):
             function = _make_function(self._scope, step, inputs, variants=key[0])
             # A resumed run had this graph at this step.
             compiler = Compiler() if key in self._graphs else self._policy.make_compiler()
-            self._graphs[key] = graph = GraphRunner(function, self._record_compile_time, compiler)
+            self._graphs[key] = graph = GraphRunner(function, self._record_compile_time, compiler, self._confirm)
         return graph
 
     def postpone(self, key: GraphKey) -> None:
@@ -253,17 +263,20 @@ class CompiledStep:
     def _end(self, pending: GraphRunner) -> None:
         self._record_compile_time(pending.compiler.end(), in_background=True)
 
-    def _is_worthwhile(self, key: GraphKey) -> bool:
+    def _is_worthwhile(self, key: GraphKey, program: StepProgram) -> bool:
         """Return whether to compile a graph for these shapes."""
         if self.memory_format.is_trying:
             return False
         graphs = [*self._graphs, *self._pending]
         if not any(_kind(key) == _kind(known) for known in graphs):
-            return self._policy.should_compile()
+            return program.may_compile(self._policy.should_compile)
         if any(key[1:] == known[1:] for known in graphs):
             return True  # Same shapes, different variant (e.g. the last accumulation step): it will recur.
         self._seen[key] += 1
         return self._seen[key] > _MIN_STEPS_PER_SHAPE and len(graphs) < _MAX_GRAPHS
+
+    def _confirm(self, failure: str | None) -> None:
+        self._scope.program.confirm_graph(failure)
 
     def _record_compile_time(self, seconds: float, in_background: bool = False) -> None:
         self._policy.record_compile_time(seconds)
@@ -276,6 +289,7 @@ class LoopStep:
     Args:
         compiled: The graphs.
         program: The step.
+        run_eagerly: Runs the step with a batch, without a graph.
         indexer: Makes a batch of row indices, if that is what the items of the loop are.
 
     Attributes:
@@ -285,13 +299,15 @@ class LoopStep:
 
     program: StepProgram
 
-    def __init__(self, compiled: CompiledStep, program: StepProgram, indexer: BatchIndexer | None) -> None:
+    def __init__(
+        self, compiled: CompiledStep, program: StepProgram, run_eagerly: StepFn, indexer: BatchIndexer | None = None
+    ) -> None:
         self._compiled, self.indexer = compiled, indexer
-        self._start(program)
+        self._start(program, run_eagerly)
 
-    def _start(self, program: StepProgram) -> None:
-        self.program, self._run_batch = program, self._compiled.memory_format.bind(program)
-        self._result_template: Any = None
+    def _start(self, program: StepProgram, run_eagerly: StepFn) -> None:
+        self.program, self._run_batch = program, run_eagerly
+        self._result_template = program.result_template
         self._blocker = self._compiled.find_blocker(program)
 
     def run_step(self, inputs: Any) -> Any:
@@ -307,34 +323,38 @@ class LoopStep:
     def _run(self, inputs: Sequence[Any]) -> Any:
         compiled, is_watched = self._compiled, self.program.keeps_step_logs
         if (compiled.enter(self) or is_watched) and not self.program.is_current:
-            self._start(self.program.renewed())
+            program = self.program.renewed()
+            self._start(program, compiled.memory_format.bind(program))
             compiled.invalidate()
             compiled.enter(self)
         if self._blocker is not None or self._result_template is None:
             return self._run_eagerly(inputs)
-        tensors = inputs if self.indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
-        key = (self.program.variants(len(inputs)), *[tensor.shape for tensor in tensors])
-        graph = compiled.find_graph(key, self, inputs[0])
-        if graph is None:
-            return self._run_eagerly(inputs)
-        return self._replay(key, graph, inputs, tensors)
-
-    def _replay(self, key: GraphKey, graph: GraphRunner, inputs: Sequence[Any], tensors: Sequence[Tensor]) -> Any:
-        """Run the steps as a graph, or eagerly with the state of before if it cannot be compiled, or not yet."""
-        compiled, program = self._compiled, self.program
-        check_guards = compiled.must_check(key) or program.keeps_step_logs
+        program = self.program
         counters = program.get_counters()
         try:
-            outputs = graph([*tensors, *self._scalars(tensors, len(inputs))], check_guards)
+            outputs = self._replay(inputs)
         except (GraphError, NotReadyError) as error:
             program.set_counters(counters)
-            if isinstance(error, NotReadyError):
-                compiled.postpone(key)
-            else:
+            if isinstance(error, GraphError):
                 compiled.give_up(str(error))
                 self._blocker = compiled.find_blocker(program)
-            return self._run_eagerly(inputs)
-        return program.unpack_result(self._result_template, outputs)
+            outputs = None
+        return self._run_eagerly(inputs) if outputs is None else program.unpack_result(self._result_template, outputs)
+
+    def _replay(self, inputs: Sequence[Any]) -> list[Tensor] | None:
+        """Run the steps as a graph, and return its outputs; `None` if there is no graph for them."""
+        compiled, program = self._compiled, self.program
+        tensors = inputs if self.indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
+        key = program.graph_key(inputs, tensors)
+        graph = None if key is None else compiled.find_graph(key, self, inputs[0])
+        if key is None or graph is None:
+            return None
+        check_guards = compiled.must_check(key) or program.keeps_step_logs
+        try:
+            return graph([*tensors, *self._scalars(tensors, len(inputs))], check_guards)
+        except NotReadyError:
+            compiled.postpone(key)
+            raise
 
     def _scalars(self, tensors: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
         """Return the scalars of all steps as one tensor (steps, scalars), if there are any."""
@@ -354,7 +374,7 @@ class LoopStep:
 
 
 def _make_function(
-    scope: StepScope, step: LoopStep, example: Any, variants: tuple[tuple[Any, ...], ...]
+    scope: StepScope, step: LoopStep, example: Any, variants: tuple[Variant, ...]
 ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Return the function of tensors that runs steps with inputs like `example`; their scalars come last."""
     is_indexed, has_scalars = step.indexer is not None, step.program.has_step_scalars

@@ -73,6 +73,13 @@ class EagerExecution:
         run = self.memory_format.bind(program)
         return partial(run_each, program, run) if self.steps_per_execution > 1 else run
 
+    def load_compiler(self) -> None:
+        """Load what compiles steps, because functions of torch are going to be replaced, which it must not see."""
+
+    def bind_part(self, program: StepProgram) -> StepFn:
+        """Return the function that runs a part of a step."""
+        return program.run
+
     def single_pass(self, program: StepProgram, batches: Any) -> tuple[StepGroups, StepFn]:
         """Return the steps of one pass over the batches and what runs them; small steps run in groups if they may."""
         step = self.bind(program, batches)

@@ -29,6 +29,7 @@ from torchfit._utils.rng import random_state, restore_random_state
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
 Code = Callable[[list[Tensor]], Any]
 CompiledFn = Callable[..., Any]
+Confirm = Callable[[str | None], None]
 Values = Sequence[Any]
 """Arguments or results of compiled code: tensors, and numbers where sizes may change."""
 ReplayFn = Callable[[Sequence[Tensor], list[int]], list[Tensor]]
@@ -81,10 +82,11 @@ class Recorder:
         compilations: How often the function was compiled.
     """
 
-    def __init__(self, compiler: Compiler) -> None:
+    def __init__(self, compiler: Compiler, confirm: Confirm) -> None:
         self._compiler = compiler
         self.recording: Recording | None = None
         self.compilations = 0
+        self._confirm = confirm
         self._started: InductorCode | None = None
 
     def start(self) -> None:
@@ -98,10 +100,12 @@ class Recorder:
 
     def backend(self, module: GraphModule, examples: Any) -> CompiledFn:
         """Compile; what `torch.compile` takes as its `backend`."""
-        code = _compile_with_inductor(module, examples, self._compiler)
+        code = _compile_with_inductor(module, examples, self._compiler, self._confirm)
         self.compilations += 1
         if code is None:
-            return compat.lookup_compiler_backend("inductor")(module, examples)  # type: ignore[no-any-return]
+            compiled: CompiledFn = compat.lookup_compiler_backend("inductor")(module, examples)
+            self._confirm(None)  # What fails in its first run is not undone.
+            return compiled
 
         def run(*arguments: Any) -> Any:
             self._started = code
@@ -122,6 +126,8 @@ class GraphRunner:
         function: The function.
         add_compile_time: Called with the seconds of every call that compiled.
         compiler: Compiles graphs.
+        confirm: Called when compiled code has run for the first time, or with the reason why there is none. May raise
+            `GraphError`, which undoes the run.
 
     Attributes:
         compiler: As the argument.
@@ -132,11 +138,12 @@ class GraphRunner:
         function: Function,
         add_compile_time: Callable[[float], None] = lambda seconds: None,
         compiler: Compiler | None = None,
+        confirm: Confirm = lambda failure: None,
     ) -> None:
         # The compiler caches by code object, and gives up on one with too many versions.
         function.__code__ = function.__code__.replace()
-        self.compiler = compiler or Compiler()
-        self._recorder = Recorder(self.compiler)
+        self.compiler, self._confirm = compiler or Compiler(), confirm
+        self._recorder = Recorder(self.compiler, confirm)
         self._function = function
         self._guarded_fn: CompiledFn | None = None
         self._add_compile_time = add_compile_time
@@ -175,10 +182,14 @@ class GraphRunner:
         except NotReadyError:
             self._is_waiting = True
             raise
+        except GraphError:
+            raise
         except Exception as error:
             if recorder.has_proven_itself:
                 raise  # It ran before: what fails now would fail without a graph.
-            raise GraphError(_reason(error)) from error
+            reason = _reason(error)
+            self._confirm(reason)
+            raise GraphError(reason) from error
         finally:
             if recorder.compilations > compilations or self._is_waiting:
                 self._add_compile_time(perf_counter() - started)
@@ -225,9 +236,11 @@ class InductorCode:
         has_run: Whether it has run without an error.
     """
 
-    def __init__(self, module: GraphModule, examples: Any, options: dict[str, Any], compiler: Compiler) -> None:
+    def __init__(
+        self, module: GraphModule, examples: Any, options: dict[str, Any], compiler: Compiler, confirm: Confirm
+    ) -> None:
         inductor: Any = compat.inductor()
-        self._compiler = compiler
+        self._compiler, self._confirm = compiler, confirm
         self.has_run = False
         self._inner: Code | None = None
         self._observed: tuple[Any, ...] = ()
@@ -252,6 +265,7 @@ class InductorCode:
         generators = random_state()
         try:
             outputs = self._run_wrapped(arguments)
+            self._confirm(None)
         except BaseException:
             restore_random_state(generators)
             with torch.no_grad():
@@ -341,19 +355,22 @@ class _CudaGraph:
         return [self._outputs[index].clone() for index in output_indices]
 
 
-def _compile_with_inductor(module: GraphModule, examples: Values, compiler: Compiler) -> InductorCode | None:
+def _compile_with_inductor(
+    module: GraphModule, examples: Values, compiler: Compiler, confirm: Confirm
+) -> InductorCode | None:
     if compat.inductor() is None:
         return None
     if not all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor)):
-        return InductorCode(module, examples, _OPTIONS, Compiler())
+        return InductorCode(module, examples, _OPTIONS, Compiler(), confirm)
     try:
-        return InductorCode(module, examples, {**_CPU_OPTIONS, **compat.without_instruction_probes()}, compiler)
+        options = {**_CPU_OPTIONS, **compat.without_instruction_probes()}
+        return InductorCode(module, examples, options, compiler, confirm)
     except compat.tracer_errors().RestartAnalysis:
         raise  # Not a failure: the tracer begins again, with what it has learned.
     except Exception as error:  # Not every torch can do everything in C++; a real problem will occur again.
         logger.debug("jit_compile: kernels are called from Python: %s: %s", type(error).__name__, error)
         compat.forget_instructions()
-        return InductorCode(module, examples, _OPTIONS, Compiler())
+        return InductorCode(module, examples, _OPTIONS, Compiler(), confirm)
 
 
 @contextmanager

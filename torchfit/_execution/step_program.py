@@ -2,15 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torchfit._types import Nested, StepFn
+from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
 from torchfit._utils.rng import random_state, restore_random_state
+
+Variant: TypeAlias = tuple[Any, ...]
+"""The arguments of a traced step that are known when it is traced."""
+
+GraphKey: TypeAlias = tuple[Any, ...]
+"""The variant of each step in a graph, and the shapes of the inputs of all of them."""
 
 PADDING_HINT = "Or pass `pad_value=`, which fills up shorter outputs."
 
@@ -26,15 +32,17 @@ class StepProgram(ABC):
         supports_grouping: Whether small steps may run in groups, phase by phase (`run_group`).
         has_step_scalars: Whether the traceable form takes scalars that the host computes for each step.
         max_unrolled_steps: How many steps may be one graph: more would save little and take long to compile.
+        result_template: What results look like, `None` if only an eager step shows that.
     """
 
-    mode: Literal["train", "test", "predict"]
+    mode: Literal["train", "test", "predict", "update"]
     keeps_step_logs: bool = False
     expected_steps: int | None = None
     compile_blocker: str | None = None
     supports_grouping: bool = False
     has_step_scalars: bool = False
     max_unrolled_steps: int = 4
+    result_template: Results | None = None
 
     @property
     def is_current(self) -> bool:
@@ -97,9 +105,32 @@ class StepProgram(ABC):
         """Count a step with this many rows, and return the scalars that its traceable form takes."""
         return ()
 
-    def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
+    def variants(self, steps: int) -> tuple[Variant, ...]:
         """Return, for each of the next `steps`, the compile-time arguments of its traceable form."""
         return ((),) * steps
+
+    def graph_key(self, batches: Sequence[Any], tensors: Sequence[Tensor]) -> GraphKey | None:
+        """Prepare for steps with these batches in a graph.
+
+        Returns:
+            The variant of each step, and the shapes of all tensors; `None` if these steps must run eagerly.
+
+        Raises:
+            GraphError: If the steps cannot be in a graph.
+        """
+        return (self.variants(len(batches)), *[tensor.shape for tensor in tensors])
+
+    def may_compile(self, is_worthwhile: Callable[[], bool]) -> bool:
+        """Return whether to compile the first graph now, which `is_worthwhile` says for this process."""
+        return is_worthwhile()
+
+    def confirm_graph(self, failure: str | None) -> None:
+        """Called after a graph was compiled and ran for the first time, or with the reason why it failed.
+
+        Raises:
+            GraphError: If the graph must not be used, although it works here. What it has changed is restored then.
+        """
+        return
 
     def get_counters(self) -> Any:
         """Return what `step_scalars` counts."""

@@ -14,6 +14,12 @@ from torchfit.optimizers.identifiers import AnyOptimizer
 
 _EXTREMES = {"max": 1.0, "min": -1.0}
 
+Groups = tuple[tuple[int, bool], ...]
+"""The groups of a loss, by number, and whether the gradients of each are divided by a denominator."""
+
+MeanGradients = tuple[dict[int, tuple[Gradients, Tensor | None]], Tensor]
+"""The mean gradients and the denominator of each group, and the loss."""
+
 
 class Exchange:
     """Adds up tensors of all processes, in one tensor whose memory is used again.
@@ -28,14 +34,17 @@ class Exchange:
 
     def sum(self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         """Return the sums of tensors over all processes, in their shapes, of `dtype`; they are views of the buffer."""
-        flat = [tensor.detach().to(device, dtype).reshape(-1) for tensor in tensors]
-        sizes = [part.numel() for part in flat]
-        buffer = self._buffer
-        if buffer is None or buffer.numel() != sum(sizes) or buffer.dtype is not dtype:
-            buffer = self._buffer = torch.empty(sum(sizes), dtype=dtype, device=device)
+        sums = torch.split(self.sum_flat(tensors, dtype, device), [tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(sums, tensors)]
+
+    def sum_flat(self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the sums one after the other: the buffer itself."""
+        flat = flatten(tensors, dtype, device)
+        size, buffer = sum(part.numel() for part in flat), self._buffer
+        if buffer is None or buffer.numel() != size or buffer.dtype is not dtype:
+            buffer = self._buffer = torch.empty(size, dtype=dtype, device=device)
         torch.cat(flat, out=buffer)
-        self.processes.sum(buffer)
-        return [part.view(tensor.shape) for part, tensor in zip(torch.split(buffer, sizes), tensors)]
+        return self.processes.sum(buffer)
 
 
 class LossTotals:
@@ -83,33 +92,29 @@ class LossTotals:
         for group in sorted(self.groups):
             gradients = self.groups[group]
             found += [_dense(gradient, parameter) for gradient, parameter in zip(gradients, parameters)]
-            found += [torch.as_tensor(self._denominators[group] or 0.0), self._losses[group]]
+            found += [_tensor_of(self._denominators[group]), self._losses[group]]
         return [*found, torch.tensor(list(map(float, self._are_present())))] if self.groups else []
 
     def _are_present(self) -> list[bool]:
         return [any(gradient is not None for gradient in column) for column in zip(*self.groups.values())]
 
-    def finish(self, sums: list[Tensor]) -> tuple[dict[int, tuple[Gradients, Tensor | None]], Tensor]:
+    @property
+    def presence(self) -> tuple[bool, ...] | None:
+        """Which parameters have a gradient, if all have one here; `None` where the others must be asked."""
+        present = tuple(self._are_present())
+        return present if all(present) else None
+
+    def finish(self, sums: Sequence[Tensor]) -> MeanGradients:
         """Return the mean gradients and the denominator of each group, and the loss, from the sums of `tensors`."""
-        parameters, presence = self._optimizer.parameters, sums[-1]
         present = self._are_present()
         if not all(present):  # Waits for the device, but only where a gradient is missing in this process.
-            present = [count > 0 for count in presence.tolist()]
-        size, found, loss = len(parameters) + 2, {}, torch.zeros((), device=presence.device)
-        for number, group in enumerate(sorted(self.groups)):
-            *totals, denominator, value = sums[number * size : (number + 1) * size]
-            has_mean = self._denominators[group] is not None
-            if has_mean:
-                divisor = torch.where(denominator == 0, 1.0, denominator)
-                totals = [total.div_(divisor) for total in totals]
-                value = value / divisor
-            gradients = [
-                total.to(parameter.dtype) if is_there else None
-                for total, parameter, is_there in zip(totals, parameters, present)
-            ]
-            found[group] = gradients, denominator * self._total if has_mean else None
-            loss = loss + value
-        return found, loss
+            present = [count > 0 for count in sums[-1].tolist()]
+        return mean_gradients(sums, self._optimizer.parameters, self.layout, present, self._total)
+
+    @property
+    def layout(self) -> Groups:
+        """The groups, in the order of `tensors`, and whether each is divided."""
+        return tuple((group, self._denominators[group] is not None) for group in sorted(self.groups))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,6 +128,52 @@ class LossTotals:
         for parameter in self._optimizer.parameters:
             dtype = torch.promote_types(dtype, parameter.dtype)
         return dtype
+
+
+def _tensor_of(denominator: Denominator | None) -> Tensor:
+    return torch.as_tensor(0.0 if denominator is None else denominator)
+
+
+def flatten(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Return tensors with one axis, in the form in which they are exchanged."""
+    return [tensor.detach().to(device, dtype).reshape(-1) for tensor in tensors]
+
+
+def mean_gradients(
+    sums: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    groups: Groups,
+    is_present: Sequence[bool],
+    total: float | Tensor,
+) -> MeanGradients:
+    """Divide sums over all processes by their denominators.
+
+    Args:
+        sums: Those of `LossTotals.tensors`, perhaps followed by others; they are overwritten.
+        parameters: The parameters that the gradients belong to.
+        groups: The groups, and whether each is divided.
+        is_present: Which parameters have a gradient in some process.
+        total: How many rows the whole batch has.
+
+    Returns:
+        The mean gradients and the denominator of each group, and the loss.
+    """
+    size, found, loss = len(parameters) + 2, {}, torch.zeros((), device=sums[-1].device)
+    for number, (group, has_mean) in enumerate(groups):
+        *totals, denominator, value = sums[number * size : (number + 1) * size]
+        if has_mean:
+            divisor = torch.where(denominator == 0, 1.0, denominator)
+            # A graph fuses the division with the update.
+            in_graph = torch.compiler.is_compiling()
+            totals = [each / divisor if in_graph else each.div_(divisor) for each in totals]
+            value = value / divisor
+        gradients = [
+            each.to(parameter.dtype) if is_there else None
+            for each, parameter, is_there in zip(totals, parameters, is_present)
+        ]
+        found[group] = gradients, denominator * total if has_mean else None
+        loss = loss + value
+    return found, loss
 
 
 def _share(denominator: Denominator, total: int) -> Denominator:
@@ -166,10 +217,8 @@ class MetricChanges:
         self._opaque = [(metric, metric.snapshot_state()) for metric in metrics if _is_opaque(metric)]
         self.restart(metrics)
         self._changed: list[Variable] = []
-        zeroed = [
-            metric for metric in metrics if from_zero and is_builtin(metric) and not metric.updates_depend_on_state
-        ]
-        self._zeroed = {id(variable) for variable in _variables(zeroed) if variable.aggregation == "sum"}
+        zeroed = [metric for metric in metrics if from_zero and starts_from_zero(metric)]
+        self._zeroed = {id(variable) for variable in variables_of(zeroed) if variable.aggregation == "sum"}
         for variable, _ in self._before.values():
             if id(variable) in self._zeroed:
                 variable.zero_()
@@ -181,7 +230,7 @@ class MetricChanges:
             self._undo_opaque(metrics)
         for metric in metrics:
             getattr(metric, "align", _nothing)(processes.share)
-        variables = list(_variables(metrics))
+        variables = list(variables_of(metrics))
         for variable in variables:
             if variable.aggregation in _EXTREMES:
                 self._exchange_extreme(variable, counts, processes)
@@ -208,6 +257,11 @@ class MetricChanges:
         sign = _EXTREMES[variable.aggregation]
         variable.copy_(processes.largest(value * sign) * sign)
 
+    @property
+    def changed(self) -> list[Variable]:
+        """The states that `tensors` returned the changes of."""
+        return self._changed
+
     def finish(self, sums: Sequence[Tensor]) -> None:
         """Set the states from the sums of `tensors`, and count from there."""
         for variable, change in zip(self._changed, sums):
@@ -220,7 +274,7 @@ class MetricChanges:
         """Set the states back to what they were before the steps."""
         metrics = list(metrics)
         self._undo_opaque(metrics)
-        for variable in _variables(metrics):
+        for variable in variables_of(metrics):
             variable.copy_(self._base(variable))
 
     def _undo_opaque(self, metrics: Iterable[Metric]) -> None:
@@ -231,16 +285,53 @@ class MetricChanges:
 
     def restart(self, metrics: Iterable[Metric]) -> None:
         """Count changes from the present states on."""
-        self._before = {id(variable): (variable, variable.clone()) for variable in _variables(metrics)}
+        self._before = {id(variable): (variable, variable.clone()) for variable in variables_of(metrics)}
+
+
+def starts_from_zero(metric: Metric) -> bool:
+    """Return whether what a metric adds to its sums does not depend on them."""
+    return is_builtin(metric) and not metric.updates_depend_on_state
+
+
+def adds_up(metric: object) -> bool:
+    """Return whether the changes of all processes add up, and nothing else is to be exchanged."""
+    variables = variables_of([metric])
+    is_sum = all(variable.aggregation == "sum" for variable in variables)
+    return is_sum and not _is_opaque(metric) and not getattr(metric, "updates_depend_on_state", True)
+
+
+class TracedChanges:
+    """How the states of metrics change in a step that is traced.
+
+    Args:
+        states: The states, all of which are sums.
+        are_zeroed: Which of them start from zero.
+    """
+
+    def __init__(self, states: Sequence[Tensor], are_zeroed: Sequence[bool]) -> None:
+        self._states, self._are_zeroed = states, are_zeroed
+        self._before = [state.clone() for state in states]
+        for state, is_zeroed in zip(states, are_zeroed):
+            if is_zeroed:
+                state.zero_()
+
+    def take(self) -> list[Tensor]:
+        """Return the changes, and undo them."""
+        columns = list(zip(self._states, self._before, self._are_zeroed))
+        changes = [state.clone() if is_zeroed else state - before for state, before, is_zeroed in columns]
+        for state, before, _ in columns:
+            state.copy_(before)
+        return changes
 
 
 def _is_opaque(metric: object) -> bool:
     return hasattr(metric, "metric") and hasattr(metric, "snapshot_state")
 
 
-def _variables(metrics: Iterable[Metric]) -> Iterable[Variable]:
-    for metric in metrics:
-        yield from getattr(metric, "variables", ())
+def variables_of(metrics: Iterable[object]) -> Iterable[Variable]:
+    """Return the states of metrics, each once, but for those that keep them otherwise."""
+    found = (variable for metric in metrics for variable in getattr(metric, "variables", ()))
+    return {id(variable): variable for variable in found}.values()
 
 
 def _nothing(*_: object) -> None:

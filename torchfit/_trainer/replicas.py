@@ -70,19 +70,37 @@ def _checksum(tensor: Tensor) -> Tensor:
 
 
 class Controls:
-    """What the processes tell each other with every step: how many rows they had, and whether they are to stop.
+    """What the processes tell each other with every step.
+
+    How many rows they had, whether they are to stop, and whether they compile their steps.
 
     Attributes:
         is_interrupted: Whether a signal asked some process to end, which all of them know.
+        wants_to_compile: Whether this process finds that worthwhile.
+        is_compiling: Whether some process does, and so all compile.
+        has_no_graph: Whether compiling failed in this process.
+        is_eager: Whether it failed in some process, and so all run eagerly.
     """
+
+    count = 4
 
     def __init__(self) -> None:
         self.is_interrupted = self._was_signalled = False
         self._pending: tuple[Tensor, int] | None = None
+        self.forget_graphs()
+
+    def forget_graphs(self) -> None:
+        """Agree again on whether steps are compiled."""
+        self.wants_to_compile = self.is_compiling = self.has_no_graph = self.is_eager = False
+
+    def numbers(self, rows: int) -> tuple[float, ...]:
+        """Return what is to be summed, `count` numbers."""
+        flags = self._was_signalled, self.wants_to_compile, self.has_no_graph
+        return (float(rows), *map(float, flags))
 
     def tensor(self, rows: int) -> Tensor:
-        """Return what is to be summed."""
-        return torch.tensor([float(rows), float(self._was_signalled)])
+        """Return that as a tensor."""
+        return torch.tensor(self.numbers(rows))
 
     def finish(self, sums: Tensor, total: int) -> None:
         """Read the sums: at once on a CPU; elsewhere those of the step before, so that nothing waits for this one.
@@ -96,8 +114,9 @@ class Controls:
             self._read(*read)
 
     def _read(self, sums: Tensor, total: int) -> None:
-        rows, signalled = sums.tolist()
+        rows, signalled, compiling, eager = sums.tolist()
         self.is_interrupted = self.is_interrupted or signalled > 0
+        self.is_compiling, self.is_eager = self.is_compiling or compiling > 0, self.is_eager or eager > 0
         if rows != total:
             raise RuntimeError(
                 f"The batches of the processes differ: this one has a batch of {total} rows, but the parts that the "

@@ -1,28 +1,43 @@
 """The steps of one of several processes, each of which has a part of the rows of every batch."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchfit._data.sharding import BatchPart
 from torchfit._distribution.batch_rows import OwnRows
 from torchfit._distribution.process_group import ProcessGroup
-from torchfit._execution.step_program import run_each
+from torchfit._execution.graph import GraphError
+from torchfit._execution.step_program import GraphKey, StepProgram, Variant, run_each
 from torchfit._trainer.base_model import BaseModel, overridden_method
-from torchfit._trainer.exchange import Exchange, LossTotals, MetricChanges
+from torchfit._trainer.exchange import (
+    Exchange,
+    LossTotals,
+    MetricChanges,
+    TracedChanges,
+    adds_up,
+    flatten,
+    starts_from_zero,
+    variables_of,
+)
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.microbatches import MicrobatchSplitter, PartialGradients, release_cached_memory
 from torchfit._trainer.replicas import Controls
+from torchfit._trainer.replicated_update import ReplicatedUpdate, first_failure, set_gradients, update
 from torchfit._trainer.step_state import StepState
-from torchfit._trainer.steps import EvaluateStep, ForwardResult, build_optimizer, forward_pass
+from torchfit._trainer.steps import EvaluateStep, ForwardResult, LoggingStep, build_optimizer, forward_pass, record
 from torchfit._trainer.train_step import TrainStep
-from torchfit._trainer.user_steps import SharedMetrics, StepValues, shared_gradients, weighted_scalars, whole_losses
+from torchfit._trainer.user_steps import SharedMetrics, StepValues, shared_gradients, whole_losses
 from torchfit._types import Results, StepFn
 from torchfit._utils.tree import Batch
+from torchfit.metrics.base import Variable
+
+_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class Replica:
@@ -41,15 +56,30 @@ class Replica:
         self.processes, self.exchange = processes, Exchange(processes)
         self.own, self.controls = OwnRows(), Controls()
 
+    def take(self, part: BatchPart) -> None:
+        """Take the rows of a batch."""
+        self.own.take(part.first, part.rows, part.total)
+
     @contextmanager
     def rows_of(self, part: BatchPart, is_whole: bool = True, weight: float = 1.0) -> Iterator[None]:
         """Set the rows of this process while the module is called with them."""
         own = self.own
-        own.first, own.rows, own.total, own.weight, own.is_whole = part.first, part.rows, part.total, weight, is_whole
+        self.take(part)
+        own.weight, own.is_whole = weight, is_whole
         try:
             yield
         finally:
             own.is_whole = False
+
+    @contextmanager
+    def counting(self, part: BatchPart) -> Iterator[None]:
+        """Let numbers for a batch count in metrics by the share of the rows of this process."""
+        self.take(part)
+        self.own.counts = True
+        try:
+            yield
+        finally:
+            self.own.counts = False
 
 
 class ReplicatedTrainStep(TrainStep):
@@ -65,6 +95,7 @@ class ReplicatedTrainStep(TrainStep):
         keeps_step_logs: Whether the logs of each step must stay as they are.
         microbatches: Splits the batches, or `None`.
         expected_steps: How many steps are to come.
+        bind_part: Returns what runs a part of the step, as a graph once that is worthwhile.
     """
 
     def __init__(
@@ -75,11 +106,26 @@ class ReplicatedTrainStep(TrainStep):
         keeps_step_logs: bool,
         microbatches: MicrobatchSplitter | None = None,
         expected_steps: int | None = None,
+        bind_part: Callable[[StepProgram], StepFn] = attrgetter("run"),
     ) -> None:
-        super().__init__(model, state, keeps_step_logs, microbatches, expected_steps)
         self._replica = replica
+        super().__init__(model, state, keeps_step_logs, microbatches, expected_steps)
         self._values = StepValues()
         self._is_recording_overridden = overridden_method(model, "compute_metrics") is not None
+        self.has_step_scalars, self.max_unrolled_steps = True, 1
+        self._update = ReplicatedUpdate(self._optimizer, replica.controls, replica.processes)
+        self._bind_part = bind_part
+        self._run_update: StepFn | None = None
+        self._dtype = torch.float32
+        self._are_zeroed: list[bool] = []
+        self._presence: dict[int, tuple[bool, ...]] = {}
+        self._failure: str | None = None
+        self._reason: str | None = None
+
+    def renewed(self) -> StepProgram:
+        """Return the step with the optimizer, the losses and the metrics of now."""
+        arguments = self.keeps_step_logs, self._microbatches, self.expected_steps, self._bind_part
+        return ReplicatedTrainStep(self._replica, self._model, self._state, *arguments)
 
     @property
     def run(self) -> StepFn:
@@ -109,7 +155,11 @@ class ReplicatedTrainStep(TrainStep):
                 self._microbatches.halve_after_oom(batch, error)
             release_cached_memory()  # Not before: the error holds the tensors of the attempt that failed.
             metrics.undo(self._model.metrics)
-        self._update(totals, self._sum(totals, metrics, part))
+        if self._run_update is None or not totals.groups:
+            self._make_update(totals, self._sum(totals, metrics, part))
+        else:
+            self._sum_flat(totals, metrics, part)
+        self._dtype, self._update.groups = totals.dtype, totals.layout
         return self._values.logs(results)
 
     def _compute(self, batch: BatchPart, totals: LossTotals, metrics: MetricChanges) -> Results:
@@ -133,7 +183,7 @@ class ReplicatedTrainStep(TrainStep):
     def _record(
         self, results: list[ForwardResult], values: list[Any], metrics: MetricChanges, part: BatchPart
     ) -> Results:
-        with weighted_scalars(part):
+        with self._replica.counting(part):
             if not self._is_recording_overridden:
                 return self._update_and_record(PartialGradients(self._optimizer), results, values)
             with SharedMetrics(self._replica.exchange, metrics, self._model, part).installed():
@@ -151,19 +201,121 @@ class ReplicatedTrainStep(TrainStep):
         replica.controls.finish(sums[-1], part.total)
         return sums[: len(gradients)]
 
-    def _update(self, totals: LossTotals, sums: list[Tensor]) -> None:
+    def _make_update(self, totals: LossTotals, sums: list[Tensor]) -> None:
         """Make the update with the gradients of the whole batch, or accumulate them for a later one."""
-        if not sums:
-            return
-        optimizer = self._optimizer
-        groups, _ = totals.finish(sums)
-        if not self._accumulates:
-            _set_gradients(optimizer, groups)
-            optimizer.step()
-            return
-        for group, (gradients, denominator) in groups.items():
-            optimizer.accumulate(gradients, denominator, group)
-        optimizer.end_accumulation_step()
+        if sums:
+            update(self._optimizer, totals.finish(sums)[0])
+
+    # -- the same as graphs: one up to the exchange, of each process, and one for the update, of all -------
+
+    def graph_key(self, batches: Sequence[Batch], tensors: Sequence[Tensor]) -> GraphKey | None:
+        """Prepare for the step with a batch in a graph; the shapes are those of the whole batch, as all see it.
+
+        Raises:
+            GraphError: If it cannot be in a graph, in this or another process.
+        """
+        part = as_part(batches[0])
+        if self._run_update is None:
+            self._start_updates()
+        if self._reason is not None:
+            raise GraphError(self._reason)
+        if not part.rows:
+            return None  # Nothing would be left of it, not even what is drawn.
+        self._replica.take(part)
+        return (self.variants(1), *[(part.total, *tensor.shape[1:]) for tensor in tensors])
+
+    def _start_updates(self) -> None:
+        """Run updates and changes of metrics apart from now on, in all processes."""
+        for metric in self._model.metrics:
+            if not adds_up(metric):
+                raise GraphError(f"the processes do not just add up the states of the metric {metric.name!r}")
+        self._run_update = self._bind_part(self._update) if self._updates_in_graph else self._update.run
+        self._set_states(list(variables_of(self._model.metrics)))
+
+    def _set_states(self, states: list[Variable]) -> None:
+        """Exchange these states of metrics, which the first step has created."""
+        self._update.states = states
+        zeroed = {id(each) for each in variables_of(each for each in self._model.metrics if starts_from_zero(each))}
+        self._are_zeroed = [id(state) in zeroed for state in states]
+
+    def _sum_flat(self, totals: LossTotals, metrics: MetricChanges, part: BatchPart) -> None:
+        """Sum up everything over the processes, and make the update, after a step that was not in a graph."""
+        replica, controls = self._replica, self._replica.controls
+        changes = metrics.tensors(self._model.metrics, part.rows > 0, replica.processes)
+        tensors = [*totals.tensors(), *changes, controls.tensor(part.rows)]
+        sums = replica.exchange.sum_flat(tensors, totals.dtype, device_of(tensors))
+        metrics.undo(self._model.metrics)
+        if len(metrics.changed) != len(self._update.states):
+            self._set_states(metrics.changed)
+        self._update.groups = totals.layout
+        self._finish_step(sums, totals.presence)
+
+    def _finish_step(self, sums: Tensor, is_present: tuple[bool, ...] | None) -> None:
+        replica, total = self._replica, self._replica.own.total
+        controls = replica.controls
+        controls.finish(sums[-controls.count :], total)
+        if controls.is_eager and self._reason is None:
+            self._reason = first_failure(replica.processes.gather(self._failure))
+        assert self._run_update is not None
+        self._run_update(self._update.prepare(sums, total, is_present))
+
+    def traceable(self, batch: Batch, *arguments: Tensor) -> list[Tensor]:
+        """Compute what is to be summed, on tensors alone; `arguments` are the controls."""
+        own = self._replica.own
+        totals = LossTotals(self._optimizer, own.rows, own.total)
+        changes = TracedChanges(self._update.states, self._are_zeroed)
+        own.is_whole = True
+        result = forward_pass(self._model, self._state, batch)
+        own.is_whole = False
+        totals.add(self._splitter.split(result))
+        own.counts = True
+        record(self._model, self._state, result)
+        own.counts = False
+        tensors = [*totals.tensors(), *changes.take(), torch.stack(arguments)]
+        return [torch.cat(flatten(tensors, self._dtype, result.loss.device))]
+
+    def unpack_result(self, template: Results, tensors: list[Tensor]) -> LazyLogs:
+        """Sum up over the processes, make the update, and return the logs."""
+        sums = self._replica.processes.sum(tensors[0])
+        is_on_device = sums.device.type != "cpu"
+        key = self._replica.own.total
+        if is_on_device and key not in self._presence:
+            self._presence[key] = self._update.read_presence(sums)
+        self._finish_step(sums, self._presence[key] if is_on_device else None)
+        return LoggingStep.unpack_result(self, template, tensors)
+
+    def step_scalars(self, rows: int) -> tuple[float, ...]:
+        """Return the controls."""
+        return self._replica.controls.numbers(self._replica.own.rows)
+
+    def variants(self, steps: int) -> tuple[Variant, ...]:
+        """Return no variants: those of the optimizer are variants of the update."""
+        return ((),) * steps
+
+    def get_counters(self) -> None:
+        """Return nothing: the update counts."""
+
+    def set_counters(self, counters: None) -> None:
+        """Do nothing."""
+
+    def may_compile(self, is_worthwhile: Callable[[], bool]) -> bool:
+        """Return whether some process finds it worthwhile, and so all compile now."""
+        controls = self._replica.controls
+        controls.wants_to_compile = controls.wants_to_compile or is_worthwhile()
+        return controls.is_compiling
+
+    def confirm_graph(self, failure: str | None) -> None:
+        """Tell the other processes with the next exchange if there is no graph here."""
+        if failure is not None:
+            self._failure, self._replica.controls.has_no_graph = failure, True
+
+    @property
+    def compile_blocker(self) -> str | None:  # type: ignore[override]
+        """Why the step cannot be compiled, `None` if nothing is known to prevent it."""
+        is_global = self._replica.processes.options.batch_norm == "global"
+        if is_global and any(isinstance(module, _BATCH_NORMS) for module in self._model.module.modules()):
+            return 'BatchNorm layers exchange their statistics, unless `DataParallel(batch_norm="local")` is set'
+        return super().compile_blocker
 
     # -- optimizers that evaluate the loss themselves ------------------------------------------------------
 
@@ -184,7 +336,7 @@ class ReplicatedTrainStep(TrainStep):
             tensors = totals.tensors()
             sums = self._replica.exchange.sum(tensors, totals.dtype, device_of(tensors))
             groups, loss = totals.finish(sums)
-            _set_gradients(optimizer, groups)
+            set_gradients(optimizer, groups)
             return loss
 
         optimizer.step(closure=closure)
@@ -205,7 +357,7 @@ class ReplicatedTrainStep(TrainStep):
             shared = SharedMetrics(replica.exchange, metrics, model, part)
             with (
                 replica.rows_of(part, weight=share),
-                weighted_scalars(part),
+                replica.counting(part),
                 shared.installed(),
                 shared_gradients(model, replica.exchange, share),
                 whole_losses(state.objective, replica.exchange, part, shared.attach),
@@ -240,9 +392,12 @@ class ReplicatedEvaluateStep(EvaluateStep):
         no_batch_hooks: bool = False,
     ) -> None:
         super().__init__(model, state, keeps_step_logs, no_batch_hooks)
-        self._replica, self._values = replica, StepValues()
+        self._replica, self._values, self._no_batch_hooks = replica, StepValues(), no_batch_hooks
+        self.max_unrolled_steps = 1
         self._sums_each_step = keeps_step_logs or self.compile_blocker is not None
         self.supports_grouping = self.supports_grouping and not self._sums_each_step
+        if keeps_step_logs and self.compile_blocker is None:
+            self.compile_blocker = "callbacks read the metrics of all processes after each step"
         self._changes = MetricChanges(model.metrics, from_zero=True)
         self._has_run = False
 
@@ -258,7 +413,7 @@ class ReplicatedEvaluateStep(EvaluateStep):
         """Run the step, unless the process has no row of the batch; the first time even then, to create metrics."""
         if part.rows:
             self._has_run = True
-            with weighted_scalars(part):
+            with self._replica.counting(part):
                 return step(part)  # type: ignore[no-any-return]
         if not self._has_run:
             self._has_run = True
@@ -266,6 +421,24 @@ class ReplicatedEvaluateStep(EvaluateStep):
             step(part)
             metrics.undo(self._model.metrics)
         return LazyLogs(self._model.get_metrics_result)
+
+    def graph_key(self, batches: Sequence[Batch], tensors: Sequence[Tensor]) -> GraphKey | None:
+        """Prepare for the step with a batch in a graph, unless none of its rows counts."""
+        part = as_part(batches[0])
+        self._replica.take(part)
+        return (self.variants(1), *[(part.total, *tensor.shape[1:]) for tensor in tensors]) if part.rows else None
+
+    def traceable(self, batch: Batch, *arguments: Tensor) -> list[Tensor]:
+        """Run the step on tensors alone."""
+        self._replica.own.counts = True
+        super().traceable(batch, *arguments)
+        self._replica.own.counts = False
+        return []
+
+    def renewed(self) -> StepProgram:
+        """Return the step with the losses and metrics of now."""
+        arguments = self.keeps_step_logs, self._no_batch_hooks
+        return ReplicatedEvaluateStep(self._replica, self._model, self._state, *arguments)
 
     def run_group(self, batches: Sequence[Batch]) -> LazyLogs:
         """Run several small steps phase by phase."""
@@ -280,7 +453,8 @@ class ReplicatedEvaluateStep(EvaluateStep):
         metrics = MetricChanges(model.metrics, from_zero=False)
         shared = SharedMetrics(exchange, metrics, model, part)
         objective = self._state.objective
-        with weighted_scalars(part), shared.installed(), whole_losses(objective, exchange, part, shared.attach):
+        counting = self._replica.counting(part)
+        with counting, shared.installed(), whole_losses(objective, exchange, part, shared.attach):
             results = self._values.keep(step(part))
         changes = metrics.tensors(model.metrics, part.rows > 0, exchange.processes)
         tensors = [*changes, *self._values.tensors(part.rows / part.total)]
@@ -296,14 +470,6 @@ class ReplicatedEvaluateStep(EvaluateStep):
         changes = self._changes.tensors(self._model.metrics, True, self._replica.processes)
         if changes:
             self._changes.finish(self._replica.exchange.sum(changes, torch.float64, device_of(changes)))
-
-
-def _set_gradients(optimizer: Any, groups: Mapping[int, tuple[list[Tensor | None], Any]]) -> None:
-    optimizer.zero_grad()
-    for gradients, _ in groups.values():
-        for parameter, gradient in zip(optimizer.parameters, gradients):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 def _warn_if_not_separable(result: ForwardResult) -> None:

@@ -1,6 +1,7 @@
 """The trainer of one of several processes, each of which has the whole model and a part of the rows of every batch."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,6 @@ from torchfit._data.workers import LoaderConfig
 from torchfit._distribution import processes as distribution
 from torchfit._distribution.batch_rows import whole_batches
 from torchfit._distribution.process_group import ProcessGroup, local_device
-from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import DTypePolicy
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.gathered_predictions import GatheredPredictions
@@ -28,7 +28,7 @@ from torchfit._trainer.step_state import CompileOptions
 from torchfit._trainer.steps import PredictStep
 from torchfit._trainer.trainer import Trainer
 from torchfit._trainer.training_state import TrainingState
-from torchfit._trainer.user_steps import additive_metrics
+from torchfit._trainer.user_steps import additive_metrics, weighted_scalars
 from torchfit._types import Nested, StepIterator, UserData
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS, as_callbacks
@@ -74,21 +74,20 @@ class ReplicatedTrainer(Trainer):
         return {**self.__dict__, "_replica": None, "_flags": None}
 
     def compile(self, options: CompileOptions) -> None:
-        """Build the objective. Steps of several processes are not compiled.
+        """Build the objective and choose the execution.
 
         Raises:
-            ValueError: If a name is unknown, an argument is not one of its values, or steps are to be compiled.
+            ValueError: If a name is unknown, or an argument is not one of its values.
         """
-        if options.jit_compile is True:
-            raise ValueError(
-                "`jit_compile=True` is not possible with several processes, which exchange gradients in every step. "
-                'Leave it out, or pass `jit_compile="auto"`, with which steps run without a graph here.'
-            )
         super().compile(options)
-        self.execution = EagerExecution(self.execution.steps_per_execution, self.execution.memory_format)
+        self._own.controls.forget_graphs()
 
-    def invalidate_compiled_steps(self) -> None:
-        """Have nothing to invalidate: no step is compiled."""
+    @contextmanager
+    def _whole_batches(self) -> Iterator[None]:
+        """Let layers and metrics see whole batches."""
+        self.execution.load_compiler()
+        with whole_batches(self._own.own, self._processes), weighted_scalars(self._own.own):
+            yield
 
     # -- what differs in `fit` -----------------------------------------------------------------------------
 
@@ -103,8 +102,7 @@ class ReplicatedTrainer(Trainer):
             self._check_data(dict(zip(names, (x, y, arguments["sample_weight"]))))
             self._check_data({f"validation_data, {name}": data for name, data in zip(names, validation)})
             replica = self._own
-            whole = whole_batches(replica.own, self._processes)
-            with whole, replica.controls.signals_handled(), additive_metrics(self.state.objective):
+            with self._whole_batches(), replica.controls.signals_handled(), additive_metrics(self.state.objective):
                 return super().fit(model, x, y, **arguments)
 
     def _share(self, model: BaseModel) -> None:
@@ -135,7 +133,8 @@ class ReplicatedTrainer(Trainer):
     def _train_step(
         self, model: BaseModel, keeps_logs: bool = False, expected_steps: int | None = None
     ) -> ReplicatedTrainStep:
-        return ReplicatedTrainStep(self._own, model, self.state, keeps_logs, self._microbatches, expected_steps)
+        arguments = keeps_logs, self._microbatches, expected_steps, self.execution.bind_part
+        return ReplicatedTrainStep(self._own, model, self.state, *arguments)
 
     def _stop_flags(self, model: BaseModel, callbacks: CallbackList) -> StopFlags:
         self._flags = AgreedFlags(self._processes, model, callbacks, self._own.controls)
@@ -184,7 +183,7 @@ class ReplicatedTrainer(Trainer):
             self._check_data({"x": x, "y": y, "sample_weight": sample_weight})
             self._require_compiled("evaluate")
             self._check_arguments(arguments)
-            with additive_metrics(self.state.objective):
+            with weighted_scalars(self._own.own), additive_metrics(self.state.objective):
                 return super().evaluate(model, x, y, sample_weight, **arguments)
 
     def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
@@ -260,7 +259,7 @@ class ReplicatedTrainer(Trainer):
             x, y, sample_weight, class_weight = data
             batch = self._rows.take(as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight))
             self.sync_optimizer(model)
-            with whole_batches(self._own.own, self._processes), self._single_step(model, reset_metrics, training=True):
+            with self._whole_batches(), self._single_step(model, reset_metrics, training=True):
                 return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from torchfit._execution.step_program import StepProgram
+from torchfit._execution.step_program import StepProgram, Variant
 from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.microbatches import (
@@ -136,7 +136,7 @@ class TrainStep(LoggingStep):
         scalars = self._optimizer.begin_accumulation_step() if self._accumulates else self._optimizer.begin_update()
         return scalars
 
-    def variants(self, steps: int) -> tuple[tuple[Any, ...], ...]:
+    def variants(self, steps: int) -> tuple[Variant, ...]:
         """Return which of the next steps end an accumulation window."""
         if not self._accumulates:
             return super().variants(steps)

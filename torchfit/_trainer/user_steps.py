@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchfit._data.sharding import BatchPart
+from torchfit._distribution.batch_rows import OwnRows
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange, MetricChanges
 from torchfit._trainer.logs import LazyLogs, flatten
@@ -121,26 +122,31 @@ class SharedMetrics:
 
 
 @contextmanager
-def weighted_scalars(part: BatchPart) -> Iterator[None]:
+def weighted_scalars(own: OwnRows) -> Iterator[None]:
     """Let a number for a whole batch, such as its loss, count in a mean by the share of the rows it was computed of.
 
-    In one process it counts once. The shares of all processes add up to that.
+    In one process it counts once. The shares of all processes add up to that. Outside of steps nothing changes, and
+    neither does it inside of another such context.
     """
-    share, kinds = part.rows / part.total, (Mean, LossMean)
+    kinds = () if own.are_scalars_weighted else (Mean, LossMean)
     updates = [kind.update_state for kind in kinds]
     for kind, update in zip(kinds, updates):
-        setattr(kind, "update_state", _with_share(update, share))  # noqa: B010
+        setattr(kind, "update_state", _with_share(update, own))  # noqa: B010
+    was_weighted, own.are_scalars_weighted = own.are_scalars_weighted, True
     try:
         yield
     finally:
+        own.are_scalars_weighted = was_weighted
         for kind, update in zip(kinds, updates):
             setattr(kind, "update_state", update)  # noqa: B010
 
 
-def _with_share(update: Callable[..., None], share: float) -> Callable[..., None]:
+def _with_share(update: Callable[..., None], own: OwnRows) -> Callable[..., None]:
     def weighted(mean: Metric, values: TensorLike, sample_weight: TensorLike = None) -> None:
-        is_scalar = sample_weight is None and not getattr(values, "ndim", 1 if isinstance(values, (list, tuple)) else 0)
-        update(mean, torch.as_tensor(values) if is_scalar else values, share if is_scalar else sample_weight)
+        if own.counts and sample_weight is None and not getattr(values, "ndim", isinstance(values, (list, tuple))):
+            update(mean, torch.as_tensor(values), own.rows / own.total)
+        else:
+            update(mean, values, sample_weight)
 
     return weighted
 

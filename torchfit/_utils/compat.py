@@ -8,6 +8,7 @@ import mmap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -167,6 +168,12 @@ def dynamo_config() -> ModuleType:
     import torch._dynamo.config
 
     return torch._dynamo.config
+
+
+@cache
+def load_tracer() -> None:
+    """Load the tracer of `torch.compile`, which looks up torch's functions by name the first time that it traces."""
+    torch.compile(lambda tensor: tensor + 1, backend="eager")(torch.ones(()))
 
 
 def tracer_errors() -> ModuleType:

@@ -189,8 +189,11 @@ class ArrayBatches(_ArrayBatchesBase):
         return map(self._pack, zip(*(torch.split(copy, self._batch_size) for copy in copies)))
 
     def defer_indexing(self) -> BatchIndexer | None:
-        """Yield row indices from now on, unless the order is that of the data: views are (almost) free."""
-        if self._order is None:
+        """Yield row indices from now on, unless the order is that of the data: views are (almost) free.
+
+        The rows of a part are not known by their indices alone.
+        """
+        if self._order is None or self._part is not None:
             return None
         self._defers_indexing = True
         return self._index

@@ -1,0 +1,181 @@
+"""The part of a training step that all processes do alike: from the sums of what they have to the update."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchfit._distribution.process_group import ProcessGroup
+from torchfit._execution.graph import GraphError
+from torchfit._execution.step_program import StepProgram, Variant
+from torchfit._trainer.exchange import Groups, MeanGradients, mean_gradients
+from torchfit._trainer.microbatches import Gradients
+from torchfit._trainer.replicas import Controls
+from torchfit._types import Results, StepFn
+from torchfit._utils.tree import Batch
+from torchfit.metrics.base import Variable
+from torchfit.optimizers.identifiers import AnyOptimizer
+
+OfGroups = Mapping[int, tuple[Gradients, Tensor | None]]
+"""The mean gradients of each group of losses, and what they were divided by."""
+
+
+class ReplicatedUpdate(StepProgram):
+    """The update of one of several processes, and that of its metrics, from one tensor of sums.
+
+    How a process comes to its gradients may differ: each compiles that by itself, and rounds as it likes. But what they
+    make of the sums must be the same to the bit, so all run it eagerly, or all as a graph.
+
+    Args:
+        optimizer: The optimizer.
+        controls: What the processes tell each other.
+        processes: The processes.
+
+    Attributes:
+        states: The states of metrics that change by what the tensor says.
+        groups: How the gradients in the tensor are to be divided.
+    """
+
+    mode = "update"
+    has_step_scalars = True
+
+    def __init__(self, optimizer: Any, controls: Controls, processes: ProcessGroup) -> None:
+        self._optimizer, self._controls, self._processes = optimizer, controls, processes
+        self._accumulates = optimizer.gradient_accumulation_steps is not None
+        self.result_template: Results = {}
+        self.states: list[Variable] = []
+        self.groups: Groups = ()
+        self._is_present: tuple[bool, ...] = ()
+        self._total = 1
+
+    @property
+    def run(self) -> StepFn:
+        """Runs the update eagerly."""
+        return self._run
+
+    def prepare(self, sums: Tensor, total: int, is_present: tuple[bool, ...] | None) -> Batch:
+        """Return the batch for an update.
+
+        Args:
+            sums: The tensor.
+            total: How many rows the whole batch has.
+            is_present: Which parameters have a gradient in some process; `None` to read that from the tensor.
+        """
+        self._total, self._is_present = total, self.read_presence(sums) if is_present is None else is_present
+        return Batch(sums, None, None)
+
+    def read_presence(self, sums: Tensor) -> tuple[bool, ...]:
+        """Return which parameters have a gradient in some process."""
+        presence = self.split(sums)[len(self.groups) * (len(self._optimizer.parameters) + 2)]
+        return tuple(count > 0 for count in presence.tolist())
+
+    def split(self, sums: Tensor) -> Sequence[Tensor]:
+        """Return the parts of the tensor, in their shapes: gradients, which of them there are, metrics, controls."""
+        parameters = self._optimizer.parameters
+        scalar, of_group = torch.Size(()), [parameter.shape for parameter in parameters]
+        shapes = [shape for _ in self.groups for shape in (*of_group, scalar, scalar)]
+        shapes += [torch.Size((len(parameters),)), *(state.shape for state in self.states)]
+        sizes = [shape.numel() for shape in shapes]
+        *parts, _ = torch.split(sums, [*sizes, sums.numel() - sum(sizes)])
+        return [part.view(shape) for part, shape in zip(parts, shapes)]
+
+    def _take(self, sums: Tensor, total: float | Tensor, is_present: Sequence[bool]) -> MeanGradients:
+        """Add the changes of the metrics to their states, and return the mean gradients of each group."""
+        parts = self.split(sums)
+        for state, change in zip(self.states, parts[len(parts) - len(self.states) :]):
+            state.copy_(state + change.to(state.device))
+        return mean_gradients(parts, self._optimizer.parameters, self.groups, is_present, total)
+
+    def _run(self, batch: Batch) -> Results:
+        gradients, _ = self._take(batch.inputs, self._total, self._is_present)
+        update(self._optimizer, gradients)
+        return {}
+
+    def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
+        """Make the update with tensors alone."""
+        total, *numbers, _, is_present, is_update_step = arguments
+        gradients, _ = self._take(batch.inputs, total, is_present)
+        optimizer = self._optimizer
+        if not self._accumulates:
+            optimizer.update(_added(gradients), *numbers)
+            return []
+        for group, (of_group, denominator) in gradients.items():
+            optimizer.accumulate(of_group, denominator, group)
+        if is_update_step:
+            optimizer.update_accumulated(*numbers)
+            optimizer.zero_accumulated()
+        return []
+
+    def unpack_result(self, template: Results, tensors: list[Tensor]) -> Results:
+        """Return nothing: the update has no result."""
+        return template
+
+    def merge_results(self, results: Sequence[Results]) -> Results:
+        """Return nothing."""
+        return results[-1]
+
+    def step_scalars(self, rows: int) -> tuple[float, ...]:
+        """Count an update, and return the rows of the whole batch, and the scalars of the optimizer."""
+        optimizer = self._optimizer
+        numbers = optimizer.begin_accumulation_step() if self._accumulates else optimizer.begin_update()
+        return (float(self._total), *numbers)
+
+    def variants(self, steps: int) -> tuple[Variant, ...]:
+        """Return how the sums are to be divided, which gradients there are, and whether they make an update."""
+        schedule = self._optimizer.update_schedule(steps) if self._accumulates else (True,) * steps
+        return tuple((self.groups, self._is_present, is_update_step) for is_update_step in schedule)
+
+    def get_counters(self) -> tuple[int, ...]:
+        """Return the counters of the optimizer."""
+        counters: tuple[int, ...] = self._optimizer.counter_state()
+        return counters
+
+    def set_counters(self, counters: tuple[int, ...]) -> None:
+        """Set the counters of the optimizer back."""
+        self._optimizer.set_counter_state(counters)
+
+    def may_compile(self, is_worthwhile: Callable[[], bool]) -> bool:
+        """Return whether all processes compile now."""
+        return self._controls.is_compiling
+
+    def confirm_graph(self, failure: str | None) -> None:
+        """Compare with the other processes whether the graph works.
+
+        Raises:
+            GraphError: If it fails in another process.
+        """
+        others = first_failure(self._processes.gather(failure))
+        if failure is None and others is not None:
+            raise GraphError(others)
+
+
+def first_failure(failures: Sequence[str | None]) -> str | None:
+    """Return which process failed, and why."""
+    found = [f"process {rank}: {failure}" for rank, failure in enumerate(failures) if failure is not None]
+    return found[0] if found else None
+
+
+def update(optimizer: AnyOptimizer, gradients: OfGroups) -> None:
+    """Make an update with the mean gradients of each group, or accumulate them for a later one."""
+    if optimizer.gradient_accumulation_steps is None:
+        set_gradients(optimizer, gradients)
+        optimizer.step()
+        return
+    for group, (of_group, denominator) in gradients.items():
+        optimizer.accumulate(of_group, denominator, group)
+    optimizer.end_accumulation_step()
+
+
+def set_gradients(optimizer: AnyOptimizer, gradients: OfGroups) -> None:
+    """Set `grad` of all parameters to the sum of the gradients of all groups."""
+    optimizer.zero_grad()
+    for parameter, gradient in zip(optimizer.parameters, _added(gradients)):
+        parameter.grad = gradient
+
+
+def _added(gradients: OfGroups) -> Gradients:
+    first, *others = [of_group for of_group, _ in gradients.values()]
+    for other in others:
+        first = [a if b is None else b if a is None else a + b for a, b in zip(first, other)]
+    return first
