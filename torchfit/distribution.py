@@ -5,11 +5,13 @@
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from torchfit._distribution.options import DataParallel
 from torchfit._distribution.processes import current, get_distribution, set_distribution
 from torchfit._utils.names import suggest_keywords
+
+_Result = TypeVar("_Result")
 
 __all__ = [
     "DataParallel",
@@ -53,7 +55,7 @@ def distribution() -> DataParallel | None:
 
 
 @suggest_keywords
-def launch(function: Callable[[], Any], processes: int = 2) -> Any:
+def launch(function: Callable[[], _Result], processes: int = 2) -> _Result:
     """Call a function in several new processes, which train together, and return what it returns in the primary one.
 
     For notebooks; a script is better started with `torchrun`. The processes start afresh: what the function needs it

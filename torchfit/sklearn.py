@@ -7,7 +7,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ except ImportError as error:
     raise ImportError("torchfit.sklearn needs scikit-learn, 1.6 or newer. Type: pip install scikit-learn") from error
 
 __all__ = ["Classifier", "EpochScoring", "Regressor"]
+
+Estimator = TypeVar("Estimator", bound="_Estimator")
 
 _ROUTED = {"module__": "module_arguments", "optimizer__": "optimizer_arguments"}
 
@@ -79,7 +81,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             no_unknown(type(self).__name__, _Estimator.__init__, _without_routed(routed))
             self.set_params(**routed)
 
-    def set_params(self, **params: object) -> Any:
+    def set_params(self: Estimator, **params: object) -> Estimator:
         """Set arguments by name; `module__name` sets the argument `name` of `module`, as `module_arguments` does.
 
         Likewise `optimizer__name` sets one of the optimizer, as `optimizer_arguments` does.
@@ -110,7 +112,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 params |= {f"{prefix}{name}": value for name, value in arguments.items()}
         return params
 
-    def _fit(self, X: Array, y: Array, sample_weight: UserData, inputs: int, outputs: int) -> Any:
+    def _fit(self: Estimator, X: Array, y: Array, sample_weight: UserData, inputs: int, outputs: int) -> Estimator:
         """Train the network: a new one, or with `warm_start` the one that exists."""
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -133,9 +135,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _compiled(self, inputs: int, outputs: int) -> Model:
-        module: Any = self.module if self.module is not None else _network
+        module = self.module if self.module is not None else _network
         if isinstance(module, nn.Module):
-            network: Any = copy.deepcopy(module)
+            network = copy.deepcopy(module)
         elif callable(module):
             network = _build_network(module, inputs, outputs, self.module_arguments or {})
         else:
@@ -150,7 +152,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             model.optimizer.learning_rate = self.learning_rate
         return model
 
-    def _default_loss(self) -> Any:
+    def _default_loss(self) -> losses.Loss:
         raise NotImplementedError
 
     def _outputs(self, X: UserData) -> Array:
@@ -158,7 +160,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, reset=False, dtype=self._dtype(), allow_nd=True)
         return np.asarray(self.model_.predict(X, batch_size=max(self.batch_size, 256)))
 
-    def _dtype(self) -> Any:
+    def _dtype(self) -> object:
         """Return the dtype of inputs: integers are kept for user-defined networks, which may have embeddings."""
         return np.float32 if self.module is None else "numeric"
 
@@ -210,7 +212,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("Classifier needs samples of at least 2 classes in `y`, but there is one class.")
-        return self._fit(X, labels, sample_weight, X.shape[1], len(self.classes_))  # type: ignore[no-any-return]
+        return self._fit(X, labels, sample_weight, X.shape[1], len(self.classes_))
 
     def predict_proba(self, X: UserData) -> Array:
         """Return the probabilities of the classes, `(samples, classes)`."""
@@ -222,7 +224,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         best = self.predict_proba(X).argmax(1)
         return np.asarray(self.classes_[best])
 
-    def _default_loss(self) -> Any:
+    def _default_loss(self) -> losses.Loss:
         return losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -246,14 +248,14 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         X, y = validate_data(self, X, y, dtype=self._dtype(), allow_nd=True, multi_output=True, y_numeric=True)
         self._is_flat = y.ndim == 1
         targets = np.asarray(y, "float32").reshape(len(y), -1)
-        return self._fit(X, targets, sample_weight, X.shape[1], targets.shape[1])  # type: ignore[no-any-return]
+        return self._fit(X, targets, sample_weight, X.shape[1], targets.shape[1])
 
     def predict(self, X: UserData) -> Array:
         """Return the predictions, in the shape of the targets passed to `fit`."""
         outputs = self._outputs(X).astype("float64")
         return outputs.reshape(-1) if self._is_flat else outputs
 
-    def _default_loss(self) -> Any:
+    def _default_loss(self) -> losses.Loss:
         return losses.MeanSquaredError()
 
     def __sklearn_tags__(self) -> Any:
@@ -376,7 +378,7 @@ def _without_routed(params: Config) -> Config:
     return {name: value for name, value in params.items() if not name.startswith(tuple(_ROUTED))}
 
 
-def _make_optimizer(optimizer: object, arguments: Config) -> Any:
+def _make_optimizer(optimizer: object, arguments: Config) -> object:
     """Return an optimizer with arguments: for a name or a class one that is built with them."""
     if not arguments:
         return optimizer
@@ -414,7 +416,7 @@ def _check_module(estimator: _Estimator, arguments: Config) -> None:
 _CHECKS = {"module__": _check_module, "optimizer__": _check_optimizer}
 
 
-def _build_network(module: Callable[..., object], inputs: int, outputs: int, arguments: Config) -> Any:
+def _build_network(module: Callable[..., nn.Module], inputs: int, outputs: int, arguments: Config) -> nn.Module:
     """Call what makes the network with the numbers of inputs and outputs, or without if it takes neither."""
     if _takes(module, inputs, outputs, **arguments):
         return module(inputs, outputs, **arguments)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def whole_batches(own: OwnRows, processes: ProcessGroup) -> Iterator[None]:
     unless a batch is trained on. The modules themselves are not changed.
     """
     options = processes.options
-    replaced: list[tuple[Any, str, Any]] = []
+    replaced: list[tuple[ModuleType, str, Callable[..., Tensor]]] = []
     if options.batch_norm == "global":
         normalize = _bound(_batch_norm, functional.batch_norm, own, processes)
         replaced.append((functional, "batch_norm", normalize))
@@ -212,14 +213,16 @@ def _drop_channels(
     return input.mul_(mask) if inplace else input * mask
 
 
-def _draw_like(function: Callable[..., Tensor], own: OwnRows, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _draw_like(function: Callable[..., Tensor], own: OwnRows, input: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Draw numbers like a tensor with entries for each row."""
     if not own.is_whole or not _has_own_rows(own, input):
         return function(input, *args, **kwargs)
     return _own_part(own, function(_whole(own, input), *args, **kwargs))
 
 
-def _draw_bernoulli(function: Callable[..., Tensor], own: OwnRows, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _draw_bernoulli(
+    function: Callable[..., Tensor], own: OwnRows, input: Tensor, *args: object, **kwargs: object
+) -> Tensor:
     """Draw zeros and ones, with a probability for each of the own rows."""
     if args or kwargs or not own.is_whole or not _has_own_rows(own, input):
         return function(input, *args, **kwargs)
@@ -228,7 +231,7 @@ def _draw_bernoulli(function: Callable[..., Tensor], own: OwnRows, input: Tensor
     return _own_part(own, function(probabilities))
 
 
-def _draw_shape(function: Callable[..., Tensor], own: OwnRows, *size: Any, **kwargs: Any) -> Tensor:
+def _draw_shape(function: Callable[..., Tensor], own: OwnRows, *size: Any, **kwargs: object) -> Tensor:
     """Draw numbers of a shape whose first axis is that of the rows."""
     if not own.is_whole or "size" in kwargs or not size:
         return function(*size, **kwargs)
@@ -256,7 +259,7 @@ def _own_part(own: OwnRows, whole: Tensor) -> Tensor:
     return whole[own.first * per_row : (own.first + own.size) * per_row]
 
 
-_DRAWING: list[tuple[Any, tuple[str, ...], Callable[..., Tensor]]] = [
+_DRAWING: list[tuple[ModuleType, tuple[str, ...], Callable[..., Tensor]]] = [
     (functional, ("dropout",), _drop),
     (functional, ("dropout1d", "dropout2d", "dropout3d"), _drop_channels),
     (torch, ("rand_like", "randn_like"), _draw_like),

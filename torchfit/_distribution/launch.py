@@ -5,7 +5,7 @@ import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -14,8 +14,10 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
 
+Result = TypeVar("Result")
 
-def launch(function: Callable[[], Any], processes: int = 2) -> Any:
+
+def launch(function: Callable[[], Result], processes: int = 2) -> Result:
     """Do what `torchfit.distribution.launch` says."""
     processes = validation.integer("processes", processes, min_value=1)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -34,10 +36,11 @@ def launch(function: Callable[[], Any], processes: int = 2) -> Any:
             raise RuntimeError(f"process {error.error_index} of {processes} was killed: {error}") from None
         except ProcessRaisedException as error:
             raise RuntimeError(_reason(str(error), error.error_index, processes)) from error
-        return pickle.loads(result.read_bytes())
+        returned: Result = pickle.loads(result.read_bytes())
+    return returned
 
 
-def _pickled(function: Callable[[], Any]) -> bytes:
+def _pickled(function: Callable[[], object]) -> bytes:
     if not callable(function):
         raise ValueError(f"`function` must be a function without arguments. Received: {describe(function)}.")
     target = getattr(function, "func", function)

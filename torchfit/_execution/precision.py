@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from torch import nn
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import device_of
 from torchfit._utils.names import did_you_mean, suggest_constructor_keywords
+
+Result = TypeVar("Result")
 
 
 def resolve_device(device: str | torch.device | None, module: nn.Module) -> torch.device:
@@ -121,7 +123,7 @@ class ComputePrecision:
     def convert_module(self, module: nn.Module) -> None:
         """Leave the module unchanged."""
 
-    def wrap_forward(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap_forward(self, call: Callable[..., Result]) -> Callable[..., Result]:
         """Return the function that calls the module, unchanged."""
         return call
 
@@ -146,12 +148,12 @@ class MixedPrecision(ComputePrecision):
         self._dtype, self._device_type = dtype, device.type
         self.scales_loss = dtype == torch.float16
 
-    def wrap_forward(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap_forward(self, call: Callable[..., Result]) -> Callable[..., Result]:
         """Call within autocast."""
         dtype, device_type = self._dtype, self._device_type
 
         @wraps(call)
-        def mixed(*arguments: Any) -> Any:
+        def mixed(*arguments: object) -> Result:
             with torch.autocast(device_type, dtype):
                 return call(*arguments)
 

@@ -36,11 +36,11 @@ def compile_arguments(config: Mapping[str, object]) -> Config:
     return {name: _deserialize_nested(_FAMILIES.get(name), value) for name, value in config.items()}
 
 
-def _serialize_nested(family: ModuleType | None, value: object) -> Any:
+def _serialize_nested(family: ModuleType | None, value: object) -> object:
     return value if family is None else tree.map(lambda leaf: _serialized(family, leaf), value)
 
 
-def _serialized(family: ModuleType, leaf: object) -> Any:
+def _serialized(family: ModuleType, leaf: object) -> object:
     if (isinstance(leaf, type) and hasattr(leaf, "get_config")) or isinstance(leaf, optim.Optimizer):
         leaf = family.get(leaf)
     if not hasattr(leaf, "get_config"):

@@ -11,7 +11,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchfit import metrics
 from torchfit._saving.module_serializer import find_class, find_function, is_torch_class
-from torchfit._types import StateDict
+from torchfit._types import Array, StateDict
 from torchfit._utils.compat import MODULE_ATTRIBUTES, ModuleTables
 from torchfit._utils.errors import printable
 from torchfit._utils.registry import find_custom
@@ -45,8 +45,12 @@ class AllocationLimit(TorchFunctionMode):
         self._left = _FREE_BYTES + _BYTES_PER_BYTE * content_bytes
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Run a function of torch, and count the memory that it asks for."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -133,6 +137,7 @@ def _check_pattern(pattern: str) -> None:
 
 
 Plain = Any
+Found = TypeVar("Found")
 Node = dict[str, Plain]
 Initialize = Callable[[nn.Module, Mapping[str, nn.Module | None]], None]
 """Called with the outermost module and its children instead of `nn.Module.__init__`."""
@@ -140,7 +145,7 @@ Initialize = Callable[[nn.Module, Mapping[str, nn.Module | None]], None]
 _MAX_PATHS_PER_MODULE = 100
 _MIN_PATHS = 10_000
 _MAX_NAME = 500
-_COLLECTIONS: dict[str, Callable[[Any], Any]] = {
+_COLLECTIONS: dict[str, Callable[[Iterable[Any]], object]] = {
     "tuple": tuple,
     "size": torch.Size,
     "set": set,
@@ -322,7 +327,7 @@ class ModuleDeserializer:
             return _COLLECTIONS[kind]((self._value(key), self._value(part)) for key, part in plain["items"])
         if kind in _COLLECTIONS:
             return _COLLECTIONS[kind](self._value(part) for part in plain["items"])
-        load: Callable[[Node], Any] | None = getattr(self, f"_load_{kind}", None)
+        load: Callable[[Node], object] | None = getattr(self, f"_load_{kind}", None)
         if load is None:
             raise ValueError(f"it holds something of the unknown kind {printable(kind)!r}.")
         return load(plain)
@@ -343,16 +348,17 @@ class ModuleDeserializer:
             self._loaded_tensors[number] = made
         return self._loaded_tensors[number]
 
-    def _load_array(self, plain: Node) -> Any:
-        return self._value(plain["value"]).detach().numpy()
+    def _load_array(self, plain: Node) -> Array:
+        tensor: Tensor = self._value(plain["value"])
+        return tensor.detach().numpy()
 
-    def _load_number(self, plain: Node) -> Any:
+    def _load_number(self, plain: Node) -> object:
         dtype = np.dtype(plain["dtype"])
         if dtype.kind not in "biuf":
             raise ValueError("it has a number of NumPy that is none.")
         return dtype.type(plain["value"])
 
-    def _load_dtype(self, plain: Node) -> Any:
+    def _load_dtype(self, plain: Node) -> torch.dtype:
         found = getattr(torch, plain["name"], None)
         if not isinstance(found, torch.dtype):
             raise ValueError(f"torch has no dtype {printable(plain['name'])!r}.")
@@ -361,26 +367,26 @@ class ModuleDeserializer:
     def _load_device(self, plain: Node) -> torch.device:
         return torch.device(plain["name"])
 
-    def _load_partial(self, plain: Node) -> Any:
+    def _load_partial(self, plain: Node) -> Callable[..., object]:
         function, args, keywords = (self._value(part) for part in plain["items"])
         return functools.partial(function, *args, **keywords)
 
-    def _load_class(self, plain: Node) -> Any:
+    def _load_class(self, plain: Node) -> type:
         return self._require(find_class(plain), "class", plain)
 
-    def _class_of(self, node: Node) -> Any:
+    def _class_of(self, node: Node) -> type[nn.Module]:
         kind = self._load_class(node["class"])
         if not issubclass(kind, nn.Module):
             raise ValueError(f"{kind.__name__} is no torch.nn.Module.")
         return kind
 
-    def _load_function(self, plain: Node) -> Any:
+    def _load_function(self, plain: Node) -> Callable[..., object]:
         return self._require(find_function(plain), "function", plain)
 
-    def _load_problem(self, plain: Node) -> Any:
+    def _load_problem(self, plain: Node) -> NoReturn:
         raise ValueError(f"it could not be saved as plain data: {printable(plain['problem'], 500)}")
 
-    def _require(self, found: object, kind: str, plain: Node) -> Any:
+    def _require(self, found: Found | None, kind: str, plain: Node) -> Found:
         if found is None:
             name = printable(plain["name"])
             raise ValueError(

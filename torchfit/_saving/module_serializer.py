@@ -11,7 +11,7 @@ imported by a name in a file.
 
 import functools
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,11 @@ def class_reference(kind: type) -> Reference:
     return {"name": kind.__name__, "module": kind.__module__, "registered": registered_name(kind)}
 
 
-def find_class(reference: Reference) -> Any:
+def find_class(reference: Reference) -> type | None:
     """Return the module class of a reference, or `None` if it is unknown."""
     if reference["module"] == _TORCH:
         return _torch_class(reference["name"])
-    return _find_custom(reference, lambda found: isinstance(found, type))
+    return next((found for found in _custom_objects(reference) if isinstance(found, type)), None)
 
 
 def function_reference(function: Callable[..., object]) -> Reference | None:
@@ -57,11 +57,11 @@ def function_reference(function: Callable[..., object]) -> Reference | None:
     return {"name": name, "module": function.__module__, "registered": registered_name(function)}
 
 
-def find_function(reference: Reference) -> Any:
+def find_function(reference: Reference) -> Callable[..., object] | None:
     """Return the function of a reference, or `None` if it is unknown."""
     if reference["module"] in _FUNCTION_NAMESPACES:
         return _FUNCTION_NAMESPACES[reference["module"]](reference["name"])
-    return _find_custom(reference, callable)
+    return next(filter(callable, _custom_objects(reference)), None)
 
 
 def is_torch_class(kind: type) -> bool:
@@ -69,41 +69,41 @@ def is_torch_class(kind: type) -> bool:
     return _torch_class(kind.__name__) is kind
 
 
-def _torch_class(name: str) -> Any:
+def _torch_class(name: str) -> type[nn.Module] | None:
     found = _INSIDE_TORCH.get(name) or getattr(nn, name, None)
     return found if isinstance(found, type) and issubclass(found, nn.Module) else None
 
 
-def _torch_function(name: str) -> Any:
+def _torch_function(name: str) -> Callable[..., object] | None:
     """Return a function of torch that is a method of tensors as well, such as `torch.tanh`; no others."""
     return _public_function(torch, name) if hasattr(Tensor, name) else None
 
 
-def _functional(name: str) -> Any:
+def _functional(name: str) -> Callable[..., object] | None:
     return _public_function(F, name)
 
 
-def _public_function(module: object, name: str) -> Any:
+def _public_function(module: object, name: str) -> Callable[..., object] | None:
     found = getattr(module, name, None)
     is_function = callable(found) and not isinstance(found, type) and not name.startswith("_")
     return found if is_function and getattr(found, "__name__", None) == name else None
 
 
-def _own_functional(name: str) -> Any:
+def _own_functional(name: str) -> Callable[..., object] | None:
     return getattr(functional, name, None) if name in functional.__all__ else None
 
 
-_FUNCTION_NAMESPACES: dict[str, Callable[[str], Any]] = {
+_FUNCTION_NAMESPACES: dict[str, Callable[[str], Callable[..., object] | None]] = {
     F.__name__: _functional,
     "torch": _torch_function,
     functional.__name__: _own_functional,
 }
 
 
-def _find_custom(reference: Reference, predicate: Callable[[Any], bool]) -> Any:
+def _custom_objects(reference: Reference) -> Iterator[object]:
+    """Yield what the user passed or registered under the names of a reference, `None` where there is nothing."""
     names = (reference["registered"], f"{reference['module']}.{reference['name']}", reference["name"])
-    found = (find_custom(name) for name in names if name)
-    return next((each for each in found if each is not None and predicate(each)), None)
+    yield from (find_custom(name) for name in names if name)
 
 
 Plain = Any

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def read(path: PathLike) -> dict[str, Tensor]:
     return tensors
 
 
-def _package() -> Any:
+def _package() -> ModuleType:
     try:
         return import_module("safetensors.torch")
     except ImportError as error:
@@ -91,7 +92,7 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> Any:
+def _bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -293,11 +294,12 @@ def _is_state(value: object) -> bool:
     )
 
 
-def _fits(found: Any, target: object) -> bool:
+def _fits(found: object, target: object) -> bool:
     if not isinstance(target, Tensor) or is_lazy(target):
         return True
-    is_alike = isinstance(found, Tensor) and found.shape == target.shape and found.layout is target.layout
-    return is_alike and (target.is_complex() or not found.is_complex())
+    if not isinstance(found, Tensor) or found.shape != target.shape or found.layout is not target.layout:
+        return False
+    return target.is_complex() or not found.is_complex()
 
 
 def _format_mismatches(

@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from torchfit._execution.precision import DTypePolicy
 from torchfit._saving import compile_config, model_file, weights
 from torchfit._saving.model_file import ModelSettings
 from torchfit._serialization.files import PathLike, write_atomically
@@ -142,7 +143,7 @@ _STOP_FLAGS = ("stop_training", "stop_evaluating", "stop_predicting")
 class SavableModel(TrainableModule):
     """A model that can be saved, loaded and exported, with the arguments of `compile`."""
 
-    dtype_policy: Any
+    dtype_policy: DTypePolicy | None
     compile: Callable[..., None]
 
     @property
@@ -220,7 +221,7 @@ class SavableModel(TrainableModule):
         with traceback_filter, self._torchfit.lock.owned("load_weights", is_loop=False, is_alone=True):
             weights.load_weights(self, path, by_name, skip_mismatch)
 
-    def export(self, path: PathLike, format: str | None = None, *, input_shape: Any = None, **options: Any) -> None:
+    def export(self, path: PathLike, format: str | None = None, *, input_shape: Nested = None, **options: Any) -> None:
         """Write a file that other programs run without torchfit, for batches of any size, in evaluation mode.
 
         Args:
@@ -245,7 +246,7 @@ class SavableModel(TrainableModule):
             signature = self._torchfit.state.call.signature(self.module)
             export_module(self.module, signature, example, path, format, **options)
 
-    def get_compile_config(self) -> dict[str, Any]:
+    def get_compile_config(self) -> Config:
         """Return the arguments of `compile`, empty before it was called.
 
         Losses, metrics and the optimizer are plain data; names stay names, custom functions themselves.
@@ -253,7 +254,7 @@ class SavableModel(TrainableModule):
         options = self._torchfit.compile_options
         return {} if options is None else compile_config.compile_config({"optimizer": self.optimizer, **vars(options)})
 
-    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+    def compile_from_config(self, config: Config) -> None:
         """Call `compile` as `get_compile_config` says. An overridden `compile` is not called, with a warning.
 
         Raises:

@@ -1,6 +1,6 @@
 """The base class of metrics, and the variables that hold their state."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -395,7 +395,7 @@ class Metric(SuggestsKeywords, nn.Module):
         self._build_from_state(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _build_from_state(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+    def _build_from_state(self, state_dict: StateDict, prefix: str) -> None:
         """Create the state that `build` would have created, with the shapes of a saved one."""
 
 

@@ -1,12 +1,11 @@
 """Metrics of numbers: errors, correlations and the coefficient of determination."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfit._types import Config, DTypeLike, TensorLike
+from torchfit._types import Config, DTypeLike, StateDict, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional import regression as of_samples
@@ -293,7 +292,7 @@ class R2Score(Metric):
         self.count = self.add_weight((columns,), dtype=SUM_DTYPE, name="count")
         self.origin = self.add_variable((columns,), dtype=SUM_DTYPE, aggregation="none", name="origin")
 
-    def _build_from_state(self, state_dict: Any, prefix: str) -> None:
+    def _build_from_state(self, state_dict: StateDict, prefix: str) -> None:
         saved = state_dict.get(prefix + "squared_sum")
         if saved is not None and not self._built:
             self._make_sums(saved.shape[0])

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
@@ -40,7 +39,7 @@ def save_model(model: Model, path: PathLike, overwrite: bool = True, include_opt
 @suggest_keywords
 def load_model(
     path: PathLike,
-    custom_objects: Mapping[str, Any] | None = None,
+    custom_objects: Mapping[str, object] | None = None,
     module: nn.Module | None = None,
     compile: bool = True,
     safe_mode: bool = True,

@@ -1,7 +1,7 @@
 """Arrays: one-hot labels, normalization, and splits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torchfit._types import Array, Nested, TensorLike, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.names import suggest_keywords
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 @suggest_keywords
@@ -76,7 +79,7 @@ def normalize(x: TensorLike, axis: int = -1, order: int | float = 2) -> TensorLi
 def pad_sequences(
     sequences: Iterable[Sequence[object]],
     maxlen: int | None = None,
-    dtype: Any = "int32",
+    dtype: "DTypeLike" = "int32",
     padding: str = "pre",
     truncating: str = "pre",
     value: object = 0.0,
@@ -128,7 +131,7 @@ def _check_side(argument: str, value: object) -> None:
         raise ValueError(f"`{argument}` must be 'pre' or 'post', but it is {describe(value)}.")
 
 
-def _check_value(dtype: Any, value: object) -> None:
+def _check_value(dtype: "DTypeLike", value: object) -> None:
     if isinstance(value, str) and np.dtype(dtype).kind not in "OUS":
         raise ValueError(f"`value` is {describe(value)}, which does not fit `dtype` {dtype}: pass dtype=object.")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -252,7 +253,7 @@ def _placed(leaf: object, module: nn.Module) -> object:
     return leaf.to(device_of(module), floating_dtype_of(module) if leaf.is_floating_point() else None)
 
 
-def _torchview() -> Any:
+def _torchview() -> ModuleType:
     try:
         import_module("graphviz")
         return import_module("torchview")
