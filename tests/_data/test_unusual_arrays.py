@@ -82,7 +82,7 @@ def test_inputs_that_a_layer_cannot_take_are_told_with_the_layer(x):
 
 
 def test_weights_that_do_not_go_with_the_classes_are_refused():
-    with pytest.raises(ValueError, match=r"`sample_weight`.*does not go with the labels"):
+    with pytest.raises(ValueError, match=r"`sample_weight`.*does not match the labels"):
         model_of().train_on_batch(X, LABELS, sample_weight=np.ones(5), class_weight={0: 2.0})
 
 

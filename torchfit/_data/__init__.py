@@ -1,4 +1,4 @@
-"""Data: whatever a user passes becomes batches on the device, in three stages.
+"""Turns the data that a user passes into batches on the device, in three stages.
 
 ```
 x, y, sample_weight

@@ -1,7 +1,7 @@
 """Converts what generators, loaders and Datasets yield into batches.
 
-The batch is the user's: tensors and arrays move to the device, and everything else in it (text, numbers, objects) stays
-as it is. Its parts may have any first axis, and its structure may change from batch to batch.
+Tensors and arrays are moved to the device; everything else (text, numbers, objects) stays as it is. The parts of a
+batch may differ in their first axis, and its structure may change from batch to batch.
 """
 
 from array import array
@@ -40,8 +40,8 @@ _Plan = Callable[[UserData], Batch]
 class BatchConverter:
     """Converts what an iterable yielded into a `Batch` on the device.
 
-    A structure that holds nothing but tensors and NumPy arrays gets a plan at its first batch, a flat list of
-    conversions, which is used for all batches of that structure. Other batches are walked.
+    For a structure of tensors and NumPy arrays only, the first batch determines a plan, a flat list of conversions,
+    which is used for all batches of that structure. Other batches are converted recursively.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class BatchConverter:
         Args:
             batch_spec: The dtypes and the device.
             apply_class_weight: Called with every batch.
-            is_fresh: Whether nobody else holds the memory of the tensors, as after collating. Elsewhere a step gets
-                copies, so that one that works in place does not change the user's data.
+            is_fresh: Whether the tensors share no memory with anything else, as after collating. Otherwise they are
+                copied, so that steps that write in place do not change the user's data.
         """
         self._batch_spec = batch_spec
         self._apply_class_weight = apply_class_weight
@@ -68,7 +68,7 @@ class BatchConverter:
         """Convert one batch.
 
         Raises:
-            ValueError: If it is no batch, or has no samples.
+            ValueError: If it is not a batch, or has no samples.
         """
         if self._batch_spec.label_names:
             raw = self._batch_spec.split_batch(raw)
@@ -78,7 +78,7 @@ class BatchConverter:
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
     def convert_parts(self, x: UserData, y: UserData, sample_weight: UserData) -> Batch:
-        """Convert the three parts of one batch, where they are known."""
+        """Convert a batch that is given as its three parts."""
         parts = [_array_or_list(part) for part in Batch(x, y, sample_weight)]
         batch = self._convert_all(tuple(parts))
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
@@ -110,7 +110,7 @@ class BatchConverter:
         return self._convert_all(self._parts(raw))
 
     def _convert_all(self, parts: tuple[object, ...]) -> Batch:
-        """Convert a batch by walking through it."""
+        """Convert a batch recursively."""
         converted = [self._convert_part(number, part) for number, part in enumerate(parts)]
         _check_samples([leaf for part in converted for leaf in _leaves(part)])
         return tuple.__new__(Batch, converted)
@@ -131,7 +131,7 @@ class BatchConverter:
         return self._convert_nest(number, part, _ARGUMENTS[number])
 
     def _convert_nest(self, number: int, value: UserData, name: str, *, is_record: bool = False) -> Nested:
-        """Convert a part; lists of numbers are arrays, except in a list of records, one for each sample."""
+        """Convert a part. Lists of numbers become arrays, except within a list of records, one for each sample."""
         if tree.is_leaf(value) or _is_opaque(value):
             return self._convert_leaf(number, value, name)
         is_record = is_record or (isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value))
@@ -160,17 +160,17 @@ class BatchConverter:
             return self._convert_array[number](array_of(name, value))
         if _is_opaque(value):
             moved = value.to(self._batch_spec.device)
-            is_packed = isinstance(moved, PackedSequence)
-            return moved._replace(data=self._convert_array[number](moved.data)) if is_packed else moved
+            is_packed_sequence = isinstance(moved, PackedSequence)
+            return moved._replace(data=self._convert_array[number](moved.data)) if is_packed_sequence else moved
         if isinstance(value, (range, array)) or _is_array(value):
             return self._convert_array[number](np.asarray(value))
         return value
 
 
 def structure_key(value: UserData) -> object:
-    """Return a key that is equal for batches of the same structure: types, lengths and names, never values.
+    """Return a key that is equal for batches of the same structure: types, lengths and names, but not values.
 
-    `None` if something in it is no tensor, NumPy array or `None`.
+    The key is `None` if the batch contains anything but tensors, NumPy arrays and `None`.
     """
     kind = type(value)
     if kind is Tensor or kind is np.ndarray or value is None:
@@ -185,12 +185,12 @@ def structure_key(value: UserData) -> object:
 
 
 def _is_regular(value: UserData) -> bool:
-    """Return whether the values of a tensor lie one beside the other; other arrays do."""
+    """Return whether `value` is an ordinary strided tensor or another array."""
     return not isinstance(value, Tensor) or is_plain(value)
 
 
 def _array_or_list(value: UserData) -> UserData:
-    """Return a (nested) list of numbers as an array, and all else, also rows of different lengths, as it is."""
+    """Return a (nested) list of numbers as an array, and anything else, including ragged lists, as it is."""
     try:
         return array_of_numbers(value) if holds_numbers(value) else value
     except (ValueError, RuntimeError):
@@ -216,12 +216,12 @@ def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[UserData],
 
 
 def _own_leaf(value: Tensor, transfer: Transfer) -> Tensor:
-    """Return a copy of a tensor that requires a gradient, which then is the copy's and not the user's."""
+    """Return a copy of a tensor that requires a gradient: the copy, not the user's tensor, gets the gradient."""
     return transfer(value.detach()).clone().requires_grad_(value.is_leaf)
 
 
 def _leaves(value: UserData) -> Iterator[UserData]:
-    """Yield the leaves of a converted part, objects that were moved as a whole being one."""
+    """Yield the leaves of a converted part; an object that was moved as a whole is one leaf."""
     if tree.is_leaf(value) or _is_opaque(value):
         yield value
         return
@@ -230,22 +230,22 @@ def _leaves(value: UserData) -> Iterator[UserData]:
 
 
 def _is_opaque(value: UserData) -> bool:
-    """Return whether `value` is no array but moves to a device as a whole, such as a `PackedSequence`."""
+    """Return whether `value` is not an array but has a `to` method, such as a `PackedSequence`."""
     return not isinstance(value, (Tensor, type)) and callable(getattr(value, "to", None)) and not _is_array(value)
 
 
 def _is_array(value: UserData) -> bool:
-    is_one = hasattr(value, "__array__") and not isinstance(value, np.generic)
-    return is_one and is_numeric(getattr(value, "dtype", None))
+    has_array_interface = hasattr(value, "__array__") and not isinstance(value, np.generic)
+    return has_array_interface and is_numeric(getattr(value, "dtype", None))
 
 
 def _holds_plain_numbers(value: UserData) -> bool:
-    """Return whether `value` is a (nested) list or tuple of numbers none of which is a tensor."""
+    """Return whether `value` is a (nested) list or tuple of numbers that contains no tensor."""
     return holds_numbers(value) and not any(isinstance(leaf, Tensor) for leaf in tree.leaves(value))
 
 
 def _check_samples(leaves: Sequence[object]) -> None:
-    """Check that some tensor of a batch has an element; single ones, such as the boxes of an image, may be empty."""
+    """Check that not all tensors of a batch are empty; some, such as the boxes of an image, may be."""
     if not leaves or not isinstance(leaves[0], Tensor) or leaves[0].numel():
         return
     if all(isinstance(leaf, Tensor) and leaf.ndim and not leaf.size(0) for leaf in leaves):
@@ -267,7 +267,7 @@ def _flat_batch(leaves: Sequence[Tensor]) -> Batch:
 def unpack(raw: UserData) -> tuple[UserData, ...]:
     """Return the parts `(x,)`, `(x, y)` or `(x, y, sample_weight)` of what an iterable yields.
 
-    Anything that is no tuple is `x` as a whole; lists count as tuples, because torch's `default_collate` returns lists.
+    Anything but a tuple is `x` as a whole; lists count as tuples, because torch's `default_collate` returns lists.
 
     Raises:
         ValueError: If it is a named tuple, whose meaning would be ambiguous, or a tuple of another length.

@@ -1,4 +1,4 @@
-"""The interface of everything that yields batches, and their way to the device."""
+"""`BatchSource`, the interface of everything that yields batches, and the copy of batches to the device."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -14,16 +14,16 @@ BatchIndexer = Callable[[Tensor], Batch]
 
 
 class TakesRows(Protocol):
-    """Says which rows of a batch one of several processes takes."""
+    """Determines which rows of a batch one of several processes takes."""
 
     rank: int
 
     def slice(self, total: int) -> slice:
-        """Return what to read of a batch of `total` rows."""
+        """Return the rows to read from a batch of `total` rows."""
         ...
 
     def mark(self, batch: Batch, total: int) -> Batch:
-        """Return what was read, with its position in the batch."""
+        """Return the rows that were read, with their position in the batch."""
         ...
 
 
@@ -31,14 +31,14 @@ class BatchSource:
     """The batches of one pass over the data, on the device and of the right dtype.
 
     Attributes:
-        steps: The number of batches in an epoch, `None` while unknown.
-        samples: The number of samples in an epoch, `None` while unknown.
+        steps: The number of batches in an epoch, or `None` while unknown.
+        samples: The number of samples in an epoch, or `None` while unknown.
         seed: Determines the order of an epoch, together with the epoch's index. A run that is resumed elsewhere sets
             it to see the same orders.
         is_resumable: Whether an epoch can be repeated and entered anywhere: its batches are a function of its index
             and of what `state_dict` returns.
-        is_repeatable: Whether the data can be iterated over again and again, as arrays can, when `steps_per_epoch`
-            cuts the epochs; else they are iterated over once.
+        is_repeatable: Whether the data are iterated over repeatedly, as arrays are, when `steps_per_epoch` cuts the
+            epochs; else they are iterated over once.
         may_be_exhausted: Whether an epoch may turn out to have no batch at all.
         has_exact_length: Whether an epoch that yields fewer than `steps` batches has ended too early.
         yields_views: Whether batches take no memory of their own and stay valid after the next one is drawn.
@@ -60,14 +60,14 @@ class BatchSource:
     def defer_indexing(self) -> BatchIndexer | None:
         """From now on yield row indices, and return the function that turns them into a batch.
 
-        `None` where batches are not rows of tensors on the device: they stay batches.
+        Return `None` if batches are not rows of tensors on the device; the source then continues to yield batches.
         """
         return None
 
     def take_part(self, rows: "TakesRows") -> "BatchSource | None":
         """From now on read and yield the part of each batch that one of several processes takes.
 
-        `None` where batches are only known as a whole.
+        Return `None` if batches can only be read as a whole.
         """
         return None
 
@@ -75,15 +75,15 @@ class BatchSource:
         """Called at the end of an epoch."""
 
     def peek(self) -> Batch | None:
-        """Return a batch like the first one, where this has no side effect; else `None`."""
+        """Return a batch like the first one, or `None` if that would have side effects."""
         return None
 
     def reread(self, index: int) -> Iterator[Batch] | None:
-        """Return the batches of an epoch once more, where drawing them has no side effect; else `None`."""
+        """Return the batches of an epoch once more, or `None` if drawing them would have side effects."""
         return None
 
     def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
-        """Return what the batches to come depend on, within an epoch or between two."""
+        """Return the state that the remaining batches depend on, within an epoch or between two."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -92,18 +92,18 @@ class BatchSource:
 
 
 def draw_seed() -> int:
-    """Draw a seed from torch's global generator, so that `torch.manual_seed` determines the order of everything."""
+    """Draw a seed from torch's global generator, so that `torch.manual_seed` determines all orders."""
     return int(torch.empty((), dtype=torch.int64).random_(2**48).item())
 
 
-# The rest is for the model, its gradients and activations.
+# The rest is left for the model, its gradients and activations.
 _SHARE_OF_FREE_MEMORY = 0.5
 
 
 def fits_on(device: torch.device, tensors: Iterable[Tensor]) -> bool:
     """Return whether tensors take at most half of the free memory of a device, not counting those already there.
 
-    Where the free memory is not known, as on the CPU, everything fits.
+    If the free memory is unknown, as on the CPU, everything fits.
     """
     if device.type != "cuda":
         return True
@@ -113,10 +113,10 @@ def fits_on(device: torch.device, tensors: Iterable[Tensor]) -> bool:
 
 
 def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor in host memory to a device; to a CUDA device on a stream of its own, without waiting for it.
+    """Copy a tensor in host memory to a device; to a CUDA device asynchronously, on a separate stream.
 
-    The copy overlaps with the step that the device is busy with, and the next step waits for it. Only the copy is on
-    that stream: what the user's code computes on the device stays in order with the steps.
+    The copy overlaps with the running step, and the next step waits for it. Only the copy is on that stream: what the
+    user's code computes on the device stays in order with the steps.
     """
     if device.type != "cuda" or tensor.layout != torch.strided:
         return tensor.to(device)
@@ -124,7 +124,7 @@ def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     with torch.cuda.stream(copies):
         placed = tensor.pin_memory().to(device, non_blocking=True)
     compute.wait_stream(copies)
-    placed.record_stream(compute)  # Its memory must not be reused before the step has finished with it.
+    placed.record_stream(compute)  # Its memory must not be reused before the step has finished.
     return placed
 
 

@@ -1,4 +1,4 @@
-"""`class_weight`: weights of samples by their class, for every output and every form of targets."""
+"""`class_weight`: weights samples by their class, for every output and every form of targets."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
@@ -20,12 +20,12 @@ _TOLERANCE = 0.01  # of the sum of a row of soft labels
 
 
 def as_class_weights(class_weight: object) -> ClassWeightRules:
-    """Return, for each output (`None` for the only one), the weights by class or "balanced".
+    """Return, for each output (`None` for the only one), the class weights or "balanced".
 
-    Classes may be written as 0, 0.0, False or "0". An empty dictionary weighs all classes alike.
+    Classes may be written as 0, 0.0, False or "0". An empty dictionary gives all classes the weight 1.
 
     Raises:
-        ValueError: If it is neither a dictionary of numbers by class, one by output, "balanced" nor `None`.
+        ValueError: If `class_weight` is not {class: number}, {output: {class: number}}, "balanced" or `None`.
 
     >>> as_class_weights({"0": 1, 1.0: 2}), as_class_weights({"digit": "balanced"})
     ({None: {0: 1.0, 1: 2.0}}, {'digit': 'balanced'})
@@ -80,11 +80,11 @@ def resolve_balanced(
     output_names: Sequence[str] | None = None,
     index_targets: Mapping[str | None, bool] | None = None,
 ) -> dict[str | None, ClassWeightMap]:
-    """Replace "balanced" by weights of the same sum for every class: samples / (classes · samples of the class).
+    """Replace "balanced" by weights with the same sum for every class: samples / (classes · samples of the class).
 
     Args:
         rules: What `as_class_weights` returned.
-        labels: Returns the targets of all samples, or `None` where they are not known.
+        labels: Returns the targets of all samples, or `None` if they are unknown.
         kind: The name of this kind of data, for messages.
         output_names: The names of the outputs, for targets in a list.
         index_targets: As in `BatchSpec`.
@@ -92,19 +92,21 @@ def resolve_balanced(
     Raises:
         ValueError: If the labels cannot be counted.
     """
-    found: dict[str | None, ClassWeightMap] = {name: rule for name, rule in rules.items() if not isinstance(rule, str)}
-    if len(found) == len(rules):
-        return found
+    resolved: dict[str | None, ClassWeightMap] = {
+        name: rule for name, rule in rules.items() if not isinstance(rule, str)
+    }
+    if len(resolved) == len(rules):
+        return resolved
     targets = labels()
     if targets is None:
         raise ValueError(
             f"`class_weight='balanced'` needs the labels of all samples, which {kind} does not have. Count them "
             "yourself and pass a dictionary {class: weight}, or pass arrays."
         )
-    for name in rules.keys() - found.keys():
+    for name in rules.keys() - resolved.keys():
         classes = TargetClasses(is_index=(index_targets or {}).get(name))
-        found[name] = _balance(class_counts(_part(targets, name, output_names), classes))
-    return {name: found[name] for name in rules}
+        resolved[name] = _balance(class_counts(_part(targets, name, output_names), classes))
+    return {name: resolved[name] for name in rules}
 
 
 def _balance(counts: Mapping[int, int]) -> ClassWeightMap:
@@ -118,7 +120,7 @@ def class_counts(targets: Nested, classes: "TargetClasses") -> dict[int, int]:
     Negative labels, which losses ignore, do not count.
 
     Raises:
-        ValueError: If the targets have no classes, or only one while others are negative.
+        ValueError: If the targets contain no classes, or only one besides negative labels.
     """
     total: dict[int, int] = {}
     for chunk in _chunks(targets):
@@ -126,17 +128,17 @@ def class_counts(targets: Nested, classes: "TargetClasses") -> dict[int, int]:
         labels, counts = torch.unique(classes.of(chunk, is_whole=is_whole), return_counts=True)
         for label, count in zip(labels.tolist(), counts.tolist()):
             total[label] = total.get(label, 0) + count
-    found = {label: count for label, count in sorted(total.items()) if label >= 0}
-    if len(found) < min(2, len(total)):
+    counts_by_class = {label: count for label, count in sorted(total.items()) if label >= 0}
+    if len(counts_by_class) < min(2, len(total)):
         raise ValueError(
             f"`class_weight='balanced'` counts classes from 0 on, but `y` has the labels {sorted(total)[:8]}. Renumber "
             "them from 0."
         )
-    return found
+    return counts_by_class
 
 
 def _chunks(targets: Nested) -> list[Tensor]:
-    """Return targets in memory as they are, and those on disk in chunks."""
+    """Return in-memory targets as they are, and on-disk targets in chunks."""
     if isinstance(targets, Tensor):
         return [targets]
     if not hasattr(targets, "read"):
@@ -146,7 +148,7 @@ def _chunks(targets: Nested) -> list[Tensor]:
 
 
 class ClassWeights:
-    """Multiplies the weights of samples by those of their classes: one lookup on the device for each output."""
+    """Multiplies sample weights by class weights, with one lookup on the device for each output."""
 
     def __init__(
         self,
@@ -155,31 +157,33 @@ class ClassWeights:
         dtype: torch.dtype,
         index_targets: Mapping[str | None, bool | None] | None = None,
     ) -> None:
-        """Build a table for each output, as small as the number of classes that `rules` names."""
+        """Build a table for each output, with as many entries as `rules` needs."""
         hints = index_targets or {}
         self._tables = {name: _Table(rule, dtype, hints.get(name)) for name, rule in rules.items() if rule}
         self._names = output_names
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with the weights of its samples multiplied."""
+        """Return the batch with its sample weights multiplied."""
         return Batch(batch.inputs, batch.targets, self.weights(batch.targets, batch.sample_weight))
 
     def weights(self, targets: Nested, sample_weight: UserData, *, is_whole: bool = False) -> Nested:
-        """Return `sample_weight` times the weights of the classes, in the structure of `targets`.
+        """Return `sample_weight` times the class weights, in the structure of `targets`.
 
         Args:
             targets: The targets of a batch.
-            sample_weight: Its weights, `None` for none.
-            is_whole: Whether these are all targets.
+            sample_weight: The sample weights of the batch, or `None`.
+            is_whole: Whether these are the targets of all samples.
 
         Raises:
-            ValueError: If there are no targets, they have no classes, or it is ambiguous which output is meant.
+            ValueError: If there are no targets, they contain no classes, or it is ambiguous which output is meant.
         """
         if targets is None:
             raise ValueError("`class_weight` needs the classes of the samples: pass them as `y`.")
         if tree.is_leaf(targets):
-            found = self._tables[_single_output(self._tables, targets)].look_up(targets, is_whole)
-            return found if sample_weight is None else tree.map(lambda weight: _product(found, weight), sample_weight)
+            weights = self._tables[_single_output(self._tables, targets)].look_up(targets, is_whole)
+            return (
+                weights if sample_weight is None else tree.map(lambda weight: _product(weights, weight), sample_weight)
+            )
         keys = {name: _key(targets, name, self._names) for name in self._tables}
         weights, parts = _weights_per_output(sample_weight, targets), dict(tree.children(targets))
         for name, key in keys.items():
@@ -189,7 +193,7 @@ class ClassWeights:
 
 
 class _Table:
-    """The weights of one output by class; labels that are not named weigh 1."""
+    """The class weights of one output; classes that are not in the rule have the weight 1."""
 
     def __init__(self, rule: ClassWeightMap, dtype: torch.dtype, is_index: bool | None) -> None:
         self._classes = TargetClasses(is_index, largest_class=max(rule))
@@ -206,19 +210,21 @@ class _Table:
 
 
 def _product(by_class: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Multiply weights `(samples,)` or `(samples, steps)` with `(samples, …)`."""
+    """Multiply class weights `(samples,)` or `(samples, steps)` by sample weights `(samples, …)`."""
     if sample_weight is None:
         return by_class
     if not isinstance(sample_weight, Tensor):
         raise ValueError(f"`sample_weight` must hold numbers, but it is {describe(sample_weight)}.")
     axes = max(by_class.ndim, sample_weight.ndim)
-    one, other = (part.reshape(*part.shape, *[1] * (axes - part.ndim)) for part in (by_class, sample_weight))
-    if any(a != b and 1 not in (a, b) for a, b in zip(one.shape, other.shape)):
+    class_factor, sample_factor = (
+        part.reshape(*part.shape, *[1] * (axes - part.ndim)) for part in (by_class, sample_weight)
+    )
+    if any(a != b and 1 not in (a, b) for a, b in zip(class_factor.shape, sample_factor.shape)):
         raise ValueError(
-            f"`sample_weight` is {describe(sample_weight)}, which does not go with the labels, whose classes have "
-            f"weights of shape {tuple(by_class.shape)}. Pass a weight for each sample."
+            f"`sample_weight` is {describe(sample_weight)}, which does not match the labels, whose class weights have "
+            f"the shape {tuple(by_class.shape)}. Pass a weight for each sample."
         )
-    return one * other
+    return class_factor * sample_factor
 
 
 def _check_tensor(targets: Nested) -> None:
@@ -243,7 +249,7 @@ def _part(targets: Nested, name: str | None, output_names: Sequence[str] | None)
 
 
 def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) -> tree.Key:
-    """Return the key or position of an output in targets for several."""
+    """Return the key or position of an output in the targets of several outputs."""
     keys: dict[tree.Key, Nested] = dict(tree.children(targets))
     if name is None and len(keys) == 1:
         return next(iter(keys))
@@ -261,7 +267,7 @@ def _key(targets: Nested, name: str | None, output_names: Sequence[str] | None) 
 
 
 def _has_names(keys: Iterable[tree.Key]) -> bool:
-    """Return whether parts have names, as those of dictionaries, named tuples and dataclasses."""
+    """Return whether the parts are named, as in dictionaries, named tuples and dataclasses."""
     return any(isinstance(key, str) for key in keys)
 
 
@@ -273,43 +279,43 @@ def _weights_per_output(sample_weight: UserData, targets: Nested) -> Nested:
     """Return the weights in the structure of the targets of several outputs, as a new dictionary or list."""
     keys = [key for key, _ in tree.children(targets)]
     if sample_weight is None or tree.is_leaf(sample_weight):
-        found = dict.fromkeys(keys, sample_weight)
+        weights = dict.fromkeys(keys, sample_weight)
     else:
         parts = dict(tree.children(sample_weight))
-        found = {key: parts.get(key) for key in keys}
-    return found if _has_names(found) else list(found.values())
+        weights = {key: parts.get(key) for key in keys}
+    return weights if _has_names(weights) else list(weights.values())
 
 
 class TargetClasses:
-    """Reads the classes of targets, in batches or all at once.
+    """Reads the classes from targets, in batches or all at once.
 
     Targets of two axes are one-hot rows or soft labels `(samples, classes)`, or class indices `(samples, steps)`. The
-    loss may say which; else their values do, and what they said first holds for all batches. Ambiguous targets are
-    refused.
+    loss may determine which; else the values do, and the first result holds for all batches. Ambiguous targets raise
+    an error.
     """
 
     def __init__(self, is_index: bool | None = None, largest_class: int = 0) -> None:
         """Read targets.
 
         Args:
-            is_index: Whether integer targets of two axes are class indices, `None` if that is not known.
-            largest_class: The largest class that is asked for, which one-hot rows must have a column for.
+            is_index: Whether integer targets of two axes are class indices, `None` if unknown.
+            largest_class: The largest class with a weight; one-hot rows must have a column for it.
         """
         self._expects_index = is_index
         self._largest_class = largest_class
-        self._has_index: bool | None = None  # what the values said
+        self._has_index: bool | None = None  # inferred from the values
 
     def of(self, targets: Nested, *, is_whole: bool = False) -> Tensor:
-        """Return the classes `(samples,)`, or `(samples, steps)` of class indices of two axes; -1 is no class.
+        """Return the classes `(samples,)`, or `(samples, steps)` for class indices of two axes; -1 means no class.
 
-        Soft labels and numbers between two classes belong to the nearest one.
+        Soft labels belong to the class with the largest value, and fractional labels to the nearest class.
 
         Args:
             targets: The targets of a batch.
-            is_whole: Whether they are those of all samples.
+            is_whole: Whether these are the targets of all samples.
 
         Raises:
-            ValueError: If the targets have more axes, or rows that are neither one-hot, soft labels nor class indices.
+            ValueError: If the targets have more than two axes, or rows of any other kind.
         """
         if not isinstance(targets, Tensor) or not 1 <= targets.ndim <= 2 or targets.is_complex():
             raise ValueError(_refusal(targets, "has other axes"))
@@ -320,22 +326,22 @@ class TargetClasses:
         return (targets.to(torch.uint8) if targets.dtype == torch.bool else targets).argmax(1)
 
     def _are_indices(self, targets: Tensor, is_whole: bool) -> bool:
-        """Return whether targets of two axes are class indices. Values on an accelerator are read once."""
+        """Return whether targets of two axes are class indices; values on an accelerator are read only once."""
         if self._expects_index:
             return not targets.is_floating_point() or _has_index_values(targets)
         if self._has_index or (self._has_index is False and targets.device.type != "cpu"):
             return self._has_index
-        found = self._infer(targets, is_whole)
-        if found and self._has_index is False:
+        is_index = self._infer(targets, is_whole)
+        if is_index and self._has_index is False:
             raise ValueError(_refusal(targets, "has rows of another kind than the batches before"))
-        self._has_index = found
-        return found
+        self._has_index = is_index
+        return is_index
 
     def _infer(self, targets: Tensor, is_whole: bool) -> bool:
         """Return whether the values of targets are class indices.
 
         Raises:
-            ValueError: If they may be something else, such as several labels in a row.
+            ValueError: If the targets are ambiguous, for example with several labels in a row.
         """
         if _has_index_values(targets):
             return True
@@ -345,25 +351,25 @@ class TargetClasses:
             return False
         if is_whole and _is_one_column(targets):
             raise ValueError(_refusal(targets, "has one row for all samples, one-hot or of class indices 0 and 1"))
-        return self._largest_class >= targets.shape[1]  # One-hot rows have a column for each class.
+        return self._largest_class >= targets.shape[1]  # One-hot rows would have a column for each class.
 
 
 def _has_index_values(targets: Tensor) -> bool:
-    """Return whether values are whole numbers other than 0 and 1 alone, which no one-hot row or soft label holds."""
+    """Return whether the values are integers, not all 0 or 1: neither one-hot rows nor soft labels hold such values."""
     if targets.dtype == torch.bool:
         return False
-    is_beyond = bool(((targets < 0) | (targets > 1)).any())
-    return is_beyond and (not targets.is_floating_point() or bool((targets == targets.round()).all()))
+    has_other_values = bool(((targets < 0) | (targets > 1)).any())
+    return has_other_values and (not targets.is_floating_point() or bool((targets == targets.round()).all()))
 
 
 def _has_one_class_each(targets: Tensor) -> bool:
-    """Return whether every row is one-hot or a distribution over the classes."""
-    is_share = bool(((targets >= 0) & (targets <= 1)).all())
-    return is_share and bool(((targets.sum(1, dtype=torch.float32) - 1).abs() < _TOLERANCE).all())
+    """Return whether every row is one-hot or a probability distribution over the classes."""
+    are_fractions = bool(((targets >= 0) & (targets <= 1)).all())
+    return are_fractions and bool(((targets.sum(1, dtype=torch.float32) - 1).abs() < _TOLERANCE).all())
 
 
 def _is_one_column(targets: Tensor) -> bool:
-    """Return whether several one-hot rows all have the same class."""
+    """Return whether there are several one-hot rows, all of the same class."""
     return len(targets) > 1 and not targets.is_floating_point() and int((targets.sum(0) > 0).sum()) == 1
 
 

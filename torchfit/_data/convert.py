@@ -1,4 +1,4 @@
-"""Converts arrays of all kinds to tensors: once for arrays, per batch for everything that yields batches."""
+"""Converts arrays of all kinds to tensors, and says to which dtypes and device (`BatchSpec`)."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ from torchfit._utils.tensors import is_plain
 
 
 def is_frame(value: UserData) -> bool:
-    """Return whether `value` is an object of pandas (DataFrame, Series, Index, Categorical, …)."""
+    """Return whether `value` is a pandas object (DataFrame, Series, Index, Categorical, …)."""
     is_of_pandas = any(kind.__module__.partition(".")[0] == "pandas" for kind in type(value).__mro__[:-1])
     return is_of_pandas and (hasattr(value, "dtype") or hasattr(value, "columns"))  # `pandas.NA` has neither.
 
 
 def is_series(value: UserData) -> bool:
-    """Return whether `value` is an object of pandas without columns: a Series, Index or Categorical."""
+    """Return whether `value` is a pandas object without columns: a Series, Index or Categorical."""
     return is_frame(value) and not hasattr(value, "columns")
 
 
@@ -39,7 +39,7 @@ def array_of(argument: str, value: UserData) -> Array:
     """Return a DataFrame as a matrix `(rows, columns)`, and any other pandas object as a column `(rows, 1)`.
 
     Raises:
-        ValueError: If columns hold no numbers, with their names.
+        ValueError: If columns are not numeric; the message names them.
     """
     if hasattr(value, "columns"):
         return _matrix(argument, value)
@@ -49,10 +49,10 @@ def array_of(argument: str, value: UserData) -> Array:
 
 
 def columns_by_input(argument: str, frame: UserData, input_names: Collection[str]) -> dict[str, UserData]:
-    """Return the columns that are named like the inputs of a model, each as a Series.
+    """Return the columns that are named after the inputs of a model, each as a Series.
 
     Raises:
-        ValueError: If only some of the inputs have a column.
+        ValueError: If some of the inputs have no column.
     """
     missing = [name for name in input_names if name not in frame.columns]
     if missing:
@@ -88,7 +88,7 @@ def _column(values: UserData) -> Array:
 
 
 def _check_labels(argument: str, series: UserData) -> None:
-    """Check that integer or boolean targets are complete: as floats, which have NaN, they would be no classes."""
+    """Check that integer or boolean targets have no missing values, which would turn classes into floats and NaN."""
     if argument.startswith("y") and series.dtype.kind in "iub" and series.hasnans:
         raise ValueError(
             f"`{argument}` is {describe(series)} with missing values (NA), which no class stands for. Leave out these "
@@ -97,11 +97,11 @@ def _check_labels(argument: str, series: UserData) -> None:
 
 
 def _check_numeric(dtypes: Mapping[object, Any], argument: str, value: UserData) -> None:
-    wrong = {name: dtype for name, dtype in dtypes.items() if dtype.kind not in "fiub"}
-    if not wrong:
+    non_numeric = {name: dtype for name, dtype in dtypes.items() if dtype.kind not in "fiub"}
+    if not non_numeric:
         return
-    listed = ", ".join(f"{name!r} ({dtype})" for name, dtype in list(wrong.items())[:8])
-    more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+    listed = ", ".join(f"{name!r} ({dtype})" for name, dtype in list(non_numeric.items())[:8])
+    more = f" and {len(non_numeric) - 8} more" if len(non_numeric) > 8 else ""
     raise ValueError(
         f"`{argument}` is {describe(value)} with columns that hold no numbers: {listed}{more}. Encode them first, "
         "with pandas.get_dummies(frame) or column.astype('category').cat.codes, or leave them out with "
@@ -116,9 +116,9 @@ def _format_names(columns: Iterable[object]) -> str:
 
 _SIGNED_DTYPE = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 _SHARED_DTYPES = frozenset(
-    map(np.dtype, ("f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "?", "c8", "c16"))  # those that torch has as well
+    map(np.dtype, ("f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "?", "c8", "c16"))  # dtypes that torch has as well
 )
-_MAX_LISTED = 4  # arrays that a message about lengths lists
+_MAX_LISTED = 4  # arrays in a message about lengths
 NUMERIC_KINDS = "fiubc"
 LeafConverter = Callable[[str, UserData], Nested]
 Transfer = Callable[[Tensor], Tensor]
@@ -126,7 +126,7 @@ Transfer = Callable[[Tensor], Tensor]
 
 @dataclass
 class TransferTimer:
-    """The seconds spent on converting batches to their device and dtype."""
+    """Adds up the seconds spent on moving batches to their device and dtype."""
 
     seconds: float = 0.0
 
@@ -135,7 +135,7 @@ def as_label_names(label_names: UserData) -> dict[str | None, str]:
     """Return the key of each target by output, `None` for the only target.
 
     Raises:
-        TypeError: If `label_names` are no strings.
+        TypeError: If `label_names` does not consist of strings.
 
     >>> as_label_names(["labels"]), as_label_names({"digit": "label"}), as_label_names(None)
     ({None: 'labels'}, {'digit': 'label'}, {})
@@ -157,25 +157,25 @@ def as_label_names(label_names: UserData) -> dict[str | None, str]:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """The device of batches, the floating dtypes of inputs and targets, and what is known about the model.
+    """What batches are converted to: their device and dtypes, and what the model expects of inputs and targets.
 
-    Inputs follow the floating dtype of the module; targets and weights are float32, or float64 with it.
+    Inputs have the floating dtype of the module. Targets and weights are float32, or float64 if the inputs are.
 
     Attributes:
         device: The device of the batches.
         input_dtype: The floating dtype of inputs.
-        input_names: The names of inputs that the user passed to the model, `None` where there are none.
-        parameter_names: The required parameters of `forward`, which take the columns of a DataFrame by name where there
-            are several and no `input_names`.
-        output_names: The names of outputs that the user passed to the model, `None` where there are none.
+        input_names: The `input_names` that the user passed to the model, or `None`.
+        parameter_names: The required parameters of `forward`. If there are several, and no `input_names`, they take the
+            columns of a DataFrame by name.
+        output_names: The `output_names` that the user passed to the model, or `None`.
         inputs_only: Whether targets and weights in the batches of an iterable are dropped.
-        label_names: The key of each target in data that are one dictionary or DataFrame, by output; `None` is the only
-            target.
-        kept_labels: Those of these keys that are inputs as well.
+        label_names: The key of each target, by output, in data that are one dictionary or DataFrame; the output `None`
+            is the only one.
+        kept_labels: The keys in `label_names` that are inputs as well.
         index_targets: For each output (`None` for the only one) whether its integer targets are class indices, as for
-            a sparse crossentropy; outputs whose loss does not tell are left out. `class_weight` needs to know for
+            a sparse crossentropy. Outputs whose loss does not determine this are left out. `class_weight` uses it for
             targets of two axes.
-        share: What this process takes of every batch.
+        share: The part of every batch that this process takes.
     """
 
     device: torch.device
@@ -198,7 +198,7 @@ class BatchSpec:
     def parts(
         self, x: UserData, y: UserData, sample_weight: UserData, leaf: Callable[[torch.dtype, bool], LeafConverter]
     ) -> tuple[Nested, Nested, Nested]:
-        """Convert the three parts; `leaf(dtype, all_floating)` returns the conversion of one array."""
+        """Convert the three parts; `leaf(dtype, all_floating)` returns the function that converts one array."""
         return (
             _convert("x", self.split_columns(x), leaf(self.input_dtype, False)),
             _convert("y", y, leaf(self.target_dtype, False)),
@@ -206,7 +206,7 @@ class BatchSpec:
         )
 
     def split_labels(self, x: UserData) -> tuple[UserData, UserData]:
-        """Return inputs and targets of a dictionary or DataFrame that holds both; of all else, `(x, None)`."""
+        """Split a dictionary or DataFrame into inputs and targets by `label_names`; else return `(x, None)`."""
         is_table = is_frame(x) and not is_series(x)
         if not is_table and not isinstance(x, Mapping):
             return x, None
@@ -219,16 +219,16 @@ class BatchSpec:
         return inputs, targets.get(None, targets)
 
     def split_batch(self, raw: UserData) -> UserData:
-        """Return a batch or a sample that is one dictionary as `(x, y)`, all else as it is."""
+        """Return a batch or sample that is one dictionary as `(x, y)`, and anything else as it is."""
         is_wrapped = isinstance(raw, (tuple, list)) and len(raw) == 1
         x, y = self.split_labels(raw[0] if is_wrapped else raw)
         return raw if y is None else (x, y)
 
     def split_columns(self, x: UserData) -> UserData:
-        """Return a DataFrame as a dictionary by input, where its columns are those; all else as it is.
+        """Return a DataFrame whose columns are the inputs as a dictionary, and anything else as it is.
 
         Raises:
-            ValueError: If only some of the named inputs have a column.
+            ValueError: If some of the inputs have no column.
         """
         if not is_frame(x) or is_series(x):
             return x
@@ -245,26 +245,26 @@ class BatchSpec:
         device, transfer_timer = self.device, self.transfer_timer
 
         def transfer(tensor: Tensor) -> Tensor:
-            wanted = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
-            if wanted is tensor.dtype and tensor.device == device:
+            new_dtype = dtype if all_floating or tensor.is_floating_point() else tensor.dtype
+            if new_dtype is tensor.dtype and tensor.device == device:
                 return tensor
-            started = perf_counter()
+            start_time = perf_counter()
             if tensor.device.type == "cpu":
-                placed = copy_to_device(tensor.to(wanted), device)
+                placed = copy_to_device(tensor.to(new_dtype), device)
             else:
-                placed = tensor.to(device, wanted)
-            transfer_timer.seconds += perf_counter() - started
+                placed = tensor.to(device, new_dtype)
+            transfer_timer.seconds += perf_counter() - start_time
             return placed
 
         return transfer
 
     def part_transfer(self, position: int) -> Transfer:
-        """Return the transfer of the tensors of x (0), y (1) or sample_weight (2)."""
+        """Return the function that transfers the tensors of x (0), y (1) or sample_weight (2)."""
         return self.make_transfer(self.target_dtype if position else self.input_dtype, all_floating=position == 2)
 
 
 def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
-    """Return the conversion of one array to a tensor that stays on the host."""
+    """Return a function that converts one array to a tensor that stays on the host."""
 
     def convert(argument: str, value: UserData) -> Tensor:
         tensor = tensor_of(argument, value)
@@ -276,7 +276,7 @@ def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
 def _convert(argument: str, value: UserData, leaf: LeafConverter) -> Nested:
     if value is None:
         return None
-    if tree.is_leaf(value):  # The common case, in a tenth of the time.
+    if tree.is_leaf(value):  # A fast path for the common case.
         return leaf(argument, value)
     value = lists_to_arrays(argument, value)
     converted = [leaf(tree.format_path(path, argument), part) for path, part in tree.leaves_with_path(value)]
@@ -286,14 +286,14 @@ def _convert(argument: str, value: UserData, leaf: LeafConverter) -> Nested:
 
 
 def squeeze_weights(value: UserData) -> UserData:
-    """Return weights with every Series as a flat array: one weight for each sample."""
+    """Return the weights with each Series as an array `(samples,)`."""
     if value is None:
         return None
     return tree.map(lambda leaf: array_of("sample_weight", leaf).squeeze(-1) if is_series(leaf) else leaf, value)
 
 
 def lists_to_arrays(argument: str, value: UserData) -> UserData:
-    """Convert (nested) lists of nothing but numbers to arrays, and leave everything else as it is.
+    """Convert (nested) lists of numbers to arrays, and leave everything else as it is.
 
     >>> lists_to_arrays("y", {"a": [0, 1, 1]})
     {'a': array([0, 1, 1])}
@@ -312,7 +312,7 @@ def lists_to_arrays(argument: str, value: UserData) -> UserData:
 
 
 def holds_numbers(value: UserData) -> bool:
-    """Return whether `value` is a (nested) list or tuple of numbers: those of Python and NumPy, tensors without axes.
+    """Return whether `value` is a (nested) list or tuple of numbers: Python's, NumPy's or 0-dimensional tensors.
 
     >>> holds_numbers([[1, 2.5], [True, 3]]), holds_numbers([]), holds_numbers({"a": 1})
     (True, False, False)
@@ -339,10 +339,10 @@ def _is_number(value: UserData) -> bool:
 
 
 def tensor_of(argument: str, value: UserData) -> Tensor:
-    """Return an array-like as a tensor that shares its memory where it can.
+    """Convert an array-like to a tensor that shares its memory if possible.
 
     Raises:
-        ValueError: If it holds text, objects or dates, or has no first axis to take samples from.
+        ValueError: If it holds text, objects or dates, or has no axis of samples.
     """
     tensor = dense(argument, value) if isinstance(value, Tensor) else from_numpy(argument, value)
     if tensor.ndim == 0:
@@ -354,7 +354,7 @@ def tensor_of(argument: str, value: UserData) -> Tensor:
 
 
 def dense(argument: str, tensor: Tensor) -> Tensor:
-    """Return a tensor with its values one beside the other: sparse and quantized ones are converted.
+    """Convert a sparse, quantized or otherwise special tensor to an ordinary strided one.
 
     Raises:
         ValueError: If it has no values, or rows of different lengths.
@@ -368,16 +368,16 @@ def dense(argument: str, tensor: Tensor) -> Tensor:
 
 
 def from_numpy(argument: str, value: UserData) -> Tensor:
-    """Return anything that NumPy can convert to an array as a tensor.
+    """Convert anything that NumPy reads as an array to a tensor.
 
     Raises:
-        ValueError: If it holds no numbers.
+        ValueError: If it is not numeric.
     """
     return share_memory(array_of(argument, value) if is_frame(value) else _array(argument, value))
 
 
 def share_memory(array: Array) -> Tensor:
-    """Return a tensor over the memory of a numeric array, or over a copy where torch lacks its dtype or layout."""
+    """Return a tensor that shares the memory of a numeric array, or of a copy if torch lacks its dtype or layout."""
     dtype = array.dtype
     if dtype in _SHARED_DTYPES and array.flags.c_contiguous and array.flags.writeable:
         return torch.from_numpy(array)
@@ -391,12 +391,12 @@ def share_memory(array: Array) -> Tensor:
 
 
 def is_numeric(dtype: object) -> bool:
-    """Return whether a NumPy dtype is one of numbers or bools."""
+    """Return whether a NumPy dtype is numeric or bool."""
     return getattr(dtype, "kind", "") in NUMERIC_KINDS
 
 
 def _read_only(array: Array) -> Tensor:
-    """Share the memory of a read-only array, which torch warns about: steps get copies of what they may write to."""
+    """Share the memory of a read-only array, without torch's warning: steps get copies of what they may write to."""
     with catch_warnings():
         simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
@@ -416,15 +416,15 @@ def _array(argument: str, value: UserData) -> Array:
 
 
 def _kind_of(value: UserData) -> str:
-    """Describe a value, of text no more than that it is text: messages show no data."""
+    """Describe a value for a message, without showing the data: of text, only that it is text."""
     return "text" if isinstance(value, (str, bytes)) else describe(value)
 
 
 def check_lengths(parts: Mapping[str, UserData]) -> int:
-    """Return the number of samples, which all arrays must share.
+    """Return the number of samples, which must be the same for all arrays.
 
     Raises:
-        ValueError: If they differ, or if there are none.
+        ValueError: If the numbers differ, or there are no samples.
     """
     lengths = {
         tree.format_path(path, argument): len(leaf)
@@ -442,17 +442,17 @@ def check_lengths(parts: Mapping[str, UserData]) -> int:
 
 
 def _listed(lengths: Mapping[str, int]) -> str:
-    """List the lengths of the first arrays, of the last one, and of the first that has another length."""
+    """List the lengths of the first arrays, the last array and the first array with a different length."""
     names = list(lengths)
-    odd = next(name for name in names if lengths[name] != lengths[names[0]])
-    shown = [name for name in names if name in (*names[:_MAX_LISTED], odd, names[-1])]
+    different = next(name for name in names if lengths[name] != lengths[names[0]])
+    shown = [name for name in names if name in (*names[:_MAX_LISTED], different, names[-1])]
     listed = ", ".join(f"`{name}` has {lengths[name]}" for name in shown)
     hidden = len(names) - len(shown)
     return listed + (f" (and {hidden} more)" if hidden else "")
 
 
 def _stacking_hint(parts: Mapping[str, object]) -> str:
-    """Return what to do where `x` is a list with one array for each sample, which is read as that many inputs."""
+    """Return a hint if `x` is a list with one array per sample: a list is read as one array per input."""
     x, y = parts.get("x"), parts.get("y")
     is_list = isinstance(x, (list, tuple)) and not hasattr(x, "_fields") and all(map(tree.is_leaf, x))
     rows = {len(leaf) for leaf in tree.leaves(y)}

@@ -1,6 +1,6 @@
-"""Cuts batches into epochs: how many make an epoch, and what happens when the data end before it.
+"""Cuts a stream of batches into epochs, and warns when the data end too early.
 
-The order of an epoch is a function of a seed and the index of the epoch, and of nothing else.
+The order of an epoch depends only on a seed and the index of the epoch.
 """
 
 import warnings
@@ -21,7 +21,7 @@ OrderFn = Callable[[int, int, int], Tensor]
 
 
 def make_order(shuffle: object) -> OrderFn | None:
-    """Return the function (samples, batch size, seed) → permutation for `shuffle`, `None` to keep the order.
+    """Return the function (samples, batch size, seed) → permutation for `shuffle`, or `None` to keep the order.
 
     Raises:
         ValueError: If `shuffle` is not a bool or "batch".
@@ -39,15 +39,17 @@ def shuffled_rows(samples: int, batch_size: int, seed: int) -> Tensor:
 
 
 def shuffled_batches(samples: int, batch_size: int, seed: int) -> Tensor:
-    """Return the row indices in batches of neighbours, in random order of batches; a smaller last batch stays last.
+    """Return the row indices in batches of consecutive rows, with the batches in random order.
+
+    A smaller last batch stays last.
 
     >>> sorted(shuffled_batches(5, 2, seed=0).tolist()[:4]), shuffled_batches(5, 2, seed=0)[4].item()
     ([0, 1, 2, 3], 4)
     """
-    whole = samples - samples % batch_size
-    chunks = torch.arange(whole).view(-1, batch_size)
+    num_full = samples - samples % batch_size
+    chunks = torch.arange(num_full).view(-1, batch_size)
     shuffled = chunks[shuffled_rows(len(chunks), 1, seed)].reshape(-1)
-    return torch.cat([shuffled, torch.arange(whole, samples)])
+    return torch.cat([shuffled, torch.arange(num_full, samples)])
 
 
 def _ignore() -> None:
@@ -58,8 +60,8 @@ class EpochIterator(BatchSource):
     """Batches in epochs of a given number of steps, or for as long as the data last.
 
     With a number of steps, all epochs draw from one iterator, as in Keras, unless the number is exactly the length of
-    the data. Arrays and Sequences are then iterated over up to `epochs` times, everything else once. Data that end too
-    early give a warning, and `on_exhausted`, which may be set, is called.
+    the data. Arrays and Sequences are then iterated over up to `epochs` times, everything else once. When the data end
+    too early, a warning is issued and `on_exhausted`, which callers may set, is called.
     """
 
     def __init__(
@@ -76,11 +78,11 @@ class EpochIterator(BatchSource):
 
         Args:
             batches: What to draw from.
-            steps: Batches in an epoch; `None` and -1 mean until the data end.
+            steps: The number of batches in an epoch; `None` and -1 mean until the data end.
             argument: The name of the argument `steps`, for messages.
             data: The name of the argument that the data were passed as, for messages.
-            epochs: The number of epochs, which is how often data that repeat are iterated over.
-            restart_each_epoch: Whether every epoch begins at the start of the data, as validations do.
+            epochs: The number of epochs: repeatable data are iterated over at most this often.
+            restart_each_epoch: Whether every epoch begins at the start of the data, as in validation.
 
         Raises:
             ValueError: If `steps` is not a number of steps.
@@ -94,17 +96,17 @@ class EpochIterator(BatchSource):
         self._stream: Iterator[Batch] | None = None
         self._peeked: tuple[int, Iterator[Batch]] | None = None
         self._has_yielded = False
-        self._first_epoch: int | None = None  # the epoch with which the shared stream began
+        self._first_epoch: int | None = None  # the epoch in which the shared stream began
         self.is_resumable = batches.is_resumable
 
     @property
     def steps(self) -> int | None:  # type: ignore[override]
-        """The number of batches in an epoch, `None` while unknown."""
+        """The number of batches in an epoch, or `None` while unknown."""
         return self._steps_per_epoch or self._batches.steps
 
     @property
     def samples(self) -> int | None:  # type: ignore[override]
-        """The number of samples in an epoch, `None` while unknown or where it changes from epoch to epoch."""
+        """The number of samples in an epoch, or `None` while unknown or if it changes from epoch to epoch."""
         return None if self._spans_epochs else self._batches.samples
 
     @property
@@ -122,25 +124,27 @@ class EpochIterator(BatchSource):
         self._batches.seed = value
 
     def defer_indexing(self) -> BatchIndexer | None:
-        """From now on yield row indices, where the batches are rows of tensors on the device."""
+        """From now on yield row indices, if the batches are rows of tensors on the device."""
         return self._batches.defer_indexing()
 
     def peek(self) -> Batch | None:
-        """Return a batch like the first one, where this has no side effect; else `None`."""
+        """Return a batch like the first one, or `None` if that would have side effects."""
         return self._batches.peek()
 
     def reread(self, index: int) -> Iterator[Batch] | None:
-        """Return the batches of an epoch once more, where drawing them has no side effect; else `None`."""
+        """Return the batches of an epoch once more, or `None` if drawing them would have side effects."""
         per_epoch, length = self._steps_per_epoch, self._batches.steps
         if not self._spans_epochs or not per_epoch or not length:
-            again = self._batches.reread(index)
-            return again and islice(again, per_epoch)
+            batches_again = self._batches.reread(index)
+            return batches_again and islice(batches_again, per_epoch)
         number, start = divmod(index * per_epoch, length)
-        passes = (self._batches.reread(each) or () for each in range(number, number + per_epoch // length + 2))
+        passes = (
+            self._batches.reread(pass_index) or () for pass_index in range(number, number + per_epoch // length + 2)
+        )
         return islice(chain.from_iterable(passes), start, start + per_epoch) if self._batches.is_repeatable else None
 
     def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
-        """Return what the batches to come depend on, within an epoch or between two."""
+        """Return the state that the remaining batches depend on, within an epoch or between two."""
         batches = self._batches.state_dict(is_mid_epoch or self._stream is not None)
         return {"origin": self._first_epoch, "seen": self._has_yielded, "batches": batches}
 
@@ -153,7 +157,7 @@ class EpochIterator(BatchSource):
     def epochs(self, indices: Iterable[int], start: int = 0) -> Iterator[int]:
         """Yield the epochs for which there are data; the first of them begins at batch `start`.
 
-        Only where the data may be exhausted is the first batch drawn ahead to find out.
+        If the data may be exhausted, the first batch of each epoch is drawn ahead to find out.
         """
         for index in indices:
             must_peek = not start and self._has_yielded and (self._spans_epochs or self._batches.may_be_exhausted)
@@ -195,18 +199,19 @@ class EpochIterator(BatchSource):
         return self._stream
 
     def _shared_stream(self, index: int, start: int) -> Iterator[Batch]:
-        """Return the iterator that all epochs draw from: at the position of epoch `index` in data that repeat.
+        """Return the iterator that all epochs draw from.
 
-        Other data are read from their start; a resumed run continues after the batches already drawn.
+        In repeatable data it starts at the position of epoch `index`. Other data are read from their start, and a
+        resumed run continues after the batches already drawn.
         """
         length, per_epoch = self._batches.steps, self._steps_per_epoch or 0
         if self._first_epoch is None:
             self._first_epoch = index
         if not self._batches.is_repeatable or not length:
             return self._batches.epoch(0, (index - self._first_epoch) * per_epoch + start)
-        first, inside = divmod(index * per_epoch + start, length)
+        first, offset = divmod(index * per_epoch + start, length)
         return chain.from_iterable(
-            self._batches.epoch(number, inside if number == first else 0) for number in range(first, self._epochs)
+            self._batches.epoch(number, offset if number == first else 0) for number in range(first, self._epochs)
         )
 
     def _peek(self, index: int) -> bool:
@@ -216,9 +221,9 @@ class EpochIterator(BatchSource):
         return first is not None
 
     def _warn_exhausted(self, epoch: int, done: int) -> None:
-        wanted = "" if self._steps_per_epoch is None else f" of {self._steps_per_epoch}"
+        of_total = "" if self._steps_per_epoch is None else f" of {self._steps_per_epoch}"
         warnings.warn(
-            f"Your input ran out of data: `{self._data}` ended after {done}{wanted} steps of epoch {epoch + 1}. "
+            f"Your input ran out of data: `{self._data}` ended after {done}{of_total} steps of epoch {epoch + 1}. "
             f"It must give `{self._argument}` batches for every epoch; a generator can be iterated over only once. "
             "Pass fewer steps or epochs, data that repeat, or a function that returns a new generator.",
             stacklevel=2,
@@ -234,8 +239,8 @@ class EpochIterator(BatchSource):
             )
 
     def _raise_empty(self) -> None:
-        again = " any more: a generator can be iterated over only once" if self._has_yielded else ""
+        hint = " any more: a generator can be iterated over only once" if self._has_yielded else ""
         raise ValueError(
-            f"`{self._data}` gave no batch{again}. Pass data with at least one batch, or a function that returns a new "
+            f"`{self._data}` gave no batch{hint}. Pass data with at least one batch, or a function that returns a new "
             "generator each time."
         )

@@ -1,4 +1,4 @@
-"""The data of `fit`, `evaluate` and `predict`: from their arguments to adapters, and from adapters to epochs."""
+"""Turns the data arguments of `fit`, `evaluate` and `predict` into adapters, and adapters into `EpochIterator`s."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +23,10 @@ def make_training_adapters(
     validation_data: UserData,
     batch_spec: BatchSpec,
 ) -> tuple[DataAdapter, DataAdapter | None]:
-    """Return the data to train on, weighted by class, and the data to validate on: given, or held out of `x`.
+    """Return the training data, weighted by class, and the validation data, passed or held out of `x`.
 
     Raises:
-        ValueError: If the data or one of the arguments are invalid.
+        ValueError: If the data or an argument are invalid.
     """
     adapter, held_out = get_data_adapter(x, y, sample_weight, batch_spec), None
     if validation_data is not None:
@@ -40,7 +40,7 @@ def make_training_adapters(
 
 @contextmanager
 def _named(argument: str) -> Iterator[None]:
-    """Say in errors which argument the data came as."""
+    """Name the argument that the data were passed as in errors."""
     try:
         yield
     except ValueError as error:
@@ -90,7 +90,7 @@ def make_validation_batches(
     validation_steps: object,
     loader_config: LoaderConfig | None = None,
 ) -> EpochIterator | None:
-    """Return the batches to validate on, `None` without validation data; their size is by default that of training.
+    """Return the batches to validate on, or `None` without validation data; the default batch size is that of training.
 
     Raises:
         ValueError: If an argument is not used with this kind of data.
@@ -111,10 +111,10 @@ def make_validation_batches(
 
 
 def unpack_validation_data(data: UserData) -> tuple[UserData, UserData, UserData]:
-    """Return `(x, y, sample_weight)` of a tuple of one to three; anything else is `x`, with the targets it carries.
+    """Return the parts `(x, y, sample_weight)` of a tuple of one to three; anything but a tuple is `x`.
 
     Raises:
-        ValueError: If it is a tuple of another length, or a named tuple.
+        ValueError: If `data` is a tuple of another length, or a named tuple.
     """
     if not isinstance(data, (tuple, list)):
         return data, None, None
@@ -128,7 +128,7 @@ def unpack_validation_data(data: UserData) -> tuple[UserData, UserData, UserData
 
 
 def validation_schedule(validation_freq: object) -> Callable[[int], bool]:
-    """Return a function that returns whether an epoch, counted from 1, is followed by a validation.
+    """Return a function that returns whether to validate after an epoch, counted from 1.
 
     Raises:
         ValueError: If `validation_freq` is neither a positive integer nor a container of epochs.

@@ -1,4 +1,4 @@
-"""The rows of every batch that one of several processes takes."""
+"""Distributes the rows of each batch over several processes."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -24,12 +24,13 @@ _FINGERPRINT_ROWS = 64
 class BatchPart(Batch):
     """The rows of a batch that this process takes.
 
-    A process for which no row is left gets one that another one takes, so that it runs the same code: `rows` is 0.
+    If there is no row left for a process, it gets a row of another process, so that it runs the same code, and `rows`
+    is 0.
 
     Attributes:
-        first: The position of the first of its rows in the batch.
-        rows: How many of its rows count.
-        total: How many rows the whole batch has.
+        first: The position of its first row in the batch.
+        rows: The number of its rows that count.
+        total: The number of rows in the whole batch.
     """
 
     first: int
@@ -38,10 +39,10 @@ class BatchPart(Batch):
 
 
 class WholeBatches:
-    """What a process that works alone takes: everything."""
+    """The share of a single process: all rows."""
 
     def part_of(self, batches: BatchSource) -> BatchSource:
-        """Return the batches as they are."""
+        """Return the batches unchanged."""
         return batches
 
     def check(self, argument: str, data: UserData) -> None:
@@ -67,7 +68,7 @@ class RowsOfProcess:
         self.rank, self.size, self._gather, self._are_equal = rank, size, gather, are_equal
 
     def bounds(self, total: int, rank: int | None = None) -> tuple[int, int]:
-        """Return the first of the rows of a process in a batch of `total` rows, and the first after them.
+        """Return the first row of a process in a batch of `total` rows, and the end of its rows.
 
         >>> [RowsOfProcess(rank, 3, list, bool).bounds(4) for rank in range(3)]
         [(0, 1), (1, 2), (2, 4)]
@@ -76,22 +77,22 @@ class RowsOfProcess:
         return rank * total // self.size, (rank + 1) * total // self.size
 
     def slice(self, total: int) -> slice:
-        """Return what to read of a batch: the own rows, or, without any, one of the others."""
+        """Return the rows to read from a batch: those of this process or, if there are none, one of another process."""
         first, last = self.bounds(total)
         return slice(first, last) if last > first else slice(min(first, total - 1), min(first, total - 1) + 1)
 
     def mark(self, batch: Batch, total: int) -> BatchPart:
-        """Return own rows with their position in the batch."""
+        """Return the rows of this process with their position in the batch."""
         part: BatchPart = tuple.__new__(BatchPart, batch)
         first, last = self.bounds(total)
         part.first, part.rows, part.total = min(first, total - 1), last - first, total
         return part
 
     def take(self, batch: Batch) -> BatchPart:
-        """Return the own rows of a batch.
+        """Return the rows of this process from a batch.
 
         Raises:
-            ValueError: If its parts are not tensors with the same number of rows.
+            ValueError: If the parts of the batch are not tensors with the same number of rows.
         """
         total = _count_rows(batch)
         rows = self.slice(total)
@@ -99,52 +100,52 @@ class RowsOfProcess:
         return self.mark(tuple.__new__(Batch, own), total)
 
     def part_of(self, batches: BatchSource) -> BatchSource:
-        """Return the own rows of all batches."""
+        """Return the rows of this process from all batches."""
         return batches.take_part(self) or PartBatches(batches, self)
 
     def agreed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches that are read as a whole, all processes having one of the same size.
+        """Yield batches that are read as a whole, after checking that all processes have a batch of the same size.
 
         Raises:
-            RuntimeError: If they do not, or the data end for some processes only.
+            RuntimeError: If the sizes differ, or the data end in some processes only.
         """
         for batch in chain(batches, [None]):
             total = 0 if batch is None else _count_rows(batch)
             if not self._are_equal(total):
                 raise RuntimeError(
                     "The batches of the processes differ: this one has "
-                    f"{f'a batch of {total} rows' if total else 'no batch any more'}, and another one something else. "
-                    "Every process must pass the same data, of which it takes a part: seed the generators that they "
-                    "depend on."
+                    f"{f'a batch of {total} rows' if total else 'no more batches'}, and another one something else. "
+                    "Every process must pass the same data, of which it takes a part: seed the random generators "
+                    "that they depend on."
                 )
             if batch is not None:
                 yield batch
 
     def check(self, argument: str, data: UserData) -> None:
-        """Compare the data of all processes.
+        """Check that all processes pass the same data.
 
         Raises:
-            ValueError: If they differ, or a sampler has dealt them out already.
+            ValueError: If the data differ, or a sampler has distributed them already.
         """
         problem = _sampler_problem(argument, data)
-        found = self._gather((problem, fingerprint(argument, data)))
-        for other, _ in found:
+        gathered = self._gather((problem, fingerprint(argument, data)))
+        for other, _ in gathered:
             if other is not None:
                 raise ValueError(other)
-        prints = [print_ for _, print_ in found]
-        for name in dict.fromkeys(name for print_ in prints for name in print_):
-            values = [print_.get(name) for print_ in prints]
+        fingerprints = [one for _, one in gathered]
+        for name in dict.fromkeys(name for one in fingerprints for name in one):
+            values = [one.get(name) for one in fingerprints]
             for rank, value in enumerate(values):
                 if value != values[0]:
                     raise ValueError(
-                        f"`{name}` differs between process 0 and process {rank}: {_shown(values[0])} there, "
-                        f"{_shown(value)} here. Every process must pass the same data, of which it then takes a part. "
-                        "Seed the generators before you make it, or load it from a file."
+                        f"`{name}` differs between process 0 and process {rank}: {_format_fingerprint(values[0])} "
+                        f"there, {_format_fingerprint(value)} here. Every process must pass the same data, of which it "
+                        "then takes a part. Seed the generators before you make it, or load it from a file."
                     )
 
 
 class PartBatches(BatchSource):
-    """The own rows of batches that are read as a whole."""
+    """The rows of this process from batches that are read as a whole."""
 
     def __init__(self, batches: BatchSource, rows: RowsOfProcess) -> None:
         """Take a part of each batch of `batches`."""
@@ -159,12 +160,12 @@ class PartBatches(BatchSource):
 
     @property
     def samples(self) -> int | None:  # type: ignore[override]
-        """The number of samples of all processes."""
+        """The number of samples in an epoch over all processes."""
         return self._batches.samples
 
     @property
     def seed(self) -> int:
-        """Determines the order of an epoch."""
+        """The seed that determines the order of an epoch."""
         return self._batches.seed
 
     @seed.setter
@@ -177,12 +178,12 @@ class PartBatches(BatchSource):
         return self._batches.yields_views
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the own rows of the batches of an epoch; their sizes are compared where they are not known."""
+        """Yield the rows of this process from the batches of an epoch; unknown batch sizes are compared."""
         batches = self._batches.epoch(index, start)
         return map(self._rows.take, batches if self.samples is not None else self._rows.agreed(batches))
 
     def reread(self, index: int) -> Iterator[Batch] | None:
-        """Return the whole batches of an epoch once more, where drawing them has no side effect."""
+        """Return the whole batches of an epoch once more, or `None` if drawing them would have side effects."""
         return self._batches.reread(index)
 
     def on_epoch_end(self) -> None:
@@ -204,7 +205,7 @@ class PartBatches(BatchSource):
 
 
 def _count_rows(batch: Batch) -> int:
-    """Return the number of rows that all tensors of a batch have."""
+    """Return the number of rows, which must be the same for all tensors of a batch."""
     leaves = tree.leaves(tuple(batch))
     sizes = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim}
     if len(sizes) != 1 or not all(isinstance(leaf, Tensor) for leaf in leaves):
@@ -218,8 +219,9 @@ def _count_rows(batch: Batch) -> int:
 def _sampler_problem(argument: str, data: UserData) -> str | None:
     if isinstance(data, DataLoader) and isinstance(data.sampler, DistributedSampler):
         return (
-            f"`{argument}` is a DataLoader with a DistributedSampler, which repeats rows and gives every process other "
-            "ones. Pass a DataLoader without it, or the Dataset itself: every process takes its own rows of each batch."
+            f"`{argument}` is a DataLoader with a DistributedSampler, which repeats rows and gives each process "
+            "different ones. Pass a DataLoader without it, or the Dataset itself: every process takes its own rows "
+            "of each batch."
         )
     return None
 
@@ -228,7 +230,7 @@ def fingerprint(argument: str, data: UserData) -> dict[str, Fingerprint]:
     """Return what tells data apart: shape, dtype and some rows of tensors and arrays, else the length."""
     leaves = dict(tree.leaves_with_path(data))
     if all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves.values()):
-        return {tree.format_path(path, argument): _print_of(leaf) for path, leaf in leaves.items()}
+        return {tree.format_path(path, argument): _array_fingerprint(leaf) for path, leaf in leaves.items()}
     try:
         return {argument: (len(data), "", "")}
     except (TypeError, NotImplementedError):
@@ -237,8 +239,8 @@ def fingerprint(argument: str, data: UserData) -> dict[str, Fingerprint]:
 
 def _print_of(array: UserData) -> Fingerprint:
     rows = int(array.shape[0]) if len(array.shape) else 0
-    some = array[:: max(1, rows // _FINGERPRINT_ROWS)] if rows else array
-    return tuple(array.shape), str(array.dtype), _digest(some)
+    sampled = array[:: max(1, rows // _FINGERPRINT_ROWS)] if rows else array
+    return tuple(array.shape), str(array.dtype), _digest(sampled)
 
 
 def _digest(array: UserData) -> str:

@@ -1,4 +1,4 @@
-"""Holds out the last samples for validation, before any shuffling."""
+"""`validation_split`: holds out the last samples for validation, before shuffling."""
 
 import math
 import warnings
@@ -43,7 +43,7 @@ def split_last(parts: tuple[UserData, ...], fraction: object) -> tuple[tuple[Use
 
 
 def warn_of_sorted_labels(first: Nested, last: Nested) -> None:
-    """Warn if the held-out labels differ from the rest: the data were probably sorted by class."""
+    """Warn if the held-out labels differ from the rest, which suggests that the data are sorted by class."""
     for (path, kept), (_, held_out) in zip(tree.leaves_with_path(first), tree.leaves_with_path(last)):
         if not (isinstance(kept, Tensor) and _are_classes(kept)):
             continue
@@ -58,7 +58,7 @@ def warn_of_sorted_labels(first: Nested, last: Nested) -> None:
 
 
 def _are_classes(labels: Tensor) -> bool:
-    """Return whether labels look like classes: whole numbers from 0, not too many, or one-hot rows."""
+    """Return whether labels look like classes: a limited range of integers from 0, or one-hot rows."""
     if labels.ndim > 2 or labels.is_complex():
         return False
     values = labels if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(-1)
@@ -76,10 +76,10 @@ def _class_counts(labels: Tensor) -> Tensor:
 
 
 def describe_label_shift(kept: Tensor, held_out: Tensor) -> str:
-    """Describe how two counts of classes `(classes,)` differ beyond chance; "" where they do not.
+    """Describe how two class counts `(classes,)` differ beyond chance, or return "" if they do not.
 
-    A class that one side lacks counts if at least 5 samples of it were expected there; else the shares of the classes
-    count, if they differ by 30 points more than those of two random parts would.
+    A class missing on one side counts if at least 5 samples of it were expected there. Otherwise the class frequencies
+    count, if they differ by 30 percentage points more than those of two random parts would.
 
     >>> describe_label_shift(torch.tensor([40, 0]), torch.tensor([0, 10]))
     'class 0 is among the first samples only, class 1 among the last only'
@@ -97,7 +97,11 @@ def describe_label_shift(kept: Tensor, held_out: Tensor) -> str:
         )
     distance = float((kept / kept.sum() - held_out / held_out.sum()).abs().sum()) / 2
     noise = math.sqrt(int((total > 0).sum()) / float(torch.minimum(kept.sum(), held_out.sum())))
-    return "the classes come in very different shares than before" if distance > _MAX_SHARE_DIFFERENCE + noise else ""
+    return (
+        "the frequencies of the classes are very different from those in the rest"
+        if distance > _MAX_SHARE_DIFFERENCE + noise
+        else ""
+    )
 
 
 def _classes(labels: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Reads data in worker processes and threads, with seeds, and with exceptions that say which item failed."""
+"""Reads data in worker processes and threads, with reproducible seeds and errors that name the failed item."""
 
 import pickle
 import random
@@ -41,22 +41,22 @@ class LoaderConfig:
 
     @property
     def processes(self) -> int:
-        """The number of worker processes that a Sequence is read with."""
+        """The number of worker processes to read a Sequence with."""
         return max(self.workers, 1) if self.use_multiprocessing else 0
 
     @property
     def threads(self) -> int:
-        """The number of threads that a Sequence is read with, 0 for only the calling one."""
+        """The number of threads to read a Sequence with; 0 means in the calling thread."""
         return self.workers if self.workers > 1 and not self.use_multiprocessing else 0
 
     def with_default(self, other: "LoaderConfig") -> "LoaderConfig":
-        """Return `other` where every argument has its default."""
+        """Return `other` if all fields of this config have their defaults, else this config."""
         return other if self == LoaderConfig() else self
 
 
 @dataclass(frozen=True)
 class Request:
-    """Asks for one batch: its index or indices, and the seed of its random augmentations."""
+    """A request for one batch: its index or indices, and the seed of its random augmentations."""
 
     index: Any
     seed: int
@@ -70,7 +70,7 @@ class _RequestDataset(Dataset[UserData]):
         self._read = read
 
     def __getitem__(self, request: Request) -> UserData:
-        """Read a batch. In a worker its randomness depends on the request alone, not on the worker."""
+        """Read a batch. In a worker, its randomness depends on the request and not on the worker."""
         if get_worker_info() is not None:
             seed_everything(request.seed)
         return self._read(request.index)
@@ -94,10 +94,10 @@ class RequestSampler:
 
 
 class WorkerPool:
-    """Worker processes of a `DataLoader` that live from epoch to epoch, as long as this object."""
+    """Worker processes of a `DataLoader` that are kept from epoch to epoch, as long as this object exists."""
 
     def __init__(self, read: Read, processes: int, queue_size: int, pin_memory: bool, persistent: bool = True) -> None:
-        """Start no worker yet. `persistent=False` restarts them for every epoch, with the data as they are then."""
+        """Store the settings; `map` starts the workers, anew for every epoch with `persistent=False`."""
         self._requests = RequestSampler()
         self._loader: DataLoader[UserData] = DataLoader(
             _RequestDataset(read),
@@ -119,9 +119,10 @@ class WorkerPool:
 def iterate_loader(
     loader: DataLoader[UserData], fast_forward: Callable[[Iterator[UserData]], None] | None = None
 ) -> Iterator[UserData]:
-    """Yield the batches of a loader, after those that `fast_forward` takes out beforehand.
+    """Yield the batches of a loader that remain after `fast_forward` has consumed some.
 
-    Workers are shut down when one fails: kept alive by the traceback, they would block the collector for seconds.
+    When a worker fails, all are shut down: otherwise the traceback would keep them alive, and collecting them later
+    would block for seconds.
     """
     iterator = _start(loader)
     try:
@@ -156,25 +157,25 @@ def read_ahead(read: Read, items: Iterable[object], threads: int, queue_size: in
     >>> list(read_ahead(abs, [-1, 2, -3], threads=2, queue_size=2))
     [1, 2, 3]
     """
-    waiting: deque[Future[UserData]] = deque()
+    futures: deque[Future[UserData]] = deque()
     with ThreadPoolExecutor(threads, "torchfit-data") as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > queue_size:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                futures.append(pool.submit(read, item))
+                if len(futures) > queue_size:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
         finally:
-            for future in waiting:
+            for future in futures:
                 future.cancel()
 
 
 def reraise_with_location(error: Exception, where: str) -> NoReturn:
-    """Raise an exception of the user's again, the very object, with a note that says which data it comes from.
+    """Reraise an exception of the user's code, the same object, with a note on which data were being read.
 
     Raises:
-        RuntimeError: In the place of a `StopIteration`, which would end the loop without a word.
+        RuntimeError: Instead of a `StopIteration`, which would end the loop silently.
     """
     note = f"Raised while reading {where}."
     if isinstance(error, (StopIteration, StopAsyncIteration)):
@@ -182,6 +183,6 @@ def reraise_with_location(error: Exception, where: str) -> NoReturn:
         raise RuntimeError(f"{text} ({where})") from error
     notes = [*getattr(error, "__notes__", ())]
     if note not in notes:
-        with suppress(AttributeError, TypeError):  # of classes that allow no attributes
+        with suppress(AttributeError, TypeError):  # exceptions may not allow new attributes
             error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # shown from Python 3.11 on
     raise error

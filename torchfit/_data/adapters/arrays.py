@@ -1,4 +1,4 @@
-"""Arrays and tensors: a batch is a slice or one indexing operation per tensor, never assembled sample by sample."""
+"""Adapter for arrays and tensors: a batch is a slice of each, or one indexing operation, never a loop over samples."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from torchfit._data.adapters.lazy_arrays import (
     LazyArray,
     Rows,
     SparseArray,
-    by_rows,
+    dok_to_csr,
     is_on_disk,
     is_sparse,
 )
@@ -35,13 +35,13 @@ from torchfit._utils.tree import Batch
 
 XYWeights = tuple[UserData, ...]
 
-# Up to this many bytes of batches are copied together, which costs next to nothing: the caches hold them, and the
-# allocator does not ask the system for memory.
+# Up to this many bytes of batches are copied at once. Blocks of this size fit into the caches and are reused by the
+# allocator, so that copying them costs next to nothing.
 BLOCK_BYTES = 120 * 2**10
 
 
 class ArrayAdapter(DataAdapter):
-    """Nests `(x, y, sample_weight)` of tensors and of arrays that are sparse or on disk, with equally many rows."""
+    """`(x, y, sample_weight)`: nests of tensors and of sparse or on-disk arrays, all with the same number of rows."""
 
     spec = AdapterSpec("arrays", {})
 
@@ -52,28 +52,28 @@ class ArrayAdapter(DataAdapter):
 
     @classmethod
     def of(cls, x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec) -> "ArrayAdapter":
-        """Convert what the user passed; arrays on disk stay there, and sparse ones stay sparse.
+        """Convert what the user passed. On-disk arrays stay on disk, and sparse ones stay sparse.
 
         Raises:
-            ValueError: If there is no sample, the lengths differ, or something holds no numbers.
+            ValueError: If there are no samples, the lengths differ, or a part is not numeric.
         """
         if isinstance(x, PackedSequence):
             raise ValueError(
                 "`x` is a PackedSequence, which is one batch and has no rows to cut batches from. Pass a DataLoader or "
                 "iter([(x, y)]), or call `train_on_batch`, `test_on_batch` or `predict_on_batch`."
             )
-        parts = batch_spec.parts(by_rows(x), by_rows(y), by_rows(sample_weight), _leaf)
+        parts = batch_spec.parts(dok_to_csr(x), dok_to_csr(y), dok_to_csr(sample_weight), _leaf)
         check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
         return cls(parts, batch_spec)
 
     def split(self, fraction: float) -> tuple["ArrayAdapter", "ArrayAdapter"]:
-        """Hold out the last `fraction` of the rows, with a warning if their labels differ from the rest."""
+        """Hold out the last `fraction` of the rows, and warn if their labels differ from the rest."""
         first, last = split_last(self.parts, fraction)
         warn_of_sorted_labels(first[1], last[1])
         return ArrayAdapter(first, self.batch_spec), ArrayAdapter(last, self.batch_spec)
 
     def with_class_weight(self, class_weight: object) -> "ArrayAdapter":
-        """Multiply the weights of the samples by those of their classes, at once if the targets are in memory."""
+        """Multiply the sample weights by the class weights: now if the targets are in memory, else batch by batch."""
         super().with_class_weight(class_weight)
         if self.class_weights is None or any(isinstance(leaf, LazyArray) for leaf in tree.leaves(self.parts[1:])):
             return self
@@ -111,7 +111,7 @@ def _leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:
 
 
 class _ArrayBatchesBase(BatchSource):
-    """What all batches of rows have in common."""
+    """Base class of batches that are rows of arrays."""
 
     is_resumable = True
     is_repeatable = True
@@ -124,14 +124,14 @@ class _ArrayBatchesBase(BatchSource):
         self.seed = 0 if order is None else draw_seed()
 
     def _rows(self, index: int) -> Tensor | None:
-        """Return the order of an epoch, `None` for that of the data."""
+        """Return the row order of an epoch, or `None` for the order of the data."""
         if self._order is None or self.samples is None:
             return None
         return self._order(self.samples, self._batch_size, self.seed + index)
 
 
 class ArrayBatches(_ArrayBatchesBase):
-    """Batches of tensors that are on the device already, all with the same number of rows."""
+    """Batches of tensors that are already on the device, all with the same number of rows."""
 
     def __init__(self, parts: XYWeights, batch_size: int, order: OrderFn | None = None) -> None:
         """Cut `(x, y, sample_weight)` into batches: nests of tensors `(samples, …)`, or `None`.
@@ -152,7 +152,7 @@ class ArrayBatches(_ArrayBatchesBase):
 
     @property
     def yields_views(self) -> bool:  # type: ignore[override]
-        """Batches are views where the order is that of the data, unless large ones must be copied."""
+        """Whether batches are views: only in the order of the data, and unless large tensors must be copied."""
         return self._order is None and not (self._guard.is_written and not self._block_rows)
 
     def peek(self) -> Batch | None:
@@ -162,7 +162,7 @@ class ArrayBatches(_ArrayBatchesBase):
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch: views where the order is that of the data, else indexed rows.
 
-        A step may write into a batch: it is one of copied rows, or its views are guarded.
+        A step may write into a batch: its rows are copies, or views that are guarded.
         """
         rows, first = self._rows(index), start * self._batch_size
         if first >= len(self._leaves[0]):
@@ -184,7 +184,7 @@ class ArrayBatches(_ArrayBatchesBase):
         return map(self._index, torch.split(order.to(self._leaves[0].device), self._batch_size))
 
     def _copied_block(self, first: int) -> Iterator[Batch]:
-        """Return the batches of some rows, as views of a copy of these rows."""
+        """Return the batches of one block of rows, as views of a copy of the block."""
         copies = [leaf[first : first + self._block_rows].clone() for leaf in self._leaves]
         return map(self._pack, zip(*(torch.split(copy, self._batch_size) for copy in copies)))
 
@@ -199,7 +199,7 @@ class ArrayBatches(_ArrayBatchesBase):
         return self._index
 
     def take_part(self, rows: TakesRows) -> BatchSource | None:
-        """Index the rows of one process, where rows are indexed at all: views are cut afterwards."""
+        """Index only the rows of one process. Without shuffling return `None`: views are sliced afterwards."""
         if self._order is None:
             return None
         self._part = rows
@@ -214,7 +214,7 @@ class ArrayBatches(_ArrayBatchesBase):
 
 
 class HostArrayBatches(_ArrayBatchesBase):
-    """Batches of arrays that are sparse, on disk or too large for the device: read where they are, then transferred."""
+    """Batches of arrays that are sparse, on disk or too large for the device: read on the host, then transferred."""
 
     def __init__(
         self,
@@ -254,7 +254,7 @@ class HostArrayBatches(_ArrayBatchesBase):
             yield batch if part is None else part.mark(batch, len(whole))
 
     def take_part(self, rows: TakesRows) -> BatchSource:
-        """Read the rows of one process alone."""
+        """Read only the rows of one process."""
         self._part = rows
         return self
 
@@ -267,8 +267,8 @@ class HostArrayBatches(_ArrayBatchesBase):
 class WriteGuard:
     """Hands out views of large tensors, or copies where a step writes into them.
 
-    The first batches are copies. Once the step that got the first of them is over and did not write into it, views are
-    handed out, and the version counters of the tensors, which any write into a view increments, are compared.
+    The first batches are copies. Once the step that received the first one has finished without writing into it, views
+    are handed out, and the version counters of the tensors are compared: any write into a view increments them.
     """
 
     def __init__(self, sources: Sequence[Tensor]) -> None:
@@ -276,10 +276,10 @@ class WriteGuard:
         self._sources = sources
         self._versions: list[int] | None = None  # of the sources, once views are handed out
         self._probes: list[tuple[ref[Tensor], Tensor]] = []  # the first copies, and aliases that outlive them
-        self.is_written = any(source.is_inference() for source in sources)  # Such tensors count no versions.
+        self.is_written = any(source.is_inference() for source in sources)  # Inference tensors have no version counter.
 
     def protect(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return what a step gets instead of these views of the sources: copies, or the views themselves."""
+        """Return what to pass to a step for these views of the sources: copies, or the views themselves."""
         if self._versions is None and not self.is_written:
             self._examine_probes()
         if self._versions is not None and self._versions != _versions(self._sources):
@@ -292,7 +292,7 @@ class WriteGuard:
         return copies
 
     def _examine_probes(self) -> None:
-        """Decide once the step is over that got the first copies, which nobody holds any more then."""
+        """Decide whether steps write into batches, once the step that received the first copies has released them."""
         if any(alias.is_inference() or version_of(alias) for _, alias in self._probes):
             self.is_written, self._probes = True, []
         elif self._probes and all(copy() is None for copy, _ in self._probes):
@@ -302,7 +302,8 @@ class WriteGuard:
         self.is_written, self._versions = True, None
         warnings.warn(
             "The module, the loss or a metric wrote into a batch in place, after steps that did not. Batches are "
-            "copied from now on, but that one was changed in the data that were passed. Work on a copy: x = x.clone().",
+            "copied from now on, but the rows of that one were changed in the data that you passed. Work on a copy: "
+            "x = x.clone().",
             stacklevel=2,
         )
 

@@ -1,4 +1,4 @@
-"""The base class of data adapters, and what an adapter says about the arguments of `fit`."""
+"""The base class of data adapters, and which arguments of `fit` an adapter supports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from torchfit._data.workers import LoaderConfig
 from torchfit._types import Nested, UserData
 from torchfit._utils.errors import describe
 
-# Values that count as "not given" besides `None`.
+# Values besides `None` that count as "not given".
 _DEFAULTS: dict[str, tuple[object, ...]] = {"validation_split": (0, 0.0), "workers": (0, 1)}
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """A kind of data: its name in messages, and the arguments it does not support, each with what to do instead."""
+    """A kind of data: its name in messages, and a hint for each argument that it does not support."""
 
     name: str
     unsupported: Mapping[str, str]
 
     def check(self, **arguments: object) -> None:
-        """Check that no argument was given that this kind of data does not support.
+        """Check that all given arguments are supported by this kind of data.
 
         Raises:
             ValueError: With the name of the argument and what to do instead.
@@ -36,7 +36,7 @@ class AdapterSpec:
             )
 
     def supports(self, argument: str) -> bool:
-        """Return whether this kind of data has a use for an argument."""
+        """Return whether this kind of data supports an argument."""
         return self._key(argument) not in self.unsupported
 
     def hint(self, argument: str) -> str:
@@ -57,13 +57,13 @@ class DataAdapter:
     Attributes:
         spec: The name of this kind of data, and the arguments it does not support.
         batch_spec: The dtypes and the device of the batches.
-        class_weights: The weights of samples by class, applied to every batch; `None` for none.
+        class_weights: The class weights to apply to every batch, or `None`.
     """
 
     spec: ClassVar[AdapterSpec]
 
     def __init__(self, batch_spec: BatchSpec, class_weights: ClassWeights | None = None) -> None:
-        """Keep what batches are converted to."""
+        """Store the dtypes and device that batches are converted to."""
         self.batch_spec = batch_spec
         self.class_weights = class_weights
 
@@ -77,7 +77,7 @@ class DataAdapter:
         raise NotImplementedError(f"{type(self).__name__} supports `validation_split`: define `split`.")
 
     def with_class_weight(self, class_weight: object) -> "DataAdapter":
-        """Multiply the weights of the samples by those of their classes; `None` changes nothing.
+        """Multiply the sample weights by the class weights; `None` changes nothing.
 
         Raises:
             ValueError: If `class_weight` is invalid, or "balanced" and the labels are not known.
@@ -90,7 +90,7 @@ class DataAdapter:
         return self
 
     def labels(self) -> Nested:
-        """Return the targets of all samples where they are known without iterating, else `None`."""
+        """Return the targets of all samples if they are known without iterating, else `None`."""
         return None
 
     def batches(
@@ -100,16 +100,16 @@ class DataAdapter:
         shuffle: bool | str = False,
         loader_config: LoaderConfig | None = None,
     ) -> BatchSource:
-        """Return batches in the order of the data or shuffled every epoch, read ahead as `loader_config` says."""
+        """Return batches, in the order of the data or shuffled every epoch; `loader_config` says how to read ahead."""
         raise NotImplementedError(f"{type(self).__name__} has no batches: define `batches`.")
 
     def own_batches(self, batch_size: int | None = None, **arguments: Any) -> BatchSource:
-        """Return what this process takes of the batches; the arguments are those of `batches`."""
+        """Return the part of the batches that this process takes; the arguments are those of `batches`."""
         return self.batch_spec.share.part_of(self.batches(batch_size, **arguments))
 
 
 def length_of(value: UserData) -> int | None:
-    """Return the length of `value`, `None` where it does not know it."""
+    """Return `len(value)`, or `None` if it has no length."""
     try:
         return len(value)
     except (TypeError, NotImplementedError, AttributeError):

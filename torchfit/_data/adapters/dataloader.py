@@ -1,4 +1,4 @@
-"""torch's DataLoader, used as it is, with its collate function, sampler and workers."""
+"""Adapter for torch's DataLoader, which is used as is, with its collate function, sampler and workers."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -53,12 +53,12 @@ class DataLoaderAdapter(DataAdapter):
 class DataLoaderBatches(BatchSource):
     """The batches of a `DataLoader`.
 
-    To enter an epoch in the middle, its beginning is read again, with all generators as they were then; a loader with a
-    `state_dict`, such as torchdata's `StatefulDataLoader`, resumes by itself.
+    To resume in the middle of an epoch, the earlier batches are read again, with the random generators as they were at
+    its start. A loader with a `state_dict`, such as torchdata's `StatefulDataLoader`, resumes by itself.
     """
 
     def __init__(self, loader: DataLoader[UserData], convert: BatchConverter) -> None:
-        """Read from a loader, whose length is known unless its Dataset is iterable."""
+        """Read from a loader, whose length is exact unless its Dataset is iterable."""
         self._loader = loader
         self._convert = convert
         self.has_exact_length = not isinstance(loader.dataset, IterableDataset)
@@ -82,7 +82,7 @@ class DataLoaderBatches(BatchSource):
         return map(self._convert, self._iter_raw(start))
 
     def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
-        """Return the state of the loader, or of its generators: within an epoch, as they were at its start."""
+        """Return the state of the loader, or of the random generators: within an epoch, as they were at its start."""
         if self._is_stateful:
             return {"loader": self._loader.state_dict()}  # type: ignore[attr-defined]
         return {"generators": self._epoch_start_rng if is_mid_epoch else self._generators()}
@@ -98,17 +98,17 @@ class DataLoaderBatches(BatchSource):
 
     def _iter_raw(self, start: int) -> Iterator[UserData]:
         resumed, self._resumed = self._resumed and start > 0, False
-        now = self._generators()
+        current = self._generators()
         if resumed and self._epoch_start_rng is not None:
             self._restore(self._epoch_start_rng, include_global=True)
         else:
-            self._epoch_start_rng = now
+            self._epoch_start_rng = current
 
         def fast_forward(iterator: Iterator[object]) -> None:
             for _ in islice(iterator, 0 if resumed and self._is_stateful else start):
                 pass
             if resumed:
-                restore_random_state(now["random"])
+                restore_random_state(current["random"])
 
         try:
             yield from iterate_loader(self._loader, fast_forward)
@@ -116,29 +116,29 @@ class DataLoaderBatches(BatchSource):
             if _RAGGED not in str(error):
                 raise
             raise ValueError(
-                "The samples of the DataLoader cannot be joined into a batch, since they differ in shape. Give them "
+                "The samples of the DataLoader cannot be joined into a batch, because they differ in shape. Give them "
                 "one shape, or pass the DataLoader a `collate_fn` that pads them, such as with "
                 f"torch.nn.utils.rnn.pad_sequence. torch says: {_last_line(error)}"
             ) from error
 
     def _generators(self) -> StateDict:
-        own = [generator.get_state() for generator in _generators_of(self._loader)]
-        return {"random": random_state(devices=False), "own": own}
+        states = [generator.get_state() for generator in _generators_of(self._loader)]
+        return {"random": random_state(devices=False), "own": states}
 
     def _restore(self, state: StateDict, include_global: bool) -> None:
-        for generator, words in zip(_generators_of(self._loader), state["own"]):
-            generator.set_state(words)
+        for generator, generator_state in zip(_generators_of(self._loader), state["own"]):
+            generator.set_state(generator_state)
         if include_global:
             restore_random_state(state["random"])
 
 
 def _last_line(error: Exception) -> str:
-    """Return the last line of a message: what a worker of a loader raises carries its traceback."""
+    """Return the last line of a message: errors from worker processes include their traceback."""
     return str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
 
 
 def _copies_samples(loader: DataLoader[UserData]) -> bool:
-    """Return whether only the loader holds the memory of its batches: they were collated, or come from workers."""
+    """Return whether batches own their memory, because the loader collates them or workers send them."""
     is_collated = loader.batch_sampler is not None and loader.collate_fn is default_collate
     return is_collated or loader.num_workers > 0
 
@@ -165,4 +165,4 @@ def _generators_of(loader: DataLoader[UserData]) -> list[torch.Generator]:
 
 
 def _ignore(index: int) -> None:
-    """Stand in for the `set_epoch` of samplers without one."""
+    """Do nothing, in place of the `set_epoch` of samplers without one."""

@@ -1,4 +1,4 @@
-"""torch's Datasets with samples by index."""
+"""Adapter for map-style Datasets of torch, whose samples are read by index."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -42,7 +42,7 @@ Found = TypeVar("Found")
 
 
 def is_map_style(value: UserData) -> bool:
-    """Return whether `value` has samples by index: a Dataset of torch, or an object that works like one."""
+    """Return whether `value` is a map-style Dataset of torch, or an object that works like one."""
     if isinstance(value, (Dataset, Subset)) or hasattr(value, "__getitems__"):
         return not isinstance(value, IterableDataset)
     kind = type(value)
@@ -51,7 +51,7 @@ def is_map_style(value: UserData) -> bool:
 
 
 def make_dataset_adapter(dataset: UserData, batch_spec: BatchSpec) -> DataAdapter:
-    """Return the adapter for a Dataset with indices; a `TensorDataset` is adapted as its tensors."""
+    """Return the adapter for a map-style Dataset; a `TensorDataset` is treated like its tensors."""
     tensors = tensors_of(dataset)
     if tensors is None or len(tensors) not in (1, 2, 3):
         return DatasetAdapter(dataset, batch_spec)
@@ -60,7 +60,7 @@ def make_dataset_adapter(dataset: UserData, batch_spec: BatchSpec) -> DataAdapte
 
 
 def tensors_of(dataset: UserData) -> tuple[Tensor, ...] | None:
-    """Return the tensors of a `TensorDataset` or a `Subset` of one; subclasses do not count, they may do more."""
+    """Return the tensors of a `TensorDataset` or a `Subset` of one, but not of subclasses, which may do more."""
     if type(dataset) is TensorDataset:
         return dataset.tensors
     if type(dataset) is Subset:
@@ -71,21 +71,21 @@ def tensors_of(dataset: UserData) -> tuple[Tensor, ...] | None:
 
 
 class TensorDatasetAdapter(ArrayAdapter):
-    """A `TensorDataset`: batches are indexed as those of arrays, without reading single samples."""
+    """A `TensorDataset`: batches are indexed as those of arrays, instead of collating samples."""
 
     spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
 
 
 class DatasetAdapter(DataAdapter):
-    """A Dataset with samples by index, which are collated into batches as in torch's `DataLoader`."""
+    """A map-style Dataset, whose samples are collated into batches as in torch's `DataLoader`."""
 
     spec = AdapterSpec("a Dataset", {"y": FROM_SAMPLES, "sample_weight": FROM_SAMPLES})
 
     def __init__(self, dataset: UserData, batch_spec: BatchSpec, rows: range | None = None) -> None:
-        """Adapt the samples `rows` of a dataset, all of them by default.
+        """Adapt the samples `rows` of a dataset, by default all of them.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If the dataset has no samples.
         """
         super().__init__(batch_spec)
         check_format(dataset)
@@ -107,7 +107,7 @@ class DatasetAdapter(DataAdapter):
         return first, last
 
     def labels(self) -> Nested:
-        """Return the targets of the samples; all of these are read unless the dataset shows its labels."""
+        """Return the targets of the samples. All samples are read unless the dataset has `targets` or `labels`."""
         fetcher = SampleFetcher(self._dataset)
         return exact_labels(
             self._dataset, self._rows, lambda rows: list(map(self.batch_spec.split_batch, fetcher.read(rows)))
@@ -116,7 +116,7 @@ class DatasetAdapter(DataAdapter):
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
     ) -> "DatasetBatches":
-        """Return batches of `batch_size` samples (32 by default); more than one worker are processes."""
+        """Return batches of `batch_size` samples (32 by default); several workers are processes."""
         return DatasetBatches(
             self._dataset,
             self._rows,
@@ -134,7 +134,7 @@ def worker_processes(loader_config: LoaderConfig | None) -> int:
 
 
 class DatasetBatches(BatchSource):
-    """Batches of samples by index, read in this process or in workers that live from epoch to epoch."""
+    """Batches of samples read by index, in this process or in workers that are kept from epoch to epoch."""
 
     is_resumable = True
 
@@ -172,12 +172,12 @@ class DatasetBatches(BatchSource):
         return batches if part is None else map(part.mark, batches, self._sizes(start))
 
     def take_part(self, rows: TakesRows) -> BatchSource:
-        """Read the samples of one process alone."""
+        """Read only the samples of one process."""
         self._part = rows
         return self
 
     def _sizes(self, start: int) -> Iterator[int]:
-        """Yield how many samples the batches have, from batch `start` on."""
+        """Yield the number of samples in each batch, from batch `start` on."""
         samples, size = len(self._rows), self._batch_size
         return (min(size, samples - first) for first in range(start * size, samples, size))
 
@@ -236,10 +236,10 @@ def _with_location(read: Callable[[Index], Found], index: Index, where: str) -> 
 
 
 def check_format(dataset: UserData) -> None:
-    """Check that a Dataset of Hugging Face gives tensors: in plain format its lists do not become batches of rows.
+    """Check that a Hugging Face Dataset returns tensors: lists, as in its plain format, are not collated by rows.
 
     Raises:
-        ValueError: If it gives lists.
+        ValueError: If it returns lists.
     """
     settings = getattr(dataset, "format", None)
     is_hugging_face = type(dataset).__module__.partition(".")[0] == "datasets" and isinstance(settings, Mapping)
@@ -265,10 +265,10 @@ def _length(dataset: UserData) -> int:
 
 
 def shown_labels(dataset: UserData) -> Tensor | None:
-    """Return the `targets` or `labels` of a Dataset or of the one that a `Subset` takes its samples from.
+    """Return the `targets` or `labels` attribute of a Dataset, or of the Dataset that a `Subset` refers to.
 
-    `None` unless they are numbers, one entry for each sample: they may be names, paths or boxes as well. A transform
-    may turn them into something else, so they need not be what the samples have.
+    The result is `None` unless it holds numbers, one entry per sample; such attributes may also be names, paths or
+    boxes. A transform may change the targets, so that those of the samples can differ from the attribute.
     """
     if isinstance(dataset, Subset):
         labels = shown_labels(dataset.dataset)
@@ -278,13 +278,13 @@ def shown_labels(dataset: UserData) -> Tensor | None:
 
 
 def exact_labels(dataset: UserData, rows: range, read: ReadSamples) -> Nested:
-    """Return the targets of the samples `rows`, a tensor `(samples, …)` or a nest of these.
+    """Return the targets of the samples `rows`, a tensor `(samples, …)` or a nest of such tensors.
 
-    Where the Dataset shows labels, one sample of each class is compared with them; where these differ, or there are
-    none, all samples are read.
+    If the Dataset has a `targets` or `labels` attribute, one sample of each class is compared with it. If they differ,
+    or there is no such attribute, all samples are read.
 
     Raises:
-        ValueError: If the samples have no targets, or targets that are no numbers.
+        ValueError: If the samples have no targets, or their targets are not numeric.
     """
     labels = shown_labels(dataset)
     before = random_state(devices=False)
@@ -307,7 +307,7 @@ def _as_labels(value: UserData, samples: int) -> Tensor | None:
 
 
 def _agree(labels: Tensor, rows: range, read: ReadSamples) -> bool:
-    """Return whether samples have the labels that the Dataset shows: one of each class, and a few more."""
+    """Return whether the labels match the targets of some samples: one of each class, and a few more."""
     part = labels[rows.start : rows.stop].cpu()
     positions = {int(position) for position in np.linspace(0, len(part) - 1, _MIN_COMPARED)}
     if part.ndim == 1:

@@ -1,4 +1,4 @@
-"""The API boundary for data: one function that returns the adapter for every kind of data."""
+"""Selects the adapter for the data that a user passes."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from torchfit._data.adapters.arrays import ArrayAdapter
 from torchfit._data.adapters.base import DataAdapter
 from torchfit._data.adapters.dataloader import DataLoaderAdapter
 from torchfit._data.adapters.iterables import IterableAdapter, IterableDatasetAdapter
-from torchfit._data.adapters.lazy_arrays import by_rows, is_on_disk, is_sparse
+from torchfit._data.adapters.lazy_arrays import dok_to_csr, is_on_disk, is_sparse
 from torchfit._data.adapters.sequence import SequenceAdapter, is_sequence
 from torchfit._data.batch_converter import BatchConverter
 from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
@@ -28,7 +28,7 @@ from torchfit._utils.tree import Batch
 
 @dataclass(frozen=True)
 class InputContext:
-    """Which part of the data a process is to read.
+    """Which part of the data a process should read.
 
     Attributes:
         num_input_pipelines: The number of processes that read data.
@@ -41,7 +41,10 @@ class InputContext:
     num_replicas_in_sync: int = 1
 
     def get_per_replica_batch_size(self, global_batch_size: int) -> int:
-        """Return the part of a batch that one replica gets.
+        """Return the batch size of one replica.
+
+        Args:
+            global_batch_size: Samples in a batch over all replicas.
 
         Raises:
             ValueError: If the batch cannot be divided evenly.
@@ -60,11 +63,11 @@ class InputContext:
 
 @suggest_constructor_keywords
 class DatasetCreator:
-    """Wraps a function that returns the data for one process of several.
+    """Wraps a function that returns the data for one of several processes.
 
     Args:
         dataset_fn: A function of one argument, an `InputContext`, that returns data of any kind that `fit` accepts.
-        input_options: Kept, and not used.
+        input_options: Stored, but not used.
 
     Raises:
         TypeError: If `dataset_fn` cannot be called.
@@ -85,7 +88,7 @@ class DatasetCreator:
 
 
 def is_dataset_factory(value: UserData) -> bool:
-    """Return whether `value` is a function, or an object written to be called, that returns data."""
+    """Return whether `value` is a function or callable object that returns data."""
     return callable(value) and not isinstance(value, (type, nn.Module)) and not hasattr(type(value), "__iter__")
 
 
@@ -93,7 +96,7 @@ def bind_factory(function: Callable[..., UserData]) -> Callable[[], UserData]:
     """Return a function without arguments that returns the data for this process.
 
     Raises:
-        ValueError: If `function` takes more than an `InputContext`.
+        ValueError: If `function` has required parameters besides an `InputContext`.
     """
     parameters = inspect.signature(function).parameters.values()
     required = [parameter for parameter in parameters if parameter.default is parameter.empty]
@@ -106,7 +109,7 @@ def bind_factory(function: Callable[..., UserData]) -> Callable[[], UserData]:
 
 
 def current_input_context() -> InputContext:
-    """Return which part of the data this process is to read: all of it, unless torch.distributed is initialized."""
+    """Return which part of the data this process should read: all of it, unless torch.distributed is initialized."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         world = torch.distributed.get_world_size()
         return InputContext(world, torch.distributed.get_rank(), world)
@@ -120,7 +123,7 @@ _SUPPORTED = (
 
 _MISSING = "`x` is missing: pass the inputs of the model as an array, a tensor, or a nest of them."
 
-# The kinds of data that are no arrays: how each is distinguished from those below it, and what makes its adapter.
+# Kinds of data other than arrays: the check for each, tried in this order, and the function that makes its adapter.
 _ADAPTERS: list[tuple[Callable[[UserData], bool], Callable[[UserData, BatchSpec], DataAdapter]]] = [
     (lambda x: isinstance(x, DataLoader), DataLoaderAdapter),
     (lambda x: is_sequence(x), SequenceAdapter),
@@ -135,8 +138,8 @@ def get_data_adapter(x: UserData, y: UserData, sample_weight: UserData, batch_sp
     """Return the adapter for the data that `fit`, `evaluate` and `predict` accept.
 
     Raises:
-        ValueError: If there is no `x`, no sample, the lengths differ, `x` is of no known kind, or `y` or
-            `sample_weight` are passed beside data that carry their own.
+        ValueError: If `x` is missing, empty or of an unsupported kind, the lengths differ, or `y` or `sample_weight`
+            are passed with data that already contain them.
     """
     if x is None:
         raise ValueError(_MISSING)
@@ -155,12 +158,12 @@ def get_data_adapter(x: UserData, y: UserData, sample_weight: UserData, batch_sp
 def as_batch(
     x: UserData, y: UserData, sample_weight: UserData, batch_spec: BatchSpec, class_weight: object = None
 ) -> Batch:
-    """Return the one batch that `train_on_batch`, `test_on_batch` and `predict_on_batch` accept.
+    """Convert the arguments of `train_on_batch`, `test_on_batch` and `predict_on_batch` to one batch.
 
-    As in batches that an iterable yields, what is no array stays as it is.
+    As in batches from an iterable, anything that is not an array stays as it is.
 
     Raises:
-        ValueError: If it is data that yield batches.
+        ValueError: If `x` yields batches instead of being one.
     """
     if x is None:
         raise ValueError(_MISSING)
@@ -169,7 +172,7 @@ def as_batch(
             f"`x` must be the arrays of one batch, but it is {describe(x)}. Pass what it yields, or call `fit`, "
             "`evaluate` or `predict`."
         )
-    x, y, sample_weight = map(by_rows, (x, y, sample_weight))
+    x, y, sample_weight = map(dok_to_csr, (x, y, sample_weight))
     x, y = (x, y) if y is not None else batch_spec.split_labels(x)
     rules = as_class_weights(class_weight)
     batch = BatchConverter(batch_spec).convert_parts(x, y, sample_weight)
@@ -181,7 +184,7 @@ def as_batch(
 
 
 def _yields_batches(x: UserData) -> bool:
-    """Return whether `x` is no batch but data that yield batches, or nothing to make one of."""
+    """Return whether `x` yields batches or is not data at all, and so cannot be a batch."""
     if isinstance(x, (str, bytes, nn.Module, Dataset)):
         return True
     return not is_array_like(x) and not hasattr(x, "to") and any(accepts(x) for accepts, _ in _ADAPTERS)
@@ -197,7 +200,7 @@ def is_array_like(value: UserData) -> bool:
 
 
 def _from_factory(function: Callable[..., UserData], batch_spec: BatchSpec) -> DataAdapter:
-    """Return the adapter of what a function returns; a generator is created again for every pass."""
+    """Return the adapter for what a function returns; the function is called again for every pass over a generator."""
     if isinstance(function, nn.Module):
         raise ValueError(f"`x` must be data, but it is the module {type(function).__name__}.")
     factory = bind_factory(function)

@@ -1,4 +1,4 @@
-"""Iterables: generators, iterable datasets, and anything else to iterate over."""
+"""Adapters for iterables: generators, iterable Datasets and everything else that yields batches or samples."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +36,7 @@ class IterableAdapter(DataAdapter):
     )
 
     def __init__(self, iterable: Iterable[object], batch_spec: BatchSpec, factory: Factory | None = None) -> None:
-        """Adapt an iterable; `factory` returns a new one for every pass, where it comes from a function."""
+        """Adapt an iterable. If it comes from a function, `factory` returns a new one for every pass."""
         super().__init__(batch_spec)
         self._iterable = iterable
         self._factory = factory
@@ -44,7 +44,7 @@ class IterableAdapter(DataAdapter):
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
     ) -> "IterableBatches":
-        """Return what the iterable yields; with workers, one thread reads ahead, because it cannot be shared."""
+        """Return what the iterable yields. With workers, one thread reads ahead: an iterator cannot be shared."""
         self.spec.check(batch_size=batch_size)
         convert = BatchConverter(self.batch_spec, self.class_weights)
         return IterableBatches(self._iterable, convert, loader_config or LoaderConfig(), self._factory)
@@ -76,7 +76,7 @@ class IterableBatches(BatchSource):
 
     @property
     def steps(self) -> int | None:  # type: ignore[override]
-        """The number of batches where the iterable has a length, which may change from epoch to epoch."""
+        """The number of batches if the iterable has a length, which may change from epoch to epoch."""
         return length_of(self._iterable) or None
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
@@ -106,7 +106,7 @@ class IterableBatches(BatchSource):
         yield from takewhile(lambda raw: raw is not _END, found)
 
     def _next_iterable(self) -> Iterable[UserData]:
-        """Return what this pass iterates over: first what the function returned already, then what it returns next."""
+        """Return the iterable of this pass: first the one that the function returned already, then new ones."""
         iterable = self._iterable
         if self._factory is not None:
             self._iterable = _RestartableIterable(self._factory)
@@ -138,7 +138,7 @@ _BATCHES_HINT = "If it yields whole batches, pass DataLoader(dataset, batch_size
 
 
 class IterableDatasetAdapter(DataAdapter):
-    """A Dataset that yields samples one after another."""
+    """An iterable Dataset of torch, which yields samples."""
 
     spec = AdapterSpec(
         "an iterable Dataset",
@@ -165,9 +165,9 @@ class IterableDatasetAdapter(DataAdapter):
 
 
 class IterableDatasetBatches(BatchSource):
-    """Batches of samples that come one after another.
+    """Batches of the samples that an iterable Dataset yields.
 
-    The length of such a Dataset is an estimate, so the number of samples counts as unknown.
+    The length of such a Dataset is only an estimate, so the number of samples counts as unknown.
     """
 
     may_be_exhausted = True
@@ -194,7 +194,7 @@ class IterableDatasetBatches(BatchSource):
 
 
 class SeededStream(IterableDataset[UserData]):
-    """A stream of samples whose randomness, in a worker, depends on the epoch and the worker alone."""
+    """A stream of samples whose randomness, in a worker process, depends only on the epoch and the worker."""
 
     def __init__(self, dataset: UserData, seed: int) -> None:
         """Iterate over a dataset."""
@@ -222,7 +222,7 @@ class SeededStream(IterableDataset[UserData]):
 
 
 class Collate:
-    """Collates samples as torch's `default_collate`, and warns if each of them seems to be a whole batch."""
+    """Collates samples like torch's `default_collate`, and warns if each of them looks like a whole batch."""
 
     def __init__(self) -> None:
         self._is_checked = False
@@ -251,7 +251,7 @@ class Collate:
 
 
 def _is_batch(sample: UserData) -> bool:
-    """Return whether a sample `(x, y)` looks like a batch: inputs of several rows, and a label for each row."""
+    """Return whether a sample `(x, y)` looks like a batch: inputs with several rows, and a label for each row."""
     if not isinstance(sample, (tuple, list)) or len(sample) < 2:
         return False
     shapes = [[tuple(getattr(leaf, "shape", ())) for leaf in tree.leaves(part)] for part in sample[:2]]

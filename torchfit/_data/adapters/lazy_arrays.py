@@ -1,4 +1,4 @@
-"""Arrays whose rows are read, and become dense, when a batch is drawn: memory maps, HDF5, Zarr, sparse matrices."""
+"""Arrays whose rows are read, and made dense, when a batch is drawn: memory maps, HDF5, Zarr, sparse matrices."""
 
 import copy
 import mmap
@@ -15,15 +15,15 @@ from torchfit._utils.compat import mapping_of
 from torchfit._utils.errors import describe
 
 Rows: TypeAlias = "slice | Array"
-_Lazy = TypeVar("_Lazy", bound="LazyArray")
+LazyArrayT = TypeVar("LazyArrayT", bound="LazyArray")
 
-# The system maps up to a huge page around each page that is read. Once this much may be mapped, it is released.
+# The system may map a huge page around each page that is read. Pages are released once this much may be mapped.
 _MAX_MAPPED_BYTES = 512 * 2**20
 _FAULT_AROUND_BYTES = 2 * 2**20
 
 
 def is_on_disk(value: UserData) -> bool:
-    """Return whether `value` is a memory map, or an array in a file that is read by slices."""
+    """Return whether `value` is a memory map, or an array in a file that is read in slices."""
     if isinstance(value, np.ndarray):
         return _memory_map(value) is not None
     if isinstance(value, Tensor):
@@ -35,10 +35,10 @@ def is_on_disk(value: UserData) -> bool:
 
 
 class LazyArray:
-    """Rows `start` to `stop` of an array `(samples, …)`, which become a tensor when a batch reads them."""
+    """Rows `start` to `stop` of an array `(samples, …)`, read into a tensor batch by batch."""
 
     def __init__(self, start: int, stop: int, sample_shape: tuple[int, ...]) -> None:
-        """Cover some rows of an array."""
+        """Refer to some rows of an array, without reading them."""
         self.start, self.stop = start, stop
         self._sample_shape = sample_shape
 
@@ -55,14 +55,14 @@ class LazyArray:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self: _Lazy, rows: slice) -> _Lazy:
+    def __getitem__(self: LazyArrayT, rows: slice) -> LazyArrayT:
         start, stop, _ = rows.indices(len(self))
         part = copy.copy(self)
         part.start, part.stop = self.start + start, self.start + stop
         return part
 
     def read(self, rows: Rows) -> Tensor:
-        """Return these rows, counted from `start`, as a new tensor in memory, in this order."""
+        """Return these rows, counted from `start`, as a new tensor in memory, in the given order."""
         raise NotImplementedError(f"{type(self).__name__} cannot be read: define `read`.")
 
 
@@ -79,7 +79,7 @@ class DiskArray(LazyArray):
         self.read(slice(0, 0))
 
     def read(self, rows: Rows) -> Tensor:
-        """Return these rows as a new tensor in memory, in this order."""
+        """Return these rows as a new tensor in memory, in the given order."""
         self._pages.reserve(rows.stop - rows.start if isinstance(rows, slice) else len(rows))
         block, order = self._block(rows)
         tensor = from_numpy(self._argument, block)
@@ -88,7 +88,7 @@ class DiskArray(LazyArray):
         return tensor if order is None else torch.empty_like(tensor).index_copy_(0, order, tensor)
 
     def _block(self, rows: Rows) -> tuple[Array, Tensor | None]:
-        """Read rows in ascending order, as files need it; also return the position of each in the batch."""
+        """Read rows in ascending order, as HDF5 requires, and also return the position of each in the batch."""
         if isinstance(rows, slice):
             return np.array(self._array[self.start + rows.start : self.start + rows.stop]), None
         if _is_contiguous(rows):
@@ -101,12 +101,12 @@ class InMemoryArray:
     """Rows of a tensor `(samples, …)` in memory, read like those of an array on disk."""
 
     def __init__(self, tensor: Tensor, device: torch.device) -> None:
-        """Read from a tensor for batches on `device`, which may be written to."""
+        """Read from a tensor, for batches on `device` that a step may write to."""
         self._tensor = tensor
         self._copies = tensor.device == device
 
     def read(self, rows: Rows) -> Tensor:
-        """Return these rows, as a view where they are copied to another device anyway."""
+        """Return these rows, as a view if they will be copied to another device anyway."""
         if isinstance(rows, slice):
             return self._tensor[rows].clone() if self._copies else self._tensor[rows]
         return self._tensor.index_select(0, torch.from_numpy(rows).to(self._tensor.device))
@@ -122,12 +122,12 @@ class _PageCache:
         self._mapped = 0
 
     def reserve(self, rows: int) -> None:
-        """Release mapped pages if those of some more rows would exceed the limit."""
-        coming = min(rows * self._row_bytes, self._bytes)
-        if self._mapped + coming > _MAX_MAPPED_BYTES and self._mapping is not None:
+        """Release mapped pages if `rows` more rows would exceed the limit."""
+        new_bytes = min(rows * self._row_bytes, self._bytes)
+        if self._mapped + new_bytes > _MAX_MAPPED_BYTES and self._mapping is not None:
             self._mapping.madvise(mmap.MADV_DONTNEED)
             self._mapped = 0
-        self._mapped += coming
+        self._mapped += new_bytes
 
 
 def _memory_map(array: UserData) -> np.memmap[Any, Any] | None:
@@ -157,8 +157,8 @@ def is_sparse(value: UserData) -> bool:
     return hasattr(value, "toarray") and hasattr(value, "tocsr") and hasattr(value, "nnz")
 
 
-def by_rows(value: UserData) -> UserData:
-    """Return a sparse array that is a dictionary as well, such as SciPy's `dok_matrix`, as one that is none."""
+def dok_to_csr(value: UserData) -> UserData:
+    """Convert a sparse array that is also a dictionary, such as SciPy's `dok_matrix`, to the CSR format."""
     return value if tree.is_leaf(value) or not is_sparse(value) else value.tocsr()
 
 
@@ -166,9 +166,9 @@ _LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_b
 
 
 class SparseArray(LazyArray):
-    """Rows `start` to `stop` of a sparse array `(samples, …)`, stored row by row, of which each batch becomes dense.
+    """Rows `start` to `stop` of a sparse array `(samples, …)`, stored by rows; each batch is made dense.
 
-    A batch costs the memory of its dense rows; the whole is never dense.
+    Only the rows of the current batch take dense memory.
     """
 
     def __init__(self, argument: str, array: UserData, dtype: torch.dtype | None) -> None:
@@ -202,10 +202,10 @@ class SparseArray(LazyArray):
         return dense.reshape(len(index), *self.shape[1:])
 
 
-_Stored = tuple[Tensor, Tensor, Tensor, tuple[int, ...]]
+_RowStorage = tuple[Tensor, Tensor, Tensor, tuple[int, ...]]
 
 
-def _rows_of_matrix(argument: str, matrix: UserData) -> _Stored:
+def _rows_of_matrix(argument: str, matrix: UserData) -> _RowStorage:
     """Return the offsets of rows, the columns and the values of a matrix of SciPy, and its shape."""
     if len(matrix.shape) != 2 or not is_numeric(matrix.dtype):
         raise ValueError(
@@ -220,7 +220,7 @@ def _rows_of_matrix(argument: str, matrix: UserData) -> _Stored:
     return offsets, columns, share_memory(rows.data), tuple(matrix.shape)
 
 
-def _rows_of_tensor(argument: str, tensor: Tensor) -> _Stored:
+def _rows_of_tensor(argument: str, tensor: Tensor) -> _RowStorage:
     """Return the offsets of rows, the flat position within a row and the values of a sparse tensor, and its shape."""
     entries = tensor.detach().to_sparse().coalesce()
     if entries.dense_dim() or entries.ndim < 1:

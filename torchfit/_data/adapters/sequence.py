@@ -1,4 +1,4 @@
-"""`PyDataset`, also called `Sequence`: batches by index, from a class that users write."""
+"""`PyDataset`, also called `Sequence`, and its adapter: batches by index, from a class that users write."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -27,11 +27,11 @@ class PyDataset:
     processes. Without `__len__` an epoch ends when `__getitem__` raises `IndexError`.
 
     Args:
-        workers: How many threads, or processes, read batches ahead; 1 reads each batch when it is needed.
-        use_multiprocessing: Whether they are processes. The object must then be picklable.
+        workers: How many threads, or processes, read batches ahead; with 1 each batch is read when it is needed.
+        use_multiprocessing: Whether the workers are processes. The object must then be picklable.
         max_queue_size: How many batches are read ahead at most.
 
-    Subclasses may leave out `super().__init__()`. Arguments of the same names to `fit` take precedence.
+    Subclasses need not call `super().__init__()`. Arguments of `fit` with the same names take precedence.
 
     >>> import numpy as np
     >>> class Squares(PyDataset):
@@ -64,21 +64,21 @@ class PyDataset:
 
     @property
     def num_batches(self) -> int | None:
-        """The number of batches in an epoch, `None` where there is no `__len__`."""
+        """The number of batches in an epoch, or `None` without `__len__`."""
         return length_of(self)
 
     def on_epoch_begin(self) -> None:
         """Called at the start of an epoch."""
 
     def on_epoch_end(self) -> None:
-        """Called at the end of an epoch: the place to change the data for the next one."""
+        """Called at the end of an epoch, for example to change the data for the next one."""
 
 
 Sequence = PyDataset
 
 
 def is_sequence(value: UserData) -> bool:
-    """Return whether `value` has batches by index: a `PyDataset`, or one of Keras."""
+    """Return whether `value` is a `PyDataset`, of torchfit or of Keras."""
     if isinstance(value, PyDataset) or getattr(type(value), "use_sequence_api", False):
         return True
     return any(
@@ -108,18 +108,18 @@ class SequenceAdapter(DataAdapter):
     def batches(
         self, batch_size: int | None = None, *, shuffle: bool | str = False, loader_config: LoaderConfig | None = None
     ) -> "SequenceBatches":
-        """Return the batches of the sequence, read as `loader_config` says, else as the sequence itself says."""
+        """Return the batches, read ahead as `loader_config` or, by default, the attributes of the sequence say."""
         self.spec.check(batch_size=batch_size)
         names = ("workers", "use_multiprocessing", "max_queue_size")
-        own = LoaderConfig(*(getattr(self._sequence, name, getattr(PyDataset, name)) for name in names))
-        loader_config = (loader_config or LoaderConfig()).with_default(own)
+        defaults = LoaderConfig(*(getattr(self._sequence, name, getattr(PyDataset, name)) for name in names))
+        loader_config = (loader_config or LoaderConfig()).with_default(defaults)
         convert = BatchConverter(self.batch_spec, self.class_weights, is_fresh=loader_config.processes > 0)
-        pins = self.batch_spec.device.type == "cuda"
-        return SequenceBatches(self._sequence, bool(shuffle), loader_config, convert, pins)
+        pin_memory = self.batch_spec.device.type == "cuda"
+        return SequenceBatches(self._sequence, bool(shuffle), loader_config, convert, pin_memory)
 
 
 class SequenceBatches(BatchSource):
-    """The batches of a sequence, in order or shuffled, read in this thread, in several or in processes.
+    """The batches of a sequence, in order or shuffled, read in this thread, in several threads or in processes.
 
     A run on a sequence that changes between epochs can be resumed if it has `state_dict` and `load_state_dict`.
     """
@@ -143,8 +143,8 @@ class SequenceBatches(BatchSource):
     @property
     def steps(self) -> int | None:  # type: ignore[override]
         """The number of batches, which may change from epoch to epoch."""
-        known: int | None = getattr(self._sequence, "num_batches", None) or length_of(self._sequence)
-        return known
+        length: int | None = getattr(self._sequence, "num_batches", None) or length_of(self._sequence)
+        return length
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch, from batch `start` on."""
@@ -152,7 +152,7 @@ class SequenceBatches(BatchSource):
         return map(self._convert, self._iter_raw(self._requests(index, start)))
 
     def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
-        """Return the seed, and the state of a sequence that has one."""
+        """Return the seed and, if the sequence has a `state_dict`, its state."""
         return {"seed": self.seed, "sequence": self._sequence.state_dict() if self._is_stateful else None}
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -166,7 +166,7 @@ class SequenceBatches(BatchSource):
         _call_hook(self._sequence, "on_epoch_end")
 
     def _workers(self, pin_memory: bool) -> WorkerPool:
-        """Return the processes; a sequence that changes between epochs is sent to new ones every epoch."""
+        """Return the worker processes; if the sequence changes between epochs, they are started anew every epoch."""
         read, persistent = partial(_read_tensors, self._sequence), not _has_epoch_hooks(self._sequence)
         return WorkerPool(
             read, self.loader_config.processes, self.loader_config.max_queue_size, pin_memory, persistent=persistent
@@ -187,12 +187,12 @@ class SequenceBatches(BatchSource):
             order: Iterable[int] = count()
         else:
             order = shuffled_rows(steps, 1, seed).tolist() if self._shuffle else range(steps)
-        for step, what in islice(enumerate(order), start, None):
-            yield Request(what, hash((seed, step)) % 2**63)
+        for step, position in islice(enumerate(order), start, None):
+            yield Request(position, hash((seed, step)) % 2**63)
 
 
 def _has_epoch_hooks(sequence: UserData) -> bool:
-    """Return whether a sequence overrides an epoch hook; Keras' and ours do nothing by themselves."""
+    """Return whether a sequence overrides an epoch hook; those of Keras' base class and of ours do nothing."""
     hooks = [getattr(type(sequence), name, None) for name in ("on_epoch_begin", "on_epoch_end")]
     return any(hook is not None and _is_user_defined(hook) for hook in hooks)
 
