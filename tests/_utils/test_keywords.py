@@ -1,4 +1,4 @@
-"""Unknown keyword arguments of public classes and functions, told with the nearest there are."""
+"""Unknown keyword arguments of public classes and functions, with the nearest there are."""
 
 # mypy: disable-error-code="arg-type,call-arg"
 

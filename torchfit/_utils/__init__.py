@@ -1,1 +1,1 @@
-"""Shared helpers: nested structures, names, error messages, registries. Imports only torch, NumPy and the stdlib."""
+"""Shared utilities: nested structures, names, error messages, registries. Imports only torch, NumPy and the stdlib."""

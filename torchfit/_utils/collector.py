@@ -1,7 +1,7 @@
-"""Losses and metrics that modules add while they run, on values that are not outputs.
+"""`add_loss` and `add_metric`: losses and metrics that modules add while they run, on values other than outputs.
 
-A running model activates its `Collector` around the call of its module; `add_loss` and `add_metric` append to the one
-that is active in this thread, and do nothing if there is none.
+A running model activates its `Collector` around the call of its module. `add_loss` and `add_metric` append to the
+collector that is active in this thread, and do nothing if none is active.
 """
 
 import threading
@@ -26,11 +26,11 @@ class AddedTerm(NamedTuple):
 
 
 class Collector:
-    """Collects what is added between `enter` and `leave`.
+    """Collects the losses and metrics that are added between `enter` and `leave`.
 
     Attributes:
-        losses: What was added to the loss.
-        values: `(name, value, aggregation)` of what is logged.
+        losses: The values added to the loss.
+        values: The values to log, as `(name, value, aggregation)`.
         is_active: Whether it is between `enter` and `leave`.
         counts: Whether it collects anything.
     """
@@ -57,7 +57,7 @@ class Collector:
         return previous
 
     def leave(self, previous: "Collector | None") -> None:
-        """Deactivate the collector; what it collected stays until the next `enter`."""
+        """Deactivate the collector; it keeps its contents until the next `enter`."""
         _active.collector = previous
         self.is_active = False
 
@@ -72,12 +72,12 @@ class Collector:
         return _active.collector not in (None, self)
 
     def is_collecting(self) -> bool:
-        """Return whether what is added in this thread counts, here or in the collector of another model."""
+        """Return whether values added in this thread are collected, here or by the collector of another model."""
         return _active.collector is not None and _active.collector.counts and (self.is_active or self.is_nested())
 
 
 class NullCollector(Collector):
-    """Collects nothing: it is active during predictions, which need no losses and metrics."""
+    """Collects nothing. Active during predictions, which need no losses or metrics."""
 
     counts = False
 
@@ -145,7 +145,7 @@ def add_metric(value: object, name: str, aggregation: str = "mean") -> None:
 
     Raises:
         TypeError: If `value` is neither a tensor nor a number.
-        ValueError: If `aggregation` is unknown, or `name` is no string.
+        ValueError: If `aggregation` is unknown, or `name` is not a string.
     """
     check_metric(name, aggregation)
     collector = _active.collector
@@ -157,7 +157,7 @@ def check_metric(name: object, aggregation: object) -> None:
     """Check the arguments of `add_metric`.
 
     Raises:
-        ValueError: If `name` is no string, or `aggregation` unknown.
+        ValueError: If `name` is not a string, or `aggregation` is unknown.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"`name` must be a string, the key in the logs. Received: {describe(name)}.")
@@ -176,10 +176,10 @@ def _checked(function: str, value: object) -> Tensor:
 class Layer(nn.Module):
     """A `torch.nn.Module` with `add_loss` and `add_metric` as methods.
 
-    It is an ordinary module that works in any model; both methods do nothing unless a torchfit model is running.
+    It works like any other module; both methods do nothing unless a torchfit model is running.
 
     Args:
-        name: What the layer is called; by default its class name in snake case.
+        name: The name of the layer; by default its class name in snake case.
 
     >>> class ActivityRegularization(Layer):
     ...     def forward(self, inputs):

@@ -1,4 +1,4 @@
-"""Private API of torch and NumPy, looked up in this file only, each with what happens where it is missing.
+"""The private API of torch and NumPy that torchfit uses, each with a fallback. No other file uses private API.
 
 The fused loss kernels: `torch.nn.functional.mse_loss` spends seven eighths of its 20 µs (CPU, batch of 64) on
 broadcasting in Python; the underlying kernel takes 2.5 µs.
@@ -19,7 +19,7 @@ from torch import _C, Tensor, nn
 Kernel = Callable[..., Tensor]
 Function = TypeVar("Function", bound=Callable[..., object])
 
-NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for its reductions
+NONE, MEAN, SUM = 0, 1, 2  # torch's codes for reductions
 _REDUCTIONS = ("none", "mean", "sum")
 _native: Any = getattr(_C, "_nn", None)
 
@@ -47,11 +47,11 @@ _run_engine: Callable[..., object] | None = getattr(
 
 
 def backward(loss: Tensor, unit: Tensor) -> None:
-    """Do what `loss.backward()` does, whose checks in Python take a sixth of the step of a small network.
+    """Do what `loss.backward()` does, without its checks in Python, which take a sixth of the step of a small network.
 
     Args:
         loss: A tensor without dimensions.
-        unit: The number 1 as a tensor. It is the gradient of the loss with respect to itself, if it is like the loss.
+        unit: A tensor that holds 1. It is used as the gradient of the loss if it has the dtype and device of the loss.
     """
     is_like = type(loss) is Tensor and loss.dtype is unit.dtype and loss.shape == unit.shape
     if _run_engine is None or not is_like or loss.device != unit.device:
@@ -61,7 +61,7 @@ def backward(loss: Tensor, unit: Tensor) -> None:
 
 
 def shutdown_workers(loader: Any, iterator: object) -> None:
-    """Stop the worker processes of a `DataLoader`'s iterator, which torch otherwise does when both are collected."""
+    """Stop the worker processes of a `DataLoader`'s iterator; torch does so only when both are garbage-collected."""
     shutdown = getattr(iterator, "_shutdown_workers", None)
     if shutdown is not None:
         shutdown()
@@ -70,13 +70,13 @@ def shutdown_workers(loader: Any, iterator: object) -> None:
 
 
 def mapping_of(memory_map: object) -> mmap.mmap | None:
-    """Return the mapping of a `numpy.memmap`; `None` for a part of it that was computed, and where NumPy has none."""
+    """Return the `mmap` of a `numpy.memmap`, or `None` if it is not available, as for a computed array."""
     mapping: mmap.mmap | None = getattr(memory_map, "_mmap", None)
     return mapping
 
 
 MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
-"""The attributes that every module has."""
+"""The attributes that all modules have."""
 
 
 class ModuleTables:
@@ -94,7 +94,7 @@ class ModuleTables:
 
 
 def is_extra_state(key: str) -> bool:
-    """Return whether a key of a `state_dict` is that of what a module's `get_extra_state` returned.
+    """Return whether the value under a key of a `state_dict` comes from a module's `get_extra_state`.
 
     >>> is_extra_state("encoder._extra_state"), is_extra_state("encoder.weight")
     (True, False)
@@ -112,25 +112,25 @@ rebuild_tensor_v3: Callable[..., Tensor] = torch._utils._rebuild_tensor_v3
 
 
 def storage_id(storage: torch.UntypedStorage) -> int:
-    """Return what identifies a storage while it is alive."""
+    """Return a number that identifies a storage while it is alive."""
     return int(storage._cdata)
 
 
 TorchLossModule: type[nn.Module] = nn.MSELoss.__bases__[0]
-"""The class that torch's loss modules have in common."""
+"""The base class of torch's loss modules."""
 
 
 def nll_loss(
     log_probs: Tensor, labels: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of `torch.nn.functional.nll_loss`, and what its mean is divided by, which torch keeps to itself.
+    """Return the loss of `torch.nn.functional.nll_loss`, and the divisor of its mean, which torch does not return.
 
-    That is the number of labels that are not ignored, or the sum of their weights. Where all labels are ignored, the
-    mean is NaN and its gradients are 0; where their weights are 0, the gradients are NaN as well.
+    The divisor is the number of labels that are not ignored, or the sum of their weights. If all labels are ignored,
+    the mean is NaN and its gradients are 0; if all weights are 0, the gradients are NaN as well.
 
     Args:
         log_probs: `(batch, classes, …)`, or `(classes,)`.
-        labels: Class indices `(batch, …)`, or without dimensions.
+        labels: Class indices `(batch, …)`, or a 0-dimensional tensor.
         weight: A weight for each class, `(classes,)`, or `None`.
         reduction: `MEAN` or `SUM`.
         ignore_index: The label that does not count.
@@ -138,9 +138,9 @@ def nll_loss(
     if log_probs.dim() <= 2:
         loss, count = _nll_loss(log_probs, labels, weight, reduction, ignore_index)
     else:
-        images = log_probs if log_probs.dim() == 4 else log_probs.flatten(2).unsqueeze(2)
-        places = labels if log_probs.dim() == 4 else labels.flatten(1).unsqueeze(1)
-        loss, count = _nll_loss_2d(images, places, weight, reduction, ignore_index)
+        log_probs_2d = log_probs if log_probs.dim() == 4 else log_probs.flatten(2).unsqueeze(2)
+        labels_2d = labels if log_probs.dim() == 4 else labels.flatten(1).unsqueeze(1)
+        loss, count = _nll_loss_2d(log_probs_2d, labels_2d, weight, reduction, ignore_index)
     return loss, count
 
 
@@ -201,10 +201,10 @@ def inductor() -> ModuleType | None:
 
 
 def without_instruction_probes() -> dict[str, bool]:
-    """Return the options with which the compiler relies on what torch found out about the processor.
+    """Return compiler options that rely on torch's own detection of the CPU's vector instructions.
 
-    Otherwise it first compiles a program for each set of vector instructions and loads it in a process of its own. That
-    takes as long as compiling a small network, and a second in every later run.
+    By default the compiler compiles a program for each set of vector instructions and loads it in a separate process.
+    That takes as long as compiling a small network, and a second in every later run.
     """
     import torch._inductor.config
 
@@ -213,7 +213,7 @@ def without_instruction_probes() -> dict[str, bool]:
 
 
 def forget_instructions() -> None:
-    """Let the compiler find out again which vector instructions it may use."""
+    """Make the compiler detect the vector instructions again."""
     try:
         from torch._inductor import cpu_vec_isa as module
     except ImportError:
@@ -308,10 +308,10 @@ def load_graph(data: bytes, context: Any) -> Any:
 
 
 def without_operator_checks() -> AbstractContextManager[object]:
-    """Run compiled code without the check of its first call, which refuses subclasses of tensors.
+    """Run compiled code without the check in its first call, which rejects subclasses of tensors.
 
-    It looks for operators that users registered and that return their arguments. State of metrics is a subclass
-    (`metrics.Variable`), and code that hands one to a kernel would fail after it has changed other state.
+    The check looks for custom operators that return their arguments. The state of metrics is a tensor subclass
+    (`metrics.Variable`), so that the check would fail after the code has changed other state.
     """
     import torch._functorch.config
 
@@ -329,19 +329,19 @@ def takes_arguments_as_list(function: Function) -> Function:
 
 
 def default_store() -> Any:
-    """Return the key-value store through which the processes of the default group have found each other."""
+    """Return the key-value store through which the processes of the default group were connected."""
     from torch.distributed import distributed_c10d
 
     return distributed_c10d._get_default_store()
 
 
 def abort_process_group() -> None:
-    """End what the default group of processes exchanges at the moment, with an error."""
+    """Abort the communication of the default process group; operations in progress raise an error."""
     from torch.distributed import destroy_process_group, distributed_c10d
 
     getattr(distributed_c10d, "_abort_process_group", destroy_process_group)()
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor, or one that shares its memory as a view, was written to in place."""
+    """Return the version counter of a tensor: how often it, or a view of its memory, was written to in place."""
     return tensor._version

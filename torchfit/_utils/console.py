@@ -1,4 +1,4 @@
-"""All output of torchfit: lines on the standard output, or in the `torchfit` logger.
+"""Writes all output of torchfit, to the standard output or to the `torchfit` logger.
 
 A line never breaks a progress bar: the bars on the screen are cleared, the line is written, and the bars are redrawn
 below it.
@@ -34,7 +34,7 @@ def is_interactive_logging_enabled() -> bool:
 
 
 def silence() -> None:
-    """Write nothing from now on: another process of the same training does."""
+    """Write nothing from now on, because another process of the same run does."""
     global _silent
     _silent = True
 
@@ -66,9 +66,9 @@ def in_notebook() -> bool:
 
 @contextmanager
 def lines_of_their_own(*streams: TextIO) -> Iterator[None]:
-    """Wipe the line of a bar before anything else is written to terminals, and start a new line before the next bar.
+    """Clear the line of a bar before anything else is written to a terminal, and start a new line before the next bar.
 
-    A text is that of a bar if it begins with a carriage return, as what tqdm writes does.
+    A text belongs to a bar if it begins with a carriage return, as tqdm's output does.
     """
     screen = _Screen()
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def lines_of_their_own(*streams: TextIO) -> Iterator[None]:
 
 
 class _Screen:
-    """What is on the last line of the terminal: a bar of some width, or an unfinished line of somebody else."""
+    """What is on the last line of the terminal: a bar, or an unfinished line of other output."""
 
     def __init__(self) -> None:
         self._width = 0
@@ -90,10 +90,10 @@ class _Screen:
 
     @contextmanager
     def guarded(self, stream: TextIO) -> Iterator[None]:
-        original, had_its_own = stream.write, "write" in vars(stream)
+        original, is_overridden = stream.write, "write" in vars(stream)
 
         def write(text: str) -> int:
-            if not text.replace("\x1b[A", "").strip("\n"):  # The end of a line, or a bar that goes to its place.
+            if not text.replace("\x1b[A", "").strip("\n"):  # The end of a line, or a bar that moves to its position.
                 self._unfinished = None if text else self._unfinished
             elif text.startswith("\r"):
                 self.end_line()
@@ -109,13 +109,13 @@ class _Screen:
         try:
             yield
         finally:
-            if had_its_own:
+            if is_overridden:
                 stream.write = original  # type: ignore[method-assign]
             else:
                 del stream.write
 
     def end_line(self) -> None:
-        """Finish a line that somebody else began."""
+        """Finish an unfinished line of other output."""
         stream, self._unfinished = self._unfinished, None
         if stream is not None:
             stream.write("\n")

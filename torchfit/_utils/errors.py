@@ -48,7 +48,7 @@ def warn(message: str) -> None:
 
 
 def printable(text: object, limit: int = 200) -> str:
-    """Return a text from a file as it can be shown: control characters escaped, and not too long.
+    """Return a text from a file in a form that is safe to print: control characters escaped, and at most `limit` long.
 
     >>> printable("red" + chr(27) + "[31m") == "red" + chr(92) + "x1b[31m"
     True
@@ -58,12 +58,12 @@ def printable(text: object, limit: int = 200) -> str:
 
 
 def printable_lines(text: object) -> str:
-    """Return a text of several lines as it can be shown: other control characters are escaped."""
+    """Return a text of several lines in a form that is safe to print: other control characters are escaped."""
     return "\n".join(printable(line, 10_000) for line in str(text).split("\n"))
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why something failed: the text of a `ValueError`, which explains itself, else with the kind of the error.
+    """Return why something failed: the text of a `ValueError`, or the type and text of any other error.
 
     >>> reason_of(ValueError("No.")), reason_of(KeyError("a"))
     ('No', "KeyError: 'a'")
@@ -79,8 +79,8 @@ def _escaped(char: str) -> str:
 
 def _kind(value: object) -> str:
     module = type(value).__module__.partition(".")[0]
-    known = {"numpy": "a NumPy array", "torch": "a tensor"}
-    return known.get(module, f"a {type(value).__name__}")
+    kinds = {"numpy": "a NumPy array", "torch": "a tensor"}
+    return kinds.get(module, f"a {type(value).__name__}")
 
 
 _LIBRARIES = {"torchfit", "torch", "contextlib", "functools"}
@@ -88,10 +88,10 @@ _DELIBERATE = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 
 class TracebackFilter:
-    """A context for the body of a public method, which it leaves as the only frame of torchfit.
+    """A context for the body of a public method, which removes all other frames of torchfit from tracebacks.
 
-    It is no wrapper around the method, so that nothing is added to the stack. What torchfit raises in place of another
-    error shows the user's lines on the way to that one, and that one no more: it is the `__context__` only. Set
+    Unlike a wrapper around the method, it adds no frame to the stack. An error that torchfit raises instead of another
+    one shows the user's lines that led to the original error; the latter is only its `__context__` and not printed. Set
     `torchfit.config.traceback_filtering = False` to see everything.
 
     >>> import torchfit
@@ -122,13 +122,13 @@ def iter_frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def filter_traceback(error: Exception) -> None:
-    """Filter the traceback of an error that was caught, in place: the frame that caught it is the outermost."""
+    """Filter the traceback of a caught error in place; the frame that caught it is the outermost."""
     if not config.traceback_filtering or error.__traceback__ is None:
         return
     outermost, *inner = iter_frames(error.__traceback__)
     last = inner[-1] if inner else outermost
     kept = [entry for entry in inner if _library_of(entry) not in _LIBRARIES]
-    if _library_of(last) == "torchfit" and isinstance(error, _DELIBERATE):  # The message says what its place would.
+    if _library_of(last) == "torchfit" and isinstance(error, _DELIBERATE):  # The message makes this frame superfluous.
         if error.__cause__ is not None:
             kept += [
                 entry for entry in iter_frames(error.__cause__.__traceback__) if _library_of(entry) not in _LIBRARIES
@@ -136,8 +136,8 @@ def filter_traceback(error: Exception) -> None:
             error.__cause__ = None
     elif last not in (outermost, *kept):
         kept.append(last)
-    for entry, after in zip((outermost, *kept), (*kept, None)):
-        entry.tb_next = after
+    for entry, next_entry in zip((outermost, *kept), (*kept, None)):
+        entry.tb_next = next_entry
 
 
 def _library_of(entry: TracebackType) -> str:

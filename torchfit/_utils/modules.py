@@ -1,4 +1,4 @@
-"""Modules: device, dtype, weights and mode, wrappers around them, and frozen parameters."""
+"""Utilities for modules: their device, dtype, weights and mode, wrappers around them, and frozen parameters."""
 
 import fnmatch
 import sys
@@ -23,7 +23,7 @@ _COMPILED = "_orig_mod"
 
 
 class ModuleWrapper(nn.Module):
-    """A module that holds another one, or is one itself when it is subclassed."""
+    """A module that wraps another one, or is itself the module if a subclass defines `forward`."""
 
     @property
     def module(self) -> nn.Module:
@@ -74,15 +74,15 @@ def unwrap_keys(state: dict[str, Value], wanted: Iterable[str]) -> dict[str, Val
     return state
 
 
-_CALLS_PER_LEVEL = 12  # of copy.deepcopy, with some to spare
+_CALLS_PER_LEVEL = 12  # of copy.deepcopy, with a margin
 _MAX_LEVELS = 1000
 _EVAL_FLAG = "_torchfit_keeps_evaluation_mode"
-_modes_lock = threading.RLock()  # `train` of the user's modules runs under it.
-_modes_before: list[dict[nn.Module, bool]] = []  # of the calls of `training_mode` in progress, in their order
+_modes_lock = threading.RLock()  # held while `train` of the user's modules runs
+_modes_before: list[dict[nn.Module, bool]] = []  # one for each call of `training_mode` in progress, in order
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device of the first parameter or buffer, the CPU if there is none."""
+    """Return the device of the first parameter or buffer, or the CPU if there are none."""
     return next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
@@ -93,7 +93,7 @@ def floating_dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a module's `state_dict`, in use; what `get_extra_state` returns is not among them."""
+    """Return the tensors of a module's `state_dict`, not copied and without the results of `get_extra_state`."""
     state = module.state_dict(keep_vars=True)
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and not is_extra_state(key)}
 
@@ -104,7 +104,7 @@ def weight_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def has_lazy_weights(module: nn.Module) -> bool:
-    """Return whether weights are missing that are created when the module sees its first batch."""
+    """Return whether the module has lazy weights, which its first batch will create."""
     return any(map(is_lazy, weight_tensors(module)))
 
 
@@ -115,26 +115,26 @@ def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
     Layers that stay in evaluation mode (`set_stays_in_eval`) are not put into train mode. Threads may share evaluation
     mode: one that exits while others use a submodule leaves it to them to restore its mode.
     """
-    lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph is run by one thread.
+    lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph runs in one thread.
     with lock:
-        before = {submodule: submodule.training for submodule in module.modules()}
-        _set_mode(module, training, before)
-        _modes_before.append(before)
+        saved_modes = {submodule: submodule.training for submodule in module.modules()}
+        _set_mode(module, training, saved_modes)
+        _modes_before.append(saved_modes)
     try:
         yield
     finally:
         with lock:
-            later = _remove(before)
-            for submodule, was_training in before.items():
-                other = next((modes for modes in later if submodule in modes), None)
+            later_calls = _remove(saved_modes)
+            for submodule, was_training in saved_modes.items():
+                other = next((modes for modes in later_calls if submodule in modes), None)
                 if other is None:
-                    object.__setattr__(submodule, "training", was_training)  # Much faster than that of modules.
+                    object.__setattr__(submodule, "training", was_training)  # Much faster than nn.Module.__setattr__.
                 else:
                     other[submodule] = was_training
 
 
 def _set_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Module]) -> None:
-    """Do what `module.train(training)` does, which takes five times as long where no submodule overrides it."""
+    """Do what `module.train(training)` does, in a fifth of the time if no submodule overrides `train`."""
     if any("train" in vars(each) or type(each).train is not nn.Module.train for each in submodules):
         nn.Module.train(module, training)
     else:
@@ -144,28 +144,28 @@ def _set_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Module]
         submodule.training = False
 
 
-def _remove(before: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:
-    """Remove the modes before a call, and return those of later calls that are in progress."""
-    place = next(place for place, modes in enumerate(_modes_before) if modes is before)
-    later = _modes_before[place + 1 :]
-    del _modes_before[place]
-    return later
+def _remove(saved_modes: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:
+    """Remove the modes saved by a call, and return those of later calls in progress."""
+    position = next(position for position, modes in enumerate(_modes_before) if modes is saved_modes)
+    later_calls = _modes_before[position + 1 :]
+    del _modes_before[position]
+    return later_calls
 
 
 @contextmanager
 def deep_recursion(module: nn.Module) -> Iterator[None]:
-    """Let functions call themselves as often as it takes to copy a module, however deeply it is nested."""
-    stack, seen = [module], {id(module)}
+    """Raise the recursion limit as needed to copy a module, however deeply it is nested."""
+    stack, seen_ids = [module], {id(module)}
     while stack:
-        new = [child for child in stack.pop().children() if id(child) not in seen]
-        seen.update(map(id, new))
-        stack += new
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(before + _CALLS_PER_LEVEL * min(len(seen), _MAX_LEVELS))
+        unseen = [child for child in stack.pop().children() if id(child) not in seen_ids]
+        seen_ids.update(map(id, unseen))
+        stack += unseen
+    saved_modes = sys.getrecursionlimit()
+    sys.setrecursionlimit(saved_modes + _CALLS_PER_LEVEL * min(len(seen_ids), _MAX_LEVELS))
     try:
         yield
     finally:
-        sys.setrecursionlimit(before)
+        sys.setrecursionlimit(saved_modes)
 
 
 def has_running_stats(module: nn.Module) -> bool:
@@ -191,13 +191,13 @@ def freeze(model: nn.Module, *patterns: str) -> list[str]:
     """Keep parameters from being trained: `requires_grad` becomes `False`.
 
     Normalisation layers whose parameters are all frozen stay in evaluation mode when torchfit trains: their running
-    statistics are frozen as well, as in Keras. During `fit`, what is frozen between two epochs is so from the next
-    one on.
+    statistics are frozen as well, as in Keras. During `fit`, a change between two epochs takes effect in the next one.
 
     Args:
         model: A `Model` or any module.
         *patterns: Names of submodules or parameters, as in `named_modules` and `named_parameters`; `*`, `?` and
-            `[…]` stand for other characters. Everything inside of a submodule belongs to it. Without patterns, all.
+            `[…]` are wildcards. The name of a submodule stands for all parameters in it. Without patterns, all
+            parameters are frozen.
 
     Returns:
         The names of the parameters that match the patterns.
@@ -216,7 +216,7 @@ def freeze(model: nn.Module, *patterns: str) -> list[str]:
 
 @suggest_keywords
 def unfreeze(model: nn.Module, *patterns: str) -> list[str]:
-    """Let parameters be trained again; see `freeze`, whose arguments and result are the same.
+    """Make parameters trainable again; the arguments and the result are those of `freeze`.
 
     >>> net = nn.Linear(4, 2)
     >>> freeze(net), unfreeze(net, "bias")
@@ -226,23 +226,23 @@ def unfreeze(model: nn.Module, *patterns: str) -> list[str]:
 
 
 def set_trainable(model: nn.Module, patterns: Iterable[str], *, trained: bool) -> list[str]:
-    """Set `requires_grad` of the parameters that match the patterns, all without patterns, and return their names.
+    """Set `requires_grad` of the parameters that match the patterns and return their names; no patterns match all.
 
     Normalisation layers whose parameters are all frozen stay in evaluation mode during training.
 
     Raises:
-        ValueError: if a pattern matches nothing.
+        ValueError: If a pattern matches nothing.
     """
     module = _module_of(model)
-    chosen = matching_parameters(module, patterns)
+    matching = matching_parameters(module, patterns)
     for name, parameter in module.named_parameters():
-        if name in chosen and (parameter.is_floating_point() or parameter.is_complex()):
+        if name in matching and (parameter.is_floating_point() or parameter.is_complex()):
             parameter.requires_grad_(trained)
     for submodule in module.modules():
-        own = list(submodule.parameters(recurse=False))
-        if own and has_running_stats(submodule):
-            set_stays_in_eval(submodule, not any(parameter.requires_grad for parameter in own))
-    return [name for name, _ in module.named_parameters() if name in chosen]
+        own_parameters = list(submodule.parameters(recurse=False))
+        if own_parameters and has_running_stats(submodule):
+            set_stays_in_eval(submodule, not any(parameter.requires_grad for parameter in own_parameters))
+    return [name for name, _ in module.named_parameters() if name in matching]
 
 
 def _module_of(model: nn.Module) -> nn.Module:
@@ -255,7 +255,7 @@ def _module_of(model: nn.Module) -> nn.Module:
 
 
 def matching_parameters(module: nn.Module, patterns: Iterable[str]) -> set[str]:
-    """Return the names of the parameters that match one of the patterns, all without patterns.
+    """Return the names of the parameters that match one of the patterns; no patterns match all.
 
     Raises:
         ValueError: if a pattern matches nothing.
@@ -264,14 +264,14 @@ def matching_parameters(module: nn.Module, patterns: Iterable[str]) -> set[str]:
     patterns = list(patterns)
     if not patterns:
         return set(names)
-    chosen: set[str] = set()
+    matching: set[str] = set()
     for pattern in patterns:
         found = {name for name in names if any(fnmatch.fnmatchcase(part, pattern) for part in _with_owners(name))}
         if not found:
             known = dict.fromkeys(part for name in names for part in _with_owners(name))
             raise ValueError(f"{pattern!r} is the name of no parameter or submodule. {did_you_mean(pattern, known)}")
-        chosen |= found
-    return chosen
+        matching |= found
+    return matching
 
 
 def _with_owners(name: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ def snake_case(name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the nearest known names, or with the first five if none is near.
+    """Return a sentence with the nearest known names, or with the first five if none are near.
 
     >>> did_you_mean("adm", ["adam", "sgd"]), did_you_mean("top_k", ["top_k_accuracy", "auc"])
     ("Did you mean 'adam'?", "Did you mean 'top_k_accuracy'?")
@@ -41,7 +41,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to three known names that are spelt alike or, if none is, that contain it."""
+    """Return up to three known names with a similar spelling or, if there are none, that contain `name`."""
     lowered = {candidate.lower(): candidate for candidate in known}
     name = str(name).lower()
     near = difflib.get_close_matches(name, lowered, n=_MAX_NEAR)
@@ -152,7 +152,7 @@ _NAMES_HERE: Mapping[str, tuple[str, ...]] = {
     "delimiter": ("separator",),
     "sep": ("separator",),
 }
-"""What other libraries call arguments, and the names that they may have here."""
+"""Names of arguments in other libraries, and the names that they may have here."""
 
 _ELSEWHERE: Mapping[str, str] = {
     "lr": "Pass it to the optimizer: optimizers.Adam(learning_rate=…).",
@@ -182,7 +182,7 @@ _ELSEWHERE: Mapping[str, str] = {
 
 
 def hide_unknown(function: Function) -> Function:
-    """Hide the parameter that catches unknown arguments from `help`, completion and the reference."""
+    """Hide the parameter that catches unknown arguments from `help`, completion and the API reference."""
     signature = inspect.signature(function)
     shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
@@ -190,7 +190,7 @@ def hide_unknown(function: Function) -> Function:
 
 
 def no_unknown(owner: str, function: Callable[..., object], given: Mapping[str, object]) -> None:
-    """Raise a `TypeError` if arguments were given that `function` does not have, with the way out for the first.
+    """Raise a `TypeError` if arguments were given that `function` does not have, with a hint for the first.
 
     >>> no_unknown("fit", lambda x, epochs=1: None, {"epoch": 3})
     Traceback (most recent call last):
@@ -211,7 +211,7 @@ def _unknown_argument(owner: str, function: Callable[..., object], given: Mappin
 
 
 def argument_names(function: Callable[..., object]) -> list[str]:
-    """List the names that a function has for its arguments.
+    """List the names of the parameters of a function.
 
     >>> argument_names(no_unknown)
     ['owner', 'function', 'given']
@@ -221,23 +221,23 @@ def argument_names(function: Callable[..., object]) -> list[str]:
 
 
 def way_out(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the names that an unknown argument may have here, or the place where it belongs.
+    """Return a sentence with the possible names of an unknown argument, or the function where it belongs.
 
     >>> way_out("lr", ["learning_rate", "momentum"]), way_out("momentm", ["learning_rate", "momentum"])
     ('Here it is `learning_rate`.', "Did you mean 'momentum'?")
     """
     known = list(known)
-    here = [f"`{each}`" for each in _NAMES_HERE.get(name, ()) if each in known]
-    if here:
-        return f"Here it is {' and '.join(here)}."
+    candidates = [f"`{candidate}`" for candidate in _NAMES_HERE.get(name, ()) if candidate in known]
+    if candidates:
+        return f"Here it is {' and '.join(candidates)}."
     return _ELSEWHERE.get(name) or did_you_mean(name, known)
 
 
 def suggest_keywords(function: Function) -> Function:
-    """Wrap a function, so that a call with an unknown argument is answered with the nearest that there is.
+    """Wrap a function so that the error for an unknown argument suggests the nearest known ones.
 
-    Nothing is checked before a call: it is Python's refusal that is put into other words. Functions that run in every
-    step are left without, as it costs a call.
+    Nothing is checked before a call: the wrapper catches Python's `TypeError` and replaces its message. Functions that
+    run in every step are not wrapped, because a wrapper costs a call.
 
     >>> @suggest_keywords
     ... def scale(value, factor=2):
@@ -250,9 +250,9 @@ def suggest_keywords(function: Function) -> Function:
 
 
 class SuggestsKeywords:
-    """A base of classes whose constructors answer unknown arguments with the nearest ones.
+    """A base class whose constructors suggest the nearest known names for unknown arguments.
 
-    Constructors that users write are left as they are; where they call the one of a class of torchfit, that answers.
+    Constructors of user-defined subclasses are left as they are; they usually call one of torchfit, which is wrapped.
     """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -263,7 +263,7 @@ class SuggestsKeywords:
 
 
 def suggest_constructor_keywords(cls: Class) -> Class:
-    """Do for the constructor of a class what `suggest_keywords` does for a function.
+    """Wrap the constructor of a class as `suggest_keywords` wraps a function.
 
     >>> @suggest_constructor_keywords
     ... class Scale:
@@ -285,12 +285,14 @@ def _suggesting(function: Function, cls: type | None = None) -> Function:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            misspelt = None
-            if isinstance(error, TypeError) and len(list(iter_frames(error.__traceback__))) == 1:  # refused by Python
+            unknown_argument = None
+            if (
+                isinstance(error, TypeError) and len(list(iter_frames(error.__traceback__))) == 1
+            ):  # raised by the call itself
                 owner = function.__name__ if cls is None else _class_called(type(args[0]), cls)
-                misspelt = _unknown_argument(owner, function, kwargs)
-            if misspelt is not None:
-                raise misspelt from None
+                unknown_argument = _unknown_argument(owner, function, kwargs)
+            if unknown_argument is not None:
+                raise unknown_argument from None
             filter_traceback(error)
             raise
 
@@ -298,5 +300,5 @@ def _suggesting(function: Function, cls: type | None = None) -> Function:
 
 
 def _class_called(called: type, cls: type) -> str:
-    """Return the name of the class that was called, or of the base whose constructor was called by the class's own."""
+    """Return the name of the class that was called, or of the base class whose constructor a subclass called."""
     return called.__name__ if called.__init__ is cls.__init__ else cls.__name__  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What a notebook shows: the bar, the table of a training, figures."""
+"""Output in notebooks: the progress bar, the table of epochs, and figures."""
 
 import base64
 import io
@@ -80,7 +80,7 @@ class Output(Protocol):
 
 
 class NotebookBar:
-    """A bar in one output, which is emptied when it is closed, so that nothing of it is saved with the notebook."""
+    """A bar in an output of its own, which is emptied on close so that it is not saved with the notebook."""
 
     def __init__(self) -> None:
         self._output: Output | None = None
@@ -89,13 +89,13 @@ class NotebookBar:
         self._widgets: tuple[Any, ...] = ()
 
     def open(self, label: str) -> None:
-        """Write a label in front of the bar, and show it empty if there is none yet."""
+        """Write a label in front of the bar, and show an empty bar if there is none yet."""
         self._label = label
         if self._output is None:
             self.show(0, 1, "")
 
     def show(self, completed: int, total: int | None, text: str) -> None:
-        """Move the bar, which is full while the total is unknown, and write a text after it."""
+        """Update the bar, which is full if the total is unknown, and write a text after it."""
         self._drawn = (completed if total else 1, total or 1, text)
         count = f" {completed}/{total or 'Unknown'}" if text else ""
         self._text = f"{self._label}{count}{text}"
@@ -143,7 +143,7 @@ def _html(value: int, total: int, text: str, style: str = "") -> dict[str, str]:
 
 
 _SECONDS_BETWEEN_DRAWS = 0.2
-_MAX_ROWS_WHILE_RUNNING = 12  # so that the bar below stays in sight
+_MAX_ROWS_WHILE_RUNNING = 12  # so that the bar below stays visible
 _MAX_ROWS = 60
 _FIRST_ROWS = 5
 _MAX_SECONDS_WITH_TENTHS = 10
@@ -151,7 +151,7 @@ _CELL = ' style="text-align:right; padding:0.1em 0.7em"'
 
 
 class Row(NamedTuple):
-    """The results of an epoch: its number, counted from 1, and what is shown of its times."""
+    """The results of an epoch: its number, counted from 1, its values and its formatted times."""
 
     epoch: int
     logs: Mapping[str, object]
@@ -159,7 +159,7 @@ class Row(NamedTuple):
 
 
 class NotebookTable:
-    """A table in one output, which is updated when an epoch is finished."""
+    """A table in an output of its own, which is updated after every epoch."""
 
     def __init__(self) -> None:
         self._output: Output | None = None
@@ -167,7 +167,7 @@ class NotebookTable:
         self._next_draw = 0.0
 
     def open(self) -> None:
-        """Take the place of the table in the output of the cell, above what is displayed later."""
+        """Reserve the place of the table in the output of the cell, above later outputs."""
         if self._output is None:
             empty = {"text/html": "", "text/plain": ""}
             display = import_module("IPython.display").display
@@ -192,18 +192,23 @@ class NotebookTable:
 
 
 def table_bundle(rows: list[Row], max_rows: int = _MAX_ROWS) -> dict[str, str]:
-    """Return a table as HTML and as text: values of training beside those of validation, the best epoch marked.
+    """Return a table as HTML and as text, with validation next to training values and the best epoch marked.
 
-    Of a longer training there are the first rows, that of the best epoch, and the last `max_rows`.
+    Of a long run, only the first rows, that of the best epoch and the last `max_rows` are shown.
     """
     names = sorted_names(rows)
     best = best_epoch(rows)
     header = ["epoch", *names, "time", "rate"]
     lines = [[_marked(row.epoch, best), *(_shown(row.logs.get(name)) for name in names), *row.times] for row in rows]
     if len(rows) > max_rows + _FIRST_ROWS:
-        kept = [line for line in lines[_FIRST_ROWS:-max_rows] if line[0] == _marked(best, best)]
-        gap = ["…"] + [""] * (len(header) - 1)
-        lines = [*lines[:_FIRST_ROWS], gap, *([*kept, gap] if kept else []), *lines[-max_rows:]]
+        best_rows = [line for line in lines[_FIRST_ROWS:-max_rows] if line[0] == _marked(best, best)]
+        ellipsis_row = ["…"] + [""] * (len(header) - 1)
+        lines = [
+            *lines[:_FIRST_ROWS],
+            ellipsis_row,
+            *([*best_rows, ellipsis_row] if best_rows else []),
+            *lines[-max_rows:],
+        ]
     head = "".join(f"<th{_CELL}>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td{_CELL}>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     widths = [max(map(len, column)) for column in zip(header, *lines)]
@@ -215,18 +220,20 @@ def table_bundle(rows: list[Row], max_rows: int = _MAX_ROWS) -> dict[str, str]:
 
 
 def sorted_names(rows: list[Row]) -> list[str]:
-    """Return the names of all values, each of the validation after that of the training.
+    """Return the names of all values, each validation value after that of training.
 
     >>> sorted_names([Row(1, {"loss": 1.0, "mae": 1.0, "val_loss": 2.0}, ("", ""))])
     ['loss', 'val_loss', 'mae']
     """
     names = list(dict.fromkeys(name for row in rows for name in row.logs))
-    partners = {f"val_{name}" for name in names}
-    return [other for name in names if name not in partners for other in (name, f"val_{name}") if other in names]
+    validation_names = {f"val_{name}" for name in names}
+    return [
+        other for name in names if name not in validation_names for other in (name, f"val_{name}") if other in names
+    ]
 
 
 def best_epoch(rows: list[Row]) -> int:
-    """Return the epoch with the lowest loss of validation, 0 if there is none, or there are no two of them."""
+    """Return the epoch with the lowest validation loss, or 0 if fewer than two epochs have one."""
     losses = {row.epoch: row.logs["val_loss"] for row in rows if "val_loss" in row.logs}
     finite = {epoch: loss for epoch, loss in losses.items() if isinstance(loss, Real) and math.isfinite(loss)}
     return min(finite, key=finite.__getitem__) if len(finite) > 1 else 0

@@ -1,4 +1,4 @@
-"""Displays of a progress bar and of what stays of it: lines in a file, a terminal, a notebook."""
+"""Displays of progress bars and results: as lines in a file, on a terminal or in a notebook."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from torchfit._utils.progress_format import BAR_WIDTH, Finished, fit_line, forma
 
 
 class Display(Protocol):
-    """Shows how far a loop is, and writes what stays when it is finished.
+    """Shows the progress of a loop, and writes its results at the end.
 
     Attributes:
         is_animated: Whether there is a bar that moves.
@@ -24,13 +24,13 @@ class Display(Protocol):
     is_animated: bool
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Say which epoch begins, counted from 0."""
+        """Announce epoch `epoch`, counted from 0."""
 
     def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Draw the bar, followed by the items."""
 
     def finish(self, finished: Finished, epoch: int | None = None) -> None:
-        """Replace the bar by the results of a loop, of an epoch if there is a number."""
+        """Replace the bar by the results of a loop; `epoch` is the number of the epoch, if it is one."""
 
     def close(self) -> None:
         """Remove the bar."""
@@ -40,10 +40,10 @@ class Display(Protocol):
 
 
 class Lines:
-    """Writes a line for each epoch, without anything that moves: for files, pipes and `verbose=2`.
+    """Writes one line per epoch, without animation: for files, pipes and `verbose=2`.
 
     Args:
-        bar_width: How wide the finished bar is in the line, 0 for none.
+        bar_width: The width of the finished bar in characters; 0 for no bar.
     """
 
     is_animated = False
@@ -81,14 +81,14 @@ class Terminal(Lines):
     def show(self, completed: int, total: int | None, items: Sequence[str]) -> None:
         """Draw the line, fitted to the width of the terminal: a line that wraps could not be overwritten."""
         line = fit_line(completed, total, items, _columns() - 1, self._bar_width)
-        if self._bar is None:  # creating it draws it
+        if self._bar is None:  # its creation draws it
             self._guard.enter_context(lines_of_their_own(sys.stdout, sys.stderr))
             self._bar = _quiet_tqdm()(desc=line, bar_format="{desc}", file=sys.stdout, leave=False, disable=False)
         else:
             self._bar.set_description_str(line)
 
     def finish(self, finished: Finished, epoch: int | None = None) -> None:
-        """Write the line, broken between its items where the terminal is too narrow for it."""
+        """Write the line, wrapped between its items if the terminal is too narrow."""
         self.close()
         console.write_line(wrap_items(finished, _columns(), self._bar_width))
 
@@ -103,7 +103,7 @@ class Terminal(Lines):
 
 
 class Notebook:
-    """An output of a notebook that is updated in place: a table with a row for each epoch, and a bar below it."""
+    """Notebook output that is updated in place: a table with a row for each epoch, and a bar below it."""
 
     is_animated = True
 
@@ -141,7 +141,7 @@ class Notebook:
 
 
 def select_display(bar_width: int = BAR_WIDTH) -> Display:
-    """Return the best display that this process has."""
+    """Return the display for this process: a notebook, a terminal or plain lines."""
     if not console.is_animated() or os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
         return Lines(bar_width)
     return Notebook() if console.in_notebook() else Terminal(bar_width)

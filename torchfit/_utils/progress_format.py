@@ -9,7 +9,7 @@ _MIN_BAR_WIDTH = 7
 
 
 def format_count(completed: int, total: int | None) -> str:
-    """Format how many steps of how many are completed.
+    """Format the number of completed steps and the total.
 
     >>> format_count(96, 1563), format_count(12, None)
     ('  96/1563', '12/Unknown')
@@ -18,7 +18,7 @@ def format_count(completed: int, total: int | None) -> str:
 
 
 def format_bar(completed: int, total: int | None, width: int = BAR_WIDTH) -> str:
-    """Format a bar, `width` characters wide, after a space; nothing if the length is unknown or there is no room.
+    """Format a bar of `width` characters after a space; return "" if the total is unknown or the width is too small.
 
     >>> format_bar(96, 1563), format_bar(10, 10), format_bar(5, 10, width=8)
     (' [>.............................]', ' [==============================]', ' [===>....]')
@@ -31,7 +31,7 @@ def format_bar(completed: int, total: int | None, width: int = BAR_WIDTH) -> str
 
 
 def fit_line(completed: int, total: int | None, items: Sequence[str], columns: int, width: int = BAR_WIDTH) -> str:
-    """Return a line of at most `columns` characters: the bar shrinks first, then the last items go as a whole.
+    """Return a line of at most `columns` characters: the bar shrinks first, then whole items are dropped at the end.
 
     >>> items = [" - ETA: 9s", " - loss: 28644.4551", " - mae: 169.2243"]
     >>> fit_line(5, 10, items, 70)
@@ -40,14 +40,14 @@ def fit_line(completed: int, total: int | None, items: Sequence[str], columns: i
     ' 5/10 - ETA: 9s - loss: 28644.4551 …'
     """
     count, text = format_count(completed, total), ""
-    room = columns - len(count)
-    for kept in range(len(items), 0, -1):
-        text = "".join(items[:kept]) + (" …" if kept < len(items) else "")
-        if len(text) <= room:
+    max_chars = columns - len(count)
+    for num_kept in range(len(items), 0, -1):
+        text = "".join(items[:num_kept]) + (" …" if num_kept < len(items) else "")
+        if len(text) <= max_chars:
             break
     else:
         text = ""
-    return (count + format_bar(completed, total, min(width, room - len(text) - 3)) + text)[:columns]
+    return (count + format_bar(completed, total, min(width, max_chars - len(text) - 3)) + text)[:columns]
 
 
 def format_duration(seconds: float) -> str:
@@ -86,7 +86,7 @@ def value_items(logs: Mapping[str, object]) -> list[str]:
 def running_items(
     completed: int, total: int | None, elapsed: float, step: float, logs: Mapping[str, object], unit: str = "step"
 ) -> list[str]:
-    """Return the items after the bar while it moves; `elapsed` and `step` are in seconds.
+    """Return the items after a running bar; `elapsed` and `step` (the time of one step) are in seconds.
 
     >>> running_items(32, 782, 0.1, 0.002, {"loss": 0.5})
     [' - ETA: 1s', ' - loss: 0.5000']
@@ -101,11 +101,11 @@ def running_items(
 
 
 class Finished(NamedTuple):
-    """What is known of a loop at its end.
+    """The results of a finished loop.
 
     Attributes:
-        completed: The number of steps.
-        total: How many were planned.
+        completed: The number of completed steps.
+        total: The number of planned steps.
         elapsed: Seconds since its start.
         step: Seconds of one step.
         logs: The results by name.
@@ -121,7 +121,7 @@ class Finished(NamedTuple):
 
 
 def format_finished(finished: Finished, bar_width: int = BAR_WIDTH) -> list[str]:
-    """Return the line that stays as its items, without a bar if its width is 0.
+    """Return the line of a finished loop as a list of items, without a bar if its width is 0.
 
     >>> "".join(format_finished(Finished(79, 79, 0.1, 0.000838, {"loss": 0.1353})))
     '79/79 [==============================] - 0s 838us/step - loss: 0.1353'
@@ -134,16 +134,16 @@ def format_finished(finished: Finished, bar_width: int = BAR_WIDTH) -> list[str]
 
 
 def wrap_items(finished: Finished, columns: int, bar_width: int = BAR_WIDTH) -> str:
-    """Return the line that stays in lines of at most `columns` characters: the bar shrinks, then items are moved down.
+    """Return the line of a finished loop, wrapped at `columns` characters: the bar shrinks first, then items move down.
 
     >>> print(wrap_items(Finished(9, 9, 0.1, 0.001, {"loss": 0.1353, "mean_absolute_error": 28644.455}), 44))
     9/9 [=======] - 0s 1ms/step - loss: 0.1353
         - mean_absolute_error: 28644.4550
     """
     items = format_finished(finished, bar_width)
-    missing = len("".join(items)) - columns
-    if missing > 0 and bar_width:
-        items = format_finished(finished, max(bar_width - missing, _MIN_BAR_WIDTH))
+    excess = len("".join(items)) - columns
+    if excess > 0 and bar_width:
+        items = format_finished(finished, max(bar_width - excess, _MIN_BAR_WIDTH))
     lines = [items[0]]
     for item in items[1:]:
         if len(lines[-1]) + len(item) <= columns:

@@ -1,8 +1,8 @@
-"""Classes and functions by name: custom ones, registered or passed for one call, and those of each package.
+"""Finds classes and functions by name: custom ones, registered or passed to a call, and those of each package.
 
 `serialize` stores names; `deserialize` looks them up among the objects passed for this call, those of the enclosing
-`custom_object_scope`, the registered ones and the registry's own entries, in this order. Nothing is ever imported by a
-name that comes from the data.
+`custom_object_scope`, the registered ones and the registry's own entries, in this order. Names in the data never cause
+an import.
 """
 
 import functools
@@ -58,7 +58,7 @@ def register_serializable(package: str = "Custom", name: str | None = None) -> C
 @suggest_keywords
 @contextmanager
 def custom_object_scope(objects: Mapping[str, object]) -> Iterator[None]:
-    """Make `objects` (name -> class or function) known by name within the `with` block.
+    """Make `objects` (name -> class or function) available by name within the `with` block.
 
     >>> with custom_object_scope({"plain": print}):
     ...     find_custom("plain") is print
@@ -103,10 +103,10 @@ def get_registered_object(name: str, custom_objects: Mapping[str, object] | None
 
 
 class Registry:
-    """The losses, metrics or optimizers by name, with Keras' `get`, `serialize` and `deserialize`.
+    """A registry of losses, metrics or optimizers, with Keras' `get`, `serialize` and `deserialize`.
 
     `kind` is the word for messages ("loss"), `module` the public module ("torchfit.losses"), `entries` maps names and
-    aliases to classes and functions. Look-up ignores case, except where two names differ by nothing else.
+    aliases to classes and functions. Look-up ignores case, unless two names differ only by case.
     """
 
     def __init__(self, kind: str, module: str, entries: Mapping[str, object]):
@@ -129,7 +129,7 @@ class Registry:
         return member
 
     def _suggest(self, name: str, custom_objects: Mapping[str, object]) -> str:
-        """Return a sentence with the nearest names, or with the place that lists them."""
+        """Return a sentence with the nearest names, or with the module that lists them."""
         known = [*self.entries, *custom_objects, *_registered]
         if len(known) <= _MAX_LISTED or near_names(name, known):
             return did_you_mean(name, known)
@@ -141,15 +141,15 @@ class Registry:
             return None
         if isinstance(identifier, Mapping):
             return self.deserialize(identifier)
-        found = self.lookup(identifier) if isinstance(identifier, str) else identifier
-        if isinstance(found, type):
-            return found()
-        if not callable(found):
+        target = self.lookup(identifier) if isinstance(identifier, str) else identifier
+        if isinstance(target, type):
+            return target()
+        if not callable(target):
             raise ValueError(
                 f"Could not interpret the {self.kind}: expected a name, a config, a class or an object of "
                 f"`{self.module}`, or a function. Received: {describe(identifier)}."
             )
-        return found
+        return target
 
     def serialize(self, member: object) -> dict[str, Any]:
         """Return the config of an object or function: plain data with its module, name and arguments."""
@@ -163,7 +163,7 @@ class Registry:
         return self._describe(member, "function", registered_name(member) or member.__name__)
 
     def _describe(self, target: object, class_name: str, config: object) -> dict[str, Any]:
-        own = target.__module__.partition(".")[0] == self.module.partition(".")[0]
+        is_own = target.__module__.partition(".")[0] == self.module.partition(".")[0]
         if class_name == "function":
             return {
                 "module": "builtins",
@@ -172,14 +172,14 @@ class Registry:
                 "registered_name": "function",
             }
         return {
-            "module": self.module if own else None,
+            "module": self.module if is_own else None,
             "class_name": class_name,
             "config": config,
-            "registered_name": None if own else registered_name(target) or class_name,
+            "registered_name": None if is_own else registered_name(target) or class_name,
         }
 
     def deserialize(self, config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
-        """Rebuild what `serialize` described; a bare name is looked up."""
+        """Rebuild an object from the result of `serialize`; a bare name is looked up."""
         if isinstance(config, str):
             return self.lookup(config, custom_objects)
         if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):

@@ -1,4 +1,4 @@
-"""The state of the random generators of this process."""
+"""Saves and restores the state of the random generators of this process."""
 
 import ctypes
 import random
@@ -30,8 +30,8 @@ def random_state(devices: bool = True) -> State:
 class _NumpyState:
     """The state of NumPy's global generator, cached until the generator advances, because `get_state()` is slow.
 
-    An advance shows in its memory, if that has the known layout: 624 words and the position. The second of two normal
-    numbers, which are drawn in pairs, is stored elsewhere; while there is one, the state is always read.
+    Whether it advanced is read from its memory, if that has the known layout: 624 words and the position. Normal
+    numbers are drawn in pairs, and the second one is stored elsewhere; while one is stored, the state is always read.
     """
 
     _random: Any = np.random

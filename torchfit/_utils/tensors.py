@@ -1,4 +1,4 @@
-"""Conversion to tensors, dtypes by name, and functions of all tensors in a structure."""
+"""Conversion to tensors, dtypes by name, and functions applied to all tensors of a structure."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ def as_dtype(dtype: object, argument: str = "dtype") -> torch.dtype:
 
 
 def sum_dtype(device: torch.device | None) -> torch.dtype:
-    """Return the dtype for long sums: float64, or float32 on Apple's GPUs, which have no other.
+    """Return the dtype for long sums: float64, or float32 on Apple's GPUs, which lack float64.
 
     >>> sum_dtype(torch.device("cpu"))
     torch.float64
@@ -42,7 +42,7 @@ def sum_dtype(device: torch.device | None) -> torch.dtype:
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype for counts within a batch: int64, or int32 on Apple's GPUs, which add up no other.
+    """Return the dtype for counts within a batch: int64, or int32 on Apple's GPUs, which cannot sum int64.
 
     >>> count_dtype(torch.device("cpu"))
     torch.int64
@@ -83,7 +83,7 @@ def is_plain(value: object) -> bool:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], structure: tree.Tree) -> tree.Tree:
-    """Apply a function to every tensor in a structure; masks and other attributes of the tensors are kept."""
+    """Apply a function to every tensor of a structure, and keep masks and other attributes of the tensors."""
 
     def apply(leaf: object) -> object:
         if not isinstance(leaf, Tensor):

@@ -1,4 +1,4 @@
-"""Nested structures: lists, tuples, named tuples, dictionaries and dataclasses of leaves; and the batch, made of them.
+"""Nested structures: lists, tuples, named tuples, dictionaries and dataclasses of leaves; and `Batch`.
 
 `None` is an empty structure; every other object is a leaf. Dictionaries keep the order of their keys.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 Key = str | int
 Path = tuple[Key, ...]
 Tree: TypeAlias = Any
-"""A leaf, or a structure of such."""
+"""A leaf, or a nested structure of leaves."""
 
 _CONTAINERS = frozenset({list, tuple, dict, type(None)})
 
@@ -28,7 +28,7 @@ def is_leaf(value: Tree) -> bool:
 
 
 def children(value: Tree) -> list[tuple[Key, Tree]]:
-    """List the parts one level down, each with its key, position or field name."""
+    """List the children, each with its key, position or field name."""
     if isinstance(value, (list, tuple)):
         return list(zip(value._fields, value) if hasattr(value, "_fields") else enumerate(value))
     if isinstance(value, Mapping):
@@ -68,7 +68,7 @@ def nbytes(tree: Tree) -> int:
 
 
 def treedef(tree: Tree) -> object:
-    """Return a hashable that is equal for trees whose leaves are at the same paths and have the same number of axes.
+    """Return a hashable key that is equal for trees whose leaves have the same paths and numbers of axes.
 
     >>> treedef({"a": [1, 2]}) == treedef({"a": [3, 4]}), treedef([1]) == treedef((1,))
     (True, False)
@@ -90,16 +90,16 @@ def map(function: Callable[[Tree], Tree], tree: Tree) -> Tree:
 
 
 def rebuild(tree: Tree, parts: Sequence[Tree]) -> Tree:
-    """Build a structure of the kind of `tree`'s top level from new `parts`.
+    """Build a structure of the same type as `tree` from new `parts`, one for each child.
 
-    Named tuples and dataclasses are built by their constructor. One that refuses the parts, or computes some of them
-    itself, gets them in place instead. Subclasses of `dict` keep their class, other mappings become a `dict`.
+    Named tuples and dataclasses are built by their constructor. If it rejects the parts, or computes some of them
+    itself, the parts are set without it. Subclasses of `dict` keep their class; other mappings become a `dict`.
     """
     if tree is None:
         return None
     if isinstance(tree, Mapping):
-        named = dict(zip(tree, parts))
-        return named if type(tree) is dict or not isinstance(tree, dict) else _rebuild_dict(tree, named)
+        by_key = dict(zip(tree, parts))
+        return by_key if type(tree) is dict or not isinstance(tree, dict) else _rebuild_dict(tree, by_key)
     if hasattr(tree, "_fields"):
         return _rebuild_named_tuple(type(tree), parts)
     if _is_dataclass(tree):
@@ -109,12 +109,12 @@ def rebuild(tree: Tree, parts: Sequence[Tree]) -> Tree:
 
 def _rebuild_dict(tree: Tree, parts: Tree) -> Tree:
     try:
-        built = copy.copy(tree)
+        result = copy.copy(tree)
         for key, part in parts.items():
-            built[key] = part
+            result[key] = part
     except Exception:  # Whatever a custom class raises.
         return parts
-    return built
+    return result
 
 
 def _rebuild_named_tuple(kind: type[Any], parts: Sequence[Tree]) -> Tree:
@@ -127,18 +127,18 @@ def _rebuild_named_tuple(kind: type[Any], parts: Sequence[Tree]) -> Tree:
 def _rebuild_dataclass(tree: Tree, parts: dict[str, Tree]) -> Tree:
     try:
         arguments = {field.name: parts[field.name] for field in dataclasses.fields(tree) if field.init}
-        built = dataclasses.replace(tree, **arguments)
+        result = dataclasses.replace(tree, **arguments)
     except Exception:  # Whatever a custom `__init__` or `__post_init__` raises.
-        built = copy.copy(tree)
+        result = copy.copy(tree)
     for name, part in parts.items():
-        object.__setattr__(built, name, part)
-    return built
+        object.__setattr__(result, name, part)
+    return result
 
 
 def unflattener(tree: Tree) -> Callable[[Sequence[Tree]], Tree]:
     """Return a function that builds the structure of `tree` from a flat sequence of its leaves.
 
-    The structure is walked once, here; a bare leaf costs one index per call.
+    The structure is traversed once, here; for a bare leaf, each call is a single indexing operation.
 
     >>> unflattener({"a": 0, "b": [0, 0]})([1, 2, 3])
     {'a': 1, 'b': [2, 3]}
@@ -148,17 +148,17 @@ def unflattener(tree: Tree) -> Callable[[Sequence[Tree]], Tree]:
     parts = [(unflattener(child), len(leaves(child))) for _, child in children(tree)]
 
     def pack(flat: Sequence[Tree]) -> Tree:
-        built, start = [], 0
+        result, start = [], 0
         for pack_part, size in parts:
-            built.append(pack_part(flat[start : start + size]))
+            result.append(pack_part(flat[start : start + size]))
             start += size
-        return rebuild(tree, built)
+        return rebuild(tree, result)
 
     return pack
 
 
 def path_getter(tree: Tree, path: Path) -> Callable[[Tree], Tree]:
-    """Return a function that takes the leaf at `path` out of a structure shaped like `tree`.
+    """Return a function that returns the leaf at `path` of a structure like `tree`.
 
     >>> path_getter({"a": [1, 2]}, ("a", 1))({"a": [5, 6]})
     6
@@ -171,7 +171,7 @@ def path_getter(tree: Tree, path: Path) -> Callable[[Tree], Tree]:
 
 
 def _step(tree: Tree, key: Key) -> Callable[[Tree], Tree]:
-    """Return a function that goes one level down: a lambda, since an `itemgetter` cannot be compiled."""
+    """Return a function that returns one child: a lambda, because an `itemgetter` cannot be compiled."""
     if isinstance(key, str) and not isinstance(tree, Mapping):
         return lambda parts: getattr(parts, key)
     return lambda parts: parts[key]
@@ -194,7 +194,7 @@ def _chain(steps: list[Callable[[Tree], Tree]]) -> Callable[[Tree], Tree]:
 
 
 def _is_dataclass(value: Tree) -> bool:
-    """Return whether `value` is a dataclass of values; a callable dataclass is a function with settings, and a leaf."""
+    """Return whether `value` is a dataclass that holds data; callable dataclasses are leaves, like functions."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and not callable(value)
 
 
@@ -210,15 +210,15 @@ def format_path(path: Path, root: str) -> str:
 class Batch(tuple[Tree, ...]):
     """One batch: `(inputs,)`, `(inputs, targets)` or `(inputs, targets, sample_weight)`.
 
-    It is a plain tuple of the parts that are present, so that an overridden `train_step` may write
-    `x, y = batch`, with names for everyone else. Each part is a tensor `(batch, …)` or a
-    nest (list, tuple, dict) of them; a missing part reads as `None`.
+    It is a tuple of the parts that are present, so that an overridden `train_step` may write `x, y = batch`, with
+    properties for access by name. Each part is a tensor `(batch, …)` or a nest (list, tuple, dict) of tensors; a
+    missing part is `None`.
     """
 
     __slots__ = ()
 
     def __new__(cls, inputs: Tree, targets: Tree = None, sample_weight: Tree = None) -> "Batch":
-        """Pack the parts, without the missing ones at the end."""
+        """Pack the parts, without trailing `None`s."""
         if sample_weight is not None:
             return tuple.__new__(cls, (inputs, targets, sample_weight))
         if targets is not None:
@@ -226,7 +226,7 @@ class Batch(tuple[Tree, ...]):
         return tuple.__new__(cls, (inputs,))
 
     def __getnewargs__(self) -> tuple[Tree, ...]:
-        """Return the parts, from which copies and pickles are built."""
+        """Return the arguments with which copies and unpickled objects are created."""
         return tuple(self)
 
     @property
@@ -252,7 +252,7 @@ class Batch(tuple[Tree, ...]):
 
 
 def parts_of(data: object) -> tuple[Tree, Tree, Tree]:
-    """Return inputs, targets and weights of a batch, or of what an overridden step passes on.
+    """Return the inputs, targets and weights of a batch, or of what an overridden step passes to `super`.
 
     >>> parts_of((1, 2)), parts_of(1)
     ((1, 2, None), (1, None, None))
@@ -262,7 +262,7 @@ def parts_of(data: object) -> tuple[Tree, Tree, Tree]:
 
 
 def unwrapped(batch: Batch) -> Tree:
-    """Return a batch as a user-defined step gets it: bare inputs are not in a tuple, unless they are a sequence.
+    """Return a batch as it is passed to a user-defined step: inputs alone are in no tuple unless they are a sequence.
 
     >>> unwrapped(Batch(1)), unwrapped(Batch([1, 2])), unwrapped(Batch(1, 2))
     (1, ([1, 2],), (1, 2))

@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value, or raises `ValueError` naming the argument."""
+"""Checks of arguments. Each returns the value, or raises a `ValueError` that names the argument."""
 
 import inspect
 import math
@@ -16,36 +16,36 @@ _DATA_BY_NAME = (
 
 
 def boolean(name: str, value: object) -> bool:
-    """Accept `True` and `False`, also 1, 0 and those of NumPy."""
+    """Accept `True`, `False`, 1, 0 and NumPy bools."""
     if not (is_bool(value) or (is_integer(value) and value in (0, 1))):
         raise ValueError(f"`{name}` must be True or False. Received: {describe(value)}.")
     return bool(value)
 
 
 def optional_boolean(name: str, value: object) -> bool | None:
-    """Accept what `boolean` does, and `None`."""
+    """Accept the same values as `boolean`, and `None`."""
     return None if value is None else boolean(name, value)
 
 
 def names(name: str, value: object) -> list[str] | None:
-    """Accept a list or tuple of strings, a single string for a list of one, or `None`."""
+    """Accept a list or tuple of strings, a single string (a list of one), or `None`."""
     if value is None:
         return None
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, (list, tuple)) or not all(isinstance(entry, str) for entry in found):
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, (list, tuple)) or not all(isinstance(entry, str) for entry in strings):
         raise ValueError(f"`{name}` must be a list of strings. Received: {describe(value)}.")
-    return list(found)
+    return list(strings)
 
 
 def number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
-    """Accept a number from `low` to `high`, both included."""
+    """Accept a number from `low` to `high`, inclusive."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
         raise ValueError(f"`{name}` must be a number{_bounds(low, high)}. Received: {describe(value)}.")
     return float(value)
 
 
 def optional_number(name: str, value: object) -> None:
-    """Accept any number, also NaN, and `None`."""
+    """Accept any number, including NaN, and `None`."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise ValueError(f"`{name}` must be a number or None. Received: {describe(value)}.")
 
@@ -92,9 +92,9 @@ def batch_size(value: object, name: str = "batch_size") -> int:
     if value is None:
         return 32
     if not is_integer(value) or value < 1:
-        are_data = not isinstance(value, (str, type)) and (hasattr(value, "__len__") or hasattr(value, "__iter__"))
+        is_data = not isinstance(value, (str, type)) and (hasattr(value, "__len__") or hasattr(value, "__iter__"))
         raise ValueError(
-            f"`{name}` must be a positive integer. Received: {describe(value)}.{_DATA_BY_NAME if are_data else ''}"
+            f"`{name}` must be a positive integer. Received: {describe(value)}.{_DATA_BY_NAME if is_data else ''}"
         )
     return _native(name, value)
 
@@ -111,7 +111,7 @@ def steps(name: str, value: object) -> int | None:
 
 
 def fraction(name: str, value: object) -> float:
-    """Accept a number between 0 and 1, both excluded, also one of NumPy."""
+    """Accept a number between 0 and 1, exclusive."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
         raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {describe(value)}.")
     return float(value)
@@ -133,7 +133,7 @@ def save_freq(name: str, value: object, *words: str) -> str | int:
     """Return a word such as "epoch", or a positive number of batches.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: For anything else.
 
     >>> save_freq("save_freq", "epoch"), save_freq("save_freq", 100)
     ('epoch', 100)
@@ -160,19 +160,19 @@ def takes_targets_and_predictions(argument: str, function: Callable[..., object]
     function = getattr(function, "forward", function)
     if not accepts(function, 2):
         name = getattr(function, "__name__", type(function).__name__)
-        taken = ", ".join(inspect.signature(function).parameters)
-        raise ValueError(f"`{argument}` must be a function (y_true, y_pred), but {name} takes ({taken}).")
+        parameters = ", ".join(inspect.signature(function).parameters)
+        raise ValueError(f"`{argument}` must be a function (y_true, y_pred), but {name} takes ({parameters}).")
 
 
 def accepts(function: Callable[..., object], count: int) -> bool:
-    """Return whether a function can be called with this many positional arguments, as far as that is known.
+    """Return whether a function can be called with `count` positional arguments; `True` if that is unknown.
 
     >>> accepts(lambda y_true, y_pred: 0, 2), accepts(lambda outputs: 0, 2), accepts(max, 2)
     (True, False, True)
     """
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # Functions written in C may have none.
+    except (TypeError, ValueError):  # Functions written in C may have no signature.
         return True
     try:
         signature.bind(*range(count))
@@ -197,9 +197,9 @@ def is_integer(value: Any) -> TypeGuard[int]:
 
 
 def is_bool(value: object) -> bool:
-    """Return whether `value` is a bool, also one of NumPy or torch."""
-    is_one = str(getattr(value, "dtype", "")).endswith("bool") and getattr(value, "shape", None) == ()
-    return isinstance(value, bool) or is_one
+    """Return whether `value` is a bool of Python, NumPy or torch."""
+    is_array_bool = str(getattr(value, "dtype", "")).endswith("bool") and getattr(value, "shape", None) == ()
+    return isinstance(value, bool) or is_array_bool
 
 
 def _native(name: str, value: SupportsIndex) -> int:
