@@ -48,7 +48,7 @@ else:
     }
 
     def __getattr__(name: str) -> Any:
-        """Import a public name when it is first asked for: `import torchfit` alone costs next to nothing."""
+        """Import a public name on first use, so that `import torchfit` itself is cheap."""
         from importlib import import_module
 
         if name in _HOMES:
@@ -59,11 +59,11 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_way_out(name)}")
 
     def _way_out(name: str) -> str:
-        """Return what to use instead of a name of Keras or a misspelt one."""
+        """Return a hint for a name of Keras' or a misspelt name."""
         from torchfit._utils.names import near_names
 
         if name in ("layers", "Sequential", "Input", "activations", "initializers"):
-            return ": networks are made of PyTorch's modules (torch.nn), and wrapped: torchfit.Model(module)"
+            return ": build networks from PyTorch's modules (torch.nn) and wrap them: torchfit.Model(module)"
         near = [] if name.startswith("_") else near_names(name, __all__)
         return f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
 

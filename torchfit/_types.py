@@ -9,10 +9,10 @@ import torch
 Array: TypeAlias = np.ndarray[Any, Any]
 
 Nested: TypeAlias = Any
-"""A tensor `(batch, …)`, or lists, tuples, dictionaries, named tuples or dataclasses of such."""
+"""A tensor `(batch, …)`, or nested lists, tuples, dictionaries, named tuples or dataclasses of tensors."""
 
 UserData: TypeAlias = Any
-"""Data of any kind, as the user passed them or as an iterable of theirs yielded them."""
+"""Data of any kind, as the user passed them or as the user's iterable yielded them."""
 
 TensorLike: TypeAlias = Any
 """A tensor, a NumPy array, a number or a nested list of numbers."""
@@ -42,7 +42,7 @@ class HasComputeDtype(Protocol):
 
     @property
     def compute_dtype(self) -> "str | torch.dtype":
-        """The dtype of computations."""
+        """The dtype in which a module computes."""
         ...
 
 

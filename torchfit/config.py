@@ -1,8 +1,8 @@
 """Settings for the whole process.
 
 Attributes:
-    traceback_filtering: Whether errors raised by the methods of a model show the user's lines alone, without the frames
-        of torchfit and PyTorch. Set it to `False` to see all of them, in a bug report for instance.
+    traceback_filtering: Whether tracebacks of errors raised by the methods of a model omit the frames of torchfit and
+        PyTorch and show only the user's own code. Set it to `False` to see all frames, for example in a bug report.
 """
 
 traceback_filtering: bool = True

@@ -1,4 +1,4 @@
-"""Training with several processes: the same script under `torchrun`, with the same numbers.
+"""Training with several processes: run the same script with `torchrun`, and get the same results.
 
 >>> rank(), world_size(), is_primary()
 (0, 1, True)
@@ -26,31 +26,31 @@ __all__ = [
 
 
 def initialize() -> None:
-    """Connect with the other processes that `torchrun` started. The first model does this by itself.
+    """Connect to the other processes that `torchrun` started. Creating the first model does this automatically.
 
     Raises:
-        RuntimeError: If the environment says that there are several processes, and not how to reach them.
+        RuntimeError: If the environment variables announce several processes but not how to reach them.
     """
     current()
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, counted from 0."""
     return int(current().rank)
 
 
 def world_size() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes that train together."""
     return int(current().size)
 
 
 def is_primary() -> bool:
-    """Return whether this is the process that writes files and the progress bar."""
+    """Return whether this is the process (rank 0) that writes files and the progress bar."""
     return rank() == 0
 
 
 def distribution() -> DataParallel | None:
-    """Return how models train: what `set_distribution` chose, `None` if every process trains by itself."""
+    """Return the distribution set by `set_distribution`, or `None` if every process trains by itself."""
     return get_distribution()
 
 
@@ -58,16 +58,21 @@ def distribution() -> DataParallel | None:
 def launch(function: Callable[[], _Result], processes: int = 2) -> _Result:
     """Call a function in several new processes, which train together, and return what it returns in the primary one.
 
-    For notebooks; a script is better started with `torchrun`. The processes start afresh: what the function needs it
-    imports, or gets with `functools.partial`. Functions that a notebook defines need the package cloudpickle.
+    This is meant for notebooks; start scripts with `torchrun`. The new processes share no state with this one: the
+    function must import what it needs, or get it through `functools.partial`. Functions defined in a notebook need the
+    package cloudpickle.
 
     Args:
-        function: Makes the model and the data, trains, and returns something that can be pickled.
-        processes: How many processes to start.
+        function: A function without arguments that builds the model and the data, trains, and returns something that
+            can be pickled.
+        processes: The number of processes to start.
+
+    Returns:
+        What `function` returned in the primary process.
 
     Raises:
-        ValueError: If `function` cannot be sent to another process, or `processes` is no number of processes.
-        RuntimeError: If CUDA is in use already, or a process failed: the message says which, and with what.
+        ValueError: If `function` cannot be sent to another process, or `processes` is not a positive integer.
+        RuntimeError: If CUDA is in use already, or a process failed; the message says which one and shows its error.
     """
     from torchfit._distribution.launch import launch
 

@@ -1,4 +1,4 @@
-"""Mixed precision: in which dtype models compute.
+"""Mixed precision: policies that determine the dtype in which models compute.
 
 >>> set_global_policy("mixed_bfloat16")
 >>> global_policy()

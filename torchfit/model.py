@@ -30,25 +30,27 @@ if TYPE_CHECKING:
 class Model(SavableModel):
     """Gives `compile`, `fit`, `evaluate` and `predict` to a PyTorch module.
 
-    Wrap an existing module, or subclass and define `forward`. The module is not changed: its parameters are trained
-    in place, and what is saved is its own `state_dict`.
+    Wrap an existing module, or subclass and define `forward`. The module itself is not changed: its parameters are
+    trained in place, and its own `state_dict` is what is saved.
 
     Args:
         module: Any `torch.nn.Module`. Leave it out when you subclass.
-        input_names: Names of the inputs, for dictionaries; by default the parameters of `module.forward`.
+        input_names: Names of the inputs, for data in dictionaries; by default the parameters of `module.forward`.
         output_names: Names of the outputs of a module that returns a tuple or list; by default `output_1`, ….
-        label_names: The keys of targets in data that are one dictionary, or `{output: key}`; they are no inputs then.
-        device: "auto" (the accelerator that the module is on or that the machine has, else the CPU) or a device.
+        label_names: The keys of the targets in data that are a single dictionary, or `{output: key}`; these keys are
+            then not inputs.
+        device: A device, or "auto": the accelerator that the module is on or that the machine has, else the CPU.
         dtype_policy: "mixed_bfloat16", "mixed_float16", "float32", … (see `mixed_precision`); by default the global
-            policy, or else the module's own dtype.
+            policy or, without one, the module's own dtype.
         name: The name of the model; by default its class name in snake case.
 
     Raises:
         TypeError: If `module` is not a module.
-        ValueError: If torch knows no such device, or there is no such policy.
+        ValueError: If the device or the policy is unknown.
 
     `fit` checks the module and its first batch for common mistakes; set `model.preflight = False` to skip the checks.
-    `compile` is Keras', not `nn.Module.compile`; for torch's, wrap a compiled module: `Model(torch.compile(net))`.
+    `compile` is that of Keras, not `nn.Module.compile`. For the latter, wrap a compiled module:
+    `Model(torch.compile(net))`.
 
     >>> import numpy as np
     >>> model = Model(nn.Linear(4, 1))
@@ -74,7 +76,7 @@ class Model(SavableModel):
         no_unknown("Model", Model.__init__, _unknown)
         with traceback_filter:
             super().__init__(module, name)
-            # The only private attribute, so that subclasses may name their own as they like.
+            # The only private attribute, so that subclasses are free to choose names for theirs.
             self._torchfit = make_trainer(self, input_names, output_names, label_names, device, dtype_policy)
         self.dtype_policy = self._torchfit.precision.policy
         self.optimizer = None
@@ -82,7 +84,7 @@ class Model(SavableModel):
         self.history = None
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
-        """Say where to find what models of other libraries have."""
+        """Suggest the equivalent for attributes that models of other libraries have."""
         modules = self.__dict__.get("_modules", ())
         if name in modules:  # as fast as without this method, for the layers of a subclass
             return modules[name]  # type: ignore[no-any-return]
@@ -108,31 +110,31 @@ class Model(SavableModel):
         memory_format: str | None = None,
         **_unknown: NoReturn,
     ) -> None:
-        """Choose the optimizer, the losses and the metrics, and how training runs.
+        """Configure the model for training.
 
         Args:
             optimizer: A name, a torchfit optimizer, a `torch.optim` instance over the module's parameters or its
                 class, or a callable from parameters to a `torch.optim.Optimizer`.
             loss: A name, a `Loss`, a `torch.nn` or `torch.nn.functional` loss, or any function
-                `(y_true, y_pred)`; a list or dictionary of these for several outputs, `None` for no loss.
+                `(y_true, y_pred)`; a list or dictionary of these for several outputs; `None` for no loss.
             metrics: A list of names, `Metric`s, functions or torchmetrics metrics; nested for several outputs.
             loss_weights: A list or dictionary of numbers by which the losses of the outputs are multiplied.
-            weighted_metrics: Metrics that see sample and class weights.
-            run_eagerly: `True` keeps every step ordinary Python.
+            weighted_metrics: Metrics that take sample and class weights into account.
+            run_eagerly: `True` runs every step as ordinary Python code, without compilation.
             steps_per_execution: How many batches run between two calls of the batch callbacks; 1 by default.
             jit_compile: `True` runs each step (forward, losses, gradients, update, metrics) as one compiled graph;
                 steps that cannot be compiled run eagerly, and the reason is logged once. "auto" starts eagerly and
                 compiles once the remaining steps justify the compile time.
             auto_scale_loss: Whether "mixed_float16" wraps the optimizer in a `LossScaleOptimizer`.
-            microbatch: How many rows of a training batch go through the module at once, with the gradients and updates
-                of the whole batch; "auto" finds it out when memory runs out. Batch statistics (BatchNorm) are those of
-                the parts.
-            memory_format: For inputs with four or five axes, how the weights of convolutions lie in memory:
+            microbatch: The number of rows of a training batch that go through the module at once. Gradients and updates
+                are still those of the whole batch, but batch statistics (BatchNorm) are those of the parts. "auto"
+                reduces the number when memory runs out.
+            memory_format: The memory layout of convolution weights, for inputs with four or five axes:
                 "channels_last", "contiguous", or "auto", which times some of the first steps in both and keeps the
-                faster; `None` leaves them as they are. Their values and names stay, outputs agree to rounding.
+                faster; `None` leaves them as they are. Names and values stay the same; outputs agree up to rounding.
 
         Raises:
-            ValueError: If a name is unknown, with the nearest known ones, or an argument is not what it must be.
+            ValueError: If a name is unknown (the message suggests the nearest ones), or an argument is invalid.
         """
         no_unknown("compile", Model.compile, _unknown)
         with traceback_filter:
@@ -188,32 +190,38 @@ class Model(SavableModel):
 
         Args:
             x: Inputs: an array, tensor, DataFrame or array on disk `(samples, …)`, a list of them for positional
-                inputs, or a dictionary by name. Or data that carry their targets: a torch Dataset or DataLoader, a
-                `utils.Sequence`, a generator or iterable of batches, or a function that makes one of these.
-            y: Targets `(samples, …)`, or a list or dictionary by output; not beside data that carry their own.
+                inputs, or a dictionary by name. Or data that contain their targets: a torch Dataset or DataLoader, a
+                `utils.Sequence`, a generator or iterable of batches, or a function that returns one of these.
+            y: Targets `(samples, …)`, or a list or dictionary by output; omitted if `x` contains its targets.
             batch_size: Samples per gradient update; 32 by default.
-            epochs: The epoch to train up to, counted from 0 (not from `initial_epoch`).
-            verbose: 0 silent, 1 a progress bar, 2 a line per epoch; "auto" is 1 on a terminal or in a notebook.
+            epochs: The epoch to train up to: training stops after epoch `epochs`, counted from 1, whatever
+                `initial_epoch` is.
+            verbose: 0 for silent, 1 for a progress bar, 2 for one line per epoch; "auto" is 1 on a terminal or in a
+                notebook.
             callbacks: `torchfit.callbacks.Callback`s.
-            validation_split: Fraction of the samples, the last ones, that is held out before shuffling.
-            validation_data: `(x, y)` or `(x, y, sample_weight)`, or data as `x`; overrides `validation_split`.
-            shuffle: Whether to draw a new order for every epoch; "batch" keeps neighbours together in a batch. Of no
-                effect with `steps_per_epoch`, and on loaders, iterable Datasets and generators.
-            class_weight: `{class: weight}` by which the weights of samples are multiplied, "balanced", or one of
-                these for each output: `{output: {class: weight}}`.
+            validation_split: The fraction of the samples, taken from the end before shuffling, to hold out for
+                validation.
+            validation_data: `(x, y)` or `(x, y, sample_weight)`, or data of the same kinds as `x`; overrides
+                `validation_split`.
+            shuffle: Whether to shuffle the samples before every epoch; "batch" keeps consecutive samples together in
+                a batch. Has no effect with `steps_per_epoch`, and on loaders, iterable Datasets and generators.
+            class_weight: `{class: weight}` to multiply the sample weights by, "balanced", or one of these for each
+                output: `{output: {class: weight}}`.
             sample_weight: Weights of the samples in the loss: `(samples,)`, or `(samples, steps)` for sequences.
             initial_epoch: The epoch to start from.
             steps_per_epoch: Batches in an epoch, drawn from one iterator that continues from epoch to epoch; `None`
-                and -1 continue until the data end. Data that end too early end the training, with a warning.
-            validation_steps: Batches in a validation, each from the start of the data; `None` takes all.
-            validation_batch_size: Samples per batch of validation; `batch_size` by default.
-            validation_freq: Validate every `validation_freq` epochs, or in the epochs (from 1) of a container.
-            max_queue_size: Batches of a Sequence or generator that workers read ahead.
-            workers: How many threads read a Sequence, or processes with `use_multiprocessing` or for a Dataset.
+                and -1 continue until the data end. If the data end too early, training stops with a warning.
+            validation_steps: Batches in a validation, always from the start of the data; `None` uses all.
+            validation_batch_size: Samples per validation batch; `batch_size` by default.
+            validation_freq: Validate every `validation_freq` epochs, or after the epochs (counted from 1) in a
+                container.
+            max_queue_size: The number of batches of a Sequence or generator that workers read ahead.
+            workers: The number of threads that read a Sequence, or of processes with `use_multiprocessing` or for a
+                Dataset.
             use_multiprocessing: Whether workers are processes.
 
         Returns:
-            The `History`, whose `history` maps names to a value for each epoch.
+            The `History`, whose `history` maps each name to its values, one per epoch.
 
         Raises:
             RuntimeError: If the model was not compiled.
@@ -238,7 +246,7 @@ class Model(SavableModel):
             "loading": LoaderConfig(workers, use_multiprocessing, max_queue_size),
         }
         with traceback_filter, self._torchfit.lock.owned("fit", is_loop=True, is_alone=True):
-            return self._torchfit.fit(self, x, y, **options)  # one line, as tracebacks show it
+            return self._torchfit.fit(self, x, y, **options)  # in one line, because tracebacks show it
 
     @hide_unknown
     def evaluate(
@@ -262,9 +270,9 @@ class Model(SavableModel):
             x: Inputs, as in `fit`.
             y: Targets, as in `fit`.
             batch_size: Samples per batch; 32 by default.
-            verbose: 0 silent, 1 a progress bar, 2 one line; "auto" as in `fit`.
+            verbose: 0 for silent, 1 for a progress bar, 2 for one line; "auto" as in `fit`.
             sample_weight: Weights of the samples, as in `fit`.
-            steps: How many batches to evaluate; `None` takes all.
+            steps: The number of batches to evaluate; `None` uses all.
             callbacks: Callbacks for the evaluation.
             max_queue_size: As in `fit`.
             workers: As in `fit`.
@@ -311,25 +319,25 @@ class Model(SavableModel):
     ) -> Any:
         """Return the outputs for all samples as NumPy arrays, in evaluation mode.
 
-        The result is allocated once, on the host: the peak is the result plus one batch (or up to
-        256 KiB of small ones).
+        The result is allocated once, on the host: the peak memory is the result plus one batch (or up to
+        256 KiB of small batches).
 
         Args:
             x: Inputs, as in `fit`.
             batch_size: Samples per batch; 32 by default.
-            verbose: 0 silent, 1 a progress bar.
-            steps: How many batches to predict; `None` takes all.
+            verbose: 0 for silent, 1 for a progress bar.
+            steps: The number of batches to predict; `None` uses all.
             callbacks: Callbacks for the prediction.
             max_queue_size: As in `fit`.
             workers: As in `fit`.
             use_multiprocessing: As in `fit`.
             out: Arrays to write into, such as memory maps `(samples, …)`, in the structure of the outputs.
-            pad_value: Fills up outputs of batches that differ in other axes than the first, such as sequences of
-                different lengths; `None` refuses them.
+            pad_value: Pads outputs whose batches differ in axes other than the first, such as sequences of different
+                lengths; with `None` they raise a `ValueError`.
 
         Returns:
-            An array `(samples, …)`, or arrays in the structure that the module returns, with `None` for outputs that
-            are no tensors; `out` if it was given. A list, if the module returns a list with an entry for each sample.
+            An array `(samples, …)`, or arrays in the structure that the module returns, with `None` for outputs other
+            than tensors; `out` if it was given. A list if the module returns a list with one entry per sample.
 
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
@@ -353,15 +361,15 @@ class Model(SavableModel):
     ) -> Iterator[Any]:
         """Yield the outputs batch by batch, as NumPy arrays in the structure that the module returns.
 
-        Only one batch is held at a time, so data without an end will do. Arguments as in `predict`; `loading` takes
-        its `max_queue_size`, `workers` and `use_multiprocessing`. Between the batches the model may be used, and
-        trained.
+        Only one batch is held at a time, so the data may be infinite. The model may be used, and even trained, between
+        the batches. The arguments are those of `predict`; `loading` takes its `max_queue_size`, `workers` and
+        `use_multiprocessing`.
         """
         return self._torchfit.predict_iter(self, x, batch_size, steps, LoaderConfig(**loading))
 
     def lr_find(self, x: UserData, y: UserData = None, **arguments: Any) -> "LRFinderResult":
         """Try learning rates from small to large on a copy of the model, and suggest one; see `utils.lr_find`."""
-        from torchfit.utils.learning_rate_finder import lr_find  # Not before: it brings all of torchfit.utils along.
+        from torchfit.utils.learning_rate_finder import lr_find  # Imported on use: it imports all of torchfit.utils.
 
         with traceback_filter:
             return lr_find(self, x, y, **arguments)
@@ -380,9 +388,9 @@ class Model(SavableModel):
         Args:
             x: Inputs of the batch, as in `fit`.
             y: Targets of the batch.
-            sample_weight: Weights of its samples.
+            sample_weight: Weights of the samples.
             class_weight: Weights of the classes, as in `fit`.
-            reset_metrics: Whether the results are those of this batch alone, or accumulate from call to call.
+            reset_metrics: Whether the results are those of this batch alone; otherwise they accumulate over calls.
             return_dict: Whether to return a dictionary by name.
 
         Returns:
@@ -420,14 +428,14 @@ class Model(SavableModel):
         layer_range: Sequence[str] | None = None,
         input_shape: Nested = None,
     ) -> None:
-        """Print a table of the layers: their output shapes, and how many weights they have.
+        """Print a table of the layers with their output shapes and numbers of weights.
 
         Args:
             line_length: Characters in a line; by default as many as the contents need.
-            positions: Where the columns end, as characters or as shares of the line up to 1.
+            positions: Where the columns end, in characters or as fractions of the line.
             print_fn: Called with the table instead of printing it.
-            expand_nested: Whether to list the layers inside of layers.
-            show_trainable: Whether to show which layers are trained.
+            expand_nested: Whether to list the layers inside layers.
+            show_trainable: Whether to show which layers are trainable.
             layer_range: Patterns for the names of the first and the last layer to list.
             input_shape: The shape of one sample, or a list or dictionary of shapes, to compute output shapes for;
                 by default that of the data seen last.

@@ -1,4 +1,4 @@
-"""Models: the class, and its way to files and back."""
+"""`Model`, and the functions that save and load models."""
 
 from torchfit.model import Model
 from torchfit.saving import load_model, save_model

@@ -1,6 +1,6 @@
-"""scikit-learn estimators that train a network, for pipelines and searches. Needs the package scikit-learn.
+"""scikit-learn estimators that train a network, for pipelines and parameter searches.
 
-It is imported when `torchfit.sklearn` is first used, not by `import torchfit`.
+This module needs scikit-learn. It is imported when `torchfit.sklearn` is first used, not by `import torchfit`.
 """
 
 import copy
@@ -84,7 +84,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def set_params(self: Estimator, **params: object) -> Estimator:
         """Set arguments by name; `module__name` sets the argument `name` of `module`, as `module_arguments` does.
 
-        Likewise `optimizer__name` sets one of the optimizer, as `optimizer_arguments` does.
+        `module__name` sets the argument `name` of `module` in `module_arguments`, and `optimizer__name` that of the
+        optimizer in `optimizer_arguments`.
 
         Raises:
             ValueError: If there is no such argument.
@@ -104,7 +105,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return self
 
     def get_params(self, deep: bool = True) -> Config:
-        """Return the arguments by name; with `deep` those of `module` and the optimizer, as `module__name`."""
+        """Return the arguments by name; with `deep`, include those of `module` and the optimizer as `module__name`."""
         params: Config = super().get_params(deep=deep)
         for prefix, attribute in _ROUTED.items() if deep else ():
             arguments = getattr(self, attribute)
@@ -169,28 +170,28 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     """A network that predicts classes.
 
     Args:
-        module: A function or class `(inputs, outputs, **module_arguments)` that returns a module, where inputs and
-            outputs are the numbers of features and of classes; one that takes neither is called without them; or a
-            module, which is copied. Its outputs are logits `(batch, classes)` for the default loss. By default one
-            hidden layer of 100 units.
-        module_arguments: More arguments for `module`. A search tries values of one as `module__name`.
+        module: A module, which is copied, or a function or class `(inputs, outputs, **module_arguments)` that returns
+            one. `inputs` and `outputs` are the numbers of features and of classes; they are omitted if the function
+            does not take them. For the default loss, the module returns logits `(batch, classes)`. By default, a
+            network with one hidden layer of 100 units.
+        module_arguments: Further arguments for `module`. In a parameter search they are called `module__name`.
         optimizer: As in `Model.compile`.
-        optimizer_arguments: Arguments for the optimizer, if that is a name or a class. A search tries values of one as
-            `optimizer__name`.
+        optimizer_arguments: Arguments for the optimizer, if that is a name or a class. In a parameter search they are
+            called `optimizer__name`.
         learning_rate: The learning rate; by default the optimizer's.
         loss: As in `Model.compile`; by default the crossentropy of logits. Targets are class indices.
         metrics: As in `Model.compile`.
         epochs, batch_size, validation_split, callbacks, verbose: As in `Model.fit`; callbacks are used as they are.
         device: As in `Model`.
         warm_start: Whether another `fit` continues with the trained network.
-        random_state: A seed, or NumPy's `RandomState`, that decides weights and order.
+        random_state: A seed, or NumPy's `RandomState`, that determines the initial weights and the order of samples.
         **routed: Entries of `module_arguments` and `optimizer_arguments`, as `module__name` and `optimizer__name`.
 
     Attributes:
         classes_: The classes, sorted.
         model_: The trained `Model`.
-        history_: name -> values by epoch.
-        n_iter_: How many epochs were trained.
+        history_: The history of training, as a dictionary from names to values by epoch.
+        n_iter_: The number of epochs trained.
         n_features_in_: The number of features.
 
     >>> from sklearn.datasets import load_iris
@@ -202,7 +203,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     """
 
     def fit(self, X: UserData, y: UserData, sample_weight: UserData = None) -> "Classifier":
-        """Train on inputs `(samples, features, …)` and classes `(samples,)` of any kind.
+        """Train on inputs `(samples, features, …)` and class labels `(samples,)` of any type.
 
         Raises:
             ValueError: If the data have a wrong shape or dtype, or there is only one class.
@@ -231,7 +232,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """A network that predicts one or several numbers.
 
-    The arguments and attributes are those of `Classifier`, without classes; `module` returns `(batch, outputs)`, and
+    The arguments and attributes are those of `Classifier`, except `classes_`. `module` returns `(batch, outputs)`, and
     the default loss is the mean squared error.
 
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
@@ -266,20 +267,20 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
 
 
 class EpochScoring(Callback):
-    """Score predictions with scikit-learn after every epoch, and add the score to the logs.
+    """Scores predictions with scikit-learn after every epoch, and adds the score to the logs.
 
-    Scores of scikit-learn, such as `f1_score` or the area under a curve, need all predictions together: this predicts
-    `data` once more, at the end of an epoch. Other callbacks may monitor the score by its name.
+    scikit-learn's scores, such as `f1_score` or the area under a curve, need all predictions at once. This callback
+    therefore predicts `data` again at the end of every epoch. Other callbacks may monitor the score by its name.
 
     Args:
         scoring: The name of a scorer of scikit-learn ("roc_auc", "f1_macro", "neg_median_absolute_error", …), a scorer
-            made by `make_scorer`, or a function `(y_true, y_pred)` of `sklearn.metrics`, which gets classes or values.
-        data: `(x, y)` of arrays: what to predict, and the true classes or values.
+            made by `make_scorer`, or a function `(y_true, y_pred)` of `sklearn.metrics` on classes or values.
+        data: Arrays `(x, y)`: the inputs, and the true classes or values.
         name: The key in the logs; by default the name of the scorer or function, with `val_` before it.
         batch_size: Samples per batch of the prediction.
 
     Raises:
-        ValueError: If there is no such scorer, or `data` is no pair.
+        ValueError: If there is no such scorer, or `data` is not a pair.
 
     >>> EpochScoring("f1_macro", (np.ones((4, 2)), [0, 1, 0, 1])).name
     'val_f1_macro'
@@ -310,22 +311,22 @@ class EpochScoring(Callback):
 
 
 class _Predicted(BaseEstimator):  # type: ignore[misc]
-    """Stands for a model whose outputs are known."""
+    """An estimator that returns given predictions, to pass to a scorer."""
 
     def __init__(self, outputs: Array) -> None:
         self.outputs = outputs
 
     def fit(self, X: UserData, y: UserData) -> "_Predicted":
-        """Do nothing: scorers ask for it."""
+        """Do nothing; scorers require this method."""
         return self
 
     def predict(self, X: UserData) -> Array:
-        """Return the values, in one axis where there is one for each sample."""
+        """Return the values, `(samples,)` if there is one per sample."""
         return self.outputs[:, 0] if self.outputs.shape[1:] == (1,) else self.outputs
 
 
 class _PredictedClasses(ClassifierMixin, _Predicted):  # type: ignore[misc]
-    """Stands for a classifier whose probabilities are known."""
+    """A classifier that returns given probabilities, to pass to a scorer."""
 
     def __init__(self, outputs: Array) -> None:
         super().__init__(outputs)
@@ -349,7 +350,7 @@ def _estimator_of(model: Model, outputs: Array, y: Array) -> _Predicted:
 
 
 def _probabilities(outputs: Array, are_logits: bool) -> Array:
-    """Return the probabilities of the classes, `(samples, classes)`, also for one unit of two classes."""
+    """Return the probabilities of the classes, `(samples, classes)`, also from a single output for two classes."""
     values = torch.from_numpy(outputs).double()
     if values.ndim == 1 or values.shape[1] == 1:
         single = values.reshape(-1, 1)
@@ -363,18 +364,18 @@ def _network(inputs: int, outputs: int) -> nn.Module:
 
 
 def _check_nested(estimator: _Estimator, name: str) -> None:
-    """Check that a name such as `optimizer__rate` belongs to something that has arguments in scikit-learn's way."""
+    """Check that the part of a name before `__` refers to an object with scikit-learn's parameters."""
     outer, separator, _ = name.partition("__")
     value = getattr(estimator, outer, None)
     if separator and outer in estimator.get_params(deep=False) and not hasattr(value, "set_params"):
         raise ValueError(
             f"`{name}`: `{outer}` is {describe(value)}, which has no arguments to set. Search over `{outer}` itself, "
-            "with the values or objects to try; there are `module__name` and `optimizer__name` for arguments of these."
+            "with the values or objects to try. Only `module__name` and `optimizer__name` set nested arguments."
         )
 
 
 def _without_routed(params: Config) -> Config:
-    """Return the arguments that are the estimator's own."""
+    """Return the estimator's own arguments, without `module__name` and `optimizer__name`."""
     return {name: value for name, value in params.items() if not name.startswith(tuple(_ROUTED))}
 
 
@@ -389,7 +390,7 @@ def _make_optimizer(optimizer: object, arguments: Config) -> object:
 
 
 def _check_optimizer(estimator: _Estimator, arguments: Config) -> None:
-    """Check that the optimizer can be built with arguments."""
+    """Check that the optimizer can be built with `arguments`."""
     if not isinstance(estimator.optimizer, (str, type)):
         raise ValueError(
             f"`optimizer__{next(iter(arguments))}` sets an argument of an optimizer that is a name or a class, but "
@@ -398,11 +399,11 @@ def _check_optimizer(estimator: _Estimator, arguments: Config) -> None:
 
 
 def _check_module(estimator: _Estimator, arguments: Config) -> None:
-    """Check that what makes the network takes these arguments."""
+    """Check that the function that builds the network accepts `arguments`."""
     module = estimator.module
     if module is None or isinstance(module, nn.Module):
         raise ValueError(
-            f"`module__{next(iter(arguments))}` sets an argument of the function that makes the network, but `module` "
+            f"`module__{next(iter(arguments))}` sets an argument of the function that builds the network, but `module` "
             f"is {describe(module)}. Pass a function or class (inputs, outputs, **module_arguments)."
         )
     parameters = _parameters_of(module)
@@ -424,8 +425,9 @@ def _build_network(module: Callable[..., nn.Module], inputs: int, outputs: int, 
         return module(**arguments)
     named = ", ".join(["inputs", "outputs", *(f"{name}=" for name in arguments)])
     raise ValueError(
-        f"`module` is {describe(module)}, which does not take the arguments it is called with, ({named}): the numbers "
-        "of features and of classes or targets, and `module_arguments`. Let it take these, or none of the first two."
+        f"`module` is {describe(module)}, which does not accept the arguments it is called with, ({named}): the "
+        "numbers of features and of classes or targets, and `module_arguments`. It must accept all of them, or neither "
+        "of the first two."
     )
 
 
@@ -434,7 +436,7 @@ def _takes(function: Callable[..., object], *args: object, **arguments: object) 
         inspect.signature(function).bind(*args, **arguments)
     except TypeError:
         return False
-    except ValueError:  # It has no signature, as some functions written in C.
+    except ValueError:  # It has no signature, like some functions written in C.
         return True
     return True
 

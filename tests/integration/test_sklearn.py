@@ -149,8 +149,8 @@ def test_clones_keep_arguments_of_the_network():
     ("module", "name", "message"),
     [
         (build, "module__hiden", "`module` takes no argument 'hiden'. Did you mean 'hidden'"),
-        (nn.Linear(8, 3), "module__hidden", "an argument of the function that makes the network"),
-        (None, "module__hidden", "an argument of the function that makes the network"),
+        (nn.Linear(8, 3), "module__hidden", "an argument of the function that builds the network"),
+        (None, "module__hidden", "an argument of the function that builds the network"),
         (build, "loss__reduction", "`loss` is None, which has no arguments.*`module__name`"),
         (build, "nothing", "Invalid parameter 'nothing'"),
         (build, "nothing__at_all", "Invalid parameter 'nothing'"),

@@ -1,4 +1,4 @@
-"""Models and weights in files: written whole or not at all, and read without running code."""
+"""Saving and loading of models and weights. Files are written atomically, and loading never runs code from a file."""
 
 from torchfit._saving.weights import load_weights, save_weights
 from torchfit._utils.registry import (

@@ -17,11 +17,11 @@ from torchfit.model import Model
 
 @suggest_keywords
 def save_model(model: Model, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
-    """Write a model to one file, whole or not at all; `load_model` reads it.
+    """Write a model to one file, atomically; `load_model` reads it.
 
-    The file holds the architecture, the weights, the arguments of `compile` and the state of the optimizer, as tensors
-    and plain data. If a part of the architecture is code (a custom class that is not passed when loading, a hook, a
-    lambda), the file says so and `load_model` needs the module; the weights are always there.
+    The file contains the architecture, the weights, the arguments of `compile` and the state of the optimizer, as
+    tensors and plain data. If part of the architecture is code (a hook, a lambda, a custom class that is not passed
+    when loading), the file says so, and `load_model` needs the module; the weights are always saved.
 
     Args:
         model: A `Model`.
@@ -30,8 +30,8 @@ def save_model(model: Model, path: PathLike, overwrite: bool = True, include_opt
         include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
 
     Raises:
-        FileExistsError: The file exists, and `overwrite` is `False`.
-        OSError: The file cannot be written; it is named.
+        FileExistsError: If the file exists and `overwrite` is `False`.
+        OSError: If the file cannot be written; the message names it.
     """
     Model.save(model, path, overwrite, include_optimizer)
 
@@ -44,28 +44,28 @@ def load_model(
     compile: bool = True,
     safe_mode: bool = True,
 ) -> Model:
-    """Read a model that `save` wrote: it predicts and continues training as the saved one would have.
+    """Read a model that `save` wrote. It predicts and continues training as the saved one would have.
 
-    Files hold tensors and plain data; no code in them is ever run. Classes of `torch.nn` are known. Custom classes and
-    functions are found by name in `custom_objects` or among those registered with
+    Files contain tensors and plain data; code in them is never run. Classes of `torch.nn` are known. Custom classes and
+    functions are looked up by name in `custom_objects`, then among those registered with
     `@torchfit.saving.register_serializable()`. A class with `get_config` is built by its constructor (or
-    `from_config`); others are built as `copy.copy` does, without the constructor, and their attributes set.
+    `from_config`). Other classes are built without the constructor, as by `copy.copy`, and their attributes are set.
 
     Args:
         path: The file, or an address such as `s3://bucket/name`.
         custom_objects: Your classes and functions by name.
-        module: The module to load the weights into, if the file cannot say how to build it. It may be a `Model`; if
-            that is compiled, it stays so, and its optimizer takes over the saved state.
-        compile: Whether to compile the model as it was.
-        safe_mode: Kept for Keras' signature: loading is always safe, `False` changes nothing.
+        module: The module to load the weights into, if the architecture could not be saved. It may be a `Model`; if it
+            is compiled, it stays so, and its optimizer loads the saved state.
+        compile: Whether to compile the model as the saved one was.
+        safe_mode: Present for compatibility with Keras. Loading is always safe; `False` changes nothing.
 
     Returns:
-        The model. One of a subclass of `Model` comes back as that class.
+        The model, of the same subclass of `Model` as the saved one.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds something else, or needs a class, function or module that was not given:
-            it is named, with what to pass.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or not a model, or needs a class, function or module that was not passed; the
+            message says what to pass.
     """
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f"`module` must be a torch.nn.Module (an object, not a class). Received: {describe(module)}.")
@@ -86,12 +86,12 @@ def _build(path: PathLike, content: Content) -> Model:
 
     found = model_file.build(path, content, initialize)
     with model_file.error_context(f"The model in the file {os.fspath(path)!r} cannot be built"):
-        # The layers of a model were set after it chose its device.
+        # The layers of a model are set after it has chosen its device.
         return found.to(best_device()) if isinstance(found, Model) else Model(found, **arguments)
 
 
 def _wrap(path: PathLike, content: Content, module: nn.Module) -> Model:
-    """Return a model around a given module, with the settings of a file."""
+    """Return a `Model` around a given module, with the settings from a file."""
     if isinstance(module, Model):
         return module
     with model_file.error_context(f"The model in the file {os.fspath(path)!r} cannot be built"):
