@@ -1,1 +1,1 @@
-"""What files of models and weights hold, and how it is turned into plain data and back."""
+"""The contents of model and weight files, and their conversion to plain data and back."""

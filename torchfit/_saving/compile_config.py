@@ -1,4 +1,4 @@
-"""The arguments of `compile` as a configuration, and back."""
+"""Converts the arguments of `compile` to a configuration of plain data and back."""
 
 import inspect
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _FAMILIES: dict[str, ModuleType] = {
 def compile_config(arguments: Mapping[str, object]) -> Config:
     """Return the arguments of `compile` with losses, metrics and optimizers as plain data.
 
-    Names stay names; functions, modules and what cannot be described as data stay themselves.
+    Names stay as they are, and so do functions, modules and other objects that cannot be described as data.
     """
     return {name: _serialize_nested(_FAMILIES.get(name), value) for name, value in arguments.items()}
 
@@ -31,7 +31,7 @@ def compile_arguments(config: Mapping[str, object]) -> Config:
     """Return the arguments of `compile` from a configuration.
 
     Raises:
-        ValueError: A name is not known.
+        ValueError: If a name is unknown.
     """
     return {name: _deserialize_nested(_FAMILIES.get(name), value) for name, value in config.items()}
 
@@ -55,12 +55,12 @@ def _serialized(family: ModuleType, leaf: object) -> object:
 
 
 def _fill_missing(leaf: object, config: Config) -> Config:
-    """Return a config that the constructor accepts, where a class overrides `__init__` but inherits `get_config`.
+    """Complete the config of a class that overrides `__init__` but inherits `get_config`.
 
-    Arguments that the inherited method does not know are read from the attributes of the same names.
+    Constructor arguments that the inherited method does not return are read from the attributes of the same names.
 
     Raises:
-        AttributeError: There is no such attribute.
+        AttributeError: If there is no such attribute.
     """
     init_owner, config_owner = _owner(type(leaf), "__init__"), _owner(type(leaf), "get_config")
     if issubclass(config_owner, init_owner) or init_owner.__module__.partition(".")[0] == __name__.partition(".")[0]:

@@ -1,4 +1,4 @@
-"""The file of a whole model: its architecture, weights, `compile` arguments and optimizer state."""
+"""Reads and writes the file of a whole model: its architecture, weights, `compile` arguments and optimizer state."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,40 +44,40 @@ _WITHOUT_COMPILE = (
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What a model file holds of the `Model` itself, beside the module."""
+    """The settings of a `Model`, stored in its file besides the module."""
 
     name: str
     input_names: Sequence[str] | None
     output_names: Sequence[str] | None
     label_names: Sequence[str] | Mapping[str, str] | None
     dtype_policy: str | None
-    """The name of the policy, `None` if the module keeps its dtype."""
+    """The name of the dtype policy, or `None` if the module keeps its dtype."""
 
     hidden_attributes: frozenset[str] = frozenset()
-    """Attributes of the instance that `Model` sets, which are not part of a subclass's architecture."""
+    """Names of instance attributes that `Model` sets and that are not part of a subclass's architecture."""
 
     is_subclass: bool = False
-    """Whether the model has a class of its own."""
+    """Whether the model is of a subclass of `Model`."""
 
     added_terms: Sequence[AddedTerm] = ()
-    """The losses and metrics that were added, in this order."""
+    """The losses and metrics added with `add_loss` and `add_metric`, in order."""
 
 
 def save(
     model: object, settings: ModelSettings, path: PathLike, overwrite: bool = True, include_optimizer: bool = True
 ) -> None:
-    """Write a model to one file, whole or not at all.
+    """Write a model to one file, atomically.
 
     Args:
         model: A `Model`.
-        settings: What the model says of itself.
+        settings: The settings of the model.
         path: Where to write.
         overwrite: Whether an existing file may be replaced.
         include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
 
     Raises:
-        FileExistsError: The file exists, and `overwrite` is `False`.
-        OSError: The file cannot be written; it is named.
+        FileExistsError: If the file exists and `overwrite` is `False`.
+        OSError: If the file cannot be written; the message names it.
     """
     _check_model_path(path)
     check_can_write(path, overwrite)
@@ -96,7 +96,7 @@ def prepare_save(model: object, settings: ModelSettings, path: PathLike) -> Call
 
 
 def model_config(model: Any, settings: ModelSettings, include_optimizer: bool = True) -> Content:
-    """Return the content of the model's file; its tensors are those in use."""
+    """Return the content of the model's file; its tensors are the model's own, not copies."""
     module = unwrap_module(model)
     serializer = ModuleSerializer()
     root = serializer.module(module, settings.hidden_attributes if module is model else frozenset())
@@ -132,8 +132,8 @@ def read(path: PathLike) -> Content:
     """Read the content of a model's file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds something else, or was written by a later version.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, is not a model, or was written by a later version.
     """
     name, content = os.fspath(path), archive.read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -146,7 +146,7 @@ def read(path: PathLike) -> Content:
         raise ValueError(f"The file {name!r} holds no complete torchfit model: it lacks {absent}.")
     wrong = [part for part, kind in _TYPES.items() if not isinstance(content[part], kind)]
     if wrong:
-        raise ValueError(f"The file {name!r} holds no torchfit model: its parts {wrong} are not what they should be.")
+        raise ValueError(f"The file {name!r} holds no torchfit model: its parts {wrong} have unexpected types.")
     if content["version"] > VERSION:
         writer = content["written_by"].get("torchfit") if isinstance(content["written_by"], dict) else None
         raise ValueError(
@@ -157,22 +157,22 @@ def read(path: PathLike) -> Content:
 
 
 def model_arguments(content: Content) -> Config:
-    """Return the arguments of `Model`, other than the module."""
+    """Return the arguments of `Model` except the module."""
     return {name: content["model"].get(name) for name in _MODEL_ARGUMENTS}
 
 
 def build(path: PathLike, content: Content, initialize: Initialize) -> nn.Module:
-    """Build the module of a file, in its wrapper if that has a class of its own.
+    """Build the module of a file, in its wrapper if that is of a subclass of `Model`.
 
-    A wrapper whose class is unknown is left out, with a warning.
+    A wrapper whose class is unknown is omitted, with a warning.
 
     Args:
-        path: Of the file.
-        content: Of the file.
+        path: The path of the file.
+        content: The content of the file.
         initialize: Called with the outermost module and its children, before its parts are set.
 
     Raises:
-        ValueError: A class or function is unknown, or something was not saved; it is named, with what to pass.
+        ValueError: If a class or function is unknown, or something was not saved; the message says what to pass.
     """
     name = os.fspath(path)
     with error_context(f"The model in the file {name!r} cannot be built"):
@@ -190,7 +190,7 @@ def build(path: PathLike, content: Content, initialize: Initialize) -> nn.Module
 
 
 def warn_of_wrapper(path: PathLike, content: Content) -> None:
-    """Warn if the model was one of a subclass of `Model` around a module, which is not restored."""
+    """Warn if the model was of a subclass of `Model` around a module, because that class is not restored."""
     number = _wrapper_of(content)
     if number is not None:
         kind = printable(content["architecture"]["nodes"][number]["class"]["name"])
@@ -203,17 +203,17 @@ def warn_of_wrapper(path: PathLike, content: Content) -> None:
 
 
 def restore(model: Any, path: PathLike, content: Content, compile: bool, add_terms: bool) -> None:
-    """Load the weights and flags of a file, and how the model is trained.
+    """Restore the weights, the flags and the `compile` arguments of a model from a file.
 
     Args:
         model: The `Model` to restore.
-        path: Of the file.
-        content: Of the file.
+        path: The path of the file.
+        content: The content of the file.
         compile: Whether to compile the model as it was, unless it is compiled already, and to restore its optimizer.
-        add_terms: Whether to add the losses and metrics that were added.
+        add_terms: Whether to restore losses and metrics from `add_loss` and `add_metric`.
 
     Raises:
-        ValueError: Something does not fit; it is named, with what to pass.
+        ValueError: If something does not fit the model; the message says what to pass.
     """
     name = os.fspath(path)
     with error_context(f"The weights of the file {name!r} cannot be restored", is_complete=True):
@@ -238,7 +238,7 @@ def _wrapper_of(content: Content) -> int | None:
 
 
 def _size(content: Content) -> int:
-    """Return how many bytes the tensors of a file have."""
+    """Return the size of the tensors of a file in bytes."""
     return sum(value.nbytes for value in content["state"].values() if isinstance(value, Tensor))
 
 
@@ -251,7 +251,7 @@ def _check_model_path(path: PathLike) -> None:
 
 
 def _bind_torch_optimizer(model: Any) -> None:
-    """Bind an optimizer of torch to the names of its parameters, by which its groups are described."""
+    """Bind an optimizer of torch to the names of its parameters, which its configuration refers to."""
     is_bound = model.optimizer.built or not isinstance(model.optimizer, TorchOptimizer)
     if not is_bound and not has_lazy_weights(model.module):
         model.build_optimizer()
@@ -274,7 +274,7 @@ def _serialize_added(terms: Sequence[AddedTerm]) -> Content:
 
 
 def _warn_of_gaps(content: Content) -> None:
-    """Warn of what a file cannot hold, and how to load it then."""
+    """Warn of parts of the model that the file cannot contain, and say how to load it without them."""
     compiled, added = content["compiled"], content["added"]
     nodes = [node for node in content["architecture"]["nodes"] if "problem" in node]
     options = [*(compiled["arguments"].values() if compiled else ()), *(term["arguments"] for term in _terms(added))]
@@ -290,7 +290,7 @@ def _warn_of_gaps(content: Content) -> None:
 
 
 def _loss_state(losses: nn.Module, module: nn.Module) -> Content:
-    """Return the state of the losses, which of their parameters are frozen, and which are those of the module."""
+    """Return the state of the losses, and which of their parameters are frozen or shared with the module."""
     named, shared = list(losses.named_parameters()), set(map(id, module.parameters()))
     return {
         "state": get_module_state(losses),
@@ -309,7 +309,7 @@ def _cannot_build(name: str, problems: dict[str, str]) -> str:
     return (
         f"The model in the file {name!r} cannot be built from the file alone:\n{reasons}\n"
         f"Pass the classes, load_model({name!r}, custom_objects={{{classes}}}), or register them with "
-        "@torchfit.saving.register_serializable() (and define get_config() where attributes are no plain data), or "
+        "@torchfit.saving.register_serializable() (and define get_config() if attributes are not plain data), or "
         f"build the module yourself and pass it: load_model({name!r}, module=...)."
     )
 
@@ -330,7 +330,7 @@ def _restore_compiled(name: str, model: Any, content: Content) -> None:
 
 
 def _restore_training(name: str, model: Any, content: Content) -> None:
-    """Restore the parameters of the losses, and then the state of the optimizer, which trains them."""
+    """Restore the parameters of the losses, then the state of the optimizer, which trains them as well."""
     if content.get("losses"):
         with error_context(f"The file {name!r}: its losses cannot be restored", _WITHOUT_COMPILE):
             load_state(model.loss_modules, content["losses"]["state"], "the losses in the file")
@@ -366,15 +366,15 @@ def _restore_added(model: object, added: Content) -> None:
 
 @contextmanager
 def error_context(what: str, way_out: str = "", is_complete: bool = False) -> Iterator[None]:
-    """Raise a `ValueError` for every error, which says where it happened and what to do.
+    """Convert every exception to a `ValueError` that says what failed and what to do.
 
     Args:
-        what: What could not be done.
+        what: What failed.
         way_out: What to do instead.
-        is_complete: Whether a `ValueError` says all of that itself.
+        is_complete: Whether a `ValueError` raised inside is complete and passes unchanged.
 
     Raises:
-        ValueError: In the place of any other exception.
+        ValueError: Instead of any other exception.
     """
     try:
         yield

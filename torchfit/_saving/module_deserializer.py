@@ -1,9 +1,9 @@
-"""Modules from the plain data of `ModuleSerializer`.
+"""Builds modules from the plain data of `ModuleSerializer`.
 
-Classes of `torch.nn` and custom ones are built as copies and pickles are, without their constructors: their attributes,
-parameters, buffers and children are set. A custom class with `get_config()`, and a metric, is built by its constructor,
-with arguments from the file. Files may come from strangers, so what they say is checked: how often modules occur in
-each other, and how much memory is asked for beyond what the file holds.
+Classes of `torch.nn` and custom ones are built without their constructors, as copies and unpickled objects are: their
+attributes, parameters, buffers and children are set. Custom classes with `get_config()`, and metrics, are built by
+their constructors, with arguments from the file. Files are not trusted: how often modules contain each other is
+limited, and so is the memory that is requested beyond the contents of the file.
 """
 
 import functools
@@ -26,18 +26,18 @@ from torchfit._utils.errors import printable
 from torchfit._utils.registry import find_custom
 
 _FREE_BYTES = 1 << 28
-_BYTES_PER_BYTE = 16  # initialisation takes temporary tensors, and the file may be in half precision
-_MAX_METRIC_INTEGER = 1 << 20  # of thresholds, classes, …
+_BYTES_PER_BYTE = 16  # initialization uses temporary tensors, and the file may be in half precision
+_MAX_METRIC_INTEGER = 1 << 20  # number of thresholds, classes, …
 _SIZED = ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "eye")  # and `new_zeros` and so on
 _MAX_REPEATS, _MAX_PATTERN = 2, 1000  # of regular expressions
 _RANGES = ("arange", "range", "linspace", "logspace", "randperm")
 
 
 class AllocationLimit(TorchFunctionMode):
-    """Raises a `ValueError` where tensors are created that the contents of a file do not justify.
+    """Raises a `ValueError` when much more memory is allocated than the contents of a file justify.
 
     Args:
-        content_bytes: Size of the tensors in the file.
+        content_bytes: The size of the tensors in the file.
     """
 
     def __init__(self, content_bytes: int) -> None:
@@ -69,7 +69,7 @@ class AllocationLimit(TorchFunctionMode):
 
 
 def _requested(name: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
-    """Return how many elements a function creates, as far as its arguments say."""
+    """Return how many elements a function will create, as far as its arguments determine that."""
     given = [*args, *kwargs.values()]
     numbers = [int(value) for value in given if isinstance(value, (int, float)) and math.isfinite(value)]
     if name in _RANGES:
@@ -81,7 +81,7 @@ def _requested(name: str, args: tuple[object, ...], kwargs: Mapping[str, object]
 
 
 def _created(result: Tensor, args: tuple[object, ...]) -> int:
-    """Return the size of a result, unless it shares memory with an argument."""
+    """Return the size of a result, or 0 if it shares memory with an argument."""
     if result.layout is not torch.strided or result.is_meta:
         return 0
     storage = result.untyped_storage()
@@ -94,10 +94,10 @@ def _created(result: Tensor, args: tuple[object, ...]) -> int:
 
 
 def check_metric_configs(config: object) -> None:
-    """Raise a `ValueError` if the configuration of a metric of ours asks for an absurd number of anything.
+    """Raise a `ValueError` if the configuration of a built-in metric contains an absurdly large number.
 
     Args:
-        config: What `metrics.serialize` returned, or a nest of such.
+        config: The result of `metrics.serialize`, or a nest of such results.
     """
     if isinstance(config, int) and config > _MAX_METRIC_INTEGER:
         raise ValueError(f"it has a metric with an argument of {config}, which is more than {_MAX_METRIC_INTEGER}")
@@ -106,10 +106,10 @@ def check_metric_configs(config: object) -> None:
 
 
 def check_patterns(config: object) -> None:
-    """Raise a `ValueError` if the configuration of an optimizer has regular expressions that may take for ever.
+    """Raise a `ValueError` if the configuration of an optimizer has regular expressions that may take forever.
 
     Args:
-        config: What `optimizers.serialize` returned, those of inner optimizers included.
+        config: The result of `optimizers.serialize`, including those of inner optimizers.
     """
     if isinstance(config, Mapping):
         for pattern in config.get("exclude_from_weight_decay", ()):
@@ -124,7 +124,7 @@ def _parts(config: object) -> Iterable[object]:
 
 
 def _is_custom(config: object) -> bool:
-    """Return whether a configuration is that of a class which the user registered."""
+    """Return whether a configuration is that of a class that the user registered."""
     names = [config.get("registered_name"), config.get("class_name")] if isinstance(config, Mapping) else []
     return any(find_custom(name) is not None for name in names if isinstance(name, str))
 
@@ -140,7 +140,7 @@ Plain = Any
 Found = TypeVar("Found")
 Node = dict[str, Plain]
 Initialize = Callable[[nn.Module, Mapping[str, nn.Module | None]], None]
-"""Called with the outermost module and its children instead of `nn.Module.__init__`."""
+"""A function that is called with the outermost module and its children instead of `nn.Module.__init__`."""
 
 _MAX_PATHS_PER_MODULE = 100
 _MIN_PATHS = 10_000
@@ -171,7 +171,7 @@ class ModuleDeserializer:
         return "metric" in node or find_class(node["class"]) is not None
 
     def problems(self, root: int) -> dict[str, str]:
-        """Return why a module cannot be built, with all that is in it: the reason by class name."""
+        """Return why a module, or modules in it, cannot be built: the reason by class name."""
         found: dict[str, str] = {}
         stack, seen = [root], {root}
         while stack:
@@ -191,11 +191,11 @@ class ModuleDeserializer:
         """Return the module of a node, the same one on every call.
 
         Args:
-            number: Of the node.
+            number: The number of the node.
             initialize: Called for the module instead of `nn.Module.__init__`, before its parts are set.
 
         Raises:
-            ValueError: It could not be serialized, names something unknown, or asks for too much.
+            ValueError: If the module could not be serialized, refers to unknown names, or needs too much memory.
         """
         if number not in self._finished:
             self._check_paths(number)
@@ -204,10 +204,10 @@ class ModuleDeserializer:
         return self._modules[number]
 
     def value(self, plain: Plain) -> Any:
-        """Return the value that plain data describes.
+        """Return the value that plain data describe.
 
         Raises:
-            ValueError: It could not be serialized, or names something unknown.
+            ValueError: If the value could not be serialized, or refers to an unknown name.
         """
         for number in _references(plain):
             self.module(number)
@@ -216,7 +216,7 @@ class ModuleDeserializer:
     # -- modules, those inside of others first --------------------------------------------------------------
 
     def _build(self, root: int, initialize: Initialize | None) -> None:
-        """Build a module after all that it refers to, without recursion."""
+        """Build a module after everything it refers to, without recursion."""
         stack, started = [root], set(self._finished)
         while stack:
             number = stack[-1]
@@ -231,9 +231,9 @@ class ModuleDeserializer:
                 self._finished.add(number)
 
     def _check_paths(self, root: int) -> None:
-        """Raise if modules contain each other, or occur so often in each other that nobody could list them.
+        """Raise if modules contain each other, or contain each other so often that listing them would take forever.
 
-        A module that occurs twice in the next one, and so on, has 2 ** depth names.
+        If each module occurs twice in the next one, the innermost has 2 ** depth names.
         """
         paths: dict[int, int] = {}
         stack, open_numbers = [root], set[int]()
@@ -260,7 +260,7 @@ class ModuleDeserializer:
         return self._nodes[number]
 
     def _start(self, number: int) -> None:
-        """Create the module of a node, unless its constructor does, so that others may refer to it."""
+        """Create the module of a node without its constructor, so that other nodes may refer to it."""
         node = self._node(number)
         if "problem" in node:
             name, reason = printable(node["class"]["name"]), printable(node["problem"], 500)
@@ -398,14 +398,14 @@ class ModuleDeserializer:
 
 
 def _name(name: object) -> str:
-    """Return the name of a child or tensor, which others may search in."""
+    """Check the name of a child or tensor, and return it."""
     if not isinstance(name, str) or len(name) > _MAX_NAME:
         raise ValueError("it has something with a name that is none, or very long.")
     return name
 
 
 def _children(node: Node) -> list[int]:
-    """Return the numbers of the modules that a module contains, as often as it does."""
+    """Return the numbers of the modules that a module contains, with repetitions."""
     if "children" in node:
         return [child for child in node["children"].values() if child is not None]
     return list(_references(node.get("config")))
@@ -427,7 +427,7 @@ def _references(plain: Plain) -> Iterator[int]:
 
 
 def _set_state(module: nn.Module, state: StateDict) -> None:
-    """Set the attributes; torch's classes add what older versions did not have."""
+    """Set the attributes; torch's classes add those that older versions did not have."""
     own: Callable[[nn.Module, StateDict], None] = type(module).__setstate__
     default: Callable[[nn.Module, StateDict], None] = nn.Module.__setstate__
     tables = ModuleTables(module)

@@ -1,8 +1,8 @@
-"""Modules as plain data, without any code.
+"""Describes modules as plain data, without any code.
 
 A description is a table of nodes, one per module, and a table of tensors. A node names the class and holds the module's
-attributes, parameters, buffers and children; a module or tensor that occurs in several places is one entry, so that
-what is shared stays shared. A class with `get_config()` is described by that instead of its attributes.
+attributes, parameters, buffers and children. A module or tensor that occurs in several places is one entry, so that
+it stays shared. A class with `get_config()` is described by its config instead of its attributes.
 
 Classes and functions are named. They are looked up in `torch.nn`, among torch's functions of tensors, in
 `torchfit.functional`, and among the custom objects (of a `custom_object_scope`, and registered ones). Nothing is ever
@@ -47,7 +47,7 @@ def find_class(reference: Reference) -> type | None:
 
 
 def function_reference(function: Callable[..., object]) -> Reference | None:
-    """Return the name of a function and its module, or `None` if it cannot be found by a name."""
+    """Return the name of a function and its module, or `None` if it cannot be found by name."""
     name = getattr(function, "__name__", "<lambda>")
     for namespace, look_up in _FUNCTION_NAMESPACES.items():
         if look_up(name) is function:
@@ -65,7 +65,7 @@ def find_function(reference: Reference) -> Callable[..., object] | None:
 
 
 def is_torch_class(kind: type) -> bool:
-    """Return whether a class is one of `torch.nn`, as files refer to it."""
+    """Return whether a class is one of `torch.nn`."""
     return _torch_class(kind.__name__) is kind
 
 
@@ -122,13 +122,13 @@ _MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "ordered"}
 
 
 class NotSerializableError(Exception):
-    """Something is neither plain data nor known by name; the message says what and where."""
+    """Raised for a value that is neither plain data nor known by name; the message says what and where."""
 
 
 class ModuleSerializer:
-    """Turns modules and values into plain data, and collects their nodes and tensors.
+    """Converts modules and values to plain data, and collects their nodes and tensors.
 
-    Modules inside of others are described one after the other, so that they may be nested deeply.
+    Nested modules are described without recursion, so that they may be nested deeply.
     """
 
     def __init__(self) -> None:
@@ -142,14 +142,14 @@ class ModuleSerializer:
     def module(self, module: nn.Module, hidden: frozenset[str] = frozenset()) -> int:
         """Return the number of a module's node. If it cannot be serialized, the node holds the reason.
 
-        `hidden` are attributes of the module that are left out (those that `Model` sets).
+        `hidden` are attributes of the module to omit (those that `Model` sets).
         """
         number = self._number(module, hidden)
         self._describe_pending()
         return number
 
     def value(self, value: object, place: str) -> Plain:
-        """Return a value as plain data, or the reason why it cannot be: it is reported when the value is needed."""
+        """Return a value as plain data, or the reason why it cannot be serialized, to be reported when it is needed."""
         plain = self._or_problem(lambda: self._value(value, place))
         self._describe_pending()
         return plain
@@ -179,7 +179,7 @@ class ModuleSerializer:
         """Return a value as plain data.
 
         Raises:
-            NotSerializableError: It is neither plain data, a tensor, a module, nor a named class or function.
+            NotSerializableError: If it is not plain data, a tensor, a module, or a named class or function.
         """
         if type(value) in _ATOMS:
             return value
@@ -250,7 +250,7 @@ class ModuleSerializer:
 
 
 def _config_problem(value: object) -> str:
-    """Return why the configuration of an object does not help."""
+    """Return why the configuration of an object cannot be used."""
     if not hasattr(value, "get_config"):
         return ""
     try:
@@ -261,7 +261,7 @@ def _config_problem(value: object) -> str:
 
 
 def _refuse_hooks(module: nn.Module) -> None:
-    """Raise if the module has hooks, other than ours, which are there only during a run."""
+    """Raise if the module has hooks, except torchfit's own, which exist only during a run."""
     for hooks in filter(None, map(vars(module).get, _HOOKS)):
         foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
         if foreign:

@@ -1,4 +1,4 @@
-"""Weights in files, under the keys of the user's module: `net.load_state_dict(torch.load(path))` works."""
+"""Saves and loads weights under the keys of the user's module: `net.load_state_dict(torch.load(path))` works."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ _OURS = ("torchfit", "sha256")
 
 
 def write(path: PathLike, state: StateDict) -> None:
-    """Write a state; tensors that share memory are written once per name, since the format has no sharing.
+    """Write a state to a safetensors file. The format has no sharing: shared tensors are written once per name.
 
     Raises:
-        ImportError: The package safetensors is not installed.
-        ValueError: The state holds something that is not a tensor.
+        ImportError: If the package safetensors is not installed.
+        ValueError: If the state contains anything but tensors.
     """
     package = _package()
     for key, value in state.items():
@@ -44,11 +44,11 @@ def write(path: PathLike, state: StateDict) -> None:
 
 
 def read(path: PathLike) -> dict[str, Tensor]:
-    """Read tensors onto the CPU.
+    """Read the tensors of a safetensors file onto the CPU.
 
     Raises:
-        ImportError: The package safetensors is not installed.
-        ValueError: The file is damaged; it is named.
+        ImportError: If the package safetensors is not installed.
+        ValueError: If the file is damaged; the message names it.
     """
     package = _package()
     with open_read(path) as file:
@@ -104,10 +104,10 @@ _HINT = "\n  (by_name=True leaves missing and unexpected keys alone, skip_mismat
 
 @suggest_keywords
 def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> None:
-    """Write the weights of a model or module to one file, whole or not at all.
+    """Write the weights of a model or module to one file, atomically.
 
-    The file is what `torch.save(module.state_dict(), path)` writes, with a checksum; if `path` ends in
-    `.safetensors`, it is a file of that format.
+    The file is what `torch.save(module.state_dict(), path)` writes, with a checksum. If `path` ends in `.safetensors`,
+    it is a file of that format.
 
     Args:
         model: A `Model` or any module; wrappers such as `torch.compile`'s do not appear in the keys.
@@ -115,8 +115,8 @@ def save_weights(model: nn.Module, path: PathLike, overwrite: bool = True) -> No
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        FileExistsError: The file exists, and `overwrite` is `False`.
-        OSError: The file cannot be written; it is named.
+        FileExistsError: If the file exists and `overwrite` is `False`.
+        OSError: If the file cannot be written; the message names it.
     """
     check_can_write(path, overwrite)
     warn_of_extension(path)
@@ -138,7 +138,7 @@ def prepare_save(model: nn.Module, path: PathLike) -> Write:
 
 @suggest_keywords
 def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
-    """Copy weights from a file into a model or module: all of them, or, if something does not fit, none.
+    """Copy weights from a file into a model or module: all of them or, if something does not fit, none.
 
     Args:
         model: A `Model` or any module.
@@ -148,9 +148,9 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
         skip_mismatch: Whether tensors of another shape are ignored, with a warning.
 
     Raises:
-        ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or holds
-            something else.
-        FileNotFoundError: There is no such file.
+        ValueError: If keys are missing or unexpected, or shapes differ (the message lists all of them), or if the file
+            is damaged or contains no weights.
+        FileNotFoundError: If there is no such file.
 
     >>> import tempfile
     >>> net, other = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -168,7 +168,7 @@ def load_weights(model: nn.Module, path: PathLike, by_name: bool = False, skip_m
 
 
 def get_module_state(model: nn.Module) -> StateDict:
-    """Return the state of a module, under the keys of the unwrapped module."""
+    """Return the `state_dict` of a module, with the keys of the unwrapped module."""
     state = unwrap_module(model).state_dict()
     for key in list(state):
         state[unwrap_key(key)] = state.pop(key)
@@ -185,8 +185,8 @@ def load_state(
 ) -> None:
     """Copy a state into a module, or raise a `ValueError` that names every key that does not fit.
 
-    A key is not missing if its tensor shares the memory of one that is there: writers leave out all names of a tied
-    weight but one.
+    A key does not count as missing if its tensor shares memory with one that is present: some writers store only one
+    name of a tied weight.
     """
     module = unwrap_module(model)
     own_keys = {unwrap_key(key): key for key in module.state_dict()}
@@ -209,14 +209,14 @@ def load_state(
     fitting = {own_keys[key]: state[key] for key in found if key not in mismatched}
     try:
         module.load_state_dict(fitting, strict=False)
-    except Exception as error:  # such as one of a module's set_extra_state
+    except Exception as error:  # such as one raised by a module's set_extra_state
         raise ValueError(
             f"The weights of {origin} cannot be loaded into {type(module).__name__}: {printable_lines(error)}"
         ) from error
 
 
 def _memory(tensors: Iterable[Any]) -> dict[int, list[tuple[int, int]]]:
-    """Return the ranges of memory that dense tensors fill, by the address of their storage."""
+    """Return the memory ranges of dense tensors, by the address of their storage."""
     ranges: dict[int, list[tuple[int, int]]] = {}
     for tensor in filter(_has_memory, tensors):
         begin, end = byte_range(tensor)
@@ -253,7 +253,7 @@ def _nothing_found(origin: str, state: Mapping[str, object], targets: StateDict)
 
 
 def check_can_write(path: PathLike, overwrite: bool) -> None:
-    """Raise if there is a file, and it must not be replaced."""
+    """Raise a `FileExistsError` if the file exists and must not be replaced."""
     if not overwrite and files.exists(path):
         raise FileExistsError(f"There is a file {os.fspath(path)!r} already. Pass overwrite=True to replace it.")
 
@@ -264,7 +264,7 @@ def is_safetensors(path: PathLike) -> bool:
 
 
 def warn_of_extension(path: PathLike) -> None:
-    """Warn of an extension of Keras' files, whose formats are others."""
+    """Warn of extensions that Keras uses for other formats."""
     extension = next((each for each in _KERAS_EXTENSIONS if os.fspath(path).endswith(each)), None)
     if extension is not None:
         warn(
@@ -275,7 +275,7 @@ def warn_of_extension(path: PathLike) -> None:
 
 
 def _find_state_dict(path: PathLike, content: object) -> StateDict:
-    """Return the state in the content of a file: at the top level, or under one of the usual names."""
+    """Return the `state_dict` in the content of a file, at the top level or under one of the usual names."""
     candidates = [content[name] for name in _NESTED if name in content] if isinstance(content, dict) else []
     found = next((state for state in (*candidates, content) if _is_state(state)), None)
     if found is None:

@@ -1,1 +1,1 @@
-"""The checkpoint file: tensors and plain data, written atomically and read without running code."""
+"""The file format of checkpoints: tensors and plain data, written atomically and read without running code."""

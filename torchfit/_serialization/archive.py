@@ -1,4 +1,4 @@
-"""Files of tensors and plain data: the format of `torch.save` with a checksum, read without running code.
+"""Reads and writes files of tensors and plain data, in the format of `torch.save` with a checksum.
 
 `torch.load` ignores the checksum. Files written by torch have none. The README of this package describes the format.
 """
@@ -63,8 +63,8 @@ def write(path: PathLike, content: object) -> None:
     """Write tensors and plain data, nested in dictionaries, lists and tuples, atomically.
 
     Raises:
-        TypeError: Something in `content` is neither a tensor nor plain data; it is named.
-        OSError: The file cannot be written; it is named.
+        TypeError: If `content` contains anything but tensors and plain data; the message says where.
+        OSError: If the file cannot be written; the message names it.
     """
     write_atomically(path, append_checksum(_to_pickle(content).chunks()))
 
@@ -75,19 +75,19 @@ def prepare_write(path: PathLike, content: object) -> Callable[[], None]:
     After a power failure the previous file may be restored.
 
     Raises:
-        TypeError: Something in `content` is neither a tensor nor plain data; it is named.
+        TypeError: If `content` contains anything but tensors and plain data; the message says where.
     """
     return partial(write_target, resolve_target(path), append_checksum(_snapshot(content).chunks()), durable=False)
 
 
 def read(path: PathLike) -> Any:
-    """Read a file of `write` or `torch.save`, tensors onto the CPU. No code in the file is ever run.
+    """Read a file that `write` or `torch.save` wrote, with all tensors on the CPU. No code in the file is ever run.
 
     The content is a tree of tensors and plain data, whose size and depth are bounded by the size of the file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, or holds more than tensors and plain data; it is named.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or contains anything but tensors and plain data; the message names it.
     """
     name = os.fspath(path)
     with open_read(path) as file:
@@ -109,10 +109,10 @@ def to_host(content: object, copy: bool = False) -> Any:
 
     Args:
         content: Dictionaries, lists and tuples of tensors and plain data.
-        copy: Whether to copy what is in host memory already, so that later changes have no effect.
+        copy: Whether to copy tensors that are in host memory already, so that later changes have no effect.
 
     Raises:
-        TypeError: Something is neither a tensor nor plain data; it is named.
+        TypeError: If the content contains anything but tensors and plain data; the message says where.
 
     >>> to_host({"a": [torch.zeros(1), 2]})
     {'a': [tensor([0.]), 2]}
@@ -166,13 +166,13 @@ class _HostCopier:
     def _storage(self, storage: Any) -> Any:
         key = (str(storage.device), storage.data_ptr())
         if not storage.nbytes() or key not in self._copies:
-            # The original is kept alive, so that no other storage gets its address.
+            # The original is kept alive, so that no other storage can get its address.
             self._copies[key] = storage, storage.clone() if storage.device.type == "cpu" else storage.cpu()
         return self._copies[key][1]
 
 
 class _TorchSaved:
-    """A file that `torch.save` wrote, in memory."""
+    """An in-memory file written by `torch.save`."""
 
     def __init__(self, content: object) -> None:
         file = io.BytesIO()
@@ -223,7 +223,7 @@ def _limited_depth(content: object) -> Iterator[None]:
 
 
 class _Content(NamedTuple):
-    """What was read from a file."""
+    """The content of a file."""
 
     content: object
     needs_torch: bool
@@ -231,7 +231,7 @@ class _Content(NamedTuple):
 
 
 def _read_content(file: BinaryIO) -> _Content:
-    """Read a file after its checksums were compared."""
+    """Verify the checksums of a file, and read it."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - END_SIZE - COMMENT_SIZE, 0))
     tail = file.read()
@@ -255,7 +255,7 @@ def _read_content(file: BinaryIO) -> _Content:
 
 
 def _read_zip(file: BinaryIO, parts: list[Part]) -> _Content:
-    """Read the parts of a zip file, each of them once."""
+    """Read the parts of a zip file, each once."""
     folder = parts[0].name.partition("/")[0] if parts else ""
     left = {part.name: part for part in parts}
     if f"{folder}/data.pkl" not in left:
@@ -291,7 +291,7 @@ def _read_part(file: BinaryIO, part: Part) -> bytes:
 
 
 def _read_legacy(data: bytes) -> _Content:
-    """Read a file of torch before 1.6: pickles, the last of which lists the storages whose bytes follow."""
+    """Read a file of torch before 1.6: pickles, of which the last lists the storages, followed by their bytes."""
     storages: dict[str, tuple[torch.UntypedStorage, int]] = {}
     total = 0
 
@@ -322,7 +322,7 @@ def _read_legacy(data: bytes) -> _Content:
 
 
 def _fill(data: bytes, position: int, storages: Iterable[tuple[torch.UntypedStorage, int]]) -> None:
-    """Copy the bytes of storages, each with the number of its elements before it."""
+    """Copy the bytes of storages, each preceded by its number of elements."""
     for storage, numel in storages:
         start, size = position + 8, storage.nbytes()
         position = start + size
@@ -345,10 +345,10 @@ def _checksum(file: BinaryIO, size: int, ranges: Iterable[ByteRange]) -> bytes:
 
 
 def _load_with_torch(file: BinaryIO) -> Any:
-    """Read a file whose structure was checked, but which has tensors that only torch can build."""
+    """Read a file with `torch.load`, after checking it: it has tensors that only torch can build."""
     file.seek(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about what it then refuses
+        warnings.simplefilter("ignore")  # torch warns before it raises an error
         content = torch.load(file, map_location="cpu", weights_only=True)
     tensors = [leaf for leaf in tree.leaves(content) if isinstance(leaf, Tensor) and leaf.layout is torch.strided]
     unshare_storages(tensors)

@@ -1,8 +1,8 @@
-"""Atomic files, in local folders and at addresses such as `s3://…`.
+"""Writes files atomically, in local folders and at addresses such as `s3://…`.
 
-A local file is written under a temporary name in the folder of its target, flushed to the disk and renamed: a reader,
-also after a power failure, sees the old file or the new one. The rename itself is on the disk seconds later, unless the
-folder is flushed as well. A remote file is written locally and uploaded as a whole, which object stores make visible
+A local file is written under a temporary name in the folder of its target, flushed to disk and renamed. A reader sees
+either the old file or the new one, even after a power failure. The rename itself reaches the disk within seconds, or at
+once if the folder is flushed as well. A remote file is written locally and then uploaded; object stores make it visible
 only when it is complete.
 """
 
@@ -28,15 +28,15 @@ from torchfit._utils.names import near_names
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
-fcntl: Any = import_module("fcntl") if os.name == "posix" else None  # `None` on Windows, which has no locks like these
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None  # `None` on Windows, which has no such locks
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")  # at least two letters: "C://" is a drive
 _FILE_SCHEME = re.compile(r"^file:/", re.IGNORECASE)
 _TEMPORARY = re.compile(r"^\.torchfit-(?P<host>.*)-[0-9a-f]{16}\.tmp$")
-_ANY_TEMPORARY = re.compile(r"^\.torchfit-.*\.tmp$")  # of earlier versions and other machines as well
-_STALE_AFTER = 3600.0  # seconds since the last write, where a lock does not tell
-_WRITEV_MAX = 64  # chunks that are passed to the system in one call, where it supports that
-_cleaned: set[tuple[int, str]] = set()  # processes and folders in which stale files were removed
+_ANY_TEMPORARY = re.compile(r"^\.torchfit-.*\.tmp$")  # including those of earlier versions and other machines
+_STALE_AFTER = 3600.0  # seconds since the last write, for files that this machine cannot lock
+_WRITEV_MAX = 64  # the number of chunks in one system call, if supported
+_cleaned: set[tuple[int, str]] = set()  # (process id, folder) in which stale files were removed
 
 
 def _write_one(descriptor: int, chunks: Sequence[Chunk]) -> int:
@@ -66,7 +66,7 @@ class FileTarget(NamedTuple):
     """The absolute path without links, or the address."""
 
     permissions: int
-    """Those of the existing file, or of a new one."""
+    """The permissions of the existing file, or of a new one."""
 
     is_special: bool = False
     """Whether the path is a device, a pipe or a folder."""
@@ -76,7 +76,7 @@ class FileTarget(NamedTuple):
 
 
 def resolve_target(path: PathLike) -> FileTarget:
-    """Return where to write a path: if it is a link, the file it points to is replaced, not the link."""
+    """Return where to write a path. If it is a symbolic link, the file it points to will be replaced, not the link."""
     if is_remote(path):
         return FileTarget(os.fspath(path), os.fspath(path), 0, is_remote=True)
     target = os.path.abspath(local_path(path))
@@ -90,18 +90,18 @@ def resolve_target(path: PathLike) -> FileTarget:
 
 
 def write_atomically(path: PathLike, chunks: Iterable[Chunk]) -> None:
-    """Write a file of these chunks at `path`, as `write_target` does, so that it survives a power failure."""
+    """Write a file from chunks, as `write_target` does, and wait until it would survive a power failure."""
     write_target(resolve_target(path), chunks)
 
 
 def write_target(target: FileTarget, chunks: Iterable[Chunk], durable: bool = True) -> None:
-    """Write a file of these chunks atomically; missing folders are created.
+    """Write a file from chunks, atomically; missing folders are created.
 
-    If `chunks` raises, an existing file stays as it was and nothing is left behind. `durable` says whether to wait
-    until a power failure cannot bring back the old file, which may take the disk a few milliseconds.
+    If `chunks` raises, an existing file is unchanged and nothing is left behind. `durable` says whether to wait until a
+    power failure can no longer bring back the old file, which may take a few milliseconds.
 
     Raises:
-        OSError: The file cannot be written (no space, no permission, …); it is named.
+        OSError: If the file cannot be written (no space, no permission, …); the message names it.
     """
     with _name_path_in_errors(target.path):
         if target.is_remote:
@@ -113,7 +113,7 @@ def write_target(target: FileTarget, chunks: Iterable[Chunk], durable: bool = Tr
 
 
 def open_read(path: PathLike) -> BinaryIO:
-    """Open a file for reading, to be closed by the caller. It is seekable, also if it is remote."""
+    """Open a local or remote file for reading. It is seekable, and the caller must close it."""
     if not is_remote(path):
         local = local_path(path)
         if not os.path.lexists(local):
@@ -123,7 +123,7 @@ def open_read(path: PathLike) -> BinaryIO:
 
 
 def _near_files(path: str) -> str:
-    """Return a hint with the files of the folder whose names are like that of `path`, or with the folder looked in."""
+    """Return a hint that names the folder, and files in it with a name like that of `path`."""
     folder, name = os.path.split(os.path.abspath(path))
     if not os.path.isdir(folder):
         return f", and no folder {folder!r}"
@@ -135,7 +135,7 @@ def check_writable(what: str, path: PathLike) -> None:
     """Check that a file can be written at a local path; missing folders would be created.
 
     Raises:
-        OSError: The folder, or its nearest existing ancestor, is no folder or not writable. `what` names the path in
+        OSError: If the folder, or its nearest existing ancestor, is not a writable folder. `what` names the path in
             the message.
     """
     if is_remote(path):
@@ -172,7 +172,7 @@ def move(path: PathLike, target: PathLike) -> None:
     """Rename the file at `path`, if there is one, within the same folder, replacing the target.
 
     Raises:
-        OSError: It cannot be renamed; the target is named.
+        OSError: If it cannot be renamed; the message names the target.
     """
     with _name_path_in_errors(target):
         if not is_remote(path):
@@ -184,10 +184,10 @@ def move(path: PathLike, target: PathLike) -> None:
 
 
 def require_writable(folder: PathLike) -> None:
-    """Create a folder if it is missing, and raise if no file can be written there; addresses are not checked.
+    """Create a folder if it is missing, and raise if files cannot be written there; addresses are not checked.
 
     Raises:
-        OSError: The folder cannot be created or written to; it is named.
+        OSError: If the folder cannot be created or written to; the message names it.
     """
     if is_remote(folder):
         return
@@ -204,10 +204,10 @@ def remove_empty_folder(folder: PathLike) -> None:
 
 
 def local_path(path: PathLike) -> str:
-    """Return the local path for a path or an address `file:///…`, in which characters may be percent-encoded.
+    """Return the local path for a path or an address `file:///…`, which may be percent-encoded.
 
     Raises:
-        ValueError: The address names another machine, or no absolute path.
+        ValueError: If the address is on another machine, or is not an absolute path.
 
     >>> local_path("file:///tmp/a%20name"), local_path("file:/tmp/name"), local_path("folder/a%20name")
     ('/tmp/a name', '/tmp/name', 'folder/a%20name')
@@ -228,7 +228,7 @@ def require_local(what: str, path: PathLike) -> str:
     """Return the local path for a path or an address `file:///…`.
 
     Raises:
-        ValueError: It is an address on another machine; `what` names the path in the message.
+        ValueError: If it is a remote address; `what` names the path in the message.
     """
     if is_remote(path):
         raise ValueError(f"{what}: expected a local path. Received the address {os.fspath(path)!r}.")
@@ -242,7 +242,7 @@ def _remote(path: PathLike) -> tuple[Any, str]:
 
 @contextmanager
 def _name_path_in_errors(path: PathLike) -> Iterator[None]:
-    """Let every OSError name the given path instead of a temporary file."""
+    """Make every `OSError` name the given path instead of a temporary file."""
     try:
         yield
     except OSError as error:
@@ -260,7 +260,7 @@ def _replace(target: str, permissions: int, chunks: Iterable[Chunk], durable: bo
             _write_chunks(descriptor, chunks)
             if permissions & _umask():
                 os.chmod(temporary, permissions)
-            if fcntl is not None:  # The lock is held until the file has its name. Windows renames closed files only.
+            if fcntl is not None:  # The lock is held until the file is renamed. Windows can only rename closed files.
                 os.replace(temporary, target)
         if fcntl is None:
             os.replace(temporary, target)
@@ -273,7 +273,7 @@ def _replace(target: str, permissions: int, chunks: Iterable[Chunk], durable: bo
 
 
 def _mode(target: str) -> int | None:
-    """Return type and permissions of a file, or `None` if there is none."""
+    """Return the type and permissions of a file, or `None` if it does not exist."""
     try:
         return os.lstat(target).st_mode
     except OSError:
@@ -282,9 +282,11 @@ def _mode(target: str) -> int | None:
 
 @contextmanager
 def _new_file(path: str, permissions: int) -> Iterator[int]:
-    """Open a new file, locked as long as it is open; its folder is created if it is missing."""
+    """Open a new file that is locked while it is open; create its folder if it is missing."""
     descriptor = _create(path, permissions)
-    while _lock(descriptor, wait=True) and not os.fstat(descriptor).st_nlink:  # removed before it was locked
+    while (
+        _lock(descriptor, wait=True) and not os.fstat(descriptor).st_nlink
+    ):  # The file was removed before it was locked.
         os.close(descriptor)
         descriptor = _create(path, permissions)
     try:
@@ -296,16 +298,17 @@ def _new_file(path: str, permissions: int) -> Iterator[int]:
 def _write_chunks(descriptor: int, chunks: Iterable[Chunk]) -> None:
     """Write a file and flush it to the disk.
 
-    Makes as few system calls as possible: each one can hand the GIL back and forth between a writer thread and `fit`.
+    This makes as few system calls as possible: each one can pass the GIL back and forth between a writer thread and
+    `fit`.
     """
     remaining = iter(chunks)
-    while some := list(islice(remaining, _WRITEV_MAX)):
-        _write_all(descriptor, some)
+    while group := list(islice(remaining, _WRITEV_MAX)):
+        _write_all(descriptor, group)
     os.fsync(descriptor)
 
 
 def _lock(descriptor: int, wait: bool) -> bool:
-    """Lock a file, unless it is locked already and `wait` is false; return whether that worked."""
+    """Lock a file and return whether that succeeded; without `wait`, do not wait for another process's lock."""
     if fcntl is None:
         return False
     try:
@@ -325,17 +328,17 @@ def _create(path: str, permissions: int) -> int:
 
 
 def _write_all(descriptor: int, chunks: Iterable[Chunk]) -> None:
-    """Write some chunks, in one call if the system supports that."""
-    left = [memoryview(chunk) for chunk in chunks]
-    while left:
-        size = _write(descriptor, left)
-        while left and size >= len(left[0]):
-            size -= len(left.pop(0))
-        left[:1] = [chunk[size:] for chunk in left[:1]]
+    """Write chunks, in a single call if the system supports that."""
+    pending = [memoryview(chunk) for chunk in chunks]
+    while pending:
+        size = _write(descriptor, pending)
+        while pending and size >= len(pending[0]):
+            size -= len(pending.pop(0))
+        pending[:1] = [chunk[size:] for chunk in pending[:1]]
 
 
 def _write_special(target: str, chunks: Iterable[Chunk]) -> None:
-    """Write to a file that must not be replaced, such as a device or a pipe; a folder raises."""
+    """Write to a file that must not be replaced, such as a device or a pipe; a folder raises an `OSError`."""
     with open(target, "wb") as file:
         file.writelines(chunks)
 
@@ -349,12 +352,12 @@ def _upload(address: str, chunks: Iterable[Chunk]) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make a rename survive a power failure, where the system supports that."""
+    """Flush a folder to disk, so that a rename survives a power failure, if the system supports that."""
     if fcntl is None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems cannot
+        with suppress(OSError):  # not supported by some network file systems
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -375,8 +378,8 @@ def _remove_stale_files(folder: str) -> None:
 def _remove_if_stale(path: str, name: str) -> None:
     """Remove a temporary file unless it may be in use.
 
-    Files of this machine are locked while in use. Others, such as those of another machine that shares the folder, are
-    removed when they have not been written to for long.
+    Files of this machine are locked while in use. Other files, such as those of another machine that shares the folder,
+    are removed if they have not been written to for an hour.
     """
     descriptor = os.open(path, os.O_RDWR)
     try:
@@ -385,7 +388,7 @@ def _remove_if_stale(path: str, name: str) -> None:
         is_old = time.time() - os.fstat(descriptor).st_mtime > _STALE_AFTER
         is_free = _lock(descriptor, wait=False)
         is_stale = is_old or (is_of_this_machine and is_free)
-        if is_stale and fcntl is not None:  # The lock is held until the file is gone.
+        if is_stale and fcntl is not None:  # The lock is held until the file is removed.
             os.unlink(path)
     finally:
         os.close(descriptor)
@@ -395,7 +398,7 @@ def _remove_if_stale(path: str, name: str) -> None:
 
 @cache
 def _umask() -> int:
-    """Return the permissions that new files do not get; read once, since reading it means setting it."""
+    """Return the umask of this process. It is read only once, because reading it means setting it."""
     umask = os.umask(0o077)
     os.umask(umask)
     return umask

@@ -1,7 +1,7 @@
-"""Tensors and plain data in the format of `torch.save`: a pickle of the structure, and the bytes of the storages.
+"""Writes the format of `torch.save`: a pickle of tensors and plain data, and the bytes of the storages.
 
-This is a fast writer for the subset of the format that checkpoints need: only tensors leave the fast path of the C
-pickler. Everything else (sparse tensors, unusual dtypes, subclasses of plain types) is left to `torch.save`.
+This is a fast writer for the subset of the format that checkpoints need: the C pickler handles everything but tensors.
+Other content (sparse tensors, unusual dtypes, subclasses of plain types) is left to `torch.save`.
 """
 
 import codecs
@@ -20,19 +20,19 @@ from torch import Tensor, nn
 from torchfit._serialization.zip_files import Chunk, iter_zip
 from torchfit._utils.compat import rebuild_tensor_v2, rebuild_tensor_v3, storage_id
 
-_ALIGNMENT = 64  # bytes, of the parts of a storage: a multiple of the size of every dtype
+_ALIGNMENT = 64  # of the parts of a storage, in bytes: a multiple of the size of every dtype
 
 
 def new_storage(nbytes: int) -> torch.UntypedStorage:
-    """Return a storage of the CPU, whose bytes are arbitrary."""
+    """Return an uninitialized CPU storage."""
     return torch.UntypedStorage(nbytes)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
 def unshare_storages(tensors: Iterable[Tensor]) -> None:
-    """Give tensors that lie next to each other in one storage their own storages; overlapping ones keep sharing one.
+    """Copy tensors that share a storage without overlapping to storages of their own; overlapping ones still share one.
 
-    Otherwise each of them would keep the whole file in memory, and write all of it into the next file.
+    Otherwise each of them would keep the whole file in memory, and write all of it to the next file.
     """
     for group in _overlapping(tensors):
         storage = group[0].untyped_storage()
@@ -45,7 +45,7 @@ def unshare_storages(tensors: Iterable[Tensor]) -> None:
 
 
 def _overlapping(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield groups of tensors that have bytes in common."""
+    """Yield groups of tensors that overlap in memory."""
     group: list[Tensor] = []
     address, end = 0, 0
     different = {id(tensor): tensor for tensor in tensors}.values()
@@ -60,7 +60,7 @@ def _overlapping(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def byte_range(tensor: Tensor) -> tuple[int, int]:
-    """Return the offsets of the first byte of a strided tensor in its storage, and of the byte after its last one.
+    """Return the offsets of the first byte of a strided tensor in its storage and of the byte after its last one.
 
     >>> byte_range(torch.zeros(4)[1:3])
     (4, 12)
@@ -84,7 +84,7 @@ Value: TypeAlias = Any
 
 
 class Opaque:
-    """Stands for an object that only torch can build, while the rest of a structure is checked."""
+    """A placeholder for an object that only torch can build, while the rest of a structure is checked."""
 
 
 MAX_DEPTH = 1000  # of containers in containers
@@ -97,9 +97,9 @@ _ARRAY = "__array__"
 
 
 class RefusedError(Exception):
-    """A file holds something else than tensors and plain data, or too much of it; the message says what.
+    """Raised if a file contains anything but tensors and plain data, or too much of them; the message says what.
 
-    `asked_for` is the function or class that the file names, if that is the reason.
+    `asked_for` is the function or class that the file refers to, if that is the reason.
     """
 
     def __init__(self, reason: str, asked_for: str | None = None) -> None:
@@ -108,10 +108,10 @@ class RefusedError(Exception):
 
 
 def check_key(key: Value) -> Value:
-    """Return a key of a dictionary if it is plain.
+    """Return a key of a dictionary if it is plain data.
 
     Raises:
-        RefusedError: It is not.
+        RefusedError: If it is not.
     """
     kind = type(key)
     is_plain = kind in KEY_TYPES or (kind is int and -_MAX_KEY < key < _MAX_KEY)
@@ -125,12 +125,12 @@ def _is_plain_key(part: Value) -> bool:
 
 
 def check_tree(content: Value, limit: int) -> None:
-    """Raise unless `content` is a tree of plain data with at most `limit` nodes, where shared ones count every time.
+    """Check that `content` is a tree of plain data with at most `limit` nodes; shared nodes count every time.
 
-    Functions that walk through the tree need no precautions then. Here, each container is visited only once.
+    Functions that traverse the tree then need no precautions. Here, each container is visited only once.
 
     Raises:
-        RefusedError: It contains itself or something other than plain data, or it is too large or too deep.
+        RefusedError: If the content contains itself or anything but plain data, or is too large or too deep.
 
     >>> check_tree({"a": [1, (2.5, None)]}, limit=10)
     """
@@ -184,7 +184,7 @@ def _children(value: Value) -> list[Value]:
     """Return the parts of a container.
 
     Raises:
-        RefusedError: The value is something else.
+        RefusedError: If the value is not a container of plain data.
     """
     kind = type(value)
     if kind is list or kind is tuple or kind is set:
@@ -231,7 +231,7 @@ def _map_children(value: Value, change: Callable[[Value], Value]) -> Value:
 Reduced: TypeAlias = tuple[Callable[..., object], tuple[object, ...]]
 """How a pickle rebuilds a value: a function and its arguments."""
 
-_PROTOCOL = 2  # as torch.save; its safe reader understands all of it
+_PROTOCOL = 2  # as in torch.save, whose safe reader supports all of it
 _STORAGES: dict[torch.dtype, type] = {
     torch.float64: torch.DoubleStorage,
     torch.float32: torch.FloatStorage,
@@ -245,11 +245,11 @@ _STORAGES: dict[torch.dtype, type] = {
     torch.bool: torch.BoolStorage,
 }
 _GLOBALS = (rebuild_tensor_v2, rebuild_tensor_v3, OrderedDict, codecs.encode, *_STORAGES.values())
-"""The globals that a pickle may name."""
+"""The globals that a pickle may refer to."""
 
 _PADDING = bytes(_ALIGNMENT)
-_STORAGE = object()  # stands for the single storage in the structure
-_LOAD_STORAGE = pickle.BINPERSID + pickle.BINPUT + b"\0"  # puts the storage into the memo, as number 0
+_STORAGE = object()  # a placeholder for the single storage in the structure
+_LOAD_STORAGE = pickle.BINPERSID + pickle.BINPUT + b"\0"  # stores the storage in the memo as number 0
 
 _READABLE, _WRITABLE = 0x100, 0x200
 _view = ctypes.pythonapi.PyMemoryView_FromMemory
@@ -257,17 +257,17 @@ _view.argtypes, _view.restype = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 
 
 class UnsupportedContentError(Exception):
-    """The content has something that `torch.save` must write, or refuse."""
+    """Raised if the content must be written, or refused, by `torch.save`."""
 
 
 class TensorPickle:
-    """A structure as a pickle, and the bytes of each of its storages, in host memory.
+    """The pickle of a structure, and the bytes of each of its storages, in host memory.
 
     Args:
         content: Tensors and plain data, nested in dictionaries, lists and tuples.
 
     Raises:
-        UnsupportedContentError: `torch.save` must write this.
+        UnsupportedContentError: If `torch.save` must write the content.
     """
 
     def __init__(self, content: object) -> None:
@@ -288,16 +288,16 @@ class TensorPickle:
 
 
 class SingleStoragePickle:
-    """A structure as a pickle, and copies of its storages, concatenated to a single one.
+    """The pickle of a structure, and copies of its storages, concatenated into a single one.
 
-    This is fast for many small tensors, since the file has few parts.
+    This is fast for many small tensors, because the file has few parts.
 
     Args:
         content: Tensors and plain data, nested in dictionaries, lists and tuples.
-        limit: The largest total size of the storages, in bytes.
+        limit: The maximal total size of the storages, in bytes.
 
     Raises:
-        UnsupportedContentError: The content is too large, or `torch.save` must write it.
+        UnsupportedContentError: If the content is too large, or `torch.save` must write it.
     """
 
     def __init__(self, content: object, limit: int) -> None:
@@ -305,7 +305,7 @@ class SingleStoragePickle:
         pickler = _SingleStoragePickler(file, limit)
         pickler.dump(content)
         persistent_id = pickle.dumps(("storage", torch.UntypedStorage, "0", "cpu", pickler.size), _PROTOCOL)
-        # The storage stays below the result on the stack, which is harmless.
+        # The storage remains on the stack below the result, which is harmless.
         self._pickle = b"".join((persistent_id[:-1], _LOAD_STORAGE, file.getbuffer()[2:]))
         self._storage = _concatenate(pickler.storages)
 
@@ -343,7 +343,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _StorageRef:
-    """Stands for a storage in the structure; `persistent_id` is what the pickle holds of it."""
+    """A reference to a storage in the structure; the pickle contains only its `persistent_id`."""
 
     __slots__ = ("dtype", "persistent_id")
 

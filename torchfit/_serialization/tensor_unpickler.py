@@ -1,9 +1,9 @@
-"""A reader of the pickles of `torch.save`, for tensors and plain data, that runs no code of the file.
+"""Reads the pickles of `torch.save`, for tensors and plain data, without running code in the file.
 
 It reads what `tensor_pickle` and `torch.save` write for dense tensors, parameters and plain data, in time and memory
-linear in the size of the pickle. Whatever the pickle says is checked before it is used: sizes of tensors against those
-of their storages, the types of keys, and at the end the size of the whole as a tree. Other kinds of tensors are left to
-`torch.load`.
+linear in the size of the pickle. Everything in the pickle is checked before it is used: the sizes of tensors against
+those of their storages, the types of keys, and at the end the size of the whole tree. Other kinds of tensors are left
+to `torch.load`.
 """
 
 import codecs
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torchfit._serialization.tensor_pickle import Opaque, RefusedError, check_key, check_tree, new_storage
 
 Value: TypeAlias = Any
-"""What a pickle holds: anything, before it is checked."""
+"""A value from a pickle: anything, until it is checked."""
 
 LoadStorage = Callable[[str, int, torch.dtype], torch.UntypedStorage]
 Handler = Callable[["TensorUnpickler"], object]
 
-_MAX_EXPANSION = 10  # nodes of the tree for each byte of the pickle, where shared ones count every time
+_MAX_EXPANSION = 10  # nodes of the tree for each byte of the pickle; shared nodes count every time
 _MIN_EXPANSION = 1_000_000
-_MAX_EXPANDED_BYTES = 1 << 26  # in total, of tensors that are larger than their storages
+_MAX_EXPANDED_BYTES = 1 << 26  # the total for tensors that are larger than their storages
 _MAX_DIMENSIONS = 64
 _MAX_LONG_SIZE = 255  # bytes of an integer
 
@@ -50,7 +50,7 @@ _STORAGE_DTYPES = {
 
 
 class Global(NamedTuple):
-    """A function or class that the pickle names."""
+    """A function or class that the pickle refers to."""
 
     name: str
     build: Callable[..., Value] | None = None
@@ -70,11 +70,11 @@ class TypedStorage(NamedTuple):
 class TensorUnpickler:
     """Reads one pickle.
 
-    After `load`, `tensors` are those in the content, `position` is the end of the pickle, and `needs_torch` says
-    whether the content is of no use, because it holds tensors that only torch can build.
+    After `load`, `tensors` are the tensors in the content, `position` is the end of the pickle, and `needs_torch` says
+    whether the content is unusable because it has tensors that only torch can build.
 
     Args:
-        data: The pickle; what comes after it is left alone.
+        data: The pickle; bytes after its end are ignored.
         load_storage: Returns the storage of a key, for a number of elements of a dtype, or raises.
         position: Where in `data` the pickle starts.
     """
@@ -94,8 +94,8 @@ class TensorUnpickler:
         """Return the content.
 
         Raises:
-            RefusedError: It is no content of tensors and plain data.
-            Exception: The pickle is damaged.
+            RefusedError: If the content is anything but tensors and plain data.
+            Exception: If the pickle is damaged.
         """
         data, handlers, start = self._data, _HANDLERS, self.position
         while True:
@@ -123,7 +123,7 @@ class TensorUnpickler:
         return TypedStorage(self._load_storage(key, numel, kind.dtype), kind.dtype)
 
     def tensor(self, storage: Value, offset: Value, size: Value, stride: Value, dtype: torch.dtype) -> Tensor:
-        """Return a tensor, after its place in its storage was checked."""
+        """Check the position of a tensor in its storage, and return the tensor."""
         if type(size) not in (tuple, torch.Size) or type(stride) is not tuple or len(size) != len(stride):
             raise RefusedError("it has a tensor whose size or stride is none")
         if len(size) > _MAX_DIMENSIONS or any(type(part) is not int or part < 0 for part in (offset, *size, *stride)):
@@ -141,18 +141,18 @@ class TensorUnpickler:
         return made
 
     def opaque(self, *args: Value) -> Opaque:
-        """Return what stands for an object that only torch can build."""
+        """Return a placeholder for an object that only torch can build."""
         self.needs_torch = True
         return Opaque()
 
     # -- what the handlers need ----------------------------------------------------------------------------
 
     def push(self, value: Value) -> None:
-        """Put a value on the stack."""
+        """Push a value onto the stack."""
         self._stack.append(value)
 
     def pop(self) -> Value:
-        """Take the last value from the stack."""
+        """Pop the last value from the stack."""
         return self._stack.pop()
 
     def top(self) -> Value:
@@ -165,7 +165,7 @@ class TensorUnpickler:
         self._stack = []
 
     def pop_mark(self) -> list[Value]:
-        """Return the stack since the last mark, and go back to the one before."""
+        """Return the values since the last mark, and restore the stack before it."""
         items, self._stack = self._stack, self._marked.pop()
         return items
 
@@ -184,15 +184,15 @@ class TensorUnpickler:
         return text
 
     def remember(self, number: int) -> None:
-        """Put the last value on the stack into the memo."""
+        """Store the last value on the stack in the memo."""
         self._memo[number] = self._stack[-1]
 
     def remember_next(self) -> None:
-        """Put the last value on the stack into the memo, under the next number."""
+        """Store the last value on the stack in the memo, under the next number."""
         self.remember(len(self._memo))
 
     def recall(self, number: int) -> None:
-        """Put a value from the memo on the stack."""
+        """Push a value from the memo onto the stack."""
         self._stack.append(self._memo[number])
 
 
@@ -264,7 +264,7 @@ def _complex(reader: TensorUnpickler, real: Value = 0.0, imaginary: Value = 0.0)
 
 
 def _encode(reader: TensorUnpickler, text: Value, encoding: Value) -> bytes:
-    """Return bytes, which old protocols write as text."""
+    """Return bytes, which old protocols store as text."""
     if encoding != "latin1":
         raise RefusedError("it has bytes that are not encoded as bytes")
     return codecs.encode(text, "latin1")
@@ -294,10 +294,10 @@ _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(val
 
 
 def _find_global(module: str, name: str) -> Value:
-    """Return what stands for a global of a pickle.
+    """Return the function, class or placeholder for a global of a pickle.
 
     Raises:
-        RefusedError: No file of tensors and plain data has it.
+        RefusedError: If the global is not one for tensors or plain data.
     """
     full = f"{module}.{name}"
     if full in _BUILDERS:
@@ -409,7 +409,7 @@ def _number(layout: str) -> Handler:
 
 
 def _data(layout: str, convert: Callable[[bytes], Value], limit: int = 1 << 62) -> Handler:
-    """Return the handler of data with its size before it."""
+    """Return the handler for data preceded by its size."""
     unpack, width = Struct(layout).unpack, Struct(layout).size
 
     def handle(reader: TensorUnpickler) -> None:

@@ -1,11 +1,11 @@
-"""Zip files of uncompressed parts, as `torch.load` reads them: written, and read strictly.
+"""Reads and writes zip files of uncompressed parts, as `torch.load` reads them.
 
 Each part starts at a multiple of 64 bytes, for mmap. The contents of the parts are covered by CRC-32 checksums,
 everything else by a SHA-256 in the comment of the file. All sizes and offsets are written as 64-bit numbers (Zip64), so
 that there is one layout for small and large files. The README of this package describes it.
 
 Only files of that layout are read: uncompressed parts, one after the other, followed by the directory and the end
-records. So the contents are never larger than the file, and every other reader sees the same parts.
+records. The contents are therefore never larger than the file, and all other readers see the same parts.
 """
 
 import os
@@ -34,14 +34,14 @@ _END = Struct("<4s4H2LH")
 _ENDS = Struct("<4sQ2H2L4Q 4sLQL 4s4H2LH")  # these three
 _FIELD = Struct("<2H")  # header of an extra field
 _ALIGNMENT = 64
-_VERSION, _DOS_EPOCH = 45, 33  # the zip version that knows Zip64; 1 January 1980
-_MAX_32, _MAX_16 = 0xFFFFFFFF, 0xFFFF  # in the place of values that are stored as 64 bits
+_VERSION, _DOS_EPOCH = 45, 33  # the zip version that introduced Zip64; 1 January 1980
+_MAX_32, _MAX_16 = 0xFFFFFFFF, 0xFFFF  # instead of values that are stored as 64 bits
 _ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
 _CHUNK = 1 << 20
 
 
 def append_checksum(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Yield the chunks of a zip file, every second of which is the contents of a part, and then its checksum."""
+    """Yield the chunks of a zip file, of which every second one is the contents of a part, and then its checksum."""
     total = sha256()
     for number, chunk in enumerate(chunks):
         if number % 2 == 0:
@@ -75,13 +75,13 @@ def iter_zip(parts: Iterable[NamedContents]) -> Iterator[Chunk]:
 
 def _end_records(count: int, size: int, offset: int) -> bytes:
     record = (b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset)
-    where = (b"PK\6\7", 0, offset + size, 1)
-    many = (_MAX_16, _MAX_16, _MAX_32, _MAX_32)
-    return _ENDS.pack(*record, *where, b"PK\5\6", 0, 0, *many, COMMENT_SIZE)
+    locator = (b"PK\6\7", 0, offset + size, 1)
+    placeholders = (_MAX_16, _MAX_16, _MAX_32, _MAX_32)
+    return _ENDS.pack(*record, *locator, b"PK\5\6", 0, 0, *placeholders, COMMENT_SIZE)
 
 
 class InvalidZipError(Exception):
-    """The file does not have the layout; the message says what is wrong."""
+    """Raised if a file does not have the expected layout; the message says what is wrong."""
 
 
 class Part(NamedTuple):
@@ -89,10 +89,10 @@ class Part(NamedTuple):
 
     name: str
     offset: int
-    """Of the first byte of the contents in the file."""
+    """The offset of the first byte of the contents in the file."""
 
     size: int
-    """Of the contents, in bytes."""
+    """The size of the contents in bytes."""
 
     crc: int
     """CRC-32 of the contents."""
@@ -103,10 +103,10 @@ def read_directory(file: BinaryIO, comment_size: int) -> list[Part]:
 
     Args:
         file: The whole file.
-        comment_size: Size of the comment after the end record.
+        comment_size: The size of the comment after the end record, in bytes.
 
     Raises:
-        InvalidZipError: The file has another layout.
+        InvalidZipError: If the file has another layout.
     """
     end = file.seek(0, os.SEEK_END) - END_SIZE - comment_size
     count, size, offset, stop = _directory_range(file, end)
@@ -122,10 +122,10 @@ def read_directory(file: BinaryIO, comment_size: int) -> list[Part]:
 
 
 def check_contents(file: BinaryIO, part: Part) -> None:
-    """Raise unless the contents of a part match their checksum.
+    """Check that the contents of a part match their checksum.
 
     Raises:
-        InvalidZipError: They do not.
+        InvalidZipError: If they do not.
     """
     file.seek(part.offset)
     crc, left = 0, part.size
@@ -138,12 +138,12 @@ def read_contents(file: BinaryIO, part: Part, buffer: memoryview) -> None:
     """Read the contents of a part into a buffer of its size.
 
     Raises:
-        InvalidZipError: They do not match their checksum.
+        InvalidZipError: If they do not match their checksum.
     """
     file.seek(part.offset)
-    done = 0
-    while done < part.size and (size := file.readinto(buffer[done : done + _CHUNK])):  # type: ignore[attr-defined]
-        done += size
+    num_read = 0
+    while num_read < part.size and (size := file.readinto(buffer[num_read : num_read + _CHUNK])):  # type: ignore[attr-defined]
+        num_read += size
     _compare(part, crc32(buffer))
 
 
@@ -153,8 +153,8 @@ def _compare(part: Part, crc: int) -> None:
 
 
 def _directory_range(file: BinaryIO, end: int) -> tuple[int, int, int, int]:
-    """Return number of entries, size and offset of the directory, and where the end records start."""
-    signature, disk, start_disk, here, count, size, offset, _ = _END.unpack(_read_at(file, end, END_SIZE))
+    """Return the number of entries, size and offset of the directory, and the offset of the end records."""
+    signature, disk, start_disk, disk_count, count, size, offset, _ = _END.unpack(_read_at(file, end, END_SIZE))
     if signature != END_SIGNATURE:
         raise InvalidZipError("it ends too early, or its end was changed")
     stop = end
@@ -164,16 +164,16 @@ def _directory_range(file: BinaryIO, end: int) -> tuple[int, int, int, int]:
         if stop + _END_64.size != end - _LOCATOR.size:
             raise InvalidZipError("its end record is not where it should be")
         record = _END_64.unpack(_read_at(file, stop, _END_64.size))
-        signature, _, _, _, disk, start_disk, here, count, size, offset = record
+        signature, _, _, _, disk, start_disk, disk_count, count, size, offset = record
         if signature != b"PK\6\6":
             raise InvalidZipError("its end was changed")
-    if disk or start_disk or here != count:
+    if disk or start_disk or disk_count != count:
         raise InvalidZipError("it is a part of a larger archive")
     return count, size, offset, stop
 
 
 def _entries(directory: bytes) -> Iterator[tuple[str, int, int, int]]:
-    """Yield name, offset of the header, size and CRC-32 of each part in the directory."""
+    """Yield the name, header offset, size and CRC-32 of each part in the directory."""
     position = 0
     while position < len(directory):
         fields = _ENTRY.unpack_from(directory, position)
@@ -208,7 +208,7 @@ def _zip64_values(extra: bytes, values: list[int]) -> list[int]:
 
 
 def _locate(file: BinaryIO, entries: list[tuple[str, int, int, int]], stop: int) -> list[Part]:
-    """Return the parts, after their local headers were checked."""
+    """Check the local headers of the parts, and return the parts."""
     parts = []
     end = 0
     for name, header, size, crc in sorted(entries, key=lambda entry: entry[1]):
