@@ -258,7 +258,7 @@ def matching_parameters(module: nn.Module, patterns: Iterable[str]) -> set[str]:
     """Return the names of the parameters that match one of the patterns; no patterns match all.
 
     Raises:
-        ValueError: if a pattern matches nothing.
+        ValueError: If a pattern matches nothing.
     """
     names = [name for name, _ in module.named_parameters()]
     patterns = list(patterns)

@@ -34,7 +34,7 @@ class BackgroundWriter:
         """Start writing a file, once the one before it is written.
 
         Raises:
-            OSError: if the file before it could not be written.
+            OSError: If the file before it could not be written.
         """
         self.wait()
         if self._tasks is None:
@@ -48,7 +48,7 @@ class BackgroundWriter:
         """Wait until the file is written.
 
         Raises:
-            OSError: if it could not be written.
+            OSError: If it could not be written.
         """
         file = self._file
         if file is not None:

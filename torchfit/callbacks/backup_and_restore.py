@@ -236,7 +236,7 @@ class OptimizerStructure:
         """Check that a state of the optimizer can be loaded into the one that the next `fit` starts with.
 
         Raises:
-            ValueError: if a callback replaced it, or changed groups of parameters whose names it does not know.
+            ValueError: If a callback replaced it, or changed groups of parameters whose names it does not know.
         """
         if optimizer is not self._optimizer:
             raise ValueError(
@@ -265,10 +265,10 @@ class HistoryArchive:
     """Stores a history in chunks that are written once; a state holds their number and the epochs since the last.
 
     Args:
-        path_of: returns the path of a file, from its name.
+        path_of: Returns the path of a file, from its name.
 
     Attributes:
-        num_chunks: how many chunks there are.
+        num_chunks: How many chunks there are.
     """
 
     def __init__(self, path_of: Callable[[str], str]) -> None:
@@ -303,7 +303,7 @@ class HistoryArchive:
         """Let `history.load_state_dict` put this many chunks before the state.
 
         Raises:
-            ValueError: if a chunk is missing or damaged.
+            ValueError: If a chunk is missing or damaged.
         """
         chunks: list[Record] = []
         for number in range(num_chunks):

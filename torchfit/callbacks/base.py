@@ -73,10 +73,10 @@ class Callback(SuggestsKeywords):
     Hooks are looked up once, when a loop starts. A subclass need not call `super().__init__()`.
 
     Attributes:
-        model: the model that is trained, evaluated or used for prediction.
-        params: how the loop runs: `"epochs"`, `"steps"` (None if unknown), `"verbose"`, and `"metrics"`, the names
+        model: The model that is trained, evaluated or used for prediction.
+        params: How the loop runs: `"epochs"`, `"steps"` (None if unknown), `"verbose"`, and `"metrics"`, the names
             that can occur in `logs`.
-        training_state: during `fit`, everything needed to resume the run; else None. Its `state_dict(epoch, step,
+        training_state: During `fit`, everything needed to resume the run; else None. Its `state_dict(epoch, step,
             logs)` returns the state before a step, and `load_state_dict(state)`, called in `on_train_begin`, resumes
             from it.
 
@@ -200,13 +200,13 @@ class LambdaCallback(Callback):
     """Call functions in hooks. Hooks without a function are free.
 
     Args:
-        on_epoch_begin, on_epoch_end: functions of `(epoch, logs)`.
-        on_train_begin, on_train_end: functions of `(logs)`.
-        on_train_batch_begin, on_train_batch_end: functions of `(batch, logs)`.
-        **kwargs: functions for the other hooks of `Callback`.
+        on_epoch_begin, on_epoch_end: Functions of `(epoch, logs)`.
+        on_train_begin, on_train_end: Functions of `(logs)`.
+        on_train_batch_begin, on_train_batch_end: Functions of `(batch, logs)`.
+        **kwargs: Functions for the other hooks of `Callback`.
 
     Raises:
-        TypeError: for an unknown hook, or something that cannot be called.
+        TypeError: For an unknown hook, or something that cannot be called.
 
     >>> printer = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))
     >>> printer.on_epoch_end(0, {"loss": 0.5})
@@ -285,7 +285,7 @@ def check_monitor(monitor: str, available_names: Collection[str], argument: str 
     """Check that a name is among those that can occur.
 
     Raises:
-        ValueError: if it is not, listing the names.
+        ValueError: If it is not, listing the names.
 
     >>> check_monitor("val_acc", ["loss", "accuracy"])
     Traceback (most recent call last):
@@ -326,10 +326,10 @@ class Monitor:
     """The log entry that EarlyStopping, ModelCheckpoint or ReduceLROnPlateau monitors.
 
     Args:
-        owner: the callback's class name, for messages.
-        monitor: name in the logs.
+        owner: The callback's class name, for messages.
+        monitor: Name in the logs.
         mode: "min", "max" or "auto", which means that of the metric.
-        min_delta: the smallest change that counts as an improvement.
+        min_delta: The smallest change that counts as an improvement.
     """
 
     def __init__(self, owner: str, monitor: str, mode: str, min_delta: float = 0.0) -> None:

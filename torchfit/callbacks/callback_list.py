@@ -41,14 +41,14 @@ class CallbackList(Callback):
     Args:
         callbacks: None, a callback, or a (nested) list of callbacks. Any object with some of the hooks of `Callback`
             is one.
-        add_history: append a `History`, unless there is one.
-        add_progbar: insert a `ProgbarLogger` at the front, unless there is one.
-        model: passed to every callback.
-        **params: passed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
+        add_history: Append a `History`, unless there is one.
+        add_progbar: Insert a `ProgbarLogger` at the front, unless there is one.
+        model: Passed to every callback.
+        **params: Passed to every callback: `epochs`, `steps`, `verbose`, `metrics`.
 
     Attributes:
-        callbacks: the callbacks, in the order in which they are called (but see `runs_first` and `runs_last`).
-        keeps_batch_logs: whether a callback has hooks of batches of training or evaluation that may do anything: look
+        callbacks: The callbacks, in the order in which they are called (but see `runs_first` and `runs_last`).
+        keeps_batch_logs: Whether a callback has hooks of batches of training or evaluation that may do anything: look
             at the `logs` after the hook has returned, so that each batch needs a mapping of its own, or change the
             model between two steps. torchfit's own callbacks do not.
 
@@ -157,7 +157,7 @@ def as_callbacks(callbacks: object) -> list[Any]:
     """Turn the argument `callbacks` into a flat list: None, one callback, a `CallbackList`, nested lists.
 
     Raises:
-        TypeError: for a class instead of an object, and for objects without any hook.
+        TypeError: For a class instead of an object, and for objects without any hook.
 
     >>> as_callbacks(None), as_callbacks([[History()]])
     ([], [<torchfit.callbacks.history.History object at ...>])
@@ -232,7 +232,7 @@ def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
     """Return a function that can be called with `logs` by position, by name, and without.
 
     Raises:
-        TypeError: if the method takes other arguments, such as those of a callback of another library.
+        TypeError: If the method takes other arguments, such as those of a callback of another library.
     """
     index = (0,) * (num_arguments - 1)
     by_name = not _accepts(method, *index, 0)

@@ -73,7 +73,7 @@ class ClassificationCallback(Callback):
         """Return the names of the classes.
 
         Raises:
-            ValueError: if `class_names` are not as many.
+            ValueError: If `class_names` are not as many.
         """
         names = [str(index) for index in range(num_classes)] if self.class_names is None else self.class_names
         if len(names) != num_classes:
@@ -241,18 +241,18 @@ class ConfusionMatrix(ClassificationCallback):
     Args:
         data: `(x, y)` as for `evaluate`, or a Dataset, a DataLoader or another iterable of batches `(x, y)` that can be
             gone through every time. Predicting takes a pass over them.
-        class_names: the names of the classes, in the order of their indices; by default the indices.
-        batch_size: samples per batch.
-        every: the number of epochs from one time to the next.
-        output: the output to look at, by name or number, of a model with several.
-        axis: the axis of the classes in the outputs; by default the one that `y` lacks, the last one in doubt.
-        threshold: from which output on the class is 1, of a model with a single output for two classes; by default
+        class_names: The names of the classes, in the order of their indices; by default the indices.
+        batch_size: Samples per batch.
+        every: The number of epochs from one time to the next.
+        output: The output to look at, by name or number, of a model with several.
+        axis: The axis of the classes in the outputs; by default the one that `y` lacks, the last one in doubt.
+        threshold: From which output on the class is 1, of a model with a single output for two classes; by default
             0.5, or 0 if there are outputs outside of [0, 1].
-        ignore_class: a class index in `y` that does not count. Negative ones never do.
+        ignore_class: A class index in `y` that does not count. Negative ones never do.
         verbose: 1 prints the result.
 
     Attributes:
-        matrix: the last confusion matrix `(classes, classes)`: rows are true classes, columns predicted ones.
+        matrix: The last confusion matrix `(classes, classes)`: rows are true classes, columns predicted ones.
         matrices: epoch, from 0 -> confusion matrix.
 
     >>> import numpy as np, torch, torchfit
@@ -296,12 +296,12 @@ class ConfusionMatrix(ClassificationCallback):
         """Plot the matrix of an epoch, from 0, by default the last one, as a figure of matplotlib.
 
         Args:
-            epoch: the epoch.
-            normalize: whether to show fractions of the true class instead of counts.
+            epoch: The epoch.
+            normalize: Whether to show fractions of the true class instead of counts.
 
         Raises:
-            ImportError: if matplotlib is not installed.
-            ValueError: if there is no matrix of the epoch.
+            ImportError: If matplotlib is not installed.
+            ValueError: If there is no matrix of the epoch.
         """
         matrix = self.matrix if epoch is None else self.matrices.get(epoch)
         if matrix is None:

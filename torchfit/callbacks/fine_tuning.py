@@ -30,9 +30,9 @@ class FineTuning(Callback):
         verbose: 1 prints what is unfrozen.
 
     Raises:
-        ValueError: if the schedule is invalid; before the first epoch, if a name matches nothing, or two epochs list
+        ValueError: If the schedule is invalid; before the first epoch, if a name matches nothing, or two epochs list
             the same parameter.
-        TypeError: before the first epoch, if rates are given for an optimizer of torchfit.
+        TypeError: Before the first epoch, if rates are given for an optimizer of torchfit.
 
     >>> import torch, torchfit
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
@@ -81,7 +81,7 @@ class FineTuning(Callback):
         """Return the parameters that belong to each listed name.
 
         Raises:
-            ValueError: if a parameter belongs to two.
+            ValueError: If a parameter belongs to two.
         """
         members: dict[str, list[tuple[str, Tensor]]] = {}
         owners: dict[str, str] = {}

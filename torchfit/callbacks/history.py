@@ -37,9 +37,9 @@ def draw_curves(figure: "Figure", record: Curves, mode_of: Callable[[str], str |
     """Draw a panel for each name, training and validation together, and mark the best epoch.
 
     Args:
-        figure: an empty figure of matplotlib.
-        record: the values to draw.
-        mode_of: returns whether the best value of a name is its "max" or its "min", None if that is unknown.
+        figure: An empty figure of matplotlib.
+        record: The values to draw.
+        mode_of: Returns whether the best value of a name is its "max" or its "min", None if that is unknown.
     """
     names = panel_names(list(record))
     columns = min(_COLUMNS, len(names))
@@ -98,7 +98,7 @@ class History(Callback):
 
     Attributes:
         history: name -> list of floats, one per epoch whose logs have the name.
-        epoch: the epochs' indices, from 0 (or from `initial_epoch`).
+        epoch: The epochs' indices, from 0 (or from `initial_epoch`).
         timing: name -> list, one per epoch, of the seconds spent on `data` (waiting for batches), `step`,
             `callbacks`, `validation` and `compile`, of their `total`, of the `peak_memory` in bytes, and of the
             seconds of compilers in other processes (`background_compile`, with `jit_compile="auto"`).

@@ -46,7 +46,7 @@ def require_settable_rate(owner: str, model: CompiledModel) -> None:
     """Check that the learning rate of the optimizer is a number, which a callback can change.
 
     Raises:
-        TypeError: if a schedule sets it.
+        TypeError: If a schedule sets it.
     """
     rate = getattr(model.optimizer, "learning_rate_or_schedule", None)
     if callable(rate):
@@ -104,13 +104,13 @@ class LearningRateScheduler(Callback):
     others are scaled by the same factor. Groups at 0 stay at 0.
 
     Args:
-        schedule: a function of the epoch (from 0) and the current rate, or of the epoch alone, that returns
+        schedule: A function of the epoch (from 0) and the current rate, or of the epoch alone, that returns
             the new rate: a number, or an array or tensor without dimensions.
         verbose: 1 prints the rate.
 
     Raises:
-        ValueError: if `schedule` does not return a number.
-        TypeError: before the first epoch, if a schedule of the optimizer sets the rate.
+        ValueError: If `schedule` does not return a number.
+        TypeError: Before the first epoch, if a schedule of the optimizer sets the rate.
 
     >>> halving = LearningRateScheduler(lambda epoch, rate: rate * 0.5 if epoch else rate)
     """
@@ -166,18 +166,18 @@ class ReduceLROnPlateau(Callback):
     epoch, into the logs.
 
     Args:
-        monitor: name in the logs.
-        factor: below 1; the new rate is `rate * factor`.
-        patience: epochs without improvement before the rate is reduced.
+        monitor: Name in the logs.
+        factor: Below 1; the new rate is `rate * factor`.
+        patience: Epochs without improvement before the rate is reduced.
         verbose: 1 prints when the rate is reduced.
         mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
-        min_delta: the smallest change that counts as an improvement.
-        cooldown: epochs after a reduction before patience counts again.
-        min_lr: the lower bound of the rate.
+        min_delta: The smallest change that counts as an improvement.
+        cooldown: Epochs after a reduction before patience counts again.
+        min_lr: The lower bound of the rate.
 
     Raises:
-        ValueError: if `factor` is not below 1; before the first epoch, if `monitor` cannot occur.
-        TypeError: before the first epoch, if a schedule of the optimizer sets the rate.
+        ValueError: If `factor` is not below 1; before the first epoch, if `monitor` cannot occur.
+        TypeError: Before the first epoch, if a schedule of the optimizer sets the rate.
 
     >>> plateau = ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=5, min_lr=0.001)
     """
@@ -307,21 +307,21 @@ class TorchLRScheduler(Callback):
     """Step a scheduler of `torch.optim.lr_scheduler` after every epoch, or after every batch.
 
     Args:
-        scheduler: a scheduler of the `torch.optim` optimizer that the model was compiled with; or a callable that
+        scheduler: A scheduler of the `torch.optim` optimizer that the model was compiled with; or a callable that
             creates one for an optimizer, which works with every optimizer of the model:
             `lambda optimizer: StepLR(optimizer, 10)`. On torchfit's own optimizers it sets only the learning rate:
             the momentum that `OneCycleLR` and `CyclicLR` would cycle is left alone. Schedulers of timm get the number
             of completed epochs, or of batches.
         interval: `"epoch"` or `"batch"`: when to step. Epoch steps come after validation.
-        monitor: name in the logs whose value is passed to schedulers that need one (torch's `ReduceLROnPlateau`).
+        monitor: Name in the logs whose value is passed to schedulers that need one (torch's `ReduceLROnPlateau`).
             With `interval="batch"` it is read at every step, which waits for the device.
 
     Writes `learning_rate`, the rate of the epoch, into the logs.
 
     Raises:
-        ValueError: for an invalid `interval`; before the first epoch, if `monitor` cannot occur, or if the scheduler
+        ValueError: For an invalid `interval`; before the first epoch, if `monitor` cannot occur, or if the scheduler
             belongs to another optimizer than that of the model.
-        TypeError: for something that is neither a scheduler nor callable; before the first epoch, if a schedule of
+        TypeError: For something that is neither a scheduler nor callable; before the first epoch, if a schedule of
             the optimizer sets the rate.
 
     >>> from torch.optim.lr_scheduler import StepLR

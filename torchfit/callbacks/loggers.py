@@ -32,13 +32,13 @@ class CSVLogger(Callback):
     A file that cannot be written later is a warning; its rows are written with that of the next epoch.
 
     Args:
-        filename: the path of the file. Missing folders are created.
-        separator: the string between two values.
-        append: append to an existing file instead of replacing it.
+        filename: The path of the file. Missing folders are created.
+        separator: The string between two values.
+        append: Append to an existing file instead of replacing it.
 
     Raises:
-        OSError: before the first epoch, if the file cannot be written.
-        ValueError: if `filename` is an address such as `s3://…`, which nothing can be appended to; before the first
+        OSError: Before the first epoch, if the file cannot be written.
+        ValueError: If `filename` is an address such as `s3://…`, which nothing can be appended to; before the first
             epoch, if the file to append to is not a CSV file with a column `epoch`, or has
             no column for a name that will occur.
 
@@ -193,14 +193,14 @@ class RemoteMonitor(Callback):
     whatever reason, a warning says so and training continues. Redirects are followed on the same server only.
 
     Args:
-        root: address of the server, `http://` or `https://`.
-        path: path on the server.
-        field: name of the form field that holds the JSON, unless `send_as_json`.
-        headers: further HTTP headers.
-        send_as_json: send the JSON itself (`application/json`) instead of a form.
+        root: Address of the server, `http://` or `https://`.
+        path: Path on the server.
+        field: Name of the form field that holds the JSON, unless `send_as_json`.
+        headers: Further HTTP headers.
+        send_as_json: Send the JSON itself (`application/json`) instead of a form.
 
     Raises:
-        ValueError: if `root` and `path` are not an HTTP address.
+        ValueError: If `root` and `path` are not an HTTP address.
 
     >>> monitor = RemoteMonitor("http://localhost:9000", path="/epochs", send_as_json=True)
     """
@@ -265,7 +265,7 @@ class _SameServerRedirects(HTTPRedirectHandler):
         """Send the request to the new address.
 
         Raises:
-            ValueError: if it is on another server, or there were too many of them.
+            ValueError: If it is on another server, or there were too many of them.
         """
         fp.close()
         self.hops += 1
@@ -303,7 +303,7 @@ def require_package(package: str, owner: str) -> ModuleType:
     """Return an optional package.
 
     Raises:
-        ImportError: with the command that installs it.
+        ImportError: With the command that installs it.
     """
     try:
         return import_module(package)
@@ -350,7 +350,7 @@ class MLflowLogger(Callback):
         run_id: The identifier of the run, once training has started.
 
     Raises:
-        ImportError: before the first epoch, if mlflow is not installed.
+        ImportError: Before the first epoch, if mlflow is not installed.
 
     >>> logger = MLflowLogger(experiment="digits", run_name="first")
     """
@@ -421,7 +421,7 @@ class WandbLogger(Callback):
         run: The run, during training and afterwards.
 
     Raises:
-        ImportError: before the first epoch, if wandb is not installed.
+        ImportError: Before the first epoch, if wandb is not installed.
 
     >>> logger = WandbLogger(project="digits", mode="offline")
     """

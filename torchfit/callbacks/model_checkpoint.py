@@ -16,26 +16,26 @@ class ModelCheckpoint(Callback):
     """Save the model or its weights at the end of epochs, or every `save_freq` batches.
 
     Args:
-        filepath: the path of the file, with fields that are filled in: `{epoch}` and `{batch}`, both from 1, and
+        filepath: The path of the file, with fields that are filled in: `{epoch}` and `{batch}`, both from 1, and
             any name in the logs: `"{epoch:02d}-{val_loss:.2f}"`. Missing folders are created when saving.
-        monitor: name in the logs that decides which model is best.
+        monitor: Name in the logs that decides which model is best.
         verbose: 1 prints what is saved.
-        save_best_only: save only if `monitor` has improved.
-        save_weights_only: call `model.save_weights` instead of `model.save`.
+        save_best_only: Save only if `monitor` has improved.
+        save_weights_only: Call `model.save_weights` instead of `model.save`.
         mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
         save_freq: `"epoch"`, or a number of batches, counted across epochs. With `steps_per_execution=K` it is
             checked every K batches. Values in `logs` are then averages over the epoch so far.
-        initial_value_threshold: the first value to beat, with `save_best_only`.
+        initial_value_threshold: The first value to beat, with `save_best_only`.
 
     Attributes:
-        best: the best value so far, or `initial_value_threshold`, or None. It is kept from one `fit` to the next.
+        best: The best value so far, or `initial_value_threshold`, or None. It is kept from one `fit` to the next.
 
     Raises:
-        ValueError: before the first epoch, for settings that can never save: a monitor or a field that cannot occur,
+        ValueError: Before the first epoch, for settings that can never save: a monitor or a field that cannot occur,
             or a value of validation when `save_freq` counts batches.
-        OSError: before the first epoch, if the folder, or its nearest existing parent, cannot be written to; later,
+        OSError: Before the first epoch, if the folder, or its nearest existing parent, cannot be written to; later,
             if a file could not be written, which is named.
-        KeyError: when saving, if a field is missing in the logs of this epoch.
+        KeyError: When saving, if a field is missing in the logs of this epoch.
 
     Counting batches costs one call per step. Values for the file name or `monitor` are read, which waits for the
     device, only when saving. If `save_freq` counts batches, training continues once the model is copied, and a

@@ -22,7 +22,7 @@ def resolve_verbose(verbose: Any) -> int:
     `"auto"` is 1 on a terminal or in a notebook, and 2 elsewhere.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: For anything else.
 
     >>> resolve_verbose(True), resolve_verbose(2)
     (1, 2)

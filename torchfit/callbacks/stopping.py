@@ -15,27 +15,27 @@ class EarlyStopping(Callback):
     """Stop training when a monitored value has stopped improving.
 
     Args:
-        monitor: name in the logs, such as `"val_loss"`.
-        min_delta: the smallest change that counts as an improvement.
-        patience: epochs without improvement after which training stops; 0 acts like 1.
+        monitor: Name in the logs, such as `"val_loss"`.
+        min_delta: The smallest change that counts as an improvement.
+        patience: Epochs without improvement after which training stops; 0 acts like 1.
         verbose: 1 prints when training stops and which weights are restored.
         mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
-        baseline: a value to beat: epochs that improve, but not on the baseline, use up patience as well. Training
+        baseline: A value to beat: epochs that improve, but not on the baseline, use up patience as well. Training
             then stops in the first epoch that does not improve.
-        restore_best_weights: restore the weights of the best epoch when training ends for any reason, also an
+        restore_best_weights: Restore the weights of the best epoch when training ends for any reason, also an
             exception, and even if the baseline was never beaten. Costs a copy of the weights in host memory at every
             improvement.
-        start_from_epoch: the number of epochs before monitoring starts.
+        start_from_epoch: The number of epochs before monitoring starts.
 
     Attributes:
-        wait: epochs since the last improvement.
-        best: the best value.
-        best_epoch: index of the best epoch, from 0.
-        stopped_epoch: index of the last epoch, from 0; 0 unless this callback stopped training.
-        best_weights: the weights of the best epoch, if they are to be restored.
+        wait: Epochs since the last improvement.
+        best: The best value.
+        best_epoch: Index of the best epoch, from 0.
+        stopped_epoch: Index of the last epoch, from 0; 0 unless this callback stopped training.
+        best_weights: The weights of the best epoch, if they are to be restored.
 
     Raises:
-        ValueError: before the first epoch if `monitor` cannot occur or its mode is unknown; at the end of an epoch
+        ValueError: Before the first epoch if `monitor` cannot occur or its mode is unknown; at the end of an epoch
             if it is missing.
 
     >>> stopping = EarlyStopping(monitor="val_loss", patience=3)
@@ -159,10 +159,10 @@ class TerminateOnNaN(Callback):
     meanwhile. To check less often, do it in `on_epoch_end` of a custom callback.
 
     Args:
-        raise_error: raise `RuntimeError` instead of stopping.
+        raise_error: Raise `RuntimeError` instead of stopping.
 
     Raises:
-        RuntimeError: with `raise_error`, naming the batch.
+        RuntimeError: With `raise_error`, naming the batch.
     """
 
     written_logs = ()
@@ -189,17 +189,17 @@ class Timer(Callback):
     follow. With `BackupAndRestore`, the time of the interrupted run counts as well.
 
     Args:
-        duration: seconds, a `datetime.timedelta`, or a text: `"MM:SS"`, `"HH:MM:SS"` or `"DD:HH:MM:SS"`. None only
+        duration: Seconds, a `datetime.timedelta`, or a text: `"MM:SS"`, `"HH:MM:SS"` or `"DD:HH:MM:SS"`. None only
             measures.
         interval: `"batch"` or `"epoch"`: when to check.
         verbose: 1 prints when training is stopped.
 
     Attributes:
-        elapsed: the seconds of training so far.
-        remaining: the seconds until training stops, 0 at least; inf without a duration.
+        elapsed: The seconds of training so far.
+        remaining: The seconds until training stops, 0 at least; inf without a duration.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     >>> timer = Timer("12:00:00")
     >>> timer.elapsed, timer.remaining

@@ -45,7 +45,7 @@ def open_writer(folder: str) -> _SummaryWriter:
     """Return a `SummaryWriter` for a folder.
 
     Raises:
-        ImportError: if the package tensorboard is missing.
+        ImportError: If the package tensorboard is missing.
     """
     try:
         writer: _SummaryWriter = import_module("torch.utils.tensorboard").SummaryWriter(folder)
@@ -126,8 +126,8 @@ class ProfiledRange:
     """A range of batches recorded with the profiler of torch, into a file for Perfetto or chrome://tracing.
 
     Args:
-        batches: first and last batch, from 1, both included.
-        folder: the folder of the file.
+        batches: First and last batch, from 1, both included.
+        folder: The folder of the file.
     """
 
     def __init__(self, batches: tuple[int, int], folder: str) -> None:
@@ -196,21 +196,21 @@ class TensorBoard(Callback):
     `evaluation_loss_vs_iterations`, against the updates of the optimizer.
 
     Args:
-        log_dir: folder for the files.
-        histogram_freq: write histograms of the parameters every `histogram_freq` epochs; 0 never.
-        write_graph: write the graph of the model, traced on its first inputs. Not for compiled steps.
-        write_images: write the parameters as images, along with the histograms.
-        write_steps_per_second: write the speed, per epoch and per written batch.
+        log_dir: Folder for the files.
+        histogram_freq: Write histograms of the parameters every `histogram_freq` epochs; 0 never.
+        write_graph: Write the graph of the model, traced on its first inputs. Not for compiled steps.
+        write_images: Write the parameters as images, along with the histograms.
+        write_steps_per_second: Write the speed, per epoch and per written batch.
         update_freq: `"epoch"`, `"batch"`, or a number of batches between two writes of the scalars. Writing reads
             them, which waits for the device.
-        profile_batch: a batch, or a pair of first and last batch, counted from 1 over the whole run, to record with
+        profile_batch: A batch, or a pair of first and last batch, counted from 1 over the whole run, to record with
             the profiler of torch into `log_dir/profile`; 0 for none.
-        embeddings_freq: write the tables of `nn.Embedding`s every `embeddings_freq` epochs; 0 never.
-        embeddings_metadata: a file with one label per line, or a dict of such files by layer name.
+        embeddings_freq: Write the tables of `nn.Embedding`s every `embeddings_freq` epochs; 0 never.
+        embeddings_metadata: A file with one label per line, or a dict of such files by layer name.
 
     Raises:
-        ImportError: before the first epoch, if tensorboard is not installed.
-        ValueError: for an invalid `update_freq` or `profile_batch`.
+        ImportError: Before the first epoch, if tensorboard is not installed.
+        ValueError: For an invalid `update_freq` or `profile_batch`.
 
     >>> board = TensorBoard("runs/first", histogram_freq=1)
     """

@@ -23,11 +23,11 @@ class SwapEMAWeights(Callback):
     as large as the parameters, on their device. They are restored even if the evaluation is interrupted.
 
     Args:
-        swap_on_epoch: keep the averages in the model between epochs as well, so that later callbacks in the list,
+        swap_on_epoch: Keep the averages in the model between epochs as well, so that later callbacks in the list,
             such as `ModelCheckpoint`, save them.
 
     Raises:
-        ValueError: before the first epoch, if the optimizer keeps no averages.
+        ValueError: Before the first epoch, if the optimizer keeps no averages.
     """
 
     written_logs = ()
@@ -119,20 +119,20 @@ class StochasticWeightAveraging(Callback):
     at the end. Otherwise they are averaged like the weights.
 
     Args:
-        start_epoch: the first epoch to average, from 0; a float is a fraction of all epochs.
-        learning_rate: the constant learning rate from `start_epoch` on. With several parameter groups, that of the
+        start_epoch: The first epoch to average, from 0; a float is a fraction of all epochs.
+        learning_rate: The constant learning rate from `start_epoch` on. With several parameter groups, that of the
             first one whose rate is not 0; the others keep their ratio to it. None leaves the rates alone.
-        anneal_epochs: over how many epochs the rate goes to `learning_rate`, by a cosine.
-        batch_norm_data: inputs as for `predict`, usually those of the training data.
-        batch_size: the batch size for `batch_norm_data`; 32 by default.
+        anneal_epochs: Over how many epochs the rate goes to `learning_rate`, by a cosine.
+        batch_norm_data: Inputs as for `predict`, usually those of the training data.
+        batch_size: The batch size for `batch_norm_data`; 32 by default.
         verbose: 1 prints when averaging starts, and how many epochs were averaged.
 
     Attributes:
-        num_averaged: how many epochs were averaged.
+        num_averaged: How many epochs were averaged.
 
     Raises:
-        ValueError: if an argument is invalid; before the first epoch, if there is none from `start_epoch` on.
-        TypeError: before the first epoch, if `learning_rate` is given and a schedule of the optimizer sets the rate.
+        ValueError: If an argument is invalid; before the first epoch, if there is none from `start_epoch` on.
+        TypeError: Before the first epoch, if `learning_rate` is given and a schedule of the optimizer sets the rate.
 
     >>> averaging = StochasticWeightAveraging(start_epoch=0.75, learning_rate=0.01)
     """

@@ -34,9 +34,9 @@ class LossTraits:
     Attributes:
         kind: "binary" for an independent decision per output, "categorical" for one of several classes with one-hot
             labels, "sparse" for class indices, "other" for numbers; `None` of a loss that says nothing, or none.
-        axis: the dimension of the classes in the outputs `(batch, …)`.
-        from_logits: whether outputs are logits, or scores that are positive for a positive label, not probabilities.
-        ignore_class: the class index whose samples do not count.
+        axis: The dimension of the classes in the outputs `(batch, …)`.
+        from_logits: Whether outputs are logits, or scores that are positive for a positive label, not probabilities.
+        ignore_class: The class index whose samples do not count.
     """
 
     kind: Kind | None = None

@@ -120,15 +120,15 @@ class SensitivityAtSpecificity(_SensitivitySpecificityBase):
     """Best sensitivity (recall) among the thresholds with at least a given specificity; 0 if there is none.
 
     Args:
-        specificity: from 0 to 1; the required fraction of negatives that score below the threshold.
-        num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: evaluate this class of the last dimension only.
-        name: default `"sensitivity_at_specificity"`.
-        dtype: see `Metric`.
-        from_logits: whether scores are logits.
+        specificity: From 0 to 1; the required fraction of negatives that score below the threshold.
+        num_thresholds: How many thresholds divide 0 to 1. Default 200.
+        class_id: Evaluate this class of the last dimension only.
+        name: Default `"sensitivity_at_specificity"`.
+        dtype: See `Metric`.
+        from_logits: Whether scores are logits.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     >>> SensitivityAtSpecificity(0.5)([0, 0, 0, 1, 1], [0, 0.3, 0.8, 0.3, 0.8]).item()
     0.5
@@ -157,15 +157,15 @@ class SpecificityAtSensitivity(_SensitivitySpecificityBase):
     """Best specificity among the thresholds with at least a given sensitivity (recall); 0 if there is none.
 
     Args:
-        sensitivity: from 0 to 1; the required fraction of positives that score above the threshold.
-        num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: evaluate this class of the last dimension only.
-        name: default `"specificity_at_sensitivity"`.
-        dtype: see `Metric`.
-        from_logits: whether scores are logits.
+        sensitivity: From 0 to 1; the required fraction of positives that score above the threshold.
+        num_thresholds: How many thresholds divide 0 to 1. Default 200.
+        class_id: Evaluate this class of the last dimension only.
+        name: Default `"specificity_at_sensitivity"`.
+        dtype: See `Metric`.
+        from_logits: Whether scores are logits.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     >>> round(SpecificityAtSensitivity(0.5)([0, 0, 0, 1, 1], [0, 0.3, 0.8, 0.3, 0.8]).item(), 4)
     0.6667
@@ -194,15 +194,15 @@ class PrecisionAtRecall(_SensitivitySpecificityBase):
     """Best precision among the thresholds with at least a given recall; 0 if there is none.
 
     Args:
-        recall: from 0 to 1; the required fraction of positives that score above the threshold.
-        num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: evaluate this class of the last dimension only.
-        name: default `"precision_at_recall"`.
-        dtype: see `Metric`.
-        from_logits: whether scores are logits.
+        recall: From 0 to 1; the required fraction of positives that score above the threshold.
+        num_thresholds: How many thresholds divide 0 to 1. Default 200.
+        class_id: Evaluate this class of the last dimension only.
+        name: Default `"precision_at_recall"`.
+        dtype: See `Metric`.
+        from_logits: Whether scores are logits.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     >>> PrecisionAtRecall(0.5)([0, 0, 0, 1, 1], [0, 0.3, 0.8, 0.3, 0.8]).item()
     0.5
@@ -231,15 +231,15 @@ class RecallAtPrecision(_SensitivitySpecificityBase):
     """Best recall among the thresholds with at least a given precision; 0 if there is none.
 
     Args:
-        precision: from 0 to 1; the required fraction of predicted positives that are true positives.
-        num_thresholds: how many thresholds divide 0 to 1. Default 200.
-        class_id: evaluate this class of the last dimension only.
-        name: default `"recall_at_precision"`.
-        dtype: see `Metric`.
-        from_logits: whether scores are logits.
+        precision: From 0 to 1; the required fraction of predicted positives that are true positives.
+        num_thresholds: How many thresholds divide 0 to 1. Default 200.
+        class_id: Evaluate this class of the last dimension only.
+        name: Default `"recall_at_precision"`.
+        dtype: See `Metric`.
+        from_logits: Whether scores are logits.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     >>> RecallAtPrecision(0.8)([0, 0, 1, 1], [0, 0.5, 0.3, 0.9]).item()
     0.5
@@ -275,20 +275,20 @@ class AUC(Curve):
     thresholds come nearer to the exact area.
 
     Args:
-        num_thresholds: how many thresholds divide 0 to 1, at least 2. Default 200.
+        num_thresholds: How many thresholds divide 0 to 1, at least 2. Default 200.
         curve: `"ROC"` (default), `"PR"` or `"PRGAIN"` (Flach and Kull, 2015).
         summation_method: `"interpolation"` (default; trapezoids, for `"PR"` the interpolation of Davis and
             Goadrich, 2006), or a sum of bars as high as their lower (`"minoring"`) or higher (`"majoring"`) side.
-        name: default `"auc"`.
-        dtype: see `Metric`.
-        thresholds: thresholds from 0 to 1 to be used instead; the ends are added.
-        multi_label: average the areas of the columns of `(batch, labels)`, instead of taking all elements as one.
-        num_labels: number of columns, if it is to be known before the first batch.
-        label_weights: weight of each column, in the average or, without `multi_label`, of its elements.
-        from_logits: whether scores are logits.
+        name: Default `"auc"`.
+        dtype: See `Metric`.
+        thresholds: Thresholds from 0 to 1 to be used instead; the ends are added.
+        multi_label: Average the areas of the columns of `(batch, labels)`, instead of taking all elements as one.
+        num_labels: Number of columns, if it is to be known before the first batch.
+        label_weights: Weight of each column, in the average or, without `multi_label`, of its elements.
+        from_logits: Whether scores are logits.
 
     Raises:
-        ValueError: for values out of range, and if `label_weights` are not as many as `num_labels`.
+        ValueError: For values out of range, and if `label_weights` are not as many as `num_labels`.
 
     `update_state(y_true, y_pred, sample_weight=None)`: labels, those above one half being positive, and scores from 0
     to 1, `(batch, …)`, with `multi_label` `(batch, labels)`.

@@ -136,15 +136,15 @@ class Metric(SuggestsKeywords, nn.Module):
     A metric that keeps state outside of its variables overrides `snapshot_state` and `restore_state` as well.
 
     Args:
-        dtype: dtype of the state and of the computation: a name or a torch dtype. Default `"float32"`.
-        name: key in the logs. Default: the class name in snake case.
+        dtype: Dtype of the state and of the computation: a name or a torch dtype. Default `"float32"`.
+        name: Key in the logs. Default: the class name in snake case.
 
     Attributes:
-        name: key in the logs; `given_name` is the name without the prefix of an output.
+        name: Key in the logs; `given_name` is the name without the prefix of an output.
         mode: `"max"` if higher is better, `"min"` if lower is, `None` if neither.
 
     Raises:
-        ValueError: if `dtype` or `name` is not one.
+        ValueError: If `dtype` or `name` is not one.
 
     >>> class Largest(Metric):
     ...     def __init__(self, name="largest"):
@@ -213,15 +213,15 @@ class Metric(SuggestsKeywords, nn.Module):
         """Create a state tensor, register it and return it.
 
         Args:
-            shape: its shape; `()` is a scalar.
+            shape: Its shape; `()` is a scalar.
             initializer: `"zeros"`, `"ones"`, a number, or a callable `(shape, dtype=...)` returning a tensor.
-            dtype: default: the metric's.
-            aggregation: how processes combine it: `"sum"`, `"max"`, `"min"`, `"mean"`, `"only_first_replica"` or
+            dtype: Default: the metric's.
+            aggregation: How processes combine it: `"sum"`, `"max"`, `"min"`, `"mean"`, `"only_first_replica"` or
                 `"none"`.
-            name: its key in `state_dict()`. Default `"variable"`, numbered if taken.
+            name: Its key in `state_dict()`. Default `"variable"`, numbered if taken.
 
         Raises:
-            ValueError: if an argument is none of these.
+            ValueError: If an argument is none of these.
         """
         if aggregation not in _AGGREGATIONS:
             raise ValueError(f"`aggregation` must be one of {_AGGREGATIONS}. Received: {describe(aggregation)}.")

@@ -60,7 +60,7 @@ def merge_weights(sample_weight: TensorLike, mask: TensorLike, values: Tensor) -
     Weights and mask have the shape of `values`, or of its first dimensions, with sizes of 1 in their place.
 
     Raises:
-        ValueError: if weights or mask do not fit.
+        ValueError: If weights or mask do not fit.
     """
     weights = None if sample_weight is None else broadcast_weights(sample_weight, values)
     if mask is None:
@@ -88,10 +88,10 @@ def metric_problem(metric: object, loss: object, y_true: TensorLike, y_pred: Ten
     This reads the values, which waits for the device: call it once, not at every step.
 
     Args:
-        metric: a `Metric`; for anything else the result is `None`.
-        loss: the loss beside it, anything that `compile(loss=)` takes, or `None`.
-        y_true: labels `(batch, …)`.
-        y_pred: outputs `(batch, …)`.
+        metric: A `Metric`; for anything else the result is `None`.
+        loss: The loss beside it, anything that `compile(loss=)` takes, or `None`.
+        y_true: Labels `(batch, …)`.
+        y_pred: Outputs `(batch, …)`.
 
     >>> from torchfit.metrics import Precision
     >>> print(metric_problem(Precision(), None, torch.tensor([0, 1]), torch.tensor([-1.0, 2.0])))

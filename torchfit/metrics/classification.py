@@ -78,14 +78,14 @@ class BinaryAccuracy(_Matches):
     Labels above one half are positive: 1 of 0 and 1, or of -1 and 1.
 
     Args:
-        name: default `"binary_accuracy"`.
-        dtype: see `Metric`.
-        threshold: the probability above which a prediction is positive. Default 0.5.
-        from_logits: whether scores are logits instead of probabilities; 0.5 is the logit 0 then.
-        ignore_class: a label whose samples do not count.
+        name: Default `"binary_accuracy"`.
+        dtype: See `Metric`.
+        threshold: The probability above which a prediction is positive. Default 0.5.
+        from_logits: Whether scores are logits instead of probabilities; 0.5 is the logit 0 then.
+        ignore_class: A label whose samples do not count.
 
     Raises:
-        ValueError: if `threshold` is not a number, or with `from_logits` not between 0 and 1.
+        ValueError: If `threshold` is not a number, or with `from_logits` not between 0 and 1.
 
     >>> BinaryAccuracy()([[1], [1], [0], [0]], [[0.98], [1], [0], [0.6]]).item()
     0.75
@@ -260,7 +260,7 @@ def logit(probability: float) -> float:
     """Return the logit of a probability between 0 and 1.
 
     Raises:
-        ValueError: for other numbers.
+        ValueError: For other numbers.
 
     >>> logit(0.5)
     0.0
@@ -287,14 +287,14 @@ class FBetaScore(BinaryDecisionMetric):
     Args:
         average: `None` for a score per class `(classes,)`, `"macro"` for their mean, `"weighted"` for their mean
             by the number of positives, `"micro"` to count over all classes together.
-        beta: how much more recall weighs than precision. Default 1.0.
-        threshold: scores above it are predicted positives; `None` (default) for the largest of each sample.
-        name: default `"fbeta_score"`.
-        dtype: see `Metric`.
-        from_logits: whether scores are logits, compared with the threshold as probabilities (sigmoid).
+        beta: How much more recall weighs than precision. Default 1.0.
+        threshold: Scores above it are predicted positives; `None` (default) for the largest of each sample.
+        name: Default `"fbeta_score"`.
+        dtype: See `Metric`.
+        from_logits: Whether scores are logits, compared with the threshold as probabilities (sigmoid).
 
     Raises:
-        ValueError: for values out of range, and for data that is not `(batch, classes)`.
+        ValueError: For values out of range, and for data that is not `(batch, classes)`.
 
     `update_state(y_true, y_pred, sample_weight=None)`: labels, those above one half being positive, and scores, both
     `(batch, classes)`, or `(batch,)` for a single class; weights `(batch,)`.

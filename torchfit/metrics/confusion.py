@@ -96,14 +96,14 @@ def one_hot_samples(
     """Return one-hot labels and probabilities `(batch, …, classes)`, and which samples count, `(batch, …)`.
 
     Args:
-        y_true: class indices without the dimension `axis`, or one-hot or soft labels of the shape of `y_pred`.
-        y_pred: scores `(batch, …)` with the classes along `axis`.
-        axis: the dimension of the classes.
-        from_logits: whether scores are logits.
-        ignore_class: the class index whose samples do not count.
+        y_true: Class indices without the dimension `axis`, or one-hot or soft labels of the shape of `y_pred`.
+        y_pred: Scores `(batch, …)` with the classes along `axis`.
+        axis: The dimension of the classes.
+        from_logits: Whether scores are logits.
+        ignore_class: The class index whose samples do not count.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: If the shapes do not fit.
     """
     scores = y_pred.movedim(axis, -1)
     if from_logits:
@@ -250,16 +250,16 @@ class Precision(_PrecisionOrRecall):
     """Fraction of predicted positives that are true positives; 0 if nothing is predicted positive.
 
     Args:
-        thresholds: number or list of numbers from 0 to 1; scores above it are predicted positives. Default 0.5,
+        thresholds: Number or list of numbers from 0 to 1; scores above it are predicted positives. Default 0.5,
             or with `top_k` none. Several give a result `(thresholds,)`.
-        top_k: count only the `k` best scores of each sample as predicted positives.
-        class_id: evaluate this class of the last dimension only.
-        name: default `"precision"`.
-        dtype: see `Metric`.
-        from_logits: whether scores are logits, compared with the thresholds as probabilities (sigmoid).
+        top_k: Count only the `k` best scores of each sample as predicted positives.
+        class_id: Evaluate this class of the last dimension only.
+        name: Default `"precision"`.
+        dtype: See `Metric`.
+        from_logits: Whether scores are logits, compared with the thresholds as probabilities (sigmoid).
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores, of one shape
     `(batch, …)` or `(batch, …, classes)`.
@@ -296,16 +296,16 @@ class Recall(_PrecisionOrRecall):
     """Fraction of positives that are found: true positives / (true positives + false negatives); 0 without any.
 
     Args:
-        thresholds: number or list of numbers from 0 to 1; scores above it are predicted positives. Default 0.5,
+        thresholds: Number or list of numbers from 0 to 1; scores above it are predicted positives. Default 0.5,
             or with `top_k` none. Several give a result `(thresholds,)`.
-        top_k: count only the `k` best scores of each sample as predicted positives.
-        class_id: evaluate this class of the last dimension only.
-        name: default `"recall"`.
-        dtype: see `Metric`.
-        from_logits: whether scores are logits, compared with the thresholds as probabilities (sigmoid).
+        top_k: Count only the `k` best scores of each sample as predicted positives.
+        class_id: Evaluate this class of the last dimension only.
+        name: Default `"recall"`.
+        dtype: See `Metric`.
+        from_logits: Whether scores are logits, compared with the thresholds as probabilities (sigmoid).
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     `update_state(y_true, y_pred, sample_weight=None)`: labels of 0 and 1 and scores, of one shape
     `(batch, …)` or `(batch, …, classes)`.

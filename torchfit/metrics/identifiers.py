@@ -39,11 +39,11 @@ class TorchMetric(Metric):
     """A torchmetrics metric: called as `update(y_pred, y_true)`, read with `compute()`.
 
     Args:
-        metric: the torchmetrics metric or collection; it is not copied, and keeps its own state.
-        name: default: the class name in snake case.
+        metric: The torchmetrics metric or collection; it is not copied, and keeps its own state.
+        name: Default: the class name in snake case.
 
     Raises:
-        ValueError: if `metric` is none, or on an update with sample weights, which torchmetrics cannot take.
+        ValueError: If `metric` is none, or on an update with sample weights, which torchmetrics cannot take.
     """
 
     def __init__(self, metric: object, name: str | None = None):
@@ -246,7 +246,7 @@ def get(identifier: object) -> Any:
     """Return the metric that a name, a config, a class or an object stands for; functions as they are.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known ones.
+        ValueError: For an unknown name, with the nearest known ones.
 
     >>> get("mse").name
     'mean_squared_error'
@@ -283,7 +283,7 @@ def as_metric(identifier: object) -> Metric:
     torchmetrics metric or its class, a loss of torch or torchfit, or any function `(y_true, y_pred)`.
 
     Raises:
-        ValueError: for anything else, and for unknown names, with the nearest known ones.
+        ValueError: For anything else, and for unknown names, with the nearest known ones.
 
     >>> as_metric("mse").name, as_metric("MSE").name
     ('mse', 'MSE')
@@ -330,10 +330,10 @@ def resolve_metric(
     labels are ignored. What was chosen shows when the metric is printed.
 
     Args:
-        name: what the user wrote; it becomes the metric's name.
-        loss: anything that `compile(loss=)` takes, or `None`.
-        target_shape: of `y_true`, with the batch.
-        output_shape: of `y_pred`, with the batch.
+        name: What the user wrote; it becomes the metric's name.
+        loss: Anything that `compile(loss=)` takes, or `None`.
+        target_shape: Of `y_true`, with the batch.
+        output_shape: Of `y_pred`, with the batch.
 
     >>> resolve_metric("acc", None, (8,), (8, 10))
     SparseCategoricalAccuracy(name=acc)

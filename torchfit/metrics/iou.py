@@ -24,18 +24,18 @@ class IoU(Metric):
     The result is the mean over the target classes that occur in labels or predictions.
 
     Args:
-        num_classes: number of classes.
-        target_class_ids: the classes that are evaluated.
-        name: default `"io_u"`.
-        dtype: whether to count in integers (default, `"int"`), which truncates sample weights, as Keras does, or in
+        num_classes: Number of classes.
+        target_class_ids: The classes that are evaluated.
+        name: Default `"io_u"`.
+        dtype: Whether to count in integers (default, `"int"`), which truncates sample weights, as Keras does, or in
             floating point, `"float32"`, for fractional weights. Counts are kept in 64 bits.
-        ignore_class: class index whose samples are ignored.
-        sparse_y_true: whether labels are class indices `(batch, …)`, else one-hot or scores along `axis`.
-        sparse_y_pred: the same for predictions.
-        axis: dimension of the classes where they are not sparse.
+        ignore_class: Class index whose samples are ignored.
+        sparse_y_true: Whether labels are class indices `(batch, …)`, else one-hot or scores along `axis`.
+        sparse_y_pred: The same for predictions.
+        axis: Dimension of the classes where they are not sparse.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     `update_state(y_true, y_pred, sample_weight=None)`: weights `(batch, …)`, or its first dimensions.
 
@@ -135,14 +135,14 @@ class BinaryIoU(IoU):
     """Intersection over union where scores of at least `threshold` are class 1, else class 0.
 
     Args:
-        target_class_ids: the classes that are evaluated. Default both.
-        threshold: from 0 to 1. Default 0.5.
-        name: default `"binary_io_u"`.
-        dtype: see `IoU`.
-        from_logits: whether scores are logits.
+        target_class_ids: The classes that are evaluated. Default both.
+        threshold: From 0 to 1. Default 0.5.
+        name: Default `"binary_io_u"`.
+        dtype: See `IoU`.
+        from_logits: Whether scores are logits.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: For values out of range.
 
     `update_state(y_true, y_pred, sample_weight=None)`: labels, those above one half being class 1, and scores, of one
     shape `(batch, …)`.

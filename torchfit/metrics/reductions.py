@@ -138,12 +138,12 @@ class MeanMetricWrapper(Mean):
     Args:
         fn: `fn(y_true, y_pred, **kwargs)` returning `(batch, …)`, or a scalar, which counts as much as the batch has
             samples.
-        name: default: the function's name.
-        dtype: see `Metric`.
-        **kwargs: passed on to `fn`.
+        name: Default: the function's name.
+        dtype: See `Metric`.
+        **kwargs: Passed on to `fn`.
 
     Raises:
-        ValueError: if `fn` cannot be called.
+        ValueError: If `fn` cannot be called.
 
     >>> def distance(y_true, y_pred):
     ...     return (y_true - y_pred).abs().sum(-1)
@@ -246,12 +246,12 @@ class MeanLoss(Mean):
     """The loss over all samples, as `compile(loss=)` computes it: what each batch counts is what it was divided by.
 
     Args:
-        loss: anything that `compile(loss=)` takes.
-        name: default: the name of the loss.
-        dtype: see `Metric`.
+        loss: Anything that `compile(loss=)` takes.
+        name: Default: the name of the loss.
+        dtype: See `Metric`.
 
     Raises:
-        ValueError: if `loss` is none.
+        ValueError: If `loss` is none.
 
     >>> metric = MeanLoss(torch.nn.MSELoss())
     >>> metric.update_state([[0.0], [0.0], [0.0]], [[1.0], [1.0], [1.0]])

@@ -243,13 +243,13 @@ class R2Score(Metric):
     Args:
         class_aggregation: `"uniform_average"` (default) for the mean over the columns,
             `"variance_weighted_average"` for their mean by the variance of the targets, `None` for all of them.
-        num_regressors: number of independent variables, for the adjusted score; 0 (default) is the plain one. Where
+        num_regressors: Number of independent variables, for the adjusted score; 0 (default) is the plain one. Where
             the rows do not exceed the regressors, the plain score is returned. Rows are counted, not their columns.
-        name: default `"r2_score"`.
-        dtype: see `Metric`.
+        name: Default `"r2_score"`.
+        dtype: See `Metric`.
 
     Raises:
-        ValueError: for values out of range, and for data that is not `(batch, columns)` or `(batch,)`.
+        ValueError: For values out of range, and for data that is not `(batch, columns)` or `(batch,)`.
 
     `update_state(y_true, y_pred, sample_weight=None)`: both `(batch, columns)` or `(batch,)`, weights `(batch,)` or the
     same.

@@ -33,9 +33,9 @@ class GradientAccumulator:
         """Sum up for other parameters from now on.
 
         Args:
-            sums: the sums of each group, one for each parameter.
-            previous: which position each parameter had before; -1 for a new one.
-            device: where the denominators are kept.
+            sums: The sums of each group, one for each parameter.
+            previous: Which position each parameter had before; -1 for a new one.
+            device: Where the denominators are kept.
         """
         self.sums = sums
         self.has_gradient = [position >= 0 and self.has_gradient[position] for position in previous]
@@ -148,10 +148,10 @@ class GradientAccumulationMixin:
         gradient of the loss of all batches together, if the loss of each is a total divided by `denominator`.
 
         Args:
-            gradients: one tensor for each parameter, of its shape, or `None`.
-            denominator: a number, or a tensor of one element, which stays on the device. 0: the batch does not count,
+            gradients: One tensor for each parameter, of its shape, or `None`.
+            denominator: A number, or a tensor of one element, which stays on the device. 0: the batch does not count,
                 whatever its gradients are. `None`: the loss is a sum; its gradients are summed and not divided.
-            group: which losses these are, from 0. Those with denominators of their own need groups of their own;
+            group: Which losses these are, from 0. Those with denominators of their own need groups of their own;
                 `update_accumulated` adds up the groups.
         """
         self.require_accumulation_group(group)

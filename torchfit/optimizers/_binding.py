@@ -103,8 +103,8 @@ class BindingMixin(GradientAccumulationMixin):
         (`build`, `apply`) keeps to that part, and warns once about what becomes trainable beside it.
 
         Args:
-            named_parameters: all `(name, parameter)` pairs of the module, frozen ones included.
-            build: bind the optimizer to them if it is not bound yet. With `False`, as for a `train_step` of the user's,
+            named_parameters: All `(name, parameter)` pairs of the module, frozen ones included.
+            build: Bind the optimizer to them if it is not bound yet. With `False`, as for a `train_step` of the user's,
                 it only remembers them: `step` binds to all of them, `apply` to those that it is given. What such a
                 step trains may be frozen in between, as the discriminator of a GAN is, and stays bound.
 
@@ -145,8 +145,8 @@ class BindingMixin(GradientAccumulationMixin):
         """Exclude parameters from weight decay: those in `var_list`, and those in whose name a pattern occurs.
 
         Args:
-            var_list: parameters.
-            var_names: regular expressions, such as `["bias", "norm"]`. They need names: `build` must be given
+            var_list: Parameters.
+            var_names: Regular expressions, such as `["bias", "norm"]`. They need names: `build` must be given
                 `(name, parameter)` pairs (`module.named_parameters()`).
         """
         if isinstance(var_names, str):

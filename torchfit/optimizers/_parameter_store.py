@@ -48,7 +48,7 @@ def check_weights(variables: Sequence[Tensor], weights: Sequence[object]) -> lis
     """Return weights as tensors, if there is one of the right shape for each variable.
 
     Raises:
-        ValueError: there is not.
+        ValueError: There is not.
     """
     values = [torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value) for value in weights]
     if len(values) != len(variables):
@@ -166,13 +166,13 @@ class ParameterStore:
         """Check what `state_dict` returned, and return what restores it. Nothing is changed yet.
 
         Args:
-            state: what `state_dict` returned, perhaps of an earlier version.
-            known: parameters that are not trained, but may have a state.
-            create: makes the first value of a slot.
-            strict: refuse a state of which nothing fits.
+            state: What `state_dict` returned, perhaps of an earlier version.
+            known: Parameters that are not trained, but may have a state.
+            create: Makes the first value of a slot.
+            strict: Refuse a state of which nothing fits.
 
         Raises:
-            ValueError: the state belongs to other parameters or to another kind of optimizer.
+            ValueError: The state belongs to other parameters or to another kind of optimizer.
         """
         sources = self._by_position(state) or state["parameters"]
         unbound = [ParameterEntry(name, tensor, name) for name, tensor in known if name is not None and name in sources]

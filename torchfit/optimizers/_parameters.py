@@ -156,10 +156,10 @@ class ParameterTracker:
         """Return what is to be trained of a module's parameters, and of those that the optimizer holds already.
 
         Args:
-            entries: all parameters of the module.
-            held: what the optimizer has a state for, trained at present or not.
-            kept: what stays trained even if it is frozen at present.
-            admits: whether the optimizer may take in parameters that nobody gave to it.
+            entries: All parameters of the module.
+            held: What the optimizer has a state for, trained at present or not.
+            kept: What stays trained even if it is frozen at present.
+            admits: Whether the optimizer may take in parameters that nobody gave to it.
         """
         others = without(entries, self._given)
         if self._left_out is None:  # What the user left out at first is meant to be.

@@ -27,8 +27,8 @@ class ClosureProbe:
     evaluate the loss first: they get the loss that was evaluated for the gradients, as if it had not been.
 
     Args:
-        closure: clears the gradients, computes the loss and its gradients, and returns the loss.
-        parameters: what the loss depends on.
+        closure: Clears the gradients, computes the loss and its gradients, and returns the loss.
+        parameters: What the loss depends on.
 
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> def closure():
@@ -272,7 +272,7 @@ def groups_from(described: Sequence[Group], entries: Iterable[NamedTensor]) -> l
     """Return groups of tensors from groups of names.
 
     Raises:
-        ValueError: the module has no parameter of a name.
+        ValueError: The module has no parameter of a name.
     """
     tensors = dict(entries)
     missing = [name for group in described for name in group["names"] if name not in tensors]

@@ -25,13 +25,13 @@ class Adagrad(Optimizer):
     Source: Duchi, Hazan & Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", 2011.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        initial_accumulator_value: what the sum of squares begins with, >= 0. Default 0.1.
-        epsilon: keeps the root away from 0; inside the root.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        initial_accumulator_value: What the sum of squares begins with, >= 0. Default 0.1.
+        epsilon: Keeps the root away from 0; inside the root.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Adadelta(Optimizer):
     Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        rho: how much of the running means is kept, in [0, 1).
-        epsilon: keeps the roots away from 0; inside the roots.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        rho: How much of the running means is kept, in [0, 1).
+        epsilon: Keeps the roots away from 0; inside the roots.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(
@@ -129,15 +129,15 @@ class RMSprop(Optimizer):
     Source: Hinton, "Neural Networks for Machine Learning", lecture 6e.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        rho: how much of the running means is kept, in [0, 1).
-        momentum: how much of the last increment is kept, in [0, 1].
-        epsilon: keeps the root away from 0; inside the root.
-        centered: divide by an estimate of the deviation instead of the magnitude.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        rho: How much of the running means is kept, in [0, 1).
+        momentum: How much of the last increment is kept, in [0, 1].
+        epsilon: Keeps the root away from 0; inside the root.
+        centered: Divide by an estimate of the deviation instead of the magnitude.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(
@@ -198,17 +198,17 @@ class Ftrl(Optimizer):
     Source: McMahan et al., "Ad Click Prediction: a View from the Trenches", 2013.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001. At a rate of 0, nothing is updated.
-        learning_rate_power: how fast the rate falls with the sum of squares, <= 0; 0 is a fixed rate.
-        initial_accumulator_value: what the sum of squares begins with, >= 0. Default 0.1.
+        learning_rate: See `Optimizer`. Default 0.001. At a rate of 0, nothing is updated.
+        learning_rate_power: How fast the rate falls with the sum of squares, <= 0; 0 is a fixed rate.
+        initial_accumulator_value: What the sum of squares begins with, >= 0. Default 0.1.
         l1_regularization_strength: >= 0; makes parameters exactly 0.
         l2_regularization_strength: >= 0; a penalty on the magnitude.
         l2_shrinkage_regularization_strength: >= 0; the same, on the loss instead of the leader.
-        beta: the paper's beta, >= 0.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        beta: The paper's beta, >= 0.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(

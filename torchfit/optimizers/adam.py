@@ -64,15 +64,15 @@ class Adam(Optimizer):
     AMSGrad: Reddi, Kale & Kumar, "On the Convergence of Adam and Beyond", 2018.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        beta_1: how much of the mean gradient is kept, in [0, 1).
-        beta_2: how much of the mean square is kept, in [0, 1).
-        epsilon: keeps the quotient finite.
-        amsgrad: divide by the largest mean square so far.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        beta_1: How much of the mean gradient is kept, in [0, 1).
+        beta_2: How much of the mean square is kept, in [0, 1).
+        epsilon: Keeps the quotient finite.
+        amsgrad: Divide by the largest mean square so far.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(
@@ -135,13 +135,13 @@ class AdamW(Adam):
     Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2017.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        weight_decay: a number >= 0. Default 0.004.
-        beta_1, beta_2, epsilon, amsgrad: see `Adam`.
-        **common: what every optimizer takes (`clipnorm`, `use_ema`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        weight_decay: A number >= 0. Default 0.004.
+        beta_1, beta_2, epsilon, amsgrad: See `Adam`.
+        **common: What every optimizer takes (`clipnorm`, `use_ema`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range, or `weight_decay` is `None`.
+        ValueError: An argument is outside its range, or `weight_decay` is `None`.
     """
 
     def __init__(
@@ -168,14 +168,14 @@ class Adamax(Optimizer):
     Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2014, section 7.1.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        beta_1: how much of the mean gradient is kept, in [0, 1).
-        beta_2: how much of the largest gradient is kept, in [0, 1).
-        epsilon: keeps the quotient finite.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        beta_1: How much of the mean gradient is kept, in [0, 1).
+        beta_2: How much of the largest gradient is kept, in [0, 1).
+        epsilon: Keeps the quotient finite.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(
@@ -226,14 +226,14 @@ class Nadam(Optimizer):
     Source: Dozat, "Incorporating Nesterov Momentum into Adam", 2016.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        beta_1: how much of the mean gradient is kept, in [0, 1).
-        beta_2: how much of the mean square is kept, in [0, 1).
-        epsilon: keeps the quotient finite.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        beta_1: How much of the mean gradient is kept, in [0, 1).
+        beta_2: How much of the mean square is kept, in [0, 1).
+        epsilon: Keeps the quotient finite.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(

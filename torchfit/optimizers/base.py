@@ -38,23 +38,23 @@ class Optimizer(SuggestsKeywords, BindingMixin):
     tensors; clipping, decay, schedules, averages, accumulation and saving are inherited.
 
     Args:
-        learning_rate: a number >= 0 (held as float32), a `LearningRateSchedule`, or a callable that maps the
+        learning_rate: A number >= 0 (held as float32), a `LearningRateSchedule`, or a callable that maps the
             step to a number.
-        weight_decay: each update first takes `parameter * weight_decay * learning_rate` off every parameter
+        weight_decay: Each update first takes `parameter * weight_decay * learning_rate` off every parameter
             (decoupled, in every optimizer). Default `None`: no decay.
-        clipnorm: shrink each gradient whose Euclidean norm is above this to this norm.
-        clipvalue: bring each element of the gradients into [-clipvalue, clipvalue].
-        global_clipnorm: shrink all gradients together to a norm of at most this. Only one of the three may be set.
-        use_ema: keep a moving average of the parameters, from their values after the first update on;
+        clipnorm: Shrink each gradient whose Euclidean norm is above this to this norm.
+        clipvalue: Bring each element of the gradients into [-clipvalue, clipvalue].
+        global_clipnorm: Shrink all gradients together to a norm of at most this. Only one of the three may be set.
+        use_ema: Keep a moving average of the parameters, from their values after the first update on;
             `finalize_variable_values` writes it into the parameters.
-        ema_momentum: how much of the average is kept at each update, in [0, 1]. Default 0.99.
-        ema_overwrite_frequency: write the average into the parameters every n updates. Default `None`: never.
-        loss_scale_factor: the loss was multiplied by this (`scale_loss`); gradients are divided by it.
-        gradient_accumulation_steps: make one update for this many gradients (>= 2), with their mean.
-        name: what the optimizer is called. Default: the class name in snake case.
+        ema_momentum: How much of the average is kept at each update, in [0, 1]. Default 0.99.
+        ema_overwrite_frequency: Write the average into the parameters every n updates. Default `None`: never.
+        loss_scale_factor: The loss was multiplied by this (`scale_loss`); gradients are divided by it.
+        gradient_accumulation_steps: Make one update for this many gradients (>= 2), with their mean.
+        name: What the optimizer is called. Default: the class name in snake case.
 
     Raises:
-        ValueError: an argument is unknown or outside its range.
+        ValueError: An argument is unknown or outside its range.
 
     Sparse gradients (`nn.Embedding(sparse=True)`) are converted to dense ones before the update, with their memory.
 
@@ -156,8 +156,8 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         Counts nothing and reads no tensor on the host, so it may be part of a compiled or captured graph.
 
         Args:
-            gradients: one tensor for each parameter, of its shape, or `None`.
-            *numbers: what `begin_update` returned, as numbers, or as 0-d float32 tensors inside a graph: the learning
+            gradients: One tensor for each parameter, of its shape, or `None`.
+            *numbers: What `begin_update` returned, as numbers, or as 0-d float32 tensors inside a graph: the learning
                 rate, and which update this is, from 1.
         """
         learning_rate, step = numbers
@@ -230,14 +230,14 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         """Make an update with the gradients in the parameters' `grad`.
 
         Args:
-            num_samples: as in `apply`.
-            closure: computes the loss and its gradients first, as for optimizers of torch.
+            num_samples: As in `apply`.
+            closure: Computes the loss and its gradients first, as for optimizers of torch.
 
         Returns:
             What `closure` returned.
 
         Raises:
-            ValueError: the optimizer has no parameters yet.
+            ValueError: The optimizer has no parameters yet.
         """
         if callable(num_samples):  # torch's optimizers take the closure first
             closure = num_samples
@@ -265,14 +265,14 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         """Make an update with these gradients, or accumulate them if `gradient_accumulation_steps` is set.
 
         Args:
-            grads: one tensor for each parameter, or `None` where there is none.
-            trainable_variables: the parameters that `grads` belong to. Default: those of `build`, in order.
+            grads: One tensor for each parameter, or `None` where there is none.
+            trainable_variables: The parameters that `grads` belong to. Default: those of `build`, in order.
                 The first call may bind the optimizer with them.
-            num_samples: how much these gradients count in the mean over the accumulated ones: the number of samples,
+            num_samples: How much these gradients count in the mean over the accumulated ones: the number of samples,
                 or whatever the loss was divided by. `None`: it is a sum, which is not divided.
 
         Raises:
-            ValueError: the optimizer has no parameters yet, or was built with others.
+            ValueError: The optimizer has no parameters yet, or was built with others.
         """
         if trainable_variables is not None:
             parameters = list(trainable_variables)
@@ -318,7 +318,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         """The learning rate of the next update, a float as float32 holds it. Settable unless it is a schedule.
 
         Raises:
-            TypeError: a number is set where a schedule decides.
+            TypeError: A number is set where a schedule decides.
         """
         return self.learning_rate_at(self._num_gradients)
 
@@ -365,7 +365,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         """Set what `get_weights` returned: the count of updates, the learning rate unless scheduled, then the slots.
 
         Raises:
-            ValueError: there are more or fewer than `variables`, or their shapes are others.
+            ValueError: There are more or fewer than `variables`, or their shapes are others.
         """
         values = _parameter_store.check_weights(self.variables, weights)
         _parameter_store.copy_weights(self.variables, values)
@@ -451,7 +451,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         If some of the parameters are others, what fits is restored, with a warning.
 
         Raises:
-            ValueError: the state belongs to other parameters or another kind of optimizer.
+            ValueError: The state belongs to other parameters or another kind of optimizer.
         """
         if not self.built:
             self._pending_state = state

@@ -57,11 +57,11 @@ def deserialize(config: object, custom_objects: Mapping[str, object] | None = No
     """Build the optimizer that `serialize` described.
 
     Args:
-        config: what `serialize` returned, by torchfit or by Keras.
-        custom_objects: your own optimizer classes and functions, by name.
+        config: What `serialize` returned, by torchfit or by Keras.
+        custom_objects: Your own optimizer classes and functions, by name.
 
     Raises:
-        ValueError: no optimizer has this name.
+        ValueError: No optimizer has this name.
 
     >>> deserialize(serialize(SGD(0.1))).learning_rate
     0.1
@@ -74,11 +74,11 @@ def get(identifier: object) -> Any:
     """Return the optimizer that a name, a config, an optimizer or a class stands for.
 
     Args:
-        identifier: a name without regard to case (those that only torch has make one of its optimizers), what
+        identifier: A name without regard to case (those that only torch has make one of its optimizers), what
             `serialize` returned, an optimizer (returned as it is), or a class. `None` gives `None`.
 
     Raises:
-        ValueError: the identifier stands for no optimizer.
+        ValueError: The identifier stands for no optimizer.
 
     >>> get("adam").learning_rate
     0.001
@@ -99,12 +99,12 @@ def resolve_optimizer(identifier: object, current: AnyOptimizer | None = None) -
     """Return an optimizer for everything that `compile(optimizer=…)` takes.
 
     Args:
-        identifier: as for `get`, and beyond that a `torch.optim` instance or class, or a callable that makes a
+        identifier: As for `get`, and beyond that a `torch.optim` instance or class, or a callable that makes a
             `torch.optim.Optimizer` from parameters, such as a `functools.partial`.
-        current: the optimizer that was compiled before. It stays if it is the one around this `torch.optim` instance.
+        current: The optimizer that was compiled before. It stays if it is the one around this `torch.optim` instance.
 
     Raises:
-        ValueError: the identifier stands for no optimizer.
+        ValueError: The identifier stands for no optimizer.
 
     >>> resolve_optimizer(torch.optim.SGD).name
     'sgd'
@@ -124,7 +124,7 @@ def with_loss_scaling(optimizer: AnyOptimizer) -> AnyOptimizer:
     """Return an optimizer that scales the loss, which the small gradients of float16 need; one that does stays.
 
     Raises:
-        ValueError: it is one of torch's, whose updates cannot be skipped on the device.
+        ValueError: It is one of torch's, whose updates cannot be skipped on the device.
     """
     if isinstance(optimizer, TorchOptimizer):
         raise ValueError(

@@ -39,14 +39,14 @@ class Lamb(Optimizer):
     is decoupled, as in Keras, and no part of d.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        beta_1: how much of the mean gradient is kept, in [0, 1).
-        beta_2: how much of the mean square is kept, in [0, 1).
-        epsilon: keeps the quotient finite.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        beta_1: How much of the mean gradient is kept, in [0, 1).
+        beta_2: How much of the mean square is kept, in [0, 1).
+        epsilon: Keeps the quotient finite.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(
@@ -104,16 +104,16 @@ class Adafactor(Optimizer):
     Source: Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", 2018.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        beta_2_decay: the exponent with which the running means lengthen, < 0.
-        epsilon_1: added to the squared gradient.
-        epsilon_2: the least scale of the parameters.
-        clip_threshold: the largest root mean square of the direction.
-        relative_step: kept for Keras' signature. The rate is at most `1 / √step` either way, as in Keras.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        beta_2_decay: The exponent with which the running means lengthen, < 0.
+        epsilon_1: Added to the squared gradient.
+        epsilon_2: The least scale of the parameters.
+        clip_threshold: The largest root mean square of the direction.
+        relative_step: Kept for Keras' signature. The rate is at most `1 / √step` either way, as in Keras.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     interleaved_slots = 3
@@ -212,15 +212,15 @@ class ScheduleFreeAdamW(Optimizer):
     Source: Defazio et al., "The Road Less Scheduled", 2024.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.0025.
-        beta_1: the share of the mean x in the parameters, in (0, 1].
-        beta_2: how much of the mean square is kept, in [0, 1).
-        epsilon: keeps the quotient finite.
-        warmup_steps: over how many updates the learning rate rises along a line; >= 0.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.0025.
+        beta_1: The share of the mean x in the parameters, in (0, 1].
+        beta_2: How much of the mean square is kept, in [0, 1).
+        epsilon: Keeps the quotient finite.
+        warmup_steps: Over how many updates the learning rate rises along a line; >= 0.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(

@@ -26,16 +26,16 @@ class LossScaleOptimizer(Optimizer):
     read on the host, unless the inner learning rate is a schedule, which must know how many updates were made.
 
     Args:
-        inner_optimizer: the optimizer that updates the parameters, one of torchfit. Clipping, decay, averages and
+        inner_optimizer: The optimizer that updates the parameters, one of torchfit. Clipping, decay, averages and
             accumulation are its arguments; with accumulation, the mean gradient is what must be finite.
-        initial_scale: the first scale, > 0. Default 2**15.
-        dynamic_growth_steps: after how many finite updates in a row the scale doubles. Default 2000.
-        name: what the optimizer is called.
-        dynamic: always true; for a fixed scale, set `loss_scale_factor` of the inner optimizer instead.
-        **unknown: nothing; arguments of the inner optimizer are refused with a hint.
+        initial_scale: The first scale, > 0. Default 2**15.
+        dynamic_growth_steps: After how many finite updates in a row the scale doubles. Default 2000.
+        name: What the optimizer is called.
+        dynamic: Always true; for a fixed scale, set `loss_scale_factor` of the inner optimizer instead.
+        **unknown: Nothing; arguments of the inner optimizer are refused with a hint.
 
     Raises:
-        ValueError: an argument is outside its range, or belongs to the inner optimizer.
+        ValueError: An argument is outside its range, or belongs to the inner optimizer.
 
     >>> from torchfit.optimizers import SGD
     >>> weight = torch.nn.Parameter(torch.tensor([1.0]))

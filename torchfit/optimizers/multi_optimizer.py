@@ -34,19 +34,19 @@ class MultiOptimizer(Optimizer):
     accumulation.
 
     Args:
-        optimizer_map: which optimizer updates which parameters: a mapping of regular expressions (which match the
+        optimizer_map: Which optimizer updates which parameters: a mapping of regular expressions (which match the
             whole name of a parameter) to optimizers or their names, an `OptimizerMap`, or a callable that returns an
             optimizer for `(name, parameter)`.
-        default: the optimizer of all other parameters, for a mapping. Default: every parameter must be matched.
-        loss_scale_factor: see `Optimizer`.
-        name: what the optimizer is called.
-        **common: what every optimizer takes, but `weight_decay`; see `Optimizer`.
+        default: The optimizer of all other parameters, for a mapping. Default: every parameter must be matched.
+        loss_scale_factor: See `Optimizer`.
+        name: What the optimizer is called.
+        **common: What every optimizer takes, but `weight_decay`; see `Optimizer`.
 
     Attributes:
-        optimizers: the optimizers, in the order of the map, the default one last.
+        optimizers: The optimizers, in the order of the map, the default one last.
 
     Raises:
-        ValueError: an argument is outside its range, or belongs to the optimizers of the map (or the other way round).
+        ValueError: An argument is outside its range, or belongs to the optimizers of the map (or the other way round).
 
     >>> from torchfit.optimizers import SGD, AdamW
     >>> net = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 1)})
@@ -192,7 +192,7 @@ class MultiOptimizer(Optimizer):
         Setting it scales the rates of all by the same factor; that of one is `optimizer[pattern].learning_rate`.
 
         Raises:
-            TypeError: a number is set, and an optimizer has a schedule.
+            TypeError: A number is set, and an optimizer has a schedule.
         """
         return reference_rate(self.rates_at(self._num_gradients))
 
@@ -314,7 +314,7 @@ class MultiOptimizer(Optimizer):
         """Return the constructor's arguments as plain data, the optimizers of the map among them.
 
         Raises:
-            ValueError: the map is a callable, and was not asked for the parameters yet.
+            ValueError: The map is a callable, and was not asked for the parameters yet.
         """
         config = super().get_config()
         del config["learning_rate"], config["weight_decay"]

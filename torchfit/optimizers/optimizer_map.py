@@ -18,9 +18,9 @@ class OptimizerMap:
     """Optimizers by patterns of parameter names, and one for all other parameters.
 
     Args:
-        default_optimizer: the optimizer (or its name) of parameters that no pattern matches. With `None`, there may be
+        default_optimizer: The optimizer (or its name) of parameters that no pattern matches. With `None`, there may be
             no such parameter.
-        optimizer_map: regular expressions that match the whole name of a parameter, such as `"encoder.*"`, each with an
+        optimizer_map: Regular expressions that match the whole name of a parameter, such as `"encoder.*"`, each with an
             optimizer or its name.
 
     >>> from torchfit.optimizers import SGD, Adam
@@ -49,7 +49,7 @@ class OptimizerMap:
         """Return the optimizer of a pattern, or of the parameter of this name.
 
         Raises:
-            ValueError: several patterns match the name, or none, and there is no default.
+            ValueError: Several patterns match the name, or none, and there is no default.
         """
         found = [name] if name in self._optimizers else self.matching(name)
         if len({id(self._optimizers[pattern]) for pattern in found}) > 1:
@@ -105,7 +105,7 @@ def resolve(argument: str, optimizer: object) -> Optimizer:
     """Return the optimizer that a name, a class or an optimizer stands for.
 
     Raises:
-        ValueError: it is one of torch, or wraps others.
+        ValueError: It is one of torch, or wraps others.
     """
     found = REGISTRY.get(optimizer) if isinstance(optimizer, (str, type)) else optimizer
     if not isinstance(found, Optimizer) or found.wraps_others:

@@ -28,13 +28,13 @@ class SGD(Optimizer):
     `p += momentum * v - rate * g`.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.01.
-        momentum: how much of the velocity is kept, in [0, 1]. Default 0: no momentum.
-        nesterov: look ahead along the velocity.
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.01.
+        momentum: How much of the velocity is kept, in [0, 1]. Default 0: no momentum.
+        nesterov: Look ahead along the velocity.
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
 
     >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
     >>> optimizer = SGD(learning_rate=0.5)
@@ -98,13 +98,13 @@ class Lion(Optimizer):
     Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        beta_1: the share of the momentum in the direction, in (0, 1].
-        beta_2: how much of the momentum is kept, in [0, 1].
-        **common: what every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
+        learning_rate: See `Optimizer`. Default 0.001.
+        beta_1: The share of the momentum in the direction, in (0, 1].
+        beta_2: How much of the momentum is kept, in [0, 1].
+        **common: What every optimizer takes (`weight_decay`, `clipnorm`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(
@@ -153,23 +153,23 @@ class Muon(Optimizer):
     "Muon is Scalable for LLM Training", 2025.
 
     Args:
-        learning_rate: see `Optimizer`. Default 0.001.
-        adam_beta_1, adam_beta_2, epsilon: those of Adam.
-        adam_weight_decay: the weight decay of what Adam updates. Default 0.004.
-        weight_decay: the weight decay of what Muon updates. Default 0.004.
-        exclude_layers: patterns (regular expressions) of parameter names that Adam updates. They need names: build
+        learning_rate: See `Optimizer`. Default 0.001.
+        adam_beta_1, adam_beta_2, epsilon: Those of Adam.
+        adam_weight_decay: The weight decay of what Adam updates. Default 0.004.
+        weight_decay: The weight decay of what Muon updates. Default 0.004.
+        exclude_layers: Patterns (regular expressions) of parameter names that Adam updates. They need names: build
             the optimizer with `(name, parameter)` pairs, as `compile` does.
-        exclude_embeddings: let Adam update parameters with "embedding" in their name.
-        muon_a, muon_b, muon_c: the coefficients of the iteration.
+        exclude_embeddings: Let Adam update parameters with "embedding" in their name.
+        muon_a, muon_b, muon_c: The coefficients of the iteration.
         adam_lr_ratio: Adam's learning rate, as a multiple of the learning rate.
-        momentum: how much of the momentum is kept, in [0, 1].
-        ns_steps: how many iterations; >= 0.
-        nesterov: look ahead along the momentum.
-        rms_rate: the scale of the update. `None` leaves it as the iteration gives it.
-        **common: what every optimizer takes (`clipnorm`, `use_ema`, …); see `Optimizer`.
+        momentum: How much of the momentum is kept, in [0, 1].
+        ns_steps: How many iterations; >= 0.
+        nesterov: Look ahead along the momentum.
+        rms_rate: The scale of the update. `None` leaves it as the iteration gives it.
+        **common: What every optimizer takes (`clipnorm`, `use_ema`, …); see `Optimizer`.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(

@@ -39,18 +39,18 @@ class TorchOptimizer:
     Its formulas, defaults and parameter groups are torch's.
 
     Args:
-        optimizer: a `torch.optim.Optimizer` bound to (some of) the model's parameters, a class of such, or a callable
+        optimizer: A `torch.optim.Optimizer` bound to (some of) the model's parameters, a class of such, or a callable
             that is given the parameters and returns one, such as `functools.partial(torch.optim.SGD, lr=0.1)`.
-        name: what the optimizer is called. Default: the class name in snake case.
-        groups: parameter groups for a class or callable, each a dictionary with the `names` of its parameters, and
+        name: What the optimizer is called. Default: the class name in snake case.
+        groups: Parameter groups for a class or callable, each a dictionary with the `names` of its parameters, and
             options such as `lr`. They need names: `build` must be given `(name, parameter)` pairs, as `compile` does.
             Default: one group of all trainable parameters.
 
     Attributes:
-        optimizer: the `torch.optim.Optimizer`, `None` before `build` if a class or callable was given. Learning rate
+        optimizer: The `torch.optim.Optimizer`, `None` before `build` if a class or callable was given. Learning rate
             schedulers of torch are made with it.
-        needs_closure: whether `step` must be given a function that evaluates the loss of a whole batch, as by LBFGS.
-        accepts_closure: whether `step` may evaluate the loss itself, as that of SAM.
+        needs_closure: Whether `step` must be given a function that evaluates the loss of a whole batch, as by LBFGS.
+        accepts_closure: Whether `step` may evaluate the loss itself, as that of SAM.
 
     Raises:
         ValueError: `optimizer` is something else.
@@ -111,7 +111,7 @@ class TorchOptimizer:
         """Make the optimizer for these parameters, or check that it is bound to some of them.
 
         Raises:
-            ValueError: a given instance is bound to other parameters, or the callable returns no optimizer.
+            ValueError: A given instance is bound to other parameters, or the callable returns no optimizer.
         """
         entries = named_tensors(parameters)
         wanted = trainable(entries)
@@ -199,16 +199,16 @@ class TorchOptimizer:
         The first update tells which parameters have none.
 
         Args:
-            num_samples: has no effect. A callable is taken for the closure, as by torch.
-            closure: clears the gradients, computes the loss and its gradients, and returns the loss, for optimizers
+            num_samples: Has no effect. A callable is taken for the closure, as by torch.
+            closure: Clears the gradients, computes the loss and its gradients, and returns the loss, for optimizers
                 that evaluate the loss themselves.
 
         Returns:
             What torch's `step` returned.
 
         Raises:
-            TypeError: the optimizer needs a closure, and got none.
-            ValueError: the optimizer has no parameters yet.
+            TypeError: The optimizer needs a closure, and got none.
+            ValueError: The optimizer has no parameters yet.
         """
         if callable(num_samples):
             closure = num_samples
@@ -389,7 +389,7 @@ class TorchOptimizer:
         torch creates its state at the first update; before, there are no slots to set.
 
         Raises:
-            ValueError: there are more or fewer than `variables`, or their shapes are others.
+            ValueError: There are more or fewer than `variables`, or their shapes are others.
         """
         values = _parameter_store.check_weights(self.variables, weights)
         _parameter_store.copy_weights(self.variables, values)
@@ -416,7 +416,7 @@ class TorchOptimizer:
         position. If some of the parameters are others, what fits is restored, with a warning.
 
         Raises:
-            ValueError: the state belongs to other parameters.
+            ValueError: The state belongs to other parameters.
         """
         _parameter_store.require(state, ("iterations", "torch"))
         if self.optimizer is None:
@@ -444,7 +444,7 @@ class TorchOptimizer:
         """Return the class's name and its arguments as plain data, and the names in its groups if they matter.
 
         Raises:
-            ValueError: the optimizer is made by a callable that is neither a class nor a `functools.partial` of one,
+            ValueError: The optimizer is made by a callable that is neither a class nor a `functools.partial` of one,
                 or has several groups, and the names of their parameters are not known yet.
         """
         if self.optimizer is not None:

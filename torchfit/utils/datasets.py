@@ -281,7 +281,7 @@ def timeseries_dataset_from_array(
         end_index: Data from it on are left out.
 
     Returns:
-        For `fit` and its likes: batches `(batch, sequence_length, …)`, or pairs of these and targets `(batch, …)`, as
+        For `fit` and its likes: Batches `(batch, sequence_length, …)`, or pairs of these and targets `(batch, …)`, as
         a `PyDataset`; for `batch_size=None` a torch Dataset of single windows. Windows are cut out when asked for, so
         that the series is in memory once. `fit` draws the batches in random order unless `shuffle=False`.
 

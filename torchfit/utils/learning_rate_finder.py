@@ -38,7 +38,7 @@ class LRFinderResult:
         """Draw the loss against the learning rate, with the suggestion marked. Needs matplotlib.
 
         Args:
-            ax: matplotlib's axes to draw in; by default those of a new figure.
+            ax: Matplotlib's axes to draw in; by default those of a new figure.
 
         Returns:
             The figure.

@@ -18,12 +18,12 @@ class Progbar:
     """A progress bar, drawn on a terminal or in a notebook. In a file it writes the finished line only.
 
     Args:
-        target: the number of steps, None if unknown.
-        width: the width of the bar in characters.
+        target: The number of steps, None if unknown.
+        width: The width of the bar in characters.
         verbose: 1 draws a bar, 2 writes the finished line only, 0 nothing.
-        interval: the least number of seconds between two draws.
-        stateful_metrics: names of values that are shown as they are; others are averaged over the steps.
-        unit_name: what a step is called.
+        interval: The least number of seconds between two draws.
+        stateful_metrics: Names of values that are shown as they are; others are averaged over the steps.
+        unit_name: What a step is called.
 
     >>> bar = Progbar(target=3, width=10)
     >>> for step, loss in enumerate([3.0, 2.0, 1.0], 1):
@@ -57,10 +57,10 @@ class Progbar:
         """Show that `current` steps are completed.
 
         Args:
-            current: the number of completed steps.
-            values: pairs of a name and its value in the steps since the last call, a number, an array or tensor
+            current: The number of completed steps.
+            values: Pairs of a name and its value in the steps since the last call, a number, an array or tensor
                 without dimensions, or a text.
-            finalize: whether this is the last call, which replaces the bar by a line; by default, if `target` steps
+            finalize: Whether this is the last call, which replaces the bar by a line; by default, if `target` steps
                 are completed.
         """
         steps = max(current - self.seen_so_far, 1)

@@ -24,11 +24,11 @@ class ExponentialDecay(LearningRateSchedule):
     """`initial_learning_rate * decay_rate ** (step / decay_steps)`.
 
     Args:
-        initial_learning_rate: the rate of step 0.
-        decay_steps: after how many steps the rate is `decay_rate` times what it was; > 0.
-        decay_rate: the factor.
-        staircase: fall only at multiples of `decay_steps`.
-        name: what the schedule is called.
+        initial_learning_rate: The rate of step 0.
+        decay_steps: After how many steps the rate is `decay_rate` times what it was; > 0.
+        decay_rate: The factor.
+        staircase: Fall only at multiples of `decay_steps`.
+        name: What the schedule is called.
 
     >>> ExponentialDecay(0.1, decay_steps=10, decay_rate=0.5)(20)
     0.025
@@ -68,11 +68,11 @@ class InverseTimeDecay(LearningRateSchedule):
     """`initial_learning_rate / (1 + decay_rate * step / decay_steps)`.
 
     Args:
-        initial_learning_rate: the rate of step 0.
-        decay_steps: the unit in which steps are counted; > 0.
-        decay_rate: how fast the rate falls.
-        staircase: fall only at multiples of `decay_steps`.
-        name: what the schedule is called.
+        initial_learning_rate: The rate of step 0.
+        decay_steps: The unit in which steps are counted; > 0.
+        decay_rate: How fast the rate falls.
+        staircase: Fall only at multiples of `decay_steps`.
+        name: What the schedule is called.
 
     >>> InverseTimeDecay(0.1, decay_steps=10, decay_rate=0.5)(20)
     0.05
@@ -112,12 +112,12 @@ class PolynomialDecay(LearningRateSchedule):
     """`(initial - end) * (1 - step / decay_steps) ** power + end`, and `end` from `decay_steps` on.
 
     Args:
-        initial_learning_rate: the rate of step 0.
-        decay_steps: when `end_learning_rate` is reached; > 0.
-        end_learning_rate: the last rate.
+        initial_learning_rate: The rate of step 0.
+        decay_steps: When `end_learning_rate` is reached; > 0.
+        end_learning_rate: The last rate.
         power: 1 falls along a line.
-        cycle: instead of staying at the end, stretch `decay_steps` to its next multiple beyond the step.
-        name: what the schedule is called.
+        cycle: Instead of staying at the end, stretch `decay_steps` to its next multiple beyond the step.
+        name: What the schedule is called.
 
     >>> PolynomialDecay(0.1, decay_steps=10, end_learning_rate=0.0)(5)
     0.05
@@ -162,9 +162,9 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     """One rate up to and including each boundary, the next one after it.
 
     Args:
-        boundaries: steps, rising.
-        values: one rate more than there are boundaries.
-        name: what the schedule is called.
+        boundaries: Steps, rising.
+        values: One rate more than there are boundaries.
+        name: What the schedule is called.
 
     >>> rate = PiecewiseConstantDecay([100, 200], [0.1, 0.05, 0.01])
     >>> rate(100), rate(101), rate(1000)
@@ -207,12 +207,12 @@ class CosineDecay(LearningRateSchedule):
     Source: Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016.
 
     Args:
-        initial_learning_rate: the rate of step 0.
-        decay_steps: how long the rate falls; > 0.
-        alpha: the last rate, as a share of the peak.
-        name: what the schedule is called.
-        warmup_target: the peak, at the end of the warm-up. Default `None`: no warm-up, the peak is the initial rate.
-        warmup_steps: how long the warm-up takes.
+        initial_learning_rate: The rate of step 0.
+        decay_steps: How long the rate falls; > 0.
+        alpha: The last rate, as a share of the peak.
+        name: What the schedule is called.
+        warmup_target: The peak, at the end of the warm-up. Default `None`: no warm-up, the peak is the initial rate.
+        warmup_steps: How long the warm-up takes.
 
     >>> CosineDecay(0.1, decay_steps=10)(5)
     0.05
@@ -266,12 +266,12 @@ class CosineDecayRestarts(LearningRateSchedule):
     Source: Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016.
 
     Args:
-        initial_learning_rate: the first peak.
-        first_decay_steps: how long the first period is; > 0.
-        t_mul: the factor from one period's length to the next; >= 1.
-        m_mul: the factor from one period's peak to the next.
-        alpha: the lowest rate, as a share of the initial one.
-        name: what the schedule is called.
+        initial_learning_rate: The first peak.
+        first_decay_steps: How long the first period is; > 0.
+        t_mul: The factor from one period's length to the next; >= 1.
+        m_mul: The factor from one period's peak to the next.
+        alpha: The lowest rate, as a share of the initial one.
+        name: What the schedule is called.
 
     >>> rate = CosineDecayRestarts(0.1, first_decay_steps=10, m_mul=0.5)
     >>> rate(0), rate(5), rate(10)
@@ -350,11 +350,11 @@ def deserialize(config: object, custom_objects: Config | None = None) -> Any:
     """Build the schedule that `serialize` described.
 
     Args:
-        config: what `serialize` returned, by torchfit or by Keras.
-        custom_objects: your own schedule classes and functions, by name.
+        config: What `serialize` returned, by torchfit or by Keras.
+        custom_objects: Your own schedule classes and functions, by name.
 
     Raises:
-        ValueError: no schedule has this name.
+        ValueError: No schedule has this name.
 
     >>> deserialize(serialize(ExponentialDecay(0.1, 100, 0.5)))(100)
     0.05
