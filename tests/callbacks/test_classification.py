@@ -105,7 +105,7 @@ WRONG = {
     "a class out of range": ((SCORES, LABELS + 1), {}, "class index 4 is out of range for 4 classes"),
     "too few names": ((SCORES, LABELS), {"class_names": ["a"]}, "class_names: expected 4 names"),
     "no batch": ([], {}, "there is not a single batch"),
-    "an iterator": (iter([]), {}, "can be gone through only once"),
+    "an iterator": (iter([]), {}, "can be iterated over only once"),
     "a number": (3, {}, r"data: expected \(x, y\)"),
 }
 

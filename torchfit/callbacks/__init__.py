@@ -1,4 +1,4 @@
-"""Callbacks: objects whose hooks are called during training, evaluation and prediction."""
+"""Callbacks, whose hooks are called during training, evaluation and prediction."""
 
 from torchfit.callbacks.backup_and_restore import BackupAndRestore
 from torchfit.callbacks.base import Callback, LambdaCallback

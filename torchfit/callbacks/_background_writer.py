@@ -1,4 +1,4 @@
-"""Write files in a thread while training continues."""
+"""`BackgroundWriter`, which writes checkpoint files in a thread while training continues."""
 
 import warnings
 from collections.abc import Callable
@@ -14,15 +14,16 @@ Tasks: TypeAlias = "SimpleQueue[tuple[_PendingWrite, Callable[[], None]] | None]
 class BackgroundWriter:
     """Writes one file at a time in a thread; errors are re-raised by `wait()`.
 
-    A plain thread is used because a `ThreadPoolExecutor` spends more time holding the GIL. It is started by the first
-    file. Copies and pickles start without a file and a thread.
+    A plain thread is used because a `ThreadPoolExecutor` spends more time holding the GIL. It is started with the first
+    file. Copies and pickles have no pending file and no thread.
 
-    A checkpoint between steps costs 2.1 to 2.5 steps of a tiny net (1 ms each; of a net with steps of 20 ms, a tenth of
-    one): 0.9 to collect, pickle and copy the state, nearly all of it Python that has left the caches since the last
-    time; 0.3 for steps that find the caches changed; 0.8 to 1.1 for the thread, of which `fsync` is 0.3 to 0.4, and the
-    rest is waiting for the GIL, once per system call, so the thread makes as few of them as possible. Measured and left
-    out: checksums in the main thread (no gain), reusing files (0.1), opening and writing in the main thread (0.5 more),
-    and a writer process (gains 0.15 to 0.3, and has to be started, watched, and kept from outliving a killed run).
+    A checkpoint between steps costs 2.1 to 2.5 steps of a tiny network (1 ms each), or a tenth of a 20 ms step. For the
+    tiny network, 0.9 steps are spent on collecting, pickling and copying the state, nearly all of it Python code that
+    has left the CPU caches since the last checkpoint; 0.3 on steps that run with cold caches; 0.8 to 1.1 on the thread.
+    Of the latter, `fsync` takes 0.3 to 0.4, and the rest is waiting for the GIL, once per system call, so that the
+    thread makes as few of them as possible. Alternatives that were measured and rejected: checksums in the main thread
+    (no gain), reusing files (gains 0.1), opening and writing in the main thread (0.5 slower), and a writer process
+    (gains 0.15 to 0.3, but must be started, monitored, and kept from outliving a killed run).
     """
 
     def __init__(self) -> None:
@@ -31,10 +32,10 @@ class BackgroundWriter:
         self._file: _PendingWrite | None = None
 
     def start(self, write: Callable[[], None]) -> None:
-        """Start writing a file, once the one before it is written.
+        """Start writing a file, after the previous one is written.
 
         Raises:
-            OSError: If the file before it could not be written.
+            OSError: If the previous file could not be written.
         """
         self.wait()
         if self._tasks is None:
@@ -52,13 +53,13 @@ class BackgroundWriter:
         """
         file = self._file
         if file is not None:
-            file.done.wait()  # Interrupted here, the file is still waited for next time.
+            file.done.wait()  # If this is interrupted, the next call still waits for the file.
             self._file = None
             if file.error is not None:
                 raise file.error
 
     def close(self) -> None:
-        """Wait and end the thread. An error becomes a warning, as another exception may be propagating."""
+        """Wait and end the thread. An error becomes a warning, because another exception may be propagating."""
         try:
             self.wait()
         except OSError as error:
@@ -83,11 +84,11 @@ class _PendingWrite:
 
 
 def _run(tasks: Tasks) -> None:
-    """Run the tasks in order, until there is None."""
+    """Run the tasks in order, until `None` is received."""
     for file, write in iter(tasks.get, None):
         try:
             write()
         except BaseException as error:
             file.error = error
         file.done.set()
-        del file, write  # Or the contents would be kept until the next file comes.
+        del file, write  # Otherwise the contents would stay in memory until the next file.

@@ -17,26 +17,27 @@ from torchfit.callbacks.base import HOOKS, Callback
 from torchfit.callbacks.history import History, Record
 
 _LATEST, _PREVIOUS = "latest.pt", "previous.pt"
-_CHUNK_EPOCHS = 256  # of a history that are stored in one file
+_CHUNK_EPOCHS = 256  # epochs of a history stored in one file
 
 
 class BackupAndRestore(Callback):
-    """Checkpoint the full training state periodically, and resume from it on the next `fit`.
+    """Checkpoints the full training state periodically, and resumes from it on the next `fit`.
 
     The state is one file in `backup_dir`, written atomically: weights, buffers, optimizer, metrics, the state of
     every callback, the history, the random generators and the position in the data. The same `fit` in a new process,
-    with the same data and arguments, continues with the next step and ends bit for bit as it would have ended.
+    with the same data and arguments, continues with the next step and gives bitwise the same results as an
+    uninterrupted run.
 
     An epoch can be resumed in the middle if its data can be replayed: arrays, tensors, DataFrames, Datasets,
-    Sequences that do not change between epochs, DataLoaders over a Dataset with the samplers of torch, and
-    everything that has `state_dict` and `load_state_dict`. With other data, such as generators, the state is stored
-    at the end of epochs only, and a warning says so before training starts.
+    Sequences that do not change between epochs, DataLoaders over a Dataset with torch's samplers, and everything
+    that has `state_dict` and `load_state_dict`. With other data, such as generators, the state is stored only at
+    the end of epochs, and a warning says so before training starts.
 
-    The history of a long run is stored in further files, once every few hundred epochs, so that states do not grow.
+    The history of a long run is stored in additional files, every few hundred epochs, so that checkpoints do not grow.
 
-    With several processes the primary one reads and writes; the run may be resumed with another number of them.
+    With several processes, the primary one reads and writes. The run may be resumed with a different number of them.
 
-    Custom callbacks take part if they define `state_dict` and `load_state_dict`. When an epoch is resumed in the
+    Custom callbacks are included if they define `state_dict` and `load_state_dict`. When an epoch is resumed in the
     middle, `on_train_begin` and `on_epoch_begin` are called before the states are restored. Random numbers drawn in
     the workers of a DataLoader with `persistent_workers` are not reproduced.
 
@@ -49,10 +50,11 @@ class BackupAndRestore(Callback):
 
     Raises:
         ValueError: If an argument is invalid; before the first epoch, if the file is damaged, or belongs to another
-            model or other data; when a state is to be stored that could not be resumed, because a callback replaced
-            the optimizer or changed its parameter groups.
-        TypeError: Before the first epoch, if the state of a callback is more than tensors, arrays and plain data.
-        OSError: If a file cannot be written; it is named, and the previous one is kept.
+            model or other data; when saving, if the state could not be resumed because a callback replaced the
+            optimizer or changed its parameter groups.
+        TypeError: Before the first epoch, if the state of a callback contains anything but tensors, arrays and plain
+            data.
+        OSError: If a file cannot be written. The message names it, and the previous file is kept.
 
     >>> backup = BackupAndRestore("runs/backup", save_freq=500)
     """
@@ -87,7 +89,7 @@ class BackupAndRestore(Callback):
         self._reset()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Resume the run that was interrupted, if there was one."""
+        """Resume the interrupted run, if there is one."""
         self._reset()
         files.check_writable("BackupAndRestore: backup_dir", self._latest)
         state = self._state()
@@ -105,14 +107,14 @@ class BackupAndRestore(Callback):
         self._restore()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Remember the epoch, and restore the state again if it is resumed in the middle."""
+        """Record the epoch, and restore the state again if the epoch is resumed in the middle."""
         self._epoch = epoch
         if self._restored is not None and self._state().is_mid_epoch:
             self._restore()
         self._restored = None
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Count batches, and store the state every `save_freq` of them."""
+        """Count batches, and store the state every `save_freq` batches."""
         self._batches_since_save += batch - self._last_batch
         self._last_batch = batch
         if not self._is_due() or self.model.stop_training or not self._state().is_resumable:
@@ -121,11 +123,11 @@ class BackupAndRestore(Callback):
         self._save(self._epoch, batch + 1, logs or {})
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Wait for the file, so that no thread writes while workers of the validation are started."""
+        """Wait for the file, so that no thread writes while the validation starts worker processes."""
         self._writer.wait()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Store the state, if `save_freq` counts epochs, or the data allow nothing else."""
+        """Store the state, if `save_freq` is "epoch" or the data cannot be resumed within an epoch."""
         self._writer.wait()
         self._last_batch = -1
         if self.save_freq == "epoch" or (self._is_due() and not self._state().is_resumable):
@@ -162,23 +164,23 @@ class BackupAndRestore(Callback):
         archive.to_host(state.state_of("callbacks"))
 
     def _restore(self) -> None:
-        """Load the state that was read into the run."""
+        """Load the state from the file into the run."""
         if self._restored is None:
             return
         try:
             with self._history.put_back(self.model.history, self._restored.get("history_chunks", 0)):
                 self._state().load_state_dict(self._restored)
             position = self._restored["position"]
-            # The first batch that comes is the one after the last step of the state.
+            # The next batch is the one after the last step of the state.
             self._epoch, self._last_batch = position["epoch"], position["step"] - 1
-        except Exception as error:  # A file may hold anything.
+        except Exception as error:  # A file may contain anything.
             raise ValueError(
                 f"BackupAndRestore: the state in {self.backup_dir!r} does not fit this training run: "
                 f"{reason_of(error)}. To start again, delete the folder or pass another one."
             ) from error
 
     def _read(self) -> Any:
-        """Return the latest state that can be read, None if there is none."""
+        """Return the latest readable state, or None if there is none."""
         if not files.exists(self._previous):
             return archive.read(self._latest) if files.exists(self._latest) else None
         try:
@@ -188,7 +190,7 @@ class BackupAndRestore(Callback):
             return archive.read(self._previous)
 
     def on_interrupt(self, epoch: int, step: int) -> None:
-        """Store the state before a step: all processes of the training end there, because a signal asked for it."""
+        """Store the state before a step at which all processes stop because of a signal."""
         if step == 0 or self._state().is_resumable:
             self._save(epoch, step, {})
             self._writer.wait()
@@ -212,7 +214,7 @@ class BackupAndRestore(Callback):
         write()
 
     def unneeded_hooks(self) -> Collection[str]:
-        """Return the hook that counts batches, if `save_freq` counts epochs."""
+        """Return the hook that counts batches, if `save_freq` is "epoch"."""
         return ("on_train_batch_end",) if self.save_freq == "epoch" else ()
 
     def release_resources(self) -> None:
@@ -226,17 +228,17 @@ def _path_in(folder: str, name: str) -> str:
 
 
 class OptimizerStructure:
-    """What of an optimizer a new `fit` creates again, and a state cannot: the object itself and its groups."""
+    """The parts of an optimizer that a new `fit` recreates and a state cannot restore: the object and its groups."""
 
     def __init__(self, optimizer: Stateful) -> None:
         self._optimizer = optimizer
         self._groups = _groups_of(optimizer)
 
     def check(self, optimizer: Stateful) -> None:
-        """Check that a state of the optimizer can be loaded into the one that the next `fit` starts with.
+        """Check that a state of the optimizer could be loaded into the one that the next `fit` starts with.
 
         Raises:
-            ValueError: If a callback replaced it, or changed groups of parameters whose names it does not know.
+            ValueError: If a callback replaced the optimizer, or changed parameter groups whose names it does not know.
         """
         if optimizer is not self._optimizer:
             raise ValueError(
@@ -262,13 +264,13 @@ def _groups_of(optimizer: object) -> list[int]:
 
 
 class HistoryArchive:
-    """Stores a history in chunks that are written once; a state holds their number and the epochs since the last.
+    """Stores a history in chunks that are written once; a state contains their number and the epochs since then.
 
     Args:
-        path_of: Returns the path of a file, from its name.
+        path_of: A function that returns the path of a file, given its name.
 
     Attributes:
-        num_chunks: How many chunks there are.
+        num_chunks: The number of chunks.
     """
 
     def __init__(self, path_of: Callable[[str], str]) -> None:
@@ -281,7 +283,7 @@ class HistoryArchive:
         self._lengths: Mapping[str, int] = {}
 
     def prepare_chunk(self, history: History) -> Callable[[], None] | None:
-        """Return what writes the next chunk, if there are enough epochs for one. Later states leave it out."""
+        """Return a function that writes the next chunk, if there are enough epochs; later states omit these epochs."""
         lengths = history.lengths()
         if max(length - self._lengths.get(name, 0) for name, length in lengths.items()) < _CHUNK_EPOCHS:
             return None
@@ -291,7 +293,7 @@ class HistoryArchive:
 
     @contextmanager
     def leave_out(self, history: History) -> Iterator[None]:
-        """Let `history.state_dict` leave the chunks out."""
+        """Make `history.state_dict` omit the epochs stored in chunks."""
         history.stored_lengths = self._lengths
         try:
             yield
@@ -300,7 +302,7 @@ class HistoryArchive:
 
     @contextmanager
     def put_back(self, history: History, num_chunks: int) -> Iterator[None]:
-        """Let `history.load_state_dict` put this many chunks before the state.
+        """Make `history.load_state_dict` prepend the epochs of `num_chunks` chunks.
 
         Raises:
             ValueError: If a chunk is missing or damaged.

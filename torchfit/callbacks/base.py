@@ -1,4 +1,4 @@
-"""The base classes of callbacks, and callbacks made of functions."""
+"""The base class of callbacks, `LambdaCallback`, and the monitoring of log entries."""
 
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -65,26 +65,26 @@ class Callback(SuggestsKeywords):
                    on_predict_end(logs)
                    release_resources()
 
-    `epoch` and `batch` count from 0. `logs` is a mutable mapping of names to Python floats. Its values are
-    fetched from the device, which waits for it, at the first read and not before. Entries written into the
-    `logs` of `on_epoch_end` are seen by later callbacks and by the history. With `steps_per_execution=K`,
+    `epoch` and `batch` count from 0. `logs` is a mutable mapping of names to Python floats. Its values are fetched
+    from the device on first read, which synchronizes with the device. Entries written into the `logs` of
+    `on_epoch_end` are visible to later callbacks and to the history. With `steps_per_execution=K`,
     `on_train_batch_begin` gets the first index of a group of batches, and `on_train_batch_end` the last.
 
     Hooks are looked up once, when a loop starts. A subclass need not call `super().__init__()`.
 
     Attributes:
-        model: The model that is trained, evaluated or used for prediction.
+        model: The model that is trained, evaluated or predicts.
         params: How the loop runs: `"epochs"`, `"steps"` (None if unknown), `"verbose"`, and `"metrics"`, the names
             that can occur in `logs`.
         training_state: During `fit`, everything needed to resume the run; else None. Its `state_dict(epoch, step,
             logs)` returns the state before a step, and `load_state_dict(state)`, called in `on_train_begin`, resumes
             from it.
 
-    Class attributes that a subclass may set. They hold for the very class that sets them, not for its subclasses:
+    Class attributes that a subclass may set. They apply only to the class that sets them, not to its subclasses:
 
     - `written_logs`: the names of all entries that the callback writes into `logs`; None if they are unknown.
-    - `uses_log_names`: whether `on_train_begin` looks at `params["metrics"]`, which takes a while to infer. Callbacks
-      with an attribute `monitor` always do.
+    - `uses_log_names`: whether `on_train_begin` reads `params["metrics"]`, which takes a while to infer. It is assumed
+      of callbacks with an attribute `monitor`.
     - `reads_logs_synchronously`: whether batch hooks read `logs` only while they run, and keep no reference to it.
       All batches may then share one mapping.
     - `runs_first`, `runs_last`: the names of hooks that are called before, or after, those of other callbacks.
@@ -112,7 +112,7 @@ class Callback(SuggestsKeywords):
     runs_first: Collection[str] = ()
     runs_last: Collection[str] = ()
 
-    # Attributes that belong to a run in progress, and are left out of copies and pickles.
+    # Attributes that belong to a run in progress, and are omitted from copies and pickles.
     _not_copied: Collection[str] = ("training_state",)
 
     def set_model(self, model: Any) -> None:
@@ -120,7 +120,7 @@ class Callback(SuggestsKeywords):
         self.model = model
 
     def set_params(self, params: Params) -> None:
-        """Receive how the loop runs, before the first hook is called."""
+        """Receive the parameters of the loop, before the first hook is called."""
         self.params = params
 
     def set_training_state(self, state: RunState | None) -> None:
@@ -128,11 +128,11 @@ class Callback(SuggestsKeywords):
         self.training_state = state
 
     def unneeded_hooks(self) -> Collection[str]:
-        """Return overridden hooks that are of no use with the present settings, which are then not called."""
+        """Return overridden hooks that are not needed with the current settings; they are not called."""
         return ()
 
     def state_dict(self) -> StateDict:
-        """Return what is needed to resume: numbers, strings, arrays, tensors, and lists and dicts of them."""
+        """Return the state to resume from: numbers, strings, arrays, tensors, and lists and dicts of them."""
         return {}
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -189,15 +189,15 @@ class Callback(SuggestsKeywords):
         """Called after a batch is predicted; `logs["outputs"]` holds the outputs of the model for it."""
 
     def release_resources(self) -> None:
-        """Called when a loop is left, also by an exception: release files, bars and module hooks. May come twice."""
+        """Called when a loop ends or raises, to release files, bars and module hooks. May be called twice."""
 
     def __getstate__(self) -> StateDict:
-        """Return what copies and pickles hold: all attributes but those of a run in progress."""
+        """Return the attributes for copies and pickles: all but those of a run in progress."""
         return {name: value for name, value in vars(self).items() if name not in self._not_copied}
 
 
 class LambdaCallback(Callback):
-    """Call functions in hooks. Hooks without a function are free.
+    """A callback whose hooks are given as functions. Hooks without a function are free.
 
     Args:
         on_epoch_begin, on_epoch_end: Functions of `(epoch, logs)`.
@@ -206,7 +206,7 @@ class LambdaCallback(Callback):
         **kwargs: Functions for the other hooks of `Callback`.
 
     Raises:
-        TypeError: For an unknown hook, or something that cannot be called.
+        TypeError: If a hook is unknown, or an argument is not callable.
 
     >>> printer = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))
     >>> printer.on_epoch_end(0, {"loss": 0.5})
@@ -263,10 +263,10 @@ _MINIMIZED = ("loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "fa
 
 
 def mode_of(model: object, monitor: str) -> str | None:
-    """Return "max" or "min", whichever is better for a name in the logs, or None if that is unknown.
+    """Return whether "max" or "min" is better for a log entry, or None if that is unknown.
 
-    The metric of that name decides (`model.metrics`, attribute `mode`), whether or not `val_` or the name of an
-    output precedes it. Losses are minimized. For entries that are not metrics, the name decides.
+    The mode is that of the metric of this name (its attribute `mode`); prefixes such as `val_` and names of outputs are
+    ignored. Losses are minimized. For entries that are not metrics, the mode is inferred from the name.
 
     >>> mode_of(None, "val_loss"), mode_of(None, "val_accuracy"), mode_of(None, "score")
     ('min', 'max', None)
@@ -282,10 +282,10 @@ def mode_of(model: object, monitor: str) -> str | None:
 
 
 def check_monitor(monitor: str, available_names: Collection[str], argument: str = "monitor") -> None:
-    """Check that a name is among those that can occur.
+    """Check that a name can occur in the logs.
 
     Raises:
-        ValueError: If it is not, listing the names.
+        ValueError: If it cannot; the message lists the names that can.
 
     >>> check_monitor("val_acc", ["loss", "accuracy"])
     Traceback (most recent call last):
@@ -309,10 +309,10 @@ def check_mode(mode: object) -> str:
 
 
 def add_log_names(params: Params, callbacks: Iterable[object]) -> StateDict:
-    """Return `params` with the names that callbacks write in `metrics`, and whether other names may occur.
+    """Return `params` with the names of the entries that callbacks write added to `metrics`.
 
-    torchfit's callbacks declare which entries they write (`written_logs`). If one does not, as callbacks of users,
-    `params["metrics_complete"]` is False, and a monitored name is checked against the logs of the first epoch.
+    torchfit's callbacks declare which entries they write (`written_logs`). If a callback does not, as is usual for
+    custom ones, `params["metrics_complete"]` is False, and a monitored name is checked in the logs of the first epoch.
     """
     if "metrics" not in params:
         return dict(params)
@@ -327,7 +327,7 @@ class Monitor:
 
     Args:
         owner: The callback's class name, for messages.
-        monitor: Name in the logs.
+        monitor: The name in the logs.
         mode: "min", "max" or "auto", which means that of the metric.
         min_delta: The smallest change that counts as an improvement.
     """
@@ -372,7 +372,7 @@ class Monitor:
 
     @property
     def worst_value(self) -> float:
-        """The value that every other one beats: -inf if the entry is maximized, else inf."""
+        """The worst possible value: -inf if the entry is maximized, else inf."""
         return float("-inf") if self._better is operator.gt else float("inf")
 
     def _set_mode(self, mode: str | None) -> None:

@@ -1,4 +1,4 @@
-"""CallbackList: dispatches the hooks of several callbacks. Each hook is resolved once, so unused hooks are free."""
+"""`CallbackList`, which calls the hooks of several callbacks. Each hook is resolved once, so unused ones are free."""
 
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ Hook = Callable[..., None]
 
 
 def _noop(*_: object, **__: object) -> None:
-    """Do nothing: the function of every hook that no callback has."""
+    """Do nothing, in place of a hook that no callback overrides."""
 
 
 def _names_of(hook: str) -> tuple[tuple[str, Callable[..., object]], ...]:
@@ -25,7 +25,7 @@ def _names_of(hook: str) -> tuple[tuple[str, Callable[..., object]], ...]:
     return tuple((name, getattr(Callback, name)) for name in (hook, HOOK_ALIASES.get(hook)) if name)
 
 
-# Each hook with the number of its arguments and its names.
+# For each hook, the number of its arguments and its names.
 _SPECS = tuple((hook, 2 if "batch" in hook or "epoch" in hook else 1, _names_of(hook)) for hook in HOOKS)
 _NO_HOOKS = dict.fromkeys([*HOOKS, *HOOK_ALIASES.values()], _noop)
 _STEP_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin", "on_test_batch_end")
@@ -34,13 +34,13 @@ _STEP_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_test_batch_begi
 class CallbackList(Callback):
     """Calls the hooks of several callbacks, in order. `fit` creates one; create your own for a custom training loop.
 
-    Its hooks are attributes, each bound when the list is created to just the callbacks that override it. A single
-    one is called directly, without a function in between. An override counts in the class, on the object itself, or
-    under an alias (`on_batch_end`); what is overridden later is not called. `logs` may be left out.
+    Its hooks are attributes, which are bound on creation to just the callbacks that override the hook. If there is a
+    single one, it is called directly. A hook may be overridden in the class, on the object itself, or under an alias
+    (`on_batch_end`); hooks that are overridden later are not called. `logs` may be omitted.
 
     Args:
         callbacks: None, a callback, or a (nested) list of callbacks. Any object with some of the hooks of `Callback`
-            is one.
+            is a callback.
         add_history: Append a `History`, unless there is one.
         add_progbar: Insert a `ProgbarLogger` at the front, unless there is one.
         model: Passed to every callback.
@@ -48,9 +48,9 @@ class CallbackList(Callback):
 
     Attributes:
         callbacks: The callbacks, in the order in which they are called (but see `runs_first` and `runs_last`).
-        keeps_batch_logs: Whether a callback has hooks of batches of training or evaluation that may do anything: look
-            at the `logs` after the hook has returned, so that each batch needs a mapping of its own, or change the
-            model between two steps. torchfit's own callbacks do not.
+        keeps_batch_logs: Whether a callback has batch hooks of training or evaluation that may do anything: read the
+            `logs` after the hook has returned, so that each batch needs a mapping of its own, or change the model
+            between two steps. Those of torchfit's own callbacks do neither.
 
     >>> both = CallbackList([], add_history=True)
     >>> both.on_train_begin()
@@ -84,12 +84,12 @@ class CallbackList(Callback):
 
     @property
     def needs_log_names(self) -> bool:
-        """Whether a callback uses the names in the logs, and all those that callbacks add are known."""
+        """Whether a callback uses the names in the logs, and all names that callbacks add are known."""
         uses = any(hasattr(each, "monitor") or getattr(each, "uses_log_names", False) for each in self.callbacks)
         return uses and all(vars(type(callback)).get("written_logs") is not None for callback in self.callbacks)
 
     def has_listeners(self, hook: str) -> bool:
-        """Return whether a callback has the hook, given by name."""
+        """Return whether a callback overrides the hook of this name."""
         return hook in self._hooks_with_listeners
 
     def append(self, callback: object) -> None:
@@ -118,7 +118,7 @@ class CallbackList(Callback):
 
     def close(self) -> None:
         """Release the files, bars and module hooks of every callback. Belongs in a `finally`; may be called twice."""
-        with ExitStack() as stack:  # which calls them all, even if one raises
+        with ExitStack() as stack:  # calls all of them, even if one raises
             if self.training_state is not None:
                 stack.callback(self.set_training_state, None)
             for callback in reversed(self.callbacks):
@@ -129,7 +129,7 @@ class CallbackList(Callback):
         self._call_each("set_params", self.params)
 
     def _call_each(self, setter: str, value: object) -> None:
-        """Call a setter on every callback that has it: objects with only some of the methods are callbacks too."""
+        """Call a setter on every callback that has it; callbacks need not derive from `Callback`."""
         for callback in self.callbacks:
             getattr(callback, setter, _noop)(value)
 
@@ -154,10 +154,10 @@ class CallbackList(Callback):
 
 
 def as_callbacks(callbacks: object) -> list[Any]:
-    """Turn the argument `callbacks` into a flat list: None, one callback, a `CallbackList`, nested lists.
+    """Convert the argument `callbacks` (None, a callback, a `CallbackList`, nested lists) to a flat list.
 
     Raises:
-        TypeError: For a class instead of an object, and for objects without any hook.
+        TypeError: If it contains a class instead of an object, or an object without hooks.
 
     >>> as_callbacks(None), as_callbacks([[History()]])
     ([], [<torchfit.callbacks.history.History object at ...>])
@@ -179,7 +179,7 @@ def as_callbacks(callbacks: object) -> list[Any]:
 
 
 def _hint(value: object) -> str:
-    """Return what to write instead of something that is not a callback."""
+    """Return a hint for something that is not a callback."""
     if isinstance(value, type):
         return f" Write {value.__name__}(...)."
     if isinstance(value, str):
@@ -216,7 +216,7 @@ def _resolve_hooks(callback: object) -> list[tuple[str, Hook]]:
                 continue
             if hook not in unneeded:
                 code = getattr(function, "__code__", None)
-                # Nearly all methods take `(self, index, logs=None)`, or `(self, logs=None)`, and need no adapter.
+                # Nearly all methods take `(self, index, logs=None)` or `(self, logs=None)`, and need no adapter.
                 is_usual = (
                     code is not None
                     and code.co_argcount == num_arguments + 1
@@ -236,7 +236,7 @@ def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
     """
     index = (0,) * (num_arguments - 1)
     by_name = not _accepts(method, *index, 0)
-    if by_name and not _accepts(method, *index, logs=0):  # as in `**kwargs`
+    if by_name and not _accepts(method, *index, logs=0):  # `**kwargs` accepts it
         name = getattr(method, "__qualname__", repr(method))
         expected = "(logs)" if num_arguments == 1 else "(index, logs)"
         raise TypeError(f"callbacks: {name} is called with {expected}, but takes {signature(method)}.")
@@ -255,7 +255,7 @@ def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
 def _accepts(method: Hook, *arguments: int, **named: int) -> bool:
     try:
         expected = signature(method)
-    except ValueError:  # a function of C without a signature
+    except ValueError:  # a function written in C without a signature
         return True
     try:
         expected.bind(*arguments, **named)
@@ -265,7 +265,7 @@ def _accepts(method: Hook, *arguments: int, **named: int) -> bool:
 
 
 def _reads_logs_synchronously(callback: object, hook: str) -> bool:
-    """Return whether the class that overrides the hook declares it; the override of a subclass is not covered."""
+    """Return whether the class that overrides the hook sets `reads_logs_synchronously`; base classes do not count."""
     names = {hook, HOOK_ALIASES.get(hook, hook)}
     if names & vars(callback).keys():
         return False

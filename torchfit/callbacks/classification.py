@@ -1,4 +1,4 @@
-"""Reports about predicted classes: the confusion matrix and the classification report."""
+"""Callbacks that report on predicted classes: the confusion matrix and the classification report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ClassificationCallback(Callback):
-    """Base of the callbacks that compare predicted with true classes; for the arguments see `ConfusionMatrix`."""
+    """Base class of callbacks that compare predicted and true classes; see `ConfusionMatrix` for the arguments."""
 
     runs_first = ("on_epoch_end",)  # before callbacks that monitor what is written into the logs
 
@@ -46,10 +46,12 @@ class ClassificationCallback(Callback):
         if not isinstance(data, (tuple, Dataset)) and not hasattr(data, "__iter__"):
             raise ValueError(f"data: expected (x, y), a Dataset or an iterable of batches. Received: {describe(data)}")
         if isinstance(data, Iterator):
-            raise ValueError("data: an iterator can be gone through only once. Pass an iterable, such as a DataLoader.")
+            raise ValueError(
+                "data: an iterator can be iterated over only once. Pass an iterable, such as a DataLoader."
+            )
 
     def is_due(self, epoch: int) -> bool:
-        """Return whether to compare at the end of an epoch."""
+        """Return whether this epoch is reported."""
         return (epoch + 1) % self.every == 0
 
     def count(self) -> Array:
@@ -73,7 +75,7 @@ class ClassificationCallback(Callback):
         """Return the names of the classes.
 
         Raises:
-            ValueError: If `class_names` are not as many.
+            ValueError: If `class_names` has another length.
         """
         names = [str(index) for index in range(num_classes)] if self.class_names is None else self.class_names
         if len(names) != num_classes:
@@ -170,16 +172,17 @@ _MEASURES = ("precision", "recall", "f1")
 
 
 class ClassificationReport(ClassificationCallback):
-    """Report precision, recall and F1 of every class on data at the end of epochs.
+    """Reports precision, recall and F1 of every class on data at the end of epochs.
 
     Writes `macro_precision`, `macro_recall` and `macro_f1`, the means over the classes that occur in the targets or the
-    predictions, into the logs, where other callbacks can monitor them. A ratio of 0 to 0 counts as 0.
+    predictions, into the logs, where other callbacks can monitor them. 0 / 0 counts as 0.
 
     The arguments are those of `ConfusionMatrix`.
 
     Attributes:
-        report: class name -> `precision`, `recall`, `f1` and `support` (the number of samples), from the last epoch;
-            `"macro"` holds the means over the classes, `"weighted"` those weighted by support, `"accuracy"` a number.
+        report: A dictionary from the last epoch. It maps class names to `precision`, `recall`, `f1` and `support` (the
+            number of samples), `"macro"` to their means over the classes, `"weighted"` to the means weighted by
+            support, and `"accuracy"` to a number.
 
     >>> import numpy as np, torch, torchfit
     >>> x, y = np.eye(3, dtype="float32"), np.array([0, 1, 1])
@@ -236,24 +239,25 @@ _MAX_PRINTED_CLASSES = 20
 
 
 class ConfusionMatrix(ClassificationCallback):
-    """Compute the confusion matrix on data at the end of epochs.
+    """Computes the confusion matrix on data at the end of epochs.
 
     Args:
         data: `(x, y)` as for `evaluate`, or a Dataset, a DataLoader or another iterable of batches `(x, y)` that can be
-            gone through every time. Predicting takes a pass over them.
+            iterated over repeatedly. Each report makes a pass over the data.
         class_names: The names of the classes, in the order of their indices; by default the indices.
         batch_size: Samples per batch.
-        every: The number of epochs from one time to the next.
-        output: The output to look at, by name or number, of a model with several.
-        axis: The axis of the classes in the outputs; by default the one that `y` lacks, the last one in doubt.
-        threshold: From which output on the class is 1, of a model with a single output for two classes; by default
-            0.5, or 0 if there are outputs outside of [0, 1].
-        ignore_class: A class index in `y` that does not count. Negative ones never do.
+        every: Report every `every` epochs.
+        output: The output to report on, by name or index, for models with several outputs.
+        axis: The axis of the classes in the outputs; by default the one that `y` lacks, or the last one if that is
+            ambiguous.
+        threshold: For models with a single output for two classes, the output from which on the class is 1; by default
+            0.5, or 0 if there are outputs outside [0, 1].
+        ignore_class: A class index in `y` to ignore. Negative indices are always ignored.
         verbose: 1 prints the result.
 
     Attributes:
         matrix: The last confusion matrix `(classes, classes)`: rows are true classes, columns predicted ones.
-        matrices: epoch, from 0 -> confusion matrix.
+        matrices: The confusion matrices by epoch, counted from 0.
 
     >>> import numpy as np, torch, torchfit
     >>> x, y = np.eye(3, dtype="float32"), np.array([0, 1, 1])
@@ -273,11 +277,11 @@ class ConfusionMatrix(ClassificationCallback):
 
     @property
     def matrix(self) -> "Array | None":
-        """The last confusion matrix, None before the first."""
+        """The last confusion matrix, or None before the first."""
         return next(reversed(list(self.matrices.values())), None)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget the matrices of another run."""
+        """Discard the matrices of an earlier run."""
         self.matrices = {}
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -293,15 +297,15 @@ class ConfusionMatrix(ClassificationCallback):
             console.write_line(f"Epoch {epoch + 1}, confusion matrix (rows: true, columns: predicted):\n{table}")
 
     def plot(self, epoch: int | None = None, normalize: bool = False) -> "Figure":
-        """Plot the matrix of an epoch, from 0, by default the last one, as a figure of matplotlib.
+        """Plot the matrix of an epoch as a matplotlib figure.
 
         Args:
-            epoch: The epoch.
+            epoch: The epoch, counted from 0; by default the last one.
             normalize: Whether to show fractions of the true class instead of counts.
 
         Raises:
             ImportError: If matplotlib is not installed.
-            ValueError: If there is no matrix of the epoch.
+            ValueError: If there is no matrix for the epoch.
         """
         matrix = self.matrix if epoch is None else self.matrices.get(epoch)
         if matrix is None:

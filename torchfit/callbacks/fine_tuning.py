@@ -1,4 +1,4 @@
-"""FineTuning: unfreeze parts of a model at given epochs, with learning rates of their own."""
+"""`FineTuning`, which unfreezes parts of a model at given epochs, with separate learning rates."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -17,16 +17,16 @@ Stage: TypeAlias = "str | Iterable[str] | Mapping[str, float | None]"
 
 
 class FineTuning(Callback):
-    """Unfreeze parts of a model at given epochs, each with a learning rate of its own: first the head, then the rest.
+    """Unfreezes parts of a model at given epochs, each with its own learning rate: first the head, then the rest.
 
-    What a later epoch lists is frozen until then, normalization layers included: their statistics do not change. What
-    no epoch lists stays as it is. All parameter groups are there from the start, so that schedulers scale the rates of
-    frozen parts as well, and an interrupted run can be resumed.
+    Parts that are listed for a later epoch are frozen until then, including the statistics of normalization layers.
+    Parts that are not listed are left unchanged. All parameter groups are created at the start, so that schedulers
+    scale the rates of frozen parts as well, and an interrupted run can be resumed.
 
     Args:
-        schedule: epoch, from 0 -> what is trained from then on: a name, a list of names, or a mapping of names to
-            learning rates, which need an optimizer of `torch.optim`. A name is that of a submodule or parameter, or a
-            pattern, as for `utils.freeze`.
+        schedule: A mapping from epochs, counted from 0, to the parts that are trained from that epoch on: a name, a
+            list of names, or a mapping from names to learning rates, which require an optimizer of `torch.optim`. A
+            name is that of a submodule or parameter, or a pattern, as in `utils.freeze`.
         verbose: 1 prints what is unfrozen.
 
     Raises:
@@ -44,7 +44,7 @@ class FineTuning(Callback):
     """
 
     written_logs = ()
-    runs_first = ("on_train_begin", "on_epoch_begin")  # schedulers are created for the groups made here
+    runs_first = ("on_train_begin", "on_epoch_begin")  # before schedulers are created for the groups
 
     def __init__(self, schedule: Mapping[int, Stage], verbose: int = 0) -> None:
         self.schedule = schedule
@@ -54,7 +54,7 @@ class FineTuning(Callback):
         self._stages = {_checked_epoch(epoch): _as_rates(stage) for epoch, stage in sorted(schedule.items())}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Create the parameter groups, and freeze what is not trained from the start."""
+        """Create the parameter groups, and freeze the parts that are not trained from the start."""
         members = self._members()
         for stage in self._stages.values():
             set_trainable(self.model, stage, trained=True)
@@ -66,7 +66,7 @@ class FineTuning(Callback):
         self._apply(0)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Unfreeze what is trained from this epoch on."""
+        """Unfreeze the parts that are trained from this epoch on."""
         self._apply(epoch)
         for pattern, rate in self._stages.get(epoch, {}).items() if self.verbose > 0 else ():
             count = len(self._parameters([pattern]))
@@ -81,7 +81,7 @@ class FineTuning(Callback):
         """Return the parameters that belong to each listed name.
 
         Raises:
-            ValueError: If a parameter belongs to two.
+            ValueError: If a parameter belongs to two names.
         """
         members: dict[str, list[tuple[str, Tensor]]] = {}
         owners: dict[str, str] = {}
@@ -93,7 +93,7 @@ class FineTuning(Callback):
         return members
 
     def _apply(self, epoch: int) -> None:
-        """Freeze what is listed for later epochs, and nothing else that is listed."""
+        """Freeze the parts listed for later epochs, and unfreeze the other listed parts."""
         module = self.model.module
         for start, stage in self._stages.items():
             listed = set(map(id, (parameter for _, parameter in self._parameters(stage))))

@@ -1,4 +1,4 @@
-"""The records of a training, and their plot."""
+"""`History`, the record of a training run, and its plot."""
 
 import math
 import weakref
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]
-"""name -> (epochs from 1, values)"""
+"""A mapping from names to (epochs counted from 1, values)."""
 
 _COLUMNS = 3
 _PANEL = (4.4, 3.3)  # inches
 
 
 def panel_names(names: Sequence[str]) -> list[str]:
-    """Return the names that get a panel each: those without `val_`, in order, the loss first.
+    """Return the names that have a panel: those without `val_`, in order, with the loss first.
 
     >>> panel_names(["loss", "acc", "val_loss", "val_acc", "val_auc"])
     ['loss', 'acc', 'auc']
@@ -37,15 +37,15 @@ def draw_curves(figure: "Figure", record: Curves, mode_of: Callable[[str], str |
     """Draw a panel for each name, training and validation together, and mark the best epoch.
 
     Args:
-        figure: An empty figure of matplotlib.
+        figure: An empty matplotlib figure.
         record: The values to draw.
-        mode_of: Returns whether the best value of a name is its "max" or its "min", None if that is unknown.
+        mode_of: A function that returns whether "max" or "min" is better for a name, or None if that is unknown.
     """
     names = panel_names(list(record))
     columns = min(_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     figure.set_size_inches(_PANEL[0] * columns, _PANEL[1] * rows)
-    engine: Any = figure.get_layout_engine()  # the constrained one
+    engine: Any = figure.get_layout_engine()  # the constrained layout
     engine.set(w_pad=0.1, h_pad=0.1)
     for position, name in enumerate(names, 1):
         axes = figure.add_subplot(rows, columns, position)
@@ -71,14 +71,14 @@ def _draw_panel(axes: "Axes", name: str, record: Curves, mode: str | None) -> No
 
 
 def best_epoch(epochs: Sequence[int], values: Sequence[float], mode: str | None) -> tuple[int, float] | None:
-    """Return the epoch with the best value, and the value; None without values or without a mode.
+    """Return the epoch with the best value, and the value, or None without values or a mode.
 
     >>> best_epoch([1, 2, 3], [0.5, 0.2, 0.3], "min")
     (2, 0.2)
     """
     if mode is None:
         return None
-    known = [(value, epoch) for epoch, value in zip(epochs, values) if value == value]  # NaN is not itself
+    known = [(value, epoch) for epoch, value in zip(epochs, values) if value == value]  # not NaN
     if not known:
         return None
     best = (min if mode == "min" else max)(value for value, _ in known)
@@ -86,7 +86,7 @@ def best_epoch(epochs: Sequence[int], values: Sequence[float], mode: str | None)
 
 
 Record: TypeAlias = "dict[str, Any]"
-"""A part of a history: its `history`, its list `epoch`, and in `recorded_at` the epochs of each value."""
+"""A part of a history: `history`, the list `epoch`, and `recorded_at`, the epochs of each value."""
 
 
 def _no_model() -> None:
@@ -94,10 +94,10 @@ def _no_model() -> None:
 
 
 class History(Callback):
-    """Record the logs of every epoch. `fit` adds one after all other callbacks, and returns it.
+    """Records the logs of every epoch. `fit` adds one after all other callbacks, and returns it.
 
     Attributes:
-        history: name -> list of floats, one per epoch whose logs have the name.
+        history: A mapping from names to lists of floats, with one value per epoch whose logs have the name.
         epoch: The epochs' indices, from 0 (or from `initial_epoch`).
         timing: name -> list, one per epoch, of the seconds spent on `data` (waiting for batches), `step`,
             `callbacks`, `validation` and `compile`, of their `total`, of the `peak_memory` in bytes, and of the
@@ -113,7 +113,7 @@ class History(Callback):
 
     written_logs = ()
 
-    # What BackupAndRestore stores in files of its own, while a state is taken or loaded.
+    # Set by BackupAndRestore, which stores early epochs in separate files, while a state is taken or loaded.
     stored_lengths: Mapping[str, int] = MappingProxyType({})
     stored_records: Sequence[Record] = ()
 
@@ -129,7 +129,7 @@ class History(Callback):
 
     @property
     def model(self) -> Any:
-        """The model, `None` if it no longer exists: it has its history, which must not keep it in memory."""
+        """The model, or `None` if it no longer exists. The reference is weak: the model refers to its history."""
         return self._get_model()
 
     @model.setter
@@ -175,13 +175,13 @@ class History(Callback):
         """Plot each value over the epochs, training and validation together, and mark the best epoch.
 
         Needs matplotlib (`pip install matplotlib`), which is imported here. Epochs count from 1. The best epoch
-        is that with the best value of validation, or of training if there is no validation.
+        is the one with the best validation value, or training value if there is no validation.
 
         Args:
             *names: The values to plot, such as `"loss"`, without `val_`; all by default.
 
         Returns:
-            The figure of matplotlib: `history.plot().savefig("curves.png")`.
+            The matplotlib figure: `history.plot().savefig("curves.png")`.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -205,7 +205,7 @@ class History(Callback):
         return self._modes.get(name) if self.model is None and name in self._modes else mode_of(self.model, name)
 
     def __getstate__(self) -> StateDict:
-        """Leave the model out of copies and pickles, but for which values are better."""
+        """Omit the model from copies and pickles, but keep which values are better."""
         return {**super().__getstate__(), "_modes": {name: self._mode_of(name) for name in self.history}}
 
     def _record(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -232,11 +232,11 @@ class History(Callback):
         return image + notebook.table_html(("", "last", "best", "in epoch"), rows)
 
     def state_dict(self) -> StateDict:
-        """Return the record so far, without what is stored elsewhere (`stored_lengths`)."""
+        """Return the record so far, without the epochs stored elsewhere (`stored_lengths`)."""
         return self.record(self.stored_lengths)
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue a record, after what was stored elsewhere (`stored_records`)."""
+        """Restore a record, after the epochs stored elsewhere (`stored_records`)."""
         self.history, self.epoch, self._recorded_at = {}, [], {}
         for record in [*self.stored_records, state]:
             self.epoch += record["epoch"]
@@ -245,7 +245,7 @@ class History(Callback):
                     lists.setdefault(name, []).extend(values)
 
     def record(self, start: Mapping[str, int]) -> Record:
-        """Return the values, from a position in each list."""
+        """Return the values from the start positions on, which are given by name."""
         return {
             "history": {name: values[start.get(name, 0) :] for name, values in self.history.items()},
             "epoch": self.epoch[start.get("", 0) :],
@@ -253,5 +253,5 @@ class History(Callback):
         }
 
     def lengths(self) -> dict[str, int]:
-        """Return the number of values by name, and that of the epochs as `""`."""
+        """Return the number of values by name, and the number of epochs under the key `""`."""
         return {"": len(self.epoch), **{name: len(values) for name, values in self.history.items()}}

@@ -1,4 +1,4 @@
-"""Learning rates: set by a schedule, lowered on plateaus, and logged."""
+"""Callbacks that set the learning rate by a schedule, reduce it on plateaus, or log it."""
 
 import inspect
 import warnings
@@ -37,7 +37,7 @@ def built_optimizer(model: CompiledModel) -> Any:
     optimizer = model.optimizer
     if optimizer.learning_rate is None and not optimizer.built:  # a torch.optim class
         model.build_optimizer()
-        if not optimizer.built:  # a `train_step` of the user's has not used it yet
+        if not optimizer.built:  # a custom `train_step` has not used it yet
             optimizer.build(model.module.named_parameters())
     return optimizer
 
@@ -98,10 +98,10 @@ def _parts(model: CompiledModel) -> list[Any]:
 
 
 class LearningRateScheduler(Callback):
-    """Set the learning rate at the start of every epoch, and write it into the logs as `learning_rate`.
+    """Sets the learning rate at the start of every epoch, and writes it into the logs as `learning_rate`.
 
-    With several parameter groups, `schedule` sees and sets the rate of the first group whose rate is not 0; the
-    others are scaled by the same factor. Groups at 0 stay at 0.
+    With several parameter groups, `schedule` gets and sets the rate of the first group whose rate is not 0; the
+    others are scaled by the same factor. Rates of 0 stay 0.
 
     Args:
         schedule: A function of the epoch (from 0) and the current rate, or of the epoch alone, that returns
@@ -110,7 +110,7 @@ class LearningRateScheduler(Callback):
 
     Raises:
         ValueError: If `schedule` does not return a number.
-        TypeError: Before the first epoch, if a schedule of the optimizer sets the rate.
+        TypeError: Before the first epoch, if the optimizer has a learning-rate schedule.
 
     >>> halving = LearningRateScheduler(lambda epoch, rate: rate * 0.5 if epoch else rate)
     """
@@ -160,24 +160,23 @@ def _number(rate: object) -> float:
 
 
 class ReduceLROnPlateau(Callback):
-    """Multiply the learning rate by a factor when a monitored value has stopped improving.
+    """Multiplies the learning rate by a factor when a monitored value has stopped improving.
 
-    Every parameter group is reduced from its own rate; groups at 0 stay at 0. Writes `learning_rate`, the rate of the
-    epoch, into the logs.
+    The rates of all parameter groups are multiplied. Writes `learning_rate`, the rate of the epoch, into the logs.
 
     Args:
-        monitor: Name in the logs.
-        factor: Below 1; the new rate is `rate * factor`.
+        monitor: The name in the logs to monitor.
+        factor: The factor, less than 1: the new rate is `rate * factor`.
         patience: Epochs without improvement before the rate is reduced.
         verbose: 1 prints when the rate is reduced.
         mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
         min_delta: The smallest change that counts as an improvement.
-        cooldown: Epochs after a reduction before patience counts again.
+        cooldown: The number of epochs after a reduction during which patience is not counted.
         min_lr: The lower bound of the rate.
 
     Raises:
         ValueError: If `factor` is not below 1; before the first epoch, if `monitor` cannot occur.
-        TypeError: Before the first epoch, if a schedule of the optimizer sets the rate.
+        TypeError: Before the first epoch, if the optimizer has a learning-rate schedule.
 
     >>> plateau = ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=5, min_lr=0.001)
     """
@@ -224,7 +223,7 @@ class ReduceLROnPlateau(Callback):
         self._reset()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Compare the epoch with the best one, and reduce the rate once patience is used up."""
+        """Compare the epoch with the best one, and reduce the rate once patience is exhausted."""
         logs = {} if logs is None else logs
         logs["learning_rate"] = learning_rate_of(self.model)
         value = self._monitor.read(self.model, self.params, logs)
@@ -261,7 +260,7 @@ class ReduceLROnPlateau(Callback):
 
     def _reduce(self, epoch: int) -> None:
         rates = learning_rates_of(self.model)
-        # Rates live in float32: 0.1 reduced by 0.1 is no larger than a min_lr of 0.01.
+        # Rates are float32: 0.1 * 0.1 must not count as larger than a min_lr of 0.01.
         reducible = [np.float32(rate) > np.float32(self.min_lr) for rate in rates]
         if not any(reducible):
             return
@@ -275,10 +274,10 @@ class ReduceLROnPlateau(Callback):
 
 
 class LearningRateMonitor(Callback):
-    """Write the learning rates of the epoch into the logs, for the history, the trackers and the files of logs.
+    """Writes the learning rates of the epoch into the logs, for the history and all loggers.
 
-    `learning_rate` is that of the optimizer. With several parameter groups, there is one entry for each, such as
-    `learning_rate_0`, or `learning_rate_head` for a group with the key `"name"`.
+    `learning_rate` is that of the optimizer. With several parameter groups, there is also an entry for each of them,
+    such as `learning_rate_0`, or `learning_rate_head` for a group with the key `"name"`.
 
     >>> import torch, torchfit
     >>> net = torch.nn.Linear(2, 1)
@@ -304,25 +303,25 @@ class LearningRateMonitor(Callback):
 
 
 class TorchLRScheduler(Callback):
-    """Step a scheduler of `torch.optim.lr_scheduler` after every epoch, or after every batch.
+    """Steps a scheduler of `torch.optim.lr_scheduler` after every epoch, or after every batch.
 
     Args:
         scheduler: A scheduler of the `torch.optim` optimizer that the model was compiled with; or a callable that
             creates one for an optimizer, which works with every optimizer of the model:
-            `lambda optimizer: StepLR(optimizer, 10)`. On torchfit's own optimizers it sets only the learning rate:
-            the momentum that `OneCycleLR` and `CyclicLR` would cycle is left alone. Schedulers of timm get the number
-            of completed epochs, or of batches.
+            `lambda optimizer: StepLR(optimizer, 10)`. With torchfit's own optimizers only the learning rate is set,
+            not the momentum that `OneCycleLR` and `CyclicLR` would cycle. Schedulers of timm are passed the number of
+            completed epochs or batches.
         interval: `"epoch"` or `"batch"`: when to step. Epoch steps come after validation.
-        monitor: Name in the logs whose value is passed to schedulers that need one (torch's `ReduceLROnPlateau`).
-            With `interval="batch"` it is read at every step, which waits for the device.
+        monitor: The name in the logs whose value is passed to schedulers that need one (torch's
+            `ReduceLROnPlateau`). With `interval="batch"` it is read at every step, which synchronizes with the device.
 
     Writes `learning_rate`, the rate of the epoch, into the logs.
 
     Raises:
-        ValueError: For an invalid `interval`; before the first epoch, if `monitor` cannot occur, or if the scheduler
+        ValueError: If `interval` is invalid; before the first epoch, if `monitor` cannot occur, or if the scheduler
             belongs to another optimizer than that of the model.
-        TypeError: For something that is neither a scheduler nor callable; before the first epoch, if a schedule of
-            the optimizer sets the rate.
+        TypeError: If `scheduler` is neither a scheduler nor callable; before the first epoch, if the optimizer has a
+            learning-rate schedule.
 
     >>> from torch.optim.lr_scheduler import StepLR
     >>> halving = TorchLRScheduler(lambda optimizer: StepLR(optimizer, step_size=10, gamma=0.5))
@@ -407,7 +406,7 @@ class TorchLRScheduler(Callback):
         self._copy_rate()
 
     def __getstate__(self) -> StateDict:
-        """Leave a scheduler that `on_train_begin` creates out of copies and pickles."""
+        """Omit a scheduler that `on_train_begin` created from copies and pickles."""
         return {**super().__getstate__(), "scheduler": self.scheduler if self._create is None else None, "_call": None}
 
     def _check_groups(self) -> None:
@@ -457,6 +456,6 @@ class TorchLRScheduler(Callback):
 
 
 def _placeholder_optimizer(learning_rate: float) -> torch.optim.Optimizer:
-    """Return a torch optimizer that only holds a rate, for a scheduler to set."""
+    """Return a torch optimizer that only holds a learning rate, for a scheduler to set."""
     # OneCycleLR and CyclicLR need a momentum to cycle.
     return torch.optim.SGD([torch.zeros(0, requires_grad=True)], lr=learning_rate, momentum=0.9)

@@ -1,4 +1,4 @@
-"""Logs for other programs: CSV files, HTTP servers, MLflow and Weights & Biases."""
+"""Callbacks that log to CSV files, HTTP servers, MLflow and Weights & Biases."""
 
 import csv
 import io
@@ -23,24 +23,23 @@ from torchfit.callbacks.base import Callback
 
 
 class CSVLogger(Callback):
-    """Write the logs of every epoch into a CSV file, one row per epoch, complete after each.
+    """Writes the logs of every epoch to a CSV file, one row per epoch; the file is complete after each epoch.
 
     The first column is `epoch`, from 0; the others are the names in the logs of the first epoch, sorted. There are
-    always columns for validation, which hold `NA` in epochs without it. A name that first occurs later gets a column
-    as well, `NA` in the rows before it. Appending keeps the columns of the file.
+    always columns for validation, which hold `NA` in epochs without it. A name that occurs later for the first time
+    gets a column as well, with `NA` in the rows before. Appending keeps the columns of the file.
 
-    A file that cannot be written later is a warning; its rows are written with that of the next epoch.
+    If a later write fails, a warning is issued, and the row is written together with that of the next epoch.
 
     Args:
         filename: The path of the file. Missing folders are created.
         separator: The string between two values.
-        append: Append to an existing file instead of replacing it.
+        append: Whether to append to an existing file instead of replacing it.
 
     Raises:
         OSError: Before the first epoch, if the file cannot be written.
-        ValueError: If `filename` is an address such as `s3://…`, which nothing can be appended to; before the first
-            epoch, if the file to append to is not a CSV file with a column `epoch`, or has
-            no column for a name that will occur.
+        ValueError: If `filename` is an address such as `s3://…`, which cannot be appended to; before the first epoch,
+            if the file to append to is not a CSV file with a column `epoch`, or has no column for a name that will occur.
 
     >>> logger = CSVLogger("runs/training.csv", append=True)
     """
@@ -59,11 +58,11 @@ class CSVLogger(Callback):
 
     @property
     def keys(self) -> list[str] | None:
-        """The names of the columns but `epoch`; None before the first row."""
+        """The names of the columns except `epoch`, or None before the first row."""
         return None if self._header is None else [name for name in self._header if name != "epoch"]
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Check that the file can be written, and has the columns. It is truncated when the first row is written."""
+        """Check that the file can be written and has the columns. It is truncated when the first row is written."""
         self._reset()
         files.check_writable("CSVLogger: filename", self.filename)
         os.makedirs(os.path.dirname(self.filename) or ".", exist_ok=True)
@@ -80,7 +79,7 @@ class CSVLogger(Callback):
                 )
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Write a row. The file is open only during the write, so nothing stays open if training is interrupted."""
+        """Write a row. The file is open only during the write, so that it is closed if training is interrupted."""
         logs = logs or {}
         if self._header is None:
             self._header = ["epoch", *self._columns(logs)]
@@ -98,7 +97,7 @@ class CSVLogger(Callback):
         return {"keys": self.keys, "size": size, "rows": self._num_rows}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue the file, without the rows written after the state was taken."""
+        """Continue the file, and remove rows written after the state was taken."""
         self._header = None if state["keys"] is None else ["epoch", *state["keys"]]
         self._num_rows = state.get("rows", 0)
         if state["size"] is None or not os.path.exists(self.filename):
@@ -119,7 +118,7 @@ class CSVLogger(Callback):
         self._is_begun = self.append
 
     def _columns(self, logs: Results) -> list[str]:
-        """Return the names, sorted, with those of validation even if the first epoch has none."""
+        """Return the sorted names, including those of validation even if the first epoch has none."""
         names = sorted(logs)
         if any(name.startswith("val_") for name in names):
             return names
@@ -187,17 +186,17 @@ _MAX_REDIRECTS = 5
 
 
 class RemoteMonitor(Callback):
-    """Send the logs of every epoch to a server by HTTP POST, without any extra package.
+    """Sends the logs of every epoch to a server by HTTP POST, without extra packages.
 
     The message is a JSON object with `epoch` (from 0) and the logs. If it cannot be delivered within ten seconds, for
-    whatever reason, a warning says so and training continues. Redirects are followed on the same server only.
+    whatever reason, a warning is issued and training continues. Only redirects on the same server are followed.
 
     Args:
-        root: Address of the server, `http://` or `https://`.
-        path: Path on the server.
-        field: Name of the form field that holds the JSON, unless `send_as_json`.
-        headers: Further HTTP headers.
-        send_as_json: Send the JSON itself (`application/json`) instead of a form.
+        root: The address of the server, `http://` or `https://`.
+        path: The path on the server.
+        field: The name of the form field that holds the JSON, unless `send_as_json`.
+        headers: Additional HTTP headers.
+        send_as_json: Whether to send the JSON itself (`application/json`) instead of a form.
 
     Raises:
         ValueError: If `root` and `path` are not an HTTP address.
@@ -241,9 +240,9 @@ class RemoteMonitor(Callback):
             warnings.warn(f"RemoteMonitor: could not reach {self.root}: {printable(problem)}", stacklevel=2)
 
     def _send(self, request: Request) -> str:
-        """Send a request, and return what went wrong, an empty text if nothing did.
+        """Send a request, and return what went wrong, or an empty string if nothing did.
 
-        It is sent in a thread, because the timeout of a socket starts again with every byte that comes.
+        It is sent in a thread, because the timeout of a socket restarts with every byte received.
         """
         if self._thread is not None and self._thread.is_alive():
             return "the last message is still on its way"
@@ -257,7 +256,7 @@ class RemoteMonitor(Callback):
 
 
 class _SameServerRedirects(HTTPRedirectHandler):
-    """Sends the data again to where a server redirects to, if that is on the same server."""
+    """Follows redirects on the same server by sending the data to the new address."""
 
     hops = 0
 
@@ -265,7 +264,7 @@ class _SameServerRedirects(HTTPRedirectHandler):
         """Send the request to the new address.
 
         Raises:
-            ValueError: If it is on another server, or there were too many of them.
+            ValueError: If the address is on another server, or there were too many redirects.
         """
         fp.close()
         self.hops += 1
@@ -288,7 +287,7 @@ class _SameServerRedirects(HTTPRedirectHandler):
 def _deliver(request: Request, problems: list[str]) -> None:
     try:
         build_opener(_SameServerRedirects).open(request, timeout=_TIMEOUT_SECONDS).close()
-    except Exception as error:  # A server may answer anything, and training must continue.
+    except Exception as error:  # A server may send any response, and training must continue.
         problems.append(str(error) or type(error).__name__)
         if isinstance(error, HTTPError):
             error.close()
@@ -303,7 +302,7 @@ def require_package(package: str, owner: str) -> ModuleType:
     """Return an optional package.
 
     Raises:
-        ImportError: With the command that installs it.
+        ImportError: If the package is not installed; the message says how to install it.
     """
     try:
         return import_module(package)
@@ -312,7 +311,7 @@ def require_package(package: str, owner: str) -> ModuleType:
 
 
 def run_config(model: object, params: Params) -> StateDict:
-    """Return how a run is set up: epochs, steps, the optimizer, its learning rate and the number of parameters."""
+    """Return the configuration of a run: epochs, steps, optimizer, learning rate and number of parameters."""
     found = {name: params[name] for name in ("epochs", "steps") if params.get(name) is not None}
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
@@ -334,20 +333,20 @@ def numeric_logs(model: object, logs: Results | None) -> dict[str, float]:
 
 
 class MLflowLogger(Callback):
-    """Log every epoch, and how the run is set up, to MLflow.
+    """Logs every epoch, and the configuration of the run, to MLflow.
 
     Needs the package mlflow or mlflow-skinny (`pip install mlflow-skinny`), which is imported when training
-    starts. An active run (`mlflow.start_run`) is used and left open; otherwise a run is started, and ended with the
+    starts. An active run (`mlflow.start_run`) is used and left open; otherwise a new run is started, and ended after
     training.
 
     Args:
-        experiment: The experiment of a new run, by name.
+        experiment: The name of the experiment of a new run.
         run_name: The name of a new run.
-        tracking_uri: Where runs are stored; by default the setting of MLflow.
-        **run_arguments: More arguments of `mlflow.start_run`, such as `tags`.
+        tracking_uri: Where runs are stored; by default MLflow's own setting.
+        **run_arguments: Further arguments of `mlflow.start_run`, such as `tags`.
 
     Attributes:
-        run_id: The identifier of the run, once training has started.
+        run_id: The identifier of the run, set when training starts.
 
     Raises:
         ImportError: Before the first epoch, if mlflow is not installed.
@@ -394,7 +393,7 @@ class MLflowLogger(Callback):
         self._finish("FINISHED")
 
     def release_resources(self) -> None:
-        """Mark the run as failed if training was interrupted, and the run thus was not ended yet."""
+        """Mark the run as failed if training was interrupted before the run was ended."""
         self._finish("FAILED")
 
     def _finish(self, status: str) -> None:
@@ -407,15 +406,15 @@ class MLflowLogger(Callback):
 
 
 class WandbLogger(Callback):
-    """Log every epoch, and how the run is set up, to Weights & Biases.
+    """Logs every epoch, and the configuration of the run, to Weights & Biases.
 
-    Needs the package wandb (`pip install wandb`), which is imported when training starts. An
-    active run (`wandb.init`) is used and left open; otherwise a run is started, and finished with the training.
+    Needs the package wandb (`pip install wandb`), which is imported when training starts. An active run (`wandb.init`)
+    is used and left open; otherwise a new run is started, and finished after training.
 
     Args:
         project: The project of a new run.
         name: The name of a new run.
-        **init_arguments: More arguments of `wandb.init`, such as `mode="offline"`, `dir` or `tags`.
+        **init_arguments: Further arguments of `wandb.init`, such as `mode="offline"`, `dir` or `tags`.
 
     Attributes:
         run: The run, during training and afterwards.
@@ -452,7 +451,7 @@ class WandbLogger(Callback):
         self._finish(0)
 
     def release_resources(self) -> None:
-        """Mark the run as failed if training was interrupted, and the run thus was not finished yet."""
+        """Mark the run as failed if training was interrupted before the run was finished."""
         self._finish(1)
 
     def _finish(self, exit_code: int) -> None:

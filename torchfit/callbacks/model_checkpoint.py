@@ -1,4 +1,4 @@
-"""ModelCheckpoint: save the model periodically."""
+"""`ModelCheckpoint`, which saves the model periodically."""
 
 import os
 import re
@@ -13,35 +13,35 @@ from torchfit.callbacks.base import Callback, Monitor, check_monitor
 
 
 class ModelCheckpoint(Callback):
-    """Save the model or its weights at the end of epochs, or every `save_freq` batches.
+    """Saves the model or its weights at the end of epochs, or every `save_freq` batches.
 
     Args:
-        filepath: The path of the file, with fields that are filled in: `{epoch}` and `{batch}`, both from 1, and
-            any name in the logs: `"{epoch:02d}-{val_loss:.2f}"`. Missing folders are created when saving.
-        monitor: Name in the logs that decides which model is best.
+        filepath: The path of the file. It may contain the fields `{epoch}` and `{batch}`, both counted from 1, and any
+            name in the logs: `"{epoch:02d}-{val_loss:.2f}"`. Missing folders are created when saving.
+        monitor: The name in the logs that determines which model is best.
         verbose: 1 prints what is saved.
-        save_best_only: Save only if `monitor` has improved.
-        save_weights_only: Call `model.save_weights` instead of `model.save`.
+        save_best_only: Whether to save only if `monitor` has improved.
+        save_weights_only: Whether to call `model.save_weights` instead of `model.save`.
         mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
         save_freq: `"epoch"`, or a number of batches, counted across epochs. With `steps_per_execution=K` it is
             checked every K batches. Values in `logs` are then averages over the epoch so far.
         initial_value_threshold: The first value to beat, with `save_best_only`.
 
     Attributes:
-        best: The best value so far, or `initial_value_threshold`, or None. It is kept from one `fit` to the next.
+        best: The best value so far, or `initial_value_threshold`, or None. It persists between calls of `fit`.
 
     Raises:
         ValueError: Before the first epoch, for settings that can never save: a monitor or a field that cannot occur,
             or a value of validation when `save_freq` counts batches.
         OSError: Before the first epoch, if the folder, or its nearest existing parent, cannot be written to; later,
-            if a file could not be written, which is named.
+            if a file could not be written; the message names it.
         KeyError: When saving, if a field is missing in the logs of this epoch.
 
-    Counting batches costs one call per step. Values for the file name or `monitor` are read, which waits for the
-    device, only when saving. If `save_freq` counts batches, training continues once the model is copied, and a
+    Counting batches costs one call per step. Values for the file name or `monitor` are read only when saving, which
+    synchronizes with the device. If `save_freq` counts batches, training continues once the model is copied, and a
     thread writes the file. The file is complete before the next save starts, before validation, at the end of the
-    epoch, and when `fit` returns or raises. Until then the previous file is in place. At the end of epochs the file
-    is written at once, and so is that of a model that overrides `save` (or `save_weights`).
+    epoch, and when `fit` returns or raises. Until then the previous file is in place. At the end of epochs, and for
+    models that override `save` (or `save_weights`), the file is written immediately.
 
     >>> checkpoint = ModelCheckpoint("runs/{epoch:02d}-{val_loss:.2f}", save_best_only=True)
     """
@@ -90,20 +90,20 @@ class ModelCheckpoint(Callback):
         check_writable("ModelCheckpoint: filepath", self.filepath.partition("{")[0])
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Remember the epoch, for file names."""
+        """Record the epoch, for file names."""
         self._epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Save, if `save_freq` counts epochs."""
+        """Save, if `save_freq` is "epoch"."""
         self._writer.wait()
         if self.save_freq == "epoch":
             self._maybe_save({"epoch": epoch + 1}, logs or {})
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Count batches, and save every `save_freq` of them."""
+        """Count batches, and save every `save_freq` batches."""
         if self.save_freq == "epoch":
             return
-        # A smaller index than the last one: a new epoch.
+        # A smaller index than the last one means a new epoch.
         self._batches_since_save += batch + 1 if batch <= self._last_batch else batch - self._last_batch
         self._last_batch = batch
         if self._batches_since_save >= int(self.save_freq):
@@ -111,7 +111,7 @@ class ModelCheckpoint(Callback):
             self._maybe_save({"epoch": self._epoch + 1, "batch": batch + 1}, logs or {})
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Wait for the file, so that no thread writes while workers of the validation are started."""
+        """Wait for the file, so that no thread writes while the validation starts worker processes."""
         self._writer.wait()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -119,7 +119,7 @@ class ModelCheckpoint(Callback):
         self._writer.wait()
 
     def state_dict(self) -> StateDict:
-        """Return the best value and the count of batches, once their file is written."""
+        """Return the best value and the count of batches, after the pending file is written."""
         self._writer.wait()
         return {"best": self.best, "last_batch": self._last_batch, "unsaved_batches": self._batches_since_save}
 
@@ -129,7 +129,7 @@ class ModelCheckpoint(Callback):
         self._last_batch, self._batches_since_save = state["last_batch"], state["unsaved_batches"]
 
     def _maybe_save(self, position: dict[str, int], logs: Results) -> None:
-        """Save, unless `monitor` has not improved, and print so."""
+        """Save, unless `monitor` must improve and did not, and print the result."""
         epoch = f"\nEpoch {position['epoch']:05d}:"
         if not self.save_best_only:
             path = self._path(position, logs)
@@ -186,7 +186,7 @@ class ModelCheckpoint(Callback):
             check_monitor(name, names, "ModelCheckpoint: filepath or monitor")
 
     def unneeded_hooks(self) -> Collection[str]:
-        """Return the hooks that count batches and wait for the thread, if `save_freq` counts epochs."""
+        """Return the hooks that count batches and wait for the thread, if `save_freq` is "epoch"."""
         return ("on_train_batch_end", "on_test_begin", "on_train_end") if self.save_freq == "epoch" else ()
 
     def release_resources(self) -> None:

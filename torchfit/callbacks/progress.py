@@ -1,4 +1,4 @@
-"""ProgbarLogger: the progress bar of `fit`, `evaluate` and `predict`."""
+"""`ProgbarLogger`, the progress bar of `fit`, `evaluate` and `predict`."""
 
 import operator
 from collections.abc import Collection
@@ -39,14 +39,14 @@ def resolve_verbose(verbose: Any) -> int:
 
 
 class ProgbarLogger(Callback):
-    """Show progress: with `verbose=1` a bar, with `verbose=2` one line per epoch. `fit` adds one.
+    """Shows progress: with `verbose=1` a bar, with `verbose=2` one line per epoch. `fit` adds one.
 
-    The bar is drawn at most ten times a second, with tqdm, on a terminal or in a notebook. In files and pipes, and
-    if the environment variable `TQDM_DISABLE` is 1, only finished lines are written, without control characters.
-    Between draws a step costs one call, which reads the clock and stores a number; `logs` is read only when drawn.
+    The bar is drawn with tqdm at most ten times a second, on a terminal or in a notebook. In files and pipes, and if
+    the environment variable `TQDM_DISABLE` is 1, only finished lines are written, without control characters.
+    Between draws a step costs one call, which reads the clock and stores a number; `logs` is read only for drawing.
     The line of an epoch is written after the hooks of other callbacks, and shows what they add to the logs.
 
-    The times are those of Keras: seconds since the start of the epoch, and seconds per step without the first step.
+    Times are defined as in Keras: seconds since the start of the epoch, and seconds per step without the first step.
     """
 
     is_writer = True
@@ -70,17 +70,17 @@ class ProgbarLogger(Callback):
         self.target = params.get("steps")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Treat evaluations as validations from now on, whose results are part of the line of the epoch."""
+        """From now on, treat evaluations as validations, whose results are part of the line of the epoch."""
         self._in_fit = True
         self._display = self._new_display()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Show evaluations by themselves again."""
+        """Show evaluations on lines of their own again."""
         self._in_fit = False
         self._display.close()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Print the header, if there are several epochs, and start the clock."""
+        """Print the number of the epoch, if there are several, and start the clock."""
         if not self._in_fit:
             self._display = self._new_display()
         if self.verbose and self.epochs > 1:
@@ -155,11 +155,11 @@ class ProgbarLogger(Callback):
         self._next_draw = perf_counter() + _SECONDS_BETWEEN_DRAWS
 
     def _finish(self, logs: Logs | None, epoch: int | None = None) -> None:
-        """Replace the bar by what stays."""
+        """Replace the bar by the final line."""
         self._text = ""
         if not self.verbose:
             return
-        self.target = self._total_steps() or self._completed  # the length of the next epochs
+        self.target = self._total_steps() or self._completed  # the expected length of later epochs
         now = perf_counter()
         elapsed, step = now - self._started, self._step_seconds(now)
         self._display.finish(Finished(self._completed, self.target, elapsed, step, logs or {}), epoch)
@@ -169,7 +169,7 @@ class ProgbarLogger(Callback):
         return self.target if self.target is None or self._completed <= self.target else None
 
     def _step_seconds(self, now: float) -> float:
-        """Return the mean time of a step, without the first one if there are others."""
+        """Return the mean time of a step in seconds, without the first one if there are others."""
         since, before = self._after_first_step if self._completed > self._after_first_step[1] else (self._started, 0)
         return (now - since) / (self._completed - before) if self._completed else 0.0
 
@@ -178,7 +178,7 @@ class ProgbarLogger(Callback):
         return () if self.verbose else HOOKS
 
     def release_resources(self) -> None:
-        """If the loop was interrupted, print the last drawn state."""
+        """If the loop was interrupted, remove the bar and print its last state."""
         self._in_fit = False
         self._display.abandon()
         if self._text:

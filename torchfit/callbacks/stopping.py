@@ -1,4 +1,4 @@
-"""Callbacks that end a training: without improvement, at NaN, and at a given time."""
+"""Callbacks that stop training: without improvement, at a NaN loss, or after a given time."""
 
 import copy
 import math
@@ -12,23 +12,23 @@ from torchfit.callbacks.base import Callback, Monitor
 
 
 class EarlyStopping(Callback):
-    """Stop training when a monitored value has stopped improving.
+    """Stops training when a monitored value has stopped improving.
 
     Args:
-        monitor: Name in the logs, such as `"val_loss"`.
+        monitor: The name in the logs to monitor, such as `"val_loss"`.
         min_delta: The smallest change that counts as an improvement.
-        patience: Epochs without improvement after which training stops; 0 acts like 1.
+        patience: The number of epochs without improvement after which training stops; 0 acts like 1.
         verbose: 1 prints when training stops and which weights are restored.
         mode: `"min"`, `"max"`, or `"auto"`, which uses the mode of the metric.
-        baseline: A value to beat: epochs that improve, but not on the baseline, use up patience as well. Training
-            then stops in the first epoch that does not improve.
-        restore_best_weights: Restore the weights of the best epoch when training ends for any reason, also an
-            exception, and even if the baseline was never beaten. Costs a copy of the weights in host memory at every
-            improvement.
+        baseline: A value to beat: epochs that improve, but not on the baseline, do not reset patience. Once patience is
+            exhausted, training stops in the first epoch that does not improve.
+        restore_best_weights: Whether to restore the weights of the best epoch when training ends for any reason,
+            including an exception, and even if the baseline was never beaten. Costs a copy of the weights to host
+            memory at every improvement.
         start_from_epoch: The number of epochs before monitoring starts.
 
     Attributes:
-        wait: Epochs since the last improvement.
+        wait: The number of epochs since the last improvement.
         best: The best value.
         best_epoch: Index of the best epoch, from 0.
         stopped_epoch: Index of the last epoch, from 0; 0 unless this callback stopped training.
@@ -77,7 +77,7 @@ class EarlyStopping(Callback):
         self._reset()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Compare the epoch with the best one, and stop once patience is used up."""
+        """Compare the epoch with the best one, and stop once patience is exhausted."""
         if epoch < self.start_from_epoch:
             return
         value = self._monitor.read(self.model, self.params, logs or {})
@@ -150,19 +150,19 @@ class EarlyStopping(Callback):
 
 
 class TerminateOnNaN(Callback):
-    """Stop training at the batch after which the loss is NaN or infinite.
+    """Stops training at the batch after which the loss is NaN or infinite.
 
-    The loss in the logs is the mean over the epoch so far, which stays NaN once a batch was.
+    The loss in the logs is the mean over the epoch so far, which stays NaN after a batch with a NaN loss.
 
-    Every step reads the loss, and with it the other metrics of the step, in one transfer. On the CPU that costs a
-    few microseconds; on an accelerator the host waits for each step to finish and cannot prepare the next one
-    meanwhile. To check less often, do it in `on_epoch_end` of a custom callback.
+    The loss, and with it the other metrics of the step, is read after every step, in one transfer. On the CPU that
+    costs a few microseconds; on an accelerator the host waits for each step to finish and cannot prepare the next one
+    meanwhile. To check less often, use `on_epoch_end` of a custom callback.
 
     Args:
-        raise_error: Raise `RuntimeError` instead of stopping.
+        raise_error: Whether to raise a `RuntimeError` instead of stopping.
 
     Raises:
-        RuntimeError: With `raise_error`, naming the batch.
+        RuntimeError: If the loss is NaN or infinite and `raise_error` is set; the message names the batch.
     """
 
     written_logs = ()
@@ -183,20 +183,20 @@ class TerminateOnNaN(Callback):
 
 
 class Timer(Callback):
-    """Measure the time of training, and stop after a duration.
+    """Measures the time of training, and stops after a duration.
 
-    Training stops with the batch or the epoch in which the time is up; validation and the end of the epoch still
-    follow. With `BackupAndRestore`, the time of the interrupted run counts as well.
+    Training stops after the batch or the epoch in which the time is up; validation and the end of the epoch still
+    follow. With `BackupAndRestore`, the time of the interrupted run is included.
 
     Args:
-        duration: Seconds, a `datetime.timedelta`, or a text: `"MM:SS"`, `"HH:MM:SS"` or `"DD:HH:MM:SS"`. None only
-            measures.
+        duration: Seconds, a `datetime.timedelta`, or a string `"MM:SS"`, `"HH:MM:SS"` or `"DD:HH:MM:SS"`. With None,
+            time is only measured.
         interval: `"batch"` or `"epoch"`: when to check.
         verbose: 1 prints when training is stopped.
 
     Attributes:
-        elapsed: The seconds of training so far.
-        remaining: The seconds until training stops, 0 at least; inf without a duration.
+        elapsed: The time spent on training so far, in seconds.
+        remaining: The time until training stops, in seconds and at least 0; inf without a duration.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -222,12 +222,12 @@ class Timer(Callback):
 
     @property
     def elapsed(self) -> float:
-        """The seconds of training so far."""
+        """The time spent on training so far, in seconds."""
         return self._before + (0.0 if self._started is None else perf_counter() - self._started)
 
     @property
     def remaining(self) -> float:
-        """The seconds until training stops."""
+        """The time until training stops, in seconds."""
         return max(0.0, self.duration - self.elapsed)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -255,7 +255,7 @@ class Timer(Callback):
         self._before, self._started = state["elapsed"], perf_counter()
 
     def unneeded_hooks(self) -> tuple[str, ...]:
-        """Return the hook of batches, unless they are checked."""
+        """Return the batch hook, unless time is checked after every batch."""
         return ("on_train_batch_end",) if self.interval == "epoch" or self.duration == math.inf else ()
 
     def release_resources(self) -> None:
@@ -287,7 +287,7 @@ def _seconds(duration: float | timedelta | str) -> float:
 
 
 def _parse(text: str) -> float:
-    """Return the seconds of a text such as "1:12:30:00", -1 if it is not one.
+    """Return the seconds of a string such as "1:12:30:00", or -1 if it cannot be parsed.
 
     >>> _parse("1:12:30:00"), _parse("02:30"), _parse("soon")
     (131400.0, 150.0, -1.0)

@@ -103,7 +103,7 @@ def write_graph(
 class InputRecorder:
     """Copies the inputs of the first call of a module.
 
-    In a compiled step it records nothing, and changes nothing.
+    In a compiled step it records nothing.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -126,7 +126,7 @@ class ProfiledRange:
     """A range of batches recorded with the profiler of torch, into a file for Perfetto or chrome://tracing.
 
     Args:
-        batches: First and last batch, from 1, both included.
+        batches: The first and the last batch, counted from 1, inclusive.
         folder: The folder of the file.
     """
 
@@ -136,7 +136,7 @@ class ProfiledRange:
         self._profiler: torch.profiler.profile | None = None
 
     def __getstate__(self) -> StateDict:
-        """Leave a running profiler out of copies and pickles."""
+        """Omit a running profiler from copies and pickles."""
         return {**vars(self), "_profiler": None}
 
     def start_if_due(self, batch: int) -> None:
@@ -160,7 +160,7 @@ class ProfiledRange:
 
 
 class _Positional(nn.Module):
-    """A module called without keyword arguments, which tracing does not support."""
+    """Calls a module without keyword arguments, which tracing does not support."""
 
     def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -189,28 +189,29 @@ def _tag(name: str) -> str:
 
 
 class TensorBoard(Callback):
-    """Write losses, metrics, weights and more for TensorBoard; `tensorboard --logdir=logs` shows them.
+    """Writes losses, metrics, weights and more for TensorBoard; `tensorboard --logdir=logs` shows them.
 
     Needs the package tensorboard, not TensorFlow. Scalars of an epoch are named `epoch_loss` and so on, in the runs
     `train` and `validation`; those of batches `batch_loss`, against the number of batches; results of evaluations
     `evaluation_loss_vs_iterations`, against the updates of the optimizer.
 
     Args:
-        log_dir: Folder for the files.
-        histogram_freq: Write histograms of the parameters every `histogram_freq` epochs; 0 never.
-        write_graph: Write the graph of the model, traced on its first inputs. Not for compiled steps.
-        write_images: Write the parameters as images, along with the histograms.
-        write_steps_per_second: Write the speed, per epoch and per written batch.
-        update_freq: `"epoch"`, `"batch"`, or a number of batches between two writes of the scalars. Writing reads
-            them, which waits for the device.
+        log_dir: The folder for the files.
+        histogram_freq: Write histograms of the parameters every `histogram_freq` epochs; 0 for never.
+        write_graph: Whether to write the graph of the model, traced on its first inputs. Not written for compiled
+            steps.
+        write_images: Whether to write the parameters as images, along with the histograms.
+        write_steps_per_second: Whether to write the speed, per epoch and per written batch.
+        update_freq: `"epoch"`, `"batch"`, or a number of batches between two writes of the scalars. Each write
+            synchronizes with the device.
         profile_batch: A batch, or a pair of first and last batch, counted from 1 over the whole run, to record with
             the profiler of torch into `log_dir/profile`; 0 for none.
-        embeddings_freq: Write the tables of `nn.Embedding`s every `embeddings_freq` epochs; 0 never.
+        embeddings_freq: Write the weights of `nn.Embedding`s every `embeddings_freq` epochs; 0 for never.
         embeddings_metadata: A file with one label per line, or a dict of such files by layer name.
 
     Raises:
         ImportError: Before the first epoch, if tensorboard is not installed.
-        ValueError: For an invalid `update_freq` or `profile_batch`.
+        ValueError: If `update_freq` or `profile_batch` is invalid.
 
     >>> board = TensorBoard("runs/first", histogram_freq=1)
     """
@@ -247,7 +248,7 @@ class TensorBoard(Callback):
         self._inputs: InputRecorder | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Open the file, and record the first inputs, to trace the graph with."""
+        """Open the file, and record the first inputs for tracing the graph."""
         self._batches = 0
         files.check_writable("TensorBoard: log_dir", os.path.join(self.log_dir, "train", "events"))
         self._writer("train")
@@ -260,11 +261,11 @@ class TensorBoard(Callback):
         self._epoch_mark = self._batch_mark = (perf_counter(), self._batches)
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Start the profiler if it is time."""
+        """Start the profiler if it is due."""
         self._profile.start_if_due(self._batches + batch - self._last_batch)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Count batches; stop the profiler and write scalars if it is time."""
+        """Count batches; stop the profiler and write scalars if they are due."""
         before = self._batches
         self._batches += batch - self._last_batch
         self._last_batch = batch
@@ -316,7 +317,7 @@ class TensorBoard(Callback):
         self._batches, self._last_batch = state["batches"], state["last_batch"]
 
     def __getstate__(self) -> StateDict:
-        """Leave open files, the hook in the module and a running profiler out of copies and pickles."""
+        """Omit open files, the hook on the module and a running profiler from copies and pickles."""
         return {**super().__getstate__(), "_writers": {}, "_inputs": None}
 
     def _write_batch(self, logs: Results) -> None:
@@ -325,14 +326,14 @@ class TensorBoard(Callback):
         self._batch_mark = (perf_counter(), self._batches)
 
     def _speed(self, mark: tuple[float, int]) -> dict[str, float]:
-        """Return the steps per second since a time and count, if they are to be written."""
+        """Return the steps per second since a time and count, or nothing if they are not written."""
         if not self.write_steps_per_second:
             return {}
         since, before = mark
         return {"steps_per_second": (self._batches - before) / max(perf_counter() - since, 1e-9)}
 
     def _write_graph(self) -> None:
-        """Write the graph once there are inputs. Between epochs, so that no step waits for it."""
+        """Write the graph once there are inputs. Called between epochs, so that no step waits for it."""
         found = self._inputs
         if found is not None and found.inputs is not None:
             self._inputs = None
@@ -344,7 +345,7 @@ class TensorBoard(Callback):
         return self._writers[run]
 
     def unneeded_hooks(self) -> Collection[str]:
-        """Return the hooks of batches, if nothing is written or recorded there."""
+        """Return the batch hooks, if nothing is written or recorded in them."""
         if self._profile.last > 0:
             return ()
         counts = self.write_steps_per_second or self.update_freq != "epoch"
@@ -366,7 +367,7 @@ def _is_due(epoch: int, frequency: int) -> bool:
 
 
 def _checked_range(profile_batch: object) -> tuple[int, int]:
-    """Return the first and the last batch, (0, 0) for none."""
+    """Return the first and the last batch, or (0, 0) for none."""
     pair = profile_batch if isinstance(profile_batch, (tuple, list)) else (profile_batch, profile_batch)
     if len(pair) == 2 and all(isinstance(batch, int) for batch in pair) and 0 <= pair[0] <= pair[1]:
         return int(pair[0]), int(pair[1])

@@ -1,4 +1,4 @@
-"""Averages of weights, for validation and for the end."""
+"""Callbacks that average weights: `SwapEMAWeights` and `StochasticWeightAveraging`."""
 
 import math
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from torchfit.callbacks.learning_rate import learning_rates_of, require_settable
 
 
 class SwapEMAWeights(Callback):
-    """Evaluate and predict with the averaged weights of the optimizer, and train with the raw ones.
+    """Evaluates and predicts with the averaged weights of the optimizer, and trains with the raw ones.
 
     The optimizer must keep averages: `use_ema=True`. While they are in the model, the raw weights are kept in a copy
     as large as the parameters, on their device. They are restored even if the evaluation is interrupted.
 
     Args:
-        swap_on_epoch: Keep the averages in the model between epochs as well, so that later callbacks in the list,
-            such as `ModelCheckpoint`, save them.
+        swap_on_epoch: Whether to keep the averages in the model between epochs as well, so that later callbacks in the
+            list, such as `ModelCheckpoint`, save them.
 
     Raises:
         ValueError: Before the first epoch, if the optimizer keeps no averages.
@@ -108,31 +108,31 @@ class SwapEMAWeights(Callback):
 
 
 class StochasticWeightAveraging(Callback):
-    """Average the weights at the end of every epoch from `start_epoch` on, and put the mean into the model at the end.
+    """Averages the weights at the end of every epoch from `start_epoch` on, and loads the mean when training ends.
 
     See Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018,
     https://arxiv.org/abs/1803.05407. Until training ends, the model is trained, validated and saved with its raw
-    weights. The averages are as large as the parameters and floating-point buffers, on their device, in float32 at
-    least.
+    weights. The averages are as large as the parameters and floating-point buffers, on their device, in at least
+    float32.
 
-    Statistics of batch normalization do not belong to averaged weights: pass `batch_norm_data` to recompute them
-    at the end. Otherwise they are averaged like the weights.
+    The running statistics of batch normalization are not valid for averaged weights. Pass `batch_norm_data` to
+    recompute them at the end; otherwise they are averaged like the weights.
 
     Args:
         start_epoch: The first epoch to average, from 0; a float is a fraction of all epochs.
         learning_rate: The constant learning rate from `start_epoch` on. With several parameter groups, that of the
             first one whose rate is not 0; the others keep their ratio to it. None leaves the rates alone.
-        anneal_epochs: Over how many epochs the rate goes to `learning_rate`, by a cosine.
+        anneal_epochs: The number of epochs over which the rate is annealed to `learning_rate`, by a cosine.
         batch_norm_data: Inputs as for `predict`, usually those of the training data.
         batch_size: The batch size for `batch_norm_data`; 32 by default.
         verbose: 1 prints when averaging starts, and how many epochs were averaged.
 
     Attributes:
-        num_averaged: How many epochs were averaged.
+        num_averaged: The number of averaged epochs.
 
     Raises:
         ValueError: If an argument is invalid; before the first epoch, if there is none from `start_epoch` on.
-        TypeError: Before the first epoch, if `learning_rate` is given and a schedule of the optimizer sets the rate.
+        TypeError: Before the first epoch, if `learning_rate` is given and the optimizer has a learning-rate schedule.
 
     >>> averaging = StochasticWeightAveraging(start_epoch=0.75, learning_rate=0.01)
     """
@@ -251,7 +251,7 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _accumulator(value: Tensor) -> Tensor:
-    """Return zeros for a mean, in float32 at least."""
+    """Return zeros to accumulate a mean in, in at least float32."""
     return torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32), requires_grad=False)
 
 
@@ -261,7 +261,7 @@ def _train(layer: nn.Module, _: object) -> None:
 
 @contextmanager
 def _computing_running_stats(module: nn.Module) -> Iterator[None]:
-    """Reset the running statistics of all layers, and compute their mean over the batches that come."""
+    """Reset the running statistics of all layers, and compute their mean over the batches run inside the context."""
     layers = [each for each in module.modules() if has_running_stats(each) and not stays_in_eval(each)]
     momenta = [layer.momentum for layer in layers]
     handles = [layer.register_forward_pre_hook(_train) for layer in layers]
