@@ -50,7 +50,8 @@ def train_step(model):
 class FakeProcess:
     """Ends when it is asked for the `polls`-th time."""
 
-    polls, fails, made = 10, False, ()
+    polls, fails = 10, False
+    made: "list[FakeProcess]"
 
     def __init__(self, graph):
         assert isinstance(graph, bytes)

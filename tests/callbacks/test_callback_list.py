@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from torchfit.callbacks import (
     ReduceLROnPlateau,
 )
 from torchfit.callbacks.base import HOOKS
+
+TRAINING_STATE: Any = object()  # It is passed on, and nothing else.
 
 
 def kinds(callbacks):
@@ -263,8 +266,8 @@ def test_the_training_state_reaches_all_until_the_list_is_closed():
 
     one = Callback()
     callbacks = CallbackList([one, Other()])
-    callbacks.set_training_state("state")
-    assert one.training_state == "state"
+    callbacks.set_training_state(TRAINING_STATE)
+    assert one.training_state is TRAINING_STATE
     callbacks.close()
     assert one.training_state is None
 
@@ -272,7 +275,7 @@ def test_the_training_state_reaches_all_until_the_list_is_closed():
 def test_copies_of_a_callback_leave_the_training_state_out():
     one = Callback()
     one.set_params({"epochs": 3})
-    one.set_training_state(object())
+    one.set_training_state(TRAINING_STATE)
     twin = copy.copy(one)
     assert (twin.params, twin.training_state) == ({"epochs": 3}, None)
 
@@ -285,7 +288,7 @@ def test_an_object_with_one_hook_is_a_callback(model):
             seen.append(epoch)
 
     callbacks = CallbackList([Own(), Callback()], model=model, epochs=3)
-    callbacks.set_training_state("state")
+    callbacks.set_training_state(TRAINING_STATE)
     callbacks.on_epoch_end(2, {})
     callbacks.close()
     assert seen == [2]

@@ -53,6 +53,7 @@ def test_the_best_weights_come_back(model, data):
     stopping = callbacks.EarlyStopping("loss", mode="max", patience=5, restore_best_weights=True)
     model.fit(*data, epochs=3, verbose=0, callbacks=stopping)
     assert stopping.best_epoch == 0
+    assert stopping.best_weights is not None
     assert all(map(np.array_equal, model.get_weights(), stopping.best_weights))
 
 

@@ -1,6 +1,7 @@
 """Compiled steps of several processes: the numbers of one, and weights that stay equal to the bit."""
 
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -78,7 +79,7 @@ def train(module=network, optimizer="rmsprop", y=LABELS, loss=CROSSENTROPY, grap
     return found, graphs_of(model)
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "ragged batches and several fits": {"module": Dropped, "batch_size": 15, "validation_split": 0.3, "fits": 2},
     "accumulation": {"optimizer": lambda: optimizers.SGD(0.1, gradient_accumulation_steps=3)},
     "outputs with denominators of their own": {

@@ -34,7 +34,7 @@ def test_learning_rate_of_a_schedule_cannot_be_set():
     with pytest.raises(TypeError, match="decided by a schedule"):
         optimizer.learning_rate = 0.1
     optimizer.learning_rate = schedules.ExponentialDecay(0.2, 1, 0.5)
-    assert optimizer.learning_rate == 0.2  # type: ignore[comparison-overlap]
+    assert optimizer.learning_rate == 0.2
 
 
 def test_any_callable_is_a_schedule():

@@ -117,7 +117,8 @@ def test_loss_scale_asks_the_schedule_for_updates_that_were_made():
     optimizer.build([w])
     for gradient in (1.0, float("nan"), 0.5):  # the scale is 0.5 by then
         optimizer.apply([torch.tensor([gradient])])
-    assert (optimizer.iterations, optimizer.skipped_updates, optimizer.learning_rate) == (2, 1, pytest.approx(1 / 3))
+    assert (optimizer.iterations, optimizer.skipped_updates) == (2, 1)
+    assert optimizer.learning_rate == pytest.approx(1 / 3)
     assert w.item() == pytest.approx(-0.5)
 
 
