@@ -32,7 +32,7 @@ def test_model_and_params_are_there_without_a_constructor():
     assert own.params.get("epochs") is None
     own.set_model("model")
     own.set_params({"epochs": 3})
-    assert (own.model, own.params) == ("model", {"epochs": 3})  # type: ignore[comparison-overlap]
+    assert (own.model, own.params) == ("model", {"epochs": 3})
 
 
 def test_the_state_is_empty_by_default():

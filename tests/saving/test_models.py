@@ -215,7 +215,7 @@ def test_subclasses_of_model(path):
     model.fit(x, {"left": y, "right": y}, verbose=0)
     model.save(path)
     loaded = load_model(path, custom_objects={"TwoHeads": TwoHeads})
-    assert (type(loaded), loaded.name, loaded.size) == (TwoHeads, "heads", 3)  # type: ignore[comparison-overlap]
+    assert (type(loaded), loaded.name, loaded.size) == (TwoHeads, "heads", 3)
     assert isinstance(loaded.tracker, torchfit.metrics.Mean)
     np.testing.assert_array_equal(loaded.predict(x)["right"], model.predict(x)["right"])
     history = [each.fit(x, {"left": y, "right": y}, shuffle=False, verbose=0).history for each in (model, loaded)]
