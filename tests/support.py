@@ -1,5 +1,7 @@
-"""What tests of several packages use: modules that return what a test chose, models, and interruptions."""
+"""What tests of several packages use: modules that return what a test chose, models, interruptions, stand-ins."""
 
+import io
+import os
 import warnings
 
 import torch
@@ -61,3 +63,20 @@ def complaint(call, errors=(TypeError, ValueError)):
         except errors as error:
             return " ".join([str(error), *(str(warning.message) for warning in seen)])
     return " ".join(str(warning.message) for warning in seen)
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, witness):
+        self.command = f"touch {witness}"
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+class Terminal(io.StringIO):
+    """A standard output that looks like a terminal."""
+
+    def isatty(self):
+        return True

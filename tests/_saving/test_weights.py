@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import torchfit
+from tests.support import Evil
 from torchfit.saving import load_weights, save_weights
 
 
@@ -141,14 +142,6 @@ def test_files_without_weights_are_refused(path):
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match=r"holds no weights: expected a state_dict .* found a list of length 2"):
         load_weights(network(), path)
-
-
-class Evil:
-    def __init__(self, witness):
-        self.command = f"touch {witness}"
-
-    def __reduce__(self):
-        return os.system, (self.command,)
 
 
 @pytest.mark.parametrize("name", ENDINGS)

@@ -9,20 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support import Evil
 from torchfit._serialization import archive, files
 from torchfit._serialization.zip_files import append_checksum
 
 CONTENT = {"values": torch.arange(5.0), "nested": [1, (2.5, None, True)], 3: "text"}
-
-
-class Evil:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, witness):
-        self.command = f"touch {witness}"
-
-    def __reduce__(self):
-        return os.system, (self.command,)
 
 
 @pytest.fixture

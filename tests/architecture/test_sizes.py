@@ -2,8 +2,11 @@
 
 import ast
 import statistics
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parents[1]
 
 
 def body_lines(function, text):
@@ -40,4 +43,9 @@ def test_no_function_has_more_than_60_lines(function_sizes):
 
 def test_no_file_has_more_than_500_lines(sources):
     lengths = {str(source): len(source.text.splitlines()) for source in sources}
+    assert {path: length for path, length in lengths.items() if length > 500} == {}
+
+
+def test_no_file_of_the_tests_has_more_than_500_lines():
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in TESTS.rglob("*.py")}
     assert {path: length for path, length in lengths.items() if length > 500} == {}

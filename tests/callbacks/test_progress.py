@@ -6,16 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.support import Terminal
 from torchfit._utils import console, notebook
 from torchfit._utils.notebook import Row, table_bundle
 from torchfit._utils.progress_display import Notebook
 from torchfit.callbacks import CallbackList, EarlyStopping, LambdaCallback, ProgbarLogger
 from torchfit.callbacks.progress import resolve_verbose
-
-
-class FakeTerminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 class Untouchable(dict):
@@ -32,7 +28,7 @@ def terminal(monkeypatch):
     """Return a function that makes standard output a terminal; pytest changes it between fixture and test."""
 
     def install(seconds_between_draws=0.0):
-        monkeypatch.setattr(sys, "stdout", FakeTerminal())
+        monkeypatch.setattr(sys, "stdout", Terminal())
         monkeypatch.setenv("COLUMNS", "80")
         monkeypatch.setattr("torchfit.callbacks.progress._SECONDS_BETWEEN_DRAWS", seconds_between_draws)
         return sys.stdout

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 import torchfit
@@ -14,14 +13,6 @@ PIXELS, CLASSES = 64, 10
 
 def one_hot(y):
     return np.eye(CLASSES, dtype="float32")[y.astype(int)]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Return (x_train, y_train), (x_val, y_val), (x_test, y_test); the labels are floats, as in the guide."""
-    x, y = load_digits(return_X_y=True)
-    x, y = x.astype("float32") / 16, y.astype("float32")
-    return (x[:1200], y[:1200]), (x[1200:1500], y[1200:1500]), (x[1500:], y[1500:])
 
 
 def get_uncompiled_model(last=nn.Softmax):

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,14 +14,6 @@ from torchfit import callbacks, losses, metrics, optimizers
 from torchfit.utils import Sequence
 
 PIXELS, CLASSES = 64, 10
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Return (x_train, y_train), (x_val, y_val), (x_test, y_test); the labels are floats, as in the guide."""
-    x, y = load_digits(return_X_y=True)
-    x, y = x.astype("float32") / 16, y.astype("float32")
-    return (x[:1200], y[:1200]), (x[1200:1500], y[1200:1500]), (x[1500:], y[1500:])
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Mistakes are told in the words of the call, with the way out; progress says what there is, and no half numbers."""
 
-import io
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from torch import nn
 
 import torchfit
 import torchfit.sklearn
-from tests.support import complaint
+from tests.support import Terminal, complaint
 from torchfit import callbacks, optimizers
 
 X = np.random.default_rng(0).normal(size=(96, 8)).astype("float32")
@@ -224,13 +223,6 @@ def test_what_a_callback_adds_to_the_logs_is_in_the_line_of_the_epoch(capsys):
 
     compiled().fit(X, Y, callbacks=[Adds()], verbose=2)
     assert "f1: 0.5000" in capsys.readouterr().out
-
-
-class Terminal(io.StringIO):
-    """A standard output that looks like a terminal."""
-
-    def isatty(self):
-        return True
 
 
 def test_a_moving_bar_cuts_no_number(monkeypatch, stop_clock):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import torchfit
+from tests.support import Evil
 from torchfit._serialization import archive
 from torchfit.models import load_model
 
@@ -17,16 +18,6 @@ OLD = [
     os.path.join(os.path.dirname(__file__), "data", name)
     for name in ("version_1.torchfit", "version_1_between_steps.torchfit")
 ]
-
-
-class Evil:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, witness):
-        self.command = f"touch {witness}"
-
-    def __reduce__(self):
-        return os.system, (self.command,)
 
 
 class TwoHeads(torchfit.Model):

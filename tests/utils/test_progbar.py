@@ -1,16 +1,11 @@
-import io
 import re
 import sys
 
 import pytest
 import torch
 
+from tests.support import Terminal
 from torchfit.utils import Progbar
-
-
-class FakeTerminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def lines(text):
@@ -48,7 +43,7 @@ def test_an_unknown_number_of_steps_ends_when_it_is_said(capsys):
 def test_a_bar_moves_on_a_terminal(width, drawn, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
     bar = Progbar(2, width=width)
     bar.update(1, [("loss", 0.5)])
     bar.update(2, [("loss", 0.5)])
