@@ -6,7 +6,7 @@ This module needs scikit-learn. It is imported when `torchfit.sklearn` is first 
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 from torchfit import losses
 from torchfit._types import Array, Config, Logs, UserData
 from torchfit._utils.errors import describe
-from torchfit._utils.names import did_you_mean, hide_unknown, no_unknown
+from torchfit._utils.names import argument_names, did_you_mean, hide_unknown, near_names, no_unknown
 from torchfit.callbacks import Callback
 from torchfit.losses.checks import loss_traits
 from torchfit.model import Model
@@ -94,6 +94,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         {'hidden': 8}
         """
         own = _without_routed(params)
+        _check_known(self, [name for name in own if "__" not in name])
         for name in own:
             _check_nested(self, name)
         super().set_params(**own)
@@ -361,6 +362,16 @@ def _probabilities(outputs: Array, are_logits: bool) -> Array:
 
 def _network(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 100), nn.ReLU(), nn.Linear(100, outputs))
+
+
+def _check_known(estimator: _Estimator, names: Iterable[str]) -> None:
+    """Check that names are arguments of the estimator itself; its network has others."""
+    known = argument_names(_Estimator.__init__)
+    for name in names:
+        if name not in known:
+            near = near_names(name, known)
+            here = did_you_mean(name, near) if near else f"An argument of `module` is set as `module__{name}`."
+            raise ValueError(f"`{type(estimator).__name__}` has no argument `{name}`. {here}")
 
 
 def _check_nested(estimator: _Estimator, name: str) -> None:

@@ -114,6 +114,17 @@ def test_launch():
         launch(functools.partial(trains_and_fails, True))
 
 
+@pytest.mark.slow
+def test_launch_in_a_script_that_new_processes_run_again_is_explained(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import torch, torchfit\nfrom torchfit import distribution\ndistribution.launch(torch.get_num_threads)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, env=environment, timeout=60)
+    assert result.stderr.rstrip().endswith('in a script call `launch` under `if __name__ == "__main__":`.')
+
+
 def test_launch_refuses_what_it_cannot_send():
     with pytest.raises(ValueError, match="must be a function"):
         launch(3)  # type: ignore[arg-type]

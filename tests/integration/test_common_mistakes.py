@@ -248,3 +248,11 @@ def test_probabilities_are_not_warned_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss_of(CLASSES, nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1)), "sparse_categorical_crossentropy")
+
+
+def test_a_warning_is_at_the_line_of_the_user():
+    model = Model(nn.Linear(4, 1), device="cpu")
+    model.compile("sgd", "binary_crossentropy")
+    with pytest.warns(UserWarning, match="expects probabilities") as told:
+        model.fit(np.full((4, 4), 9.0), np.ones(4), verbose=0)
+    assert told[0].filename == __file__

@@ -152,7 +152,12 @@ def test_clones_keep_arguments_of_the_network():
         (nn.Linear(8, 3), "module__hidden", "an argument of the function that builds the network"),
         (None, "module__hidden", "an argument of the function that builds the network"),
         (build, "loss__reduction", "`loss` is None, which has no arguments.*`module__name`"),
-        (build, "nothing", "Invalid parameter 'nothing'"),
+        (
+            build,
+            "nothing",
+            "`Classifier` has no argument `nothing`. An argument of `module` is set as `module__nothing`",
+        ),
+        (build, "epoch", "`Classifier` has no argument `epoch`. Did you mean 'epochs'"),
         (build, "nothing__at_all", "Invalid parameter 'nothing'"),
     ],
 )

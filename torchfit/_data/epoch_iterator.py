@@ -3,7 +3,6 @@
 The order of an epoch depends only on a seed and the index of the epoch.
 """
 
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, islice
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torchfit._data.batch_source import BatchIndexer, BatchSource
 from torchfit._types import StateDict
 from torchfit._utils import validation
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit._utils.tree import Batch
 from torchfit._utils.validation import is_bool, is_integer
 
@@ -222,20 +221,18 @@ class EpochIterator(BatchSource):
 
     def _warn_exhausted(self, epoch: int, done: int) -> None:
         of_total = "" if self._steps_per_epoch is None else f" of {self._steps_per_epoch}"
-        warnings.warn(
+        warn(
             f"Your input ran out of data: `{self._data}` ended after {done}{of_total} steps of epoch {epoch + 1}. "
             f"It must give `{self._argument}` batches for every epoch; a generator can be iterated over only once. "
-            "Pass fewer steps or epochs, data that repeat, or a function that returns a new generator.",
-            stacklevel=2,
+            "Pass fewer steps or epochs, data that repeat, or a function that returns a new generator."
         )
         self.on_exhausted()
 
     def _warn_if_short(self, done: int, expected: int | None) -> None:
         if expected is not None and done < expected:
-            warnings.warn(
+            warn(
                 f"`{self._data}` ended after {done} of {expected} batches, which is what its length says. Correct its "
-                "length, or look for what ends it, such as a StopIteration in `__getitem__`.",
-                stacklevel=2,
+                "length, or look for what ends it, such as a StopIteration in `__getitem__`."
             )
 
     def _raise_empty(self) -> None:

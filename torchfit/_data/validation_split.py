@@ -1,13 +1,13 @@
 """`validation_split`: holds out the last samples for validation, before shuffling."""
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
 from torchfit._types import Nested, UserData
 from torchfit._utils import tree, validation
+from torchfit._utils.errors import warn
 
 _MAX_CLASSES = 1000
 _MIN_EXPECTED_COUNT = 5
@@ -49,11 +49,10 @@ def warn_of_sorted_labels(first: Nested, last: Nested) -> None:
             continue
         difference = describe_label_shift(_class_counts(kept), _class_counts(held_out))
         if difference:
-            warnings.warn(
+            warn(
                 f"`validation_split` takes the last samples, and in `{tree.format_path(path, 'y')}` {difference}. "
                 "The data seem to be sorted: shuffle x and y together before calling `fit`, or pass "
-                "`validation_data`.",
-                stacklevel=2,
+                "`validation_data`."
             )
 
 

@@ -33,7 +33,7 @@ def launch(function: Callable[[], Result], processes: int = 2) -> Result:
         try:
             start_processes(_run, arguments, processes, start_method="spawn")  # type: ignore[no-untyped-call]
         except ProcessExitedException as error:
-            raise RuntimeError(f"process {error.error_index} of {processes} was killed: {error}") from None
+            raise RuntimeError(_ending(error, processes)) from None
         except ProcessRaisedException as error:
             raise RuntimeError(_reason(str(error), error.error_index, processes)) from error
         returned: Result = pickle.loads(result.read_bytes())
@@ -75,6 +75,16 @@ def _run(rank: int, payload: bytes, processes: int, port: int, result: str) -> N
     found = pickle.loads(payload)()
     if rank == 0:
         Path(result).write_bytes(pickle.dumps(found))
+
+
+def _ending(error: ProcessExitedException, processes: int) -> str:
+    """Return how a process ended that raised nothing: by a signal, or before the function was called."""
+    if error.exit_code != 1:
+        return f"process {error.error_index} of {processes} was killed: {error}"
+    return (
+        f"process {error.error_index} of {processes} ended with exit code 1. New processes import the main script, so "
+        'in a script call `launch` under `if __name__ == "__main__":`.'
+    )
 
 
 def _reason(text: str, rank: int, processes: int) -> str:

@@ -1,7 +1,6 @@
 """Gradients of parts of a batch or of an update, so that together they are those of the whole."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from torchfit._trainer.output_matching import find_own_loss
 from torchfit._trainer.steps import ForwardResult
 from torchfit._utils import tree
 from torchfit._utils.console import logger
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit._utils.tree import Batch
 from torchfit._utils.validation import is_integer
 from torchfit.losses.base import Denominator
@@ -221,16 +220,14 @@ def warn_if_not_separable(argument: str, result: ForwardResult) -> None:
     """Warn if a loss is not made of the losses of its parts, so that the update cannot be that of the whole."""
     names = [term.output for term in result.losses.terms if not term.is_separable]
     if names:
-        warnings.warn(
+        warn(
             f"`{argument}`: the loss of {', '.join(map(repr, names))} is one number for a batch, not a sum over "
             "samples, so the update is the mean over the parts instead of that of the whole. Let the loss return one "
-            f"value per sample, or leave `{argument}` out.",
-            stacklevel=2,
+            f"value per sample, or leave `{argument}` out."
         )
     if not result.losses.terms and find_own_loss(result.outputs) is not None:
-        warnings.warn(
+        warn(
             f"`{argument}`: the loss that the module returns is one number for a batch, which is taken for a mean over "
             "samples. Where it leaves out labels, such as those of padding, the update is not that of the whole. Pass "
-            f"`loss=` to `compile`, or leave `{argument}` out.",
-            stacklevel=2,
+            f"`loss=` to `compile`, or leave `{argument}` out."
         )

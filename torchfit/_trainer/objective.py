@@ -1,6 +1,5 @@
 """The objective: from the arguments of `compile` to one loss to minimise, and the metrics beside it."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -34,7 +33,7 @@ from torchfit._trainer.output_objective import (
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.console import logger
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit._utils.names import unique_names
 from torchfit.losses.checks import check_targets, has_index_targets
 from torchfit.losses.functional_loss import OverOutputs
@@ -187,10 +186,9 @@ class Objective:
             )
         if loss is None and self._trains_on_own_loss and not self._has_told_of_missing_loss:
             self._has_told_of_missing_loss = True
-            warnings.warn(
+            warn(
                 "`loss` is 0: the module returned none here, though it did in training. Pass the targets as in "
-                "training, such as among the inputs, or pass `loss=` to `compile`.",
-                stacklevel=2,
+                "training, such as among the inputs, or pass `loss=` to `compile`."
             )
         return loss
 

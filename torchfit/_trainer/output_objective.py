@@ -1,7 +1,6 @@
 """The objective of one output: its loss and its metrics, and how they are bound to the parts of a batch."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from torchfit._trainer.loss_tracking import LossMean
 from torchfit._trainer.output_matching import Getter, is_builtin, with_column_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit.losses.base import Denominator, Loss
 from torchfit.losses.checks import find_probability_problem
 from torchfit.metrics.base import Metric
@@ -103,7 +102,7 @@ class OutputObjective:
         metrics = (*self.metrics, *self.weighted_metrics)
         for problem in (*problems, *(metric_problem(metric, self.loss, target, prediction) for metric in metrics)):
             if problem:
-                warnings.warn(problem, stacklevel=2)
+                warn(problem)
 
     def bind_functions(self) -> None:
         """Look up what computes the loss and updates the metrics."""

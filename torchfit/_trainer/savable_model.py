@@ -22,7 +22,7 @@ from torchfit._trainer.trainable_module import TrainableModule
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Config, Nested
 from torchfit._utils import tree
-from torchfit._utils.errors import describe, traceback_filter
+from torchfit._utils.errors import describe, traceback_filter, warn
 from torchfit._utils.modules import device_of, floating_dtype_of, has_lazy_weights, training_mode
 from torchfit._utils.names import suggest_keywords
 
@@ -261,10 +261,9 @@ class SavableModel(TrainableModule):
             ValueError: A name is not known.
         """
         if overridden_method(self, "compile") is not None:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} has a compile() of its own and was not compiled. Call it, or define "
-                "compile_from_config(config).",
-                stacklevel=2,
+                "compile_from_config(config)."
             )
         elif config:
             self.compile(**compile_config.compile_arguments(config))

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from torchfit import config
 
@@ -40,9 +40,9 @@ def describe(value: object) -> str:
 
 
 def warn(message: str) -> None:
-    """Warn at the line outside of torchfit that led here."""
+    """Warn at the line outside of torchfit and torch that led here."""
     frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+    while frame is not None and _library_of(frame) in _LIBRARIES:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 
@@ -83,7 +83,7 @@ def _kind(value: object) -> str:
     return kinds.get(module, f"a {type(value).__name__}")
 
 
-_LIBRARIES = {"torchfit", "torch", "contextlib", "functools"}
+_LIBRARIES = {"torchfit", "torch", "contextlib", "functools", "importlib"}
 _DELIBERATE = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 
@@ -127,11 +127,14 @@ def filter_traceback(error: Exception) -> None:
         return
     outermost, *inner = iter_frames(error.__traceback__)
     last = inner[-1] if inner else outermost
-    kept = [entry for entry in inner if _library_of(entry) not in _LIBRARIES]
-    if _library_of(last) == "torchfit" and isinstance(error, _DELIBERATE):  # The message makes this frame superfluous.
+    kept = [entry for entry in inner if _library_of(entry.tb_frame) not in _LIBRARIES]
+    is_ours = _library_of(last.tb_frame) == "torchfit"
+    if is_ours and isinstance(error, _DELIBERATE):  # The message makes this frame superfluous.
         if error.__cause__ is not None:
             kept += [
-                entry for entry in iter_frames(error.__cause__.__traceback__) if _library_of(entry) not in _LIBRARIES
+                entry
+                for entry in iter_frames(error.__cause__.__traceback__)
+                if _library_of(entry.tb_frame) not in _LIBRARIES
             ]
             error.__cause__ = None
     elif last not in (outermost, *kept):
@@ -140,5 +143,5 @@ def filter_traceback(error: Exception) -> None:
         entry.tb_next = next_entry
 
 
-def _library_of(entry: TracebackType) -> str:
-    return str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0]
+def _library_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]

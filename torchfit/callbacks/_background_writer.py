@@ -1,12 +1,12 @@
 """`BackgroundWriter`, which writes checkpoint files in a thread while training continues."""
 
-import warnings
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TypeAlias
 
 from torchfit._types import StateDict
+from torchfit._utils.errors import warn
 
 Tasks: TypeAlias = "SimpleQueue[tuple[_PendingWrite, Callable[[], None]] | None]"
 
@@ -63,7 +63,7 @@ class BackgroundWriter:
         try:
             self.wait()
         except OSError as error:
-            warnings.warn(f"A file of this training run was not written: {error}", stacklevel=2)
+            warn(f"A file of this training run was not written: {error}")
         finally:
             if self._tasks is not None and self._thread is not None:
                 self._tasks.put(None)

@@ -1,7 +1,6 @@
 """BackupAndRestore: resume an interrupted run where it stopped."""
 
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +10,7 @@ from torchfit._distribution.processes import current
 from torchfit._serialization import archive, files
 from torchfit._types import Logs, Results, RunState, StateDict, Stateful
 from torchfit._utils import console, validation
-from torchfit._utils.errors import describe, reason_of
+from torchfit._utils.errors import describe, reason_of, warn
 from torchfit.callbacks._background_writer import BackgroundWriter
 from torchfit.callbacks.base import HOOKS, Callback
 from torchfit.callbacks.history import History, Record
@@ -94,12 +93,11 @@ class BackupAndRestore(Callback):
         files.check_writable("BackupAndRestore: backup_dir", self._latest)
         state = self._state()
         if not state.is_resumable:
-            warnings.warn(
+            warn(
                 "BackupAndRestore: with these data an epoch cannot be resumed in the middle (a generator, or data "
                 "whose order is not known). The state is stored at the end of epochs only, and an interrupted run "
                 "resumes at the start of its epoch. Arrays, Datasets, DataLoaders over a Dataset, and data with "
-                "`state_dict` and `load_state_dict` resume with the very next step.",
-                stacklevel=2,
+                "`state_dict` and `load_state_dict` resume with the very next step."
             )
         self._check_serializable(state)
         self._optimizer = OptimizerStructure(self.model.optimizer)

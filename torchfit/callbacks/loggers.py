@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPMessage
 from importlib import import_module
@@ -18,7 +17,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from torchfit._serialization import files
 from torchfit._types import Logs, Params, Results, StateDict
-from torchfit._utils.errors import describe, printable
+from torchfit._utils.errors import describe, printable, warn
 from torchfit.callbacks.base import Callback
 
 
@@ -88,7 +87,7 @@ class CSVLogger(Callback):
             self._write_rows()
         except OSError as error:
             message = f"CSVLogger: could not write {self.filename!r}, and tries again after the next epoch: {error}"
-            warnings.warn(message, stacklevel=2)
+            warn(message)
 
     def state_dict(self) -> StateDict:
         """Return the columns, and the length of the file in bytes and in rows."""
@@ -237,7 +236,7 @@ class RemoteMonitor(Callback):
         request = Request(self.root + self.path, body.encode(), {**headers, **(self.headers or {})})
         problem = self._send(request)
         if problem:
-            warnings.warn(f"RemoteMonitor: could not reach {self.root}: {printable(problem)}", stacklevel=2)
+            warn(f"RemoteMonitor: could not reach {self.root}: {printable(problem)}")
 
     def _send(self, request: Request) -> str:
         """Send a request, and return what went wrong, or an empty string if nothing did.

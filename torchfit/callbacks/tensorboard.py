@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchfit._serialization import files
 from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import validation
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit._utils.modules import training_mode
 from torchfit._utils.tree import map as tree_map
 from torchfit.callbacks.base import Callback
@@ -97,7 +97,7 @@ def write_graph(
     except Exception as error:
         # Tracing fails in as many ways as there are models. Training must continue.
         reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"TensorBoard: this model's graph cannot be drawn: {reason}", stacklevel=2)
+        warn(f"TensorBoard: this model's graph cannot be drawn: {reason}")
 
 
 class InputRecorder:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Nested
+from torchfit._utils.errors import warn
 from torchfit.losses import probabilistic, regression
 from torchfit.losses.base import Loss
 from torchfit.losses.functional_loss import LossFunctionWrapper
@@ -161,7 +161,7 @@ def check_targets(loss: Loss, y_true: Nested, y_pred: Nested) -> None:
         axis, ignored = classes
         _check_class_indices(y_true.detach(), y_pred.shape[axis], ignored)
     for problem in _find_mistakes(loss, y_true.detach(), y_pred):
-        warnings.warn(problem, stacklevel=2)
+        warn(problem)
 
 
 def has_index_targets(loss: Loss | None) -> bool:

@@ -95,7 +95,7 @@ def metric_problem(metric: object, loss: object, y_true: TensorLike, y_pred: Ten
 
     >>> from torchfit.metrics import Precision
     >>> print(metric_problem(Precision(), None, torch.tensor([0, 1]), torch.tensor([-1.0, 2.0])))
-    The metric precision expects probabilities, but the model puts out values outside [0, 1]. \
+    The metric precision expects probabilities, but the model outputs values outside [0, 1]. \
 Use Precision(from_logits=True), or end the model with a sigmoid or softmax.
     """
     if not isinstance(metric, Metric) or not isinstance(y_true, Tensor) or not isinstance(y_pred, Tensor):
@@ -114,7 +114,7 @@ def _problems(metric: Metric, traits: LossTraits, y_true: Tensor, y_pred: Tensor
             )
         elif _exceeds_unit_interval(y_pred):
             yield (
-                f"The metric {metric.name} expects probabilities, but the model puts out values outside [0, 1]. Use "
+                f"The metric {metric.name} expects probabilities, but the model outputs values outside [0, 1]. Use "
                 f"{type(metric).__name__}(from_logits=True), or end the model with a sigmoid or softmax."
             )
     is_decision = metric.expects_binary_labels and traits.kind != "other" and y_true.numel() == y_pred.numel()

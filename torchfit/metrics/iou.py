@@ -1,13 +1,12 @@
 """Intersection over union, for segmentation."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from torchfit._types import Config, DTypeLike, TensorLike
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit._utils.tensors import as_dtype, as_tensor, count_dtype, sum_dtype
 from torchfit.functional.alignment import align_ranks, get_mask, shape_mismatch_error
 from torchfit.functional.classification import confusion_matrix, ratio
@@ -264,10 +263,9 @@ class OneHotMeanIoU(MeanIoU):
 
 def _warn_of_truncation(sample_weight: TensorLike, dtype: torch.dtype) -> None:
     if as_tensor(sample_weight).is_floating_point() and not dtype.is_floating_point:
-        warnings.warn(
+        warn(
             "`sample_weight` holds fractions, which a metric that counts in integers truncates. Pass dtype='float32' "
-            "to the metric.",
-            stacklevel=4,
+            "to the metric."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import StateDict
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._accumulation import SUM, GradientAccumulationMixin, GradientAccumulator
 from torchfit.optimizers._foreach import Slots, Tensors, select
@@ -160,10 +159,9 @@ class BindingMixin(GradientAccumulationMixin):
         listed, patterns = self._decay_exclusions
         named = self._tracker.with_names((None, tensor) for tensor in listed)
         if any(name is None for name, _ in named):
-            warnings.warn(
+            warn(
                 "The parameters in `var_list` that are excluded from weight decay have no names yet, and cannot be "
-                "saved. Exclude them by `var_names`, or save the optimizer once it is built.",
-                stacklevel=3,
+                "saved. Exclude them by `var_names`, or save the optimizer once it is built."
             )
         return [*patterns, *(f"^{re.escape(name)}$" for name, _ in named if name is not None)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import StateDict
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
 
 
@@ -271,7 +270,7 @@ class RestorePlan:
         told = [f"there is none for {short_list(fresh)}, which start afresh"] if fresh else []
         told += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
         if told:
-            warnings.warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.", stacklevel=3)
+            warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.")
 
 
 def _require_overlap(names: list[str], saved: Saved, sources: Saved) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 
 NamedTensor: TypeAlias = "tuple[str | None, Tensor]"
 
@@ -79,10 +78,9 @@ class Parameters:
         missing = [self.names[position] for position in sorted(absent) if self.tensors[position].requires_grad]
         if missing and not is_meant and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"There is no gradient for the parameters {short_list(missing)}: they stay as they are. Does the loss "
-                "depend on them? Freeze them with requires_grad_(False) if they are meant to stay.",
-                stacklevel=2,
+                "depend on them? Freeze them with requires_grad_(False) if they are meant to stay."
             )
 
 
@@ -190,10 +188,9 @@ class ParameterTracker:
         if ignored:
             self._left_out = [*known, *ignored]
             names = short_list(name for name, _ in ignored)
-            warnings.warn(
+            warn(
                 f"The parameters {names} are trainable, but the optimizer was built without them and does not train "
-                "them. Build it with all parameters of the model, or compile the model again.",
-                stacklevel=4,
+                "them. Build it with all parameters of the model, or compile the model again."
             )
 
 

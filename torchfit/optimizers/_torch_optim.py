@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeGuard
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit._utils.validation import accepts
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._arguments import reference_rate
@@ -173,10 +172,9 @@ def warn_of_hooks(optimizer: torch.optim.Optimizer) -> None:
     """Warn of hooks of an optimizer, such as one that clips gradients, which are code that is not saved."""
     hooks = [hook for name, found in vars(optimizer).items() if name.endswith("_hooks") for hook in found.values()]
     if hooks:
-        warnings.warn(
+        warn(
             f"The hooks of {type(optimizer).__name__} are code, and are not saved: {describe(hooks[0])}. Register them "
-            "again after loading.",
-            stacklevel=3,
+            "again after loading."
         )
 
 
@@ -241,10 +239,9 @@ def warn_of_left_out(entries: Iterable[NamedTensor], takes_groups: bool) -> None
     """Warn of trainable parameters that are in no group; LBFGS takes no further one."""
     add = 'Add them, model.optimizer.optimizer.add_param_group({"params": list(layer.parameters())}), or compile'
     way_out = add if takes_groups else "Compile"
-    warnings.warn(
+    warn(
         f"The parameters {short_list(name for name, _ in entries)} are trainable, but the torch optimizer does not "
-        f"hold them and does not train them. {way_out} the model again with a new optimizer.",
-        stacklevel=4,
+        f"hold them and does not train them. {way_out} the model again with a new optimizer."
     )
 
 
@@ -372,12 +369,11 @@ class SavedGroups:
         told = [f"there is none for {short_list(self.fresh)}, which start afresh"] if self.fresh else []
         told += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
         if told:
-            warnings.warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.", stacklevel=3)
+            warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.")
         if self.keeps_options:
-            warnings.warn(
+            warn(
                 "The optimizer's state was saved with other parameter groups: the options of the groups, such as their "
-                "learning rates, stay as they are.",
-                stacklevel=3,
+                "learning rates, stay as they are."
             )
 
 

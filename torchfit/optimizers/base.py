@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TypeAlias
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict, TensorLike
+from torchfit._utils.errors import warn
 from torchfit._utils.names import SuggestsKeywords, snake_case
 from torchfit._utils.registry import Registry
 from torchfit.optimizers import _arguments, _foreach, _parameter_store
@@ -87,7 +87,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
     ):
         if_not_none, positive = _arguments.if_not_none, _arguments.positive
         if unknown.pop("decay", None) is not None:
-            warnings.warn("`decay` is ignored: pass a schedule as `learning_rate` instead.", stacklevel=3)
+            warn("`decay` is ignored: pass a schedule as `learning_rate` instead.")
         if unknown:
             _arguments.no_unknown_kwargs(type(self).__name__, unknown, _arguments.init_arg_names(type(self)))
         _arguments.at_most_one(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)

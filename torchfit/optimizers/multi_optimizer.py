@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Config, StateDict
-from torchfit._utils.errors import describe
+from torchfit._utils.errors import describe, warn
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._arguments import reference_rate, scaled_rates
 from torchfit.optimizers._foreach import Scalar, Tensors, select
@@ -130,10 +129,9 @@ class MultiOptimizer(Optimizer):
         mapped = self.optimizer_map
         for pattern in mapped if isinstance(mapped, OptimizerMap) and names else ():
             if not any(re.fullmatch(pattern, name) for name in names):
-                warnings.warn(
+                warn(
                     f"The pattern {pattern!r} of the optimizer map matches the whole name of no parameter. The names "
-                    f"are {short_list(names)}.",
-                    stacklevel=3,
+                    f"are {short_list(names)}."
                 )
 
     def _bind_state(self, params: Parameters, step: int, positions: list[int]) -> None:

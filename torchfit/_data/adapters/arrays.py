@@ -1,6 +1,5 @@
 """Adapter for arrays and tensors: a batch is a slice of each, or one indexing operation, never a loop over samples."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -31,6 +30,7 @@ from torchfit._data.workers import LoaderConfig
 from torchfit._types import Nested, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.compat import version_of
+from torchfit._utils.errors import warn
 from torchfit._utils.tree import Batch
 
 XYWeights = tuple[UserData, ...]
@@ -300,11 +300,10 @@ class WriteGuard:
 
     def _report_late_write(self) -> None:
         self.is_written, self._versions = True, None
-        warnings.warn(
+        warn(
             "The module, the loss or a metric wrote into a batch in place, after steps that did not. Batches are "
             "copied from now on, but the rows of that one were changed in the data that you passed. Work on a copy: "
-            "x = x.clone().",
-            stacklevel=2,
+            "x = x.clone()."
         )
 
 

@@ -1,6 +1,5 @@
 """Adapters for iterables: generators, iterable Datasets and everything else that yields batches or samples."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat, takewhile
 
@@ -15,6 +14,7 @@ from torchfit._data.convert import BatchSpec
 from torchfit._data.workers import LoaderConfig, iterate_loader, read_ahead, reraise_with_location, seed_everything
 from torchfit._types import StateDict, UserData
 from torchfit._utils import tree, validation
+from torchfit._utils.errors import warn
 from torchfit._utils.tree import Batch
 
 _FROM_BATCHES = "its batches carry them: yield (x, y) or (x, y, sample_weight)"
@@ -236,10 +236,9 @@ class Collate:
         if not self._is_checked:
             self._is_checked = True
             if _is_batch(samples[0]):
-                warnings.warn(
+                warn(
                     f"Each item of the iterable Dataset has as many targets as rows, and {len(samples)} items are "
-                    f"joined into a batch. {_BATCHES_HINT}",
-                    stacklevel=2,
+                    f"joined into a batch. {_BATCHES_HINT}"
                 )
         try:
             return default_collate(samples)
