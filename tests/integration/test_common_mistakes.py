@@ -152,6 +152,17 @@ REFUSED = {
     "metric": (lambda model: model.compile("sgd", "mse", ["acuracy"]), ValueError, "Unknown metric.*Did you mean"),
     "loss, a number": (lambda model: model.compile("sgd", 3), ValueError, "loss.*3"),
     "metric, a number": (lambda model: model.compile("sgd", "mse", [3]), ValueError, "metric.*3"),
+    "loss, a metric": (lambda model: model.compile("sgd", "accuracy"), ValueError, "It is the name of a metric"),
+    "loss, a rate": (lambda model: model.compile("sgd", 0.01), ValueError, "optimizers.Adam"),
+    "inputs and targets in one": (fit((X, Y)), ValueError, r"passed as fit\(x, y\)"),
+    "validation by name": (fit(X, Y, validation_data={"x": X, "y": Y}), ValueError, r"tuple \(x, y\) in `validation_"),
+    "patience": (lambda model: callbacks.EarlyStopping(patience="3"), ValueError, "`patience` must be an integer"),
+    "a name in a path": (
+        fit(X, Y, callbacks=callbacks.ModelCheckpoint("{epochs}.pt")),
+        ValueError,
+        "{epochs} is not known. Did you mean {epoch}",
+    ),
+    "lr_find": (lambda model: model.lr_find(X, Y, min_lr=0.1), TypeError, "`lr_find` has no argument.*`start`"),
     "steps_per_execution": (
         lambda model: model.compile("sgd", "mse", steps_per_execution=0),
         ValueError,
@@ -256,3 +267,35 @@ def test_a_warning_is_at_the_line_of_the_user():
     with pytest.warns(UserWarning, match="expects probabilities") as told:
         model.fit(np.full((4, 4), 9.0), np.ones(4), verbose=0)
     assert told[0].filename == __file__
+
+
+class Sum(nn.Linear):
+    def forward(self, first, second):
+        return super().forward(first + second)
+
+
+class ReturnsNothing(nn.Linear):
+    def forward(self, x):
+        super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "metrics", "message"),
+    [
+        (nn.Linear(4, 1), {"out": ["mae"]}, r"`metrics` names the output 'out', but the outputs .*\['output_1'\]"),
+        (Sum(4, 1), None, r"`Sum.forward` takes 2 inputs: \['first', 'second'\]. Pass one array for each"),
+        (ReturnsNothing(4, 1), None, "The model returned None.*end without `return`"),
+    ],
+)
+def test_what_does_not_fit_the_module_is_refused(module, metrics, message):
+    model = Model(module, device="cpu")
+    model.compile("sgd", "mse", metrics=metrics)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y, verbose=0)
+
+
+def test_infinite_inputs_are_found():
+    model = Model(nn.Linear(4, 1), device="cpu")
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="`x` has infinite values in column 2 of batch 0"):
+        model.fit(np.where(np.arange(4) == 2, np.inf, X), Y, verbose=0)

@@ -45,6 +45,11 @@ def best_device() -> torch.device:
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 _NAMES = (*_DTYPES, "mixed_float16", "mixed_bfloat16")
+_NAMES_ELSEWHERE = {
+    **dict.fromkeys(("fp16", "half", "amp", "16", "16-mixed"), "mixed_float16"),
+    **dict.fromkeys(("bf16", "bf16-mixed"), "mixed_bfloat16"),
+    **dict.fromkeys(("fp32", "float", "32", "32-true"), "float32"),
+}
 
 
 @suggest_constructor_keywords
@@ -70,7 +75,7 @@ class DTypePolicy:
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or name not in _NAMES:
-            known = did_you_mean(str(name), _NAMES)
+            known = did_you_mean(_NAMES_ELSEWHERE.get(str(name), str(name)), _NAMES)
             raise ValueError(f"`dtype_policy` must be the name of a policy, but it is {describe(name)}. {known}")
         self.name = name
         self.is_mixed = name.startswith("mixed_")

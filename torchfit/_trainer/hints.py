@@ -162,18 +162,22 @@ def suggest_way_out(layer: nn.Module, received: object, text: str) -> str:
     return _suggest_axes(layer, received) or "Check the number and order of features in `x` against this layer."
 
 
+_TARGETS_APART = "Inputs and targets are passed as fit(x, y), and as the tuple (x, y) in `validation_data`."
+
+
 def _suggest_one_tensor(received: object) -> str:
     """Return the way out for a tuple, such as an RNN returns, or a list of arrays where one tensor is expected."""
     if isinstance(received, tuple):
         return (
-            "It takes one tensor, and the layer before it returns several, as nn.GRU and nn.LSTM return (outputs, "
-            "state). Put a module between them that picks one in its `forward`, such as `return parts[0][:, -1]` for "
-            "the last step of batch_first outputs."
+            "It takes one tensor. If the layer before it returns several, as nn.GRU and nn.LSTM return (outputs, "
+            "state), put a module between them that picks one in its `forward`, such as `return parts[0][:, -1]` for "
+            f"the last step of batch_first outputs. {_TARGETS_APART}"
         )
     if isinstance(received, (list, dict)):
         return (
             "It takes one tensor, and `x` has several parts. Join them to one array, np.concatenate(x, 1) along the "
-            "features or np.stack(x) for a list of samples, or write a module whose `forward` takes each of them."
+            "features or np.stack(x) for a list of samples, or write a module whose `forward` takes each of them. "
+            f"{_TARGETS_APART}"
         )
     return "Check the inputs of this layer: it takes tensors."
 

@@ -168,6 +168,7 @@ def make_module_call(signature: Signature, inputs: Nested) -> Call:
     if isinstance(inputs, Mapping):
         return _call_by_name(signature, inputs)
     if not isinstance(inputs, (list, tuple)):
+        _check_takes_one(signature, inputs)
         return call_with_one
     if signature.takes_one_list:
         return call_with_one
@@ -180,6 +181,14 @@ def make_module_call(signature: Signature, inputs: Nested) -> Call:
         f"{signature.input_names}. Pass one array for each, or a dictionary with these names; or, if the list is one "
         "input, name it: Model(module, input_names=['…'])."
     )
+
+
+def _check_takes_one(signature: Signature, inputs: Nested) -> None:
+    if signature.num_required > 1:
+        raise ValueError(
+            f"`x` is {describe(inputs)}, but `{signature.module_name}.forward` takes {signature.num_required} inputs: "
+            f"{signature.input_names}. Pass one array for each, as a list or a dictionary with these names."
+        )
 
 
 def _call_by_name(signature: Signature, inputs: Mapping[str, Nested]) -> Call:

@@ -116,7 +116,7 @@ def find_problem(logs: Logs, when: str, prefix: str = "") -> str:
 
 
 def find_nan(batches: Iterable[Batch], columns: Columns = None, first: int = 0) -> str:
-    """Return which part of which batch has NaN, "" if none has.
+    """Return which part of which batch has NaN or infinite values, "" if none has.
 
     Args:
         batches: The batches.
@@ -126,17 +126,19 @@ def find_nan(batches: Iterable[Batch], columns: Columns = None, first: int = 0) 
     for number, batch in enumerate(batches, first):
         for argument, part in zip(("x", "y", "sample_weight"), parts_of(batch)):
             for path, leaf in tree.leaves_with_path(part):
-                if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.isnan().any():
+                if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.isfinite().all():
                     place = _place(leaf, columns if argument == "x" and not path else None)
-                    return f"`{tree.format_path(path, argument)}` has NaN in {place}batch {number} (counted from 0)"
+                    what = "NaN" if leaf.isnan().any() else "infinite values"
+                    return f"`{tree.format_path(path, argument)}` has {what} in {place}batch {number} (counted from 0)"
     return ""
 
 
 def _place(values: Tensor, names: Columns) -> str:
-    """Return the first column that has NaN, for the message."""
+    """Return the first column that has NaN, or else infinite values, for the message."""
     if values.ndim != 2 or values.shape[1] == 1:
         return ""
-    column = int(values.isnan().any(dim=0).nonzero()[0])
+    wrong = values.isnan() if values.isnan().any() else values.isinf()
+    column = int(wrong.any(dim=0).nonzero()[0])
     return f"column {column} of " if names is None else f"the column {names[column]!r} of "
 
 

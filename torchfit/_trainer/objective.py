@@ -343,7 +343,8 @@ class Objective:
         spec = self._update_output_spec(outputs)
         if not spec.names and self._over_outputs is None and tree.leaves((self._losses, self._metrics)):
             spec.check_outputs(spec.others)
-            raise ValueError(f"The model returned {describe(outputs)}, which holds no output.")
+            end = " Does its `forward` end without `return`?" if outputs is None else ""
+            raise ValueError(f"The model returned {describe(outputs)}, which holds no output.{end}")
         find_output = spec.getters(outputs)
         active = [output.name for output in self.outputs if output.needs_target and output.name in find_output]
         bound = self._match_outputs(active, find_output, targets, outputs, sample_weight) if active else []
@@ -487,7 +488,9 @@ def _bind_whole(objective: OutputObjective, sample_weight: Nested) -> BoundOutpu
 
 def _is_flat(value: Nested) -> bool:
     """Return whether this is a list of metrics for every output, and not a list with a list for each."""
-    return tree.is_leaf(value) or (value is not None and all(map(tree.is_leaf, value)))
+    return tree.is_leaf(value) or (
+        value is not None and not isinstance(value, Mapping) and all(map(tree.is_leaf, value))
+    )
 
 
 def _shape_of(value: object) -> Shape:

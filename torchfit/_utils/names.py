@@ -136,6 +136,13 @@ _NAMES_HERE: Mapping[str, tuple[str, ...]] = {
     "T_mult": ("t_mul",),
     "eta_min": ("alpha",),
     "milestones": ("boundaries",),
+    "min_lr": ("start",),
+    "start_lr": ("start",),
+    "max_lr": ("end",),
+    "end_lr": ("end",),
+    "num_it": ("steps",),
+    "num_iter": ("steps",),
+    "num_training": ("steps",),
     # callbacks
     "metric": ("monitor", "metrics"),
     "metrics": ("monitor",),

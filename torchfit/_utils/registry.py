@@ -102,6 +102,9 @@ def get_registered_object(name: str, custom_objects: Mapping[str, object] | None
     return find_custom(name, custom_objects)
 
 
+_registries: list["Registry"] = []
+
+
 class Registry:
     """A registry of losses, metrics or optimizers, with Keras' `get`, `serialize` and `deserialize`.
 
@@ -113,10 +116,15 @@ class Registry:
         self.kind = kind
         self.module = module
         self.entries = dict(entries)
+        _registries.append(self)
 
     @functools.cached_property
     def _by_lower_case(self) -> dict[str, object]:
         return {name.lower(): entry for name, entry in reversed(self.entries.items())}
+
+    def knows(self, name: str) -> bool:
+        """Return whether there is an entry of this name."""
+        return name in self.entries or name.lower() in self._by_lower_case
 
     def lookup(self, name: str, custom_objects: Mapping[str, object] | None = None) -> Any:
         """Return the class or function called `name`; an unknown name raises a `ValueError`."""
@@ -131,6 +139,9 @@ class Registry:
     def _suggest(self, name: str, custom_objects: Mapping[str, object]) -> str:
         """Return a sentence with the nearest names, or with the module that lists them."""
         known = [*self.entries, *custom_objects, *_registered]
+        for other in _registries:
+            if other.knows(name):
+                return f"It is the name of {'an' if other.kind[0] in 'aeiou' else 'a'} {other.kind}."
         if len(known) <= _MAX_LISTED or near_names(name, known):
             return did_you_mean(name, known)
         return f"The names are those of `{self.module}`; an object, a class or a function of your own will do as well."
@@ -147,7 +158,7 @@ class Registry:
         if not callable(target):
             raise ValueError(
                 f"Could not interpret the {self.kind}: expected a name, a config, a class or an object of "
-                f"`{self.module}`, or a function. Received: {describe(identifier)}."
+                f"`{self.module}`, or a function. Received: {describe(identifier)}.{_rate_hint(identifier)}"
             )
         return target
 
@@ -202,3 +213,8 @@ class Registry:
             return target
         from_config = getattr(target, "from_config", None)
         return from_config(dict(arguments)) if from_config else target(**arguments)
+
+
+def _rate_hint(identifier: object) -> str:
+    is_number = isinstance(identifier, (int, float))
+    return " A learning rate is an argument of the optimizer: optimizers.Adam(0.001)." if is_number else ""

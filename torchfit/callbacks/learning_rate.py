@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from torchfit._types import Logs, StateDict
-from torchfit._utils import console
+from torchfit._utils import console, validation
 from torchfit._utils.errors import describe
 from torchfit._utils.names import no_unknown
 from torchfit.callbacks.base import Callback, Monitor
@@ -207,11 +207,11 @@ class ReduceLROnPlateau(Callback):
         no_unknown("ReduceLROnPlateau", ReduceLROnPlateau.__init__, kwargs)
         self.monitor = monitor
         self.factor = factor
-        self.patience = patience
+        self.patience = validation.integer("patience", patience, min_value=0)
         self.verbose = verbose
         self.mode = mode
         self.min_delta = min_delta
-        self.cooldown = cooldown
+        self.cooldown = validation.integer("cooldown", cooldown, min_value=0)
         self.min_lr = min_lr
         self._monitor = Monitor(type(self).__name__, monitor, mode, min_delta)
         self._reset()

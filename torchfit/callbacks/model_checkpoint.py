@@ -8,6 +8,7 @@ from string import Formatter
 from torchfit._serialization.files import check_writable
 from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import console, validation
+from torchfit._utils.names import near_names
 from torchfit.callbacks._background_writer import BackgroundWriter
 from torchfit.callbacks.base import Callback, Monitor, check_monitor
 
@@ -183,6 +184,9 @@ class ModelCheckpoint(Callback):
             )
         names = self.params.get("metrics")
         if names is not None and self.params.get("metrics_complete", True):
+            near = near_names(name, ("epoch", "batch"))
+            if near and name not in names:
+                raise ValueError(f"ModelCheckpoint: filepath: {{{name}}} is not known. Did you mean {{{near[0]}}}?")
             check_monitor(name, names, "ModelCheckpoint: filepath or monitor")
 
     def unneeded_hooks(self) -> Collection[str]:

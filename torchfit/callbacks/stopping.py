@@ -6,7 +6,7 @@ from datetime import timedelta
 from time import perf_counter
 
 from torchfit._types import Array, Logs, Results, StateDict
-from torchfit._utils import console
+from torchfit._utils import console, validation
 from torchfit._utils.errors import describe
 from torchfit.callbacks.base import Callback, Monitor
 
@@ -61,12 +61,12 @@ class EarlyStopping(Callback):
         start_from_epoch: int = 0,
     ) -> None:
         self.monitor = monitor
-        self.patience = patience
+        self.patience = validation.integer("patience", patience, min_value=0)
         self.verbose = verbose
         self.mode = mode
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
-        self.start_from_epoch = start_from_epoch
+        self.start_from_epoch = validation.integer("start_from_epoch", start_from_epoch, min_value=0)
         self.min_delta = abs(min_delta)
         self._monitor = Monitor(type(self).__name__, monitor, mode, min_delta)
         self._reset()

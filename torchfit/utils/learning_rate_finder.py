@@ -9,7 +9,7 @@ import numpy as np
 
 from torchfit._types import Results, UserData
 from torchfit._utils.errors import describe
-from torchfit._utils.names import suggest_keywords
+from torchfit._utils.names import argument_names, suggest_keywords, way_out
 from torchfit._utils.notebook import make_figure, png_html
 from torchfit.callbacks import Callback
 from torchfit.utils.random_state import preserve_rng_state
@@ -112,6 +112,10 @@ def lr_find(
     >>> found.suggestion is not None
     True
     """
+    known = [*argument_names(lr_find), *argument_names(type(model).fit)]
+    for name in fit_arguments:
+        if name not in known:
+            raise TypeError(f"`lr_find` has no argument `{name}`. {way_out(name, known)}")
     if not 0 < start < end:
         raise ValueError(f"`start` must be positive and less than `end`, but they are {start} and {end}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
