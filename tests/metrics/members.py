@@ -231,7 +231,6 @@ MEMBERS = [
     _member("ConcordanceCorrelation", sequences, axis=1),
 ]
 
-_CORRELATIONS = ("PearsonCorrelation", "ConcordanceCorrelation")
 
 # What Keras does not have.
 EXTENDED = [

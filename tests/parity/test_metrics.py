@@ -100,7 +100,6 @@ def huge(y_true, y_pred):
 
 
 SCORED = {"columns", "sparse", "steps"}
-CORRELATED = {"PearsonCorrelation", "ConcordanceCorrelation"}
 
 
 @every_member
