@@ -14,7 +14,7 @@ from torchfit import callbacks, optimizers
 
 X = np.random.default_rng(0).normal(size=(96, 4)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
-WAY_OUT = "callbacks.TerminateOnNaN() ends a training at the first batch whose loss is no number."
+WAY_OUT = "callbacks.TerminateOnNaN() stops training at the first batch whose loss is not a number."
 FROM_THE_MODEL = (
     "so it comes from the model: try a lower learning rate, `clipnorm=1.0`, or a loss with `from_logits=True`."
 )

@@ -90,8 +90,8 @@ def test_rows_beyond_the_samples_stay(model):
     ("out", "message"),
     [
         (np.zeros((49, 2)), r"`out` is a NumPy array of shape \(49, 2\).* 50 samples"),
-        (np.zeros((50, 3)), r"finds no place after 0 rows.*\(samples, 2\) and dtype float32"),
-        (np.zeros((50, 2), int), "finds no place"),
+        (np.zeros((50, 3)), r"does not fit after 0 rows.*\(samples, 2\) and dtype float32"),
+        (np.zeros((50, 2), int), "does not fit"),
         ([np.zeros((50, 2)), np.zeros((50, 2))], "`out` has 2 arrays, but the model returns 1"),
     ],
 )

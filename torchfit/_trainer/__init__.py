@@ -1,1 +1,1 @@
-"""The loops, what they report, and the objective they minimise."""
+"""The training, evaluation and prediction loops, their steps, and the objective that is minimized."""

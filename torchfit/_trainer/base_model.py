@@ -1,4 +1,4 @@
-"""`BaseModel`: a module that stands for another one, with its weights under the wrapped module's own keys."""
+"""`BaseModel`, a wrapper around a module whose `state_dict` has the keys of the wrapped module."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class BaseModel(ModuleWrapper):
-    """Holds any module, or is one itself when subclassed.
+    """Wraps a module, or is itself the module if a subclass defines `forward`.
 
     Args:
         module: The module to wrap, which is not changed; `None` in subclasses that define `forward`.
@@ -38,7 +38,7 @@ class BaseModel(ModuleWrapper):
     Raises:
         TypeError: If `module` is not a module.
 
-    The trainer uses what is declared here, and nothing else, of a model.
+    This class declares everything that the trainer uses of a model.
     """
 
     optimizer: Any
@@ -59,7 +59,7 @@ class BaseModel(ModuleWrapper):
         self.name = name or snake_case(type(module or self).__name__)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Any:
-        """Return a copy; modules may be nested more deeply than `copy.deepcopy` can follow by itself."""
+        """Return a copy. Unlike plain `copy.deepcopy`, this works for modules of any nesting depth."""
         reduced: Any = self.__reduce_ex__(4)
         build, args, state, *_ = reduced
         with deep_recursion(self):
@@ -75,9 +75,9 @@ class BaseModel(ModuleWrapper):
 
     @property
     def trainable(self) -> bool:
-        """Whether any parameter is trained; set it to freeze or unfreeze all of them, as `utils.freeze(model)` does.
+        """Whether any parameter is trained. Setting it freezes or unfreezes all parameters, like `utils.freeze(model)`.
 
-        Parts of a model are frozen with `utils.freeze(model, name)`.
+        To freeze parts of a model, use `utils.freeze(model, name)`.
         """
         return any(parameter.requires_grad for parameter in self.module.parameters())
 
@@ -85,7 +85,7 @@ class BaseModel(ModuleWrapper):
     def trainable(self, value: bool) -> None:
         set_trainable(self, (), trained=boolean("trainable", value))
 
-    # -- the steps and what they are made of, defined by `TrainableModule` ---------------------------------
+    # -- the steps and their parts, defined by `TrainableModule` -------------------------------------------
 
     @property
     def metrics(self) -> "list[Metric]":
@@ -116,7 +116,7 @@ class BaseModel(ModuleWrapper):
         sample_weight: Nested = None,
         training: bool = True,
     ) -> Tensor:
-        """Return the loss to minimise, a scalar."""
+        """Return the loss to minimize, a scalar."""
         raise NotImplementedError
 
     def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:
@@ -134,7 +134,7 @@ class BaseModel(ModuleWrapper):
     # -- weights, under the keys of the module itself ------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the state of the module, under its own keys; metrics in attributes of the model are not part of it."""
+        """Return the state of the module, under its own keys and without metrics in attributes of the model."""
         if self.module is not self:
             return self.module.state_dict(*args, **kwargs)
         state = super().state_dict(*args, **kwargs)
@@ -226,12 +226,12 @@ class BaseModel(ModuleWrapper):
 
 
 def _module_hint(given: object) -> str:
-    """Return what to write for a class or a list of modules where a module is expected."""
+    """Return a hint for a class or a list of modules passed instead of a module."""
     if isinstance(given, type):
         return f" Write {given.__name__}(…)."
     if isinstance(given, (list, tuple)) and all(isinstance(part, nn.Module) for part in given):
         return " Write nn.Sequential(*layers)."
-    return " Networks are made of PyTorch's modules."
+    return " Build networks from PyTorch's modules."
 
 
 def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> list[str]:
@@ -241,7 +241,7 @@ def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> li
 
 
 def overridden_method(model: BaseModel, *names: str) -> str | None:
-    """Return which of these methods of `Model` a subclass or the instance overrides, as text, `None` if none is."""
+    """Return a text that names the methods overridden by a subclass or the instance, or `None` if there are none."""
     kind, own = type(model), vars(model)
     built_in = next(each for each in kind.__mro__ if each.__module__.startswith("torchfit."))
     for name in names:
@@ -251,13 +251,13 @@ def overridden_method(model: BaseModel, *names: str) -> str | None:
 
 
 def is_metric(value: object) -> "TypeGuard[Metric]":
-    """Return whether a value is a metric of torchfit, by its methods."""
+    """Return whether a value has the methods of a torchfit metric."""
     kind = type(value)
     return isinstance(value, nn.Module) and hasattr(kind, "update_state") and hasattr(kind, "reset_state")
 
 
 def iter_attribute_metrics(model: nn.Module) -> "Iterator[Metric]":
-    """Yield the metrics in attributes of a model and its submodules, also in lists and dictionaries, each once."""
+    """Yield the metrics in attributes of a model and its submodules, including lists and dictionaries, each once."""
     seen: set[int] = set()
     for part in _candidates(model):
         if is_metric(part) and id(part) not in seen:

@@ -1,4 +1,4 @@
-"""What the processes of a training exchange: once a step, everything in one tensor."""
+"""The exchange between the processes of a training run: one tensor per step that contains everything."""
 
 from collections.abc import Iterable, Sequence
 
@@ -22,7 +22,7 @@ MeanGradients = tuple[dict[int, tuple[Gradients, Tensor | None]], Tensor]
 
 
 class Exchange:
-    """Adds up tensors of all processes, in one tensor whose memory is used again.
+    """Sums tensors over all processes, in one buffer that is reused.
 
     Args:
         processes: The processes.
@@ -48,16 +48,16 @@ class Exchange:
 
 
 class LossTotals:
-    """The gradients of the totals of a loss, and what these are divided by, of the rows of one process.
+    """The gradients of the totals of a loss, and their denominators, for the rows of one process.
 
-    A loss is a total over a denominator. The processes add up both, and then divide. Losses with denominators of their
-    own are separate groups, as in `LossSplitter`. All numbers are divided by the number of rows of the whole batch, so
-    that they are of the size of means.
+    A loss is a total divided by a denominator. The processes sum both, and then divide. Losses with different
+    denominators are separate groups, as in `LossSplitter`. All numbers are divided by the number of rows of the whole
+    batch, so that they have the magnitude of means.
 
     Args:
         optimizer: The optimizer, which holds the parameters and scales the loss.
-        rows: How many rows this process has; without any, nothing counts.
-        total: How many rows the whole batch has.
+        rows: The number of rows of this process; with 0, nothing counts.
+        total: The number of rows of the whole batch.
     """
 
     def __init__(self, optimizer: AnyOptimizer, rows: int, total: int) -> None:
@@ -87,7 +87,7 @@ class LossTotals:
         self._denominators[group] = share if share is None or other is None else share + other
 
     def tensors(self) -> list[Tensor]:
-        """Return what is to be summed: of each group gradients, denominator and loss; last, which gradients exist."""
+        """Return the tensors to sum: gradients, denominator and loss of each group, then which gradients exist."""
         parameters, found = self._optimizer.parameters, []
         for group in sorted(self.groups):
             gradients = self.groups[group]
@@ -118,7 +118,7 @@ class LossTotals:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype to exchange in: that of the widest gradient, at least float32; float64 without gradients."""
+        """The dtype of the exchange: that of the widest gradient, and at least float32; float64 without gradients."""
         if not self.groups:
             return SUM_DTYPE
         dtype = torch.float32
@@ -202,13 +202,13 @@ def _dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
 
 
 class MetricChanges:
-    """How the states of metrics change in one or several steps of this process, and what all processes make of it.
+    """The changes of metric states in one or several steps of this process, and their sums over all processes.
 
-    States that are sums start from zero, so that what is in them afterwards is the change, to the last bit.
+    States that are sums start from zero, so that afterwards they contain exactly the change.
 
     Args:
         metrics: The metrics before the first of the steps.
-        from_zero: Whether sums start from zero; else the change is a difference, and a metric can be read in between.
+        from_zero: Whether sums start from zero; else the change is a difference, and metrics can be read in between.
     """
 
     def __init__(self, metrics: Iterable[Metric], from_zero: bool) -> None:
@@ -224,7 +224,7 @@ class MetricChanges:
                 variable.zero_()
 
     def tensors(self, metrics: Iterable[Metric], counts: bool, processes: ProcessGroup) -> list[Tensor]:
-        """Return what is to be summed. With `counts=False`, what this process did does not count."""
+        """Return the tensors to sum. With `counts=False`, the changes of this process do not count."""
         metrics = list(metrics)
         if not counts:
             self._undo_opaque(metrics)
@@ -247,7 +247,7 @@ class MetricChanges:
         return variable if id(variable) in self._zeroed else variable - self._base(variable)
 
     def _base(self, variable: Variable) -> Tensor:
-        """Return the value before the steps: the initial one of a state that they created."""
+        """Return the value before the steps; for a state that they created, the initial value."""
         if id(variable) in self._before:
             return self._before[id(variable)][1]
         return variable.initial_value()
@@ -263,7 +263,7 @@ class MetricChanges:
         return self._changed
 
     def finish(self, sums: Sequence[Tensor]) -> None:
-        """Set the states from the sums of `tensors`, and count from there."""
+        """Set the states from the sums of `tensors`, and count changes from there."""
         for variable, change in zip(self._changed, sums):
             if variable.aggregation == "sum":
                 variable.copy_(self._base(variable) + change.to(variable.device))
@@ -271,14 +271,14 @@ class MetricChanges:
                 variable.copy_(change)
 
     def undo(self, metrics: Iterable[Metric]) -> None:
-        """Set the states back to what they were before the steps."""
+        """Restore the states from before the steps."""
         metrics = list(metrics)
         self._undo_opaque(metrics)
         for variable in variables_of(metrics):
             variable.copy_(self._base(variable))
 
     def _undo_opaque(self, metrics: Iterable[Metric]) -> None:
-        """Set back the states that are in no variables, such as those of torchmetrics."""
+        """Restore states that are not variables, such as those of torchmetrics."""
         known = {id(metric): state for metric, state in self._opaque}
         for metric in filter(_is_opaque, metrics):
             metric.restore_state(known[id(metric)]) if id(metric) in known else metric.reset_state()

@@ -1,4 +1,4 @@
-"""Predictions of several processes: each predicts its rows of every batch, and all get the whole."""
+"""Predictions with several processes: each predicts its rows of every batch, and all get the full result."""
 
 from collections.abc import Callable
 
@@ -15,13 +15,13 @@ from torchfit._utils import tree
 
 
 class GatheredPredictions:
-    """Collects the outputs of the rows of this process, and joins those of all in the order of the data.
+    """Collects the outputs of this process, and joins the outputs of all processes in the order of the data.
 
     Args:
         processes: The processes.
-        rows: Which rows each of them takes.
-        out: User-defined arrays to write into, as in `Predictions`; likewise `pad_value`.
-        pad_value: Fills up outputs of different shapes.
+        rows: The rows that each process takes.
+        out: Arrays to write into, as in `Predictions`.
+        pad_value: Pads outputs of different shapes, as in `Predictions`.
     """
 
     def __init__(self, processes: ProcessGroup, rows: RowsOfProcess, out: Nested, pad_value: float | None) -> None:
@@ -32,7 +32,7 @@ class GatheredPredictions:
         self._is_per_sample = False
 
     def collect(self, step: StepFn) -> StepFn:
-        """Return a step that remembers the rows of its batches, and leaves out rows that do not count."""
+        """Return a step that records the rows of its batches, and omits rows that do not count."""
 
         def run(item: BatchPart | list[BatchPart]) -> Nested:
             parts: list[BatchPart] = item if isinstance(item, list) else [item]
@@ -44,7 +44,7 @@ class GatheredPredictions:
         return run
 
     def append(self, outputs: Nested) -> None:
-        """Take the outputs of own rows."""
+        """Append the outputs of this process for one batch."""
         self._own.append(outputs)
 
     def result(self) -> Nested:
@@ -90,14 +90,14 @@ class GatheredPredictions:
         return [self._rows.bounds(total, rank) for total in self._totals]
 
     def _positions(self, rank: int) -> Array:
-        """Return where the rows of a process are in the data."""
+        """Return the positions in the data of the rows of a process."""
         starts = np.cumsum([0, *self._totals[:-1]])
         ranges = [start + np.arange(*bounds) for start, bounds in zip(starts, self._bounds(rank))]
         return np.concatenate(ranges) if ranges else np.arange(0)
 
 
 def _counted(outputs: Nested, parts: list[BatchPart]) -> Nested:
-    """Leave out the outputs of rows that belong to another process."""
+    """Omit the outputs of rows that belong to another process."""
     kept = [bool(part.rows) for part in parts for _ in range(max(part.rows, 1))]
     if isinstance(outputs, SampleList):
         return SampleList([output for output, is_kept in zip(outputs, kept) if is_kept])
@@ -110,6 +110,8 @@ def _selector(kept: Tensor) -> Callable[[object], object]:
         if not isinstance(leaf, Tensor):
             return leaf
         rows = leaf if leaf.ndim else leaf.reshape(1)
-        return rows[kept.to(leaf.device)] if len(rows) == len(kept) else leaf  # What has no rows is refused later.
+        return (
+            rows[kept.to(leaf.device)] if len(rows) == len(kept) else leaf
+        )  # Outputs without rows are rejected later.
 
     return select

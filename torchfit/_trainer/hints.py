@@ -1,7 +1,7 @@
-"""Mistakes told in the words of the user's call, with the way out.
+"""Error messages for common mistakes, in terms of the user's call and with a way to fix them.
 
-Attributes of other libraries' models, what a layer of torch wants of its input, inputs whose axis of the batch is
-missing, and errors from inside torch. Nothing here reads a tensor: shapes and dtypes tell.
+They cover attributes of other libraries' models, inputs that a layer of torch rejects, inputs without a batch axis, and
+errors from inside torch. Nothing here reads the values of a tensor, only shapes and dtypes.
 """
 
 import re
@@ -93,13 +93,13 @@ _HINTS = {
 
 
 class MissingAttribute:
-    """The text of the error for an attribute that a model has not, composed when it is shown: `hasattr` is frequent."""
+    """The error message for a missing attribute of a model, composed only when shown, because `hasattr` is frequent."""
 
     def __init__(self, model: ModuleWrapper, name: str) -> None:
         self._model, self._name = model, name
 
     def __str__(self) -> str:
-        """Return the text, with the way out if one is known."""
+        """Return the text, with a hint if there is one."""
         model, name = self._model, self._name
         text = f"{type(model).__name__!r} object has no attribute {name!r}"
         if name.startswith("_") or hasattr(type(model), name):  # a property of this name failed
@@ -122,7 +122,7 @@ _AXIS_NAMES = ("batch", "channel", "depth", "height", "width")
 
 
 def describe_layer(module: nn.Module, layer: nn.Module) -> str:
-    """Return the name of a layer in a module, with its arguments; of a layer that contains others, with its class."""
+    """Return the name of a layer in a module, with its arguments or, if it contains other layers, with its class."""
     names = {id(submodule): name for name, submodule in module.named_modules()}
     name = names.get(id(layer), "").removeprefix("module.")
     kind = repr(layer) if "\n" not in repr(layer) else type(layer).__name__
@@ -134,8 +134,8 @@ def suggest_way_out(layer: nn.Module, received: object, text: str) -> str:
 
     Args:
         layer: The layer.
-        received: Its input, whatever that is.
-        text: What torch says.
+        received: Its input, of any type.
+        text: The error message of torch.
     """
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         return _suggest_ids(layer, received)
@@ -143,13 +143,13 @@ def suggest_way_out(layer: nn.Module, received: object, text: str) -> str:
         return _suggest_one_tensor(received)
     if "more than 1 value per channel" in text and has_running_stats(layer):
         return (
-            "In training it normalises by the values of a batch, and one sample has no spread. Choose a `batch_size` "
-            "that does not leave a last batch of one sample, or leave that batch out: `drop_last=True` of a DataLoader."
+            "In training it normalizes by the values of a batch, and one sample has no variance. Choose a `batch_size` "
+            "that leaves no last batch of one sample, or drop that batch: `drop_last=True` of a DataLoader."
         )
     if "more than 1 spatial element" in text:
         return (
-            "It normalises each channel of a sample over the axes after the channels, which hold one value here. Pass "
-            "longer inputs, or use nn.LayerNorm or nn.GroupNorm, which normalise over the channels."
+            "It normalizes each channel of a sample over the axes after the channels, which hold one value here. Pass "
+            "longer inputs, or use nn.LayerNorm or nn.GroupNorm, which normalize over the channels."
         )
     if not is_plain(received):
         return "Check the inputs of this layer: it takes tensors, dense and with values."
@@ -157,7 +157,7 @@ def suggest_way_out(layer: nn.Module, received: object, text: str) -> str:
         dtype = str(floating_dtype_of(layer)).removeprefix("torch.")
         return (
             f'This layer computes with floats: cast the inputs, x.astype("{dtype}") of an array or x.float() of a '
-            "tensor; bytes of images as well, which are best divided by 255 then."
+            "tensor. Integer images are usually divided by 255 as well."
         )
     return _suggest_axes(layer, received) or "Check the number and order of features in `x` against this layer."
 
@@ -166,7 +166,7 @@ _TARGETS_APART = "Inputs and targets are passed as fit(x, y), and as the tuple (
 
 
 def _suggest_one_tensor(received: object) -> str:
-    """Return the way out for a tuple, such as an RNN returns, or a list of arrays where one tensor is expected."""
+    """Return the hint for a tuple, such as an RNN returns, or a list of arrays where one tensor is expected."""
     if isinstance(received, tuple):
         return (
             "It takes one tensor. If the layer before it returns several, as nn.GRU and nn.LSTM return (outputs, "
@@ -190,12 +190,12 @@ def _suggest_ids(layer: nn.Embedding | nn.EmbeddingBag, received: object) -> str
     last = layer.num_embeddings - 1
     return (
         f"This layer has rows for the ids from 0 to {last}, and `x` holds others. Make `num_embeddings` the highest "
-        "id plus 1, or map the ids that are not known to one that is."
+        "id plus 1, or map unknown ids to a known one."
     )
 
 
 def channels_of(layer: nn.Module) -> int | None:
-    """Return how many channels a convolution or normalisation over channels takes, `None` for other layers."""
+    """Return the number of input channels of a convolution or normalization layer, or `None` for other layers."""
     if isinstance(layer, CONVOLUTIONS):
         return layer.in_channels
     if isinstance(layer, _NORMALISATIONS):
@@ -204,13 +204,13 @@ def channels_of(layer: nn.Module) -> int | None:
 
 
 def num_spatial_axes(layer: nn.Module) -> int | None:
-    """Return over how many axes a layer such as `nn.Conv2d` moves, `None` for layers without such axes."""
+    """Return the number of spatial axes of a layer such as `nn.Conv2d`, or `None` for layers without them."""
     name = type(layer).__name__.removeprefix("Lazy").lower()
     return None if isinstance(layer, nn.BatchNorm1d) else _SPATIAL_AXES.get(name[-2:])
 
 
 def _suggest_axes(layer: nn.Module, received: Tensor) -> str | None:
-    """Return the way out for channels at the end, or for a missing axis of channels or of the batch."""
+    """Return the hint for channels on the last axis, or for a missing channel or batch axis."""
     channels, shape, spatial = channels_of(layer), tuple(received.shape), num_spatial_axes(layer)
     if channels is None:
         return suggest_missing_axis(layer, shape)
@@ -227,7 +227,7 @@ def _suggest_axes(layer: nn.Module, received: Tensor) -> str | None:
 
 
 def suggest_missing_axis(layer: nn.Module, shape: tuple[int, ...]) -> str | None:
-    """Return the way out for inputs that lack the axis of the batch, or that of channels or features, else `None`."""
+    """Return the hint for inputs without a batch, channel or feature axis, or `None` for other inputs."""
     spatial, channels = num_spatial_axes(layer), channels_of(layer)
     if isinstance(layer, (nn.Linear, nn.Flatten)) and len(shape) == 1:
         return (
@@ -254,10 +254,10 @@ Call = Callable[[nn.Module, Nested], Nested]
 
 
 def check_batch_axis(call: Call, module: nn.Module, inputs: Nested) -> Call:
-    """Return what calls the module with its first batch, and refuses inputs that a layer takes as a single sample.
+    """Wrap the call with the first batch to reject inputs that a layer takes as a single sample.
 
-    Arrays are cut into batches along their first axis, so that a sample without the axis of the batch would be cut
-    itself. A layer such as `nn.Linear` takes the pieces for samples, without a word.
+    Arrays are cut into batches along their first axis. If a sample has no batch axis, the sample itself is cut, and a
+    layer such as `nn.Linear` silently takes the pieces for samples.
     """
     leaves = [leaf for leaf in tree.leaves(inputs) if isinstance(leaf, Tensor)]
     suspects = [layer for layer in module.modules() if any(takes_as_sample(layer, leaf.ndim) for leaf in leaves)]
@@ -265,7 +265,7 @@ def check_batch_axis(call: Call, module: nn.Module, inputs: Nested) -> Call:
 
 
 def takes_as_sample(layer: nn.Module, num_axes: int) -> bool:
-    """Return whether a layer takes an input of so many axes as a sample without the axis of the batch.
+    """Return whether a layer takes an input with `num_axes` axes as a single sample without a batch axis.
 
     >>> takes_as_sample(nn.Linear(4, 3), 1), takes_as_sample(nn.Conv2d(3, 4, 2), 3), takes_as_sample(nn.ReLU(), 1)
     (True, True, False)
@@ -312,14 +312,14 @@ _LOSSES = "torch.nn.modules.loss"
 
 @contextmanager
 def translate_errors(module: nn.Module, data_name: str = "x") -> Iterator[None]:
-    """Turn a mismatch found inside one of torch's own layers into a `ValueError` that names layer and shapes.
+    """Convert mismatches found inside torch's own layers to a `ValueError` that names the layer and the shapes.
 
-    Class indices that the outputs have no class for, and losses that depend on no parameter, are told as well.
-    Whatever the user's own code raises, and running out of memory, passes through untouched.
+    The same is done for class indices that are out of range, and for losses that depend on no parameter. Exceptions
+    from the user's own code, and out-of-memory errors, pass through unchanged.
 
     Args:
-        module: The module of the model, in which layers have names.
-        data_name: The argument that the data came as, `x` or `validation_data`.
+        module: The module of the model, to find the names of layers.
+        data_name: The argument that the data were passed as, `x` or `validation_data`.
     """
     try:
         yield
@@ -335,19 +335,19 @@ def translate_errors(module: nn.Module, data_name: str = "x") -> Iterator[None]:
 
 
 _NO_GRADIENT = (
-    "The loss depends on no parameter that is trained, so there is nothing to learn. Is every parameter frozen "
-    "(`utils.unfreeze(model)`), or does `forward` or the loss cut the gradient off, with `detach()` or `no_grad`?"
+    "The loss depends on no trainable parameter, so there is nothing to learn. Is every parameter frozen "
+    "(`utils.unfreeze(model)`), or does `forward` or the loss cut off the gradient, with `detach()` or `no_grad`?"
 )
 
 _NO_CLASS = (
     "holds a class index that the outputs have no class for: class indices start at 0, and the last one is the "
-    "number of classes less 1. Give the last layer more units, renumber the classes, or leave an index out of the "
+    "number of classes minus 1. Give the last layer more units, renumber the classes, or exclude an index from the "
     "loss with `ignore_class=` (torch: `ignore_index=`)."
 )
 
 _LEAVES_TORCH = (
-    "The loss, or the `forward` of a module, turns a tensor into a NumPy array, which gradients cannot pass. Compute "
-    "with torch: torch.mean for np.mean, and so on."
+    "The loss, or the `forward` of a module, converts a tensor to a NumPy array, through which gradients cannot flow. "
+    "Use torch's functions: torch.mean instead of np.mean, and so on."
 )
 
 _ON_THE_DEVICE = (
@@ -358,7 +358,7 @@ _ON_THE_DEVICE = (
 
 
 def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
-    """Return what to tell in place of `error`, `None` if it tells enough."""
+    """Return a message to replace that of `error`, or `None` to keep it."""
     text, traceback = str(error), error.__traceback__
     if _passes_through("torchfit._data", traceback):
         return None
@@ -391,19 +391,19 @@ def _in_data(argument: str, data_name: str) -> str:
 
 
 def _passes_through(package: str, traceback: TracebackType | None) -> bool:
-    """Return whether a package of ours, such as that which reads the data, is among the callers."""
+    """Return whether a package of torchfit, such as the one that reads the data, is among the callers."""
     return any(_module_of(entry).startswith(package) for entry in iter_frames(traceback))
 
 
 def _failing_layer(traceback: TracebackType | None) -> tuple[nn.Module, object, str, bool] | None:
     """Return the innermost module whose `forward` was running, its input, and where this `forward` was written.
 
-    And whether the code that failed is torch's. `None` if the `forward` is not torch's.
+    The last item is whether the code that failed is torch's. The result is `None` if the `forward` is not torch's.
     """
     found, where = None, ""
     for entry in iter_frames(traceback):
         frame, where = entry.tb_frame, _module_of(entry)
-        if frame.f_code.co_name == "forward":  # The locals of others, once read, would keep the error itself alive.
+        if frame.f_code.co_name == "forward":  # Reading the locals of other frames would keep the error itself alive.
             values, names = frame.f_locals, frame.f_code.co_varnames[1:2]
             if isinstance(values.get("self"), nn.Module):
                 found = values["self"], values.get(names[0]) if names else None, where

@@ -1,4 +1,4 @@
-"""Logs: values that stay on the device until somebody reads them."""
+"""`LazyLogs`, logs whose values stay on the device until they are read."""
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
@@ -10,7 +10,7 @@ from torchfit._types import Results
 
 
 class LazyLogs(MutableMapping[str, Any]):
-    """A mapping of names to Python floats that is fetched, in one transfer, at the first read.
+    """A mapping from names to Python floats, whose values are fetched on first read, in one transfer.
 
     Callbacks may write into it without causing a read.
     """
@@ -32,7 +32,7 @@ class LazyLogs(MutableMapping[str, Any]):
         return cls(lambda: values)
 
     def snapshot(self) -> "LazyLogs":
-        """Copy the values off the live metrics, still without a host read."""
+        """Return a copy that no longer depends on the live metrics, without a host read."""
         if self._values is None:
             frozen = {name: _copy(value) for name, value in self._read().items()}
             self._read = lambda: frozen
@@ -56,7 +56,7 @@ class LazyLogs(MutableMapping[str, Any]):
         return len(self._fetched())
 
     def __bool__(self) -> bool:
-        """Be true without a read, so that `logs or {}` costs nothing."""
+        """Return `True` without a read, so that `logs or {}` costs nothing."""
         return True
 
     def __repr__(self) -> str:
@@ -69,7 +69,7 @@ class LazyLogs(MutableMapping[str, Any]):
 
 
 def to_python(results: Results) -> dict[str, Any]:
-    """Turn tensors into Python numbers (NumPy arrays where they are not scalars), in one transfer.
+    """Convert tensors to Python numbers (or NumPy arrays if they are not scalars), in one transfer.
 
     The entries of metrics whose result is a dictionary replace the metric.
     """
@@ -80,7 +80,7 @@ def to_python(results: Results) -> dict[str, Any]:
 
 
 def flatten(results: Results) -> dict[str, Any]:
-    """Put the entries of dictionary results in the place of their parent."""
+    """Replace results that are dictionaries by their entries."""
     flat: dict[str, Any] = {}
     for name, value in results.items():
         flat.update(value if isinstance(value, Mapping) else {name: value})
@@ -88,7 +88,7 @@ def flatten(results: Results) -> dict[str, Any]:
 
 
 def _fetch(scalars: list[Tensor]) -> list[float]:
-    """Read scalars of any dtype and one device with a single wait."""
+    """Read scalars of any dtype on one device with a single synchronization."""
     if not scalars:
         return []
     widest = torch.float32 if scalars[0].device.type == "mps" else torch.float64

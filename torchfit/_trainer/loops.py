@@ -1,4 +1,7 @@
-"""The loops: they run a step with every batch and call the callbacks. They know no data, loss or device."""
+"""The loops, which run a step for every batch and call the callbacks, and `EpochTimer`.
+
+The loops do not know about data adapters, losses or devices.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -49,7 +52,7 @@ class EpochTimer:
         self._seconds: Seconds = {}
 
     def time_iterator(self, items: Iterator[Any]) -> Iterator[Any]:
-        """Yield the items, and count the wait for each as `data`, or as `copy` where it is spent on transfers."""
+        """Yield the items, and count the wait for each as `data`, or as `copy` if it is spent on transfers."""
         seconds, transfer_seconds = self._seconds, self._transfer_seconds()
         try:
             while True:
@@ -83,7 +86,7 @@ class EpochTimer:
             setattr(callbacks, hook, self.timed("callbacks", getattr(callbacks, hook)))
 
     def epochs(self, indices: Iterable[int]) -> Iterator[int]:
-        """Yield the epochs, and record the time of each; `close` records the one in which a loop stops."""
+        """Yield the epochs, and record the times of each; `close` records the epoch in which a loop stops."""
         for index in indices:
             self._start()
             yield index
@@ -123,7 +126,7 @@ class EpochTimer:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most memory, in bytes, that was in use: on a CUDA device by torch, elsewhere by the process."""
+    """Return the peak memory use in bytes: that of torch on a CUDA device, elsewhere that of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -205,7 +208,7 @@ def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackList, st
     for first, last, batch in steps:
         callbacks.on_test_batch_begin(first, {})
         logs = step(batch)
-        del batch  # So that the data see that nobody holds what was drawn.
+        del batch  # The data source can then see that the batch is no longer in use.
         callbacks.on_test_batch_end(last, logs)
         if stop_flags.stop_evaluating:
             break
@@ -224,7 +227,7 @@ def predict_loop(
         del batch
         collect(outputs)
         callbacks.on_predict_batch_end(last, {"outputs": outputs})
-        del outputs  # Otherwise two batches of outputs would be alive while the next one is computed.
+        del outputs  # Otherwise two batches of outputs would be in memory while the next one is computed.
         if stop_flags.stop_predicting:
             break
     callbacks.on_predict_end({})

@@ -1,4 +1,4 @@
-"""The loss over an epoch: a sum of totals over a sum of denominators, for every output and for what was added."""
+"""The loss over an epoch, for every output and for added losses: the sum of totals over the sum of denominators."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -22,8 +22,8 @@ class LossTerm(NamedTuple):
         output: The name of the output.
         value: The loss times its loss weight, a scalar.
         denominator: What its total was divided by.
-        is_sum: Whether totals add up without division.
-        is_separable: Whether the total of a batch is that of its parts.
+        is_sum: Whether totals are summed without division.
+        is_separable: Whether the total of a batch is the sum of the totals of its parts.
     """
 
     output: str
@@ -50,11 +50,11 @@ NO_LOSSES = LossTerms()
 
 
 class BatchLoss(Protocol):
-    """The loss of a batch, the losses of the outputs that it is made of, and the number of samples."""
+    """The loss of a batch, the losses of the outputs that make it up, and the number of samples."""
 
     @property
     def loss(self) -> Tensor:
-        """The loss that was minimised, a scalar."""
+        """The loss that was minimized, a scalar."""
         ...
 
     @property
@@ -69,9 +69,9 @@ class BatchLoss(Protocol):
 
 
 class _Window:
-    """The losses of the last batches, with their denominators, until they are added up.
+    """A buffer for the losses of the last batches and their denominators, until they are summed.
 
-    Writing a loss to its place is one operation, and takes no memory that could hold on to the batch.
+    Storing a loss is a single operation and does not keep the batch in memory.
 
     Attributes:
         places: Scalars, one for each loss.
@@ -104,19 +104,19 @@ class _Window:
 
 
 def _scalar_like(tensor: Tensor, number: Denominator) -> Tensor:
-    """Return a scalar on the device of a tensor, made there, since a copy from the host would wait for it."""
+    """Return a scalar created on the device of a tensor: a copy from the host would synchronize."""
     return number.to(tensor) if isinstance(number, Tensor) else tensor.new_full((), number)
 
 
 class LossMean(Metric):
     """The mean of the losses of batches: the sum of their totals over the sum of their denominators.
 
-    The sums are kept in float64, in which totals of float32 losses add up without rounding; it makes no difference
-    when they are added. That happens after 64 batches, or when the state is asked for.
+    The sums are kept in float64, in which totals of float32 losses are summed without rounding, so that the result does
+    not depend on when they are summed. That happens after 64 batches, or when the state is read.
 
     Args:
         weight: The weight of the loss in that of the model.
-        is_sum: Whether totals add up without division.
+        is_sum: Whether totals are summed without division.
     """
 
     def __init__(self, weight: float = 1.0, is_sum: bool = False) -> None:
@@ -182,8 +182,8 @@ class LossMean(Metric):
 class TotalLoss(LossMean):
     """The loss of the model over all batches so far.
 
-    A single output is accumulated here, by its denominator. Of several outputs, which have denominators of their own,
-    the losses are added when they are read. What was added to them (`add_loss`, a custom `compute_loss`) is a mean over
+    The loss of a single output is accumulated here, with its denominator. The losses of several outputs, which have
+    different denominators, are added on read. Additional losses (`add_loss`, a custom `compute_loss`) are averaged over
     samples.
     """
 
@@ -193,11 +193,11 @@ class TotalLoss(LossMean):
         self._outputs: Sequence[LossMean] = ()
 
     def set_outputs(self, outputs: Sequence[LossMean], is_sum: bool) -> None:
-        """Add up the losses of several `outputs`; `is_sum` says whether the loss of a single output is a sum."""
+        """Set the outputs whose losses are added; `is_sum` says whether the loss of a single output is a sum."""
         self._outputs, self.is_sum = outputs, is_sum
 
     def update(self, batch: "BatchLoss") -> None:
-        """Take in one batch. The losses of several outputs are tracked already."""
+        """Add one batch. The losses of several outputs are tracked already."""
         loss, (terms, total) = batch.loss, batch.losses
         if not self._outputs and len(terms) == 1:
             self.add(terms[0].value.detach(), terms[0].denominator)
@@ -208,7 +208,7 @@ class TotalLoss(LossMean):
             self._add(loss.detach(), batch.rows, None if total is None else total.detach())
 
     def _add(self, loss: Tensor, rows: int, of_outputs: Tensor | None) -> None:
-        """Add what was added to the losses of the outputs; it is unknown where these are NaN, and left out there."""
+        """Track the loss beyond those of the outputs; it is unknown, and omitted, if these are NaN."""
         if self.added is None:
             self.added = self._create_added()
         if of_outputs is None:
@@ -220,7 +220,7 @@ class TotalLoss(LossMean):
         return LossMean().to(self._total.device)
 
     def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False) -> Any:
-        """Restore a state, be there something added in it or not."""
+        """Restore a state, with or without additional losses."""
         self.added = self._create_added() if "added.total" in state_dict else None
         return super().load_state_dict(state_dict, strict, assign)
 

@@ -1,4 +1,4 @@
-"""Gradients of parts of a batch or of an update, so that together they are those of the whole."""
+"""Microbatches: gradients of parts of a batch that add up to those of the whole batch."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from torchfit._utils.validation import is_integer
 from torchfit.losses.base import Denominator
 from torchfit.optimizers.identifiers import AnyOptimizer
 
-# Of torch's allocator for the CPU (Linux, Windows), and of cuBLAS, which allocates for itself.
+# Messages of torch's CPU allocator (Linux, Windows), and of cuBLAS, which has its own allocator.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -26,8 +26,8 @@ class MicrobatchSplitter:
     """Splits batches into parts that go through the module one after the other.
 
     Args:
-        size: The number of rows of a part, or "auto": whole batches until memory runs out, then half as many rows,
-            and so on.
+        size: The number of rows of a part, or "auto": whole batches until memory runs out, then half as many rows, and
+            so on.
 
     Raises:
         ValueError: If `size` is neither a positive integer nor "auto".
@@ -87,7 +87,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_cached_memory() -> None:
-    """Return to the device what torch keeps for tensors of the sizes so far; call it when these are gone."""
+    """Return cached memory of torch's allocator to the device; call it after the tensors are freed."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -96,12 +96,12 @@ Gradients = list[Tensor | None]
 
 
 class LossPart(NamedTuple):
-    """A part of a loss, whose total is `value * denominator`.
+    """A part of a loss; its total is `value * denominator`.
 
     Attributes:
         value: A scalar.
-        denominator: What its total was divided by; `None` for a sum, whose totals add up without division.
-        group: The parts of different batches with the same group are added up.
+        denominator: The divisor of its total; `None` for a sum, whose totals are summed without division.
+        group: Parts of different batches with the same group are summed.
     """
 
     value: Tensor
@@ -110,10 +110,10 @@ class LossPart(NamedTuple):
 
 
 class LossSplitter:
-    """Splits the loss of a batch into parts that have denominators of their own.
+    """Splits the loss of a batch into parts with different denominators.
 
-    Group 0 is the loss of a single output, or all that counts by samples: outputs with one value per sample, and what
-    was added to the loss. Every other output has a group of its own.
+    Group 0 is the loss of a single output, or everything that is averaged over samples: outputs with one value per
+    sample, and added losses. Every other output is a group of its own.
     """
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ def _has_own_denominator(term: LossTerm, rows: int) -> bool:
 
 
 class PartialGradients:
-    """Adds up the gradients of the parts of one batch.
+    """Sums the gradients of the parts of one batch.
 
     Args:
         optimizer: The optimizer, which holds the parameters and scales the loss.
@@ -180,9 +180,9 @@ class PartialGradients:
 
 
 def compute_gradients(optimizer: AnyOptimizer, loss: Tensor, keep_graph: bool = False) -> Gradients:
-    """Return the gradients of a loss with respect to the parameters of the optimizer, `None` for those not involved.
+    """Return the gradients of a loss with respect to the parameters of the optimizer, `None` for unused parameters.
 
-    Parameters that were frozen since the epoch began are not involved.
+    Parameters that were frozen since the beginning of the epoch count as unused.
     """
     parameters, scaled = optimizer.parameters, optimizer.scale_loss(loss)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -217,7 +217,7 @@ def _sum(a: Tensor | None, b: Tensor | None, first: Denominator, second: Denomin
 
 
 def warn_if_not_separable(argument: str, result: ForwardResult) -> None:
-    """Warn if a loss is not made of the losses of its parts, so that the update cannot be that of the whole."""
+    """Warn if a loss is not the combination of the losses of its parts, so that updates would differ."""
     names = [term.output for term in result.losses.terms if not term.is_separable]
     if names:
         warn(

@@ -1,4 +1,4 @@
-"""Which threads may use a model at the same time."""
+"""`ModelLock`, which controls which threads may use a model at the same time."""
 
 import threading
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 
 class Owner(NamedTuple):
-    """What one thread at a time may do with a model, because its metrics and weights exist once.
+    """The thread that changes the metrics or weights of a model, and how.
 
     Attributes:
-        thread: The identifier of the thread, `None` if there is no owner.
+        thread: The identifier of the thread, or `None` if there is no owner.
         method: The method of the model that it called.
-        is_loop: Whether it may take long: others are refused then, and wait for it otherwise.
+        is_loop: Whether it may take long. Other threads then get an error; otherwise they wait.
         is_alone: Whether no other thread may predict meanwhile, because weights or modes change.
     """
 
@@ -22,16 +22,16 @@ class Owner(NamedTuple):
     is_alone: bool = False
 
     def inside(self, outer: "Owner") -> "Owner":
-        """Return the owner for a call inside of another one of the same thread."""
+        """Return the owner for a nested call in the same thread."""
         return Owner(self.thread, outer.method, outer.is_loop or self.is_loop, outer.is_alone or self.is_alone)
 
 
 class ModelLock:
     """Lets one thread at a time train or evaluate a model, and any number of them predict.
 
-    Predictions run side by side, and beside an evaluation. What collides with a single batch in another thread waits
-    for it; what collides with a loop over data is refused. `fit` waits for predictions that run already. Calls inside
-    of others in the same thread are always let in.
+    Predictions run concurrently, also with an evaluation. A call that conflicts with a single batch in another thread
+    waits for it; a call that conflicts with a loop over data raises an error. `fit` waits for running predictions.
+    Nested calls in the same thread are always allowed.
     """
 
     def __init__(self) -> None:
@@ -41,12 +41,12 @@ class ModelLock:
         self._waiting = 0
 
     def __reduce__(self) -> tuple[type["ModelLock"], tuple[()]]:
-        """Copy as a lock that nobody holds."""
+        """Return an unlocked lock for copies."""
         return ModelLock, ()
 
     @contextmanager
     def shared(self, method: str) -> Iterator[None]:
-        """Predict, beside others.
+        """Hold the lock for a prediction, together with other predictions.
 
         Raises:
             RuntimeError: If another thread runs a loop that changes the model.
@@ -63,10 +63,10 @@ class ModelLock:
 
     @contextmanager
     def owned(self, method: str, *, is_loop: bool, is_alone: bool) -> Iterator[None]:
-        """Be the only thread that changes metrics, or (`is_alone`) the only one that uses the model.
+        """Hold the lock as the only thread that changes metrics or, with `is_alone`, the only one that uses the model.
 
         Raises:
-            RuntimeError: If another thread runs a loop that does.
+            RuntimeError: If another thread runs a loop that holds it.
         """
         thread = threading.get_ident()
         owner = Owner(thread, method, is_loop, is_alone)
@@ -86,7 +86,7 @@ class ModelLock:
             self._leave(thread, previous)
 
     def _wait(self, method: str, may_wait: bool = True) -> None:
-        """Wait for a change, unless the owner may take long or waits for this thread itself."""
+        """Wait for a change, or raise if the owner may take long or waits for this thread."""
         if self._owner.is_loop or not may_wait:
             raise RuntimeError(
                 f"`{method}` was called while `{self._owner.method}` of the same model runs in another thread. Call it "

@@ -1,4 +1,4 @@
-"""How a module is called with inputs of any structure, decided once per structure."""
+"""Calls a module with inputs of any structure. How to pass them is decided once per structure."""
 
 import inspect
 import threading
@@ -24,7 +24,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 class Signature:
-    """What the `forward` of a module takes.
+    """The parameters of a module's `forward`.
 
     Args:
         module: The module.
@@ -48,21 +48,21 @@ class Signature:
 
     @property
     def input_names(self) -> list[str]:
-        """The names under which inputs may come."""
+        """The names of the inputs that `forward` accepts."""
         return list(self.given_names or self.keywords)
 
     def takes(self, name: str, *, if_optional: bool) -> bool:
-        """Return whether `forward` needs an input of this name; or, with `if_optional`, takes one."""
+        """Return whether `forward` requires an input of this name or, with `if_optional`, accepts one."""
         is_known = name in self.keywords or self.takes_any_keyword
         return name in self.required_names or (if_optional and is_known)
 
 
 class _LoopState(threading.local):
-    """What belongs to the loop that a thread runs.
+    """The state of the loop that a thread runs.
 
     Attributes:
-        bound: The calls of the module, by the structure of the inputs.
-        checks_batch_axis: Whether the first axis of the inputs must be that of the batch, as it must in arrays.
+        bound: The functions that call the module, by the structure of the inputs.
+        checks_batch_axis: Whether the first axis of the inputs must be the batch axis, as for arrays.
     """
 
     def __init__(self) -> None:
@@ -70,21 +70,21 @@ class _LoopState(threading.local):
         self.checks_batch_axis = False
 
     def __reduce__(self) -> tuple[type["_LoopState"], tuple[()]]:
-        """Copy as that of a thread that runs no loop."""
+        """Return an empty state for copies."""
         return _LoopState, ()
 
 
 class ModuleCaller:
-    """Calls a module with batches of inputs; the way is decided when a structure is seen first.
+    """Calls a module with batches of inputs. The first batch of each structure decides how inputs are passed.
 
     It holds no reference to the module, which is an argument of every call.
 
     Args:
-        input_names: Names of the inputs as the user gave them, `None` for the parameters of `forward`.
+        input_names: The names of the inputs as the user gave them, or `None` for the parameters of `forward`.
 
     Attributes:
-        example: A template of the inputs seen last, `None` before the first call.
-        loop: What belongs to the loop of this thread.
+        example: A template of the last inputs, or `None` before the first call.
+        loop: The state of the loop of this thread.
     """
 
     def __init__(self, input_names: Sequence[str] | None) -> None:
@@ -96,7 +96,7 @@ class ModuleCaller:
         self.example: Nested = None
 
     def __getstate__(self) -> StateDict:
-        """Leave out the bound calls: copies bind their own."""
+        """Omit the bound functions: copies bind their own."""
         return {**self.__dict__, "_cache": {}, "_fitting": set()}
 
     def __call__(self, module: nn.Module, inputs: Nested) -> Nested:
@@ -105,15 +105,15 @@ class ModuleCaller:
         return call(module, inputs)
 
     def signature(self, module: nn.Module) -> Signature:
-        """Return what the module takes."""
+        """Return the signature of the module's `forward`."""
         return Signature(module, self._input_names)
 
     def start_loop(self) -> None:
-        """Look at the structure of the inputs again: it may change from one loop to the next."""
+        """Discard the bound functions, because the structure of the inputs may change from one loop to the next."""
         self.loop.bound.clear()
 
     def set_wrapper(self, wrap: Callable[[Call], Call]) -> None:
-        """Pass the functions that call the module through `wrap` from now on."""
+        """From now on, wrap the functions that call the module with `wrap`."""
         self._wrap = wrap
         self._cache.clear()
         self.loop.bound.clear()
@@ -152,7 +152,7 @@ def call_model(
 
 
 def _as_tensor(module: nn.Module, leaf: object) -> object:
-    """Return an array of numbers as a tensor on the device of a module, floats in its dtype; leave others alone."""
+    """Convert an array of numbers to a tensor on the device of a module, with its floating dtype."""
     if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
         return leaf
     tensor = torch.as_tensor(leaf, device=device_of(module))
@@ -162,8 +162,8 @@ def _as_tensor(module: nn.Module, leaf: object) -> object:
 def make_module_call(signature: Signature, inputs: Nested) -> Call:
     """Return a function that calls a module with inputs structured like `inputs`.
 
-    A tensor is the single positional argument, a list or tuple holds the positional arguments, a dictionary is passed
-    by name; a module whose `forward` takes a single argument gets a list or dictionary as a whole.
+    A tensor is the single positional argument, a list or tuple holds the positional arguments, and a dictionary is
+    passed by name. If `forward` takes a single argument, a list or dictionary is passed to it as a whole.
     """
     if isinstance(inputs, Mapping):
         return _call_by_name(signature, inputs)
@@ -208,7 +208,7 @@ def _call_by_name(signature: Signature, inputs: Mapping[str, Nested]) -> Call:
 
 
 def _without_pass_through(module: nn.Module) -> nn.Module:
-    """Return the module inside of wrappers whose `forward(*args, **kwargs)` passes on whatever it gets."""
+    """Return the module inside wrappers whose `forward(*args, **kwargs)` passes all arguments through."""
     while True:
         kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
         inner = [child for child in module.children() if type(child).forward is not nn.Module.forward]
@@ -227,7 +227,7 @@ def _is_annotated_as_sequence(module: nn.Module, first: Sequence[inspect.Paramet
         return False
     try:
         annotation = typing.get_type_hints(module.forward).get(first[0].name)
-    except Exception:  # Names that exist for type checkers only.
+    except Exception:  # Names may exist only for type checkers.
         annotation = first[0].annotation
     origin = typing.get_origin(annotation) or annotation
     return isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, (Tensor, Mapping, str))

@@ -1,4 +1,4 @@
-"""Says where a loss that is no number comes from: from a batch of the data, or from the model."""
+"""Finds out whether a NaN loss comes from the data, and from which batch, or from the model."""
 
 import math
 import time
@@ -16,21 +16,21 @@ from torchfit.callbacks import CallbackList, TerminateOnNaN
 
 Columns = Sequence[object] | None
 
-_MAX_SECONDS = 10.0  # for going over the data once more
+_MAX_SECONDS = 10.0  # for another pass over the data
 _FROM_THE_MODEL = "comes from the model: try a lower learning rate, `clipnorm=1.0`, or a loss with `from_logits=True`."
-_WAY_OUT = "callbacks.TerminateOnNaN() ends a training at the first batch whose loss is no number."
+_WAY_OUT = "callbacks.TerminateOnNaN() stops training at the first batch whose loss is not a number."
 
 
 class NaNWatch:
-    """Warns once of a loss that is NaN or infinite, and names the batch and the part of it that has NaN.
+    """Warns once of a loss that is NaN or infinite, and names the batch and the part of it that contains NaN.
 
-    Nothing is read during a step: others read the logs at the end of an epoch. Only if a loss is no number, the batches
-    are searched: those of the same epoch if they can be drawn again without side effects, as from arrays, else those of
-    the next epoch.
+    Nothing is read during a step; the logs are read at the end of an epoch anyway. Only if a loss is NaN or infinite
+    are the batches searched: those of the same epoch if they can be drawn again without side effects, as from arrays,
+    else those of the next epoch.
 
     Args:
         batches: The data.
-        columns: The names of the columns of `x`, `None` if it has none.
+        columns: The names of the columns of `x`, or `None`.
     """
 
     def __init__(self, batches: EpochIterator, columns: Columns) -> None:
@@ -39,8 +39,11 @@ class NaNWatch:
         self._has_warned = False
 
     def listen(self, callbacks: CallbackList, validation: EpochIterator | None, epochs: int) -> None:
-        """Look at the logs of every epoch after the callbacks, unless one of them terminates on NaN."""
-        on_epoch_end, model = callbacks.on_epoch_end, callbacks.model  # The list itself would make a circle.
+        """Check the logs of every epoch after the callbacks, unless one of them terminates on NaN."""
+        on_epoch_end, model = (
+            callbacks.on_epoch_end,
+            callbacks.model,
+        )  # Capturing the list itself would create a reference cycle.
 
         def look(epoch: int, logs: Logs) -> None:
             on_epoch_end(epoch, logs)
@@ -53,13 +56,13 @@ class NaNWatch:
             vars(callbacks)["on_epoch_end"] = look
 
     def check(self, logs: Logs, when: str, epoch: int, is_last: bool = True) -> None:
-        """Explain what is wrong with the losses of an epoch, if anything is.
+        """Warn of losses of an epoch that are NaN or infinite, and search for the cause.
 
         Args:
-            logs: The logs, which were read.
-            when: When they were, for the message.
+            logs: The logs, which are read.
+            when: The time of the logs, for the message.
             epoch: The index of the epoch.
-            is_last: Whether no epoch comes after this one.
+            is_last: Whether this is the last epoch.
         """
         if self._unexplained:
             self._warn(self._unexplained, f"No NaN was found in the data, so it {_FROM_THE_MODEL}")
@@ -75,7 +78,7 @@ class NaNWatch:
             self._unexplained = problem
 
     def check_validation(self, logs: Logs, when: str, batches: EpochIterator) -> None:
-        """Explain what is wrong with the losses of a validation, if anything is."""
+        """Warn of losses of a validation that are NaN or infinite, and search for the cause."""
         again = batches.reread(0)
         problem = "" if self._has_warned or again is None else find_problem(logs, when, "val_")
         if problem and again is not None:
@@ -103,7 +106,7 @@ class NaNWatch:
 
 
 def find_problem(logs: Logs, when: str, prefix: str = "") -> str:
-    """Return which losses in the logs are no numbers, "" if all are; those of outputs rather than their sum.
+    """Return a sentence that names the losses that are NaN or infinite, or "". Losses of outputs precede their sum.
 
     >>> find_problem({"loss": float("nan"), "a_loss": float("nan"), "b_loss": 1.0}, "after epoch 1")
     'The loss `a_loss` is nan after epoch 1.'

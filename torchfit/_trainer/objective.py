@@ -1,4 +1,4 @@
-"""The objective: from the arguments of `compile` to one loss to minimise, and the metrics beside it."""
+"""`Objective`, which combines the losses and metrics of `compile` into one loss to minimize and the logs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,11 +57,11 @@ class UncompiledObjective:
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Do nothing: there is nothing to protect."""
+        """Do nothing: there is no state to protect."""
         yield
 
     def start_loop(self) -> None:
-        """Do nothing: there are no structures."""
+        """Do nothing: there are no bindings."""
 
     def loss(self, *_: object) -> NoReturn:
         """Raise an error."""
@@ -86,22 +86,22 @@ class UncompiledObjective:
 class Objective:
     """The losses, loss weights and metrics of all outputs, built when the first outputs are seen.
 
-    `loss(...)` and `update_metrics(...)` take targets, outputs and weights in the structures that data and module have.
-    How they belong together is decided once for each combination of structures.
+    `loss(...)` and `update_metrics(...)` take targets, outputs and weights in the structures of the data and the
+    module. How they are matched is decided once for each combination of structures.
 
     Args:
-        loss: As in `compile`; likewise the other arguments.
-        loss_weights: Numbers by which the losses are multiplied.
-        metrics: Metrics that do not see weights.
-        weighted_metrics: Metrics that see weights.
+        loss: The losses, as in `compile`.
+        loss_weights: Numbers by which the losses are multiplied, as in `compile`.
+        metrics: Metrics that ignore sample weights, as in `compile`.
+        weighted_metrics: Metrics that use sample weights, as in `compile`.
         output_names: The names of the outputs, as the user gave them.
 
     Attributes:
         tracker: The loss over the epoch.
-        outputs: The objectives of the outputs, empty before the first outputs were seen.
+        outputs: The objectives of the outputs, empty before the first batch.
         checks_first_batch: Whether to check the values of the next batch.
-        output_bytes: The size of the outputs seen last.
-        losses: The losses of the outputs that were computed last; whoever reads them sets `NO_LOSSES`.
+        output_bytes: The size of the last outputs.
+        losses: The last losses of the outputs; the reader resets them to `NO_LOSSES`.
 
     Raises:
         ValueError: If an identifier is unknown.
@@ -131,19 +131,19 @@ class Objective:
         self.output_bytes = 0
         self.tracker = TotalLoss()
         self._trains_on_own_loss = self._has_told_of_missing_loss = False
-        # A loss of the user's may create modules when it is first called.
+        # A custom loss may create modules when it is first called.
         self._builtin_modules = self._find_modules() if all(map(is_builtin, tree.leaves(self._losses))) else None
         self.outputs: list[OutputObjective] = []
         if self._over_outputs is not None:
             self.tracker.set_outputs((), self._over_outputs.loss.is_sum)
 
     def __getstate__(self) -> StateDict:
-        """Leave out the bindings to these objectives: copies bind their own."""
+        """Omit the bindings to these objectives: copies bind their own."""
         return {**self.__dict__, "_bindings": {}, "_binding_cache": {}, "losses": NO_LOSSES}
 
     @property
     def output_names(self) -> list[str]:
-        """The names of the outputs, empty before they were seen."""
+        """The names of the outputs, empty before the first batch."""
         return [output.name for output in self.outputs]
 
     @property
@@ -152,24 +152,24 @@ class Objective:
         return bool(tree.leaves(self._losses))
 
     def loss_modules(self) -> list[nn.Module]:
-        """Return the losses that are modules, each once, such as torch's and those with parameters."""
+        """Return the losses that are modules, such as torch's and those with parameters, each once."""
         return self._find_modules() if self._builtin_modules is None else self._builtin_modules
 
     def _find_modules(self) -> list[nn.Module]:
         return [*{id(module): module for loss in tree.leaves(self._losses) for module in loss_modules(loss)}.values()]
 
     def hidden_modules(self) -> list[tuple[str, nn.Module]]:
-        """Return the modules that functions among the losses use, but do not get as arguments, by variable."""
+        """Return the modules that loss functions use without getting them as arguments, by variable name."""
         losses = tree.leaves(self._losses) if self._builtin_modules is None else []
         return [found for loss in losses for found in hidden_modules(loss)]
 
     def own_loss(self, outputs: Nested, sample_weight: Nested) -> Tensor | None:
-        """Return the loss that the module computed itself, `None` if it returned none; a line in the log says so.
+        """Return the loss that the module computed itself, or `None`. Its use is logged once.
 
-        One that returned a loss before and returns none now is warned of.
+        A warning is issued if the module returned a loss before and returns none now.
 
         Raises:
-            ValueError: If there are weights, which would not reach it.
+            ValueError: If there are sample weights, which such a loss cannot use.
         """
         loss = find_own_loss(outputs)
         if loss is not None and sample_weight is not None:
@@ -194,7 +194,7 @@ class Objective:
 
     @property
     def index_targets(self) -> dict[str | None, bool]:
-        """For each output (`None` for the only one) whether its integer targets are class indices, by its loss."""
+        """Whether integer targets are class indices, by output (`None` for the only one), as its loss determines."""
         losses = self._losses if isinstance(self._losses, Mapping) else {None: self._losses}
         return {name: has_index_targets(loss) for name, loss in losses.items() if tree.is_leaf(loss)}
 
@@ -208,31 +208,31 @@ class Objective:
 
     @property
     def output_metrics(self) -> list[LossMean]:
-        """The losses of the outputs over the epoch, where there are several."""
+        """The losses of the outputs over the epoch, if there are several outputs."""
         return [output.tracked_loss for output in self.outputs if output.tracked_loss is not None]
 
     @property
     def is_builtin(self) -> bool:
-        """Return whether all losses and metrics depend on nothing but targets, outputs and weights."""
+        """Return whether all losses and metrics depend only on targets, outputs and weights."""
         losses = tree.leaves(self._losses)
         metrics = [metric for output in self.outputs for metric in output.resolved_metrics]
         return all(map(is_builtin, (*losses, *metrics)))
 
     @property
     def unreported_metrics(self) -> list[Metric]:
-        """The metrics of outputs that had no target in this loop, which are left out of its logs."""
+        """The metrics of outputs without a target in this loop, which are omitted from its logs."""
         active = self._active_outputs
         missing = [] if active is None else [output for output in self.outputs if output.name not in active]
         return [metric for output in missing for metric in output.resolved_metrics]
 
     @property
     def build_config(self) -> StateDict:
-        """What is needed to build losses and metrics without data: names, structure, and shapes of the outputs."""
+        """The names and shapes of the outputs, from which losses and metrics can be built before the first batch."""
         shapes = {output.name: output.shapes for output in self.outputs if output.shapes is not None}
         return {"names": list(self._output_spec.names), "nest": self._output_spec.structure, "shapes": shapes}
 
     def build_from_config(self, config: StateDict, device: torch.device) -> None:
-        """Build losses and metrics from another objective's `build_config`, unless outputs were seen here."""
+        """Build losses and metrics from another objective's `build_config`, unless they are built already."""
         if self.outputs or not config["names"]:
             return
         self._output_spec = OutputSpec(tuple(config["names"]), config["nest"])
@@ -246,14 +246,14 @@ class Objective:
         self._name_metrics()
 
     def start_loop(self) -> None:
-        """Look at the structures of data and outputs again, and report only what this loop computes."""
+        """Discard the bindings to the structures of an earlier loop, and report only what this loop computes."""
         self._bindings = {}
         self._active_outputs = None
         self.checks_first_batch = False
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Protect what an outer loop found out about its data from a loop inside of it."""
+        """Protect the bindings of an outer loop from a loop inside it."""
         bindings, active = self._bindings, self._active_outputs
         self._bindings, self._active_outputs = {}, None
         try:
@@ -264,7 +264,7 @@ class Objective:
     # -- one batch -----------------------------------------------------------------------------------------
 
     def loss(self, targets: Nested, outputs: Nested, sample_weight: Nested) -> Tensor | None:
-        """Return the weighted sum of the losses of all outputs, or `None` if there is none.
+        """Return the weighted sum of the losses of all outputs, or `None` without losses.
 
         The losses of several outputs are tracked here, so that an overridden `train_step` logs them as well.
         """
@@ -272,7 +272,7 @@ class Objective:
         terms = []
         kinds = type(targets), type(outputs), type(sample_weight)
         select = self._bindings.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
-        if isinstance(select, OutputObjective):  # The usual case, which needs no call to take things apart.
+        if isinstance(select, OutputObjective):  # A fast path for the usual case.
             parts: Sequence[Part] = ((select, targets, outputs, sample_weight),)
         else:
             parts = select(targets, outputs, sample_weight)
@@ -290,7 +290,7 @@ class Objective:
         return total
 
     def update_metrics(self, targets: Nested, outputs: Nested, sample_weight: Nested) -> None:
-        """Update every compiled metric; only the weighted ones see the weights."""
+        """Update every compiled metric; only weighted metrics get the weights."""
         kinds = type(targets), type(outputs), type(sample_weight)
         select = self._bindings.get(kinds) or self._bind(kinds, targets, outputs, sample_weight)
         if isinstance(select, OutputObjective):
@@ -306,10 +306,10 @@ class Objective:
     # -- binding -------------------------------------------------------------------------------------------
 
     def _bind(self, kinds: object, targets: Nested, outputs: Nested, sample_weight: Nested) -> Selector:
-        """Return what selects (objective, target, output, weight) for every output that something is computed for.
+        """Return a selector of (objective, target, output, weight) for every output with a loss or metrics.
 
-        Of single tensors, the types tell which binding it is; structures may change from batch to batch. Bindings for
-        structures seen in earlier loops are reused; compiled graphs depend on that.
+        Bindings are cached. For single tensors, the types are the key; other structures may change from batch to batch.
+        Bindings for structures of earlier loops are reused, because compiled graphs depend on them.
         """
         structures = tree.treedef(targets), tree.treedef(outputs), tree.treedef(sample_weight)
         if structures in self._bindings:
@@ -333,7 +333,7 @@ class Objective:
         return select
 
     def _check_first_batch(self, parts: Sequence[Part]) -> None:
-        """Check once that targets and outputs go together."""
+        """Check once that targets and outputs fit together."""
         self.checks_first_batch = False
         for output, target, prediction, _ in parts:
             if output.loss is not None:
@@ -382,9 +382,9 @@ class Objective:
         ]
 
     def _update_output_spec(self, outputs: Nested) -> OutputSpec:
-        """Name these outputs; if they are more than those seen so far, build the objectives again.
+        """Name these outputs, and rebuild the objectives if there are new ones.
 
-        A module may return less in evaluation than in training: a single tensor is the first of its outputs then.
+        A module may return fewer outputs in evaluation than in training; a single tensor is then the first output.
         """
         output_spec = OutputSpec.of(outputs, self._given_names)
         known = self._output_spec.names
@@ -420,7 +420,7 @@ class Objective:
         self.tracker.set_outputs(self.output_metrics, is_sum)
 
     def _resolve(self, bound: BoundOutput, targets: Nested, outputs: Nested) -> None:
-        """Resolve metrics, check what came, and look up the functions of one output."""
+        """Resolve the metrics, check the target and output, and look up the functions of one output."""
         target, prediction, output = bound.target(targets), bound.output(outputs), bound.objective
         output.check_kinds(target, prediction)
         output.resolve_metrics(target, prediction, prediction.device)
@@ -431,7 +431,7 @@ class Objective:
         output.bind_functions()
 
     def _name_metrics(self) -> None:
-        """Prefix names with the output where there are several; number repeated names, alike in every fit."""
+        """Prefix names with the output if there are several, and number repeated names, the same in every `fit`."""
         several = len(self.outputs) > 1
         for output in self.outputs:
             prefix = f"{output.name}_" if several else ""
@@ -452,10 +452,10 @@ def _loss_weight(value: object) -> float:
 
 
 def _over_outputs(losses: tree.Tree, loss_weight: object) -> OutputObjective | None:
-    """Return the objective of a loss over all outputs at once, `None` if there is no such loss.
+    """Return the objective of a loss over all outputs at once, or `None` if there is no such loss.
 
     Raises:
-        ValueError: If there are other losses or several loss weights beside it.
+        ValueError: If there are other losses or several loss weights as well.
     """
     found = [loss for loss in tree.leaves(losses) if isinstance(loss, OverOutputs)]
     if not found:
@@ -474,7 +474,7 @@ def _over_outputs(losses: tree.Tree, loss_weight: object) -> OutputObjective | N
 
 
 def _bind_whole(objective: OutputObjective, sample_weight: Nested) -> BoundOutput:
-    """Bind a loss over all outputs to targets, outputs and weights as a whole."""
+    """Bind a loss over all outputs to the complete targets, outputs and weights."""
     if sample_weight is not None and not tree.is_leaf(sample_weight):
         raise ValueError(
             f"`sample_weight` is {describe(sample_weight)}, but there is one loss for all outputs, "

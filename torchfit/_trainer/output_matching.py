@@ -1,12 +1,12 @@
-"""Names of outputs, and which target, weight, loss and metrics belong to which.
+"""Names the outputs, and matches targets, weights, losses and metrics to them.
 
-One thing alone serves every output; a list goes by position, a dictionary by name; what is missing means that nothing
-is computed for that output. Where outputs are nested, what belongs to them may be nested in the same way, or flat under
-the names of the outputs. Outputs are tensors: caches and other objects that a module returns are none.
+A single object applies to every output, a list is matched by position, and a dictionary by name. If an output has no
+part, nothing is computed for it. For nested outputs, the parts may be nested in the same way, or flat under the names
+of the outputs. Only tensors are outputs, not caches and other objects that a module returns.
 
-Losses and metrics of torchfit align `(batch,)` with `(batch, 1)` by themselves. Code of users would broadcast one
-against the other to `(batch, batch)` and continue with a wrong number, so it gets a column instead: wherever the
-output has one column and, as in Keras 2, always in subclasses of `Metric`.
+torchfit's own losses and metrics align `(batch,)` with `(batch, 1)`. User code would broadcast one against the other to
+`(batch, batch)` and compute a wrong number. It therefore gets targets as a column if the output has one column and, as
+in Keras 2, always in subclasses of `Metric`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,7 +65,7 @@ Getter = Callable[[Nested], Nested]
 IsSingle = Callable[[Nested], bool]
 
 _MAIN_OUTPUT = "logits"
-"""The output that one loss and one target are for, where there are others: models of transformers name it so."""
+"""The name of the main output, which a single loss and target apply to, in models of transformers."""
 
 _OWN_LOSS = "loss"
 
@@ -76,8 +76,8 @@ class OutputSpec:
 
     Attributes:
         names: The names of the outputs.
-        structure: The same names, and those of the other leaves, in the structure of what the module returned.
-        others: What is no tensor in it, in words, by name.
+        structure: The names of all leaves, in the structure of what the module returned.
+        others: Descriptions of leaves that are not tensors, by name.
     """
 
     names: tuple[str, ...]
@@ -99,7 +99,7 @@ class OutputSpec:
         ('output_1', 'output_2')
 
         Raises:
-            ValueError: If `given` are too few.
+            ValueError: If `given` has too few names.
         """
         leaves = tree.leaves(outputs)
         names = leaf_names(outputs, given)
@@ -109,23 +109,23 @@ class OutputSpec:
 
     @property
     def leaf_names(self) -> list[str]:
-        """The names of all leaves, in their order."""
+        """The names of all leaves, in order."""
         return tree.leaves(self.structure)
 
     def getters(self, outputs: Nested) -> dict[str, Getter]:
-        """Return, for each named output, a function that takes it out of what the module returned."""
+        """Return, for each named output, a function that extracts it from what the module returned."""
         return output_getters(outputs, self.names)
 
     def merge(self, other: "OutputSpec") -> "OutputSpec":
-        """Add the names of another spec that are not here."""
+        """Return this spec with the additional names of another one."""
         extra = [name for name in other.names if name not in self.names]
         return OutputSpec((*self.names, *extra), self.structure, self.others)
 
     def check_outputs(self, names: Iterable[str]) -> None:
-        """Check that what has a loss, a metric, a target or a weight are outputs.
+        """Check that names of losses, metrics, targets or weights are those of tensors.
 
         Raises:
-            TypeError: If something else that the module returns has one.
+            TypeError: If a name is that of another object that the module returns.
         """
         for name in names:
             if name in self.others:
@@ -147,7 +147,7 @@ def _plain(outputs: Nested) -> Nested:
 
 
 def leaf_names(outputs: Nested, given: Sequence[str] | None = None) -> list[str]:
-    """Name what a module returned, as `OutputSpec.of` does; `given` may leave out what is no tensor.
+    """Return names for what a module returned, as `OutputSpec.of` does; `given` may omit leaves that are not tensors.
 
     >>> leaf_names({"score": 1, "boxes": [2, 3]}), leaf_names((1, 2))
     (['score', 'boxes_1', 'boxes_2'], ['output_1', 'output_2'])
@@ -197,18 +197,18 @@ def output_getters(outputs: Nested, names: Sequence[str]) -> dict[str, Getter]:
 def match_to_outputs(
     argument: str, value: Nested, output_spec: OutputSpec, active_outputs: Sequence[str], sharing: Sequence[str] = ()
 ) -> dict[str, Getter]:
-    """Return, for each output that `value` has a part for, a function that takes this part out of `value`.
+    """Return, for each output that `value` has a part for, a function that extracts this part from `value`.
 
     Args:
-        argument: What `value` is called in messages (`y`, `sample_weight`).
-        value: One array for the only output that is served, a list by position, a dictionary by name, or a structure
-            like that of the outputs.
+        argument: The name of `value` in messages (`y`, `sample_weight`).
+        value: One array for the only active output, a list by position, a dictionary by name, or a structure like that
+            of the outputs.
         output_spec: All outputs.
-        active_outputs: The outputs that have a loss or metrics; a list may leave out the others.
-        sharing: The outputs that one array serves (see `outputs_of_one_target`), if that is known.
+        active_outputs: The outputs that have a loss or metrics; a list may omit the others.
+        sharing: The outputs that a single array applies to (see `outputs_of_one_target`), if known.
 
     Raises:
-        ValueError: If names are unknown, or the number of parts fits neither all outputs nor those served.
+        ValueError: If names are unknown, or the number of parts is that of neither all nor the active outputs.
     """
     if value is None:
         return {}
@@ -238,11 +238,11 @@ def _match_single(
 def outputs_of_one_target(
     outputs: Mapping[str, Tensor], chosen: Sequence[str], *, has_common_loss: bool
 ) -> Sequence[str]:
-    """Return the outputs that a single target is for, none if it cannot be told.
+    """Return the outputs that a single target applies to, or none if that is ambiguous.
 
     Args:
         outputs: The outputs that have a loss or metrics, by name.
-        chosen: Those of them for which `compile` got a loss or metrics by name or by position.
+        chosen: The outputs for which `compile` got a loss or metrics by name or by position.
         has_common_loss: Whether `compile` got one loss for all outputs.
 
     >>> import torch
@@ -261,9 +261,9 @@ def outputs_of_one_target(
 
 
 def find_own_loss(outputs: Nested) -> Tensor | None:
-    """Return the loss that a module computed itself and returned, a scalar, or `None`.
+    """Return the loss, a scalar, that a module computed itself and returned, or `None`.
 
-    That is the part called `loss`, the only scalar in a tuple or list, or a scalar that is all that was returned.
+    It is the part called `loss`, the only scalar in a tuple or list, or a scalar that is the only return value.
 
     >>> import torch
     >>> find_own_loss({"loss": torch.tensor(0.5), "logits": torch.zeros(2, 3)})
@@ -285,10 +285,10 @@ def _losses_for_one(output_spec: OutputSpec) -> str:
 
 
 def check_numbers(argument: str, value: Nested) -> None:
-    """Check that there is no text in `value`, and no array of objects.
+    """Check that `value` contains no text and no arrays of objects.
 
     Raises:
-        ValueError: If there is.
+        ValueError: If it does.
 
     >>> check_numbers("y", ["cat", "dog"])
     Traceback (most recent call last):
@@ -313,7 +313,8 @@ def broadcast_to_outputs(
 ) -> dict[str, Nested]:
     """Assign what `compile` got (losses, loss weights, lists of metrics) to the outputs.
 
-    `is_single(value)` tells a thing that serves every output from a list or dictionary with one for each.
+    `is_single(value)` returns whether a value applies to every output, as opposed to a list or dictionary with one for
+    each.
 
     Raises:
         ValueError: If names are unknown, or the number of parts is not that of the outputs.
@@ -332,7 +333,7 @@ def broadcast_to_outputs(
 def _paths(
     value: Nested, output_spec: OutputSpec, active_outputs: Sequence[str], is_single: IsSingle
 ) -> dict[str, tree.Path] | None:
-    """Find the part of `value` that belongs to each output, `None` if it fits in no way."""
+    """Return the path of the part of `value` for each output, or `None` if it does not match the outputs."""
     parts = tree.children(value)
     if _is_named(value):
         if all(key in output_spec.names or key in output_spec.others for key, _ in parts):

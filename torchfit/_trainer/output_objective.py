@@ -1,4 +1,4 @@
-"""The objective of one output: its loss and its metrics, and how they are bound to the parts of a batch."""
+"""`OutputObjective`, the loss and metrics of one output, and its binding to the parts of a batch."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -24,10 +24,10 @@ Shape = tuple[int, ...]
 
 
 class DeferredMetric:
-    """A metric such as "accuracy", whose class depends on the loss and on shapes not yet seen."""
+    """A metric such as "accuracy", whose class depends on the loss and on shapes that are not known yet."""
 
     def __init__(self, name: str) -> None:
-        """Keep the spelling: it is the key in the logs."""
+        """Store the name as it is spelt, because it is the key in the logs."""
         self.name = name
 
 
@@ -40,12 +40,12 @@ class OutputObjective:
 
     Attributes:
         name: The name of the output.
-        loss: Its `Loss`, `None` without one.
-        loss_weight: By which the loss is multiplied.
-        tracked_loss: The loss over the epoch, where there are several outputs.
-        metrics: The metrics, which do not see weights.
-        weighted_metrics: The metrics that see weights.
-        shapes: The shapes of the first target and output that were seen.
+        loss: The `Loss`, or `None`.
+        loss_weight: The number by which the loss is multiplied.
+        tracked_loss: The loss over the epoch, if there are several outputs.
+        metrics: The metrics that ignore sample weights.
+        weighted_metrics: The metrics that use sample weights.
+        shapes: The shapes of the first target and output.
         is_sum: Whether the loss is a sum over samples, not a mean.
         is_chosen: Whether `compile` got the loss or metrics for this output, by name or position, not for all.
     """
@@ -65,17 +65,17 @@ class OutputObjective:
 
     @property
     def needs_target(self) -> bool:
-        """Return whether anything here needs a target."""
+        """Return whether the loss or a metric needs a target."""
         return self.loss is not None or bool(self.metrics) or bool(self.weighted_metrics)
 
     @property
     def resolved_metrics(self) -> list[Metric]:
-        """All metrics of this output that are resolved, the mean of its loss first."""
+        """All resolved metrics of this output, with the mean of its loss first."""
         tracked = [] if self.tracked_loss is None else [self.tracked_loss]
         return [*tracked, *resolved(self.metrics), *resolved(self.weighted_metrics)]
 
     def __getstate__(self) -> StateDict:
-        """Leave out the functions that belong to these metrics: copies find their own."""
+        """Omit the functions bound to these metrics: copies bind their own."""
         return {**self.__dict__, "compute": output_matching.identity, "updates": [], "weighted_updates": []}
 
     def resolve_metrics(self, target: Tensor, prediction: Tensor, device: torch.device) -> None:
@@ -86,7 +86,7 @@ class OutputObjective:
             metric.to(device)
 
     def check_kinds(self, target: Nested, prediction: Tensor) -> None:
-        """Check that a target is a tensor, and of real numbers where the output is, unless the loss is the user's."""
+        """Check that a target is a tensor, and real if the output is real, unless the loss is user-defined."""
         if self.loss is not None and not is_builtin(self.loss):
             return
         if not isinstance(target, Tensor):
@@ -97,7 +97,7 @@ class OutputObjective:
             )
 
     def warn_of_problems(self, target: Tensor, prediction: Tensor) -> None:
-        """Warn of a loss and of metrics that read values which they do not mean."""
+        """Warn if the values of targets or outputs are not those that the loss and the metrics expect."""
         problems = [] if self.loss is None else [find_probability_problem(self.loss, prediction)]
         metrics = (*self.metrics, *self.weighted_metrics)
         for problem in (*problems, *(metric_problem(metric, self.loss, target, prediction) for metric in metrics)):
@@ -105,7 +105,7 @@ class OutputObjective:
                 warn(problem)
 
     def bind_functions(self) -> None:
-        """Look up what computes the loss and updates the metrics."""
+        """Look up the functions that compute the loss and update the metrics."""
         if self.loss is not None:
             self.is_sum = self.loss.is_sum
             self.compute = with_column_targets(self.loss, self.loss.with_denominator)
@@ -118,12 +118,12 @@ Part = tuple[OutputObjective, Nested, Nested, Nested]
 """An objective with its target, output and weight."""
 
 Selector: TypeAlias = "OutputObjective | Callable[[Nested, Nested, Nested], list[Part]]"
-"""A function that takes targets, outputs and weights apart, or the only `OutputObjective`."""
+"""A function that splits targets, outputs and weights into parts by output, or the only `OutputObjective`."""
 
 
 @dataclass
 class BoundOutput:
-    """An output objective, with what takes its target, output and weights from those of a batch."""
+    """An output objective, with functions that extract its target, output and weights from those of a batch."""
 
     objective: OutputObjective
     target: Getter
@@ -132,7 +132,7 @@ class BoundOutput:
 
 
 def make_selector(bound: list[BoundOutput], sample_weight: Nested) -> Selector:
-    """Return what takes targets, outputs and weights apart, or the only objective if they all belong to it whole."""
+    """Return a function that splits targets, outputs and weights by output, or the only objective if possible."""
     if len(bound) == 1 and _is_whole(bound[0], sample_weight):
         return bound[0].objective
     return lambda targets, outputs, weights: [
@@ -146,7 +146,7 @@ def _is_whole(bound: BoundOutput, sample_weight: Nested) -> bool:
 
 
 def metric_or_deferred(identifier: object) -> AnyMetric:
-    """Return a metric for anything that `compile(metrics=)` takes, deferred where it follows the loss."""
+    """Return a metric for anything that `compile(metrics=)` accepts, deferred if it depends on the loss."""
     return DeferredMetric(identifier) if follows_loss(identifier) else as_metric(identifier)
 
 
@@ -162,6 +162,6 @@ def _resolve_deferred(metric: AnyMetric, loss: Loss | None, target: Tensor, outp
 
 
 def own_metrics(spec: Nested, *, shared: bool) -> list[AnyMetric]:
-    """Return the metrics of one output as a list: copies, if the outputs share what `compile` got."""
+    """Return the metrics of one output as a list, copied if several outputs share them."""
     metrics = tree.leaves([spec])
     return copy.deepcopy(metrics) if shared else metrics

@@ -1,4 +1,4 @@
-"""Predictions: the outputs of all batches, joined on the host."""
+"""`Predictions`, which joins the outputs of all batches on the host."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,13 +20,13 @@ _NO_NUMPY = (torch.bfloat16,)
 class Predictions:
     """Copies the outputs of each batch into host memory.
 
-    With a known number of samples the peak is the result plus one batch; else batches are kept and joined. Lists with
-    an entry for each sample (`SampleList`) are appended to each other.
+    If the number of samples is known, the peak memory is the result plus one batch; else batches are kept and joined.
+    Lists with an entry for each sample (`SampleList`) are concatenated.
 
     Args:
-        samples: The number of samples, `None` if unknown.
-        out: User-defined arrays to write into, which may lie on disk, in the structure of the outputs.
-        pad_value: Fills up outputs of different shapes, `None` to refuse them.
+        samples: The number of samples, or `None` if unknown.
+        out: Arrays to write into, in memory or on disk, in the structure of the outputs.
+        pad_value: Pads outputs of different shapes; with `None` they raise an error.
 
     Raises:
         ValueError: If an array of `out` has fewer rows than there are samples.
@@ -49,10 +49,10 @@ class Predictions:
                 )
 
     def append(self, outputs: Nested) -> None:
-        """Take the outputs of one batch.
+        """Append the outputs of one batch.
 
         Raises:
-            ValueError: If they do not go with those of the batches before.
+            ValueError: If they do not fit those of earlier batches.
         """
         if isinstance(outputs, SampleList):
             self._append_samples(outputs)
@@ -105,7 +105,7 @@ def _match_by_path(out: Nested, paths: list[tree.Path]) -> dict[tree.Path, UserD
 
 
 def _can_hold_rows(array: Nested) -> bool:
-    """Return whether rows can be written into an array: one of NumPy, one on disk, or a tensor that NumPy can share."""
+    """Return whether rows can be written into a value: a NumPy or on-disk array, or a tensor that NumPy can share."""
     if isinstance(array, Tensor):
         return is_plain(array) and bool(array.ndim) and not array.is_conj() and array.dtype not in _NO_NUMPY
     is_array = all(hasattr(array, name) for name in ("shape", "dtype", "__array__", "__setitem__"))
@@ -119,7 +119,7 @@ class SampleList(list[Nested]):
 def is_list_per_sample(outputs: Nested, inputs: Nested) -> bool:
     """Return whether a module returned a list with a dictionary or dataclass for each sample, as detectors do.
 
-    A list of tensors has a part for each output, whatever their sizes.
+    A list of tensors is always a list of outputs.
     """
     if not isinstance(outputs, list) or not outputs or not all(map(_is_record, outputs)):
         return False
@@ -145,7 +145,7 @@ def _first(parts: list[Nested]) -> Nested:
 
 
 class _SampleBuffer:
-    """Holds an entry for each sample."""
+    """Collects an entry for each sample."""
 
     def __init__(self) -> None:
         self._samples: list[Nested] = []
@@ -160,7 +160,7 @@ class _SampleBuffer:
 
 
 class _SkippedOutput:
-    """Stands for an output that is no tensor, and leaves it out."""
+    """Skips an output that is not a tensor."""
 
     def add(self, part: object) -> None:
         """Forget it."""
@@ -170,7 +170,7 @@ class _SkippedOutput:
 
 
 class _UserBuffer:
-    """Writes into an array of the user's, from its first row on."""
+    """Writes into an array passed by the user, from its first row on."""
 
     def __init__(self, array: UserData) -> None:
         self._array = array.numpy() if isinstance(array, Tensor) else array
@@ -182,7 +182,7 @@ class _UserBuffer:
         fits = values.shape[1:] == tuple(self._array.shape[1:]) and end <= len(self._array)
         if not fits or not np.can_cast(values.dtype, self._array.dtype, "same_kind"):
             raise ValueError(
-                f"`out` is {describe(self._array)}, in which a batch of outputs, {describe(values)}, finds no place "
+                f"`out` is {describe(self._array)}, in which a batch of outputs, {describe(values)}, does not fit "
                 f"after {self._filled} rows. Pass an array of shape (samples, {', '.join(map(str, values.shape[1:]))}) "
                 f"and dtype {values.dtype}."
             )
@@ -194,8 +194,8 @@ class _OutputBuffer:
     """Joins the batches of one output along the first axis.
 
     Args:
-        samples: The number of rows in all, `None` if unknown.
-        pad_value: Fills up batches of different shapes, `None` to refuse them.
+        samples: The total number of rows, or `None` if unknown.
+        pad_value: Pads batches of different shapes; with `None` they raise an error.
     """
 
     def __init__(self, samples: int | None, pad_value: float | None) -> None:
@@ -211,7 +211,7 @@ class _OutputBuffer:
                 self._add_chunk(numpy_compatible(part).to("cpu", copy=True))
                 return
             self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=numpy_compatible(part[:0]).dtype)
-        part = part if part.ndim else part[None]  # Of one row, from a module that squeezes its outputs.
+        part = part if part.ndim else part[None]  # A single row, from a module that squeezes its outputs.
         end = self._filled + part.shape[0]
         rows = self._buffer[self._filled : end]
         if rows.shape != part.shape:
@@ -240,7 +240,7 @@ class _OutputBuffer:
 
 
 def pad_chunks(chunks: list[Array], value: float) -> list[Array]:
-    """Fill up arrays `(rows, …)` to the largest size of each axis but the first."""
+    """Pad arrays `(rows, …)` to the largest size of each axis except the first."""
     sizes = [max(sizes) for sizes in zip(*(chunk.shape[1:] for chunk in chunks))]
     widths = [[(0, 0), *((0, size - own) for size, own in zip(sizes, chunk.shape[1:]))] for chunk in chunks]
     return [np.pad(chunk, width, constant_values=value) for chunk, width in zip(chunks, widths)]

@@ -1,21 +1,21 @@
-"""What is looked at before a training, so that a mistake shows in the first second and not after an hour.
+"""Checks before training, so that mistakes show up in the first second and not after an hour.
 
-Each check stands where it costs least, and none needs a step of its own:
+Each check is made where it is cheapest, and none needs an additional step:
 
-- names of monitored values, and whether files can be written: the callbacks, in `on_train_begin`;
+- names of monitored values, and whether files can be written: by the callbacks, in `on_train_begin`;
 - frozen layers that keep changing, layers frozen as in Keras, modules that functions use as losses: here, from the
   modules and functions alone;
-- shapes: the losses, at every call;
-- a last batch of one sample, which batch normalisation cannot be trained on: here, without values;
-- class indices, ranges, logits against probabilities: the first batch, when its outputs meet their targets,
-  before anything is updated (`losses.checks.check_targets`);
-- parameters without a gradient: the optimizer, at its first update.
+- shapes: by the losses, at every call;
+- a last batch of one sample, which batch normalization cannot be trained on: here, without values;
+- class indices, ranges, logits instead of probabilities: with the first batch, when the loss is computed and before
+  anything is updated (`losses.checks.check_targets`);
+- parameters without a gradient: by the optimizer, at its first update.
 
-So data that can be gone through once lose nothing, and random states, buffers and metrics are what they would be.
+The checks therefore consume no data, and do not change random states, buffers or metrics.
 
-The names of the logs are inferred by calling the module with tensors on torch's "meta" device, which have shapes and
-no values: this takes no memory and draws no random numbers. Attributes that modules change meanwhile are restored. If a
-module cannot be called that way, the names stay unknown.
+The names of the logs are inferred by calling the module with tensors on torch's "meta" device, which have shapes but no
+values: this takes no memory and draws no random numbers. Attributes that modules change meanwhile are restored. If a
+module cannot be called this way, the names stay unknown.
 """
 
 import copy
@@ -45,7 +45,7 @@ from torchfit.metrics import Metric
 
 
 def infer_log_names_of_model(model: BaseModel, state: StepState, batch: Batch | None) -> list[str] | None:
-    """Return the names that the logs of a model will have, `None` if they cannot be inferred from a first batch."""
+    """Return the names that the logs of a model will have, or `None` if they cannot be inferred from a first batch."""
     auxiliary, module = state.auxiliary, model.module
     others = [*iter_attribute_metrics(model), *auxiliary.metrics.values()]
     previous = auxiliary.enter()
@@ -66,14 +66,14 @@ def infer_log_names(
     module: nn.Module,
     batch: Batch | None,
 ) -> list[str] | None:
-    """Return the names of the results after a batch, `None` if they cannot be inferred.
+    """Return the names of the results after a batch, or `None` if they cannot be inferred.
 
     Args:
         objective: The objective of the model, which is not changed.
-        others: The metrics of the model that are not the objective's.
-        call: Calls the module with inputs; `None` if there is no batch.
+        others: The metrics of the model that do not belong to the objective.
+        call: A function that calls the module with inputs, or `None` if there is no batch.
         module: The module that `call` runs.
-        batch: A batch like the first one, `None` if there is none.
+        batch: A batch like the first one, or `None`.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -110,7 +110,7 @@ def infer_output_shapes(call: Call, module: nn.Module, inputs: Nested) -> Nested
 
 
 def _to_meta(module: nn.Module) -> None:
-    """Replace parameters and buffers, also those in lists as RNNs have them, by meta tensors."""
+    """Replace parameters and buffers, including those in lists, as RNNs have them, by meta tensors."""
     tensors = [*module.parameters(), *module.buffers()]
     if any(map(is_lazy, tensors)):
         raise ValueError("A lazy layer has not seen data yet.")
@@ -143,13 +143,13 @@ _ONE_VALUE = "more than 1 value per channel"
 
 
 def preflight(module: nn.Module, state: StepState, batches: EpochIterator, parameters: Sequence[nn.Parameter]) -> None:
-    """Check the module, which is in train mode, and the last batch, and have the objective check the first one.
+    """Check the module, which is in train mode, and the last batch, and make the objective check the first batch.
 
     Args:
-        module: What is trained.
-        state: Its step state.
+        module: The module to train.
+        state: The step state of the model.
         batches: The training data.
-        parameters: Those of the module and of losses.
+        parameters: The parameters of the module and of losses.
     """
     state.objective.checks_first_batch = True
     _warn_of_hidden_modules(state.objective, set(map(id, parameters)))
@@ -173,7 +173,7 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
 
 
 def _warn_of_hidden_modules(objective: Objective | UncompiledObjective, known: Container[int]) -> None:
-    """Warn of modules that a function of the user's uses as a loss, and whose parameters nobody trains."""
+    """Warn of modules that a custom loss function uses, and whose parameters are not trained."""
     for name, used in objective.hidden_modules():
         if any(parameter.requires_grad and id(parameter) not in known for parameter in used.parameters()):
             warn(
@@ -184,10 +184,10 @@ def _warn_of_hidden_modules(objective: Objective | UncompiledObjective, known: C
 
 
 def _check_last_batch(module: nn.Module, state: StepState, batches: EpochIterator) -> None:
-    """Refuse a last batch of one sample if the module cannot be trained on it: it is called without values.
+    """Check that the module can be trained on a last batch of one sample, by calling it without values.
 
     Raises:
-        ValueError: What the layer says; only those that normalise by batch need several values.
+        ValueError: If a layer needs several values, as batch normalization does.
     """
     normalises = any(has_running_stats(layer) and layer.training for layer in module.modules())
     batch = batches.peek() if normalises and batches.samples is not None else None
@@ -197,7 +197,7 @@ def _check_last_batch(module: nn.Module, state: StepState, batches: EpochIterato
     previous = state.auxiliary.enter()
     try:
         infer_output_shapes(make_module_call(state.call.signature(module), one), module, one)
-    except Exception as error:  # Any other will be raised by the step itself.
+    except Exception as error:  # Other errors will be raised by the step itself.
         if _ONE_VALUE in str(error):
             raise
     finally:
@@ -205,7 +205,7 @@ def _check_last_batch(module: nn.Module, state: StepState, batches: EpochIterato
 
 
 def _warn_of_keras_flags(module: nn.Module) -> None:
-    """Warn of layers and parameters that somebody wanted to freeze as in Keras, which PyTorch knows nothing of."""
+    """Warn of layers and parameters with Keras' attribute `trainable = False`, which PyTorch ignores."""
     owners = [*module.named_modules(), *module.named_parameters()]
     ignored = [name for name, owner in owners if _has_keras_flag(owner)]
     if ignored:
@@ -219,7 +219,7 @@ def _warn_of_keras_flags(module: nn.Module) -> None:
 
 
 def _has_keras_flag(owner: nn.Module | nn.Parameter) -> bool:
-    """Return whether `trainable` of something trained is False, which is no argument of its own class."""
+    """Return whether a trained module or parameter has `trainable = False`, unless its class defines `trainable`."""
     if vars(owner).get("trainable") is not False:
         return False
     if isinstance(owner, nn.Parameter):

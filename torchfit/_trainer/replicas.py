@@ -1,4 +1,4 @@
-"""What keeps the models of several processes equal: a common start, common decisions, and a check of both."""
+"""Keeps the models of several processes equal: a common start, common decisions, and checks of both."""
 
 import signal
 import threading
@@ -17,10 +17,10 @@ from torchfit.callbacks import CallbackList
 
 
 def share_model(processes: ProcessGroup, modules: Iterable[nn.Module], device: torch.device) -> None:
-    """Give all processes the weights and the state of the random generators of the primary one.
+    """Copy the weights and the state of the random generators of the primary process to all processes.
 
     Raises:
-        ValueError: If the models differ in more than the values of their weights.
+        ValueError: If the models differ in anything but the values of their weights.
     """
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     tensors = [tensor for tensor in tensors if not is_lazy(tensor)]
@@ -38,10 +38,10 @@ def share_model(processes: ProcessGroup, modules: Iterable[nn.Module], device: t
 
 
 def require_equal_replicas(processes: ProcessGroup, module: nn.Module) -> None:
-    """Compare the parameters of all processes; buffers that differ become those of the primary process.
+    """Check that parameters are equal in all processes; buffers that differ are set to those of the primary process.
 
     Raises:
-        RuntimeError: If a parameter differs, which is named.
+        RuntimeError: If a parameter differs; the message names it.
     """
     named, buffers = dict(module.named_parameters()), list(module.buffers())
     differs = _differ(processes, [*named.values(), *buffers])
@@ -103,7 +103,7 @@ class Controls:
         return torch.tensor(self.numbers(rows))
 
     def finish(self, sums: Tensor, total: int) -> None:
-        """Read the sums: at once on a CPU; elsewhere those of the step before, so that nothing waits for this one.
+        """Read the sums: immediately on a CPU; elsewhere those of the previous step, to avoid waiting for this one.
 
         Raises:
             RuntimeError: If the processes had parts of different batches.
@@ -125,7 +125,7 @@ class Controls:
 
     @contextmanager
     def signals_handled(self) -> Iterator[None]:
-        """Remember SIGTERM, which the launcher or the machine sends, until all processes know of it."""
+        """Record SIGTERM, which the launcher or the system sends, until all processes know of it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -137,19 +137,19 @@ class Controls:
 
 
 class InterruptedRun(SystemExit):
-    """A signal asked the processes to end, and they did so together."""
+    """Raised in all processes, at the same step, after one of them received a signal to stop."""
 
 
 class AgreedFlags:
-    """The flags that ask a loop to stop, as all processes see them: set, if one of them has set it.
+    """The stop flags of a loop, agreed on by all processes: a flag is set if it is set in any process.
 
-    They are compared at the end of an epoch, and after each step if callbacks run then.
+    They are compared at the end of an epoch, and after each step if there are batch hooks.
 
     Args:
         processes: The processes.
         model: The model, which holds the flags of this process.
         callbacks: The callbacks of the loop.
-        controls: What the processes tell each other.
+        controls: The control data that the processes exchange.
 
     Attributes:
         is_epoch_over: Whether an epoch has just ended.
@@ -160,12 +160,12 @@ class AgreedFlags:
         self._processes, self._model, self._callbacks, self._controls = processes, model, callbacks, controls
         self._epoch, self._steps = 0, 0
         self.is_epoch_over = False
-        # The primary process has callbacks that the others do without: the last one has those of all.
+        # The primary process has callbacks that the others lack.
         heard = [callbacks.has_listeners(f"on_{mode}_batch_end") for mode in ("train", "test", "predict")]
         self._hears_train, self.hears_test, self._hears_predict = processes.gather(heard)[-1]
 
     def track(self, epoch: int, steps: StepIterator) -> StepIterator:
-        """Yield the steps of an epoch, and remember which one it is."""
+        """Yield the steps of an epoch, and record its index."""
         self._epoch = epoch
         for first, last, batch in steps:
             self._steps = last + 1
@@ -173,7 +173,7 @@ class AgreedFlags:
 
     @property
     def stop_training(self) -> bool:
-        """Whether the training is to stop, at the end of an epoch or after a step."""
+        """Whether training should stop, at the end of an epoch or after a step."""
         if self._controls.is_interrupted:
             self._interrupt()
         if not self.is_epoch_over and not self._hears_train:
@@ -184,16 +184,16 @@ class AgreedFlags:
 
     @property
     def stop_evaluating(self) -> bool:
-        """Whether the evaluation is to stop after a step."""
+        """Whether the evaluation should stop after a step."""
         return self.hears_test and self._processes.any(self._model.stop_evaluating)
 
     @property
     def stop_predicting(self) -> bool:
-        """Whether the prediction is to stop after a step."""
+        """Whether the prediction should stop after a step."""
         return self._hears_predict and self._processes.any(self._model.stop_predicting)
 
     def _interrupt(self) -> None:
-        """Let callbacks store the state of the run, and end the process as the signal would have done."""
+        """Let callbacks store the state of the run, then end the process as the signal would have done."""
         epoch, steps = (self._epoch + 1, 0) if self.is_epoch_over else (self._epoch, self._steps)
         for callback in self._callbacks.callbacks:
             getattr(callback, "on_interrupt", _nothing)(epoch, steps)
@@ -201,11 +201,11 @@ class AgreedFlags:
 
 
 class FinishingCallbacks:
-    """The hooks of an evaluation, with something done before its end.
+    """The hooks of an evaluation, with a function called before its end.
 
     Args:
         callbacks: The callbacks.
-        finish: Called before `on_test_end`.
+        finish: The function to call before `on_test_end`.
     """
 
     def __init__(self, callbacks: CallbackList, finish: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""`SavableModel`: the files of a model, and its export."""
+"""`SavableModel`, which adds saving, loading and export to a model."""
 
 import io
 import os
@@ -32,24 +32,24 @@ Arguments: TypeAlias = tuple[tuple[Nested, ...], Config]
 Dimensions: TypeAlias = dict[int, object]
 
 _FORMAT_OF_ENDING = {".onnx": "onnx", ".pt2": "torch", ".ts": "torchscript", ".torchscript": "torchscript"}
-_EXAMPLE_ROWS = 2  # torch.export takes a size of 1 for one that is always 1.
+_EXAMPLE_ROWS = 2  # torch.export assumes that a size of 1 is always 1.
 
 
 def export_module(
     module: nn.Module, signature: Signature, example: Nested, path: PathLike, format: str | None, **options: Any
 ) -> None:
-    """Write a file of a module in evaluation mode, for batches of any size.
+    """Export a module in evaluation mode to a file, for batches of any size.
 
     Args:
         module: The module.
-        signature: What it takes.
+        signature: The signature of its `forward`.
         example: One sample of its inputs.
         path: Where to write.
-        format: "torch", "onnx" or "torchscript"; `None` goes by the ending of `path`.
-        **options: More arguments for torch's exporter.
+        format: "torch", "onnx" or "torchscript"; by default determined by the extension of `path`.
+        **options: Further arguments of torch's exporter.
 
     Raises:
-        ValueError: If there is no such format, or torch cannot export the module.
+        ValueError: If the format is unknown, or torch cannot export the module.
         ImportError: If the format needs a package that is missing.
     """
     write = _writer_of(path, format)
@@ -72,7 +72,7 @@ def export_module(
 
 
 def _batch_like(module: nn.Module, leaf: Nested) -> Nested:
-    """Return a batch of a sample, on the device and in the floating dtype of a module."""
+    """Return a batch of copies of a sample, on the device and in the floating dtype of a module."""
     if not isinstance(leaf, Tensor):
         return leaf
     batch = leaf.expand(_EXAMPLE_ROWS, *leaf.shape[1:]).contiguous()
@@ -124,7 +124,7 @@ def _to_torchscript(module: nn.Module, arguments: Arguments, options: Config) ->
 
 
 def _dynamic(arguments: Arguments) -> tuple[tuple[Nested, ...], Config, Nested]:
-    """Return arguments, and which of their axes has any size: the first one of every tensor, the batch."""
+    """Return arguments, and their dynamic axes: the first one of every tensor, the batch axis."""
     batch = torch.export.Dim("batch", min=1)
     args, kwargs = arguments
 
@@ -141,7 +141,7 @@ _STOP_FLAGS = ("stop_training", "stop_evaluating", "stop_predicting")
 
 
 class SavableModel(TrainableModule):
-    """A model that can be saved, loaded and exported, with the arguments of `compile`."""
+    """A model that can be saved, loaded and exported, including the arguments of `compile`."""
 
     dtype_policy: DTypePolicy | None
     compile: Callable[..., None]
@@ -153,10 +153,10 @@ class SavableModel(TrainableModule):
 
     @suggest_keywords
     def save(self, path: PathLike, overwrite: bool = True, include_optimizer: bool = True) -> None:
-        """Write the whole model to one file: architecture, weights, optimizer, and how it was compiled.
+        """Write the model to one file: architecture, weights, the arguments of `compile` and the optimizer's state.
 
-        `torchfit.models.load_model` reads it. The file holds tensors and plain data, no code, and is written whole or
-        not at all. A module with custom code can always be saved; pass it again when loading.
+        `torchfit.models.load_model` reads it. The file contains tensors and plain data, but no code, and is written
+        atomically. A module with custom code can always be saved; pass it again when loading.
 
         Args:
             path: Where to write, with any or no extension; also an address such as `s3://bucket/name`.
@@ -164,8 +164,8 @@ class SavableModel(TrainableModule):
             include_optimizer: Whether to store the arguments of `compile` and the optimizer's state.
 
         Raises:
-            FileExistsError: The file exists, and `overwrite` is `False`.
-            OSError: The file cannot be written; it is named.
+            FileExistsError: If the file exists and `overwrite` is `False`.
+            OSError: If the file cannot be written; the message names it.
         """
         with traceback_filter:
             model_file.save(self, _settings_of(self, self._torchfit), path, overwrite, include_optimizer)
@@ -181,8 +181,8 @@ class SavableModel(TrainableModule):
             overwrite: Whether an existing file may be replaced.
 
         Raises:
-            FileExistsError: The file exists, and `overwrite` is `False`.
-            OSError: The file cannot be written; it is named.
+            FileExistsError: If the file exists and `overwrite` is `False`.
+            OSError: If the file cannot be written; the message names it.
         """
         with traceback_filter:
             weights.save_weights(self, path, overwrite)
@@ -193,10 +193,10 @@ class SavableModel(TrainableModule):
 
         Args:
             path: Where to write.
-            weights_only: Whether to write what `save_weights` writes, instead of `save`.
+            weights_only: Whether to write the file of `save_weights` instead of that of `save`.
 
         Returns:
-            The function, or `None` if `save` (or `save_weights`) is overridden: what it would write is not known.
+            The function, or `None` if `save` (or `save_weights`) is overridden, because its file is then unknown.
         """
         if overridden_method(self, "save_weights" if weights_only else "save") is not None:
             return None
@@ -206,7 +206,7 @@ class SavableModel(TrainableModule):
 
     @suggest_keywords
     def load_weights(self, path: PathLike, by_name: bool = False, skip_mismatch: bool = False) -> None:
-        """Copy the weights in a file into the module: all of them, or, if something does not fit, none.
+        """Copy the weights from a file into the module: all of them or, if something does not fit, none.
 
         Args:
             path: A file of `save_weights` or `save`, a `.safetensors` file, or a `state_dict` written by `torch.save`.
@@ -214,9 +214,9 @@ class SavableModel(TrainableModule):
             skip_mismatch: Whether tensors of another shape are ignored, with a warning.
 
         Raises:
-            ValueError: Keys are missing or unexpected, or shapes differ: all are named. Or the file is damaged, or
-                holds something else.
-            FileNotFoundError: There is no such file.
+            ValueError: If keys are missing or unexpected, or shapes differ (the message lists all of them), or if the
+                file is damaged or contains no weights.
+            FileNotFoundError: If there is no such file.
         """
         with traceback_filter, self._torchfit.lock.owned("load_weights", is_loop=False, is_alone=True):
             weights.load_weights(self, path, by_name, skip_mismatch)
@@ -227,17 +227,16 @@ class SavableModel(TrainableModule):
         Args:
             path: Where to write; also an address such as `s3://bucket/name`.
             format: "torch" (a program of `torch.export`, which `torch.export.load` reads), "onnx" (needs the packages
-                onnx and onnxscript) or "torchscript" (`torch.jit.load`); by default what the ending of `path` says:
-                `.pt2`, `.onnx`, `.ts`.
-            input_shape: The shape of one sample, or a list or dictionary of shapes; by default that of the data which
-                the model saw last.
-            **options: More arguments for `torch.export.export`, `torch.onnx.export` or `torch.jit.trace`.
+                onnx and onnxscript) or "torchscript" (`torch.jit.load`); by default determined by the extension of
+                `path`: `.pt2`, `.onnx`, `.ts`.
+            input_shape: The shape of one sample, or a list or dictionary of shapes; by default that of the last data.
+            **options: Further arguments of `torch.export.export`, `torch.onnx.export` or `torch.jit.trace`.
 
         Raises:
-            ValueError: If there is no such format, the model saw no data and there is no `input_shape`, or torch cannot
-                export the module.
-            ImportError: If a package is missing, with the line to type.
-            OSError: The file cannot be written; it is named.
+            ValueError: If the format is unknown, the model has not seen data and there is no `input_shape`, or torch
+                cannot export the module.
+            ImportError: If a package is missing; the message says how to install it.
+            OSError: If the file cannot be written; the message names it.
         """
         with traceback_filter:
             example = self.example_inputs if input_shape is None else zeros_for_shape(input_shape)
@@ -249,7 +248,7 @@ class SavableModel(TrainableModule):
     def get_compile_config(self) -> Config:
         """Return the arguments of `compile`, empty before it was called.
 
-        Losses, metrics and the optimizer are plain data; names stay names, custom functions themselves.
+        Losses, metrics and the optimizer are plain data; names and custom functions stay as they are.
         """
         options = self._torchfit.compile_options
         return {} if options is None else compile_config.compile_config({"optimizer": self.optimizer, **vars(options)})
@@ -258,7 +257,7 @@ class SavableModel(TrainableModule):
         """Call `compile` as `get_compile_config` says. An overridden `compile` is not called, with a warning.
 
         Raises:
-            ValueError: A name is not known.
+            ValueError: If a name is unknown.
         """
         if overridden_method(self, "compile") is not None:
             warn(
@@ -270,7 +269,7 @@ class SavableModel(TrainableModule):
 
 
 def _settings_of(model: SavableModel, trainer: Trainer) -> ModelSettings:
-    """Return what a file holds of the model beside its module."""
+    """Return the settings of the model, which its file contains besides the module."""
     policy = None if model.dtype_policy is None else model.dtype_policy.name
     plain = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("torchfit."))
     is_subclass = type(model) is not plain

@@ -1,4 +1,4 @@
-"""What the phases of a step need besides the model: its state, auxiliary terms, the arguments of `compile`."""
+"""`StepState`, which the phases of a step need besides the model, and the classes it is made of."""
 
 import inspect
 import threading
@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 
 class OutputHook:
-    """A forward hook that adds what a submodule returns, while a model runs; unlike a closure, it can be pickled."""
+    """A forward hook that adds the output of a submodule while a model runs; unlike a closure, it can be pickled."""
 
     def __init__(self, terms: "AuxiliaryTerms", add: Callable[[Nested], None]) -> None:
         self._terms, self._add = terms, add
@@ -37,15 +37,15 @@ class OutputHook:
 
 
 class AuxiliaryTerms(Collector):
-    """The losses and metrics that were added to one model.
+    """The losses and metrics that were added to a model.
 
     Attributes:
-        added_terms: The calls that added functions, in their order.
+        added_terms: The calls that added functions, in order.
         regularizers: Zero-argument callables added to the loss, such as weight regularizers.
         metric_fns: `(name, function, aggregation)` of zero-argument callables whose values are logged.
         metrics_updated: Whether the metrics were updated with the values of the current step.
         modules: Added losses that are modules, whose parameters are trained.
-        metrics: The metrics that aggregate the logged values, by name, in the order of their first appearance.
+        metrics: The metrics that aggregate the logged values, by name, in order of first appearance.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class AuxiliaryTerms(Collector):
 
     @property
     def has_uninstalled_hooks(self) -> bool:
-        """Return whether there are hooks that are not installed at the moment."""
+        """Return whether there are hooks that are not installed."""
         return bool(self._hooks) and not self._hook_users
 
     @contextmanager
@@ -89,14 +89,14 @@ class AuxiliaryTerms(Collector):
                 for handle in handles:
                     handle.remove()
 
-    # -- what was collected --------------------------------------------------------------------------------
+    # -- collected values ----------------------------------------------------------------------------------
 
     def all_losses(self) -> list[Tensor]:
-        """Return the losses added in the last call, and those of the regularizers."""
+        """Return the losses added in the last call, and the values of the regularizers."""
         return [*self.losses, *(regularizer() for regularizer in self.regularizers)]
 
     def add_to(self, loss: Tensor | None) -> Tensor | None:
-        """Return a loss plus all that was added to it."""
+        """Return a loss plus all added losses."""
         for value in self.all_losses():
             summed = value.sum() if value.ndim else value
             loss = summed if loss is None else loss + summed.to(loss.device)
@@ -128,16 +128,16 @@ class AuxiliaryTerms(Collector):
         return metric
 
     def logged_names(self) -> list[str]:
-        """Return the names that are logged by the values collected last and by the zero-argument metrics."""
+        """Return the names of the last collected values and of the zero-argument metrics."""
         return [name for name, *_ in (*self.values, *self.metric_fns)]
 
     @property
     def build_config(self) -> dict[str, str]:
-        """The names of the metrics, with their aggregations: all that is needed to create them again."""
+        """The names and aggregations of the metrics, from which they can be created again."""
         return dict(self._aggregations)
 
     def build_from_config(self, config: Mapping[str, str]) -> None:
-        """Create the metrics of another model's `build_config` that do not exist yet."""
+        """Create the metrics in another model's `build_config` that do not exist yet."""
         for name, aggregation in config.items():
             if name not in self.metrics:
                 self._add_metric(name, aggregation)
@@ -146,18 +146,18 @@ class AuxiliaryTerms(Collector):
 
     @property
     def unreported_metrics(self) -> Iterable[Metric]:
-        """The metrics that got no value in this loop, which are left out of its logs."""
+        """The metrics without a value in this loop, which are omitted from its logs."""
         return [metric for name, metric in self.metrics.items() if name not in self._seen]
 
     def start_loop(self) -> None:
-        """Report only what this loop logs."""
+        """From now on, report only the metrics that this loop logs."""
         self.losses.clear()
         self.values.clear()
         self._seen = set()
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Protect what an outer loop reports from a loop inside of it."""
+        """Protect the reported metrics of an outer loop from a loop inside it."""
         seen, self._seen = self._seen, set()
         try:
             yield
@@ -166,10 +166,10 @@ class AuxiliaryTerms(Collector):
 
 
 def submodule_name(module: nn.Module, on: object) -> str:
-    """Return the name of a submodule, given by name or as the module itself; "" is the whole module.
+    """Return the name of a submodule that is given by name or as a module; "" is the whole module.
 
     Raises:
-        ValueError: If there is no such submodule, with the nearest names.
+        ValueError: If there is no such submodule; the message suggests the nearest names.
     """
     names: dict[str, nn.Module] = dict(module.named_modules())
     for name, submodule in names.items():
@@ -183,19 +183,19 @@ def submodule_name(module: nn.Module, on: object) -> str:
 
 
 class LossModules(nn.ModuleDict):
-    """The modules of the losses of `compile` and `add_loss`, whose parameters are trained with those of the model."""
+    """The modules among the losses of `compile` and `add_loss`; their parameters are trained with the model."""
 
 
 class StepState:
-    """What the phases of a step need besides the model.
+    """Everything that the phases of a step need besides the model.
 
     Attributes:
-        call: Calls the module with the inputs of a batch.
+        call: A function that calls the module with the inputs of a batch.
         objective: The losses and metrics of all outputs.
         auxiliary: The losses and metrics added with `add_loss` and `add_metric`.
         passes_training: Whether `compute_loss`, which may be an override, takes the argument `training`.
-        data_name: The argument that the data of the current loop came as, for messages.
-        unit: The number 1 on the device, for `compat.backward`.
+        data_name: The argument that the data of the current loop were passed as, for messages.
+        unit: A tensor that holds 1 on the device, for `compat.backward`.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class StepState:
     def named_parameters(self, model: BaseModel) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters of the module, of losses, and of modules in attributes of the model, by name.
 
-        A `train_step` of the user's decides itself about those in attributes, such as the teacher of a distillation.
+        A custom `train_step` decides itself about those in attributes, such as the teacher in distillation.
         """
         named = [*model.module.named_parameters()]
         losses = (*self.objective.loss_modules(), *self.auxiliary.modules)
@@ -223,7 +223,7 @@ class StepState:
         return named
 
     def loss_modules(self, model: BaseModel) -> LossModules:
-        """Return the losses that are modules, or hold some beside those of the model, as `loss_1`, `loss_2`, …."""
+        """Return the losses that are or contain modules other than those of the model, as `loss_1`, `loss_2`, …."""
         found = (*self.objective.loss_modules(), *self.auxiliary.modules)
         known = set(map(id, model.module.modules())) if found else set()
         own = [module for module in found if id(module) not in known]
@@ -231,7 +231,7 @@ class StepState:
 
     @staticmethod
     def attribute_modules(model: BaseModel) -> nn.Module:
-        """Return the modules in attributes of a model that is around another module, without its metrics, in one."""
+        """Return the modules in attributes of a model that wraps a module, except metrics, as one module."""
         found = nn.Module()
         for name, child in _modules_in_attributes(model):
             found.add_module(name, child)
@@ -246,7 +246,7 @@ def _modules_in_attributes(model: BaseModel) -> list[tuple[str, nn.Module]]:
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """How `compile` was called, but for the optimizer."""
+    """The arguments of `compile`, except the optimizer."""
 
     loss: object = None
     metrics: object = None
@@ -260,5 +260,5 @@ class CompileOptions:
     memory_format: str | None = None
 
     def choose_execution(self) -> EagerExecution:
-        """Return the execution that these options ask for."""
+        """Return the execution for these options."""
         return choose_execution(self.run_eagerly, self.jit_compile, self.steps_per_execution, self.memory_format)

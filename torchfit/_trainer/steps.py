@@ -1,10 +1,10 @@
-"""The steps: what happens to one batch, in every form that an executor may choose.
+"""The evaluation and prediction steps, in every form that an executor may run: one by one, grouped or compiled.
 
 Each form is composed of the same phases, which are functions of a model and its `StepState`:
 
 - `forward_pass`: call the module and compute the loss;
 - backward and the optimizer's step;
-- `record`: take the loss and the outputs into the metrics, and return the logs.
+- `record`: update the metrics with the loss and the outputs, and return the logs.
 
 `Model.train_step` and `Model.test_step` are these phases for one batch; a subclass may override them.
 """
@@ -38,18 +38,20 @@ from torchfit.losses.base import Denominator
 
 _requires_grad = attrgetter("requires_grad")
 _MAX_GROUP_SIZE = 32
-_MAX_GROUP_OUTPUT_BYTES = 2**18  # Small beside any result, and the caches hold it.
-_MAX_REUSED_OUTPUTS = 4  # How many buffers a module may write its outputs into in turn.
+_MAX_GROUP_OUTPUT_BYTES = 2**18  # small enough for the CPU caches
+_MAX_REUSED_OUTPUTS = 4  # buffers that a module may write its outputs into in turn
 
 
 class ForwardResult(NamedTuple):
-    """A batch, and what the module and the loss gave for it.
+    """A batch with its outputs and its loss.
 
     Attributes:
-        inputs: The inputs of the batch; likewise `targets` and `sample_weight`.
+        inputs: The inputs of the batch.
+        targets: The targets of the batch.
+        sample_weight: The sample weights of the batch.
         outputs: What the module returned.
-        loss: The loss to minimise, a scalar.
-        losses: The losses of the outputs that it is made of, as far as they are known.
+        loss: The loss to minimize, a scalar.
+        losses: The losses of the outputs that make up the loss, if they are known.
     """
 
     inputs: Nested
@@ -66,7 +68,7 @@ class ForwardResult(NamedTuple):
 
     @property
     def denominator(self) -> Denominator:
-        """What the loss was divided by: known where it is that of a single output, else the number of samples."""
+        """The denominator of the loss: that of a single output, if known, else the number of samples."""
         losses = self.losses
         if len(losses.terms) == 1 and self.loss is losses.total:
             return losses.terms[0].denominator
@@ -116,7 +118,7 @@ def record(model: BaseModel, state: StepState, result: ForwardResult) -> Results
 
 
 def record_outputs(state: StepState, result: ForwardResult) -> None:
-    """Update the mean of the loss and the compiled metrics alone, where `compute_metrics` is not overridden."""
+    """Update only the mean of the loss and the compiled metrics, if `compute_metrics` is not overridden."""
     state.objective.tracker.update(result)
     state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
 
@@ -135,12 +137,12 @@ def count_rows(targets: Nested, outputs: Nested) -> int:
 
 
 class ModelStep(StepProgram):
-    """A kind of step of a model.
+    """Base class of the steps of a model.
 
     Args:
         model: The model.
         state: Its step state.
-        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
+        keeps_step_logs: Whether the logs of each step must stay valid when the next step runs.
     """
 
     def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
@@ -148,24 +150,24 @@ class ModelStep(StepProgram):
         self.keeps_step_logs = keeps_step_logs
 
     def input_axes(self) -> set[int]:
-        """Return how many axes the inputs of the last batch have."""
+        """Return the numbers of axes of the inputs of the last batch."""
         return {leaf.ndim for leaf in tree.leaves(self._state.call.example) if isinstance(leaf, Tensor)}
 
     def weights(self) -> list[Tensor]:
-        """Return parameters, buffers, and the tensors that the optimizer keeps for them."""
+        """Return the parameters, the buffers and the tensors of the optimizer's state."""
         model, optimizer = self._model.module, self._model.optimizer
         return [*model.parameters(), *model.buffers(), *(optimizer.variables if optimizer.built else ())]
 
 
 class LoggingStep(ModelStep):
-    """A step whose results lie in the metrics."""
+    """A step that records its results in the metrics."""
 
     def __init__(self, model: BaseModel, state: StepState, keeps_step_logs: bool) -> None:
         super().__init__(model, state, keeps_step_logs)
         self._objective = state.objective
 
     def snapshot(self) -> Callable[[], None]:
-        """Return what restores all that the next step is going to change, the metrics included."""
+        """Return a function that restores everything the next step will change, including metrics."""
         restore_weights = super().snapshot()
         states = [(metric, metric.snapshot_state()) for metric in self._model.metrics]
 
@@ -178,11 +180,11 @@ class LoggingStep(ModelStep):
 
     @property
     def is_current(self) -> bool:
-        """Whether the model was not compiled again."""
+        """Whether the model has not been compiled again."""
         return self._objective is self._state.objective
 
     def renewed(self) -> StepProgram:
-        """Return the step with the losses and metrics of now."""
+        """Return the step with the current losses and metrics."""
         return type(self)(self._model, self._state, self.keeps_step_logs)
 
     def merge_results(self, results: Sequence[Any]) -> Any:
@@ -195,7 +197,7 @@ class LoggingStep(ModelStep):
         return logs.snapshot() if self.keeps_step_logs else logs
 
     def _wrap_logs(self, step: StepFn, name: str) -> StepFn:
-        """Return a step that gives lazy logs: one that is overridden may return any mapping."""
+        """Wrap a step to return lazy logs, because an overridden step may return any mapping."""
         overridden = overridden_method(self._model, name)
         if overridden is not None:
             step = self._prepare_user_step(step)
@@ -205,11 +207,11 @@ class LoggingStep(ModelStep):
         return step if is_builtin else lambda batch: LazyLogs.wrap(step(batch))
 
     def _snapshot_logs(self, step: StepFn) -> StepFn:
-        """Return a step whose logs stay as they are when the next step runs, if they have to."""
+        """Wrap a step, if needed, so that its logs stay valid when the next step runs."""
         return (lambda batch: LazyLogs.wrap(step(batch)).snapshot()) if self.keeps_step_logs else step
 
     def _prepare_user_step(self, step: StepFn) -> StepFn:
-        """Prepare for a step written by the user: batches as Keras passes them, and collections of added terms."""
+        """Wrap a user-defined step to pass batches as Keras does, and to collect added terms."""
         auxiliary = self._state.auxiliary
 
         def run(batch: Batch) -> Any:
@@ -234,8 +236,8 @@ class EvaluateStep(LoggingStep):
     Args:
         model: The model.
         state: Its step state.
-        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
-        no_batch_hooks: Whether nothing runs between the steps.
+        keeps_step_logs: Whether the logs of each step must stay valid when the next step runs.
+        no_batch_hooks: Whether no batch hooks run between the steps.
     """
 
     mode = "test"
@@ -253,12 +255,12 @@ class EvaluateStep(LoggingStep):
         return self._wrap_logs(self._model.test_step, "test_step")
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
-        """Run the step on tensors alone."""
+        """Run the step on tensors only."""
         record(self._model, self._state, forward_pass(self._model, self._state, batch))
         return []
 
     def run_group(self, batches: Sequence[Batch]) -> LazyLogs:
-        """Run several small steps phase by phase."""
+        """Run several small steps together, phase by phase."""
         model, state = self._model, self._state
         module, auxiliary, objective = model.module, state.auxiliary, state.objective
         call = self._outputs.keep_outputs_of(state.call)
@@ -283,13 +285,13 @@ class EvaluateStep(LoggingStep):
         return LazyLogs(model.get_metrics_result)
 
     def max_group_size(self, result: Any) -> int:
-        """Return how many steps may run as a group: one where losses or metrics might see more than their batch."""
+        """Return how many steps may run as a group; 1 if losses or metrics might depend on more than their batch."""
         objective = self._state.objective
         return _group_size(objective.output_bytes) if objective.is_builtin else 1
 
 
 class PredictStep(ModelStep):
-    """The step of prediction. Arguments as those of `EvaluateStep`, and `pad_value` as that of `Model.predict`."""
+    """The prediction step. The arguments are those of `EvaluateStep`, and `pad_value` of `Model.predict`."""
 
     mode = "predict"
 
@@ -317,17 +319,17 @@ class PredictStep(ModelStep):
         return lambda batch: self._mark_samples(step(unwrapped(batch)), batch.inputs)
 
     def _mark_samples(self, outputs: Nested, inputs: Nested) -> Nested:
-        """Return outputs in a list with an entry for each sample as such a list; the first batch decides."""
+        """Return outputs that are a list with an entry for each sample as a `SampleList`; the first batch decides."""
         if self._is_per_sample is None:
             self._is_per_sample = is_list_per_sample(outputs, inputs)
         return SampleList(outputs) if self._is_per_sample else outputs
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
-        """Run the step on tensors alone, and return the leaves of the outputs."""
+        """Run the step on tensors only, and return the leaves of the outputs."""
         return tree.leaves(self._state.call(self._model.module, batch.inputs))
 
     def keep_result(self, result: Nested) -> Nested:
-        """Return the outputs in memory that the next call of the module does not overwrite."""
+        """Return the outputs, copied if the next call of the module would overwrite them."""
         return self._outputs.own(result)
 
     def merge_results(self, results: Sequence[Any]) -> Any:
@@ -337,12 +339,12 @@ class PredictStep(ModelStep):
         return concatenate_outputs(results, self._pad_value)
 
     def unpack_result(self, template: Any, tensors: list[Tensor]) -> Any:
-        """Put the leaves of the outputs into the structure that the module returns."""
+        """Return the leaves of the outputs in the structure that the module returns."""
         outputs = unflatten_outputs(template, tensors)
         return SampleList(outputs) if self._is_per_sample else outputs
 
     def run_group(self, batches: Sequence[Batch]) -> Any:
-        """Call the module with all batches, and join the outputs."""
+        """Call the module with each batch, and join the outputs."""
         call, module = self._outputs.keep_outputs_of(self._state.call), self._model.module
         outputs = [call(module, batch[0]) for batch in batches]
         return concatenate_outputs(outputs, self._pad_value)
@@ -353,9 +355,9 @@ class PredictStep(ModelStep):
 
 
 class _OwnMemory:
-    """Copies the outputs of a module that writes them into memory of earlier calls, such as two buffers in turn.
+    """Copies the outputs of a module that reuses memory of earlier outputs, such as two alternating buffers.
 
-    Whether it does is seen in the first calls; until then, and if it does, outputs are copied.
+    The first calls show whether it does; until then, and if it does, outputs are copied.
     """
 
     def __init__(self) -> None:
@@ -363,7 +365,7 @@ class _OwnMemory:
         self._reuses_memory: bool | None = None
 
     def keep_outputs_of(self, call: Call) -> Call:
-        """Return a function that calls a module, whose outputs the next call does not overwrite."""
+        """Wrap a function that calls a module, so that later calls do not overwrite its outputs."""
         return call if self._reuses_memory is False else lambda module, inputs: self.own(call(module, inputs))
 
     def own(self, outputs: Nested) -> Nested:
@@ -386,16 +388,16 @@ def _group_size(output_bytes: int) -> int:
 
 
 def build_optimizer(model: BaseModel, state: StepState) -> None:
-    """Bind the optimizer to the parameters that the module has after its first forward pass, unless it is bound."""
+    """Bind the optimizer, unless it is bound, to the parameters that the module has after its first forward pass."""
     if not model.optimizer.built:
         sync_optimizer(model, state, after_forward=True)
 
 
 def show_parameters(model: BaseModel, state: StepState) -> None:
-    """Show the parameters to the optimizer of `compile`, so that it sees later which ones became trainable.
+    """Tell the optimizer of `compile` all parameters, so that it later notices which ones became trainable.
 
-    Those of losses come second: one of the user's that does not hold them tells so, except in a `train_step` of the
-    user's, where another optimizer may train them.
+    The parameters of losses come second. A user-defined optimizer that does not contain them warns, except with a
+    custom `train_step`, in which another optimizer may train them.
     """
     if has_lazy_weights(model.module):
         return
@@ -405,7 +407,7 @@ def show_parameters(model: BaseModel, state: StepState) -> None:
 
 
 def sync_optimizer(model: BaseModel, state: StepState, after_forward: bool = False) -> bool:
-    """Do what `sync_parameters` does; an overridden `build_optimizer` binds the optimizer first."""
+    """Call `sync_parameters`, after an overridden `build_optimizer` has bound the optimizer."""
     is_overridden = not model.optimizer.built and overridden_method(model, "build_optimizer") is not None
     if is_overridden and (after_forward or not has_lazy_weights(model.module)):
         model.build_optimizer()
@@ -414,10 +416,11 @@ def sync_optimizer(model: BaseModel, state: StepState, after_forward: bool = Fal
 
 
 def sync_parameters(model: BaseModel, state: StepState, after_forward: bool = False) -> bool:
-    """Let the optimizer train what is trainable now, and return whether it trains other parameters than before.
+    """Make the optimizer train the currently trainable parameters, and return whether these have changed.
 
-    In a `train_step` of the user's it binds to the parameters that it is first used with. In that of torchfit, one
-    that is not bound waits for the first forward pass where layers are lazy; those that are not called stay out.
+    In a custom `train_step`, the optimizer binds to the parameters that it is first used with. In the built-in one, an
+    unbound optimizer waits for the first forward pass if there are lazy layers; lazy layers that are not called are not
+    trained.
     """
     is_custom, was_built = overridden_method(model, "train_step") is not None, model.optimizer.built
     named = state.named_parameters(model)
@@ -430,7 +433,7 @@ def sync_parameters(model: BaseModel, state: StepState, after_forward: bool = Fa
 
 
 def with_sync(run_step: StepFn, parameters: Sequence[Tensor], sync: Callable[[], None]) -> StepFn:
-    """Return a step before which `sync` is called if parameters were frozen or unfrozen since the step before."""
+    """Wrap a step so that `sync` is called before it if parameters were frozen or unfrozen since the last step."""
     flags = list(map(_requires_grad, parameters))
 
     def run(batch: object) -> Any:

@@ -1,4 +1,4 @@
-"""The table that `summary` prints: layers, the shapes they give, and their numbers of weights."""
+"""The table that `summary` prints: layers with their output shapes and numbers of weights."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,15 +31,15 @@ class Summary:
     totals: list[str]
 
     def text(self, line_length: int | None = None, positions: Sequence[float] | None = None) -> str:
-        """Return the table, `line_length` characters wide, or as wide as the contents need, at least 65.
+        """Return the table, `line_length` characters wide or, by default, as wide as the contents need and at least 65.
 
-        `positions` are where the columns end: characters, or shares of the line up to 1.
+        `positions` are where the columns end, in characters or as fractions of the line.
         """
         lines = _table([self.header, *self.rows], line_length, positions)
         return "\n".join([f'Model: "{self.name}"', *lines, *self.totals])
 
     def html(self) -> str:
-        """Return the same for a notebook."""
+        """Return the table as HTML, for a notebook."""
         totals = "<br/>".join(map(escape, self.totals))
         return f"<p><b>Model: {escape(self.name)}</b></p>{table_html(self.header, self.rows)}<p>{totals}</p>"
 
@@ -49,8 +49,8 @@ def summarize_model(model: BaseModel, call: ModuleCaller, input_shape: Nested = 
 
     Args:
         model: The model.
-        call: What calls its module.
-        input_shape: The shape of one sample, or a list or dictionary of shapes; by default that of the data seen last.
+        call: The caller of its module.
+        input_shape: The shape of one sample, or a list or dictionary of shapes; by default that of the last data.
         **options: Further arguments of `summarize`.
     """
     example = call.example if input_shape is None else zeros_for_shape(input_shape)
@@ -77,14 +77,14 @@ def summarize(
     layer_range: Sequence[str] | None = None,
     optimizer_weights: Sequence[Tensor] = (),
 ) -> Summary:
-    """Collect what the summary of a module shows.
+    """Return the summary of a module.
 
     Args:
         name: The name of the model.
-        module: What is described: its children, or itself where it has none.
-        run: Calls the module on an example batch, for the shapes; without it they are unknown.
-        expand_nested: Whether to list the layers inside of layers.
-        show_trainable: Whether to show which layers are trained.
+        module: The module whose children are listed, or itself if it has none.
+        run: A function that calls the module on an example batch, for the shapes; without it they are unknown.
+        expand_nested: Whether to list the layers inside layers.
+        show_trainable: Whether to show which layers are trainable.
         layer_range: Patterns (`re`) for the first and the last layer to list; all by default.
         optimizer_weights: The tensors that the optimizer holds.
 
@@ -204,7 +204,7 @@ def _size(tensors: list[Tensor]) -> str:
 
 
 def readable_size(size: float) -> str:
-    """Write a number of bytes.
+    """Format a number of bytes.
 
     >>> readable_size(218_856)
     '213.73 KB'

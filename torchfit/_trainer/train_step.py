@@ -1,4 +1,4 @@
-"""The training step, in every form that an executor may choose."""
+"""The training step, in every form that an executor may run: eager, microbatched, with a closure or compiled."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -31,9 +31,9 @@ class TrainStep(LoggingStep):
     Args:
         model: The model.
         state: Its step state.
-        keeps_step_logs: Whether the logs of each step must stay as they are when the next step runs.
-        microbatches: Splits the batches where not all rows fit into memory at once, or `None`.
-        expected_steps: How many steps are to come, `None` if unknown.
+        keeps_step_logs: Whether the logs of each step must stay valid when the next step runs.
+        microbatches: The splitter of batches that do not fit into memory at once, or `None`.
+        expected_steps: The expected number of steps, or `None` if unknown.
     """
 
     mode = "train"
@@ -58,20 +58,20 @@ class TrainStep(LoggingStep):
 
     @property
     def is_current(self) -> bool:
-        """Whether the model was not compiled again, and has the same optimizer."""
+        """Whether the model has not been compiled again, and has the same optimizer."""
         return super().is_current and self._optimizer is self._model.optimizer
 
     def renewed(self) -> StepProgram:
-        """Return the step with the optimizer, the losses and the metrics of now."""
+        """Return the step with the current optimizer, losses and metrics."""
         return TrainStep(self._model, self._state, self.keeps_step_logs, self._microbatches, self.expected_steps)
 
     @property
     def run(self) -> StepFn:
-        """Runs the step eagerly.
+        """The function that runs the step eagerly.
 
         Raises:
-            ValueError: If `microbatch` is to split batches, but `train_step` is overridden, or the optimizer evaluates
-                the loss itself.
+            ValueError: If `microbatch` is set, but `train_step` is overridden, or the optimizer evaluates the loss
+                itself.
         """
         is_overridden = overridden_method(self._model, "train_step") is not None
         if self._microbatches is not None and is_overridden:
@@ -95,9 +95,9 @@ class TrainStep(LoggingStep):
         return self._snapshot_logs(step)
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
-        """Run the step on tensors alone; `arguments` are the scalars and the variant of the optimizer's update.
+        """Run the step on tensors only; `arguments` are the scalars and the variant of the optimizer's update.
 
-        An optimizer that updates outside of graphs gets the gradients, which are returned then.
+        For an optimizer that updates outside graphs, the gradients are returned.
         """
         optimizer = self._optimizer
         result = forward_pass(self._model, self._state, batch)
@@ -122,7 +122,7 @@ class TrainStep(LoggingStep):
         return []
 
     def unpack_result(self, template: Any, tensors: list[Tensor]) -> LazyLogs:
-        """Return the logs after a step, whose update is made here if it was not part of the graph."""
+        """Return the logs after a step, and apply the update if it was not part of the graph."""
         if not self._updates_in_graph:
             self._optimizer.zero_grad()
             for parameter, gradient in zip(self._optimizer.parameters, tensors):
@@ -131,7 +131,7 @@ class TrainStep(LoggingStep):
         return super().unpack_result(template, tensors)
 
     def step_scalars(self, rows: int) -> tuple[float, ...]:
-        """Count a step, and return the scalars of the optimizer's update."""
+        """Count a step, and return the scalar arguments of the optimizer's update."""
         scalars: tuple[float, ...]
         scalars = self._optimizer.begin_accumulation_step() if self._accumulates else self._optimizer.begin_update()
         return scalars
@@ -147,12 +147,12 @@ class TrainStep(LoggingStep):
         return self._optimizer.counter_state()
 
     def set_counters(self, counters: Any) -> None:
-        """Set the counters of the optimizer back."""
+        """Restore the counters of the optimizer."""
         self._optimizer.set_counter_state(counters)
 
     @property
     def compile_blocker(self) -> str | None:  # type: ignore[override]
-        """Why the step cannot be compiled, `None` if nothing is known to prevent it."""
+        """The reason why the step cannot be compiled, or `None` if none is known."""
         overridden = overridden_method(self._model, "train_step", "compute_metrics")
         microbatched = "`microbatch` splits the batches" if self._microbatches is not None else None
         is_frozen = None if self._model.trainable_weights else "the module has no trainable parameters"
@@ -165,9 +165,9 @@ class TrainStep(LoggingStep):
         return self._update_and_record(*self._compute_parts([batch], "gradient_accumulation_steps"))
 
     def _run_microbatched(self, batch: Batch) -> Results:
-        """Run the step with as many rows at once as the memory allows.
+        """Run the step with as many rows at once as fit into memory.
 
-        Only forward and backward are tried again: an update that failed midway must not be made twice.
+        Only forward and backward are retried: an update that failed midway must not be repeated.
         """
         microbatches = self._microbatches
         assert microbatches is not None
@@ -178,7 +178,7 @@ class TrainStep(LoggingStep):
                 break
             except (RuntimeError, MemoryError) as error:
                 microbatches.halve_after_oom(batch, error)
-            release_cached_memory()  # Not before: the error holds the tensors of the attempt that failed.
+            release_cached_memory()  # Not earlier, because the error references the tensors of the failed attempt.
             for metric, snapshot in snapshots:
                 metric.restore_state(snapshot)
         return self._update_and_record(*computed)
@@ -202,7 +202,7 @@ class TrainStep(LoggingStep):
     def _update_and_record(
         self, gradients: PartialGradients, results: list[ForwardResult], values: list[Any]
     ) -> Results:
-        """Make the update, and record the parts of a batch and the values that were added in all of them."""
+        """Apply the update, and record the parts of a batch with the values that were added in them."""
         gradients.finish()
         state = self._state
         if overridden_method(self._model, "compute_metrics") is not None:
@@ -215,13 +215,13 @@ class TrainStep(LoggingStep):
         return LazyLogs(self._model.get_metrics_result)
 
     def _needs_update(self, result: ForwardResult) -> bool:
-        """Return whether there is anything to train, or else an error to raise."""
+        """Return whether the step must call the optimizer, to train or to raise an error."""
         return result.loss.requires_grad or bool(self._model.trainable_weights)
 
     # -- optimizers that evaluate the loss themselves ------------------------------------------------------
 
     def _run_with_closure(self, batch: Batch) -> Results:
-        """Run the step of an optimizer such as LBFGS; the first evaluation is the one that is logged."""
+        """Run the step of an optimizer such as LBFGS; the first evaluation is logged."""
         model, state, optimizer = self._model, self._state, self._optimizer
         model.build_optimizer()
         results: list[ForwardResult] = []

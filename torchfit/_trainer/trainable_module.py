@@ -1,4 +1,4 @@
-"""`TrainableModule`: what a model does with one batch, in methods that a subclass may override."""
+"""`TrainableModule`, which defines what a model does with one batch, in methods that a subclass may override."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,7 +34,7 @@ class TrainableModule(BaseModel):
     _torchfit: Trainer
 
     def __call__(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        """Run the module on one batch; `losses` are those of this call then.
+        """Run the module on one batch, and reset `losses` to those of this call.
 
         A single list, tuple or dictionary is passed to the module as in `fit`. `training` puts the model into
         train (`True`) or evaluation mode (`False`) for this call; by default the mode stays as it is.
@@ -59,19 +59,19 @@ class TrainableModule(BaseModel):
 
     @property
     def input_names(self) -> list[str]:
-        """The names of the inputs: as given, else the parameters of the module's `forward`."""
+        """The names of the inputs: those passed to the model, else the parameters of the module's `forward`."""
         return self._torchfit.state.call.signature(self.module).input_names
 
     @property
     def example_inputs(self) -> Nested:
-        """One sample of zeros like the inputs of the last batch, on the CPU; `None` before the first batch."""
+        """A sample of zeros like those of the last batch, on the CPU, or `None` before the first batch."""
         return self._torchfit.state.call.example
 
     def build_optimizer(self) -> None:
-        """Bind the optimizer to the parameters of the module, and of losses that have some, by name.
+        """Bind the optimizer to the parameters of the module and of losses, by name.
 
-        If it is bound already, it trains what is trainable now. For a `train_step` of your own, it binds to the
-        parameters that it is first used with.
+        If it is already bound, update which parameters it trains. In a custom `train_step`, it binds to the parameters
+        that it is first used with.
         """
         if sync_parameters(self, self._torchfit.state):
             self._torchfit.execution.invalidate()
@@ -81,10 +81,15 @@ class TrainableModule(BaseModel):
     def train_step(self, batch: Batch) -> Results:
         """Train on one batch: forward, loss, backward, update, metrics.
 
-        Override it to train in your own way. `batch` is on the model's device: a tuple `(x, y)` or
-        `(x, y, sample_weight)`, or, where there are inputs alone, `x` itself (in a tuple of 1 if it is a list or
-        tuple). What you return, names to numbers or tensors, becomes the logs. There are `self(x, training=True)`,
-        `self.compute_loss`, `self.optimizer`, `self.trainable_weights`, `self.metrics`, `self.get_metrics_result`.
+        Override it for custom training. An override may use `self(x, training=True)`, `self.compute_loss`,
+        `self.optimizer`, `self.trainable_weights`, `self.metrics` and `self.get_metrics_result`.
+
+        Args:
+            batch: The batch on the model's device: a tuple `(x, y)` or `(x, y, sample_weight)` or, if there are only
+                inputs, `x` itself (in a tuple of length 1 if it is a list or tuple).
+
+        Returns:
+            The logs: a mapping from names to numbers or tensors.
         """
         state = self._torchfit.state
         result = forward_pass(self, state, batch)
@@ -97,12 +102,12 @@ class TrainableModule(BaseModel):
         return record(self, state, result)
 
     def test_step(self, batch: Batch) -> Results:
-        """Evaluate one batch: forward, loss, metrics. May be overridden, as `train_step`."""
+        """Evaluate one batch: forward, loss, metrics. May be overridden like `train_step`."""
         state = self._torchfit.state
         return record(self, state, forward_pass(self, state, batch))
 
     def predict_step(self, batch: Batch) -> Nested:
-        """Return the outputs for one batch. May be overridden, as `train_step`."""
+        """Return the outputs for one batch. May be overridden like `train_step`."""
         return self._torchfit.state.call(self.module, parts_of(batch)[0])
 
     def compute_loss(
@@ -113,12 +118,12 @@ class TrainableModule(BaseModel):
         sample_weight: Nested = None,
         training: bool = True,
     ) -> Tensor:
-        """Return the loss to minimise, a scalar: the weighted sum of the losses of all outputs, and what was added.
+        """Return the loss to minimize, a scalar: the weighted sum of the losses of all outputs, plus added losses.
 
-        An override may leave `training` out. In evaluation, a model without any loss has a loss of 0.
+        An override may omit the parameter `training`. In evaluation, a model without any loss has a loss of 0.
 
         Raises:
-            ValueError: If there is nothing to minimise, or weights come with a loss that the module returns.
+            ValueError: If there is nothing to minimize, or sample weights come with a loss that the module returns.
         """
         state = self._torchfit.state
         loss: Tensor | None = state.objective.loss(y, y_pred, sample_weight)
@@ -144,7 +149,7 @@ class TrainableModule(BaseModel):
         return torch.zeros((), device=self._torchfit.device)
 
     def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Results:
-        """Update the compiled and added metrics with one batch and return all results, read when needed."""
+        """Update the compiled and added metrics with one batch, and return all results, which are computed on read."""
         state = self._torchfit.state
         state.objective.update_metrics(y, y_pred, sample_weight)
         if state.auxiliary.values or state.auxiliary.metric_fns:
@@ -160,7 +165,7 @@ class TrainableModule(BaseModel):
     ) -> Tensor:
         """Return the loss of `compile` plus the sum of `regularization_losses`, and update the mean `loss` with it.
 
-        For steps written for Keras 2; new ones call `compute_loss`.
+        This is for steps written for Keras 2; new ones should call `compute_loss`.
         """
         objective = self._torchfit.state.objective
         loss: Tensor | None = objective.loss(y, y_pred, sample_weight)
@@ -173,17 +178,17 @@ class TrainableModule(BaseModel):
 
     @property
     def compiled_metrics(self) -> "CompiledMetrics":
-        """Updates the metrics of `compile`, for steps written for Keras 2; new ones call `compute_metrics`."""
+        """An object that updates the metrics of `compile`, for steps written for Keras 2; see `compute_metrics`."""
         return CompiledMetrics(self._torchfit.state.objective.update_metrics)
 
     # -- added losses and metrics --------------------------------------------------------------------------
 
     def add_loss(self, loss: Callable[..., Tensor] | Tensor | float, on: str | None = None) -> None:
-        """Add to the loss that is minimised, besides that of `compile`.
+        """Add a term to the loss of `compile`.
 
         Args:
-            loss: A function of the output of the submodule `on`, or without arguments, such as a weight regularizer.
-                It returns a tensor, the elements of which are summed. In a `forward`, a tensor.
+            loss: A function of the output of the submodule `on`, or a function without arguments, such as a weight
+                regularizer. It returns a tensor, whose elements are summed. Within a `forward`, pass a tensor instead.
             on: The name of a submodule, as in `named_modules()`; "" is the whole module.
 
         Raises:
@@ -216,10 +221,11 @@ class TrainableModule(BaseModel):
     def add_metric(
         self, value: Callable[..., TensorLike] | TensorLike, name: str, aggregation: str = "mean", on: str | None = None
     ) -> None:
-        """Log a value besides the metrics of `compile`.
+        """Log a value in addition to the metrics of `compile`.
 
         Args:
-            value: A function of the output of the submodule `on`, or without arguments. In a `forward`, a tensor.
+            value: A function of the output of the submodule `on`, or a function without arguments. Within a `forward`,
+                pass a tensor instead.
             name: The key in the logs.
             aggregation: "mean" or "sum" over the batches of an epoch.
             on: The name of a submodule, as in `named_modules()`; "" is the whole module.
@@ -245,17 +251,17 @@ class TrainableModule(BaseModel):
 
     @property
     def added_terms(self) -> list[AddedTerm]:
-        """The calls of `add_loss` and `add_metric` that added functions, in their order."""
+        """The calls of `add_loss` and `add_metric` that added functions, in order."""
         return list(self._torchfit.state.auxiliary.added_terms)
 
     @property
     def loss_modules(self) -> nn.ModuleDict:
-        """The losses of `compile` and `add_loss` that are modules or hold some, which are trained and saved as well."""
+        """The losses of `compile` and `add_loss` that are or contain modules, which are trained and saved as well."""
         return self._torchfit.state.loss_modules(self)
 
     @property
     def losses(self) -> list[Tensor]:
-        """The losses that were added in the last call of the model, and those of weight regularizers."""
+        """The losses added in the last call of the model, and the values of regularizers."""
         return self._torchfit.state.auxiliary.all_losses()
 
     # -- metrics -------------------------------------------------------------------------------------------
@@ -285,7 +291,7 @@ class TrainableModule(BaseModel):
 
 
 def make_trainer(*arguments: Any) -> Trainer:
-    """Return the trainer of a model, which works alone or together with other processes; arguments as of `Trainer`."""
+    """Return the trainer of a model, for one or several processes; the arguments are those of `Trainer`."""
     if current().size == 1:
         return Trainer(*arguments)
     from torchfit._trainer.replicated_trainer import ReplicatedTrainer
@@ -306,8 +312,8 @@ class CompiledMetrics:
 
 @contextmanager
 def _mode_for_call(model: TrainableModule, lock: ModelLock, training: bool) -> Iterator[None]:
-    """Put a model into train or evaluation mode for one call of it."""
-    if torch.compiler.is_compiling():  # Inside of a step, which has locked the model.
+    """Put a model into train or evaluation mode for one call."""
+    if torch.compiler.is_compiling():  # Inside a step, which has locked the model.
         locked: AbstractContextManager[None] = nullcontext()
     elif training:
         locked = lock.owned("__call__", is_loop=False, is_alone=True)

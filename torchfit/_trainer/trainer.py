@@ -1,4 +1,4 @@
-"""`Trainer`: what a model delegates `fit`, `evaluate` and `predict` to, and all state of ours that a model has."""
+"""`Trainer`, to which a model delegates `fit`, `evaluate` and `predict`; it holds torchfit's state of the model."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,22 +41,22 @@ from torchfit.optimizers.identifiers import AnyOptimizer
 
 
 class Trainer:
-    """Trains, evaluates and predicts with a model; the model is an argument of every method, so none is referenced.
+    """Trains, evaluates and predicts with a model, which is passed to every method and not referenced.
 
     Args:
-        model: The model, of which no reference is kept.
+        model: The model; no reference to it is kept.
         input_names: The names of the inputs, as the user gave them.
         output_names: The names of the outputs, as the user gave them.
-        label_names: The keys of targets in data that are one dictionary, as the user gave them.
+        label_names: The keys of targets in data that are a single dictionary, as the user gave them.
         device: "auto" or a device.
         dtype_policy: The dtype policy, or its name; `None` for the global one.
 
     Attributes:
-        state: What the steps need besides the model: objective, auxiliary terms, and the caller of the module.
+        state: The state that steps need besides the model: objective, auxiliary terms, and the caller of the module.
         device: The device of the model.
-        precision: In which dtype the module computes.
-        lock: Which threads may use the model.
-        compile_options: The arguments of `compile`, `None` before it was called.
+        precision: The dtype in which the module computes.
+        lock: The lock that controls which threads may use the model.
+        compile_options: The arguments of `compile`, or `None` before it was called.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Trainer:
         self.execution = EagerExecution()
         self._microbatches: MicrobatchSplitter | None = None
         self.lock = ModelLock()
-        self._is_running = False  # Training or evaluating, whose metrics a loop inside must not change.
-        self._attribute_metrics: list[Metric] | None = None  # Looked up once per loop.
+        self._is_running = False  # A loop is running, whose metrics a nested loop must not change.
+        self._attribute_metrics: list[Metric] | None = None  # looked up once per loop
 
     def compile(self, options: CompileOptions) -> None:
         """Build the objective and choose the execution.
 
         Raises:
-            ValueError: If a name is unknown, or an argument is not one of its values.
+            ValueError: If a name is unknown, or an argument is invalid.
         """
         self.state.objective = Objective(
             options.loss, options.loss_weights, options.metrics, options.weighted_metrics, self.output_names
@@ -100,7 +100,7 @@ class Trainer:
         self.compile_options = options
 
     def invalidate_compiled_steps(self) -> None:
-        """Invalidate compiled steps, which predate a term that was added."""
+        """Invalidate compiled steps, which do not contain a term that was added."""
         options = self.compile_options
         if options is not None:
             self.execution = options.choose_execution()
@@ -134,7 +134,7 @@ class Trainer:
         validation_freq: int | Container[int],
         loading: LoaderConfig,
     ) -> History:
-        """Train `model` and return its `History`; arguments as those of `Model.fit`."""
+        """Train `model` and return its `History`; the arguments are those of `Model.fit`."""
         self._require_compiled("fit")
         validation.batch_size(batch_size)
         epochs = validation.integer("epochs", epochs, min_value=0)
@@ -175,12 +175,12 @@ class Trainer:
         return history
 
     def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
-        """Return the steps of an epoch, after the optimizer took in what callbacks froze, unfroze or added."""
+        """Return the steps of an epoch, after updating the optimizer for parameters that callbacks froze or added."""
         self.sync_optimizer(model)
         return run.iter_steps(epoch)
 
     def sync_optimizer(self, model: BaseModel) -> None:
-        """Let the optimizer train what is trainable now."""
+        """Make the optimizer train the currently trainable parameters."""
         if sync_optimizer(model, self.state):
             self.execution.invalidate()
 
@@ -202,7 +202,7 @@ class Trainer:
         return TrainStep(model, self.state, keeps_logs, self._microbatches, expected_steps)
 
     def _stop_flags(self, model: BaseModel, callbacks: CallbackList) -> StopFlags:
-        """Return what says whether a loop is to stop."""
+        """Return the flags that ask a loop to stop."""
         return model
 
     def _make_timer(self, batch_spec: BatchSpec, callbacks: CallbackList, history: History) -> EpochTimer:
@@ -219,7 +219,7 @@ class Trainer:
     def _make_validate(
         self, model: BaseModel, batches: EpochIterator | None, frequency: int | Container[int], callbacks: CallbackList
     ) -> Callable[[int], dict[str, float]]:
-        """Return what ends an epoch: it applies leftover accumulated gradients, and validates if that is due."""
+        """Return a function that ends an epoch: it applies leftover accumulated gradients, and validates if due."""
         is_due = pipelines.validation_schedule(frequency)
 
         def validate(epoch: int) -> dict[str, float]:
@@ -267,7 +267,7 @@ class Trainer:
         callbacks: object,
         loading: LoaderConfig,
     ) -> dict[str, Any]:
-        """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
+        """Evaluate `model` and return the logs; the arguments are those of `Model.evaluate`."""
         self._require_compiled("evaluate")
         adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
@@ -299,7 +299,7 @@ class Trainer:
         out: Nested,
         pad_value: float | None,
     ) -> Nested:
-        """Predict with `model`; arguments as those of `Model.predict`."""
+        """Predict with `model`; the arguments are those of `Model.predict`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out, pad_value)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
@@ -316,7 +316,7 @@ class Trainer:
     def predict_iter(
         self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> Iterator[Nested]:
-        """Return an iterator over the outputs for each batch; arguments as those of `Model.predict_iter`."""
+        """Return an iterator over the outputs of each batch; the arguments are those of `Model.predict_iter`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         return self._iter_predictions(model, batches)
 
@@ -388,7 +388,7 @@ class Trainer:
     def _set_log_names(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, validation: EpochIterator | None
     ) -> None:
-        """Pass the names that the logs will have to callbacks that monitor one, if they can be inferred."""
+        """Pass the names of the future log entries to callbacks that monitor one, if they can be inferred."""
         is_custom = overridden_method(model, "train_step", "test_step", "compute_metrics") is not None
         if is_custom or not callbacks.needs_log_names:
             return
@@ -397,10 +397,10 @@ class Trainer:
             validated = [] if validation is None else [f"val_{name}" for name in names]
             callbacks.set_log_names([*names, *validated])
 
-    # -- the surroundings of a loop ------------------------------------------------------------------------
+    # -- the context of a loop -----------------------------------------------------------------------------
 
     def _is_shareable(self, model: BaseModel, step: str) -> bool:
-        """Return whether threads may run a step without training at the same time: it is built in and not compiled."""
+        """Return whether threads may run an evaluation or prediction step concurrently: if it is built in and eager."""
         return self.execution.is_shareable and overridden_method(model, step) is None
 
     @contextmanager
@@ -417,7 +417,7 @@ class Trainer:
                     yield
             finally:
                 self._is_running = was_running
-                if not was_running:  # A loop inside of another keeps its graphs.
+                if not was_running:  # A nested loop keeps the graphs of the outer one.
                     self.execution.release()
                 callbacks.close()
 
@@ -425,7 +425,7 @@ class Trainer:
     def _prediction_context(
         self, model: BaseModel, method: str, callbacks: CallbackList, has_callbacks: bool = False
     ) -> Iterator[None]:
-        """Prepare for a prediction, which changes nothing that other threads see; release everything on exit."""
+        """Prepare for a prediction, which changes nothing visible to other threads; release everything on exit."""
         is_shared = not has_callbacks and self._is_shareable(model, "predict_step")  # Callbacks may stop it.
         lock = self.lock.shared(method) if is_shared else self.lock.owned(method, is_loop=False, is_alone=True)
         with lock:
@@ -440,7 +440,7 @@ class Trainer:
 
     @contextmanager
     def _terms_collected(self, model: BaseModel) -> Iterator[None]:
-        """Look at the structures of data, at added terms and at metrics in attributes again."""
+        """Start a loop: discard cached structures of the data, added terms and metrics in attributes."""
         self.state.objective.start_loop()
         self.state.auxiliary.start_loop()
         previous, self._attribute_metrics = self._attribute_metrics, list(iter_attribute_metrics(model))
@@ -452,7 +452,7 @@ class Trainer:
 
     @contextmanager
     def _metrics_isolated(self, model: BaseModel) -> Iterator[None]:
-        """Protect the metrics of an outer loop, if there is one, and what it reports from a loop inside of it."""
+        """Protect the metrics of an outer loop, if there is one, and what it reports, from a nested loop."""
         if not self._is_running:
             yield
             return
@@ -460,7 +460,7 @@ class Trainer:
             yield
 
     def _has_no_batch_hooks(self, callbacks: CallbackList, mode: str) -> bool:
-        """Return whether nothing runs between the steps, which are computed by the processor itself."""
+        """Return whether no batch hooks run between the steps, on a CPU."""
         hooks = f"on_{mode}_batch_begin", f"on_{mode}_batch_end"
         return self.device.type == "cpu" and not any(map(callbacks.has_listeners, hooks))
 
@@ -469,9 +469,9 @@ class Trainer:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
     def _batch_spec(self, model: BaseModel, x: UserData = None, *, inputs_only: bool = False) -> BatchSpec:
-        """Return what batches of `x` have to be; the columns of a DataFrame may be the parameters of `forward`.
+        """Return the specification of batches of `x`; the columns of a DataFrame may be the parameters of `forward`.
 
-        Labels among the inputs go to modules that need them, or that compute their own loss with them.
+        Labels stay among the inputs for modules that need them, or that compute their own loss with them.
         """
         self.state.call.loop.checks_batch_axis = is_array_like(x)
         objective, parameters, kept_labels = self.state.objective, set(), []
@@ -487,12 +487,12 @@ class Trainer:
     def _build_callbacks(
         self, model: BaseModel, callbacks: object, verbose: int | str, *, add_history: bool = False, **params: Any
     ) -> CallbackList:
-        """Return the user's callbacks with the progress and, for `fit`, the history."""
+        """Return the user's callbacks, with a progress bar and, for `fit`, the history."""
         verbose = resolve_verbose(verbose)
         return CallbackList(callbacks, add_history, verbose > 0, model, verbose=verbose, **params)
 
 
 def _finalize_weights(optimizer: AnyOptimizer) -> None:
-    """Write averages of the weights into the weights, if the optimizer keeps them."""
+    """Replace the weights by their averages, if the optimizer keeps averages."""
     if optimizer.built:
         optimizer.finalize_variable_values()

@@ -23,7 +23,7 @@ from torchfit.metrics import Metric
 FORMAT = "torchfit training"
 VERSION = 3
 _SINCE_VERSION_3 = ("losses", "attributes")
-_STEP_COMPONENTS = ("weights", "losses", "attributes", "optimizers", "metrics", "random")  # What a step changes.
+_STEP_COMPONENTS = ("weights", "losses", "attributes", "optimizers", "metrics", "random")  # changed by a step
 
 
 class Batches(Protocol):
@@ -31,7 +31,7 @@ class Batches(Protocol):
 
     @property
     def steps(self) -> int | None:
-        """The number of batches in an epoch, `None` if unknown."""
+        """The number of batches in an epoch, or `None` if unknown."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class Batches(Protocol):
 
 
 class StopFlag(Protocol):
-    """The model, as far as it says whether to stop."""
+    """The flag of the model that asks to stop training."""
 
     stop_training: bool
 
@@ -66,10 +66,10 @@ class TrainingState:
 
     Args:
         batches: The data.
-        iter_steps: Returns the steps of an epoch, for (batches, epoch, index of the first batch).
+        iter_steps: A function (batches, epoch, index of the first batch) that returns the steps of an epoch.
         epochs: The indices of the epochs.
         stop_flags: The model, which holds `stop_training`.
-        reset_metrics: Called at the start of each epoch.
+        reset_metrics: A function to call at the start of each epoch.
         components: The stateful components, in the order in which they are restored.
 
     Attributes:
@@ -104,7 +104,7 @@ class TrainingState:
         return self._step > 0
 
     def epochs(self) -> Iterator[int]:
-        """Yield the indices of the remaining epochs, from the position that was loaded before the first is drawn."""
+        """Yield the indices of the remaining epochs; a state may be loaded before the first one is drawn."""
         if not self._stop_flags.stop_training:
             yield from self._batches.epochs(self._epochs, self._step)
 
@@ -122,7 +122,7 @@ class TrainingState:
         return self._with_warmup(steps, self.warmup_step)
 
     def _with_warmup(self, steps: StepIterator, warmup_step: StepFn) -> StepIterator:
-        first = next(steps, None)  # After the last step of an epoch there is none: the next epoch has it.
+        first = next(steps, None)  # If the state is from the end of an epoch, there is none; the next epoch has it.
         if first is not None:
             self._is_resumed = False
             before = to_host({name: self.state_of(name) for name in _STEP_COMPONENTS}, copy=True)
@@ -136,8 +136,8 @@ class TrainingState:
         """Return everything that the run depends on before step `step` of epoch `epoch`; tensors are those in use.
 
         Args:
-            epoch: The index of the epoch to resume with.
-            step: The number of its steps that are done.
+            epoch: The index of the epoch to resume in.
+            step: The number of completed steps of this epoch.
             logs: The logs of these steps.
         """
         steps = self._batches.steps
@@ -187,7 +187,7 @@ def _check_state(state: object) -> StateDict:
             f"The state of the run was written in version {state['version']} of its format; this torchfit reads "
             f"versions up to {VERSION}. Upgrade torchfit."
         )
-    return {"graphs": {}, **state}  # Version 1 did not store which graphs there were.
+    return {"graphs": {}, **state}  # Version 1 did not store the graphs.
 
 
 # -- the components ----------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def training_components(
         "weights": ModelState(model),
         "losses": ModelState(losses),
         "attributes": ModelState(state.attribute_modules(model)),
-        "flags": ModuleFlagsState(model, losses),  # Before the optimizer, which trains what is not frozen.
+        "flags": ModuleFlagsState(model, losses),  # Before the optimizer, which trains only unfrozen parameters.
         "optimizers": OptimizerState(model),
         "metrics": MetricsState(model, objective, state.auxiliary, device),
         "callbacks": CallbacksState(callbacks),
@@ -225,7 +225,7 @@ class ModelState:
         self._model = model
 
     def state_dict(self) -> StateDict:
-        """Return the tensors in use."""
+        """Return the tensors, without copies."""
         state = get_module_state(self._model)
         return {"state": state, "more": self._other_buffers(state)}
 
@@ -300,13 +300,13 @@ class ModuleFlagsState:
 
 
 class MetricsState:
-    """The metrics in the middle of an epoch."""
+    """The state of the metrics in the middle of an epoch."""
 
     def __init__(self, model: BaseModel, objective: Objective, auxiliary: AuxiliaryTerms, device: torch.device) -> None:
         self._model, self._objective, self._auxiliary, self._device = model, objective, auxiliary, device
 
     def state_dict(self) -> StateDict:
-        """Return the state of each, and the outputs that they were built for."""
+        """Return the state of each metric, and the outputs that they were built for."""
         states = {metric.name: metric.state_dict() for metric in self._modules()}
         return {
             "outputs": self._objective.build_config,
@@ -315,7 +315,7 @@ class MetricsState:
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Build them for the same outputs, and restore their states."""
+        """Build the metrics for the same outputs, and restore their states."""
         self._objective.build_from_config(state["outputs"], self._device)
         self._auxiliary.build_from_config(state["added"])
         states = decode_arrays(state["states"])
@@ -328,7 +328,7 @@ class MetricsState:
 
 
 class CallbacksState:
-    """Every callback that has a state, identified by its class and its number among those of the class."""
+    """The states of callbacks, identified by class and position among the callbacks of the class."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks: dict[str, Callback] = {}

@@ -1,4 +1,4 @@
-"""Steps and metrics of the user's, in one of several processes: what they read and update is what all have."""
+"""Support for custom steps and metrics with several processes: they read and update the values of all processes."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,13 +33,13 @@ AttributeOptimizer: TypeAlias = "AnyOptimizer | torch.optim.Optimizer"
 
 
 class StepValues:
-    """The numbers that a step returned: for each, the mean over the rows of all processes."""
+    """The numbers that a custom step returned, averaged over the rows of all processes."""
 
     def __init__(self) -> None:
         self._values: dict[str, Tensor] = {}
 
     def keep(self, results: Results) -> Results:
-        """Take the numbers out of what a step returned, and return it."""
+        """Record the numbers in the results of a step, and return the results."""
         self._values = {}
         if not isinstance(results, LazyLogs):
             found = {name: _tensor_of(value) for name, value in flatten(results or {}).items()}
@@ -47,12 +47,12 @@ class StepValues:
         return results
 
     def tensors(self, share: float) -> list[Tensor]:
-        """Return what is to be summed, `share` being the share of the rows that this process has."""
+        """Return the tensors to sum; `share` is the fraction of the rows that this process has."""
         values = self._values.values()
         return [value * share if share else torch.zeros_like(value) for value in values]
 
     def finish(self, sums: Sequence[Tensor]) -> None:
-        """Take the sums of `tensors`."""
+        """Store the sums of `tensors`."""
         self._values = {name: value.clone() for name, value in zip(self._values, sums)}
 
     def logs(self, results: Results) -> LazyLogs:
@@ -68,10 +68,10 @@ def _tensor_of(value: object) -> Tensor | None:
 
 
 class SharedMetrics:
-    """Lets metrics that a step of the user's reads hold what all processes have, at the moment of the read.
+    """Updates metrics with the values of all processes when a custom step reads them.
 
     Args:
-        exchange: Adds up what the processes have.
+        exchange: Sums tensors over the processes.
         changes: The changes of the metrics in the step.
         model: The model.
         part: The rows of this process.
@@ -84,7 +84,7 @@ class SharedMetrics:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Exchange when a metric is read."""
+        """Exchange the changes whenever a metric is read inside the context."""
         self.attach()
         self._versions = self._find_versions()
         try:
@@ -94,7 +94,7 @@ class SharedMetrics:
                 vars(metric).pop("result", None)
 
     def attach(self) -> None:
-        """Watch the metrics that there are now."""
+        """Intercept reads of the current metrics."""
         for metric in self._model.metrics:
             if id(metric) not in self._attached and "result" not in vars(metric):
                 self._attached[id(metric)] = metric
@@ -157,7 +157,7 @@ def whole_losses(
 ) -> Iterator[None]:
     """Let `compute_loss` return losses whose mean over the rows of all processes is the loss of the whole batch.
 
-    A mean over rows is that already. Where the denominator depends on data, such as a mask, it is exchanged.
+    That holds already for a mean over rows. A denominator that depends on data, such as a mask, is exchanged.
     """
     compute = objective.loss
 
@@ -204,7 +204,7 @@ def _factors(terms: Sequence[LossTerm], exchange: Exchange, part: BatchPart, dev
 
 @contextmanager
 def shared_gradients(model: BaseModel, exchange: Exchange, share: float) -> Iterator[None]:
-    """Let the optimizers of a model update with the mean gradients over the rows of all processes."""
+    """Make the optimizers of a model update with the mean gradients over the rows of all processes."""
     gradients = SharedGradients(exchange, share)
     with ExitStack() as stack:
         for optimizer in _optimizers_of(model):
@@ -247,11 +247,11 @@ def _parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 class SharedGradients:
-    """The mean of the gradients of all processes, each weighted by its share of the rows.
+    """Computes the mean of the gradients of all processes, each weighted by its fraction of the rows.
 
     Args:
-        exchange: Adds up what the processes have.
-        share: The share of the rows that this process has.
+        exchange: Sums tensors over the processes.
+        share: The fraction of the rows that this process has.
     """
 
     def __init__(self, exchange: Exchange, share: float) -> None:
@@ -303,7 +303,7 @@ class SharedGradients:
     def mean(
         self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], denominator: Denominator = 0.0
     ) -> tuple[list[Tensor | None], Tensor]:
-        """Return the means, `None` for parameters without a gradient in all processes, and the sum of denominators."""
+        """Return the means, `None` for parameters without a gradient in any process, and the total denominator."""
         own = [None if gradient is None or not self._share else gradient for gradient in gradients]
         dtype = torch.float32
         for parameter in parameters:
@@ -343,7 +343,7 @@ def additive_metrics(objective: Objective | UncompiledObjective) -> Iterator[Non
     def checked(targets: Nested, outputs: Nested, sample_weight: Nested) -> None:
         parts = targets, outputs, sample_weight
         rows = count_rows(targets, outputs)
-        update(*parts)  # Which creates the metrics, if it is the first time.
+        update(*parts)  # creates the metrics if this is the first time
         if rows > 1:
             vars(objective).pop("update_metrics", None)
             _require_additive(objective.metrics, update, parts, rows)
