@@ -107,7 +107,7 @@ def test_labels_that_are_no_class_indices_come_with_the_way_out():
     loss = resolve_loss(nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match=r"If the labels are one-hot, make them floats: y\.float\(\)"):
         loss(torch.eye(3, dtype=torch.long), torch.zeros(3, 3))
-    with pytest.raises(ValueError, match=r"Torch puts the classes second: move them .*ignore_class=-100\)"):
+    with pytest.raises(ValueError, match=r"Torch expects the classes second: move them .*ignore_class=-100\)"):
         loss(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5, 3))
 
 

@@ -97,7 +97,7 @@ class WorkerPool:
     """Worker processes of a `DataLoader` that are kept from epoch to epoch, as long as this object exists."""
 
     def __init__(self, read: Read, processes: int, queue_size: int, pin_memory: bool, persistent: bool = True) -> None:
-        """Store the settings; `map` starts the workers, anew for every epoch with `persistent=False`."""
+        """Store the settings; `map` starts the workers, again for every epoch with `persistent=False`."""
         self._requests = RequestSampler()
         self._loader: DataLoader[UserData] = DataLoader(
             _RequestDataset(read),

@@ -1,4 +1,4 @@
-"""Per-sample maths shared by losses and metrics: pure functions of tensors, no state, no reduction over the batch."""
+"""Formulas shared by losses and metrics: pure functions of tensors, per sample and without reduction over the batch."""
 
 from torchfit.functional.classification import (
     binary_accuracy,

@@ -1,4 +1,4 @@
-"""Ranks, shapes and masks of targets and predictions."""
+"""Aligns the ranks, shapes and masks of targets and predictions."""
 
 from collections.abc import Sequence
 
@@ -11,26 +11,26 @@ from torchfit._utils.tensors import as_tensor
 
 
 def get_mask(values: Nested) -> Nested:
-    """Return the mask that outputs or loss values carry, or `None`."""
+    """Return the mask attached to outputs or loss values, or `None`."""
     return getattr(values, "_keras_mask", None)
 
 
 def with_mask(values: Tensor, mask: TensorLike) -> Tensor:
-    """Attach a mask to a tensor that nobody else holds yet."""
+    """Attach a mask to a new tensor, and return the tensor."""
     values._keras_mask = mask  # type: ignore[attr-defined]
     return values
 
 
 def as_mask(mask: TensorLike, device: torch.device) -> Tensor:
-    """Return a mask of any number kind, or an array, as booleans."""
+    """Return a mask of any dtype, or an array, as a boolean tensor."""
     tensor = as_tensor(mask, device=device)
     return tensor if tensor.dtype is torch.bool else tensor != 0
 
 
 def drop_unusable(values: Nested, mask: Tensor) -> Nested:
-    """Replace NaN and infinity where `mask (batch, …)` is false, lest they reach sums and gradients.
+    """Replace NaN and infinity where `mask (batch, …)` is false, so that they do not affect sums and gradients.
 
-    Finite values stay what they are: losses may compare samples with each other. The result carries the mask.
+    Finite values are kept, because losses may compare samples with each other. The mask is attached to the result.
     """
     if not isinstance(values, Tensor) or not values.is_floating_point():
         return values
@@ -39,7 +39,7 @@ def drop_unusable(values: Nested, mask: Tensor) -> Nested:
 
 
 def fit_mask(mask: Tensor, values: Tensor) -> Tensor | None:
-    """Return a mask that broadcasts to `values`, whose first dimensions it has, or `None` if it has others.
+    """Return a mask with the first dimensions of `values` such that it broadcasts, or `None` if it does not fit.
 
     >>> fit_mask(torch.ones(4, 1), torch.zeros(4)).shape, fit_mask(torch.ones(4), torch.zeros(4, 5, 6)).shape
     (torch.Size([4]), torch.Size([4, 1, 1]))
@@ -63,9 +63,9 @@ def require_mask(mask: Tensor, values: Tensor) -> Tensor:
 
 
 def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Add or drop a last dimension of size 1 where the ranks differ by one; else return both as they are.
+    """Add or drop a last dimension of size 1 if the ranks differ by one; else return both unchanged.
 
-    A vector `(batch,)` beside `(batch, 1)` becomes `(batch, 1)`; from rank 2 on, the extra dimension is dropped.
+    With `(batch, 1)`, a vector `(batch,)` becomes `(batch, 1)`; from rank 2 on, the extra dimension is dropped.
 
     >>> [tuple(t.shape) for t in align_ranks(torch.zeros(4), torch.zeros(4, 1))]
     [(4, 1), (4, 1)]
@@ -92,7 +92,7 @@ def mean_per_sample(values: Tensor, axis: int = -1) -> Tensor:
 
 
 def check_has_vectors(name: str, y_pred: Tensor, shape: str, way_out: str) -> None:
-    """Raise `ValueError` unless predictions have more dimensions than the batch, along which it would be compared."""
+    """Raise `ValueError` unless predictions have dimensions besides the batch, along which to compare values."""
     if y_pred.dim() < 2:
         raise ValueError(
             f"{name} compares values within a sample, so y_pred must be {shape}. "
@@ -101,7 +101,7 @@ def check_has_vectors(name: str, y_pred: Tensor, shape: str, way_out: str) -> No
 
 
 def detach_below(values: Tensor, floor: float) -> Tensor:
-    """Return `values`, without their gradient below `floor`, such as at 0, where a power has an infinite slope."""
+    """Return `values` without gradient below `floor`, such as at 0, where the slope of a power is infinite."""
     return torch.where(values < floor, values.detach(), values)
 
 
@@ -133,7 +133,7 @@ def align_pair(y_true: TensorLike, y_pred: TensorLike) -> tuple[Tensor, Tensor]:
 
 
 def align_one_hot(y_true: TensorLike, y_pred: TensorLike) -> tuple[Tensor, Tensor]:
-    """Do as `align_pair` does for one-hot or soft labels, with the way out for those who hold class indices."""
+    """Call `align_pair` for one-hot or soft labels, with a hint in the error for class indices."""
     y_pred = as_floating(y_pred)
     y_true = as_tensor(y_true, y_pred.dtype, y_pred.device)
     if y_true.shape != y_pred.shape:
@@ -149,8 +149,8 @@ def align_one_hot(y_true: TensorLike, y_pred: TensorLike) -> tuple[Tensor, Tenso
 def align_class_indices(y_true: TensorLike, y_pred: TensorLike, axis: int = -1) -> tuple[Tensor, Tensor]:
     """Return class indices as int64 without the dimension `axis` of `y_pred (batch, …, classes)`.
 
-    Labels with a dimension of size 1 in place of the classes, or as their last one, lose it; labels of another kind
-    are cast, fractions cut off.
+    A dimension of size 1 instead of the classes, or at the end, is dropped. Labels of other dtypes are cast, which
+    truncates fractions.
     """
     if (
         axis == -1
@@ -211,7 +211,7 @@ def shape_mismatch_error(y_true: Tensor, y_pred: Tensor, expected: str, way_out:
 
 
 def suggest_shape(y_true: Tensor, y_pred: Tensor) -> str:
-    """Return what to do about targets of another shape than the outputs: those of one value per sample may be classes.
+    """Return a hint for targets whose shape differs from the outputs; one value per sample may be a class index.
 
     >>> suggest_shape(torch.ones(2), torch.ones(2, 3))
     'If the targets are class indices, use sparse_categorical_crossentropy; else let the model have one output unit.'
@@ -225,5 +225,5 @@ def suggest_shape(y_true: Tensor, y_pred: Tensor) -> str:
 
 
 def batch_mean(values: Tensor) -> Tensor:
-    """Return the mean of all values, and 0 where there are none."""
+    """Return the mean of all values, or 0 if there are none."""
     return values.mean() if values.numel() else values.sum()

@@ -1,11 +1,11 @@
-"""Right and wrong decisions: accuracies, counts over thresholds and between classes, and the overlap of masks.
+"""Formulas for classification: accuracies, counts over thresholds and between classes, and the overlap of masks.
 
 Functions named `..._matches` return booleans, which is all that a counting metric needs; those with Keras' names
 return the same as 0.0 and 1.0.
 
-The four counts always come in the order true positives, false positives, true negatives, false negatives, exact as
-long as the device has float64. Their labels are booleans. A score that is NaN is above no threshold. Samples of weight
-0 do not count, whatever their score.
+The four counts are always in the order true positives, false positives, true negatives, false negatives. They are exact
+if the device has float64. Their labels are booleans. A NaN score is above no threshold. Samples of weight 0 do not
+count, whatever their score.
 """
 
 from collections.abc import Sequence
@@ -72,10 +72,10 @@ def _whole_counts(labels: Tensor, above: Tensor) -> Counts:
 
 
 def thresholds_below(y_pred: Tensor, thresholds: Tensor, evenly: bool) -> Tensor:
-    """Return for each score how many of the ascending `thresholds (count,)` it is above, as int64.
+    """Return, for each score, how many of the ascending `thresholds (count,)` are below it, as int64.
 
-    `evenly` says that they divide 0 to 1 evenly, with the ends moved a little outwards; scores beyond are then
-    limited to 0 to 1, and no search is needed.
+    With `evenly`, the thresholds must be evenly spaced from 0 to 1, with the ends moved slightly outwards. Scores are
+    then clipped to [0, 1], and no search is needed.
     """
     if evenly:
         steps = thresholds.shape[0] - 1
@@ -92,11 +92,11 @@ def counts_by_bucket(labels: Tensor, below: Tensor, count: int, weights: Tensor 
     columns = labels.shape[1]
     bucket = (labels.long() * (count + 1) + below) * columns + torch.arange(columns, device=labels.device)
     exact = sum_dtype(bucket.device)
-    dtype = torch.float32 if bucket.numel() < 2**24 else exact  # float32 counts so far, and is the fastest
+    dtype = torch.float32 if bucket.numel() < 2**24 else exact  # float32 is exact up to here, and the fastest
     amounts = torch.ones_like(bucket, dtype=dtype) if weights is None else weights.to(dtype)
     histogram = amounts.new_zeros(2 * (count + 1) * columns).index_add_(0, bucket.flatten(), amounts.flatten())
     histogram = histogram.to(exact)
-    # From the highest bucket down: what is above threshold t is what lies in the buckets t + 1 and more.
+    # Cumulated from the highest bucket down: scores above threshold t are in the buckets from t + 1 on.
     above = histogram.view(2, count + 1, columns).flip(1).cumsum(1).flip(1)
     false_positives, true_positives = above[:, 1:]
     negatives, positives = above[:, :1]
@@ -104,9 +104,9 @@ def counts_by_bucket(labels: Tensor, below: Tensor, count: int, weights: Tensor 
 
 
 def confusion_matrix(y_true: Tensor, y_pred: Tensor, classes: int, weights: Tensor) -> Tensor:
-    """Add up `weights (samples,)` by labelled class (row) and predicted class (column): `(classes, classes)`.
+    """Sum `weights (samples,)` by true class (row) and predicted class (column): `(classes, classes)`.
 
-    Samples with a class out of range are left out.
+    Samples with a class out of range are ignored.
     """
     known = (y_true >= 0) & (y_true < classes) & (y_pred >= 0) & (y_pred < classes)
     cell = torch.where(known, y_true * classes + y_pred, 0)
@@ -124,10 +124,10 @@ Axes = int | Sequence[int] | None
 
 
 def dice(y_true: TensorLike, y_pred: TensorLike, axis: Axes = None) -> Tensor:
-    """Return `1 - 2·Σ t·p / (Σ t + Σ p)`: 0 where prediction and mask are the same, 1 where they do not meet.
+    """Return `1 - 2·Σ t·p / (Σ t + Σ p)`: 0 if prediction and mask are equal, 1 if they do not overlap.
 
-    The sums go over the dimensions `axis`, over everything by default; the others are left (Dice, 1945). Two
-    empty masks give 1.
+    The sums are over the dimensions `axis`, by default over all; the other dimensions remain (Dice, 1945). Two empty
+    masks give 1.
 
     >>> dice([[0.0, 1.0]], [[1.0, 1.0]]).item()  # doctest: +ELLIPSIS
     0.333...
@@ -143,8 +143,8 @@ def tversky(y_true: TensorLike, y_pred: TensorLike, alpha: float = 0.5, beta: fl
     """Return `1 - TP / (TP + alpha·FP + beta·FN)` of soft counts (Salehi et al., 2017, arXiv:1706.05721).
 
     `alpha` weighs false positives and `beta` false negatives, as in the paper and in Keras from 3.16 on (earlier
-    versions had the two the other way round). With ½ and ½ it is `dice`, with 1 and 1 one minus intersection over
-    union. The sums go over the dimensions `axis`, over everything by default.
+    versions had the two exchanged). With ½ and ½ it equals `dice`, and with 1 and 1 it is one minus intersection over
+    union. The sums are over the dimensions `axis`, by default over all.
 
     >>> tversky([[0.0, 1.0]], [[1.0, 1.0]], alpha=1.0, beta=1.0).item()
     0.5
@@ -201,7 +201,7 @@ def sparse_categorical_matches(y_true: Tensor, y_pred: Tensor, axis: int = -1) -
 
 
 def class_matches(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
-    """Do as `categorical_matches` does with labels of the shape of `y_pred`, else as `sparse_categorical_matches`."""
+    """Call `categorical_matches` for labels of the shape of `y_pred`, else `sparse_categorical_matches`."""
     if y_true.shape == y_pred.shape:
         return categorical_matches(y_true, y_pred, axis)
     best = y_pred.argmax(axis)
@@ -216,8 +216,8 @@ def sparse_top_k_matches(
     """Return whether class indices are among the `k` best scores `y_pred (batch, …)`, with the classes along `axis`.
 
     `y_true` has the shape of `y_pred` without `axis`, or with a size of 1 in its place or at the end. Classes that
-    tie with the k-th best count as being among them, classes out of range and NaN scores never do. With
-    `from_sorted_ids`, `y_pred` holds class indices, the best first, instead of scores.
+    tie with the k-th best count as among them; classes out of range and NaN scores do not. With `from_sorted_ids`,
+    `y_pred` holds class indices instead of scores, the best first.
     """
     y_pred = y_pred.movedim(axis, -1)
     keeps_last = axis == -1 and y_true.shape == (*y_pred.shape[:-1], 1)
@@ -248,7 +248,7 @@ def top_k_matches(y_true: Tensor, y_pred: Tensor, k: int = 5, axis: int = -1) ->
 def class_top_k_matches(
     y_true: Tensor, y_pred: Tensor, k: int = 5, from_sorted_ids: bool = False, axis: int = -1
 ) -> Tensor:
-    """Do as `top_k_matches` does with labels of the shape of `y_pred`, else as `sparse_top_k_matches`."""
+    """Call `top_k_matches` for labels of the shape of `y_pred`, else `sparse_top_k_matches`."""
     if y_true.shape == y_pred.shape and not from_sorted_ids:
         return top_k_matches(y_true, y_pred, k, axis)
     return sparse_top_k_matches(y_true, y_pred, k, from_sorted_ids, axis)
@@ -274,7 +274,7 @@ def _class_indices(y_true: Tensor, y_pred: Tensor, axis: int, other: str) -> Ten
 
 
 def _among_best(y_pred: Tensor, chosen: Tensor, k: int) -> Tensor:
-    """Return whether the score of a class `(batch, …, 1)` is at least as high as all but fewer than `k`."""
+    """Return whether fewer than `k` scores are higher than the score of the chosen class `(batch, …, 1)`."""
     classes = y_pred.shape[-1]
     not_better = (y_pred <= y_pred.gather(-1, chosen)).sum(-1, keepdim=True)
     return not_better > classes - min(k, classes)
@@ -290,7 +290,7 @@ def binary_accuracy(y_true: Tensor, y_pred: Tensor, threshold: float = 0.5) -> T
 
 
 def categorical_accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return `(batch, …)`: 1.0 where labels and scores `(batch, …, classes)` are largest in one place.
+    """Return `(batch, …)`: 1.0 where labels and scores `(batch, …, classes)` are largest for the same class.
 
     >>> categorical_accuracy(torch.tensor([[0, 1]]), torch.tensor([[0.2, 0.8]])).tolist()
     [1.0]

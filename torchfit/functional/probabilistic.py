@@ -1,7 +1,7 @@
-"""Losses of probabilities and logits, sample by sample: cross-entropies, focal losses, divergences, CTC.
+"""Formulas for probabilities and logits, per sample: cross-entropies, focal losses, divergences, CTC.
 
-Probabilities are limited to `[1e-7, 1 - 1e-7]` before their logarithm is taken. Those of mutually exclusive
-classes are first divided by their sum, so that unnormalised scores count as well. NaN stays NaN.
+Probabilities are clipped to `[1e-7, 1 - 1e-7]` before their logarithm is taken. Those of mutually exclusive classes are
+first divided by their sum, so that unnormalized scores are accepted as well. NaN stays NaN.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from torchfit.functional.alignment import (
 )
 
 EPSILON = 1e-7
-# Torch leaves out labels of -100 unless told otherwise, here they are as wrong as any other number out of range.
+# torch ignores labels of -100 by default; here they are out of range like any other invalid label.
 NO_CLASS = -(2**62)
 USE_BINARY = "For one output and labels of 0 and 1, use binary_crossentropy."
 
@@ -53,19 +53,19 @@ def elementwise_bce(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor
         return torch.binary_cross_entropy_with_logits(y_pred, y_true, None, None, NONE)
     if y_pred.dtype.itemsize < 4:
         return _half_precision_bce(y_true, y_pred)
-    # Through the logits rather than F.binary_cross_entropy: that stops at NaN, and autocast forbids it.
+    # Via logits instead of F.binary_cross_entropy, which raises for NaN and is not allowed under autocast.
     return torch.binary_cross_entropy_with_logits(y_pred.logit(EPSILON), y_true, None, None, NONE)
 
 
 def _half_precision_bce(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """In half precision 1 - 1e-7 is 1: the logarithm is limited to -100, as torch does it, without a gradient at 1."""
+    """Compute it in half precision, where 1 - 1e-7 is 1: the logarithm is clamped to -100 as in torch."""
     y_pred = y_pred.clamp(EPSILON, 1.0 - EPSILON)
     negated = detach_below(-y_pred, torch.finfo(y_pred.dtype).eps / 2 - 1.0)
     return -(y_true * y_pred.log().clamp(min=-100) + (1 - y_true) * negated.log1p().clamp(min=-100))
 
 
 def fused_binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-    """Return the crossentropy of float32 probabilities, averaged over everything; `None` for other shapes."""
+    """Return the mean crossentropy of float32 probabilities over all values, or `None` for other shapes."""
     shape = y_pred.shape
     if y_true.shape != shape or 0 in shape:
         return None
@@ -73,7 +73,7 @@ def fused_binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
 
 
 def fused_binary_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-    """Return the crossentropy of logits, averaged over everything, in one kernel; `None` for other shapes."""
+    """Return the mean crossentropy of logits over all values, in one kernel, or `None` for other shapes."""
     shape = y_pred.shape
     if y_true.shape != shape or 0 in shape:
         return None
@@ -81,19 +81,19 @@ def fused_binary_crossentropy_from_logits(y_true: Tensor, y_pred: Tensor) -> Ten
 
 
 def smooth_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
-    """Move labels from 0 to 1 towards ½ by the share `label_smoothing`."""
+    """Move labels from 0 to 1 towards ½ by the fraction `label_smoothing`."""
     return y_true * (1.0 - label_smoothing) + 0.5 * label_smoothing if label_smoothing else y_true
 
 
 def smooth_categorical(y_true: Tensor, label_smoothing: float, axis: int) -> Tensor:
-    """Spread the share `label_smoothing` of one-hot labels evenly over all classes."""
+    """Distribute the fraction `label_smoothing` of one-hot labels evenly over all classes."""
     if not label_smoothing:
         return y_true
     return y_true * (1.0 - label_smoothing) + label_smoothing / y_true.shape[axis]
 
 
 def normalize_probs(y_pred: Tensor, axis: int = -1) -> Tensor:
-    """Divide scores by their sum along `axis` and limit them to `[1e-7, 1 - 1e-7]`."""
+    """Divide scores by their sum along `axis`, and clip them to `[1e-7, 1 - 1e-7]`."""
     return (y_pred / y_pred.sum(axis, keepdim=True)).clamp(EPSILON, 1.0 - EPSILON)
 
 
@@ -137,11 +137,11 @@ def sparse_categorical_crossentropy(
 ) -> Tensor:
     """Return `-log p[y_true]`, with the classes along `axis`.
 
-    `y_true` holds class indices from 0 to classes - 1 of any number kind, `(batch, …)`, or with a dimension of size
-    1 in place of the classes or at the end; `y_pred` holds probabilities `(batch, …, classes)`, or logits with
-    `from_logits`. The result has the shape of `y_pred` without `axis`; where the label is `ignore_class`, it is 0, and
-    its `_keras_mask` says so. Labels outside the range are not looked for (that would wait for the device at every
-    step): torch raises `IndexError` for them on the CPU.
+    `y_true` holds class indices from 0 to classes - 1 of any numeric dtype, `(batch, …)`, or with a dimension of size 1
+    instead of the classes or at the end; `y_pred` holds probabilities `(batch, …, classes)`, or logits with
+    `from_logits`. The result has the shape of `y_pred` without `axis`; where the label is `ignore_class`, it is 0 and
+    masked in its `_keras_mask`. Labels are not checked, because that would synchronize with the device at every step:
+    on the CPU, torch raises an `IndexError` for labels out of range.
 
     >>> sparse_categorical_crossentropy([1], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
@@ -155,7 +155,7 @@ def sparse_categorical_crossentropy(
 
 
 def _gather_log_probs(logarithm: Tensor, labels: Tensor, ignored: int, axis: int) -> Tensor:
-    """Return minus the logarithm of each label's class, and 0 for the ignored label."""
+    """Return the negative log-probability of each label, and 0 for the ignored label."""
     if logarithm.dim() <= 2:
         return F.nll_loss(logarithm, labels, ignore_index=ignored, reduction="none")
     rows = logarithm.movedim(axis, -1).reshape(-1, logarithm.shape[axis])
@@ -190,8 +190,8 @@ def binary_focal_crossentropy(
 ) -> Tensor:
     """Return the binary crossentropy with every element weighted by `(1 - p_t)^gamma`, averaged over `axis`.
 
-    `p_t` is the probability given to the label. With `apply_class_balancing`, elements labelled 1 weigh
-    `alpha` besides, those labelled 0 `1 - alpha` (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
+    `p_t` is the probability of the label. With `apply_class_balancing`, elements labelled 1 are also weighted by
+    `alpha`, and those labelled 0 by `1 - alpha` (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
     Shapes are those of `binary_crossentropy`. Logits go through a sigmoid first, which saturates.
 
     >>> round(binary_focal_crossentropy([[1.0]], [[0.5]]).item(), 4)
@@ -247,13 +247,13 @@ def categorical_generalized_cross_entropy(y_true: TensorLike, y_pred: TensorLike
     """
     y_true, y_pred = align_class_indices(y_true, y_pred)
     picked = y_pred.gather(-1, y_true.unsqueeze(-1)).squeeze(-1)
-    # At 0 the slope of the power is infinite, but through a softmax the gradient tends to 0 there.
+    # At 0 the slope of the power is infinite, but after a softmax the gradient tends to 0 there.
     values: Tensor = (1 - detach_below(picked, torch.finfo(picked.dtype).tiny).pow(q)) / q
     return values
 
 
 def _modulation(missing: Tensor, gamma: float) -> Tensor:
-    """Return `missing^gamma`, the weight of an element whose label lacks the probability `missing` to be sure.
+    """Return `missing^gamma`, the focal weight of an element whose label has the probability `1 - missing`.
 
     Below 1e-7, where the crossentropy is constant, a power below 1 has no gradient either: at 0 it would be infinite.
     """
@@ -263,7 +263,7 @@ def _modulation(missing: Tensor, gamma: float) -> Tensor:
 def kl_divergence(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the sum of `y_true · log(y_true / y_pred)` over the last dimension (Kullback and Leibler, 1951).
 
-    Both are taken to be probabilities and are limited to `[1e-7, 1]`.
+    Both are assumed to be probabilities and are clipped to `[1e-7, 1]`.
 
     >>> kl_divergence([[0.5, 0.5]], [[0.5, 0.5]]).tolist()
     [0.0]
@@ -278,7 +278,7 @@ def kl_divergence(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
 def poisson(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `y_pred - y_true · log(y_pred + 1e-7)` over the last dimension.
 
-    It is the negative log-likelihood of counts `y_true` under Poisson rates `y_pred`, less a constant.
+    It is the negative log-likelihood of counts `y_true` under Poisson rates `y_pred`, up to a constant.
 
     >>> poisson([[0.0, 0.0]], [[1.0, 3.0]]).tolist()
     [2.0]
@@ -295,9 +295,9 @@ def ctc(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
 
     Connectionist temporal classification (Graves et al., 2006).
 
-    Arguments:
-        y_true: label sequences `(batch, labels)` of class indices from 1, padded with 0, which is the blank.
-        y_pred: logits `(batch, steps, classes)`; all steps count.
+    Args:
+        y_true: Label sequences `(batch, labels)` of class indices from 1, padded with 0, which is the blank.
+        y_pred: Logits `(batch, steps, classes)`; all steps count.
 
     A sequence too long for the steps gives infinity, and no gradient. Raises `ValueError` for other shapes.
 
@@ -318,5 +318,5 @@ def ctc(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     logarithm = y_pred.log_softmax(-1).transpose(0, 1)
     lengths = is_label.sum(-1)
     values = F.ctc_loss(logarithm, labels, times, lengths, blank=BLANK, reduction="none", zero_infinity=True)
-    repeats = ((labels[:, 1:] == labels[:, :-1]) & is_label[:, 1:]).sum(-1)  # a blank must stand between them
+    repeats = ((labels[:, 1:] == labels[:, :-1]) & is_label[:, 1:]).sum(-1)  # there must be a blank between them
     return values.masked_fill(lengths + repeats > steps, torch.inf)

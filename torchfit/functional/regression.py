@@ -1,4 +1,4 @@
-"""Errors of numbers, sample by sample: differences, logarithms, angles, correlations and margins.
+"""Formulas for regression, per sample: differences, logarithms, angles, correlations and margins.
 
 Every function takes `y_true` and `y_pred` of one shape `(batch, …, values)` (tensors, NumPy arrays or nested
 lists) and returns `(batch, …)` in the dtype of `y_pred`: the mean over the last dimension. A vector `(batch,)`
@@ -38,7 +38,7 @@ def mean_squared_error(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
 
 
 def fused_mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-    """Return the mean of `(y_pred - y_true)²` over everything, in one kernel; `None` for shapes that do not fit."""
+    """Return the mean of `(y_pred - y_true)²` over all values, in one kernel, or `None` if the shapes differ."""
     shape = y_pred.shape
     return None if y_true.shape != shape or 0 in shape else mse_loss(y_pred, y_true, MEAN)
 
@@ -54,7 +54,7 @@ def mean_absolute_error(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
 
 
 def fused_mean_absolute_error(y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-    """Return the mean of `|y_pred - y_true|` over everything, in one kernel; `None` for shapes that do not fit."""
+    """Return the mean of `|y_pred - y_true|` over all values, in one kernel, or `None` if the shapes differ."""
     shape = y_pred.shape
     return None if y_true.shape != shape or 0 in shape else l1_loss(y_pred, y_true, MEAN)
 
@@ -72,7 +72,7 @@ def mean_absolute_percentage_error(y_true: TensorLike, y_pred: TensorLike) -> Te
 def mean_squared_logarithmic_error(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
     """Return the mean of `(log(1 + y_true) - log(1 + y_pred))²` over the last dimension.
 
-    Values below 1e-7, negative ones among them, count as 1e-7.
+    Values below 1e-7, including negative ones, count as 1e-7.
 
     >>> mean_squared_logarithmic_error([[0.0, 1.0]], [[0.0, 1.0]]).tolist()
     [0.0]
@@ -108,7 +108,7 @@ def log_cosh(y_true: TensorLike, y_pred: TensorLike) -> Tensor:
 
 
 def cosine_similarity(y_true: TensorLike, y_pred: TensorLike, axis: int = -1) -> Tensor:
-    """Return minus the cosine of the angle between the vectors along `axis`: -1 same, 0 orthogonal, 1 opposite.
+    """Return the negative cosine between vectors along `axis`: -1 for the same direction, 0 orthogonal, 1 opposite.
 
     `y_true` and `y_pred` are `(batch, …, values)`; outputs `(batch,)` have no direction and raise `ValueError`. A
     vector of zeros gives 0; lengths below 1e-7 count as 1e-7.
@@ -135,17 +135,17 @@ def circle(
 
     For each row, `softplus(logsumexp(gamma·a_p·(d_p - margin)) + logsumexp(gamma·a_n·(s_n - margin)))` over the
     distances `d = 1 - s` to rows with the same label and the similarities `s` to rows with another, with
-    `a_p = relu(d_p + margin)` and `a_n = relu(s_n + margin)`. Rows without either give 0, and the `_keras_mask`
-    of the result leaves them out.
+    `a_p = relu(d_p + margin)` and `a_n = relu(s_n + margin)`. Rows that lack one of them give 0 and are masked in the
+    `_keras_mask` of the result.
 
-    Arguments:
-        y_true: class indices `(batch,)` or `(batch, 1)`.
-        y_pred: embeddings of length 1, `(batch, features)`.
-        ref_labels: class indices `(references,)` of what the rows are compared with; `y_true` by default.
-        ref_embeddings: embeddings `(references, features)`; `y_pred` by default.
-        remove_diagonal: do not compare row i with reference i.
-        gamma: the scale, which sets how hard the hardest pairs weigh.
-        margin: the slack; small is strict.
+    Args:
+        y_true: Class indices `(batch,)` or `(batch, 1)`.
+        y_pred: Embeddings of length 1, `(batch, features)`.
+        ref_labels: Class indices `(references,)` of what the rows are compared with; `y_true` by default.
+        ref_embeddings: Embeddings `(references, features)`; `y_pred` by default.
+        remove_diagonal: Do not compare row i with reference i.
+        gamma: The scale, which sets how hard the hardest pairs weigh.
+        margin: The slack; small is strict.
 
     >>> circle([0, 0, 1], [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).tolist()  # doctest: +ELLIPSIS
     [7.6...e-12, 7.6...e-12, 0.0]
@@ -172,7 +172,7 @@ def _label_row(labels: TensorLike, embeddings: Tensor) -> Tensor:
 
 
 def _pairs(labels: Tensor, others: Tensor, remove_diagonal: bool) -> tuple[Tensor, Tensor]:
-    """Return which pairs `(batch, references)` have the same label, and which different ones."""
+    """Return which pairs `(batch, references)` have the same label, and which have different labels."""
     same = labels.unsqueeze(1) == others.unsqueeze(0)
     if not remove_diagonal:
         return same, ~same
@@ -181,7 +181,7 @@ def _pairs(labels: Tensor, others: Tensor, remove_diagonal: bool) -> tuple[Tenso
 
 
 def _hardness(values: Tensor, margin: float, gamma: float, counted: Tensor) -> Tensor:
-    """Return `logsumexp` of how far the counted values are beyond the margin; -inf where none counts."""
+    """Return the `logsumexp` of how far the counted values exceed the margin, or -inf if none count."""
     terms = gamma * (values + margin).relu() * (values - margin)
     return terms.masked_fill(~counted, -math.inf).logsumexp(-1)
 
@@ -190,10 +190,10 @@ Axes = int | tuple[int, ...] | None
 
 
 def pearson_correlation(y_true: TensorLike, y_pred: TensorLike, axis: Axes = -1) -> Tensor:
-    """Return the linear correlation along `axis`: 1 for any rising line, -1 for any falling one.
+    """Return the linear correlation along `axis`: 1 for any increasing line, -1 for any decreasing one.
 
-    `y_true` and `y_pred` have one shape `(batch, …, values)`, the result has it without `axis`. Values that do not
-    vary have no correlation and give NaN (Pearson, 1895).
+    `y_true` and `y_pred` have the same shape `(batch, …, values)`; the result has this shape without `axis`. For
+    constant values it is NaN (Pearson, 1895).
 
     >>> round(pearson_correlation([[0.0, 1.0, 2.0]], [[1.0, 3.0, 5.0]]).item(), 4)
     1.0
@@ -207,8 +207,8 @@ def pearson_correlation(y_true: TensorLike, y_pred: TensorLike, axis: Axes = -1)
 def concordance_correlation(y_true: TensorLike, y_pred: TensorLike, axis: Axes = -1) -> Tensor:
     """Return `2·cov / (var + var + (difference of means)²)` along `axis`: 1 only for equal values.
 
-    `y_true` and `y_pred` have one shape `(batch, …, values)`, the result has it without `axis`
-    (Lin, 1989: correlation, less what scale and place differ).
+    `y_true` and `y_pred` have the same shape `(batch, …, values)`; the result has this shape without `axis`. It is the
+    correlation, reduced by differences in scale and location (Lin, 1989).
 
     >>> round(concordance_correlation([[0.0, 1.0, 2.0]], [[1.0, 2.0, 3.0]]).item(), 4)
     0.5714
@@ -222,7 +222,7 @@ def concordance_correlation(y_true: TensorLike, y_pred: TensorLike, axis: Axes =
 
 
 def _exact_pair(y_true: object, y_pred: object) -> tuple[tuple[Tensor, Tensor], torch.dtype]:
-    """Return an aligned pair in float64, where the device has it, and the dtype of the predictions.
+    """Return an aligned pair in float64, if the device has it, and the dtype of the predictions.
 
     In float32, values far from zero would lose their differences, and squares of large ones overflow.
     """

@@ -1,4 +1,4 @@
-"""Losses: how far predictions are from targets, weighted and reduced to the number that training minimises."""
+"""Losses, which compare predictions with targets and reduce the weighted values to the number to minimize."""
 
 from torchfit.functional import (
     binary_crossentropy,

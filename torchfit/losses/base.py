@@ -14,7 +14,7 @@ from torchfit._utils.tree import children, leaves, rebuild
 from torchfit.functional.alignment import align_ranks, as_mask, drop_unusable, get_mask
 
 Denominator = Tensor | float
-"""A `float` where it follows from shapes, else a tensor without dimensions, left on its device."""
+"""A `float` if it follows from shapes, else a 0-dimensional tensor, left on its device."""
 
 Reduced = tuple[Tensor, Denominator]
 """A reduced loss and its denominator."""
@@ -24,7 +24,7 @@ MEANS = REDUCTIONS[:3]
 
 
 def check_reduction(reduction: object) -> str | None:
-    """Return `reduction` if it is one, else raise `ValueError`."""
+    """Return `reduction` if it is valid, else raise `ValueError`."""
     if not isinstance(reduction, (str, type(None))) or reduction not in REDUCTIONS:
         names = ", ".join(repr(name) for name in REDUCTIONS)
         raise ValueError(f"`reduction` must be one of {names}. Received: {describe(reduction)}.")
@@ -36,19 +36,19 @@ def reduce_weighted(
 ) -> Reduced:
     """Weight per-sample `values (batch, …)`, reduce them, and return the result with its denominator.
 
-    The denominator is what a mean was divided by, so that the two multiplied are the total. It is 1 for a sum.
+    The denominator is the divisor of a mean, so that result times denominator is the total. It is 1 for a sum.
 
     Args:
         values: The loss values `(batch, …)`.
-        sample_weight: `None`, a number, or weights of the shape of `values`, or of its first dimensions (`(batch,)`
-            for values `(batch, steps)`), or with sizes of 1 in their place.
-        masks: Booleans of these shapes, or `None`. Where one is false, a value does not count, whatever it is.
-        reduction: One of `REDUCTIONS`. Without one, the result is the values and the denominator their number.
+        sample_weight: `None`, a number, or weights with the shape of `values` or of its first dimensions (`(batch,)`
+            for values `(batch, steps)`), in which sizes may also be 1.
+        masks: Booleans of these shapes, or `None`. A value does not count if any mask is false.
+        reduction: One of `REDUCTIONS`. Without a reduction, the result is the values and the denominator their number.
 
     Raises:
         ValueError: If weights or a mask do not fit the values.
 
-    All weights or masks zero give 0 over 0.
+    If all weights or masks are zero, the result is 0 and the denominator is 0.
     """
     mask = None
     for given in masks:
@@ -69,7 +69,7 @@ def reduce_weighted(
 
 
 def align_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Return `values` and `weight` with ranks aligned; a weight that fits no leading dimensions is an error."""
+    """Return `values` and `weight` with aligned ranks; raise if the weight fits no leading dimensions."""
     if weight.shape == values.shape:
         return values, weight
     given = weight
@@ -85,7 +85,7 @@ def align_weight(weight: Tensor, values: Tensor, name: str) -> tuple[Tensor, Ten
 
 
 def count(values: Tensor, weight: Tensor | None, mask: Tensor | None) -> Denominator:
-    """Return the number of values, or the sum of the weights of all of them, that the mask leaves."""
+    """Return the number of unmasked values, or the sum of their weights."""
     if weight is None and mask is None:
         return float(values.numel())
     if weight is None or mask is None:
@@ -97,14 +97,14 @@ def count(values: Tensor, weight: Tensor | None, mask: Tensor | None) -> Denomin
 
 
 def divide(values: Tensor, denominator: Denominator) -> Tensor:
-    """Return the sum of `values` over what it is divided by; 0 where that is 0."""
+    """Return the sum of `values` divided by the denominator, or 0 if that is 0."""
     if not isinstance(denominator, Tensor):
         return values.mean() if values.numel() else values.sum()
     return safe_divide(values.sum(dtype=denominator.dtype), denominator).to(values.dtype)
 
 
 def safe_divide(total: Tensor, count: Tensor) -> Tensor:
-    """Return `total / count`, and 0 without NaN gradients where `count` is 0."""
+    """Return `total / count`, or 0, without NaN gradients, where `count` is 0."""
     empty = count == 0
     return (total / count.masked_fill(empty, 1)).masked_fill(empty, 0)
 
@@ -126,7 +126,7 @@ def _combine(mask: Tensor | None, other: Tensor, values: Tensor) -> tuple[Tensor
 
 
 def _match_rank(mask: Tensor, values: Tensor) -> Tensor:
-    """Follow `values`, which may have got or lost a last dimension of size 1 beside weights."""
+    """Add or drop the last dimension of size 1 that `values` got or lost when they were aligned with weights."""
     if mask.dim() == values.dim() or not mask.dim():
         return mask
     return mask.squeeze(-1) if mask.dim() > values.dim() else mask.unsqueeze(-1)
@@ -136,7 +136,7 @@ AnyLoss = TypeVar("AnyLoss", bound="Loss")
 
 
 class Loss(SuggestsKeywords):
-    """Base of all losses: subclass it and define `call(y_true, y_pred)`.
+    """Base class of all losses: subclass it and define `call(y_true, y_pred)`.
 
     `call` returns one value per sample, `(batch, …)`, or a scalar for the whole batch. Calling the loss converts
     targets and predictions, weights the values and reduces them:
@@ -145,14 +145,15 @@ class Loss(SuggestsKeywords):
     - `"mean_with_sample_weight"`: the sum divided by the sum of the weights;
     - `"sum"`; `"none"` or `None`: the values as they are.
 
-    Values that the mask of the predictions (`y_pred._keras_mask`) leaves out neither add to the sum nor to the number.
+    Values that are masked by the predictions (`y_pred._keras_mask`) count neither in the sum nor in the number.
 
-    Arguments:
-        name: what the loss is called in logs; the class name in snake case by default.
-        reduction: see above.
-        dtype: the dtype of the computation and of the result, float32 by default.
+    Args:
+        name: The name of the loss in logs; by default the class name in snake case.
+        reduction: One of the reductions above.
+        dtype: The dtype of the computation and of the result; float32 by default.
 
-    Raises `ValueError` for an unknown reduction or dtype.
+    Raises:
+        ValueError: If the reduction or dtype is unknown.
 
     >>> class Distance(Loss):
     ...     def call(self, y_true, y_pred):
@@ -164,19 +165,19 @@ class Loss(SuggestsKeywords):
     """
 
     expects_probabilities: str | None = None
-    """What `y_pred` has to hold: "single" probabilities, a "distribution" over classes, or anything (`None`)."""
+    """What `y_pred` must hold: "single" probabilities, a "distribution" over classes, or any values (`None`)."""
 
     is_separable: bool = True
-    """Whether the loss is a sum over samples, so that its total over parts of a batch is that of the whole.
+    """Whether the loss is a sum over samples, so that the totals of parts of a batch add up to that of the whole.
 
     False for losses that compare samples with each other or compute one number per batch. Of a `call` that returns a
     scalar this is known after the first batch."""
 
     _fused_mean: Callable[[Tensor, Tensor], Tensor | None] | None = None
-    """The mean over a whole batch in fewer torch calls than `call`, used when nothing is weighted."""
+    """A function that computes the mean over a batch with fewer calls of torch than `call`; used without weights."""
 
     _applies_mask = False
-    """Whether `call` takes care of the mask of the predictions itself."""
+    """Whether `call` applies the mask of the predictions itself."""
 
     def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: DTypeLike = None):
         self.name = name or snake_case(type(self).__name__)
@@ -187,7 +188,7 @@ class Loss(SuggestsKeywords):
 
     @property
     def is_sum(self) -> bool:
-        """Whether losses of parts of a batch add up without division."""
+        """Whether losses of parts of a batch are summed without division."""
         return self.reduction == "sum"
 
     def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike | None = None) -> Tensor:
@@ -195,7 +196,7 @@ class Loss(SuggestsKeywords):
 
         Args:
             y_true: The targets `(batch, …)`: a tensor, a NumPy array, a list or a nest of them.
-            y_pred: The predictions `(batch, …)`, likewise. `y_pred._keras_mask`, if there, says which values count.
+            y_pred: The predictions `(batch, …)`, likewise. `y_pred._keras_mask`, if present, says which values count.
             sample_weight: A number, or weights of the shape of the per-sample values or of their first dimensions.
 
         Raises:
@@ -204,14 +205,14 @@ class Loss(SuggestsKeywords):
         return self._compute(y_true, y_pred, sample_weight)[0]
 
     def with_denominator(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike | None = None) -> Reduced:
-        """Return the loss of a batch, a scalar, and what its total was divided by.
+        """Return the loss of a batch, a scalar, and its denominator.
 
         The loss of several batches at once is `sum(loss * denominator) / sum(denominator)`; for losses that are sums
-        (`is_sum`), the sum of the losses. The denominator is a `float` where it follows from shapes, else a tensor
-        without dimensions. It counts the values that weights, masks and ignored classes leave. Where they leave none,
-        it is 0, and the loss does not count: it is 0, or NaN if that is what the loss of torch returns. Of losses that
-        are one number per batch the denominator is the number of rows of the targets. Without a reduction, the loss is
-        the mean of the values. Arguments and errors are those of a call.
+        (`is_sum`), it is the sum of the losses. The denominator is a `float` if it follows from shapes, else a
+        0-dimensional tensor. It counts the values that are not excluded by weights, masks or ignored classes. If there
+        are none, it is 0, and the loss does not count: it is 0, or NaN if a loss of torch returns that. For losses that
+        are one number per batch, the denominator is the number of rows of the targets. Without a reduction, the loss is
+        the mean of the values. The arguments and errors are those of a call.
 
         >>> from torchfit.losses import MeanSquaredError
         >>> MeanSquaredError().with_denominator([[0.0], [0.0]], [[1.0], [3.0]])
@@ -223,7 +224,7 @@ class Loss(SuggestsKeywords):
         return (divide(loss, denominator) if loss.dim() else loss), denominator
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
-        """Return the loss of each sample `(batch, …)`, or a scalar. Defined by subclasses."""
+        """Return the loss of each sample `(batch, …)`, or a scalar. Subclasses must define it."""
         raise NotImplementedError(
             f"{type(self).__name__} does not say how to compute the loss: define call(self, y_true, y_pred)."
         )
@@ -235,7 +236,7 @@ class Loss(SuggestsKeywords):
 
     @classmethod
     def from_config(cls: type[AnyLoss], config: Config) -> AnyLoss:
-        """Build a loss from what `get_config` returned."""
+        """Build a loss from the result of `get_config`."""
         return cls(**config)
 
     def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
@@ -256,7 +257,7 @@ class Loss(SuggestsKeywords):
         return self._reduce(self.call(y_true, y_pred), y_true, sample_weight, None if self._applies_mask else mask)
 
     def _reduce(self, values: object, y_true: Nested, sample_weight: TensorLike, mask: Tensor | None) -> Reduced:
-        """Reduce what `call` returned."""
+        """Reduce the values that `call` returned."""
         own_mask = get_mask(values)
         if not isinstance(values, Tensor) or values.dtype is not self.dtype:
             check_is_value(self.name, values)
@@ -266,14 +267,14 @@ class Loss(SuggestsKeywords):
         return reduce_weighted(values, sample_weight, (own_mask, mask), self.reduction)
 
     def _is_of_batch(self, values: Tensor, y_true: Nested) -> bool:
-        """Return whether values are not those of samples: one number for a batch, whatever its size."""
+        """Return whether the values are one number for the batch, of any size, instead of one per sample."""
         if values.numel() != 1:
             return False
         rows = count_rows(y_true)
         return rows is not None and (not values.dim() or rows > 1)
 
     def _reduce_batch_value(self, values: Tensor, y_true: Nested, sample_weight: TensorLike) -> Reduced:
-        """Reduce a loss that is one number per batch, or none of whose values belongs to one sample."""
+        """Reduce a loss that is one number per batch, or whose values do not belong to single samples."""
         check_no_sample_weights(self.name, sample_weight)
         rows = float(count_rows(y_true) or 0)
         if self.is_separable and rows != 1:
@@ -287,11 +288,11 @@ class Loss(SuggestsKeywords):
         return values, 1.0 if self.is_sum else rows
 
     def _without_masked(self, y_true: Nested, y_pred: Tensor, mask: Tensor) -> tuple[Nested, Tensor]:
-        """Replace NaN and infinity in masked positions, which would reach the gradients of the others."""
+        """Replace NaN and infinity in masked positions, because they would affect the gradients of other positions."""
         return drop_unusable(y_true, mask), drop_unusable(y_pred, mask)
 
     def _of_own_call(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
-        """Return the result of a subclass's own `__call__`, about whose division nothing is known."""
+        """Return the result of a subclass's own `__call__`, whose denominator is unknown."""
         self.is_separable = False
         loss = self(y_true, y_pred, sample_weight)
         if loss.dim():
@@ -304,23 +305,23 @@ class Loss(SuggestsKeywords):
 
 
 def count_rows(y_true: Nested) -> int | None:
-    """Return the size of the first dimension of targets `(batch, …)`, or of the first of several; `None` without."""
+    """Return the size of the first dimension of targets `(batch, …)`, or of the first of several, or `None`."""
     if not isinstance(y_true, Tensor):
         y_true = next((leaf for leaf in leaves(y_true) if isinstance(leaf, Tensor)), None)
     return len(y_true) if y_true is not None and y_true.dim() else None
 
 
 def check_no_sample_weights(name: str, sample_weight: TensorLike) -> None:
-    """Raise `ValueError` for weights per sample beside a loss that has no values per sample."""
+    """Raise `ValueError` for weights per sample with a loss that has no values per sample."""
     if sample_weight is not None and as_tensor(sample_weight).numel() > 1:
         raise ValueError(
             f"`sample_weight` (or `class_weight`) does not go with the loss {name}, which returns one value per batch. "
-            f"Received: {describe(sample_weight)}. Let the loss return one value per sample, or leave the weights out."
+            f"Received: {describe(sample_weight)}. Let the loss return one value per sample, or omit the weights."
         )
 
 
 def check_is_value(name: str, value: object) -> None:
-    """Raise `TypeError` for what a loss function returned if it is neither a tensor nor a number."""
+    """Raise `TypeError` if the result of a loss function is neither a tensor nor a number."""
     if isinstance(value, Tensor) or type(value) in (int, float, bool):
         return
     if value is None:
@@ -334,7 +335,7 @@ def check_is_value(name: str, value: object) -> None:
 def as_tensors(value: Nested, dtype: torch.dtype, device: torch.device | None = None, integers: bool = False) -> Nested:
     """Convert a value, or the leaves of a nest of tensors or arrays, to tensors of `dtype`.
 
-    With `integers`, integers keep their kind. A list of numbers is one array.
+    With `integers`, integers keep their dtype. A list of numbers is one array.
     """
     parts = [part for _, part in children(value)]
     if isinstance(value, Mapping) or any(hasattr(part, "shape") or isinstance(part, Mapping) for part in parts):
@@ -345,6 +346,6 @@ def as_tensors(value: Nested, dtype: torch.dtype, device: torch.device | None = 
 
 
 def compute_dtype(dtype: DTypeLike) -> torch.dtype:
-    """Return the dtype that a name, a dtype or a precision policy computes in; `None` is float32."""
+    """Return the dtype of computations for a name, a dtype or a precision policy; `None` means float32."""
     dtype = getattr(dtype, "compute_dtype", dtype)
     return as_dtype(dtype.removeprefix("mixed_") if isinstance(dtype, str) else dtype)

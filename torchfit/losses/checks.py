@@ -1,4 +1,4 @@
-"""What losses say about outputs and labels, and a check with the first batch of a training run."""
+"""`LossTraits`, the outputs and labels that a loss expects, and checks of the first batch of a training run."""
 
 import functools
 import math
@@ -29,14 +29,14 @@ Kind = Literal["binary", "categorical", "sparse", "other"]
 
 @dataclass(frozen=True)
 class LossTraits:
-    """How the outputs and labels of a loss are to be read.
+    """The kind of outputs and labels that a loss expects.
 
     Attributes:
         kind: "binary" for an independent decision per output, "categorical" for one of several classes with one-hot
-            labels, "sparse" for class indices, "other" for numbers; `None` of a loss that says nothing, or none.
+            labels, "sparse" for class indices, "other" for numbers; `None` if the loss is unknown or missing.
         axis: The dimension of the classes in the outputs `(batch, …)`.
         from_logits: Whether outputs are logits, or scores that are positive for a positive label, not probabilities.
-        ignore_class: The class index whose samples do not count.
+        ignore_class: The class index whose samples are ignored.
     """
 
     kind: Kind | None = None
@@ -74,7 +74,7 @@ _TORCH_KINDS: dict[str, Kind] = {
 
 
 def loss_traits(loss: object) -> LossTraits:
-    """Return how the outputs and labels of anything that `compile(loss=)` takes are to be read.
+    """Return the traits of anything that `compile(loss=)` accepts.
 
     >>> loss_traits("binary_crossentropy")
     LossTraits(kind='binary', axis=-1, from_logits=False, ignore_class=None)
@@ -108,8 +108,8 @@ def _torch_traits(loss: TorchLoss) -> LossTraits:
 
 
 def _function_traits(loss: LossFunctionWrapper) -> LossTraits:
-    """Return the traits of a function of this package, with the arguments that it is given."""
-    function: Any = getattr(loss.fn, "function", loss.fn)  # of a module that takes the predictions first
+    """Return the traits of a function of this package with its arguments."""
+    function: Any = getattr(loss.fn, "function", loss.fn)  # a module that takes the predictions first
     given = dict(loss.fn_kwargs)
     if isinstance(function, functools.partial):
         given.update(function.keywords)
@@ -122,7 +122,7 @@ def _function_traits(loss: LossFunctionWrapper) -> LossTraits:
 
 
 def _kind_by_name(loss: object) -> Kind | None:
-    """Take user-defined losses at their word."""
+    """Return the kind that the name of a user-defined loss suggests."""
     return "binary" if str(getattr(loss, "name", "")).startswith("binary") else None
 
 
@@ -132,9 +132,9 @@ _SIGMOIDS = ("SigmoidBackward", "SoftmaxBackward")
 
 
 def check_targets(loss: Loss, y_true: Nested, y_pred: Nested) -> None:
-    """Look for mistakes that shapes do not reveal, before they give a wrong number or stop a GPU.
+    """Check for mistakes that shapes do not reveal, before they lead to a wrong number or stop a GPU.
 
-    This reads values, which waits for the device: call it once, not at every step.
+    This reads values, which synchronizes with the device: call it once, not at every step.
 
     Args:
         loss: A `Loss`.
@@ -142,9 +142,9 @@ def check_targets(loss: Loss, y_true: Nested, y_pred: Nested) -> None:
         y_pred: The outputs `(batch, …)`.
 
     Raises:
-        ValueError: If class indices are missing or not whole numbers, or the outputs have no class for them.
+        ValueError: If class indices are missing or not integers, or out of range of the outputs.
 
-    Warns of targets outside [0, 1] where the loss wants that, of a single class, and of probabilities in place of
+    Warns of targets outside [0, 1] if the loss expects that range, of a single class, and of probabilities instead of
     logits.
 
     >>> check_targets(SparseCategoricalCrossentropy(), torch.tensor([3]), torch.tensor([[0.5, 0.5]]))
@@ -172,7 +172,7 @@ def has_index_targets(loss: Loss | None) -> bool:
 
 
 def _class_axis(loss: Loss, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
-    """Return the axis of the classes and the ignored number, where the targets are class indices."""
+    """Return the axis of the classes and the ignored class, if the targets are class indices."""
     if isinstance(loss, (SparseCategoricalCrossentropy, CategoricalGeneralizedCrossEntropy)):
         found: tuple[int, int | None] = getattr(loss, "axis", -1), getattr(loss, "ignore_class", None)
     elif isinstance(loss, TorchLoss) and loss.expects_class_indices(y_true, y_pred):
@@ -246,7 +246,7 @@ def _exceeds_unit_interval(values: Tensor) -> bool:
 
 
 def _are_probabilities(y_pred: Tensor, kind: str | None, axis: int) -> bool:
-    """Judge by the last calculation, or by rows that sum to 1."""
+    """Return whether outputs are probabilities, judging by the operation that computed them or by sums of rows."""
     if y_pred.grad_fn is not None and y_pred.grad_fn.name().startswith(_SIGMOIDS):
         return True
     if kind != "distribution":
@@ -256,10 +256,10 @@ def _are_probabilities(y_pred: Tensor, kind: str | None, axis: int) -> bool:
 
 
 def find_probability_problem(loss: Loss, y_pred: Nested) -> str | None:
-    """Return one line with the fix if `loss` expects probabilities and `y_pred (batch, …)` holds none, else `None`.
+    """Return a line with the fix if `loss` expects probabilities and `y_pred (batch, …)` are not, else `None`.
 
     Probabilities lie in [0, 1], and those of exclusive classes sum to 1 along the loss's `axis`. NaN is no
-    evidence. This reads the values, which waits for the device: call it once, not at every step.
+    evidence. This reads the values, which synchronizes with the device: call it once, not at every step.
 
     >>> find_probability_problem(BinaryCrossentropy(), torch.tensor([[0.5], [0.9]]))
     >>> print(find_probability_problem(BinaryCrossentropy(), torch.tensor([[0.5], [3.0]])))

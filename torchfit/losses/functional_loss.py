@@ -1,4 +1,4 @@
-"""Losses made of a function of targets and predictions."""
+"""Losses that are defined by a function of targets and predictions."""
 
 import functools
 import inspect
@@ -22,9 +22,9 @@ _TARGETS_FIRST = {"y_true", "true", "y", "target", "targets", "label", "labels",
 class FunctionalLoss(Loss):
     """A loss whose per-sample values come from a function of this package.
 
-    `arguments` are handed to the function, readable as attributes, and make up the configuration. `fused_mean_fn`,
-    where there is one, computes the mean over a whole batch in fewer torch calls, or returns `None` for shapes that
-    it does not take.
+    `arguments` are passed to the function, are available as attributes, and make up the configuration. `fused_mean_fn`,
+    if given, computes the mean over a batch with fewer calls of torch, or returns `None` for shapes that it does not
+    support.
     """
 
     _takes_class_indices = False
@@ -57,7 +57,7 @@ class FunctionalLoss(Loss):
         return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None))
 
     def _without_masked(self, y_true: Nested, y_pred: Tensor, mask: Tensor) -> tuple[Nested, Tensor]:
-        """Replace masked labels too: padding is often a number outside the classes."""
+        """Replace masked labels too, because padding is often a number outside the range of classes."""
         fitted = fit_mask(mask, y_true) if self._takes_class_indices else None
         if fitted is not None:
             y_true = torch.where(fitted, y_true, 0)
@@ -65,10 +65,10 @@ class FunctionalLoss(Loss):
 
 
 class LossFunctionWrapper(Loss):
-    """A loss made of any function `fn(y_true, y_pred, **kwargs)`, per sample or scalar.
+    """A loss defined by any function `fn(y_true, y_pred, **kwargs)`, per sample or scalar.
 
     Targets and predictions `(batch,)` and `(batch, 1)` are aligned first; integer targets stay integers. The
-    name is the function's. Weights of samples need a function that returns one value per sample, `(batch, …)`.
+    default name is the function's. Sample weights require a function that returns one value per sample, `(batch, …)`.
 
     >>> def largest_error(y_true, y_pred):
     ...     return (y_pred - y_true).abs().amax(-1)
@@ -98,7 +98,7 @@ class LossFunctionWrapper(Loss):
         """Return the constructor's arguments as plain data, the function by its name.
 
         Raises:
-            ValueError: It is a module or another object without a name.
+            ValueError: If the function is a module or another object without a name.
         """
         name = registered_name(self.fn) or getattr(self.fn, "__name__", None)
         if name is None:
@@ -115,15 +115,15 @@ class LossFunctionWrapper(Loss):
 
 
 class OverOutputs(LossFunctionWrapper):
-    """A loss over all outputs of a module at once, as those of a VAE, of triplets, or of distillation.
+    """A loss over all outputs of a module at once, such as that of a VAE, of triplets, or of distillation.
 
-    `fn(y_true, outputs, **kwargs)`, or `fn(outputs)` of one that needs no targets, gets what the module returned and
-    the targets as they came in the data. It returns one value per sample, `(batch, …)`, or a scalar for the whole
-    batch. The other arguments are those of `LossFunctionWrapper`. In `compile` it is the only loss; metrics, which are
-    of single outputs, stand beside it.
+    `fn(y_true, outputs, **kwargs)`, or `fn(outputs)` without targets, is called with the return value of the module and
+    the targets as they are in the data. It returns one value per sample, `(batch, …)`, or a scalar for the whole batch.
+    The other arguments are those of `LossFunctionWrapper`. In `compile` it must be the only loss; metrics of single
+    outputs may be added.
 
     Raises:
-        TypeError: If `fn` is no function.
+        TypeError: If `fn` is not a function.
         ValueError: If it takes other arguments.
 
     >>> import torch
@@ -150,7 +150,7 @@ class OverOutputs(LossFunctionWrapper):
         self._compute_values = with_keras_argument_order(self.fn) if self.needs_targets else self.fn
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
-        """Return what the function returns for all outputs, and for the targets if it takes them."""
+        """Call the function with all outputs, and with the targets if it takes them."""
         arguments = (y_true, y_pred) if self.needs_targets else (y_pred,)
         return self._compute_values(*arguments, **self.fn_kwargs)
 
@@ -163,7 +163,7 @@ def _takes_targets(function: LossFunction, given: Config) -> bool:
     """Return whether a function takes `(y_true, outputs)`, and not `outputs` alone, besides the arguments given."""
     try:
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-    except ValueError:  # Functions written in C have none.
+    except ValueError:  # Functions written in C have no signature.
         return True
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [p for p in signature.parameters.values() if p.kind in kinds and p.name not in given]
@@ -177,7 +177,7 @@ def _takes_targets(function: LossFunction, given: Config) -> bool:
 
 
 def with_keras_argument_order(function: LossFunction) -> LossFunction:
-    """Return a function `(y_true, y_pred)`: modules are called in torch's order unless their names say otherwise."""
+    """Return a function `(y_true, y_pred)`; modules are called in torch's order unless their names say otherwise."""
     first = [*inspect.signature(function.forward).parameters][:1] if isinstance(function, nn.Module) else ["y_true"]
     if first and first[0] in _TARGETS_FIRST:
         return function
@@ -195,14 +195,14 @@ class _PredictionsFirst:
 
 
 def _unwrap_partial(fn: LossFunction, kwargs: Config) -> tuple[LossFunction, Config]:
-    """Return a function and its keyword arguments, so that a configuration has those of a partial function too."""
+    """Return a function and its keyword arguments, including those of a partial function."""
     if isinstance(fn, functools.partial) and not fn.args:
         return fn.func, {**fn.keywords, **kwargs}
     return fn, kwargs
 
 
 def function_named(name: str) -> LossFunction:
-    """Return the custom loss function of this name, or this package's; raise `ValueError` if there is none."""
+    """Return the custom or built-in loss function of this name; raise `ValueError` if there is none."""
     function: LossFunction | None = find_custom(name) or getattr(functional, name, None)
     if function is None:
         raise ValueError(

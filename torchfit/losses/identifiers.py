@@ -1,4 +1,4 @@
-"""Losses by name, and the short names of the commonest."""
+"""Looks up losses by name, including short names, and converts them to configurations and back."""
 
 import functools
 import inspect
@@ -50,7 +50,7 @@ _CLASS_OF_FUNCTION: dict[Callable[..., Tensor], type[Loss]] = {
     functional.circle: regression.Circle,
     functional.ctc: probabilistic.CTC,
 }
-"""Each function and the class that computes the same."""
+"""Pairs of a function and the class that computes the same loss."""
 
 _ALIASES = {
     "mse": functional.mean_squared_error,
@@ -82,8 +82,8 @@ FAMILY = Registry(
 def get(identifier: object) -> Any:
     """Return the loss for a name, a config, a class, an object or a function; `None` stays `None`.
 
-    The name of a function gives the function, that of a class an object of it; the case of letters does not
-    matter. Unknown names raise `ValueError` with the nearest known ones.
+    The name of a function gives the function, and that of a class an instance; case is ignored. Unknown names raise a
+    `ValueError` that suggests the nearest known ones.
 
     >>> get("mse").__name__, get("MeanSquaredError").name
     ('mean_squared_error', 'mean_squared_error')
@@ -103,7 +103,7 @@ def serialize(loss: object) -> Config:
 
 
 def deserialize(name: object, custom_objects: Mapping[str, object] | None = None) -> Any:
-    """Return the loss that `serialize` was given, or the class or function of a name.
+    """Return the loss that was passed to `serialize`, or the class or function of a name.
 
     `custom_objects` maps names to the user's own classes and functions; those registered with
     `torchfit.saving.register_serializable` are found without it. Unknown names raise `ValueError`.
@@ -115,11 +115,11 @@ def deserialize(name: object, custom_objects: Mapping[str, object] | None = None
 
 
 def resolve_loss(identifier: object) -> Any:
-    """Return a `Loss` for anything that `compile(loss=)` takes; `None` stays `None`.
+    """Return a `Loss` for anything that `compile(loss=)` accepts; `None` stays `None`.
 
-    That is a name, also of a loss of torch (`"crossentropy"` and `"ce"` mean the one that the shapes call for), a
-    config, a `Loss` or its class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or `torch.nn.functional`, and
-    any other module with `forward(predictions, targets)`. Anything else raises `ValueError`.
+    This may be a name, including names of torch's losses (`"crossentropy"` and `"ce"` select by shape), a config, a
+    `Loss` or its class, any callable `(y_true, y_pred)`, a loss of `torch.nn` or `torch.nn.functional`, or any other
+    module with `forward(predictions, targets)`. Anything else raises `ValueError`.
 
     >>> [resolve_loss(loss).name for loss in ("bce", nn.L1Loss(), lambda y_true, y_pred: y_pred - y_true)]
     ['binary_crossentropy', 'l1_loss', 'lambda']
@@ -142,9 +142,9 @@ def resolve_loss(identifier: object) -> Any:
 
 
 def loss_modules(loss: object) -> list[nn.Module]:
-    """Return the modules that a loss is, or holds: in attributes, collections, partial functions and methods.
+    """Return the modules that a loss is or contains: in attributes, collections, partial functions and methods.
 
-    Parameters that it holds by itself are in a module of their own.
+    Parameters outside modules are returned in a module of their own.
     """
     found: dict[tuple[int, ...], nn.Module] = {}
     own: dict[str, nn.Parameter] = {}
@@ -157,7 +157,7 @@ def loss_modules(loss: object) -> list[nn.Module]:
 
 
 def hidden_modules(loss: object) -> list[tuple[str, nn.Module]]:
-    """Return the modules that the functions of a loss use from around them, by the names of the variables."""
+    """Return the modules that functions of a loss use as global or closure variables, with the variable names."""
     found: dict[str, object] = {}
     for _, value in _walk(loss):
         if inspect.isfunction(value):
@@ -167,7 +167,7 @@ def hidden_modules(loss: object) -> list[tuple[str, nn.Module]]:
 
 
 def _walk(loss: object) -> Iterator[tuple[str, object]]:
-    """Yield what a loss is made of, each once, down to modules and tensors."""
+    """Yield the parts of a loss, each once, down to modules and tensors."""
     stack: list[tuple[str, object]] = [("", loss)]
     seen: set[int] = set()
     while stack:
@@ -179,12 +179,12 @@ def _walk(loss: object) -> Iterator[tuple[str, object]]:
 
 
 def _identity(module: nn.Module) -> tuple[int, ...]:
-    """Return what two copies of a module that share all their tensors have in common."""
+    """Return a key that is equal for copies of a module that share all tensors."""
     return tuple(map(id, (*module.parameters(), *module.buffers()))) or (id(module),)
 
 
 def _parts_of(value: object) -> list[tuple[str | int, object]]:
-    """Return what a function, an object that is called, or a collection is made of, with names."""
+    """Return the parts of a function, callable object or collection, with their names."""
     if isinstance(value, functools.partial):
         return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
     if inspect.ismethod(value):

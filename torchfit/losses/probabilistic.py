@@ -1,4 +1,4 @@
-"""Losses of probabilities and logits, also of masks."""
+"""Losses for probabilities, logits and masks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,15 +19,15 @@ FusedMean = Callable[[Tensor, Tensor], Tensor | None]
 
 
 class BinaryCrossentropy(FunctionalLoss):
-    """The crossentropy of labels from 0 to 1 and predicted probabilities, each value on its own.
+    """The binary crossentropy of labels from 0 to 1 and predicted probabilities, for independent values.
 
-    `y_true` and `y_pred` have one shape `(batch, …, values)`, and `(batch,)` goes with `(batch, 1)`; one loss
+    `y_true` and `y_pred` have the same shape `(batch, …, values)`, or `(batch,)` and `(batch, 1)`. There is one loss
     per `(batch, …)`.
 
-    Arguments:
+    Args:
         from_logits: `y_pred` holds logits rather than probabilities from 0 to 1.
-        label_smoothing: the share, from 0 to 1, by which labels are moved towards ½.
-        axis: the dimension that is averaged.
+        label_smoothing: The share, from 0 to 1, by which labels are moved towards ½.
+        axis: The dimension that is averaged.
 
     >>> BinaryCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
@@ -64,13 +64,13 @@ class BinaryCrossentropy(FunctionalLoss):
 class CategoricalCrossentropy(FunctionalLoss):
     """The crossentropy of one-hot or soft labels and predicted probabilities of classes.
 
-    `y_true` and `y_pred` have one shape `(batch, …, classes)`; one loss per `(batch, …)`. Probabilities are
-    divided by their sum first.
+    `y_true` and `y_pred` have the same shape `(batch, …, classes)`. There is one loss per `(batch, …)`. Probabilities
+    are first divided by their sum.
 
-    Arguments:
+    Args:
         from_logits: `y_pred` holds logits rather than probabilities.
-        label_smoothing: the share, from 0 to 1, of every label that is given to all classes alike.
-        axis: the dimension of the classes.
+        label_smoothing: The share, from 0 to 1, of every label that is given to all classes alike.
+        axis: The dimension of the classes.
 
     >>> CategoricalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
@@ -107,15 +107,15 @@ class CategoricalCrossentropy(FunctionalLoss):
 class SparseCategoricalCrossentropy(FunctionalLoss):
     """The crossentropy of class indices and predicted probabilities of classes.
 
-    `y_true` holds class indices from 0 to classes - 1 of any number kind, `(batch, …)`, or with a dimension of size 1
-    in place of the classes or at the end; `y_pred` is `(batch, …, classes)`. Labels out of range are not looked for, as
-    that would wait for the device at every step: torch raises `IndexError` for them on the CPU and stops the process
-    on a GPU.
+    `y_true` holds class indices from 0 to classes - 1 of any numeric dtype, `(batch, …)`, or with a dimension of size 1
+    instead of the classes or at the end; `y_pred` is `(batch, …, classes)`. Labels are not checked, because that would
+    synchronize with the device at every step: for labels out of range, torch raises an `IndexError` on the CPU and
+    stops the process on a GPU.
 
-    Arguments:
+    Args:
         from_logits: `y_pred` holds logits rather than probabilities.
-        ignore_class: a label that does not count, such as -1 or 255; means are taken over the others.
-        axis: the dimension of the classes.
+        ignore_class: A label that does not count, such as -1 or 255; means are taken over the others.
+        axis: The dimension of the classes.
 
     >>> SparseCategoricalCrossentropy()([1], [[0.5, 0.5]]).item()  # doctest: +ELLIPSIS
     0.6931...
@@ -152,11 +152,12 @@ class SparseCategoricalCrossentropy(FunctionalLoss):
 
 
 class Crossentropy(Loss):
-    """The crossentropy that the shapes of targets and outputs call for: what `loss="crossentropy"` or `"ce"` means.
+    """The crossentropy selected by the shapes of targets and outputs; also called `"crossentropy"` and `"ce"`.
 
-    Binary for outputs `(batch,)` and `(batch, …, 1)`; else of class indices, if the targets lack the last dimension of
-    the outputs `(batch, …, classes)` or have 1 there; else of one-hot or soft labels. Outputs are probabilities. Each
-    batch is looked at by itself, so that soft labels in training go with class indices in validation.
+    It is binary for outputs `(batch,)` and `(batch, …, 1)`; else for class indices, if the targets lack the last
+    dimension of the outputs `(batch, …, classes)` or have size 1 there; else for one-hot or soft labels. Outputs are
+    probabilities. The choice is made for each batch, so that soft labels in training and class indices in validation
+    can be combined.
 
     >>> loss = Crossentropy()
     >>> round(loss([1], [[0.5, 0.5]]).item(), 4), round(loss([[0.0, 1.0]], [[0.5, 0.5]]).item(), 4)
@@ -179,7 +180,7 @@ class Crossentropy(Loss):
         self._categorical = CategoricalCrossentropy(reduction=reduction, dtype=dtype)
 
     def select(self, y_true: Nested, y_pred: Nested) -> Loss:
-        """Return the loss that targets `(batch, …)` and outputs `(batch, …)` of these shapes call for."""
+        """Return the loss for the shapes of targets `(batch, …)` and outputs `(batch, …)`."""
         kind = kind_of_labels(as_tensor(y_true).shape, as_tensor(y_pred).shape)
         return {"binary": self._binary, "sparse_categorical": self._sparse}.get(kind, self._categorical)
 
@@ -197,7 +198,7 @@ class Crossentropy(Loss):
 def _select_fused_mean(
     from_logits: bool, is_default: bool, of_probabilities: FusedMean, of_logits: FusedMean
 ) -> FusedMean | None:
-    """Return the function that computes the mean over a batch at once, if the arguments allow for it."""
+    """Return the fused function for the mean over a batch, if the arguments allow it."""
     if not is_default:
         return None
     return of_logits if from_logits else of_probabilities
@@ -208,13 +209,13 @@ class BinaryFocalCrossentropy(FunctionalLoss):
 
     Shapes are those of `BinaryCrossentropy`.
 
-    Arguments:
-        apply_class_balancing: weigh elements labelled 1 by `alpha`, those labelled 0 by `1 - alpha`.
-        alpha: see there, from 0 to 1.
-        gamma: how much easy elements lose, at least 0.
+    Args:
+        apply_class_balancing: Weigh elements labelled 1 by `alpha`, those labelled 0 by `1 - alpha`.
+        alpha: See there, from 0 to 1.
+        gamma: How much easy elements lose, at least 0.
         from_logits: `y_pred` holds logits rather than probabilities from 0 to 1.
-        label_smoothing: the share, from 0 to 1, by which labels are moved towards ½.
-        axis: the dimension that is averaged.
+        label_smoothing: The share, from 0 to 1, by which labels are moved towards ½.
+        axis: The dimension that is averaged.
 
     >>> round(BinaryFocalCrossentropy()([[1.0]], [[0.5]]).item(), 4)
     0.1733
@@ -253,12 +254,12 @@ class CategoricalFocalCrossentropy(FunctionalLoss):
 
     Shapes are those of `CategoricalCrossentropy`.
 
-    Arguments:
-        alpha: a number at least 0, or one for each class.
-        gamma: how much easy classes lose, at least 0.
+    Args:
+        alpha: A number at least 0, or one for each class.
+        gamma: How much easy classes lose, at least 0.
         from_logits: `y_pred` holds logits rather than probabilities.
-        label_smoothing: the share, from 0 to 1, of every label that is given to all classes alike.
-        axis: the dimension of the classes.
+        label_smoothing: The share, from 0 to 1, of every label that is given to all classes alike.
+        axis: The dimension of the classes.
 
     >>> round(CategoricalFocalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]).item(), 4)
     0.0433
@@ -295,8 +296,8 @@ class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
 
     `y_true` holds class indices `(batch, …)` or `(batch, …, 1)`, `y_pred` probabilities `(batch, …, classes)`.
 
-    Arguments:
-        q: between 0 (crossentropy) and 1 (absolute error), both excluded.
+    Args:
+        q: Between 0 (crossentropy) and 1 (absolute error), both excluded.
 
     >>> CategoricalGeneralizedCrossEntropy()([1], [[0.75, 0.25]]).item()
     1.0
@@ -323,7 +324,7 @@ class CategoricalGeneralizedCrossEntropy(FunctionalLoss):
 
 
 class KLDivergence(FunctionalLoss):
-    """The sum of `y_true · log(y_true / y_pred)`, of probabilities `(batch, …, values)` limited to `[1e-7, 1]`.
+    """The sum of `y_true · log(y_true / y_pred)`, for probabilities `(batch, …, values)` clipped to `[1e-7, 1]`.
 
     >>> KLDivergence()([[0.5, 0.5]], [[0.5, 0.5]]).item()
     0.0
@@ -341,7 +342,7 @@ class KLDivergence(FunctionalLoss):
 
 
 class Poisson(FunctionalLoss):
-    """The mean of `y_pred - y_true · log(y_pred + 1e-7)`, of counts and the rates predicted for them.
+    """The mean of `y_pred - y_true · log(y_pred + 1e-7)`, for counts `y_true` and predicted rates `y_pred`.
 
     >>> Poisson()([[0.0, 0.0]], [[1.0, 3.0]]).item()
     2.0
@@ -357,7 +358,7 @@ class Poisson(FunctionalLoss):
 
 
 class CTC(FunctionalLoss):
-    """Connectionist temporal classification: label sequences without their times (Graves et al., 2006).
+    """Connectionist temporal classification, for label sequences without alignment (Graves et al., 2006).
 
     `y_true` holds class indices `(batch, labels)` from 1, padded with 0, the blank; `y_pred` holds logits
     `(batch, steps, classes)`. One loss per `(batch,)`; a sequence too long for the steps gives infinity, and no
@@ -378,7 +379,7 @@ class CTC(FunctionalLoss):
 
 
 class _OverlapLoss(FunctionalLoss):
-    """A loss of sums over the dimensions `axis`, over all by default; these include the batch or are one image's."""
+    """Base class of losses computed from sums over the dimensions `axis`, by default all, including the batch."""
 
     expects_probabilities = "single"
     _applies_mask = True
@@ -390,7 +391,7 @@ class _OverlapLoss(FunctionalLoss):
         self.is_separable = self.axis is not None and 0 not in self._axes()
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
-        """Return the loss of each image, or of the batch, without what the mask of the predictions leaves out."""
+        """Return the loss of each image, or of the batch, without masked predictions."""
         mask = get_mask(y_pred)
         if mask is None:
             return super().call(y_true, y_pred)
@@ -408,10 +409,10 @@ class _OverlapLoss(FunctionalLoss):
 
 
 class Dice(_OverlapLoss):
-    """`1 - 2·Σ t·p / (Σ t + Σ p)`: 0 where prediction and mask are the same, 1 where they do not meet.
+    """`1 - 2·Σ t·p / (Σ t + Σ p)`: 0 if prediction and mask are equal, 1 if they do not overlap.
 
-    `axis` names the dimensions that are summed over; `None`, the default, is all of them, the batch included.
-    `axis=(1, 2, 3)` gives one loss per image, to which weights of samples can be applied.
+    `axis` are the dimensions to sum over; `None`, the default, means all of them, including the batch.
+    `axis=(1, 2, 3)` gives one loss per image, to which sample weights can be applied.
 
     >>> Dice()([[0.0, 1.0]], [[1.0, 1.0]]).item()  # doctest: +ELLIPSIS
     0.333...
@@ -430,10 +431,10 @@ class Dice(_OverlapLoss):
 class Tversky(_OverlapLoss):
     """`1 - TP / (TP + alpha·FP + beta·FN)` of soft counts (Salehi et al., 2017).
 
-    Arguments:
-        alpha: how much false positives weigh, at least 0.
-        beta: how much false negatives weigh, at least 0. (Keras had the two exchanged before 3.16.)
-        axis: the dimensions that are summed over; `None` is all of them, the batch included.
+    Args:
+        alpha: How much false positives weigh, at least 0.
+        beta: How much false negatives weigh, at least 0. (Keras had the two exchanged before 3.16.)
+        axis: The dimensions that are summed over; `None` is all of them, the batch included.
 
     >>> Tversky(alpha=1.0, beta=1.0)([[0.0, 1.0]], [[1.0, 1.0]]).item()
     0.5

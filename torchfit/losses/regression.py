@@ -1,4 +1,4 @@
-"""Losses of numbers, similarities and margins."""
+"""Losses for regression, similarity and margins."""
 
 import torch
 
@@ -114,7 +114,7 @@ class LogCosh(FunctionalLoss):
 
 
 class CosineSimilarity(FunctionalLoss):
-    """Minus the cosine of the angle between the vectors along `axis`: -1 same direction, 1 opposite.
+    """The negative cosine of the angle between vectors along `axis`: -1 for the same direction, 1 for opposite ones.
 
     >>> CosineSimilarity()([[0.0, 1.0]], [[0.0, 2.0]]).item()
     -1.0
@@ -131,15 +131,15 @@ class CosineSimilarity(FunctionalLoss):
 
 
 class Circle(FunctionalLoss):
-    """The circle loss: same labels near, other labels far, the worst pairs most (Sun et al., 2020).
+    """The circle loss, which weights the hardest pairs most (Sun et al., 2020).
 
     `y_true` holds class indices `(batch,)`, `y_pred` embeddings of length 1, `(batch, features)`; every row is
-    compared with every other. Means are taken over the rows that have both a like and an unlike one.
+    compared with all others. Means are taken over rows with at least one row of the same and one of another label.
 
-    Arguments:
-        gamma: the scale, greater than 0.
-        margin: the slack, from 0 to 1; small is strict.
-        remove_diagonal: do not compare rows with themselves.
+    Args:
+        gamma: The scale, greater than 0.
+        margin: The slack, from 0 to 1; small is strict.
+        remove_diagonal: Do not compare rows with themselves.
 
     >>> loss = Circle(gamma=1.0)
     >>> round(loss([0, 0, 1], [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).item(), 4)

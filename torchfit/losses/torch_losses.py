@@ -1,7 +1,7 @@
-"""The losses of `torch.nn` and `torch.nn.functional` as `Loss` objects.
+"""`TorchLoss`, which wraps losses of `torch.nn` and `torch.nn.functional`.
 
-They are called in torch's order, `(y_pred, y_true)`, with targets of the dtype and shape that they need. Their
-own reduction and class weights are honoured; sample weights apply to the values that they give unreduced.
+They are called in torch's order, `(y_pred, y_true)`, with targets of the dtype and shape that they expect. Their own
+reduction and class weights are respected; sample weights are applied to the unreduced values.
 """
 
 import copy
@@ -75,15 +75,15 @@ TORCH_NAMES: dict[str, object] = {
     "nll": F.nll_loss,
     "smooth_l1": F.smooth_l1_loss,
 }
-"""The losses of torch by their names there, and by the usual short ones."""
+"""The losses of torch by their names in torch and by the usual short names."""
 
 
 class TorchLoss(Loss):
     """A `torch.nn` loss module, or a loss function of `torch.nn.functional`, as a `Loss`.
 
-    The dtype of `y_pred` is left as it is. The name is the class or function name in snake case. Means divide by what
-    torch divides by: values, rows (`"batchmean"`), or labels that are not ignored, by their class weights. Weights of
-    samples multiply the values, and do not change the divisor.
+    The dtype of `y_pred` is not changed. The default name is the class or function name in snake case. Means have the
+    same divisor as in torch: the number of values, of rows (`"batchmean"`), or of labels that are not ignored, weighted
+    by class. Sample weights multiply the values, and do not change the divisor.
 
     >>> import torch
     >>> loss = TorchLoss(torch.nn.CrossEntropyLoss())
@@ -120,7 +120,7 @@ class TorchLoss(Loss):
 
     @property
     def torch_name(self) -> str:
-        """The name of the function of `torch.nn.functional` that this computes; empty for other modules."""
+        """The name of the corresponding function of `torch.nn.functional`; empty for other modules."""
         return self._function_name
 
     @property
@@ -130,12 +130,12 @@ class TorchLoss(Loss):
 
     @property
     def ignore_index(self) -> int | None:
-        """The class index that does not count."""
+        """The class index that is ignored, or `None`."""
         return self._ignore_index if self._function_name in _LABEL_COUNTING_LOSSES else None
 
     @property
     def expected_output(self) -> str | None:
-        """What is compared: a "distribution" over classes, "single" probabilities, or neither."""
+        """What the outputs must be: a "distribution" over classes, "single" probabilities, or `None`."""
         if self._function_name == "cross_entropy":
             return "distribution"
         return "single" if self._function_name.startswith("binary_cross_entropy") else None
@@ -148,7 +148,7 @@ class TorchLoss(Loss):
 
     @classmethod
     def from_config(cls, config: Config) -> "TorchLoss":
-        """Build the loss from what `get_config` returned, looking its name up in torch and among custom objects."""
+        """Build the loss from the result of `get_config`, looking up its name in torch and among custom objects."""
         name = config["fn"]
         found = find_custom(name) or getattr(nn, name, None) or getattr(F, name, None)
         if found is None:
@@ -171,7 +171,7 @@ class TorchLoss(Loss):
         return y_true if y_true.shape == y_pred.shape else _align_shape(y_true, y_pred)
 
     def _to_device(self, device: torch.device) -> None:
-        """Move the class weights to where the predictions are."""
+        """Move the class weights to the device of the predictions."""
         if next(self.fn.buffers()).device != device:
             self.fn.to(device)
 
@@ -195,7 +195,7 @@ class TorchLoss(Loss):
         return loss, self._denominator(y_pred)
 
     def _denominator(self, y_pred: Tensor) -> float:
-        """Return what torch divides by where nothing is weighted and no label is ignored."""
+        """Return torch's divisor without weights and ignored labels."""
         if self.is_sum:
             return 1.0
         if self._torch_reduction == "batchmean" or not self.is_separable:
@@ -208,7 +208,7 @@ class TorchLoss(Loss):
         return self._function_name in _ELEMENTWISE_LOSSES
 
     def _without_masked(self, y_true: Nested, y_pred: Tensor, mask: Tensor) -> tuple[Nested, Tensor]:
-        """Replace masked labels too, which may be outside the classes; torch has the classes second."""
+        """Replace masked labels too, which may be out of range; torch's class dimension is the second."""
         fitted = fit_mask(mask, y_true) if self.expects_class_indices(y_true, y_pred) else None
         if fitted is not None:
             ignored = self.ignore_index
@@ -219,9 +219,9 @@ class TorchLoss(Loss):
     def _mean_over_labels(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: TensorLike, mask: Tensor | None
     ) -> Reduced:
-        """Return the mean over the labels that are not ignored, by their class weights.
+        """Return the mean over the labels that are not ignored, weighted by class.
 
-        Where all are ignored, it is NaN as in torch, without gradients; where their weights are 0, it is 0.
+        If all labels are ignored, it is NaN as in torch, with gradients of 0; if their weights are 0, it is 0.
         """
         if mask is None and sample_weight is None and not self._is_smoothed and y_pred.dtype.itemsize >= 4:
             class_weight = _argument(self.fn, "weight", None) if self._weighs_classes else None
@@ -237,7 +237,7 @@ class TorchLoss(Loss):
         return safe_divide(total, count).to(values.dtype), count
 
     def _weights_of_labels(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return how much each label counts in torch's mean: its class weight, or 1, and 0 if it is ignored."""
+        """Return the weight of each label in torch's mean: its class weight or 1, and 0 if it is ignored."""
         dtype = torch.promote_types(y_pred.dtype, torch.float32)
         class_weight = _argument(self.fn, "weight", None)
         is_valid: Tensor = y_true != self._ignore_index
@@ -276,24 +276,24 @@ def is_torch_loss(identifier: object) -> bool:
 
 
 def _get_function_name(fn: object) -> str:
-    """Return the name of the function of `torch.nn.functional` that this amounts to."""
+    """Return the name of the corresponding function of `torch.nn.functional`."""
     named = (name for known, name in _FUNCTION_OF_MODULE.items() if isinstance(fn, known))
     return next(named, "") if isinstance(fn, nn.Module) else function_name(fn)
 
 
 def _overrides_forward(fn: Any) -> bool:
-    """Return whether a module computes something else than the loss of torch that it is derived from."""
+    """Return whether a subclass of a torch loss overrides `forward`."""
     known = next((known for known in _FUNCTION_OF_MODULE if isinstance(fn, known)), None)
     return known is not None and type(fn).forward is not known.forward
 
 
 def _argument(fn: object, name: str, default: object) -> Any:
-    """Return what a module or a partial function was given for an argument."""
+    """Return the value of an argument of a module or partial function."""
     return getattr(fn, name, default) if isinstance(fn, nn.Module) else getattr(fn, "keywords", {}).get(name, default)
 
 
 def _arguments_of(fn: object) -> Config:
-    """Return what a module was built with, or a partial function was given, as plain data."""
+    """Return the arguments of a module or partial function as plain data."""
     given = dict(getattr(fn, "keywords", {}))
     if isinstance(fn, nn.Module):
         names = inspect.signature(type(fn)).parameters
@@ -302,7 +302,7 @@ def _arguments_of(fn: object) -> Config:
 
 
 def _check_two_arguments(fn: TorchFunction) -> None:
-    """Refuse the losses of torch that need more than predictions and targets."""
+    """Raise for losses of torch that need more than predictions and targets."""
     inner = fn.forward if isinstance(fn, nn.Module) else fn
     parameters = inspect.signature(inner).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -321,9 +321,9 @@ def _is_distribution(y_true: Tensor, y_pred: Tensor) -> bool:
 
 
 def _squeeze_class_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return labels as int64 without the dimension of the classes, which torch puts second."""
+    """Return labels as int64 without the class dimension, which is the second in torch."""
     given, scores = y_true.shape, y_pred.shape
-    is_plain = len(given) == 1 and len(scores) == 2 and given[0] == scores[0]  # The common case, decided quickly.
+    is_plain = len(given) == 1 and len(scores) == 2 and given[0] == scores[0]  # A fast path for the common case.
     expected = given if is_plain else scores[:1] + scores[2:] if len(scores) > 1 else scores[:0]
     if len(given) == len(scores) > 1:
         y_true = squeeze_class_axis(y_true, 1, expected)
@@ -335,19 +335,19 @@ def _squeeze_class_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def _suggest(y_true: Tensor, y_pred: Tensor) -> str:
-    """Return the way out for labels that are no class indices where torch looks for the classes."""
+    """Return a hint for labels that do not match the class dimension in torch."""
     if y_true.shape == y_pred.shape:
         return "If the labels are one-hot, make them floats: y.float()."
     if y_true.shape == y_pred.shape[:-1]:
         return (
-            "Torch puts the classes second: move them there, y_pred.movedim(-1, 1), or use "
+            "Torch expects the classes second: move them there, y_pred.movedim(-1, 1), or use "
             "SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100), which has them last."
         )
-    return "Torch puts the classes second."
+    return "Torch expects the classes second."
 
 
 def _align_shape(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return targets of the shape of the predictions, which keep theirs."""
+    """Return the targets in the shape of the predictions."""
     given = y_true
     surplus = y_true.dim() - y_pred.dim()
     if surplus == 1 and y_true.shape[-1] == 1:

@@ -166,7 +166,7 @@ class SequenceBatches(BatchSource):
         _call_hook(self._sequence, "on_epoch_end")
 
     def _workers(self, pin_memory: bool) -> WorkerPool:
-        """Return the worker processes; if the sequence changes between epochs, they are started anew every epoch."""
+        """Return the worker processes; if the sequence changes between epochs, they are restarted every epoch."""
         read, persistent = partial(_read_tensors, self._sequence), not _has_epoch_hooks(self._sequence)
         return WorkerPool(
             read, self.loader_config.processes, self.loader_config.max_queue_size, pin_memory, persistent=persistent
