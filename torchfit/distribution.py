@@ -7,7 +7,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from torchfit._distribution.processes import DataParallel, current, get_distribution, set_distribution
+from torchfit._distribution.options import DataParallel
+from torchfit._distribution.processes import current, get_distribution, set_distribution
 from torchfit._utils.names import suggest_keywords
 
 _Result = TypeVar("_Result")

@@ -88,7 +88,7 @@ print(torch.distributed.is_initialized())
 
 def test_one_process_loads_nothing_of_this():
     result = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True, env=alone())
-    loaded = "['torchfit._distribution.processes', 'torchfit._distribution.processes']"
+    loaded = "['torchfit._distribution.options', 'torchfit._distribution.processes']"
     assert result.stdout == f"{loaded}\nFalse\n"
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from torchfit._distribution.processes import DataParallel
+from torchfit._distribution.options import DataParallel
 from torchfit._utils.compat import abort_process_group, default_store
 
 T = TypeVar("T")

@@ -1,0 +1,40 @@
+"""How several processes share a training: what the user may choose."""
+
+from dataclasses import dataclass
+
+from torchfit._utils.errors import describe
+from torchfit._utils.names import suggest_constructor_keywords
+
+SCOPES = ("global", "local")
+
+
+@suggest_constructor_keywords
+@dataclass(frozen=True)
+class DataParallel:
+    """Train on several processes at once: each has the whole model, and takes a part of the rows of every batch.
+
+    This is what happens by itself in a script that `torchrun` started. Pass an object of this class to
+    `set_distribution`, before the first model is made, to choose otherwise.
+
+    Args:
+        batch_norm: "global": BatchNorm normalizes by the statistics of the whole batch, as one process does. "local":
+            by those of the rows of each process, which saves an exchange for each layer.
+        randomness: "global": dropout draws for the whole batch, so that the numbers are those of one process. "local":
+            each process draws for its rows alone.
+        timeout: How many seconds to wait for another process, such as one that compiles or reads data.
+
+    Raises:
+        ValueError: If an argument is not one of its values.
+    """
+
+    batch_norm: str = "global"
+    randomness: str = "global"
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        for name in ("batch_norm", "randomness"):
+            if getattr(self, name) not in SCOPES:
+                raise ValueError(f"`{name}` must be 'global' or 'local'. Received: {describe(getattr(self, name))}.")
+        if not isinstance(self.timeout, (int, float)) or self.timeout <= 0:
+            raise ValueError(f"`timeout` must be a number of seconds above 0. Received: {describe(self.timeout)}.")
