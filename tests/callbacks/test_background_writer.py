@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 
-from torchfit.callbacks._background_writer import BackgroundWriter
+from torchfit.callbacks.model_checkpoint import BackgroundWriter
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 import torchfit
 from torchfit.callbacks import LambdaCallback, ModelCheckpoint
-from torchfit.callbacks._background_writer import BackgroundWriter
+from torchfit.callbacks.model_checkpoint import BackgroundWriter
 from torchfit.models import load_model
 
 X, Y = np.ones((24, 2), "float32"), np.ones((24, 1), "float32")

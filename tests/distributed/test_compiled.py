@@ -63,18 +63,20 @@ class Dropped(nn.Module):
         return self.layers(self.dropout(x))
 
 
-class Hears(callbacks.Callback):
+class BatchHook(callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.last = dict(logs)
 
 
-def train(module=network, optimizer="rmsprop", y=LABELS, loss=CROSSENTROPY, graphs=True, fits=1, hears=False, **named):
+def train(
+    module=network, optimizer="rmsprop", y=LABELS, loss=CROSSENTROPY, graphs=True, fits=1, has_hook=False, **named
+):
     torch.manual_seed(0)
     arguments = {name: named.pop(name) for name in ("steps_per_execution", "metrics") if name in named}
     optimizer = optimizer() if callable(optimizer) else optimizer
     model = compiled(module(), optimizer, loss, jit_compile=True if graphs else None, **arguments)
     for _ in range(fits):
-        found = trained(model, X, y, **named, callbacks=[Hears()] if hears else [])
+        found = trained(model, X, y, **named, callbacks=[BatchHook()] if has_hook else [])
     found["evaluated"], found["predicted"] = model.evaluate(X, y, verbose=0), model.predict(X)
     return found, graphs_of(model)
 
@@ -93,7 +95,10 @@ CASES: dict[str, dict[str, Any]] = {
         "module": Unused,
         "optimizer": lambda: optimizers.Adam(use_ema=True, global_clipnorm=0.5, weight_decay=0.01),
     },
-    "an optimizer of torch and a callback that hears batches": {"optimizer": lambda: torch.optim.AdamW, "hears": True},
+    "an optimizer of torch and a callback with a hook of batches": {
+        "optimizer": lambda: torch.optim.AdamW,
+        "has_hook": True,
+    },
 }
 
 

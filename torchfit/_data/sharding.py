@@ -237,7 +237,7 @@ def fingerprint(argument: str, data: UserData) -> dict[str, Fingerprint]:
         return {}
 
 
-def _print_of(array: UserData) -> Fingerprint:
+def _array_fingerprint(array: UserData) -> Fingerprint:
     rows = int(array.shape[0]) if len(array.shape) else 0
     sampled = array[:: max(1, rows // _FINGERPRINT_ROWS)] if rows else array
     return tuple(array.shape), str(array.dtype), _digest(sampled)
@@ -252,7 +252,7 @@ def _digest(array: UserData) -> str:
     return "" if values.dtype.hasobject else hashlib.sha256(values.tobytes()).hexdigest()[:8]
 
 
-def _shown(value: Fingerprint | None) -> str:
+def _format_fingerprint(value: Fingerprint | None) -> str:
     if value is None:
         return "nothing"
     shape, dtype, digest = value

@@ -11,9 +11,9 @@ from torchfit._serialization import archive, files
 from torchfit._types import Logs, Results, RunState, StateDict, Stateful
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe, reason_of, warn
-from torchfit.callbacks._background_writer import BackgroundWriter
 from torchfit.callbacks.base import HOOKS, Callback
 from torchfit.callbacks.history import History, Record
+from torchfit.callbacks.model_checkpoint import BackgroundWriter
 
 _LATEST, _PREVIOUS = "latest.pt", "previous.pt"
 _CHUNK_EPOCHS = 256  # epochs of a history stored in one file

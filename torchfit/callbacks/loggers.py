@@ -38,7 +38,7 @@ class CSVLogger(Callback):
     Raises:
         OSError: Before the first epoch, if the file cannot be written.
         ValueError: If `filename` is an address such as `s3://…`, which cannot be appended to; before the first epoch,
-            if the file to append to is not a CSV file with a column `epoch`, or has no column for a name that will occur.
+            if the file to append to is not a CSV file with a column `epoch`, or lacks a column for a name that occurs.
 
     >>> logger = CSVLogger("runs/training.csv", append=True)
     """
