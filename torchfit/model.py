@@ -73,8 +73,8 @@ class Model(SavableModel):
         name: str | None = None,
         **_unknown: NoReturn,
     ) -> None:
-        no_unknown("Model", Model.__init__, _unknown)
         with traceback_filter:
+            no_unknown("Model", Model.__init__, _unknown)
             super().__init__(module, name)
             # The only private attribute, so that subclasses are free to choose names for theirs.
             self._torchfit = make_trainer(self, input_names, output_names, label_names, device, dtype_policy)
@@ -136,8 +136,8 @@ class Model(SavableModel):
         Raises:
             ValueError: If a name is unknown (the message suggests the nearest ones), or an argument is invalid.
         """
-        no_unknown("compile", Model.compile, _unknown)
         with traceback_filter:
+            no_unknown("compile", Model.compile, _unknown)
             resolved = resolve_optimizer(optimizer, self.optimizer)
             scales_loss = (
                 validation.boolean("auto_scale_loss", auto_scale_loss) and self._torchfit.precision.scales_loss
@@ -227,7 +227,6 @@ class Model(SavableModel):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        no_unknown("fit", Model.fit, _unknown)
         options: dict[str, Any] = {
             "batch_size": batch_size,
             "epochs": epochs,
@@ -246,6 +245,7 @@ class Model(SavableModel):
             "loading": LoaderConfig(workers, use_multiprocessing, max_queue_size),
         }
         with traceback_filter, self._torchfit.lock.owned("fit", is_loop=True, is_alone=True):
+            no_unknown("fit", Model.fit, _unknown)
             return self._torchfit.fit(self, x, y, **options)  # in one line, because tracebacks show it
 
     @hide_unknown
@@ -286,8 +286,8 @@ class Model(SavableModel):
             RuntimeError: If the model was not compiled.
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        no_unknown("evaluate", Model.evaluate, _unknown)
         with traceback_filter:
+            no_unknown("evaluate", Model.evaluate, _unknown)
             logs = self._torchfit.evaluate(
                 self,
                 x,
@@ -342,8 +342,8 @@ class Model(SavableModel):
         Raises:
             ValueError: If the data are empty, of different lengths, or do not fit the model.
         """
-        no_unknown("predict", Model.predict, _unknown)
         with traceback_filter:
+            no_unknown("predict", Model.predict, _unknown)
             return self._torchfit.predict(
                 self,
                 x,

@@ -360,6 +360,19 @@ def test_the_bar_of_a_notebook_stays_in_red_if_its_epoch_was_interrupted(has_wid
     assert outputs[-1].text == " 2/4 - ETA: 0s - loss: 0.5000"
 
 
+def test_the_bar_of_an_epoch_that_was_interrupted_at_once_does_not_show_the_one_before(show_in_notebook):
+    outputs, _ = show_in_notebook(has_widgets=True)
+    callbacks = CallbackList(ProgbarLogger(), verbose=1, epochs=2, steps=1)
+    callbacks.on_train_begin({})
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch, {})
+        if epoch == 0:
+            callbacks.on_train_batch_end(0, {"loss": 0.5})
+            callbacks.on_epoch_end(epoch, {"loss": 0.5})
+    callbacks.close()
+    assert [output.text for output in outputs if "d9534f" in output.contents[-1]["text/html"]] == ["Epoch 2/2"]
+
+
 def test_an_evaluation_in_a_notebook_leaves_a_line(show_in_notebook):
     outputs, _ = show_in_notebook(has_widgets=True)
     callbacks = CallbackList(ProgbarLogger(), verbose=1, steps=2)

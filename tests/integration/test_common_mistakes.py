@@ -156,7 +156,11 @@ REFUSED = {
     "loss, a rate": (lambda model: model.compile("sgd", 0.01), ValueError, "optimizers.Adam"),
     "inputs and targets in one": (fit((X, Y)), ValueError, r"passed as fit\(x, y\)"),
     "validation by name": (fit(X, Y, validation_data={"x": X, "y": Y}), ValueError, r"tuple \(x, y\) in `validation_"),
-    "patience": (lambda model: callbacks.EarlyStopping(patience="3"), ValueError, "`patience` must be an integer"),
+    "patience": (
+        lambda model: callbacks.EarlyStopping(patience="3"),  # type: ignore[arg-type]
+        ValueError,
+        "`patience` must be an integer",
+    ),
     "a name in a path": (
         fit(X, Y, callbacks=callbacks.ModelCheckpoint("{epochs}.pt")),
         ValueError,

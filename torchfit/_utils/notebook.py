@@ -90,9 +90,10 @@ class NotebookBar:
 
     def open(self, label: str) -> None:
         """Write a label in front of the bar, and show an empty bar if there is none yet."""
-        self._label = label
+        self._label = self._text = label
+        self._drawn = 0, 1, ""
         if self._output is None:
-            self.show(0, 1, "")
+            self.show(*self._drawn)
 
     def show(self, completed: int, total: int | None, text: str) -> None:
         """Update the bar, which is full if the total is unknown, and write a text after it."""
