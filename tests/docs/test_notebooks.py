@@ -41,6 +41,15 @@ def test_is_committed_as_it_ran(path):
 
 
 @each_notebook
+def test_outputs_need_no_scripts_and_set_no_colors(path):
+    """Editors and Colab leave scripts out, and show outputs on dark backgrounds as well."""
+    data = [output.data for cell in code_cells(path) for output in cell.outputs if "data" in output]
+    assert {kind for bundle in data for kind in bundle} <= {"text/plain", "text/html", "image/png", "image/svg+xml"}
+    pages = [bundle["text/html"] for bundle in data if "text/html" in bundle]
+    assert not [page for page in pages if re.search(r"<script|javascript:|[^-]color:|background", page)]
+
+
+@each_notebook
 def test_is_small_and_knows_no_machine(path):
     text = path.read_text(encoding="utf-8")
     assert len(text) < 400_000
