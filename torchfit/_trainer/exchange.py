@@ -33,7 +33,7 @@ class Exchange:
         self._buffer: Tensor | None = None
 
     def sum(self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """Return the sums of tensors over all processes, in their shapes, of `dtype`; they are views of the buffer."""
+        """Return the sums of tensors over all processes, with the same shapes and `dtype`, as views of the buffer."""
         sums = torch.split(self.sum_flat(tensors, dtype, device), [tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(sums, tensors)]
 
@@ -107,7 +107,7 @@ class LossTotals:
     def finish(self, sums: Sequence[Tensor]) -> MeanGradients:
         """Return the mean gradients and the denominator of each group, and the loss, from the sums of `tensors`."""
         present = self._are_present()
-        if not all(present):  # Waits for the device, but only where a gradient is missing in this process.
+        if not all(present):  # Synchronizes with the device, but only if a gradient is missing in this process.
             present = [count > 0 for count in sums[-1].tolist()]
         return mean_gradients(sums, self._optimizer.parameters, self.layout, present, self._total)
 
@@ -284,7 +284,7 @@ class MetricChanges:
             metric.restore_state(known[id(metric)]) if id(metric) in known else metric.reset_state()
 
     def restart(self, metrics: Iterable[Metric]) -> None:
-        """Count changes from the present states on."""
+        """Count changes from the current states on."""
         self._before = {id(variable): (variable, variable.clone()) for variable in variables_of(metrics)}
 
 

@@ -48,7 +48,7 @@ class GatheredPredictions:
         self._own.append(outputs)
 
     def result(self) -> Nested:
-        """Return the outputs of all rows, or what was given to write into."""
+        """Return the outputs of all rows, or the arrays that were passed to write into."""
         own = self._own.result()
         if self._is_per_sample:
             return self._in_order([list(samples) for samples in self._processes.gather(own)])

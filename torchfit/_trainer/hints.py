@@ -130,7 +130,7 @@ def describe_layer(module: nn.Module, layer: nn.Module) -> str:
 
 
 def suggest_way_out(layer: nn.Module, received: object, text: str) -> str:
-    """Return a sentence with what to do about the input that a layer of torch refused.
+    """Return a sentence that says what to do about an input that a layer of torch rejected.
 
     Args:
         layer: The layer.
@@ -279,7 +279,7 @@ def _call_checked(
     call: Call, leaves: Sequence[Tensor], suspects: Sequence[nn.Module], module: nn.Module, inputs: Nested
 ) -> Nested:
     def check(layer: nn.Module, received: tuple[object, ...]) -> None:
-        """Refuse what came in `x` as it is; what the model computed itself may have any axes."""
+        """Check inputs that are parts of `x`; tensors that the model computed may have any axes."""
         first = received[0] if received else None
         if isinstance(first, Tensor) and _is_one_of(first, leaves) and takes_as_sample(layer, first.ndim):
             raise ValueError(

@@ -67,7 +67,7 @@ class EpochTimer:
             seconds["data"] -= seconds["copy"]
 
     def timed(self, kind: str, function: Callable[..., Result]) -> Callable[..., Result]:
-        """Return a function that does the same, with its time counted as `kind`."""
+        """Wrap a function so that its time is counted as `kind`."""
 
         def measured(*arguments: object) -> Result:
             called = perf_counter()
@@ -79,7 +79,7 @@ class EpochTimer:
         return measured
 
     def time_callbacks(self, callbacks: CallbackList) -> None:
-        """Time the hooks of the callbacks; those of batches only if a user-defined callback has them."""
+        """Time the hooks of the callbacks; batch hooks only if a user-defined callback has them."""
         hooks = ["on_epoch_begin", "on_epoch_end"]
         hooks += ["on_train_batch_begin", "on_train_batch_end"] if callbacks.keeps_batch_logs else []
         for hook in hooks:

@@ -91,7 +91,7 @@ class ModuleCaller:
         self._input_names = input_names
         self._wrap: Callable[[Call], Call] = _identity
         self._cache: dict[object, Call] = {}
-        self._fitting: set[object] = set()  # The structures whose first axis no layer could mistake.
+        self._fitting: set[object] = set()  # The structures whose batch axis needs no check.
         self.loop = _LoopState()
         self.example: Nested = None
 
@@ -142,7 +142,7 @@ def call_model(
     args: tuple[Nested, ...],
     kwargs: dict[str, Nested],
 ) -> Nested:
-    """Call a model by `run`; a single array, list, tuple or dictionary is passed to its module as in `fit`."""
+    """Call a model with `run`; a single array, list, tuple or dictionary is passed to its module as in `fit`."""
     if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping, np.ndarray)):
         args = (tree.map(partial(_as_tensor, model.module), args[0]),)
         call = make_module_call(caller.signature(model.module), args[0])
@@ -247,7 +247,7 @@ def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Nested]) -> Nest
 
 
 def _as_template(inputs: Nested) -> Nested:
-    """Return one sample of zeros like a batch of inputs, on the CPU."""
+    """Return a sample of zeros like those of a batch of inputs, on the CPU."""
     return tree.map(_template_leaf, inputs)
 
 

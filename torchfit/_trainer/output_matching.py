@@ -27,14 +27,14 @@ Whole = TypeVar("Whole")
 
 
 def with_column_targets(member: object, function: Callable[..., Result]) -> Callable[..., Result]:
-    """Return `function(target, output, weight=None)` of a loss or metric, fed with columns where it needs them."""
+    """Wrap `function(target, output, weight=None)` of a loss or metric to pass targets as columns if needed."""
     if not _is_user_defined(member):
         return function
     return _with_columns(function, always=hasattr(member, "update_state") and not hasattr(member, "function"))
 
 
 def _is_user_defined(member: object) -> bool:
-    """Return whether the maths of a loss or metric was written outside of torchfit."""
+    """Return whether the formula of a loss or metric is defined outside torchfit."""
     function = getattr(member, "function", None)
     if function is not None:
         return not str(getattr(function, "__module__", "")).startswith("torchfit.functional")
@@ -42,7 +42,7 @@ def _is_user_defined(member: object) -> bool:
 
 
 def is_builtin(member: object) -> bool:
-    """Return whether a loss or metric looks at nothing but targets, outputs and weights, as all of torchfit's do."""
+    """Return whether a loss or metric depends only on targets, outputs and weights, as all of torchfit's do."""
     function = getattr(member, "function", None) or getattr(member, "fn", None)
     homes = [type(member).__module__, *([] if function is None else [str(getattr(function, "__module__", ""))])]
     return all(home.startswith(("torchfit.", "torch.nn.")) for home in homes) and not hasattr(member, "metric")
@@ -137,7 +137,7 @@ class OutputSpec:
 
 
 def _plain(outputs: Nested) -> Nested:
-    """Return a structure in which all that has named parts is a dictionary, and all else a list."""
+    """Return the structure with dictionaries for everything with named parts, and lists for other containers."""
     if tree.is_leaf(outputs):
         return 0
     parts = tree.children(outputs)
@@ -173,7 +173,7 @@ def _is_positional(outputs: Nested) -> bool:
 
 
 def _is_named(value: Nested) -> bool:
-    """Tell what has parts with names: a dictionary, named tuple or dataclass."""
+    """Return whether a value has named parts: a dictionary, named tuple or dataclass."""
     return not tree.is_leaf(value) and any(isinstance(key, str) for key, _ in tree.children(value))
 
 
@@ -348,7 +348,7 @@ def _paths(
 def _match_nested(
     value: Nested, structure: Nested, is_single: IsSingle, path: tree.Path = ()
 ) -> dict[str, tree.Path] | None:
-    """Match `value` with the nested names, level by level; parts of it may be missing."""
+    """Match `value` with the nested names, level by level; it may lack parts."""
     if value is None:
         return {}
     if isinstance(structure, str):
@@ -393,5 +393,5 @@ def _getter(value: Nested, path: tree.Path) -> Getter:
 
 
 def identity(value: Whole) -> Whole:
-    """Take everything: there is one part."""
+    """Return the value unchanged."""
     return value

@@ -86,12 +86,12 @@ class Predictions:
         return [_UserBuffer(arrays[path]) if found else _SkippedOutput() for path, found in is_tensor.items()]
 
     def result(self) -> Nested:
-        """Return NumPy arrays in the structure of the outputs, or what was given to write into."""
+        """Return NumPy arrays in the structure of the outputs, or the arrays that were passed to write into."""
         return self._unflatten([buffer.result() for buffer in self._buffers]) if self._out is None else self._out
 
 
 def _match_by_path(out: Nested, paths: list[tree.Path]) -> dict[tree.Path, UserData]:
-    """Return the array for each output: that of the same name or position; a list goes by position in any case."""
+    """Return the array for each output, matched by name or position; a list is always matched by position."""
     arrays = dict(tree.leaves_with_path(out))
     if len(arrays) != len(paths):
         raise ValueError(f"`out` has {len(arrays)} arrays, but the model returns {len(paths)} tensors.")
@@ -113,7 +113,7 @@ def _can_hold_rows(array: Nested) -> bool:
 
 
 class SampleList(list[Nested]):
-    """Outputs of a module that returns a list with an entry for each sample, as detectors do."""
+    """The outputs of a module that returns a list with an entry for each sample, as detectors do."""
 
 
 def is_list_per_sample(outputs: Nested, inputs: Nested) -> bool:
@@ -133,7 +133,7 @@ def _is_record(value: Nested) -> bool:
 
 
 def _find_different_rows(parts: list[Nested]) -> str | None:
-    """Return what is wrong with outputs whose first axes differ, so that batches cannot be joined along them."""
+    """Return a text if the first axes of the outputs differ, so that batches cannot be joined, else `None`."""
     shapes = [tuple(part.shape) for part in parts if isinstance(part, Tensor) and part.ndim]
     if len({shape[0] for shape in shapes}) <= 1:
         return None
@@ -253,7 +253,7 @@ def numpy_compatible(tensor: Tensor) -> Tensor:
 
 
 def to_numpy(outputs: Nested) -> Nested:
-    """Return the outputs of one batch as NumPy arrays in their structure, `None` for what is no tensor."""
+    """Return the outputs of one batch as NumPy arrays in the same structure, with `None` for other leaves."""
     return tree.map(_array_of, outputs)
 
 
@@ -266,7 +266,7 @@ def _array_of(leaf: object) -> Array | None:
 
 
 def format_results(logs: Results, as_dict: bool) -> Any:
-    """Return results as a user asked for them: by name, as a list, or the only one alone."""
+    """Return results by name or as a list; a single result is returned without the list."""
     if validation.boolean("return_dict", as_dict):
         return dict(logs)
     values = list(logs.values())

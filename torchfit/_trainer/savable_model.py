@@ -222,7 +222,7 @@ class SavableModel(TrainableModule):
             weights.load_weights(self, path, by_name, skip_mismatch)
 
     def export(self, path: PathLike, format: str | None = None, *, input_shape: Nested = None, **options: Any) -> None:
-        """Write a file that other programs run without torchfit, for batches of any size, in evaluation mode.
+        """Export the module to a file that runs without torchfit, for batches of any size, in evaluation mode.
 
         Args:
             path: Where to write; also an address such as `s3://bucket/name`.

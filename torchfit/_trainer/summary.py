@@ -217,7 +217,7 @@ def readable_size(size: float) -> str:
 
 
 def zeros_for_shape(shape: Nested) -> Nested:
-    """Return a batch of one sample of zeros for a shape, or for a list or dictionary of shapes."""
+    """Return a batch of one sample of zeros with a shape, or a list or dictionary of shapes."""
     if isinstance(shape, Mapping):
         return {name: zeros_for_shape(part) for name, part in shape.items()}
     if any(isinstance(part, (tuple, list)) for part in shape):

@@ -137,7 +137,7 @@ class TrainStep(LoggingStep):
         return scalars
 
     def variants(self, steps: int) -> tuple[Variant, ...]:
-        """Return which of the next steps end an accumulation window."""
+        """Return the variant of each of the next steps: whether it ends an accumulation window."""
         if not self._accumulates:
             return super().variants(steps)
         return tuple((is_update_step,) for is_update_step in self._optimizer.update_schedule(steps))

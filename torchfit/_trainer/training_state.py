@@ -152,7 +152,7 @@ class TrainingState:
         }
 
     def state_of(self, component: str) -> object:
-        """Return the state of one component, by name."""
+        """Return the state of the component with this name."""
         return self._components[component].state_dict()
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -347,7 +347,7 @@ class CallbacksState:
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Restore the states; callbacks without a saved state start afresh."""
+        """Restore the states; callbacks without a saved state keep their initial one."""
         for name, callback in self._callbacks.items():
             if name in state:
                 callback.load_state_dict(decode_arrays(state[name]))

@@ -123,10 +123,10 @@ class SharedMetrics:
 
 @contextmanager
 def weighted_scalars(own: OwnRows) -> Iterator[None]:
-    """Let a number for a whole batch, such as its loss, count in a mean by the share of the rows it was computed of.
+    """Weight a number for a whole batch, such as its loss, in a mean by the fraction of the rows of this process.
 
-    In one process it counts once. The shares of all processes add up to that. Outside of steps nothing changes, and
-    neither does it inside of another such context.
+    With one process its weight is 1, which is also the sum of the fractions of all processes. Nothing changes outside
+    steps, or inside another such context.
     """
     kinds = () if own.are_scalars_weighted else (Mean, LossMean)
     updates = [kind.update_state for kind in kinds]
@@ -181,7 +181,7 @@ def whole_losses(
 
 
 def _factors(terms: Sequence[LossTerm], exchange: Exchange, part: BatchPart, device: torch.device) -> list[Denominator]:
-    """Return by what the losses of the outputs are to be multiplied."""
+    """Return the factors for the losses of the outputs."""
     inverse = part.total / part.rows if part.rows else 0.0
     own = [term.denominator.detach() for term in terms if isinstance(term.denominator, Tensor) and not term.is_sum]
     counted = [value if part.rows else torch.zeros_like(value) for value in own]
@@ -213,7 +213,7 @@ def shared_gradients(model: BaseModel, exchange: Exchange, share: float) -> Iter
 
 
 def _optimizers_of(model: BaseModel) -> list[AttributeOptimizer]:
-    """Return the optimizers in attributes of a model, also in lists and dictionaries, each once."""
+    """Return the optimizers in attributes of a model, including lists and dictionaries, each once."""
     found: dict[int, AttributeOptimizer] = {}
     for value in vars(model).values():
         parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
@@ -258,7 +258,7 @@ class SharedGradients:
         self._exchange, self._share = exchange, share
 
     def replacement(self, optimizer: Any) -> tuple[str, Callable[..., object]]:
-        """Return which method of an optimizer of torchfit first sees gradients, and what exchanges them before."""
+        """Return the name of the method of a torchfit optimizer that first gets gradients, and its replacement."""
         if not hasattr(optimizer, "update"):
             return "step", self._before_step(optimizer, optimizer.step)
         if optimizer.gradient_accumulation_steps is None:
@@ -333,7 +333,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 @contextmanager
 def additive_metrics(objective: Objective | UncompiledObjective) -> Iterator[None]:
-    """Check with the first batch that the states of custom metrics are sums over rows, as they say.
+    """Check with the first batch that the states of custom metrics are sums over rows, as they declare.
 
     Raises:
         ValueError: If the state of a batch is not the sum of those of its parts.

@@ -110,7 +110,7 @@ def safe_divide(total: Tensor, count: Tensor) -> Tensor:
 
 
 def zero_if_empty(loss: Tensor, denominator: Denominator) -> Tensor:
-    """Return a loss, or 0 if its denominator is, whatever the loss of no values is then."""
+    """Return a loss, or 0 if its denominator is 0, where the loss itself may be NaN."""
     if isinstance(denominator, Tensor):
         return torch.where(denominator == 0, 0, loss)
     return loss if denominator else torch.zeros_like(loss)

@@ -1,4 +1,4 @@
-"""Metrics, accumulated over batches on the device, with Keras' names and numbers."""
+"""Metrics with Keras' names and results, accumulated over batches on the device."""
 
 from torchfit.functional import (
     binary_accuracy,

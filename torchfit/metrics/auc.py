@@ -1,4 +1,4 @@
-"""Areas under curves, and values at a point of a curve."""
+"""Metrics computed from many thresholds: the area under a curve, and values at a point of a curve."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,11 @@ from torchfit.metrics.base import SUM_DTYPE, Variable
 from torchfit.metrics.checks import choice, integer, optional_integer, unit_interval, unit_intervals
 from torchfit.metrics.confusion import BinaryDecisionMetric
 
-_EDGE_EPSILON = 1e-7  # the outermost thresholds lie this much outside of 0 to 1, so that no score lies beyond them
+_EDGE_EPSILON = 1e-7  # how far the outermost thresholds are outside [0, 1], so that all scores are between them
 
 
 def linspace_thresholds(count: int) -> list[float]:
-    """Return `count` thresholds that divide 0 to 1 evenly; a single one lies in the middle."""
+    """Return `count` evenly spaced thresholds from 0 to 1; a single one is 0.5."""
     if count == 1:
         return [0.5]
     inner = [position / (count - 1) for position in range(1, count - 1)]
@@ -25,7 +25,7 @@ def linspace_thresholds(count: int) -> list[float]:
 
 
 def is_linspace(thresholds: list[float]) -> bool:
-    """Return whether thresholds divide 0 to 1 as `linspace_thresholds` does."""
+    """Return whether thresholds are those of `linspace_thresholds`."""
     even = linspace_thresholds(len(thresholds))
     return len(thresholds) > 2 and all(abs(a - b) < _EDGE_EPSILON for a, b in zip(thresholds, even))
 
@@ -74,7 +74,7 @@ class Curve(BinaryDecisionMetric):
 
 
 class _SensitivitySpecificityBase(Curve):
-    """The best value of one rate among the thresholds where another reaches a limit; 0 if none does."""
+    """Base class: the best value of one rate among the thresholds at which another rate reaches a limit, or 0."""
 
     _condition: str
 
@@ -271,8 +271,8 @@ _SUMS = ("interpolation", "majoring", "minoring")
 class AUC(Curve):
     """Area under the ROC curve, the precision-recall curve or the precision-recall-gain curve.
 
-    The curve is drawn through a fixed number of thresholds, so memory does not grow with the samples; more
-    thresholds come nearer to the exact area.
+    The curve is approximated with a fixed number of thresholds, so that memory does not grow with the samples; more
+    thresholds give a more accurate area.
 
     Args:
         num_thresholds: How many thresholds divide 0 to 1, at least 2. Default 200.
@@ -281,9 +281,9 @@ class AUC(Curve):
             Goadrich, 2006), or a sum of bars as high as their lower (`"minoring"`) or higher (`"majoring"`) side.
         name: Default `"auc"`.
         dtype: See `Metric`.
-        thresholds: Thresholds from 0 to 1 to be used instead; the ends are added.
-        multi_label: Average the areas of the columns of `(batch, labels)`, instead of taking all elements as one.
-        num_labels: Number of columns, if it is to be known before the first batch.
+        thresholds: Thresholds from 0 to 1 to use instead of evenly spaced ones; the ends are added.
+        multi_label: Whether to average the areas of the columns of `(batch, labels)`, instead of pooling all elements.
+        num_labels: Number of columns; by default that of the first batch.
         label_weights: Weight of each column, in the average or, without `multi_label`, of its elements.
         from_logits: Whether scores are logits.
 
@@ -326,7 +326,7 @@ class AUC(Curve):
             self._make_counters(self.num_labels)
 
     def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
-        """Make the counters for the labels of the first batch."""
+        """Create the counters for the labels of the first batch."""
         if not self._own_variables():
             self._make_counters(as_tensor(y_pred).shape[-1])
             self.to(as_tensor(y_pred).device)

@@ -14,16 +14,16 @@ from torchfit._utils.names import SuggestsKeywords, snake_case
 from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name, sum_dtype
 from torchfit.losses.checks import LossTraits
 
-# Operations on a variable then give plain tensors, with no Python dispatch per operation. It is the same
-# private switch that torch.nn.Parameter uses; without it, the results are variables, only slower.
+# With this, operations on a variable return plain tensors, without Python dispatch per operation. It is the same
+# private switch that torch.nn.Parameter uses. Without it, the results are variables, which are only slower.
 _PLAIN_RESULTS = getattr(torch._C, "_disabled_torch_function_impl", Tensor.__torch_function__)
 
 
 class Variable(Tensor):
-    """A tensor with `assign`, `assign_add` and `assign_sub`, which stays the same object for life.
+    """A tensor with `assign`, `assign_add` and `assign_sub`, which always stays the same object.
 
-    It lives in the buffers of the metric that created it (`Metric.add_weight`), follows it from device to
-    device, and returns to its initial value with `reset`. All of torch's in-place methods work as well.
+    It is a buffer of the metric that created it (`Metric.add_weight`), moves with it between devices, and is set to its
+    initial value by `reset`. All of torch's in-place methods work as well.
 
     >>> count = Variable(torch.zeros(2), "count")
     >>> count.assign_add([1, 2]).tolist(), count.name
@@ -38,14 +38,14 @@ class Variable(Tensor):
 
     @staticmethod
     def __new__(cls: type["Variable"], value: Tensor, *_: object, **__: object) -> "Variable":
-        """Wrap `value`, which becomes the storage."""
+        """Wrap `value`, whose memory is shared."""
         variable: Variable = value.detach().as_subclass(cls)
         return variable
 
     def __init__(
         self, value: Tensor, name: str = "variable", aggregation: str = "sum", initial: Tensor | None = None
     ) -> None:
-        """Store the name, how processes combine the values, and the initial value, where `None` means zeros."""
+        """Store the name, the aggregation over processes, and the initial value, where `None` means zeros."""
         self._label = name
         self._initial = initial
         self.aggregation = aggregation
@@ -92,7 +92,7 @@ class Variable(Tensor):
             self.copy_(self._initial)
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move the storage to where `fn`, such as `Tensor.cuda`, moves tensors; keep the dtype if the device has it."""
+        """Move the memory with `fn`, such as `Tensor.cuda`, and keep the dtype if the device supports it."""
         try:
             moved = fn(self.data)
         except TypeError:  # Apple's GPUs have no float64
@@ -125,15 +125,14 @@ _AGGREGATIONS = ("sum", "max", "min", "mean", "only_first_replica", "none", None
 
 
 class Metric(SuggestsKeywords, nn.Module):
-    """Base of all metrics: named state, updated in place and read lazily.
+    """Base class of all metrics: named state, updated in place and read lazily.
 
-    A subclass creates its state in `__init__` with `add_weight` and defines `update_state` and `result`;
-    `reset_state` sets every variable back to its initial value unless it is overridden. Calling a metric
-    updates it and returns the result. Metrics kept in attributes, lists or dictionaries of a metric belong
-    to its state. State follows `.to(device)` and `state_dict()`, keeps its dtype, and nothing here reads
-    a tensor on the host.
+    A subclass creates its state in `__init__` with `add_weight` and defines `update_state` and `result`.
+    By default, `reset_state` sets every variable to its initial value. Calling a metric updates it and returns
+    the result. Metrics in attributes, lists or dictionaries of a metric are part of its state. The state moves with
+    `.to(device)`, is included in `state_dict()`, and keeps its dtype. Nothing here reads a tensor on the host.
 
-    A metric that keeps state outside of its variables overrides `snapshot_state` and `restore_state` as well.
+    A metric with state outside its variables must override `snapshot_state` and `restore_state` as well.
 
     Args:
         dtype: Dtype of the state and of the computation: a name or a torch dtype. Default `"float32"`.
@@ -144,7 +143,7 @@ class Metric(SuggestsKeywords, nn.Module):
         mode: `"max"` if higher is better, `"min"` if lower is, `None` if neither.
 
     Raises:
-        ValueError: If `dtype` or `name` is not one.
+        ValueError: If `dtype` is not a dtype, or `name` is not a string.
 
     >>> class Largest(Metric):
     ...     def __init__(self, name="largest"):
@@ -160,23 +159,23 @@ class Metric(SuggestsKeywords, nn.Module):
 
     mode: str | None = None
     expects_probabilities: bool = False
-    """Whether predictions are compared with probabilities, so that logits give a wrong number."""
+    """Whether predictions are compared with probabilities, so that logits give a wrong result."""
     expects_binary_labels: bool = False
     """Whether labels are 0 and 1."""
     has_class_axis: bool = False
     """Whether predictions are scores of classes along an `axis`."""
     counts_every_label: bool = False
-    """Whether labels that are no class count as wrong."""
+    """Whether labels outside the classes count as wrong."""
     updates_depend_on_state: bool = False
-    """Whether an update does not only add to the state, but looks at it."""
+    """Whether an update reads the state, instead of only adding to it."""
     _given_name: str | None = None
     _nested_keys: tuple[str, ...] = ()
     _container_names: tuple[str, ...] = ()
-    """The attributes that are lists, tuples or dictionaries, and may hold metrics."""
+    """The attributes that are lists, tuples or dictionaries, and may contain metrics."""
     _dtype: torch.dtype = torch.float32
 
     def __new__(cls: type[Self], *args: object, **kwargs: object) -> Self:
-        """Initialise the module first, so that subclasses may set attributes in any order."""
+        """Initialize the module first, so that subclasses may set attributes in any order."""
         metric = super().__new__(cls)
         nn.Module.__init__(metric)
         metric.name = snake_case(cls.__name__)
@@ -192,7 +191,7 @@ class Metric(SuggestsKeywords, nn.Module):
 
     @property
     def given_name(self) -> str:
-        """The name that the user gave, or the default; `name` may differ from it, see `set_log_name`."""
+        """The name given by the user, or the default; `name` may differ from it, see `set_log_name`."""
         return self.name if self._given_name is None else self._given_name
 
     def set_log_name(self, name: str) -> None:
@@ -216,12 +215,12 @@ class Metric(SuggestsKeywords, nn.Module):
             shape: Its shape; `()` is a scalar.
             initializer: `"zeros"`, `"ones"`, a number, or a callable `(shape, dtype=...)` returning a tensor.
             dtype: Default: the metric's.
-            aggregation: How processes combine it: `"sum"`, `"max"`, `"min"`, `"mean"`, `"only_first_replica"` or
-                `"none"`.
+            aggregation: How it is combined over processes: `"sum"`, `"max"`, `"min"`, `"mean"`,
+                `"only_first_replica"` or `"none"`.
             name: Its key in `state_dict()`. Default `"variable"`, numbered if taken.
 
         Raises:
-            ValueError: If an argument is none of these.
+            ValueError: If an argument is invalid.
         """
         if aggregation not in _AGGREGATIONS:
             raise ValueError(f"`aggregation` must be one of {_AGGREGATIONS}. Received: {describe(aggregation)}.")
@@ -262,7 +261,7 @@ class Metric(SuggestsKeywords, nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define update_state().")
 
     def result(self) -> Any:
-        """Return the value so far, on the device; a variable that is returned itself keeps changing."""
+        """Return the current value, on the device. If it is a variable itself, it changes with later updates."""
         raise NotImplementedError(f"{type(self).__name__} must define result().")
 
     def reset_state(self) -> None:
@@ -276,13 +275,13 @@ class Metric(SuggestsKeywords, nn.Module):
         """Create the state whose shape depends on the first batch; most metrics have none."""
 
     def align(self, share: Callable[[Callable[[], Tensor]], Tensor]) -> None:
-        """Prepare the state to be summed over processes; `share(make)` returns what the primary one made."""
+        """Prepare the state to be summed over processes; `share(make)` returns the result of the primary process."""
 
     def synchronize(self) -> None:
-        """Exchange with other processes what is not in variables, at the end of an epoch or an evaluation."""
+        """Exchange state outside variables with other processes, at the end of an epoch or an evaluation."""
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Read labels and predictions as the loss beside this metric does: called for metrics given by name."""
+        """Adopt the form of labels and predictions from the loss; called for metrics given by name."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update with one batch and return the result so far."""
@@ -298,11 +297,11 @@ class Metric(SuggestsKeywords, nn.Module):
 
     @classmethod
     def from_config(cls: type[Self], config: Config) -> Self:
-        """Build a metric from what `get_config` returned."""
+        """Build a metric from the result of `get_config`."""
         return cls(**config)
 
     def extra_repr(self) -> str:
-        """Show the name when printed, and how labels and predictions are read if not in the usual way."""
+        """Return the name and, if not the default, the form of labels and predictions."""
         values = {key: getattr(self, key, usual) for key, usual in _READING.items()}
         unusual = [f"{key}={value}" for key, value in values.items() if value != _READING[key]]
         return ", ".join([f"name={self.name}", *unusual])
@@ -315,7 +314,7 @@ class Metric(SuggestsKeywords, nn.Module):
         return own, [(metric, metric.snapshot_state()) for metric in self._metrics()]
 
     def restore_state(self, snapshot: Any) -> None:
-        """Write what `snapshot_state` returned back in place; variables created since then are reset."""
+        """Restore the result of `snapshot_state` in place; variables created since then are reset."""
         own, nested = snapshot
         saved = {id(variable): value for variable, value in own}
         for variable in self._own_variables():
@@ -334,7 +333,7 @@ class Metric(SuggestsKeywords, nn.Module):
         return [module for module in self._modules.values() if isinstance(module, Metric)]
 
     def _register_nested_metrics(self) -> None:
-        """Register the metrics that lists and dictionaries in attributes hold now."""
+        """Register the metrics that lists and dictionaries in attributes currently contain."""
         for key in self._nested_keys:
             self._modules.pop(key, None)
         attributes = self.__dict__
@@ -358,7 +357,7 @@ class Metric(SuggestsKeywords, nn.Module):
         return candidate
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keep variables as plain attributes: they are registered already, and found faster there."""
+        """Store variables as plain attributes: they are registered already, and access is faster."""
         current = self.__dict__.get(name)
         if isinstance(value, Variable):
             self.__dict__[name] = value
@@ -386,7 +385,7 @@ class Metric(SuggestsKeywords, nn.Module):
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the state by name, as every module does."""
+        """Return the state by name, as for any module."""
         self._register_nested_metrics()
         return super().state_dict(*args, **kwargs)
 
@@ -401,7 +400,7 @@ class Metric(SuggestsKeywords, nn.Module):
 
 @contextmanager
 def preserve_state(metrics: Sequence[Metric]) -> Iterator[None]:
-    """Put the states of `metrics` back in place afterwards, so that a nested evaluation disturbs nothing."""
+    """Restore the states of `metrics` on exit, so that a nested evaluation does not change them."""
     states = [metric.snapshot_state() for metric in metrics]
     try:
         yield
@@ -418,7 +417,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
 
 
 def _initial_value(shape: tuple[int, ...], initializer: object, dtype: torch.dtype) -> Tensor | None:
-    """Return what a variable starts from, `None` for zeros."""
+    """Return the initial value of a variable, or `None` for zeros."""
     if initializer is None or (isinstance(initializer, str) and initializer == "zeros"):
         return None
     if isinstance(initializer, str) and initializer != "ones":

@@ -1,4 +1,4 @@
-"""Checks: of arguments that several metrics share, and whether labels, outputs and metrics belong together."""
+"""Checks of arguments of several metrics, and of labels and outputs against the expectations of a metric."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -17,7 +17,7 @@ Choice = TypeVar("Choice")
 
 
 def choice(argument: str, value: Choice, allowed: tuple[Choice, ...]) -> Choice:
-    """Return `value` if it is allowed; names without regard to case."""
+    """Return `value` if it is allowed; case is ignored in names."""
     for choice in allowed:
         if value == choice or (isinstance(value, str) and value.lower() == str(choice).lower()):
             return choice
@@ -55,9 +55,9 @@ def unit_intervals(argument: str, value: TensorLike) -> list[float]:
 
 
 def merge_weights(sample_weight: TensorLike, mask: TensorLike, values: Tensor) -> Tensor | None:
-    """Return weights of the shape and dtype of `values (batch, …)`, 0 where the mask is false; `None` without any.
+    """Return weights with the shape and dtype of `values (batch, …)`, 0 where the mask is false, or `None`.
 
-    Weights and mask have the shape of `values`, or of its first dimensions, with sizes of 1 in their place.
+    Weights and mask have the shape of `values` or of its first dimensions; sizes may also be 1.
 
     Raises:
         ValueError: If weights or mask do not fit.
@@ -72,7 +72,7 @@ def merge_weights(sample_weight: TensorLike, mask: TensorLike, values: Tensor) -
 
 
 def weigh(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return `values * weights`, and 0 where the weight is 0: NaN and infinity do not count there either.
+    """Return `values * weights`, and 0 where the weight is 0, even for NaN and infinity.
 
     >>> weigh(torch.tensor([1.0, float("nan")]), torch.tensor([2.0, 0.0])).tolist()
     [2.0, 0.0]
@@ -81,15 +81,15 @@ def weigh(values: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def metric_problem(metric: object, loss: object, y_true: TensorLike, y_pred: TensorLike) -> str | None:
-    """Return one line with the way out if a metric reads values that it does not mean, else `None`.
+    """Return a line with a hint if values are not those that a metric expects, else `None`.
 
-    That is: logits where it compares probabilities with a threshold, labels other than 0 and 1 (or -1
-    and 1) of a binary metric, classes on another dimension than those of the loss, and labels that the loss ignores.
-    This reads the values, which waits for the device: call it once, not at every step.
+    These are: logits that are compared with a probability threshold, labels other than 0 and 1 (or -1 and 1) of a
+    binary metric, classes on another dimension than in the loss, and labels that the loss ignores. This reads the
+    values, which synchronizes with the device: call it once, not at every step.
 
     Args:
         metric: A `Metric`; for anything else the result is `None`.
-        loss: The loss beside it, anything that `compile(loss=)` takes, or `None`.
+        loss: The loss of the same output, anything that `compile(loss=)` accepts, or `None`.
         y_true: Labels `(batch, …)`.
         y_pred: Outputs `(batch, …)`.
 

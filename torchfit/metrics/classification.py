@@ -1,4 +1,4 @@
-"""Right and wrong classes: accuracies and F scores."""
+"""Metrics of predicted classes: accuracies and F scores."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from torchfit.metrics.reductions import MeanMetricWrapper
 
 
 class _Matches(MeanMetricWrapper):
-    """Fraction of samples that match: counted, without floating-point work per sample."""
+    """Fraction of samples that match, counted without floating-point operations per sample."""
 
     mode = "max"
     ignore_class: int | None = None
@@ -28,7 +28,7 @@ class _Matches(MeanMetricWrapper):
     def update_state(  # type: ignore[override]
         self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None
     ) -> None:
-        """Add one batch; shapes as the class says, `sample_weight (batch,)` or `(batch, …)`."""
+        """Add one batch, with the shapes in the class docstring and `sample_weight (batch,)` or `(batch, …)`."""
         mask = getattr(y_pred, "_keras_mask", None)
         if not (isinstance(y_true, Tensor) and isinstance(y_pred, Tensor)):
             y_pred = as_tensor(y_pred)
@@ -116,7 +116,7 @@ class BinaryAccuracy(_Matches):
         return not self.from_logits and 0 < self.threshold < 1
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Read logits beside a loss of logits."""
+        """Expect logits if the loss does."""
         if not traits.is_multiclass:
             self.ignore_class = traits.ignore_class
             self._set_from_logits(traits.from_logits)
@@ -160,7 +160,7 @@ class _ClassMatches(_Matches):
         self._fn_kwargs = {**self._fn_kwargs, "axis": axis}
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Take classes and ignored labels from a loss, and labels of either form, which may change between batches."""
+        """Adopt the class axis and ignored label of a loss, and accept labels of either form in each batch."""
         if traits.is_multiclass:
             self._set_axis(traits.axis)
             self.ignore_class = traits.ignore_class
@@ -278,7 +278,7 @@ def _checked_k(k: object) -> int:
 
 _AVERAGES = (None, "micro", "macro", "weighted")
 _EPSILON = 1e-7
-_MIN_SCORE = 1e-9  # a largest score no farther from 0 than this predicts no class
+_MIN_SCORE = 1e-9  # if the largest score is at most this far from 0, no class is predicted
 
 
 class FBetaScore(BinaryDecisionMetric):
@@ -287,7 +287,7 @@ class FBetaScore(BinaryDecisionMetric):
     Args:
         average: `None` for a score per class `(classes,)`, `"macro"` for their mean, `"weighted"` for their mean
             by the number of positives, `"micro"` to count over all classes together.
-        beta: How much more recall weighs than precision. Default 1.0.
+        beta: The weight of recall relative to precision. Default 1.0.
         threshold: Scores above it are predicted positives; `None` (default) for the largest of each sample.
         name: Default `"fbeta_score"`.
         dtype: See `Metric`.
@@ -333,13 +333,13 @@ class FBetaScore(BinaryDecisionMetric):
         return not self.from_logits and self.threshold is not None
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Read labels and predictions as the loss does; a single class is predicted above one half."""
+        """Adopt the form of labels and predictions from the loss; a single class is predicted above one half."""
         super().follow_loss(traits)
         if traits.kind == "binary" and self.threshold is None:
             self.threshold = 0.5
 
     def build(self, y_true: TensorLike, y_pred: TensorLike) -> None:
-        """Make the counters for the classes of the first batch."""
+        """Create the counters for the classes of the first batch."""
         if not self._own_variables():
             _, y_pred, _ = self._samples(y_true, y_pred, None)
             self._make_counters(() if self.average == "micro" else y_pred.shape[1:])

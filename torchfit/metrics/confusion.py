@@ -1,4 +1,4 @@
-"""Binary decisions at one or a few thresholds: the four counts, precision and recall."""
+"""Metrics of binary decisions at one or a few thresholds: the four counts, precision and recall."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ Samples = tuple[Tensor, Tensor, Tensor | None]
 
 
 class BinaryDecisionMetric(Metric):
-    """Base of metrics of binary decisions: labels as booleans, scores, weights, and one class of several.
+    """Base class of metrics of binary decisions, which prepares labels, scores and weights and selects a class.
 
     Labels above one half are positive: 1 of 0 and 1, or of -1 and 1. Counts are kept in float64, whatever the dtype of
     the scores.
@@ -30,7 +30,7 @@ class BinaryDecisionMetric(Metric):
     _has_class_indices = False
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Turn logits into probabilities, and class indices into one-hot labels, beside a loss that takes them."""
+        """Convert logits to probabilities, and class indices to one-hot labels, if the loss uses them."""
         self.from_logits = traits.from_logits
         self.ignore_class = traits.ignore_class
         if traits.is_multiclass:
@@ -39,13 +39,13 @@ class BinaryDecisionMetric(Metric):
 
     @property
     def _result_dtype(self) -> torch.dtype:
-        """The dtype of rates: of float32 at least."""
+        """The dtype of rates, at least float32."""
         return torch.promote_types(self._dtype, torch.float32)
 
     def _samples(
         self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike, top_k: int | None = None
     ) -> Samples:
-        """Return labels, scores and weights of one shape, of the chosen class only."""
+        """Return labels, scores and weights of the same shape, of the selected class only."""
         mask = get_mask(y_pred)
         y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
         y_true = as_tensor(y_true, device=y_pred.device)
@@ -116,7 +116,7 @@ def one_hot_samples(
 
 
 class ThresholdedMetric(BinaryDecisionMetric):
-    """Base of metrics that count decisions at one or a few thresholds."""
+    """Base class of metrics that count decisions at one or a few thresholds."""
 
     def __init__(self, thresholds: TensorLike, default: float, name: str | None, dtype: DTypeLike, from_logits: bool):
         super().__init__(name=name, dtype=dtype)

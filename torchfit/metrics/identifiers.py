@@ -1,4 +1,4 @@
-"""Metrics by name, and those of torchmetrics."""
+"""Looks up metrics by name, chooses those that depend on the loss, and wraps metrics of torchmetrics."""
 
 import copy
 import inspect
@@ -36,14 +36,14 @@ def is_torchmetrics(value: object) -> bool:
 
 
 class TorchMetric(Metric):
-    """A torchmetrics metric: called as `update(y_pred, y_true)`, read with `compute()`.
+    """Wraps a torchmetrics metric, which is updated with `update(y_pred, y_true)` and read with `compute()`.
 
     Args:
         metric: The torchmetrics metric or collection; it is not copied, and keeps its own state.
         name: Default: the class name in snake case.
 
     Raises:
-        ValueError: If `metric` is none, or on an update with sample weights, which torchmetrics cannot take.
+        ValueError: If `metric` is not from torchmetrics, or on an update with sample weights, which are not supported.
     """
 
     def __init__(self, metric: object, name: str | None = None):
@@ -52,11 +52,11 @@ class TorchMetric(Metric):
         super().__init__(name=name or snake_case(type(metric).__name__))
         self.metric: Any = metric
         self.mode = _MODES[getattr(metric, "higher_is_better", None)]
-        if current().size > 1:  # Processes exchange states when all of them do, not when one of them reads.
+        if current().size > 1:  # Processes exchange states at fixed points, not when one of them reads the result.
             self._let_exchange(_never)
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
-        """Pass one batch on, predictions first."""
+        """Update the wrapped metric with one batch, predictions first."""
         if sample_weight is not None:
             raise ValueError(
                 f"`sample_weight` cannot be used with the torchmetrics metric {type(self.metric).__name__}: "
@@ -72,7 +72,7 @@ class TorchMetric(Metric):
         self.metric.update(y_pred, y_true)
 
     def result(self) -> Any:
-        """Return what the metric computes."""
+        """Return the result of the wrapped metric."""
         return self.metric.compute()
 
     def synchronize(self) -> None:
@@ -97,7 +97,7 @@ class TorchMetric(Metric):
         self.metric.reset()
 
     def get_extra_state(self) -> list[StateDict]:
-        """Return the state, which torchmetrics leaves out of its `state_dict`."""
+        """Return the state, which torchmetrics omits from its `state_dict`."""
         return [_state_of(part) for part in self.metric.modules()]
 
     def set_extra_state(self, state: list[StateDict]) -> None:
@@ -111,13 +111,13 @@ class TorchMetric(Metric):
         return [(part, copy.deepcopy(_state_of(part))) for part in self.metric.modules()]
 
     def restore_state(self, snapshot: Any) -> None:
-        """Write what `snapshot_state` returned back."""
+        """Restore the result of `snapshot_state`."""
         for part, state in snapshot:
             vars(part).update(copy.deepcopy(state))
 
 
 def _masked(y_true: Tensor, y_pred: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values that the mask `(batch, …)` keeps, `(values, …)`; this waits for the device."""
+    """Return the values selected by the mask `(batch, …)`, `(values, …)`; this synchronizes with the device."""
     while mask.ndim > 1 and mask.shape[-1] == 1:
         mask = mask.squeeze(-1)
     return y_true[mask], y_pred[mask]
@@ -130,13 +130,13 @@ def _moved(value: Nested, device: torch.device | None) -> Nested:
 
 
 def _state_of(part: object) -> StateDict:
-    """Return the attributes in which a torchmetrics metric, or a part of one, keeps its state."""
+    """Return the attributes of a torchmetrics metric, or a part of one, that hold its state."""
     names = [*getattr(part, "_defaults", ()), "_update_count", "_computed"]
     return {name: vars(part)[name] for name in names if name in vars(part)}
 
 
 def _fill_empty_lists(part: Any, gather: Callable[[object], list[Any]]) -> None:
-    """Put a tensor without rows, like those of other processes, into lists of a process that has had no rows."""
+    """Add an empty tensor, like those of other processes, to the state lists of a process without rows."""
     for name in getattr(part, "_defaults", ()):
         value = vars(part).get(name)
         if isinstance(value, list):
@@ -243,7 +243,7 @@ _CHOICES: dict[str, dict[str, type[Metric]]] = {
 
 
 def get(identifier: object) -> Any:
-    """Return the metric that a name, a config, a class or an object stands for; functions as they are.
+    """Return the metric for a name, a config, a class or an object; functions are returned as they are.
 
     Raises:
         ValueError: For an unknown name, with the nearest known ones.
@@ -268,7 +268,7 @@ def serialize(metric: object) -> Config:
 
 
 def deserialize(config: object, custom_objects: Mapping[str, object] | None = None) -> Any:
-    """Return what `serialize` was given; `custom_objects` maps names to user-defined classes.
+    """Return the metric that was passed to `serialize`; `custom_objects` maps names to user-defined classes.
 
     >>> deserialize(serialize(reductions.Sum(name="rows"))).name
     'rows'
@@ -277,9 +277,9 @@ def deserialize(config: object, custom_objects: Mapping[str, object] | None = No
 
 
 def as_metric(identifier: object) -> Metric:
-    """Return a `Metric` for whatever `compile(metrics=...)` takes.
+    """Return a `Metric` for anything that `compile(metrics=...)` accepts.
 
-    That is a name (which becomes the metric's name, as it is spelled), a `Metric` or its class, a config, a
+    This may be a name (which becomes the metric's name, as it is spelled), a `Metric` or its class, a config, a
     torchmetrics metric or its class, a loss of torch or torchfit, or any function `(y_true, y_pred)`.
 
     Raises:
@@ -296,7 +296,7 @@ def as_metric(identifier: object) -> Metric:
 
 
 def follows_loss(identifier: object) -> TypeGuard[str]:
-    """Return whether a metric is given by a name that `resolve_metric` interprets by the loss beside it.
+    """Return whether a metric is given by a name whose meaning depends on the loss.
 
     >>> follows_loss("accuracy"), follows_loss("AUC"), follows_loss("mse"), follows_loss(auc.AUC())
     (True, True, False, False)
@@ -317,7 +317,7 @@ def resolve_metric(
     target_shape: Sequence[int],
     output_shape: Sequence[int],
 ) -> Metric:
-    """Return the metric that a name stands for beside a loss, which reads labels and predictions as the loss does.
+    """Return the metric for a name that depends on the loss, with the form of labels and predictions of the loss.
 
     `"accuracy"` and `"acc"`, `"crossentropy"` and `"ce"` are binary where the loss is, else categorical, and sparse if
     the labels are class indices. Beside a loss that is neither, or none, Keras' rule holds: binary where the last
@@ -353,7 +353,7 @@ def resolve_metric(
 
 
 def _with_kind(traits: LossTraits, target_shape: Sequence[int], output_shape: Sequence[int]) -> LossTraits:
-    """Complete what a loss says with what the shapes of labels and outputs say."""
+    """Complete the traits of a loss using the shapes of labels and outputs."""
     if traits.kind == "binary":
         return traits
     is_sparse = len(target_shape) < len(output_shape) or tuple(target_shape) != tuple(output_shape)
@@ -399,7 +399,7 @@ def _as_metric_object(identifier: object) -> Metric:
 
 
 def _instance(kind: type) -> Any:
-    """Return an object of a class that needs no arguments."""
+    """Return an instance of a class that needs no arguments."""
     needed = _required_arguments(kind)
     if needed:
         raise ValueError(

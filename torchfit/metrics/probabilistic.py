@@ -1,4 +1,4 @@
-"""Metrics that are the mean of a loss of probabilities, logits or margins."""
+"""Metrics that are the mean of a loss for probabilities, logits or margins."""
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Poisson(MeanMetricWrapper):
 
 
 class _Crossentropy(MeanMetricWrapper):
-    """A crossentropy, which reads labels and predictions as a loss beside it does if it is given by name."""
+    """Base class of crossentropies, which adopt the form of labels and predictions from the loss if given by name."""
 
     mode = "min"
 
@@ -59,7 +59,7 @@ class _Crossentropy(MeanMetricWrapper):
 
 
 class _ClassCrossentropy(_Crossentropy):
-    """A crossentropy of exclusive classes."""
+    """Base class of crossentropies of exclusive classes."""
 
     has_class_axis = True
     ignore_class: int | None = None
@@ -71,7 +71,7 @@ class _ClassCrossentropy(_Crossentropy):
         return int(self._fn_kwargs["axis"])
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Take classes and ignored labels, which do not count, from a loss, and labels of either form."""
+        """Adopt the class axis and ignored label of a loss, and accept labels of either form."""
         super().follow_loss(traits)
         self._takes_any_labels = self._applies_ignored = True
         if traits.is_multiclass:
@@ -80,7 +80,7 @@ class _ClassCrossentropy(_Crossentropy):
     def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
         kept = None if mask is None or y_true.shape == y_pred.shape else fit_mask(mask, y_true)
         if kept is not None:
-            y_true = torch.where(kept, y_true, 0)  # padding need not be a class
+            y_true = torch.where(kept, y_true, 0)  # padding may be outside the classes
         if not self._takes_any_labels:
             return super()._values(y_true, y_pred, mask)
         reading: Config = {"from_logits": self.from_logits, "axis": self.axis}

@@ -1,4 +1,4 @@
-"""Means and sums, of values and of functions."""
+"""Means and sums of values, of functions and of losses."""
 
 import functools
 from collections.abc import Callable
@@ -39,7 +39,7 @@ ELEMENTWISE = (
     F.poisson,
     F.squared_hinge,
 )
-"""The functions that average elements over the last dimension, so that a mask may leave out single elements."""
+"""The functions that average over the last dimension, so that a mask may exclude single elements."""
 
 
 class Sum(Metric):
@@ -70,7 +70,7 @@ class Sum(Metric):
 
 
 class Mean(Metric):
-    """Mean of all values, weighted if weights are given; 0 before the first.
+    """Mean of all values, weighted if weights are given; 0 before the first value.
 
     `update_state(values, sample_weight=None)`: `values` is a scalar or `(batch, …)`. Each value counts once, or as
     much as its weight. Weights broadcast to `values` from the left. A scalar with a number as weight, such as the mean
@@ -89,14 +89,14 @@ class Mean(Metric):
         super().__init__(name=name, dtype=dtype)
         self.total = self.add_weight(name="total", dtype=SUM_DTYPE)
         self.count = self.add_weight(name="count", dtype=SUM_DTYPE)
-        # A variable, since compilers take a plain float64 scalar for a number that may change, and trace twice.
+        # A variable, because compilers treat a plain float64 scalar as a changing number, and trace twice.
         self._unit = Variable(torch.ones((), dtype=SUM_DTYPE))
 
     def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch of values."""
         if values.__class__ is Tensor and values.ndim == 0 and sample_weight.__class__ in (int, float):
             self.total.add_(values.detach() if values.requires_grad else values, alpha=sample_weight)
-            # In the same kernel as the total: adding a number would first make a tensor of it.
+            # In the same kernel as the total; adding a number would first convert it to a tensor.
             self.count.add_(self._unit, alpha=sample_weight)
         else:
             mask = get_mask(values) if sample_weight is not None else None
@@ -152,7 +152,7 @@ class MeanMetricWrapper(Mean):
     """
 
     _applies_ignored = False
-    """Whether samples that the function ignores do not count; with weights they never do, as in Keras."""
+    """Whether samples that the function ignores are not counted; with weights they never are, as in Keras."""
 
     def __init__(self, fn: Callable[..., Tensor], name: str | None = None, dtype: DTypeLike = None, **kwargs: object):
         if not callable(fn):
@@ -190,7 +190,7 @@ class MeanMetricWrapper(Mean):
             self._accumulate_scalar(values, y_pred, sample_weight, mask)
 
     def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
-        """Return what the function returns; what the mask leaves out may be anything."""
+        """Return the values of the function; masked ones may be arbitrary."""
         values: TensorLike = self._fn(y_true, y_pred, **self._fn_kwargs)
         if isinstance(values, Tensor):
             return values
@@ -236,14 +236,14 @@ def _name_of(fn: object) -> str:
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Return the sum, in float32 at least."""
+    """Return the sum, in at least float32."""
     if values.dtype is torch.bool:
         return values.count_nonzero()
     return values.sum(dtype=torch.float32) if values.dtype in (torch.float16, torch.bfloat16) else values.sum()
 
 
 class MeanLoss(Mean):
-    """The loss over all samples, as `compile(loss=)` computes it: what each batch counts is what it was divided by.
+    """The loss over all samples, as `compile(loss=)` computes it: batches are weighted by their denominators.
 
     Args:
         loss: Anything that `compile(loss=)` takes.
@@ -251,7 +251,7 @@ class MeanLoss(Mean):
         dtype: See `Metric`.
 
     Raises:
-        ValueError: If `loss` is none.
+        ValueError: If `loss` is `None` or invalid.
 
     >>> metric = MeanLoss(torch.nn.MSELoss())
     >>> metric.update_state([[0.0], [0.0], [0.0]], [[1.0], [1.0], [1.0]])

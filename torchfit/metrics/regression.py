@@ -1,4 +1,4 @@
-"""Metrics of numbers: errors, correlations and the coefficient of determination."""
+"""Metrics for regression: errors, correlations and the coefficient of determination."""
 
 from collections.abc import Callable, Mapping
 
@@ -297,7 +297,7 @@ class R2Score(Metric):
         if saved is not None and not self._built:
             self._make_sums(saved.shape[0])
         if saved is not None:
-            state_dict.setdefault(prefix + "origin", torch.zeros_like(saved))  # files of version 0.1 have none
+            state_dict.setdefault(prefix + "origin", torch.zeros_like(saved))  # missing in files of version 0.1
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch."""
@@ -316,11 +316,11 @@ class R2Score(Metric):
         self._count_rows(y_pred, mask)
 
     def _set_origin(self, mean: Tensor) -> None:
-        """Measure targets from the mean of the first batch: squares of large ones would lose what they differ by."""
+        """Set the origin to the mean of the first batch: squares of large targets would lose their differences."""
         self.origin.copy_(torch.where(self.count == 0, mean, self.origin))
 
     def align(self, share: Callable[[Callable[[], Tensor]], Tensor]) -> None:
-        """Measure targets from where all processes do."""
+        """Use the same origin in all processes."""
         if self._has_common_origin or not self._built:
             return
         self._has_common_origin = True
@@ -331,7 +331,7 @@ class R2Score(Metric):
         self.origin.copy_(common)
 
     def reset_state(self) -> None:
-        """Start again, and measure from the next batch."""
+        """Reset the state; the next batch sets the origin."""
         super().reset_state()
         self._has_common_origin = False
 

@@ -1,4 +1,4 @@
-"""Gradient accumulation: several gradients end in one update with their weighted mean."""
+"""Gradient accumulation: several gradients are combined into one update with their weighted mean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUM = "gradient_sum"
 
 
 class GradientAccumulator:
-    """Sums of gradients and of what they are to be divided by, in place on the device, and what the host knows of them.
+    """Sums of gradients and their denominators, in place on the device, and their counts on the host.
 
     A loss is a total divided by a denominator, such as its number of samples. Of several batches, the right gradient is
     the sum of those of the totals, divided by the sum of the denominators. Losses whose denominators differ (those of
@@ -30,7 +30,7 @@ class GradientAccumulator:
         self._gets_gradients: list[bool | None] = []  # what eager steps have shown; `None` before the first one
 
     def rebind(self, sums: list[Tensors], previous: Sequence[int], device: torch.device | None) -> None:
-        """Sum up for other parameters from now on.
+        """From now on, accumulate gradients of other parameters.
 
         Args:
             sums: The sums of each group, one for each parameter.
@@ -65,11 +65,11 @@ class GradientAccumulator:
                 self.denominators[group].add_(denominator)
 
     def expect_traced(self) -> None:
-        """Expect gradients from a graph, for all parameters but those that had none in the eager steps before it."""
+        """Expect gradients from a graph, for all parameters except those without gradients in earlier eager steps."""
         self.has_gradient = [known is not False for known in self._gets_gradients]
 
     def mean_(self) -> list[Tensor | None]:
-        """Turn the sums into means, in place, and return them: `None` where no gradient was counted."""
+        """Convert the sums to means, in place, and return them, with `None` where no gradient was counted."""
         with torch.no_grad():
             for sums, denominator in zip(self.sums, self.denominators):
                 _divide_(sums, torch.where(denominator == 0, 1.0, denominator).squeeze())
@@ -121,7 +121,7 @@ def _divide_(tensors: Tensors, denominator: Tensor) -> None:
 
 
 class GradientAccumulationMixin:
-    """The part of an optimizer that accumulates gradients and makes one update of them."""
+    """A mixin for optimizers that accumulates gradients and combines them into one update."""
 
     gradient_accumulation_steps: int | None
     _parameters: Tensors
@@ -202,11 +202,11 @@ class GradientAccumulationMixin:
         return self._num_updates, self._num_gradients, self._accumulator.num_gradients
 
     def set_counter_state(self, counts: tuple[int, ...]) -> None:
-        """Take back what was counted since `counter_state`, because it did not happen."""
+        """Restore the counts of `counter_state`, because later steps were rolled back."""
         self._num_updates, self._num_gradients, self._accumulator.num_gradients = counts
 
     def flush(self) -> None:
-        """Make the update of gradients that were accumulated for less than a full update; nothing without any."""
+        """Apply leftover gradients that do not fill a whole accumulation window, if there are any."""
         if self._accumulator.num_gradients:
             self._apply_accumulated()
             self._num_gradients -= 1

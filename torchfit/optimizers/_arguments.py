@@ -1,4 +1,4 @@
-"""Checks of the arguments of optimizers, and learning rates that are set as one."""
+"""Checks of the arguments of optimizers, and helpers to set several learning rates together."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def positive(argument: str, value: float) -> float:
 
 
 def in_unit_interval(argument: str, value: float) -> float:
-    """Return a number from 0 to 1, both included."""
+    """Return a number from 0 to 1, inclusive."""
     return check(argument, value, "a float in the range [0, 1]", lambda number: 0 <= number <= 1)
 
 
 def decay_rate(argument: str, value: float) -> float:
-    """Return a number from 0 to just below 1: how much a running mean keeps."""
+    """Return a number in [0, 1), the decay of a running mean."""
     return check(argument, value, "a float in the range [0, 1)", lambda number: 0 <= number < 1)
 
 
@@ -104,7 +104,7 @@ _ONLY_IN_TORCH = {
 
 
 def no_unknown_kwargs(owner: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:
-    """Raise if there are unknown arguments; of those that torch alone has, say why."""
+    """Raise if there are unknown arguments; for arguments of torch's optimizers, say why they are missing here."""
     for name in unknown:
         if name in _ONLY_IN_TORCH:
             raise ValueError(
@@ -121,7 +121,7 @@ def init_arg_names(cls: type) -> list[str]:
 
 
 def as_float32(value: float) -> float:
-    """Return a number as float32 holds it, in its shortest spelling.
+    """Return a number rounded to float32, with as few digits as possible.
 
     >>> as_float32(0.1 * 0.1)
     0.01
@@ -142,7 +142,7 @@ def learning_rate(value: TensorLike) -> float:
 
 
 def reference_rate(rates: Sequence[float]) -> float:
-    """Return the rate that stands for all: the first one that is not 0.
+    """Return the reference rate: the first one that is not 0.
 
     >>> reference_rate([0.0, 0.1, 0.2])
     0.1
@@ -151,7 +151,7 @@ def reference_rate(rates: Sequence[float]) -> float:
 
 
 def scaled_rates(rates: Sequence[float], wanted: float, ratios: Sequence[float] | None = None) -> list[float]:
-    """Return all rates times one factor, so that the reference becomes `wanted`. A rate of 0 stays 0.
+    """Scale all rates by one factor such that the reference rate becomes `wanted`. Rates of 0 stay 0.
 
     Where all rates are 0, `ratios` tell how they were related before.
 

@@ -1,4 +1,4 @@
-"""How an optimizer is bound to parameters, and follows a module whose layers are frozen, unfrozen or replaced."""
+"""Binds an optimizer to parameters, and updates the binding when layers are frozen, unfrozen or replaced."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ LEAST_EPSILON_OF_FLOAT16 = 2.0**-23
 
 
 class BindingMixin(GradientAccumulationMixin):
-    """The part of an optimizer that knows its parameters."""
+    """A mixin for optimizers that manages their parameters."""
 
     supports_complex = False
-    """Whether the rule is defined for complex parameters. Others are refused when the optimizer is built."""
+    """Whether the rule supports complex parameters. If not, building the optimizer with complex parameters raises."""
 
     use_ema: bool
 
     @property
     def iterations(self) -> int:
-        """How many updates were made."""
+        """The number of updates made."""
         return self._num_updates
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class BindingMixin(GradientAccumulationMixin):
             self._build(entries, is_module=False)
 
     def sync_parameters(self, named_parameters: Iterable[object], build: bool = True) -> ParameterChanges:
-        """Train what is trainable in a module now. To be called when layers may have been frozen, unfrozen or replaced.
+        """Train the currently trainable parameters of a module. Call it after layers were frozen, unfrozen or replaced.
 
         Parameters that became trainable are taken in, with fresh slots. Those that were frozen or removed are left
         alone, and keep their slots in case they come back. An optimizer that the user bound to a part of the module
@@ -167,18 +167,18 @@ class BindingMixin(GradientAccumulationMixin):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The parameters that the optimizer trains at present, in order."""
+        """The parameters that the optimizer currently trains, in order."""
         return list(self._parameters)
 
     # For optimizers that wrap this one.
 
     @property
     def held(self) -> list[NamedTensor]:
-        """The parameters that there is a state for, whether they are trained at present or not."""
+        """The parameters that have a state, whether they are currently trained or not."""
         return self._store.held
 
     def rename(self, entries: Iterable[NamedTensor]) -> None:
-        """Take over the names of parameters that are held under others, or without."""
+        """Update the names of known parameters."""
         self._store.rename(entries)
 
     def parameter_state(self) -> StateDict:
@@ -186,11 +186,11 @@ class BindingMixin(GradientAccumulationMixin):
         return self._store.state_dict()
 
     def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> RestorePlan:
-        """Check what `parameter_state` returned, and return what `restore` takes. Nothing is changed yet."""
+        """Check the result of `parameter_state`, and return a plan for `restore`, without changing anything."""
         return self._store.plan(state, known, self._first_value, strict=strict)
 
     def restore(self, plan: RestorePlan, num_updates: int) -> None:
-        """Restore what was planned, after this many updates."""
+        """Carry out a plan, after `step` updates."""
         self._updates_at_binding = num_updates
         self._store.restore(plan, self._first_value, num_updates)
         self._update_cohorts()
@@ -314,7 +314,7 @@ class BindingMixin(GradientAccumulationMixin):
             self.require_accumulation_group(len(saved) - 1)
 
     def _first_value(self, slot: str, parameter: Tensor, name: str) -> Tensor | None:
-        """Return the first value of a slot, be it one of the rule's or one that all rules have."""
+        """Return the first value of a slot, defined by the rule or common to all rules."""
         if slot == AVERAGE and self._updates_at_binding:
             return parameter.clone()  # the first update sets the averages, but for those that come later
         if slot == AVERAGE or slot.startswith(SUM):
@@ -331,7 +331,7 @@ class BindingMixin(GradientAccumulationMixin):
                 )
 
     def _select_kernels(self) -> None:
-        """Choose kernels once the parameters are known."""
+        """Select kernels for the parameters."""
 
     def _update_decay_mask(self) -> None:
         self._decay_mask = [not excluded for excluded in self._params.select(*self._decay_exclusions)]

@@ -143,12 +143,12 @@ def zeros_like(tensors: Tensors) -> Tensors:
 
 
 def select(items: Sequence[Item], positions: Sequence[int]) -> list[Item]:
-    """The items at some positions."""
+    """Return the items at some positions."""
     return [items[position] for position in positions]
 
 
 def clip(gradients: Tensors, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> Tensors:
-    """Clip in the one way that is set."""
+    """Clip with the option that is set."""
     if clipnorm:
         return clip_by_norm(gradients, clipnorm)
     if global_clipnorm:
@@ -157,14 +157,14 @@ def clip(gradients: Tensors, clipnorm: float | None, clipvalue: float | None, gl
 
 
 def clip_by_value(gradients: Tensors, limit: float) -> Tensors:
-    """Bring every element into [-limit, limit]."""
+    """Clip every element to [-limit, limit]."""
     clipped = torch._foreach_clamp_max(gradients, limit)
     torch._foreach_clamp_min_(clipped, -limit)
     return list(clipped)
 
 
 def clip_by_norm(gradients: Tensors, limit: float) -> Tensors:
-    """Shrink each tensor whose Euclidean norm is above the limit to that norm."""
+    """Scale down each tensor whose Euclidean norm exceeds the limit."""
     scales = norms(gradients)
     torch._foreach_clamp_min_(scales, limit)
     scales = list(torch._foreach_reciprocal(scales))
@@ -173,9 +173,9 @@ def clip_by_norm(gradients: Tensors, limit: float) -> Tensors:
 
 
 def clip_by_global_norm(gradients: Tensors, limit: float) -> Tensors:
-    """Shrink all tensors together so that their common Euclidean norm is at most the limit.
+    """Scale down all tensors by one factor so that their global Euclidean norm is at most the limit.
 
-    A norm that is not finite turns every gradient into NaN, as Keras does: the trouble shows at once.
+    A norm that is not finite turns every gradient into NaN, as in Keras, so that the problem shows immediately.
     """
     each = norms(gradients)
     norm = torch.linalg.vector_norm(torch.stack([one.to(each[0]) for one in each]))

@@ -1,4 +1,4 @@
-"""The slots of parameters, and checks and copies of an optimizer's state."""
+"""`ParameterStore`, which holds the slots of parameters, and checks and copies of an optimizer's state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def restore_shared(shared: Mapping[str, Tensor], saved: Mapping[str, Tensor]) ->
 
 
 def require(state: object, keys: tuple[str, ...]) -> None:
-    """Raise unless `state` is a dictionary with the keys of an optimizer's state."""
+    """Check that `state` is a dictionary with the keys of an optimizer's state."""
     if not isinstance(state, Mapping) or any(key not in state for key in keys):
         raise ValueError(
             f"`state` must be what `state_dict()` returned: a dictionary with the keys {list(keys)}. "
@@ -85,9 +85,9 @@ class ParameterEntry:
     """The name, if it was given and is not just a number."""
     slots: dict[str, Tensor | None] = field(default_factory=dict)
     start: int = 0
-    """How many updates the optimizer made before the first one of this parameter, while it is trained."""
+    """While the parameter is trained: how many updates the optimizer made before its first update."""
     age: int = 0
-    """How many updates the parameter took part in, while it is not trained."""
+    """While the parameter is not trained: how many updates it took part in."""
 
     def named_slots(self) -> dict[str, Tensor]:
         """Return the slots that this parameter has."""
@@ -95,7 +95,7 @@ class ParameterEntry:
 
 
 class ParameterStore:
-    """The state of the parameters that are trained, and of those that are frozen or gone and may come back."""
+    """The state of the trained parameters, and of frozen or removed ones that may come back."""
 
     def __init__(self) -> None:
         self.active: list[ParameterEntry] = []
@@ -103,7 +103,7 @@ class ParameterStore:
 
     @property
     def held(self) -> list[NamedTensor]:
-        """All parameters that there is a state for."""
+        """All parameters that have a state."""
         return [(entry.given_name, entry.tensor) for entry in [*self.active, *self.inactive]]
 
     def slot(self, name: str) -> list[Any]:
@@ -245,7 +245,7 @@ class RestoreStep:
 
 @dataclass
 class RestorePlan:
-    """Which saved tensors go where."""
+    """The assignment of saved tensors to slots."""
 
     steps: list[RestoreStep]
     dropped: list[str]
@@ -265,7 +265,7 @@ class RestorePlan:
         entry.age, entry.start = age, num_updates - age
 
     def warn(self) -> None:
-        """Warn about what starts afresh, and what is not used."""
+        """Warn about parameters without a saved state, and about unused parts of the saved state."""
         fresh = [step.entry.name for step in self.steps if step.source is None and step.is_active]
         told = [f"there is none for {short_list(fresh)}, which start afresh"] if fresh else []
         told += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []

@@ -1,4 +1,4 @@
-"""The parameters that an optimizer is bound to, and which ones it is to hold as layers are frozen or replaced."""
+"""The parameters of an optimizer, and the choice of those to train when layers are frozen or replaced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Parameters:
         self._warned = False
 
     def unknown(self, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """Return those of the tensors that do not belong here."""
+        """Return the tensors that are not among the parameters."""
         known = set(map(id, self.tensors))
         return [tensor for tensor in tensors if id(tensor) not in known]
 
@@ -42,7 +42,7 @@ class Parameters:
         return [_fit(gradient, tensor) for gradient, tensor in zip(gradients, self.tensors)]
 
     def reorder(self, gradients: Sequence[Tensor | None], parameters: Iterable[Tensor]) -> list[Tensor | None]:
-        """Bring the gradients of some parameters into the order kept here; the others get `None`."""
+        """Return gradients in the order of the parameters, with `None` for parameters without one."""
         given = dict(zip(map(id, parameters), gradients))
         return [given.get(id(tensor)) for tensor in self.tensors]
 
@@ -65,7 +65,7 @@ class Parameters:
         ]
 
     def warn_missing_gradients(self, present: Sequence[int], *, is_meant: bool = False) -> None:
-        """Warn once about parameters without a gradient that are not frozen, and raise if no one has any.
+        """Warn once about unfrozen parameters without a gradient, and raise if no parameter has one.
 
         No warning comes where the gradients of some parameters only were meant to be passed.
         """
@@ -103,7 +103,7 @@ class ParameterChanges(NamedTuple):
 
 
 class ParameterTracker:
-    """Remembers which parameters an optimizer was given, and which ones a module has.
+    """Records which parameters an optimizer was given, and which ones a module has.
 
     An optimizer that was bound to a module follows it: what becomes trainable is trained, in the order of the module.
     One that the user bound (`build`, `apply`) to all parameters of the module follows it as well; one that was bound to
@@ -160,7 +160,7 @@ class ParameterTracker:
             admits: Whether the optimizer may take in parameters that nobody gave to it.
         """
         others = without(entries, self._given)
-        if self._left_out is None:  # What the user left out at first is meant to be.
+        if self._left_out is None:  # Parameters that the user omitted at first are omitted on purpose.
             self._left_out = trainable(others)
         if self.follows is None and admits:
             self.follows = not others
@@ -200,7 +200,7 @@ def trainable(entries: Iterable[NamedTensor]) -> list[NamedTensor]:
 
 
 def without(entries: Iterable[NamedTensor], others: Iterable[NamedTensor]) -> list[NamedTensor]:
-    """Return the entries whose tensor is none of the others'."""
+    """Return the entries whose tensor is not in the other ones."""
     known = {id(tensor) for _, tensor in others}
     return [entry for entry in entries if id(entry[1]) not in known]
 

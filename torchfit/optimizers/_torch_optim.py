@@ -1,4 +1,4 @@
-"""What torch's optimizers look like: their groups, options and closures."""
+"""Inspects torch's optimizers: their classes, arguments, groups, closures and state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torchfit.optimizers._parameters import NamedTensor, short_list
 class ClosureProbe:
     """The closure of a first step, which finds out what the optimizer does before it calls it.
 
-    SAM and its kin move the parameters along gradients that are there already, and then call the closure. Others
+    SAM and similar optimizers move the parameters along existing gradients, and then call the closure. Others
     evaluate the loss first: they get the loss that was evaluated for the gradients, as if it had not been.
 
     Args:

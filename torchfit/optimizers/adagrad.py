@@ -1,4 +1,4 @@
-"""Learning rates adapted to the gradients of each parameter: Adagrad, Adadelta, RMSprop, Ftrl."""
+"""Optimizers with adaptive learning rates per parameter: Adagrad, Adadelta, RMSprop, Ftrl."""
 
 from __future__ import annotations
 

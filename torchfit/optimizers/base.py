@@ -1,4 +1,4 @@
-"""What all optimizers share: binding to parameters, clipping, weight decay, averaging, accumulation and state."""
+"""The base class of optimizers: binding to parameters, clipping, weight decay, averaging, accumulation and state."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REGISTRY = Registry("optimizer", "torchfit.optimizers", {})
 
 
 class Optimizer(SuggestsKeywords, BindingMixin):
-    """The base of all optimizers: created without parameters, bound to them by `build`.
+    """Base class of all optimizers, which are created without parameters and bound to them by `build`.
 
     To write a rule, subclass it, name the state in `slot_names` and define `update_rule` with foreach calls on lists of
     tensors; clipping, decay, schedules, averages, accumulation and saving are inherited.
@@ -117,7 +117,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
     def _init_learning_rate(self, learning_rate: object) -> None:
         self.learning_rate = learning_rate
 
-    # What a rule defines.
+    # Defined by subclasses.
 
     interleaved_slots = 2
     """How many slots alternate parameter by parameter in `variables`; the others follow slot by slot."""
@@ -183,7 +183,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         return _foreach.clip(gradients, self.clipnorm, self.clipvalue, self.global_clipnorm)
 
     def _drop_missing(self, gradients: Sequence[Tensor | None]) -> _Aligned:
-        """Leave out what has no gradient, and make sparse gradients dense."""
+        """Drop parameters without a gradient, and convert sparse gradients to dense ones."""
         dense_gradients = [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
         if len(dense_gradients) == len(self._parameters):
             return self._parameters, dense_gradients, self._slots, self._decay_mask, range(len(self._parameters))
@@ -306,16 +306,16 @@ class Optimizer(SuggestsKeywords, BindingMixin):
     """Whether other optimizers do the work. Such an optimizer cannot be a part of a `MultiOptimizer`."""
 
     compile_blocker: str | None = None
-    """Why a step with this optimizer cannot be compiled; `None` if it can."""
+    """The reason why a step with this optimizer cannot be compiled, or `None`."""
 
     updates_in_graph = True
     """Whether an update can be part of a graph; if not, the graph ends with the gradients."""
 
-    # What can be read and set.
+    # Properties.
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next update, a float as float32 holds it. Settable unless it is a schedule.
+        """The learning rate of the next update, a float rounded to float32. Settable unless it is a schedule.
 
         Raises:
             TypeError: A number is set where a schedule decides.
@@ -487,7 +487,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
 
     @classmethod
     def from_config(cls, config: Config, custom_objects: Config | None = None) -> Optimizer:
-        """Build an optimizer from what `get_config` returned, its schedule included."""
+        """Build an optimizer, including its schedule, from the result of `get_config`."""
         rate = config.get("learning_rate")
         if isinstance(rate, dict):
             config = {**config, "learning_rate": deserialize(rate, custom_objects)}

@@ -1,4 +1,4 @@
-"""Optimizers by name, as plain data, and from everything that a user may pass as one."""
+"""Looks up optimizers by name, converts them to plain data and back, and resolves the argument of `compile`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several optimizers for one model."""
+"""`MultiOptimizer`, which updates parts of a model with different optimizers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class MultiOptimizer(Optimizer):
         self.optimizer_map[pattern] = optimizer
         self._find_optimizers()
 
-    # Who updates what.
+    # Assignment of parameters.
 
     def _find_optimizers(self) -> None:
         """List the optimizers of the map. Those of a callable are known once it was asked for each parameter."""
@@ -320,7 +320,7 @@ class MultiOptimizer(Optimizer):
         return {**config, "optimizer_map": mapped.get_config()}
 
     def _map_by_names(self) -> OptimizerMap:
-        """Return what a callable answered, as a map with the names of all parameters that it was asked for."""
+        """Return the results of a callable as a map with the names of all parameters that it was called for."""
         if not self._assigned:
             raise ValueError(
                 "Could not save a MultiOptimizer whose map is a callable as plain data before it is built: pass a "
@@ -362,7 +362,7 @@ def _as_selector(optimizer_map: object, default: object) -> OptimizerMap | Selec
 
 
 def _checked(optimizer: Optimizer) -> Optimizer:
-    """Raise if an optimizer was told what only all of them can do together."""
+    """Raise if an optimizer has an argument that must be set on the `MultiOptimizer`."""
     for argument in _WRAPPED_BY:
         if getattr(optimizer, argument):
             raise ValueError(
@@ -373,5 +373,5 @@ def _checked(optimizer: Optimizer) -> Optimizer:
 
 
 def _is_alike(optimizer: Optimizer, other: Optimizer) -> bool:
-    """Return whether a callable has made the same optimizer once more."""
+    """Return whether a callable created an equal optimizer again."""
     return type(optimizer) is type(other) and optimizer.get_config() == other.get_config()

@@ -1,4 +1,4 @@
-"""Which optimizer updates which parameters."""
+"""`OptimizerMap`, a mapping from patterns of parameter names to optimizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Momentum, its sign, and its orthogonal form: SGD, Lion, Muon."""
+"""Optimizers based on momentum: SGD, Lion, Muon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SGD(Optimizer):
-    """Gradient descent, with momentum if wanted.
+    """Gradient descent, optionally with momentum.
 
     Without momentum `p -= rate * g`; with it `v = momentum * v - rate * g`, then `p += v`, or with `nesterov`
     `p += momentum * v - rate * g`.

@@ -1,4 +1,4 @@
-"""An adapter that gives `torch.optim` optimizers the same interface."""
+"""`TorchOptimizer`, an adapter that gives `torch.optim` optimizers the interface of torchfit's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EXPECTED = "a torch.optim.Optimizer, a class of such, or a callable that makes 
 
 @suggest_constructor_keywords
 class TorchOptimizer:
-    """A `torch.optim` optimizer that can be read, set, stepped and saved like the ones of torchfit.
+    """Wraps a `torch.optim` optimizer, so that it can be used and saved like the ones of torchfit.
 
     Its formulas, defaults and parameter groups are torch's.
 
@@ -138,7 +138,7 @@ class TorchOptimizer:
             self.load_state_dict(pending)
 
     def sync_parameters(self, named_parameters: Iterable[object], build: bool = True) -> ParameterChanges:
-        """Train what is trainable in a module now. See `Optimizer.sync_parameters`.
+        """Train the currently trainable parameters of a module. See `Optimizer.sync_parameters`.
 
         Parameters that became trainable are added to an optimizer that was made from a class or callable, unless it has
         several groups. An instance is the user's: a warning tells how to add them.
@@ -155,7 +155,7 @@ class TorchOptimizer:
         if self._tracker.has_changed(entries) or is_stale:
             given, self._tracker.module = self._tracker.module, entries
             wanted = trainable(entries)
-            if not self._is_synced:  # what the user did not pass to `build` is none of its business
+            if not self._is_synced:  # parameters that the user did not pass to `build` are not trained
                 self._left_out += without(without(wanted, self._held()), given)
             self._add(wanted)
             self._refresh()
@@ -182,7 +182,7 @@ class TorchOptimizer:
         return {id(tensor): name for name, tensor in self._held()}
 
     def _refresh(self) -> None:
-        """Look again at what the optimizer holds."""
+        """Read the parameters in the groups of the optimizer again."""
         self.needs_closure, self.accepts_closure = _torch_optim.uses_of_closures(self.optimizer or self._factory)
         if self._evaluates_itself is None and self.optimizer is not None:
             self._evaluates_itself = _torch_optim.evaluates_itself(self.optimizer)
@@ -298,7 +298,7 @@ class TorchOptimizer:
         self.apply([gradient for gradient, _ in pairs], [parameter for _, parameter in pairs])
         return self.iterations
 
-    # What can be read and set.
+    # Properties.
 
     @property
     def learning_rate(self) -> Any:
@@ -345,7 +345,7 @@ class TorchOptimizer:
 
     @property
     def compile_blocker(self) -> str | None:
-        """Why a step with this optimizer cannot be compiled; `None` if it can."""
+        """The reason why a step with this optimizer cannot be compiled, or `None`."""
         return "the optimizer evaluates the loss itself" if self.needs_closure else None
 
     updates_in_graph = False
@@ -364,12 +364,12 @@ class TorchOptimizer:
         return (self._num_updates,)
 
     def set_counter_state(self, counts: tuple[int, ...]) -> None:
-        """Take back what was counted since `counter_state`, because it did not happen."""
+        """Restore the counts of `counter_state`, because later steps were rolled back."""
         (self._num_updates,) = counts
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The parameters that the optimizer trains at present, in the order of its groups."""
+        """The parameters that the optimizer currently trains, in the order of its groups."""
         return list(self._params.tensors)
 
     @property

@@ -1,4 +1,4 @@
-"""Arrays: one-hot labels, normalization, and splits."""
+"""Utilities for arrays: one-hot labels, normalization, padding and splits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @suggest_keywords
 def to_categorical(x: TensorLike, num_classes: int | None = None) -> TensorLike:
-    """Turn class indices into one-hot rows, for `CategoricalCrossentropy`.
+    """Convert class indices to one-hot rows, for `CategoricalCrossentropy`.
 
     Args:
         x: Class indices from 0, `(…)` or `(…, 1)`: an array, a tensor or (nested) list of integers.
@@ -52,12 +52,12 @@ def to_categorical(x: TensorLike, num_classes: int | None = None) -> TensorLike:
 
 @suggest_keywords
 def normalize(x: TensorLike, axis: int = -1, order: int | float = 2) -> TensorLike:
-    """Divide vectors by their norm; vectors of zeros stay as they are.
+    """Divide vectors by their norm; zero vectors are unchanged.
 
     Args:
         x: An array or tensor of any shape, or a list.
-        axis: The dimension along which the vectors lie.
-        order: Of the norm: 2 is the Euclidean one.
+        axis: The dimension of the vectors.
+        order: The order of the norm; 2 is the Euclidean norm.
 
     Returns:
         The same shape, a tensor where `x` is one, else an array.
@@ -89,16 +89,16 @@ def pad_sequences(
     Args:
         sequences: Sequences of numbers, or of vectors of one shape.
         maxlen: The length; by default that of the longest sequence.
-        dtype: Of the result; `object` for strings.
+        dtype: The dtype of the result; `object` for strings.
         padding: "pre" or "post": whether `value` goes before or after the shorter sequences.
         truncating: "pre" or "post": whether the beginning or the end of the longer ones is cut off.
-        value: What to pad with.
+        value: The value to pad with.
 
     Returns:
         An array `(sequences, maxlen, …)`.
 
     Raises:
-        ValueError: If something is no sequence, vectors differ in shape, or an argument is none of its values.
+        ValueError: If an entry is not a sequence, vectors differ in shape, or an argument is invalid.
 
     >>> pad_sequences([[1], [2, 3, 4]], maxlen=2)
     array([[0, 1],
@@ -162,7 +162,7 @@ def split_dataset(
         left_size: Samples on the left, or their fraction from 0 to 1; by default what the right leaves.
         right_size: Samples on the right, or their fraction; by default what the left leaves.
         shuffle: Whether to draw the samples at random instead of splitting at one place.
-        seed: Decides what is drawn; by default torch's random state does.
+        seed: The seed of the random choice; by default torch's random state is used.
 
     Returns:
         Two torch Datasets, for `model.fit(left, validation_data=right)`. Where `dataset` is `(x, y)`, nothing is
@@ -190,7 +190,7 @@ class _NestedArrayDataset(Dataset[UserData]):
     """Nested arrays `(samples, …)` as a Dataset, whose samples have the same nesting."""
 
     def __init__(self, arrays: Nested) -> None:
-        """Take arrays of one length."""
+        """Wrap arrays of the same length."""
         self._pack: Callable[[list[torch.Tensor]], Nested] = tree.unflattener(arrays)
         self._leaves = tree.leaves(arrays)
 

@@ -1,4 +1,4 @@
-"""Datasets made of folders of images and of time series."""
+"""Datasets of images in folders and of windows of time series."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ _SUBSETS = ("training", "validation", "both", None)
 
 
 class ImageFolder(Dataset[Nested]):
-    """Images of files, read and resized one by one when they are asked for.
+    """A Dataset of image files, which are read and resized on access.
 
     Attributes:
         file_paths: The files.
@@ -134,8 +134,8 @@ def image_dataset_from_directory(
         class_names: The folders to use, in the order of their classes; by default all, in alphabetical order.
         color_mode: "rgb", "rgba" or "grayscale".
         image_size: `(height, width)` to resize to; `None` keeps the size of each file.
-        shuffle: Whether to mix the files, once; `fit` mixes them again for every epoch.
-        seed: Decides how they are mixed, so that both subsets fit together.
+        shuffle: Whether to shuffle the files once; `fit` shuffles them again for every epoch.
+        seed: The seed of the shuffling; use the same one for both subsets.
         validation_split: Fraction of the images, the last ones, that is held out for validation.
         subset: Which part to return with `validation_split`: "training", "validation", or "both" as a tuple.
         interpolation: How to resize: "bilinear", "nearest", "bicubic", "lanczos", "box" or "hamming".
@@ -145,7 +145,7 @@ def image_dataset_from_directory(
         A Dataset with `class_names` and `file_paths`; a tuple of two with `subset="both"`.
 
     Raises:
-        ValueError: If there are no images, or an argument is not one of its values.
+        ValueError: If there are no images, or an argument is invalid.
         ImportError: If Pillow is missing.
     """
     _check("label_mode", label_mode, _LABEL_MODES)
@@ -276,9 +276,9 @@ def timeseries_dataset_from_array(
         sampling_rate: Steps from one value in a window to the next.
         batch_size: Windows in a batch; with `None`, single windows are given.
         shuffle: Whether the windows come in random order, drawn once, instead of that of time.
-        seed: Decides the random order.
-        start_index: Data before it are left out.
-        end_index: Data from it on are left out.
+        seed: The seed of the random order.
+        start_index: The index of the first value to use.
+        end_index: The index after the last value to use.
 
     Returns:
         For `fit` and its likes: Batches `(batch, sequence_length, …)`, or pairs of these and targets `(batch, …)`, as

@@ -1,4 +1,4 @@
-"""Search for a learning rate: try many, from small to large, in one short run."""
+"""`lr_find`, which tries many learning rates, from small to large, in one short run."""
 
 import copy
 import math
@@ -25,7 +25,7 @@ class LRFinderResult:
     Attributes:
         learning_rates: The learning rates that were tried, from small to large.
         losses: The smoothed loss at each of them.
-        suggestion: Where the loss fell most steeply, `None` where it never fell.
+        suggestion: The learning rate at which the loss fell most steeply, or `None` if it never fell.
     """
 
     def __init__(self, learning_rates: list[float], losses: list[float]) -> None:
@@ -134,7 +134,7 @@ class Sweep(Callback):
     """Raises the learning rate from batch to batch, and records the loss of each batch."""
 
     def __init__(self, start: float, end: float, steps: int, smoothing: float, stop_factor: float) -> None:
-        """Go from `start` to `end` in `steps` batches."""
+        """Increase the learning rate from `start` to `end` over `steps` batches."""
         self._planned = np.geomspace(start, end, steps).tolist()
         self._smoothing, self._stop_factor = smoothing, stop_factor
         self._mean = 0.0
@@ -165,7 +165,7 @@ class Sweep(Callback):
 def _steepest(learning_rates: list[float], losses: list[float]) -> float | None:
     """Return where the loss falls most over the logarithm of the learning rate, before its lowest point.
 
-    Slopes are taken over a tenth of the points, and the first tenth is left out: few losses make a noisy mean.
+    Slopes are taken over a tenth of the points. The first tenth is skipped, because a mean of few losses is noisy.
     """
     width = max(1, len(losses) // 20)
     lowest = int(np.argmin(losses)) if losses else 0

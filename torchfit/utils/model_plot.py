@@ -28,7 +28,7 @@ _FONT = "Helvetica"
 
 @dataclass(frozen=True)
 class Style:
-    """What the boxes of a plot show."""
+    """The contents of the boxes of a plot."""
 
     shapes: bool
     dtype: bool
@@ -60,12 +60,12 @@ def plot_model(
 
     Args:
         model: A `Model`, or a module.
-        to_file: Where to; the ending says the format: png, svg, pdf, …
+        to_file: The path of the file; its extension determines the format: png, svg, pdf, …
         show_shapes: Whether to write the shapes of inputs and outputs, `None` standing for the batch.
         show_dtype: Whether to write the dtypes of outputs.
         show_layer_names: Whether to write the names of layers, as in `named_modules`.
         rankdir: "TB" draws from top to bottom, "LR" from left to right.
-        expand_nested: Whether to draw the layers inside of layers, framed.
+        expand_nested: Whether to draw the layers inside layers, in frames.
         dpi: Dots per inch.
         show_layer_activations: Whether to write the activation that a layer has inside, such as that of an `nn.RNN`.
             Activations that are layers or functions are drawn in any case.
@@ -142,7 +142,7 @@ def model_to_dot(
 
 
 def _draw_again(traced: Any) -> None:
-    """Have torchview fill its graph once more, with other labels."""
+    """Make torchview build its graph again with other labels."""
     traced.id_dict.clear()
     traced.node_set.clear()
     traced.edge_list.clear()
@@ -155,7 +155,7 @@ class Labels:
     """Writes the labels of the boxes, in Graphviz' HTML."""
 
     def __init__(self, module: nn.Module, inputs: Nested, style: Style) -> None:
-        """Know the layers of a module by their identity."""
+        """Index the layers of a module by identity."""
         self._layers = {id(layer): (name, layer) for name, layer in module.named_modules()}
         self._style = style
         self._dtypes = _dtypes(module, inputs) if style.dtype else {}

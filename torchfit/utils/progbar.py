@@ -21,7 +21,7 @@ class Progbar:
         target: The number of steps, None if unknown.
         width: The width of the bar in characters.
         verbose: 1 draws a bar, 2 writes the finished line only, 0 nothing.
-        interval: The least number of seconds between two draws.
+        interval: The minimum number of seconds between two draws.
         stateful_metrics: Names of values that are shown as they are; others are averaged over the steps.
         unit_name: What a step is called.
 
@@ -87,7 +87,7 @@ class Progbar:
             self._sums[name] = (value, 1)
             return
         total, count = self._sums.get(name, (0.0, 0))
-        value = value.detach() if isinstance(value, Tensor) else value  # It stays on its device until it is drawn.
+        value = value.detach() if isinstance(value, Tensor) else value  # It stays on its device until the bar is drawn.
         self._sums[name] = (total + value * steps, count + steps)
 
     def _means(self) -> dict[str, TensorLike]:

@@ -1,4 +1,4 @@
-"""Seeds, and the state of a session."""
+"""Seeding, and releasing the resources of earlier runs."""
 
 import gc
 import os
@@ -38,7 +38,7 @@ def set_random_seed(seed: int, deterministic: bool = False) -> None:
     np.random.seed(int(seed))
     torch.manual_seed(int(seed))
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
 

@@ -1,4 +1,4 @@
-"""The samples that a model predicts worst: where labels are wrong, and where to look first."""
+"""`worst_samples`, which finds the samples with the highest losses, for example to find wrong labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ def worst_samples(model: Any, x: UserData, y: UserData = None, k: int = 10, batc
         model: A compiled `Model`.
         x: Inputs, as in `predict`; or a torch Dataset whose samples are `(input, target)`, which is read twice.
         y: Targets, as in `fit`; not beside a Dataset.
-        k: How many samples.
+        k: The number of samples.
         batch_size: Samples per batch of the prediction.
 
     Returns:
@@ -99,7 +99,7 @@ def _parts(losses: Nested, targets: Nested, outputs: Nested, weights: Nested) ->
 
 
 def _only(value: Nested) -> Nested:
-    """Return what a list or dictionary of one entry holds."""
+    """Return the single entry of a list or dictionary."""
     if isinstance(value, Mapping):
         value = list(value.values())
     return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value

@@ -1,4 +1,4 @@
-"""Learning rates that are functions of the step."""
+"""Learning-rate schedules."""
 
 from torchfit.optimizers.schedules.base import LearningRateSchedule as LearningRateSchedule
 from torchfit.optimizers.schedules.decay import CosineDecay as CosineDecay

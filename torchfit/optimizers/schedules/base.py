@@ -1,4 +1,4 @@
-"""What a learning-rate schedule is: a number for every step."""
+"""The base class of learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def as_schedule(rate: Callable[..., TensorLike]) -> Schedule:
         inspect.signature(rate).bind(0)
     except TypeError:
         return lambda step: float(rate())
-    except ValueError:  # a builtin that tells nothing about its parameters
+    except ValueError:  # a builtin without a signature
         return rate
     return rate

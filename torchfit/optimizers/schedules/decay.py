@@ -1,4 +1,4 @@
-"""Schedules that lower the learning rate, and schedules by name."""
+"""Schedules that decay the learning rate, and look-up of schedules by name."""
 
 from __future__ import annotations
 
