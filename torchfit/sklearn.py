@@ -115,7 +115,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return params
 
     def _fit(self: Estimator, X: Array, y: Array, sample_weight: UserData, inputs: int, outputs: int) -> Estimator:
-        """Train the network: a new one, or with `warm_start` the one that exists."""
+        """Train a new network or, with `warm_start`, the existing one."""
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float32)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with torch.random.fork_rng():
@@ -163,7 +163,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.model_.predict(X, batch_size=max(self.batch_size, 256)))
 
     def _dtype(self) -> object:
-        """Return the dtype of inputs: integers are kept for user-defined networks, which may have embeddings."""
+        """Return the dtype of inputs; integers are kept for user-defined networks, which may have embeddings."""
         return np.float32 if self.module is None else "numeric"
 
 
@@ -391,7 +391,7 @@ def _without_routed(params: Config) -> Config:
 
 
 def _make_optimizer(optimizer: object, arguments: Config) -> object:
-    """Return an optimizer with arguments: for a name or a class one that is built with them."""
+    """Return the optimizer, built with `arguments` if it is a name or a class."""
     if not arguments:
         return optimizer
     kind = optimizer if isinstance(optimizer, type) else type(resolve_optimizer(optimizer))
@@ -429,7 +429,7 @@ _CHECKS = {"module__": _check_module, "optimizer__": _check_optimizer}
 
 
 def _build_network(module: Callable[..., nn.Module], inputs: int, outputs: int, arguments: Config) -> nn.Module:
-    """Call what makes the network with the numbers of inputs and outputs, or without if it takes neither."""
+    """Build the network, passing the numbers of inputs and outputs if the function takes them."""
     if _takes(module, inputs, outputs, **arguments):
         return module(inputs, outputs, **arguments)
     if _takes(module, **arguments):

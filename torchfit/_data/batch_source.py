@@ -87,7 +87,7 @@ class BatchSource:
         return {"seed": self.seed}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue with the batches that were to come when `state_dict` returned this."""
+        """Continue with the batches that remained when `state_dict` returned this state."""
         self.seed = state["seed"]
 
 

@@ -148,7 +148,7 @@ class EpochIterator(BatchSource):
         return {"origin": self._first_epoch, "seen": self._has_yielded, "batches": batches}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue with the batches that were to come when `state_dict` returned this."""
+        """Continue with the batches that remained when `state_dict` returned this state."""
         self._first_epoch, self._has_yielded = state["origin"], state["seen"]
         self._stream, self._peeked = None, None
         self._batches.load_state_dict(state["batches"])

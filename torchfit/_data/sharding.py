@@ -196,11 +196,11 @@ class PartBatches(BatchSource):
         return None if batch is None else self._rows.take(batch)
 
     def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
-        """Return what the batches to come depend on."""
+        """Return the state that the remaining batches depend on."""
         return self._batches.state_dict(is_mid_epoch)
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue with the batches that were to come."""
+        """Continue with the batches that remained when `state_dict` returned this state."""
         self._batches.load_state_dict(state)
 
 
@@ -227,7 +227,7 @@ def _sampler_problem(argument: str, data: UserData) -> str | None:
 
 
 def fingerprint(argument: str, data: UserData) -> dict[str, Fingerprint]:
-    """Return what tells data apart: shape, dtype and some rows of tensors and arrays, else the length."""
+    """Return a fingerprint of data: shape, dtype and some rows of tensors and arrays, else the length."""
     leaves = dict(tree.leaves_with_path(data))
     if all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves.values()):
         return {tree.format_path(path, argument): _array_fingerprint(leaf) for path, leaf in leaves.items()}
@@ -244,7 +244,7 @@ def _array_fingerprint(array: UserData) -> Fingerprint:
 
 
 def _digest(array: UserData) -> str:
-    """Return a short digest of numbers; "" of what holds none, or cannot be read like this, such as sparse arrays."""
+    """Return a short digest of numbers, or "" for anything else and for arrays that NumPy cannot read."""
     try:
         values = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
     except (TypeError, ValueError, RuntimeError, NotImplementedError):

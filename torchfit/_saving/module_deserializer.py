@@ -51,7 +51,7 @@ class AllocationLimit(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """Run a function of torch, and count the memory that it asks for."""
+        """Run a function of torch, and count the memory that it allocates."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name.removeprefix("new_") in _SIZED or name in _RANGES:

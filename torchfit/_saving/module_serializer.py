@@ -75,7 +75,7 @@ def _torch_class(name: str) -> type[nn.Module] | None:
 
 
 def _torch_function(name: str) -> Callable[..., object] | None:
-    """Return a function of torch that is a method of tensors as well, such as `torch.tanh`; no others."""
+    """Return a function of torch that is also a method of tensors, such as `torch.tanh`, or `None`."""
     return _public_function(torch, name) if hasattr(Tensor, name) else None
 
 

@@ -91,7 +91,7 @@ MAX_DEPTH = 1000  # of containers in containers
 KEY_TYPES = frozenset({str, bool, float, complex, bytes, type(None), torch.dtype, torch.device})
 LEAF_TYPES = KEY_TYPES | {int, torch.Size, Tensor, nn.Parameter, Opaque}
 _CONTAINERS = (dict, list, tuple, set)
-_MAX_KEY = 1 << 60  # of integers: from 2 ** 61 - 1 on, many have the same hash
+_MAX_KEY = 1 << 60  # for integers: from 2 ** 61 - 1 on, hashes collide
 _MAX_TUPLE_KEY = 16
 _ARRAY = "__array__"
 

@@ -1,4 +1,4 @@
-"""The evaluation and prediction steps, in every form that an executor may run: one by one, grouped or compiled.
+"""The phases of a step, and the evaluation and prediction steps in every form: one by one, grouped or compiled.
 
 Each form is composed of the same phases, which are functions of a model and its `StepState`:
 

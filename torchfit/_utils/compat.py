@@ -1,4 +1,4 @@
-"""The private API of torch and NumPy that torchfit uses, each with a fallback. No other file uses private API.
+"""Private API of torch and NumPy, each with a fallback for versions that lack it.
 
 The fused loss kernels: `torch.nn.functional.mse_loss` spends seven eighths of its 20 µs (CPU, batch of 64) on
 broadcasting in Python; the underlying kernel takes 2.5 µs.
@@ -103,7 +103,7 @@ def is_extra_state(key: str) -> bool:
 
 
 def module_versions(state: object) -> object:
-    """Return the versions of the modules, which torch keeps on a `state_dict`; `None` if there are none."""
+    """Return the module versions that torch stores on a `state_dict`, or `None`."""
     return getattr(state, "_metadata", None)
 
 
@@ -164,7 +164,7 @@ _nll_loss_2d: Callable[..., tuple[Tensor, Tensor]] = getattr(
 
 
 def dynamo_config() -> ModuleType:
-    """Return the configuration of the tracer of `torch.compile`."""
+    """Return the configuration of `torch.compile`'s tracer."""
     import torch._dynamo.config
 
     return torch._dynamo.config
@@ -192,7 +192,7 @@ def lookup_compiler_backend(name: str) -> Callable[..., Any]:
 
 
 def inductor() -> ModuleType | None:
-    """Return the module with `compile_fx` and `compile_fx_inner`, `None` where one of them is missing."""
+    """Return the module with `compile_fx` and `compile_fx_inner`, or `None` if one of them is missing."""
     try:
         from torch._inductor import compile_fx as module
     except ImportError:

@@ -1,4 +1,4 @@
-"""Names: spelling, suggestions and uniqueness; and misspelt arguments, answered with the nearest ones."""
+"""Utilities for names: snake case, unique names, suggestions for misspelt names and unknown keyword arguments."""
 
 import difflib
 import functools

@@ -1,4 +1,4 @@
-"""Format the line of a progress bar. Pure functions from numbers to text."""
+"""Formats the line of a progress bar, in pure functions from numbers to text."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real

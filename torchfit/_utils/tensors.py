@@ -74,7 +74,7 @@ def as_tensor(value: object, dtype: torch.dtype | None = None, device: torch.dev
 
 
 def is_plain(value: object) -> bool:
-    """Return whether `value` is a tensor with values in memory, one beside the other."""
+    """Return whether `value` is an ordinary strided tensor, with its values in memory."""
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided

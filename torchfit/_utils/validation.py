@@ -51,7 +51,7 @@ def optional_number(name: str, value: object) -> None:
 
 
 def number_between(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """Accept a number between `low` and `high`, both excluded."""
+    """Accept a number between `low` and `high`, exclusive."""
     checked = number(name, value)
     if checked <= low or checked >= high:
         until = "" if high == math.inf else f" and less than {high:g}"
@@ -67,7 +67,7 @@ def number_or_numbers(name: str, value: object, low: float = -math.inf, high: fl
 
 
 def integer(name: str, value: object, min_value: float = -math.inf) -> int:
-    """Accept an integer of at least `min_value`, also one of NumPy or torch.
+    """Accept an integer of Python, NumPy or torch, of at least `min_value`.
 
     >>> integer("epochs", 3, min_value=0)
     3
@@ -88,7 +88,7 @@ def axes(name: str, value: object) -> int | tuple[int, ...] | None:
 
 
 def batch_size(value: object, name: str = "batch_size") -> int:
-    """Accept a positive integer; `None` is 32."""
+    """Accept a positive integer; `None` means 32."""
     if value is None:
         return 32
     if not is_integer(value) or value < 1:
@@ -100,7 +100,7 @@ def batch_size(value: object, name: str = "batch_size") -> int:
 
 
 def steps(name: str, value: object) -> int | None:
-    """Accept a positive number of steps; `None` and -1 mean "until the data end" and give `None`."""
+    """Accept a positive number of steps; return `None` for `None` and -1, which mean "until the data end"."""
     if value is None or (is_integer(value) and value == -1):
         return None
     if not is_integer(value) or value < 1:
@@ -182,7 +182,7 @@ def accepts(function: Callable[..., object], count: int) -> bool:
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Return whether `value` is a single integer and no bool.
+    """Return whether `value` is a single integer, and not a bool.
 
     >>> is_integer(3), is_integer(True), is_integer(int), is_integer([3])
     (True, False, False, False)

@@ -1,4 +1,4 @@
-"""BackupAndRestore: resume an interrupted run where it stopped."""
+"""`BackupAndRestore`, which resumes an interrupted run where it stopped."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -157,7 +157,7 @@ class BackupAndRestore(Callback):
         return self.training_state
 
     def _check_serializable(self, state: RunState) -> None:
-        """Raise now what would prevent the first state from being stored."""
+        """Raise now if the state could not be stored later."""
         files.require_writable(self.backup_dir)
         archive.to_host(state.state_of("callbacks"))
 

@@ -118,7 +118,7 @@ class FineTuning(Callback):
 
 
 def _move_to_group(optimizer: Optimizer, named: list[tuple[str, Tensor]], rate: float, pattern: str) -> None:
-    """Give parameters a group of their own, with the other settings of the group that held the first of them."""
+    """Move parameters to a new group, with the settings of the group of the first one but another learning rate."""
     groups: list[dict[str, Any]] = optimizer.param_groups
     moved = {id(parameter) for _, parameter in named}
     has_names = any("param_names" in group for group in groups)
@@ -141,7 +141,7 @@ def _checked_epoch(epoch: object) -> int:
 
 
 def _as_rates(stage: str | Iterable[str] | Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return what an epoch lists as names and their learning rates.
+    """Return the parts listed for an epoch, as names with their learning rates.
 
     >>> _as_rates("head"), _as_rates(["a", "b"]), _as_rates({"a": 0.1})
     ({'head': None}, {'a': None, 'b': None}, {'a': 0.1})

@@ -33,7 +33,7 @@ class CompiledModel(Protocol):
 
 
 def built_optimizer(model: CompiledModel) -> Any:
-    """Return the optimizer of a model, built first if its learning rate is not known before."""
+    """Return the optimizer of a model, after building it if its learning rate is unknown until then."""
     optimizer = model.optimizer
     if optimizer.learning_rate is None and not optimizer.built:  # a torch.optim class
         model.build_optimizer()
@@ -43,7 +43,7 @@ def built_optimizer(model: CompiledModel) -> Any:
 
 
 def require_settable_rate(owner: str, model: CompiledModel) -> None:
-    """Check that the learning rate of the optimizer is a number, which a callback can change.
+    """Check that the learning rate of the optimizer is a number that a callback can change.
 
     Raises:
         TypeError: If a schedule sets it.
@@ -57,18 +57,18 @@ def require_settable_rate(owner: str, model: CompiledModel) -> None:
 
 
 def learning_rates_of(model: CompiledModel) -> list[float]:
-    """Return the learning rate of every parameter group, or of every one of several optimizers."""
+    """Return the learning rate of every parameter group, or of each of several optimizers."""
     return [float(part["lr"] if isinstance(part, dict) else part.learning_rate) for part in _parts(model)]
 
 
 def learning_rate_of(model: CompiledModel) -> float:
-    """Return the learning rate: that of the first part whose rate is not 0."""
+    """Return the learning rate of the first parameter group or optimizer whose rate is not 0."""
     first, *others = learning_rates_of(model)
     return float(model.optimizer.learning_rate) if first else next(filter(None, others), 0.0)
 
 
 def set_learning_rates(model: CompiledModel, rates: Sequence[float]) -> None:
-    """Set the learning rate of every part that has none of its own schedule."""
+    """Set the learning rate of every parameter group or optimizer, except those with a schedule."""
     parts = _parts(model)
     if len(parts) == 1:
         model.optimizer.learning_rate = rates[0]
@@ -84,14 +84,14 @@ def set_learning_rates(model: CompiledModel, rates: Sequence[float]) -> None:
 
 
 def learning_rate_names(model: CompiledModel) -> list[str]:
-    """Return the names of the learning rates of the parts in the logs."""
+    """Return the names in the logs of the learning rates of parameter groups or optimizers."""
     parts = enumerate(_parts(model))
     names = [str(part.get("name", number) if isinstance(part, dict) else number) for number, part in parts]
     return [f"learning_rate_{name if names.count(name) == 1 else number}" for number, name in enumerate(names)]
 
 
 def _parts(model: CompiledModel) -> list[Any]:
-    """Return what holds a rate: groups of a `torch.optim` optimizer, several optimizers of torchfit, or one."""
+    """Return the objects that hold a rate: groups of a `torch.optim` optimizer, or one or more torchfit optimizers."""
     optimizer = built_optimizer(model)
     groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", None)
     return list(groups or getattr(optimizer, "optimizers", None) or [optimizer])
@@ -418,7 +418,7 @@ class TorchLRScheduler(Callback):
             )
 
     def _choose_call(self) -> Callable[[int, float | None], object]:
-        """Return how to step the scheduler, from the number of completed epochs or batches and the monitored value."""
+        """Return a function that steps the scheduler, given the number of completed epochs or batches and the value."""
         step = self.scheduler.step
         parameters = inspect.signature(step).parameters
         self._needs_value = "metrics" in parameters

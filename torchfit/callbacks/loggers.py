@@ -112,7 +112,7 @@ class CSVLogger(Callback):
 
     def _reset(self) -> None:
         self._header = None
-        self._rows: list[dict[str, object]] = []  # those not written yet
+        self._rows: list[dict[str, object]] = []  # not written yet
         self._num_rows = 0
         self._is_begun = self.append
 
@@ -174,7 +174,7 @@ class CSVLogger(Callback):
 
 
 def _text(value: object) -> object:
-    """Return the content of a cell: lists and arrays in brackets."""
+    """Return the content of a cell, with lists and arrays in brackets."""
     if isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "shape", None) == ():
         return value
     return f'"[{", ".join(map(str, value))}]"'
@@ -279,7 +279,7 @@ class _SameServerRedirects(HTTPRedirectHandler):
     http_error_301 = http_error_307 = http_error_308 = http_error_302
 
     def http_error_303(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> IO[bytes]:
-        """Return the answer: the data were received."""
+        """Return the response: the data were received."""
         return fp
 
 

@@ -238,7 +238,7 @@ class ModelCheckpoint(Callback):
         self.best = value
 
     def _path(self, position: dict[str, int], logs: Results) -> str:
-        """Fill in the fields. The logs are read only if a field needs them."""
+        """Return the path with its fields filled in. The logs are read only if a field needs them."""
         values: dict[str, object] = dict(position)
         for name in self._field_names:
             if name not in values and name not in logs:

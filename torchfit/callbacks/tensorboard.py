@@ -1,4 +1,4 @@
-"""Logs for TensorBoard."""
+"""`TensorBoard`, which writes logs, weights, graphs and profiles for TensorBoard."""
 
 import os
 import warnings
@@ -57,7 +57,7 @@ def open_writer(folder: str) -> _SummaryWriter:
 def write_scalars(
     writer: _SummaryWriter, prefix: str, values: Mapping[str, object], step: int, suffix: str = ""
 ) -> None:
-    """Write those of some values that are numbers."""
+    """Write the values that are numbers."""
     for name, value in values.items():
         if isinstance(value, Real):
             writer.add_scalar(f"{prefix}{name}{suffix}", float(value), step)
@@ -79,7 +79,7 @@ def write_images(writer: _SummaryWriter, module: nn.Module, step: int) -> None:
 
 
 def write_embeddings(writer: _SummaryWriter, module: nn.Module, metadata: LabelFiles, step: int) -> None:
-    """Write the table of every `nn.Embedding`; `metadata` is a file of labels, or a file for each layer name."""
+    """Write the weights of every `nn.Embedding`; `metadata` is a file of labels, or a dict of files by layer."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Embedding):
             path = metadata.get(name) if isinstance(metadata, Mapping) else metadata

@@ -1,4 +1,4 @@
-"""Dynamic loss scaling."""
+"""`LossScaleOptimizer`, which scales the loss dynamically for float16."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models in files."""
+"""`save_model` and `load_model`, which write and read files of whole models."""
 
 import os
 from collections.abc import Mapping

@@ -89,7 +89,7 @@ class IterableBatches(BatchSource):
         return {"iterable": self._iterable.state_dict() if self.is_resumable else None}  # type: ignore[attr-defined]
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Let the iterable continue where it was."""
+        """Restore the state of the iterable."""
         if self.is_resumable:
             self._iterable.load_state_dict(state["iterable"])  # type: ignore[attr-defined]
             self._resumed = True

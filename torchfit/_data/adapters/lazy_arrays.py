@@ -140,7 +140,7 @@ def _memory_map(array: UserData) -> np.memmap[Any, Any] | None:
 
 
 def _mapping(array: UserData) -> mmap.mmap | None:
-    """Return the mapping whose pages may be released: a private one would lose what was written to it."""
+    """Return the mapping whose pages may be released; a private one would lose what was written to it."""
     memory_map = _memory_map(array)
     can_release = hasattr(mmap, "MADV_DONTNEED") and memory_map is not None and memory_map.mode != "c"
     return mapping_of(memory_map) if can_release else None

@@ -156,7 +156,7 @@ class SequenceBatches(BatchSource):
         return {"seed": self.seed, "sequence": self._sequence.state_dict() if self._is_stateful else None}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue with the same orders."""
+        """Restore the seed and the state of the sequence."""
         self.seed = state["seed"]
         if self._is_stateful and state["sequence"] is not None:
             self._sequence.load_state_dict(state["sequence"])
