@@ -171,7 +171,7 @@ def test_a_lambda_is_named_and_the_compiled_model_helps(fitted, path):
     train_on(fitted, 1)
     with pytest.warns(UserWarning, match=r"`loss` is the function <lambda>.*\nWhen loading it, pass compile=False"):
         fitted.save(path)
-    with pytest.raises(ValueError, match=r"`loss` is the function <lambda>, which is no plain data"):
+    with pytest.raises(ValueError, match=r"`loss` is the function <lambda>, which is not plain data"):
         load_model(path)
     again = torchfit.Model(network(), device="cpu")
     again.compile("adam", loss)

@@ -312,7 +312,7 @@ class ModuleDeserializer:
     def _named_tensors(self, plain: Mapping[str, Plain]) -> dict[str, Tensor | None]:
         found = {_name(name): self._value(value) for name, value in plain.items()}
         if not all(value is None or isinstance(value, Tensor) for value in found.values()):
-            raise ValueError("it has a parameter that is no tensor.")
+            raise ValueError("it has a parameter that is not a tensor.")
         return found
 
     # -- values ----------------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ class ModuleDeserializer:
     def _load_number(self, plain: Node) -> object:
         dtype = np.dtype(plain["dtype"])
         if dtype.kind not in "biuf":
-            raise ValueError("it has a number of NumPy that is none.")
+            raise ValueError("it has an invalid NumPy number.")
         return dtype.type(plain["value"])
 
     def _load_dtype(self, plain: Node) -> torch.dtype:
@@ -400,7 +400,7 @@ class ModuleDeserializer:
 def _name(name: object) -> str:
     """Check the name of a child or tensor, and return it."""
     if not isinstance(name, str) or len(name) > _MAX_NAME:
-        raise ValueError("it has something with a name that is none, or very long.")
+        raise ValueError("it has a name that is not a string, or is very long.")
     return name
 
 

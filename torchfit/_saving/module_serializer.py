@@ -209,7 +209,7 @@ class ModuleSerializer:
             return {"#": "class", **class_reference(value)}
         reference = function_reference(value) if callable(value) and hasattr(value, "__name__") else None
         if reference is None or isinstance(value, type):
-            raise NotSerializableError(f"{place} is {describe(value)}, which is no plain data{_config_problem(value)}")
+            raise NotSerializableError(f"{place} is {describe(value)}, which is not plain data{_config_problem(value)}")
         return {"#": "function", **reference}
 
     def _tensor(self, tensor: Tensor, place: str) -> Plain:

@@ -366,4 +366,4 @@ def _refusal(name: str, reason: str, asked_for: str | None = None) -> str:
         )
     detail = reason.partition("WeightsUnpickler error:")[2] or reason
     line = next((line.strip() for line in detail.splitlines() if line.strip()), "it ends too early")
-    return f"The file {name!r} was refused: it is no file of tensors and plain data, or damaged ({printable(line)})."
+    return f"The file {name!r} was refused: it is not a file of tensors and plain data, or damaged ({printable(line)})."

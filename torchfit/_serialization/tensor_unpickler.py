@@ -125,9 +125,9 @@ class TensorUnpickler:
     def tensor(self, storage: Value, offset: Value, size: Value, stride: Value, dtype: torch.dtype) -> Tensor:
         """Check the position of a tensor in its storage, and return the tensor."""
         if type(size) not in (tuple, torch.Size) or type(stride) is not tuple or len(size) != len(stride):
-            raise RefusedError("it has a tensor whose size or stride is none")
+            raise RefusedError("it has a tensor whose size or stride is invalid")
         if len(size) > _MAX_DIMENSIONS or any(type(part) is not int or part < 0 for part in (offset, *size, *stride)):
-            raise RefusedError("it has a tensor whose size or stride is none")
+            raise RefusedError("it has a tensor whose size or stride is invalid")
         numel = math.prod(size)
         last = sum((length - 1) * step for length, step in zip(size, stride)) if numel else -1
         if (offset + last + 1) * dtype.itemsize > storage.nbytes():
@@ -340,7 +340,7 @@ def _reduce(reader: TensorUnpickler) -> None:
     elif isinstance(function, Global) and function.build is not None and type(args) is tuple:
         reader.push(function.build(reader, *args))
     else:
-        raise RefusedError("it calls something that is no function")
+        raise RefusedError("it calls something that is not a function")
 
 
 def _build(reader: TensorUnpickler) -> None:
@@ -348,7 +348,7 @@ def _build(reader: TensorUnpickler) -> None:
     if type(target) is OrderedDict and type(state) is dict and state.keys() <= {"_metadata"}:
         vars(target).update(state)
     elif not isinstance(target, Opaque) and not isinstance(state, Opaque):
-        raise RefusedError("it has something that is no plain data")
+        raise RefusedError("it has something that is not plain data")
 
 
 def _persistent_id(reader: TensorUnpickler) -> None:
@@ -368,7 +368,7 @@ def _appends(reader: TensorUnpickler) -> None:
 def _list(reader: TensorUnpickler) -> list[Value]:
     target = reader.top()
     if type(target) is not list:
-        raise RefusedError("it appends to something that is no list")
+        raise RefusedError("it appends to something that is not a list")
     return target
 
 
@@ -384,7 +384,7 @@ def _set_items(reader: TensorUnpickler) -> None:
 def _set_pairs(reader: TensorUnpickler, items: list[Value]) -> None:
     target = reader.top()
     if type(target) not in (dict, OrderedDict, Opaque):
-        raise RefusedError("it sets an item of something that is no dictionary")
+        raise RefusedError("it sets an item of something that is not a dictionary")
     for key, value in zip(items[::2], items[1::2], strict=True):
         check_key(key)
         if type(target) is not Opaque:

@@ -23,7 +23,7 @@ from torchfit._utils.tensors import is_plain
 _FIT = "`fit` takes generators, Datasets and loaders as well"
 _CLASSES = "write model.predict(x).argmax(-1), or (model.predict(x) > 0.5) for one unit of probabilities"
 _STEP = "override `train_step`, `test_step` and `predict_step`, or write `compute_loss`"
-_TRAINER = "there is no trainer beside the model: `compile` and `fit` take its arguments"
+_TRAINER = "there is no separate trainer: `compile` and `fit` take its arguments"
 _CALLS = "pass a name, an object or a function to `compile`"
 _ESTIMATOR = "torchfit.sklearn.Classifier and Regressor have it"
 _SHAPES = "model.summary(input_shape=…) shows the shapes, and `example_inputs` has one sample after the first batch"

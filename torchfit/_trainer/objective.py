@@ -467,7 +467,7 @@ def _over_outputs(losses: tree.Tree, loss_weight: object) -> OutputObjective | N
         )
     if loss_weight is not None and not isinstance(loss_weight, Real):
         raise ValueError(
-            f"`loss_weights` must be a number beside losses.OverOutputs, which is one loss, but it is "
+            f"`loss_weights` must be a number for losses.OverOutputs, which is one loss, but it is "
             f"{describe(loss_weight)}."
         )
     return OutputObjective("outputs", found[0], 1.0 if loss_weight is None else float(loss_weight))

@@ -320,11 +320,10 @@ def resolve_metric(
     """Return the metric for a name that depends on the loss, with the form of labels and predictions of the loss.
 
     `"accuracy"` and `"acc"`, `"crossentropy"` and `"ce"` are binary where the loss is, else categorical, and sparse if
-    the labels are class indices. Beside a loss that is neither, or none, Keras' rule holds: binary where the last
+    the labels are class indices. With any other loss, or without one, Keras' rule applies: binary if the last
     dimension of the output is 1, or the output is `(batch,)`, and here also for images of one channel
-    `(batch, 1, height, width)` with labels of the same shape. The classes lie where the loss has them: on dimension 1
-    for torch's losses, on `axis` for those of torchfit, and beside other losses where the shape of the labels lacks
-    them.
+    `(batch, 1, height, width)` with labels of the same shape. The class dimension is that of the loss: 1 for torch's
+    losses, `axis` for those of torchfit, and for other losses the dimension that the labels lack.
 
     All names that `follows_loss` knows take from the loss whether outputs are logits, where the classes are, and which
     labels are ignored. What was chosen shows when the metric is printed.

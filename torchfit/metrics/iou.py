@@ -172,7 +172,7 @@ class BinaryIoU(IoU):
         return not self.from_logits and 0 < self.threshold < 1
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Read logits beside a loss of logits."""
+        """Expect logits if the loss does."""
         self.from_logits = traits.from_logits and not traits.is_multiclass
 
     def _predicted(self, y_pred: Tensor) -> Tensor:

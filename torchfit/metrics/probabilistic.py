@@ -54,7 +54,7 @@ class _Crossentropy(MeanMetricWrapper):
         return not self.from_logits
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Read logits beside a loss of logits."""
+        """Expect logits if the loss does."""
         self._fn_kwargs["from_logits"] = traits.from_logits
 
 
@@ -111,7 +111,7 @@ class BinaryCrossentropy(_Crossentropy):
         )
 
     def follow_loss(self, traits: LossTraits) -> None:
-        """Read logits beside a loss of logits."""
+        """Expect logits if the loss does."""
         if not traits.is_multiclass:
             self._fn_kwargs["from_logits"] = traits.from_logits
 

@@ -97,15 +97,16 @@ class BindingMixin(GradientAccumulationMixin):
     def sync_parameters(self, named_parameters: Iterable[object], build: bool = True) -> ParameterChanges:
         """Train the currently trainable parameters of a module. Call it after layers were frozen, unfrozen or replaced.
 
-        Parameters that became trainable are taken in, with fresh slots. Those that were frozen or removed are left
-        alone, and keep their slots in case they come back. An optimizer that the user bound to a part of the module
-        (`build`, `apply`) keeps to that part, and warns once about what becomes trainable beside it.
+        Parameters that became trainable are added, with new slots. Those that were frozen or removed are no longer
+        updated, but keep their slots in case they come back. An optimizer that the user bound to a part of the module
+        (`build`, `apply`) trains only that part, and warns once about other parameters that become trainable.
 
         Args:
             named_parameters: All `(name, parameter)` pairs of the module, frozen ones included.
-            build: Bind the optimizer to them if it is not bound yet. With `False`, as for a `train_step` of the user's,
-                it only remembers them: `step` binds to all of them, `apply` to those that it is given. What such a
-                step trains may be frozen in between, as the discriminator of a GAN is, and stays bound.
+            build: Whether to bind the optimizer to them if it is not bound yet. With `False`, as for a custom
+                `train_step`, it only records them: `step` binds to all of them, `apply` to those passed to it. The
+                parameters that such a step trains stay bound even if they are temporarily frozen, as the discriminator
+                of a GAN is.
 
         Returns:
             The names of the parameters that are trained from now on, and of those that no longer are; false if nothing
@@ -132,8 +133,8 @@ class BindingMixin(GradientAccumulationMixin):
     def zero_grad(self) -> None:
         """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`.
 
-        An optimizer that `sync_parameters` bound to a module clears those of the whole module; one of a part, in a step
-        of the user's, those of its part. Gradients that `gradient_accumulation_steps` holds are kept elsewhere.
+        An optimizer that `sync_parameters` bound to a module clears the gradients of the whole module; one that is bound
+        to a part, in a custom step, those of this part. Accumulated gradients are kept.
         """
         for parameter in self._with_grad:
             parameter.grad = None
@@ -220,7 +221,7 @@ class BindingMixin(GradientAccumulationMixin):
             self.load_state_dict(pending)
 
     def _require_built(self) -> None:
-        """Bind to the parameters of the module that the optimizer was shown, or raise if there is none."""
+        """Bind to the parameters of the recorded module, or raise if there is none."""
         if not self.built:
             if not self._tracker.module:
                 raise ValueError(

@@ -214,14 +214,14 @@ class ParameterStore:
 
 @dataclass
 class RestoreStep:
-    """One parameter, and what was saved for it: `None` lets it start afresh."""
+    """The restoration of one parameter from its saved state, or from a new one (`None`)."""
 
     entry: ParameterEntry
     source: Mapping[str, Tensor] | None
     is_active: bool
 
     def check(self, create: CreateSlot) -> ValueError | None:
-        """Return why the shapes do not fit, and start afresh then; raise if the slots are those of another rule."""
+        """Return why the shapes do not fit, and use a new state then; raise if the slots are those of another rule."""
         if self.source is None:
             return None
         if not self.is_active:
@@ -267,10 +267,10 @@ class RestorePlan:
     def warn(self) -> None:
         """Warn about parameters without a saved state, and about unused parts of the saved state."""
         fresh = [step.entry.name for step in self.steps if step.source is None and step.is_active]
-        told = [f"there is none for {short_list(fresh)}, which start afresh"] if fresh else []
-        told += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
-        if told:
-            warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.")
+        problems = [f"there is none for {short_list(fresh)}, which start afresh"] if fresh else []
+        problems += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
+        if problems:
+            warn(f"The optimizer's state was saved for other parameters: {', and '.join(problems)}.")
 
 
 def _require_overlap(names: list[str], saved: Saved, sources: Saved) -> None:

@@ -134,7 +134,7 @@ class ParameterTracker:
         return [(names.get(id(tensor)) or name, tensor) for name, tensor in entries]
 
     def known(self) -> list[NamedTensor]:
-        """List the parameters of the module, and those that were given beside them."""
+        """List the parameters of the module, and other given parameters."""
         return [*self.module, *without(self._given, self.module)]
 
     def cleared(self, held: list[NamedTensor], *, whole_module: bool) -> list[Tensor]:
@@ -151,13 +151,13 @@ class ParameterTracker:
     def trained(
         self, entries: list[NamedTensor], held: list[NamedTensor], kept: Iterable[Tensor], *, admits: bool
     ) -> list[NamedTensor]:
-        """Return what is to be trained of a module's parameters, and of those that the optimizer holds already.
+        """Return the parameters to train, among those of a module and those that the optimizer already has.
 
         Args:
             entries: All parameters of the module.
-            held: What the optimizer has a state for, trained at present or not.
-            kept: What stays trained even if it is frozen at present.
-            admits: Whether the optimizer may take in parameters that nobody gave to it.
+            held: The parameters that the optimizer has a state for, currently trained or not.
+            kept: The parameters to train even if they are currently frozen.
+            admits: Whether the optimizer may add parameters that it was not given.
         """
         others = without(entries, self._given)
         if self._left_out is None:  # Parameters that the user omitted at first are omitted on purpose.

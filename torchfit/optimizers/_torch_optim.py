@@ -351,7 +351,7 @@ class SavedGroups:
     def _options(
         self, members: set[str | None], optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]
     ) -> Group | None:
-        """Return the options of the one saved group that these parameters were in; `None` if there is no such one."""
+        """Return the options of the single saved group of these parameters, or `None`."""
         found = [(saved, options) for saved, options in self.groups if members & set(saved)]
         if len(found) == 1:
             holders = [
@@ -365,11 +365,11 @@ class SavedGroups:
         return None
 
     def warn(self) -> None:
-        """Warn about what starts afresh, is not used, or was grouped in another way."""
-        told = [f"there is none for {short_list(self.fresh)}, which start afresh"] if self.fresh else []
-        told += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
-        if told:
-            warn(f"The optimizer's state was saved for other parameters: {', and '.join(told)}.")
+        """Warn about parameters without a saved state, unused parts of it, and different groups."""
+        problems = [f"there is none for {short_list(self.fresh)}, which start afresh"] if self.fresh else []
+        problems += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
+        if problems:
+            warn(f"The optimizer's state was saved for other parameters: {', and '.join(problems)}.")
         if self.keeps_options:
             warn(
                 "The optimizer's state was saved with other parameter groups: the options of the groups, such as their "

@@ -57,7 +57,7 @@ class Adam(Optimizer):
     """Adaptive moment estimation: a running mean of the gradient over the root of one of its square.
 
     `m = beta_1 * m + (1 - beta_1) * g`, `v = beta_2 * v + (1 - beta_2) * g²`, then
-    `p -= rate * √(1 - beta_2**step) / (1 - beta_1**step) * m / (√v + epsilon)`: epsilon stands beside the root that is
+    `p -= rate * √(1 - beta_2**step) / (1 - beta_1**step) * m / (√v + epsilon)`: epsilon is added to the root that is
     not yet corrected ("epsilon hat" of the paper), unlike in torch.
 
     Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2014, the formula before section 2.1;

@@ -293,7 +293,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         return self.iterations
 
     def begin_update(self) -> tuple[float, ...]:
-        """Count an update, and return its learning rate and step: what `update` is to be called with.
+        """Count an update, and return its learning rate and step, the arguments of `update`.
 
         For those who call `update` themselves. `apply` and `step` count on their own.
         """

@@ -92,7 +92,7 @@ class SGD(Optimizer):
 class Lion(Optimizer):
     """Move every parameter by the learning rate, in the direction of the sign of an interpolated momentum.
 
-    `p -= rate * sign(beta_1 * m + (1 - beta_1) * g)`, then `m = beta_2 * m + (1 - beta_2) * g`. It wants a learning
+    `p -= rate * sign(beta_1 * m + (1 - beta_1) * g)`, then `m = beta_2 * m + (1 - beta_2) * g`. It needs a learning
     rate three to ten times smaller, and a weight decay as many times larger, than Adam.
 
     Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023.

@@ -163,7 +163,7 @@ class TorchOptimizer:
         return ParameterChanges.between(before, self._params)
 
     def _add(self, wanted: list[NamedTensor]) -> None:
-        """Add parameters that became trainable to the optimizer, or tell how to."""
+        """Add parameters that became trainable to the optimizer, or warn and say how to."""
         new = without(without(wanted, self._held()), self._left_out)
         if not new:
             return
@@ -252,7 +252,7 @@ class TorchOptimizer:
         return self.optimizer.step(closure)
 
     def _require_optimizer(self) -> None:
-        """Make the optimizer for the module that it was shown, or raise if there is none."""
+        """Create the optimizer for the recorded module, or raise if there is none."""
         if self.optimizer is None:
             if not self._tracker.module:
                 raise ValueError(
@@ -264,8 +264,8 @@ class TorchOptimizer:
     def zero_grad(self) -> None:
         """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`.
 
-        Those of the whole module that `sync_parameters` was given, but for a step of the user's: there, only those of
-        the optimizer's own parameters.
+        These are the parameters of the whole module that was passed to `sync_parameters` or, in a custom step, only the
+        optimizer's own.
         """
         for parameter in self._with_grad:
             parameter.grad = None

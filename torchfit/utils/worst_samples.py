@@ -36,7 +36,7 @@ def worst_samples(model: Any, x: UserData, y: UserData = None, k: int = 10, batc
     Args:
         model: A compiled `Model`.
         x: Inputs, as in `predict`; or a torch Dataset whose samples are `(input, target)`, which is read twice.
-        y: Targets, as in `fit`; not beside a Dataset.
+        y: Targets, as in `fit`; omitted for a Dataset.
         k: The number of samples.
         batch_size: Samples per batch of the prediction.
 
