@@ -487,7 +487,7 @@ def _bind_whole(objective: OutputObjective, sample_weight: Nested) -> BoundOutpu
 
 
 def _is_flat(value: Nested) -> bool:
-    """Return whether this is a list of metrics for every output, and not a list with a list for each."""
+    """Return whether this is a single list of metrics for all outputs, not a list with a list for each."""
     is_list = value is not None and not isinstance(value, Mapping)
     return tree.is_leaf(value) or (is_list and all(map(tree.is_leaf, value)))
 
