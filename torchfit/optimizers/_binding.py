@@ -133,8 +133,8 @@ class BindingMixin(GradientAccumulationMixin):
     def zero_grad(self) -> None:
         """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`.
 
-        An optimizer that `sync_parameters` bound to a module clears the gradients of the whole module; one bound to a
-        part, in a custom step, those of this part. Accumulated gradients are kept.
+        An optimizer that `sync_parameters` bound to a module clears the gradients of the whole module; one bound
+        to a part, in a custom step, those of this part. Accumulated gradients are kept.
         """
         for parameter in self._with_grad:
             parameter.grad = None
