@@ -229,6 +229,9 @@ class NotCachedError(Exception):
     """The compiler has no code for a graph on disk."""
 
 
+_replacing = threading.Lock()
+
+
 @contextmanager
 def cached_code_only() -> Iterator[None]:
     """Let the compiler load code from disk, and raise `NotCachedError` for what it would have to compile here.
@@ -237,8 +240,7 @@ def cached_code_only() -> Iterator[None]:
     """
     module: Any = inductor()
     thread, is_refused = threading.get_ident(), False
-    compile_graph = getattr(module, "fx_codegen_and_compile", None)
-    if compile_graph is None:
+    if not hasattr(module, "fx_codegen_and_compile"):
         raise NotCachedError
 
     def refuse(*arguments: Any, **options: Any) -> Any:
@@ -248,15 +250,17 @@ def cached_code_only() -> Iterator[None]:
         is_refused = True
         raise NotCachedError
 
-    module.fx_codegen_and_compile = refuse
-    try:
-        yield
-    except Exception as error:
-        if not is_refused:
-            raise
-        raise NotCachedError from error
-    finally:
-        module.fx_codegen_and_compile = compile_graph
+    with _replacing:
+        compile_graph = module.fx_codegen_and_compile
+        module.fx_codegen_and_compile = refuse
+        try:
+            yield
+        except Exception as error:
+            if not is_refused:
+                raise
+            raise NotCachedError from error
+        finally:
+            module.fx_codegen_and_compile = compile_graph
 
 
 def tracing_context() -> Any:
