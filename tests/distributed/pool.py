@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 class Pool:

@@ -1,5 +1,6 @@
 """Compiled steps of several processes: the numbers of one, and weights that stay equal to the bit."""
 
+import logging
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -12,28 +13,59 @@ from torch import nn
 from tests.distributed.cases import CROSSENTROPY, LABELS, VALUES, WEIGHTS, X, compiled, network, trained
 from tests.distributed.compare import assert_equal, assert_same
 from torchfit import callbacks, distribution, losses, metrics, optimizers
-from torchfit._execution import compile_policy, graph
-from torchfit._utils import compat
 
 IGNORED = np.where(np.arange(len(LABELS)) % 3 == 0, -1, LABELS)
 IGNORES = losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+NO_SPACE = "no space left on device"
 
 
 @contextmanager
-def only_traced():
-    """Trace steps with their gradients, and leave out the compilation, which takes long."""
+def only_traced(fails=(), when_run=False, count=lambda: None):
+    """Trace steps with their gradients, and leave out the generation of code, which takes long.
+
+    Yields a list with what `count` returns for each graph. Process 1 fails with the graphs of the numbers
+    `fails`, or after they have run.
+    """
+    graphs = []
 
     def interpret(module, examples, **options):
-        return lambda inputs: module(*inputs)
+        number = len(graphs)
+        graphs.append(count())
+        is_broken = number in fails and distribution.rank() == 1
+        if is_broken and not when_run:
+            raise OSError(NO_SPACE)
 
-    with patch.object(compat.inductor(), "compile_fx_inner", interpret):
-        yield
+        def run(inputs):
+            outputs = module(*inputs)
+            if is_broken:
+                raise OSError(NO_SPACE)
+            return outputs
+
+        return run
+
+    with patch("torch._inductor.compile_fx.compile_fx_inner", interpret):
+        yield graphs
 
 
-def graphs_of(model):
-    """Return how many graphs each kind of step has, and why it has none."""
-    modes = model._torchfit.execution.state_dict().get("modes", {})
-    return {mode: (len(state["graphs"]), state["failure"]) for mode, state in modes.items()}
+class Messages(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def emit(self, record):
+        self.found.append(record.getMessage())
+
+
+@contextmanager
+def messages():
+    handler = Messages()
+    logging.getLogger("torchfit").addHandler(handler)
+    try:
+        yield handler.found
+    finally:
+        logging.getLogger("torchfit").removeHandler(handler)
 
 
 class Unused(nn.Module):
@@ -68,21 +100,21 @@ class BatchHook(callbacks.Callback):
         self.last = dict(logs)
 
 
-def train(
-    module=network, optimizer="rmsprop", y=LABELS, loss=CROSSENTROPY, graphs=True, fits=1, has_hook=False, **named
-):
+def train(module=network, optimizer="rmsprop", y=LABELS, loss=CROSSENTROPY, jit=True, fits=1, has_hook=False, **named):
+    """Return the numbers of a model, and what was logged."""
     torch.manual_seed(0)
     arguments = {name: named.pop(name) for name in ("steps_per_execution", "metrics") if name in named}
     optimizer = optimizer() if callable(optimizer) else optimizer
-    model = compiled(module(), optimizer, loss, jit_compile=True if graphs else None, **arguments)
-    for _ in range(fits):
-        found = trained(model, X, y, **named, callbacks=[BatchHook()] if has_hook else [])
-    found["evaluated"], found["predicted"] = model.evaluate(X, y, verbose=0), model.predict(X)
-    return found, graphs_of(model)
+    model = compiled(module(), optimizer, loss, jit_compile=jit or None, **arguments)
+    with messages() as logged:
+        for _ in range(fits):
+            found = trained(model, X, y, **named, callbacks=[BatchHook()] if has_hook else [])
+        found["evaluated"], found["predicted"] = model.evaluate(X, y, verbose=0), model.predict(X)
+    return found, logged
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "ragged batches and several fits": {"module": Dropped, "batch_size": 15, "validation_split": 0.3, "fits": 2},
+    "ragged batches and several fits": {"module": Dropped, "batch_size": 15, "fits": 2},
     "accumulation": {"optimizer": lambda: optimizers.SGD(0.1, gradient_accumulation_steps=3)},
     "outputs with denominators of their own": {
         "module": TwoOutputs,
@@ -102,109 +134,86 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def traced(name, graphs=True):
-    with only_traced():
-        return train(**CASES[name], graphs=graphs)
+def traced(name, jit=True):
+    with only_traced() as graphs:
+        found, logged = train(**CASES[name], jit=jit)
+    return found, logged, len(graphs)
 
 
 @pytest.mark.filterwarnings("ignore:There is no gradient")
-@pytest.mark.parametrize("name", CASES)
-def test_traced_steps(pools, name):
-    expected, _ = traced(name, graphs=False)
-    (found, graphs), *others = pools(2).run(traced, name)
+@pytest.mark.parametrize(
+    ("name", "expected_graphs"), zip(CASES, [4, 5, 3, 4, 3]), ids=str
+)  # Of training, update, test and prediction; with accumulation, of two updates.
+def test_traced_steps(pools, name, expected_graphs):
+    expected, _, _ = traced(name, jit=False)
+    (found, logged, graphs), (other, _, _) = pools(2).run(traced, name)
     assert_same(found, expected, 1e-5)
-    for other, _ in others:
-        assert_equal(other, found)
-    assert graphs["train"] == graphs["test"] == (1, None)
-    assert ("update" in graphs) == ("torch" not in name)
-    assert all(count and failure is None for count, failure in graphs.values() if count)
+    assert_equal(other, found)
+    assert (logged, graphs) == ([], expected_graphs)
+
+
+def test_compiled_steps(pools):
+    expected, _ = train(Dropped, sample_weight=WEIGHTS, jit=False)
+    (found, logged), (other, _) = pools(2).run(with_compiler)
+    assert_same(found, expected, 1e-5)
+    assert_equal(other, found)
+    assert logged == []
 
 
 def with_compiler():
     return train(Dropped, sample_weight=WEIGHTS)
 
 
-def test_compiled_steps(pools):
-    expected, _ = train(Dropped, sample_weight=WEIGHTS, graphs=False)
-    (found, graphs), (other, _) = pools(2).run(with_compiler)
-    assert_same(found, expected, 1e-5)
-    assert_equal(other, found)
-    assert {*graphs} == {"train", "update", "test", "predict"}
-    assert all(count and failure is None for count, failure in graphs.values()), graphs
-
-
 # -- what all decide alike ---------------------------------------------------------------------------------
 
 
-def fails_to_compile():
-    """Let process 1 fail with the second graph, that of the training step."""
-    original, started = graph.Recorder.backend, []
-
-    def backend(*arguments):
-        started.append(arguments)
-        if distribution.rank() == 1 and len(started) == 2:
-            raise OSError("no space left on device")
-        return original(*arguments)
-
-    with only_traced(), patch.object(graph.Recorder, "backend", backend):
+def failing(*failure):
+    with only_traced(*failure):
         return train()
 
 
-def fails_to_run():
-    """Let process 1 fail with the first graph, that of the update, after it has changed the weights."""
-    original, started = graph.InductorCode._run_wrapped, []
-
-    def run(*arguments):
-        outputs = original(*arguments)
-        started.append(arguments)
-        if distribution.rank() == 1 and len(started) == 1:
-            raise OSError("no space left on device")
-        return outputs
-
-    with only_traced(), patch.object(graph.InductorCode, "_run_wrapped", run):
-        return train()
-
-
-@pytest.mark.parametrize(("fails", "mode"), [(fails_to_compile, "train"), (fails_to_run, "update")])
-def test_all_give_up_where_one_process_has_no_graph(pools, fails, mode):
-    expected, _ = train(graphs=False)
-    (found, graphs), (other, others) = pools(2).run(fails)
+# A graph is compiled again without calls from C++, where that fails.
+@pytest.mark.parametrize(("mode", "failure"), [("train", ((1, 2), False)), ("update", ((0,), True))])
+def test_all_give_up_where_one_process_has_no_graph(pools, mode, failure):
+    expected, _ = train(jit=False)
+    (found, logged), (other, _) = pools(2).run(failing, *failure)
     assert_same(found, expected, 1e-5)
     assert_equal(other, found)
-    assert graphs[mode][0] == others[mode][0] == 0
-    assert graphs[mode][1].startswith("process 1: ")
-    assert "no space left on device" in graphs[mode][1]
+    assert logged == [f"jit_compile: the {mode} step runs without a graph: process 1: OSError: {NO_SPACE}"]
+
+
+class StopsAfter(callbacks.Callback):
+    """Ends the training, of which many more epochs were announced."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == 6
 
 
 def automatic():
-    """Let process 1 alone find compiling worthwhile; return the steps at which a process began to compile."""
-    seconds = 0.0 if distribution.rank() == 1 else 1e9
-    started, steps = [], []
-    original = graph.Recorder.backend
-
-    def backend(*arguments):
-        started.append(len(steps))
-        return original(*arguments)
-
-    counting = callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(batch))
-    policy = patch.object(compile_policy.CompileWhenWorthwhile, "compile_seconds", seconds)
-    with only_traced(), policy, patch.object(graph.Recorder, "backend", backend):
-        model = compiled(network(), jit_compile="auto")
-        found = trained(model, epochs=10, callbacks=[counting])
-    return found, started
+    """Return the steps before which a graph was compiled."""
+    stops = StopsAfter()
+    with only_traced(count=lambda: stops.steps) as steps:
+        found = trained(compiled(network(), jit_compile="auto"), epochs=10**7, callbacks=[stops])
+    return found, steps
 
 
 def test_auto_compiles_at_the_same_step(pools):
-    (found, started), (other, others) = pools(2).run(automatic)
-    assert started == others
-    assert len(started) >= 2
+    (found, steps), (other, others) = pools(2).run(automatic)
+    assert len(steps) == 2
+    assert steps == others
     assert_equal(other, found)
 
 
 class Largest(metrics.Metric):
     def __init__(self):
         super().__init__(name="largest")
-        self.value = self.add_variable((), "zeros", name="value", aggregation="max")
+        self.value = self.add_variable((), "zeros", aggregation="max", name="value")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         self.value.copy_(torch.maximum(self.value, y_pred.max()))
@@ -219,8 +228,11 @@ def with_a_largest():
 
 
 def test_a_metric_that_does_not_add_up(pools):
-    expected, _ = train(metrics=[Largest()], graphs=False)
-    (found, graphs), (other, _) = pools(2).run(with_a_largest)
+    expected, _ = train(metrics=[Largest()], jit=False)
+    (found, logged), (other, _) = pools(2).run(with_a_largest)
     assert_same(found, expected, 1e-5)
     assert_equal(other, found)
-    assert graphs["train"] == (0, "the processes do not just add up the states of the metric 'largest'")
+    assert logged == [
+        "jit_compile: the train step runs without a graph: the processes do not just add up the states of the metric "
+        "'largest'"
+    ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchfit._data.batch_source import copy_to_device
-from torchfit._data.sharding import WHOLE_BATCHES, RowsOfProcess, WholeBatches
+from torchfit._data.sharding import WHOLE_BATCHES, OwnData, RowsOfProcess, WholeBatches
 from torchfit._types import Array, Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
@@ -188,7 +188,7 @@ class BatchSpec:
     kept_labels: Collection[str] = ()
     index_targets: Mapping[str | None, bool] = field(default_factory=dict, compare=False)
     transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
-    share: WholeBatches | RowsOfProcess = field(default=WHOLE_BATCHES, compare=False)
+    share: WholeBatches | RowsOfProcess | OwnData = field(default=WHOLE_BATCHES, compare=False)
 
     @property
     def target_dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,12 @@ class RowsOfProcess:
         size: The number of processes.
         gather: Returns what all processes pass to it.
         are_equal: Returns whether all processes pass the same number to it.
+
+    Attributes:
+        is_dealt_out: Whether all processes have the same data.
     """
+
+    is_dealt_out = True
 
     def __init__(
         self, rank: int, size: int, gather: Callable[[object], list[Any]], are_equal: Callable[[int], bool]
@@ -83,10 +88,8 @@ class RowsOfProcess:
 
     def mark(self, batch: Batch, total: int) -> BatchPart:
         """Return the rows of this process with their position in the batch."""
-        part: BatchPart = tuple.__new__(BatchPart, batch)
         first, last = self.bounds(total)
-        part.first, part.rows, part.total = min(first, total - 1), last - first, total
-        return part
+        return _mark(batch, min(first, total - 1), last - first, total)
 
     def take(self, batch: Batch) -> BatchPart:
         """Return the rows of this process from a batch.
@@ -144,10 +147,49 @@ class RowsOfProcess:
                     )
 
 
+def _mark(batch: Batch, first: int, rows: int, total: int) -> BatchPart:
+    part: BatchPart = tuple.__new__(BatchPart, batch)
+    part.first, part.rows, part.total = first, rows, total
+    return part
+
+
+class OwnData:
+    """What a process takes that has data of its own: all rows. A batch is made of one from each process.
+
+    Args:
+        rank: The number of the process, from 0.
+        counts: Returns the numbers that all processes pass to it.
+    """
+
+    is_dealt_out = False
+
+    def __init__(self, rank: int, counts: Callable[[int], list[int]]) -> None:
+        self._rank, self.counts = rank, counts
+
+    def take(self, batch: Batch) -> BatchPart:
+        """Return a batch as the part of one that has the rows of all processes."""
+        return self.join(batch, self.counts(_count_rows(batch)))
+
+    def join(self, batch: Batch, counts: list[int]) -> BatchPart:
+        """Return a batch as a part of one that has these numbers of rows from the processes."""
+        return _mark(batch, sum(counts[: self._rank]), counts[self._rank], sum(counts))
+
+    def part_of(self, batches: BatchSource) -> BatchSource:
+        """Return batches that have the rows of all processes."""
+        return JoinedBatches(batches, self)
+
+    def check(self, argument: str, data: UserData) -> None:
+        """Have nothing to compare."""
+
+
+RowsTaken = RowsOfProcess | OwnData
+"""Which rows of a batch one of several processes takes."""
+
+
 class PartBatches(BatchSource):
     """The rows of this process from batches that are read as a whole."""
 
-    def __init__(self, batches: BatchSource, rows: RowsOfProcess) -> None:
+    def __init__(self, batches: BatchSource, rows: RowsTaken) -> None:
         """Take a part of each batch of `batches`."""
         self._batches, self._rows = batches, rows
         self.is_resumable, self.is_repeatable = batches.is_resumable, batches.is_repeatable
@@ -179,6 +221,7 @@ class PartBatches(BatchSource):
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """Yield the rows of this process from the batches of an epoch; unknown batch sizes are compared."""
+        assert isinstance(self._rows, RowsOfProcess)
         batches = self._batches.epoch(index, start)
         return map(self._rows.take, batches if self.samples is not None else self._rows.agreed(batches))
 
@@ -202,6 +245,50 @@ class PartBatches(BatchSource):
     def load_state_dict(self, state: StateDict) -> None:
         """Continue with the batches that remained when `state_dict` returned this state."""
         self._batches.load_state_dict(state)
+
+
+class JoinedBatches(PartBatches):
+    """Batches made of one from each process, until the data of all of them have ended."""
+
+    def __init__(self, batches: BatchSource, own: OwnData) -> None:
+        """Join each batch of `batches` with one from every other process."""
+        super().__init__(batches, own)
+        self._own = own
+        steps, samples = (own.counts(-1 if number is None else number) for number in (batches.steps, batches.samples))
+        self._steps = None if min(steps) < 0 else max(steps)
+        self._samples = None if min(samples) < 0 else sum(samples)
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """The number of batches."""
+        return self._steps
+
+    @property
+    def samples(self) -> int | None:  # type: ignore[override]
+        """The number of samples of all processes."""
+        return self._samples
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; without rows, but with one that does not count, where the own ones ended."""
+        last = self._batches.peek()
+        for batch in chain(self._batches.epoch(index, start), repeat(None)):
+            counts = self._own.counts(0 if batch is None else _count_rows(batch))
+            if not sum(counts):
+                return
+            last = last if batch is None else batch
+            if last is None:
+                raise ValueError("This process has no data, not even one row. Every process must have a batch.")
+            yield self._own.join(last if batch is not None else _first_row(last), counts)
+
+    def peek(self) -> Batch | None:
+        """Return a batch like the first one of this process."""
+        batch = self._batches.peek()
+        return None if batch is None else _mark(batch, 0, _count_rows(batch), _count_rows(batch))
+
+
+def _first_row(batch: Batch) -> Batch:
+    rows = tree.map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf, tuple(batch))
+    return tuple.__new__(Batch, rows)
 
 
 def _count_rows(batch: Batch) -> int:

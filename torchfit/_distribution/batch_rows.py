@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from torchfit._distribution.process_group import ProcessGroup
 
+Function = Callable[..., Tensor]
+
 
 @dataclass
 class OwnRows:
@@ -71,7 +73,7 @@ def whole_batches(own: OwnRows, processes: ProcessGroup) -> Iterator[None]:
             setattr(owner, name, function)
 
 
-def _bound(replacement: Callable[..., Tensor], function: Callable[..., Tensor], *first: Any) -> Callable[..., Tensor]:
+def _bound(replacement: Function, function: Function, *first: object) -> Function:
     """Return a function in place of another one; the compiler of torch asks for its name."""
 
     @wraps(function)

@@ -17,6 +17,9 @@ class DataParallel:
     `set_distribution`, before the first model is made, to choose otherwise.
 
     Args:
+        auto_shard_dataset: Whether all processes pass the same data, of which each takes its rows. Else each passes
+            data of its own: a batch is made of one from each process, `batch_size` is that of one process, and
+            `predict` returns the outputs for the own data. A process whose data end takes part without rows.
         batch_norm: "global": BatchNorm normalizes by the statistics of the whole batch, as one process does. "local":
             by those of the rows of each process, which saves an exchange for each layer.
         randomness: "global": dropout draws for the whole batch, so that the numbers are those of one process. "local":
@@ -27,12 +30,15 @@ class DataParallel:
         ValueError: If an argument is not one of its values.
     """
 
+    auto_shard_dataset: bool = True
     batch_norm: str = "global"
     randomness: str = "global"
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        if not isinstance(self.auto_shard_dataset, bool):
+            raise ValueError(f"`auto_shard_dataset` must be a bool. Received: {describe(self.auto_shard_dataset)}.")
         for name in ("batch_norm", "randomness"):
             if getattr(self, name) not in SCOPES:
                 raise ValueError(f"`{name}` must be 'global' or 'local'. Received: {describe(getattr(self, name))}.")

@@ -139,6 +139,15 @@ class ProcessGroup:
         largest, smallest = self.largest(torch.tensor([number, -number])).tolist()
         return bool(largest == -smallest)
 
+    def counts(self, number: int) -> list[int]:
+        """Return the numbers that the processes pass, in their order."""
+        numbers = torch.zeros(self.size, dtype=torch.int64)
+        numbers[self.rank] = number
+        with self._explained():
+            dist.all_reduce(numbers, group=self._control)
+        found: list[int] = numbers.tolist()
+        return found
+
     def share(self, make: Callable[[], T]) -> T:
         """Return what `make` returns on the primary process, on every process."""
         box = [make() if self.rank == 0 else None]

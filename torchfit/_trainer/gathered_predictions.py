@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._data.sharding import BatchPart, RowsOfProcess
+from torchfit._data.sharding import BatchPart, RowsOfProcess, RowsTaken
 from torchfit._distribution.process_group import ProcessGroup
 from torchfit._execution.step_program import cannot_join
 from torchfit._trainer.predictions import Predictions, SampleList, pad_chunks
@@ -24,7 +24,7 @@ class GatheredPredictions:
         pad_value: Pads outputs of different shapes, as in `Predictions`.
     """
 
-    def __init__(self, processes: ProcessGroup, rows: RowsOfProcess, out: Nested, pad_value: float | None) -> None:
+    def __init__(self, processes: ProcessGroup, rows: RowsTaken, out: Nested, pad_value: float | None) -> None:
         self._processes, self._rows = processes, rows
         self._out, self._pad_value = out, pad_value
         self._own = Predictions(None, None, pad_value)
@@ -50,12 +50,17 @@ class GatheredPredictions:
     def result(self) -> Nested:
         """Return the outputs of all rows, or the arrays that were passed to write into."""
         own = self._own.result()
+        if not self._rows.is_dealt_out:
+            return self._written(own)
         if self._is_per_sample:
             return self._in_order([list(samples) for samples in self._processes.gather(own)])
-        leaves = [self._join(leaf) for leaf in tree.leaves(own)]
-        whole = tree.unflattener(own)(leaves)
+        return self._written(tree.map(self._join, own))
+
+    def _written(self, whole: Nested) -> Nested:
+        """Return the outputs, or what was given to write into."""
         if self._out is None:
             return whole
+        leaves = tree.leaves(whole)
         written = Predictions(len(leaves[0]) if leaves else None, self._out, self._pad_value)
         written.append(tree.map(torch.from_numpy, whole))
         return written.result()
@@ -87,6 +92,7 @@ class GatheredPredictions:
         return whole
 
     def _bounds(self, rank: int) -> list[tuple[int, int]]:
+        assert isinstance(self._rows, RowsOfProcess)
         return [self._rows.bounds(total, rank) for total in self._totals]
 
     def _positions(self, rank: int) -> Array:

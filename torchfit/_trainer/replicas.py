@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchfit._data.sharding import BatchPart
+from torchfit._distribution.batch_rows import OwnRows
 from torchfit._distribution.process_group import ProcessGroup
 from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.exchange import Exchange
 from torchfit._types import Logs, StepIterator
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.callbacks import CallbackList
@@ -134,6 +137,54 @@ class Controls:
             yield
         finally:
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+class Replica:
+    """What the steps of one of several processes have in common.
+
+    Args:
+        processes: The processes.
+
+    Attributes:
+        exchange: Adds up what the processes have.
+        own: Which rows this process has in the batch of the moment, as layers and dropout ask for it.
+        controls: What the processes tell each other with every step.
+    """
+
+    def __init__(self, processes: ProcessGroup) -> None:
+        self.processes, self.exchange = processes, Exchange(processes)
+        self.own, self.controls = OwnRows(), Controls()
+
+    def take(self, part: BatchPart) -> None:
+        """Take the rows of a batch."""
+        self.own.take(part.first, part.rows, part.total)
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What a graph for these rows depends on besides the whole batch: nothing, where they follow from that."""
+        own = self.own
+        return (own.total,) if self.processes.options.auto_shard_dataset else (own.first, own.rows, own.total)
+
+    @contextmanager
+    def rows_of(self, part: BatchPart, is_whole: bool = True, weight: float = 1.0) -> Iterator[None]:
+        """Set the rows of this process while the module is called with them."""
+        own = self.own
+        self.take(part)
+        own.weight, own.is_whole = weight, is_whole
+        try:
+            yield
+        finally:
+            own.is_whole = False
+
+    @contextmanager
+    def counting(self, part: BatchPart) -> Iterator[None]:
+        """Let numbers for a batch count in metrics by the share of the rows of this process."""
+        self.take(part)
+        self.own.counts = True
+        try:
+            yield
+        finally:
+            self.own.counts = False
 
 
 class InterruptedRun(SystemExit):

@@ -1,8 +1,7 @@
 """The steps of one of several processes, each of which has a part of the rows of every batch."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -10,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._data.sharding import BatchPart
-from torchfit._distribution.batch_rows import OwnRows
-from torchfit._distribution.process_group import ProcessGroup
 from torchfit._execution.graph import GraphError
 from torchfit._execution.step_program import GraphKey, StepProgram, Variant, run_each
 from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.exchange import (
-    Exchange,
     LossTotals,
     MetricChanges,
     TracedChanges,
@@ -27,7 +23,7 @@ from torchfit._trainer.exchange import (
 )
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.microbatches import MicrobatchSplitter, PartialGradients, release_cached_memory
-from torchfit._trainer.replicas import Controls
+from torchfit._trainer.replicas import Replica
 from torchfit._trainer.replicated_update import ReplicatedUpdate, first_failure, set_gradients, update
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import EvaluateStep, ForwardResult, LoggingStep, build_optimizer, forward_pass, record
@@ -38,48 +34,6 @@ from torchfit._utils.tree import Batch
 from torchfit.metrics.base import Variable
 
 _BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
-
-
-class Replica:
-    """What the steps of one of several processes have in common.
-
-    Args:
-        processes: The processes.
-
-    Attributes:
-        exchange: Adds up what the processes have.
-        own: Which rows this process has in the batch of the moment, as layers and dropout ask for it.
-        controls: What the processes tell each other with every step.
-    """
-
-    def __init__(self, processes: ProcessGroup) -> None:
-        self.processes, self.exchange = processes, Exchange(processes)
-        self.own, self.controls = OwnRows(), Controls()
-
-    def take(self, part: BatchPart) -> None:
-        """Take the rows of a batch."""
-        self.own.take(part.first, part.rows, part.total)
-
-    @contextmanager
-    def rows_of(self, part: BatchPart, is_whole: bool = True, weight: float = 1.0) -> Iterator[None]:
-        """Set the rows of this process while the module is called with them."""
-        own = self.own
-        self.take(part)
-        own.weight, own.is_whole = weight, is_whole
-        try:
-            yield
-        finally:
-            own.is_whole = False
-
-    @contextmanager
-    def counting(self, part: BatchPart) -> Iterator[None]:
-        """Let numbers for a batch count in metrics by the share of the rows of this process."""
-        self.take(part)
-        self.own.counts = True
-        try:
-            yield
-        finally:
-            self.own.counts = False
 
 
 class ReplicatedTrainStep(TrainStep):
@@ -118,7 +72,7 @@ class ReplicatedTrainStep(TrainStep):
         self._run_update: StepFn | None = None
         self._dtype = torch.float32
         self._are_zeroed: list[bool] = []
-        self._presence: dict[int, tuple[bool, ...]] = {}
+        self._presence: dict[tuple[int, ...], tuple[bool, ...]] = {}
         self._failure: str | None = None
         self._reason: str | None = None
 
@@ -222,7 +176,7 @@ class ReplicatedTrainStep(TrainStep):
         if not part.rows:
             return None  # Nothing would be left of it, not even what is drawn.
         self._replica.take(part)
-        return (self.variants(1), *[(part.total, *tensor.shape[1:]) for tensor in tensors])
+        return (self.variants(1), *[(*self._replica.key, *tensor.shape[1:]) for tensor in tensors])
 
     def _start_updates(self) -> None:
         """Run updates and changes of metrics apart from now on, in all processes."""
@@ -278,7 +232,7 @@ class ReplicatedTrainStep(TrainStep):
         """Sum up over the processes, make the update, and return the logs."""
         sums = self._replica.processes.sum(tensors[0])
         is_on_device = sums.device.type != "cpu"
-        key = self._replica.own.total
+        key = self._replica.key
         if is_on_device and key not in self._presence:
             self._presence[key] = self._update.read_presence(sums)
         self._finish_step(sums, self._presence[key] if is_on_device else None)
@@ -426,7 +380,8 @@ class ReplicatedEvaluateStep(EvaluateStep):
         """Prepare for the step with a batch in a graph, unless none of its rows counts."""
         part = as_part(batches[0])
         self._replica.take(part)
-        return (self.variants(1), *[(part.total, *tensor.shape[1:]) for tensor in tensors]) if part.rows else None
+        key = self._replica.key
+        return (self.variants(1), *[(*key, *tensor.shape[1:]) for tensor in tensors]) if part.rows else None
 
     def traceable(self, batch: Batch, *arguments: Tensor) -> list[Tensor]:
         """Run the step on tensors alone."""

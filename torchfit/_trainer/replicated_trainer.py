@@ -12,7 +12,7 @@ from torchfit._data.adapters.dispatch import as_batch
 from torchfit._data.convert import BatchSpec
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.pipelines import unpack_validation_data
-from torchfit._data.sharding import RowsOfProcess
+from torchfit._data.sharding import OwnData, RowsOfProcess, RowsTaken
 from torchfit._data.workers import LoaderConfig
 from torchfit._distribution import processes as distribution
 from torchfit._distribution.batch_rows import whole_batches
@@ -22,8 +22,8 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.gathered_predictions import GatheredPredictions
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop
-from torchfit._trainer.replicas import AgreedFlags, FinishingCallbacks, require_equal_replicas, share_model
-from torchfit._trainer.replicated_steps import Replica, ReplicatedEvaluateStep, ReplicatedTrainStep, as_part
+from torchfit._trainer.replicas import AgreedFlags, FinishingCallbacks, Replica, require_equal_replicas, share_model
+from torchfit._trainer.replicated_steps import ReplicatedEvaluateStep, ReplicatedTrainStep, as_part
 from torchfit._trainer.step_state import CompileOptions
 from torchfit._trainer.steps import PredictStep
 from torchfit._trainer.trainer import Trainer
@@ -59,8 +59,10 @@ class ReplicatedTrainer(Trainer):
         return processes
 
     @property
-    def _rows(self) -> RowsOfProcess:
+    def _rows(self) -> RowsTaken:
         processes = self._processes
+        if not processes.options.auto_shard_dataset:
+            return OwnData(processes.rank, processes.counts)
         return RowsOfProcess(processes.rank, processes.size, processes.gather, processes.are_equal)
 
     @property
@@ -115,6 +117,11 @@ class ReplicatedTrainer(Trainer):
         Raises:
             ValueError: If one differs, which is named.
         """
+        if arguments.get("class_weight") == "balanced" and not self._rows.is_dealt_out:
+            raise ValueError(
+                '`class_weight="balanced"` counts the labels of this process alone, which with '
+                "`auto_shard_dataset=False` are not all. Pass a dictionary of weights."
+            )
         numbers = {name: value for name, value in arguments.items() if isinstance(value, (int, float, type(None)))}
         own, *others = self._processes.gather({**numbers, "verbose": None})
         for rank, theirs in enumerate(others, 1):
