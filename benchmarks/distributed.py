@@ -1,14 +1,15 @@
-"""Time a training step with two processes: torchfit, and DistributedDataParallel by hand.
+"""Time a training step of two processes: torchfit, DistributedDataParallel by hand, accelerate and Lightning.
 
 `python -m benchmarks.distributed` starts two processes on this machine, connected by gloo, and prints a table. All
-train the same network with the same rows and RMSprop, and track loss and accuracy; the processes share a batch of 128.
-"One process" has all rows, "half of the rows" what one of two has to compute.
+train the same network with the same batches of 128 rows, of which each process has half, and RMSprop, and track loss
+and accuracy. They take turns, pass by pass. "Alone" is a process that trains on its half of the rows by itself, and
+"all-reduce" the sum of as many numbers as there are gradients: together what a step costs at least.
 """
 
 import functools
-import statistics
+import importlib.util
+import os
 from collections.abc import Callable
-from time import perf_counter
 
 import torch
 import torch.distributed as dist
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchfit
-from torchfit.distribution import launch
+from benchmarks.measure import interleaved, ratio
+from torchfit import distribution
 
-ROWS, STEPS, ROUNDS = 128, 40, 5
+ROWS, STEPS, ROUNDS = 128, 40, 15
 WIDTHS = {"9 k": 64, "85 k": 256, "1.1 M": 1024}
+Run = Callable[[], object]
 
 
 def network(width: int) -> nn.Module:
@@ -32,58 +35,150 @@ def data(rows: int) -> tuple[Tensor, Tensor]:
     return torch.randn(rows * STEPS, 64), torch.randint(0, 10, (rows * STEPS,))
 
 
-def median_of(run: Callable[[], object]) -> float:
-    """Return the median time of a step in ms, over several epochs after one to warm up."""
-    run()
-    times = []
-    for _ in range(ROUNDS):
-        started = perf_counter()
-        run()
-        times.append((perf_counter() - started) / STEPS * 1000)
-    return statistics.median(times)
-
-
-def with_torchfit(width: int, rows: int) -> float:
-    model = torchfit.Model(network(width), device="cpu")
-    model.compile("rmsprop", torchfit.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
-    x, y = data(rows)
-    return median_of(lambda: model.fit(x, y, batch_size=rows, verbose=0))
-
-
-def with_ddp(width: int, rows: int) -> float:
-    dist.init_process_group("gloo")
+def own_batches(count: int) -> list[Tensor]:
+    """Return the rows of this process in the batches of a shuffled pass."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    module = nn.parallel.DistributedDataParallel(network(width))
-    optimizer = torch.optim.RMSprop(module.parameters(), foreach=True)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return [batch[rank * ROWS // size : (rank + 1) * ROWS // size] for batch in order.split(ROWS)]
+
+
+def rmsprop(module: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(module.parameters(), foreach=True)
+
+
+def with_torchfit(width: int, rows: int, jit_compile: bool) -> Run:
+    model = torchfit.Model(network(width), device="cpu")
+    loss = torchfit.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("rmsprop", loss, ["accuracy"], jit_compile=jit_compile)
     x, y = data(rows)
+    return lambda: model.fit(x, y, batch_size=rows, verbose=0)
 
-    def epoch() -> Tensor:
-        totals, correct = torch.zeros(()), torch.zeros(())
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        for batch in order.split(rows):
-            own = batch[rank * rows // size : (rank + 1) * rows // size]
-            scores, labels = module(x[own]), y[own]
+
+def with_all_reduce(width: int) -> Run:
+    numbers = torch.zeros(sum(parameter.numel() for parameter in network(width).parameters()))
+
+    def run() -> None:
+        for _ in range(STEPS):
+            dist.all_reduce(numbers)
+
+    return run
+
+
+def by_hand(module: nn.Module, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], object]) -> object:
+    """Train for an epoch, and return the means of the losses and of the right answers of all processes."""
+    x, y = data(ROWS)
+    totals, correct = torch.zeros(()), torch.zeros(())
+    for own in own_batches(len(x)):
+        scores, labels = module(x[own]), y[own]
+        loss = F.cross_entropy(scores, labels)
+        optimizer.zero_grad()
+        backward(loss)
+        optimizer.step()
+        totals += loss.detach() * len(own)
+        correct += (scores.argmax(1) == labels).sum()
+    dist.all_reduce(both := torch.stack([totals, correct]))
+    return both / len(x)
+
+
+def with_ddp(width: int) -> Run:
+    module = nn.parallel.DistributedDataParallel(network(width))
+    return functools.partial(by_hand, module, rmsprop(module), Tensor.backward)
+
+
+def with_accelerate(width: int) -> Run:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    plain = network(width)
+    module, optimizer = accelerator.prepare(plain, rmsprop(plain))
+    return functools.partial(by_hand, module, optimizer, accelerator.backward)
+
+
+def with_lightning(width: int) -> Run:
+    import lightning
+    from lightning.pytorch.strategies import DDPStrategy
+    from torch.utils.data import DataLoader, TensorDataset
+
+    os.environ["TORCHELASTIC_RUN_ID"] = "benchmark"  # It looks for processes that torchrun started.
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network(width)
+
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            inputs, labels = batch
+            scores = self.network(inputs)
             loss = F.cross_entropy(scores, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            totals += loss.detach() * len(own)
-            correct += (scores.argmax(1) == labels).sum()
-        dist.all_reduce(both := torch.stack([totals, correct]))
-        return both / len(x)
+            accuracy = (scores.argmax(1) == labels).float().mean()
+            self.log_dict({"loss": loss, "accuracy": accuracy}, on_step=False, on_epoch=True, sync_dist=True)
+            return loss
 
-    return median_of(epoch)
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return rmsprop(self)
+
+    trainer = lightning.Trainer(
+        max_epochs=0,
+        accelerator="cpu",
+        devices=dist.get_world_size(),
+        strategy=DDPStrategy(process_group_backend="gloo"),
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model, dataset = Classifier(), TensorDataset(*data(ROWS))
+
+    def run() -> None:
+        trainer.fit_loop.max_epochs += 1  # Each call trains one more epoch.
+        batches = [batch.tolist() for batch in own_batches(len(dataset))]
+        trainer.fit(model, DataLoader(dataset, batch_sampler=batches))
+
+    return run
+
+
+def contenders(width: int) -> dict[str, Run]:
+    """Return what takes turns, by name."""
+    chosen = distribution.distribution()
+    distribution.set_distribution(None)
+    alone = {f"alone{name}": with_torchfit(width, ROWS // 2, jit) for name, jit in (("", False), (", compiled", True))}
+    distribution.set_distribution(chosen)
+    found = {
+        **alone,
+        "all-reduce": with_all_reduce(width),
+        "torchfit": with_torchfit(width, ROWS, False),
+        "torchfit, compiled": with_torchfit(width, ROWS, True),
+        "DDP by hand": with_ddp(width),
+    }
+    others = {"accelerate": with_accelerate, "lightning": with_lightning}
+    return found | {name: make(width) for name, make in others.items() if importlib.util.find_spec(name)}
+
+
+def measure(width: int) -> dict[str, tuple[float, float]]:
+    """Return, for each contender, the shortest time of a step in µs, and its ratio to DDP by hand."""
+    distribution.initialize()
+    together = {name: functools.partial(_together, run) for name, run in contenders(width).items()}
+    times = interleaved(together, ROUNDS)
+    reference = times["DDP by hand"]
+    return {name: (min(found) / STEPS * 1e6, ratio(found, reference)) for name, found in times.items()}
+
+
+def _together(run: Run) -> None:
+    dist.barrier()
+    run()
 
 
 def main() -> None:
-    print("| parameters | one process | half of the rows | torchfit, 2 processes | DDP by hand, 2 processes |")
-    print("|---|---:|---:|---:|---:|")
-    for name, width in WIDTHS.items():
-        found = [
-            *(launch(functools.partial(with_torchfit, width, rows), 1) for rows in (ROWS, ROWS // 2)),
-            *(launch(functools.partial(step, width, ROWS), 2) for step in (with_torchfit, with_ddp)),
-        ]
-        print(f"| {name} | {' | '.join(f'{milliseconds:.2f} ms' for milliseconds in found)} |", flush=True)
+    """Print the table: µs per step, the shortest of all passes, and the ratio to DDP by hand within a round."""
+    names: list[str] = []
+    for parameters, width in WIDTHS.items():
+        found = distribution.launch(functools.partial(measure, width), 2)
+        if not names:
+            names = list(found)
+            print(f"| parameters | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
+        cells = [f"{shortest:.0f} ({share:.2f})" for shortest, share in (found[name] for name in names)]
+        print(f"| {parameters} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
