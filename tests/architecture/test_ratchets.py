@@ -3,7 +3,7 @@
 import io
 import tokenize
 
-MAX_ANY = 448
+MAX_ANY = 447
 MAX_FILES = 170
 
 
