@@ -43,6 +43,7 @@ def test_every_epoch_is_taken_apart(clock):
     assert list(history.timing) == NAMES
     assert history.timing.pop("peak_memory") == [pytest.approx(peak_memory(torch.device("cpu")), rel=0.1)] * 2
     seconds = {"data": 0.0, "copy": 0.0, "step": 6.0, "callbacks": 0.5, "validation": 3.0, "compile": 0.0, "total": 9.5}
+    assert history.timing.pop("background_compile") == [0.0, 0.0]
     assert history.timing == {name: [value] * 2 for name, value in seconds.items()}
 
 

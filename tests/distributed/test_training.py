@@ -110,7 +110,11 @@ def test_set_distribution():
         distribution.set_distribution("data")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`batch_norm` must be 'global' or 'local'"):
         distribution.DataParallel(batch_norm="none")
-    assert distribution.distribution() == distribution.DataParallel()
+
+
+def test_the_default_is_data_parallel():
+    program = "from torchfit import distribution as given; assert given.distribution() == given.DataParallel()"
+    subprocess.run([sys.executable, "-c", program], env=alone(), check=True)
 
 
 def with_layers():

@@ -158,7 +158,7 @@ MISTAKES = [
     ("model(optimizer=torch.optim.Adam(net().parameters())).fit(X, Y)", "optimizer", r"model\.parameters\(\)"),
     ("model(lr=0.1)", "`compile`", "`lr`", r"learning_rate=…"),
     ("model(metric=['accuracy'])", "`compile`", "`metric`", "`metrics`"),
-    ("model().fit(X, Y, epoch=3)", "`fit`", "`epoch`", "`epochs`"),
+    ("model().fit(X, Y, epoch=3)", "`fit`", "`epoch`", "'epochs'"),
     ("model().fit(X, Y, num_epochs=3)", "`fit`", "`num_epochs`", "`epochs`"),
     ("model().evaluate(X, Y, batchsize=3)", "`evaluate`", "`batchsize`", "'batch_size'"),
     ("model().predict(X, batchsize=3)", "`predict`", "`batchsize`", "'batch_size'"),

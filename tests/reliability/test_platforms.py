@@ -199,7 +199,7 @@ def test_file_addresses_with_a_drive(monkeypatch):
 
 def test_memory_maps_where_pages_cannot_be_released(monkeypatch, tmp_path):
     monkeypatch.delattr(mmap, "MADV_DONTNEED", raising=False)
-    monkeypatch.setattr("torchfit._data.adapters.disk._MAX_MAPPED_BYTES", 0)
+    monkeypatch.setattr("torchfit._data.adapters.lazy_arrays._MAX_MAPPED_BYTES", 0)
     X.tofile(tmp_path / "x.dat")
     mapped = np.memmap(tmp_path / "x.dat", "float32", mode="r", shape=X.shape)
     on_disk, in_memory = (

@@ -1,4 +1,4 @@
-"""Learning-rate schedules."""
+"""Learning-rate schedules: functions from the step to a learning rate."""
 
 from torchfit.optimizers.schedules.base import LearningRateSchedule as LearningRateSchedule
 from torchfit.optimizers.schedules.decay import CosineDecay as CosineDecay
