@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._data.workers import LoaderConfig
-from torchfit._trainer.hints import MissingAttribute, translate_errors
+from torchfit._trainer.hints import ErrorTranslator, MissingAttribute
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.savable_model import SavableModel
 from torchfit._trainer.step_state import CompileOptions
@@ -441,7 +441,7 @@ class Model(SavableModel):
                 by default that of the data seen last.
         """
         options = {"expand_nested": expand_nested, "show_trainable": show_trainable, "layer_range": layer_range}
-        with traceback_filter, self._torchfit.lock.shared("summary"), translate_errors(self.module, "input_shape"):
+        with traceback_filter, self._torchfit.lock.shared("summary"), ErrorTranslator(self.module, "input_shape"):
             table = summarize_model(self, self._torchfit.state.call, input_shape, **options)
         (print_fn or write_line)(table.text(line_length, positions))
 

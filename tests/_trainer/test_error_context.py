@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchfit import Model, losses
-from torchfit._trainer.hints import translate_errors
+from torchfit._trainer.hints import ErrorTranslator
 
 
 def message_of(net, x):
@@ -57,7 +57,7 @@ def test_code_of_users_speaks_for_itself():
     "error", [torch.OutOfMemoryError("size"), KeyboardInterrupt(), RuntimeError("shape")], ids=repr
 )
 def test_other_errors_pass(error):
-    with pytest.raises(type(error)) as caught, translate_errors(nn.Linear(1, 1)):
+    with pytest.raises(type(error)) as caught, ErrorTranslator(nn.Linear(1, 1)):
         raise error
     assert caught.value is error
 
@@ -187,5 +187,5 @@ def test_hooks_of_users_inside_a_layer_of_torch_speak_for_themselves():
 
 
 def test_a_device_that_stopped_is_told_with_the_usual_reasons():
-    with pytest.raises(RuntimeError, match=r"class index in `y`.*embedding"), translate_errors(nn.Linear(1, 1)):
+    with pytest.raises(RuntimeError, match=r"class index in `y`.*embedding"), ErrorTranslator(nn.Linear(1, 1)):
         raise RuntimeError("CUDA error: device-side assert triggered")

@@ -5,8 +5,8 @@ errors from inside torch. Nothing here reads the values of a tensor, only shapes
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 
@@ -310,29 +310,38 @@ _DEVICE_ASSERT = re.compile(r"device-side assert")
 _LOSSES = "torch.nn.modules.loss"
 
 
-@contextmanager
-def translate_errors(module: nn.Module, data_name: str = "x") -> Iterator[None]:
-    """Convert mismatches found inside torch's own layers to a `ValueError` that names the layer and the shapes.
+class ErrorTranslator:
+    """Converts mismatches found inside torch's own layers to a `ValueError` that names the layer and the shapes.
 
     The same is done for class indices that are out of range, and for losses that depend on no parameter. Exceptions
     from the user's own code, and out-of-memory errors, pass through unchanged.
+
+    The frame with the `with` statement is left out of the traceback of what was converted. From Python 3.12 on, the
+    frame of a generator of `contextlib` keeps that of its caller, which holds the exception: a reference cycle that
+    would keep the model until the next garbage collection.
 
     Args:
         module: The module of the model, to find the names of layers.
         data_name: The argument that the data were passed as, `x` or `validation_data`.
     """
-    try:
-        yield
-    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        if _DEVICE_ASSERT.search(str(error)):
-            raise RuntimeError(_ON_THE_DEVICE) from error
-        explanation = _explain(module, data_name, error)
-        if explanation is None:
-            raise
-        raise ValueError(explanation) from error
 
+    def __init__(self, module: nn.Module, data_name: str = "x") -> None:
+        self._module, self._data_name = module, data_name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if not isinstance(error, _TRANSLATED) or isinstance(error, torch.OutOfMemoryError) or traceback is None:
+            return
+        if _DEVICE_ASSERT.search(str(error)):
+            raise RuntimeError(_ON_THE_DEVICE) from error.with_traceback(traceback.tb_next)
+        explanation = _explain(self._module, self._data_name, error)
+        if explanation is not None:
+            raise ValueError(explanation) from error.with_traceback(traceback.tb_next)
+
+
+_TRANSLATED = (RuntimeError, IndexError, TypeError, ValueError, AssertionError, AttributeError)
 
 _NO_GRADIENT = (
     "The loss depends on no trainable parameter, so there is nothing to learn. Is every parameter frozen "

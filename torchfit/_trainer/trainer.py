@@ -14,7 +14,7 @@ from torchfit._data.workers import LoaderConfig
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import DTypePolicy, choose_precision, resolve_device
 from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics, overridden_method
-from torchfit._trainer.hints import translate_errors
+from torchfit._trainer.hints import ErrorTranslator
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import EpochTimer, StopFlags, evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
@@ -229,7 +229,7 @@ class Trainer:
                 return {}
             self.state.data_name = "validation_data"
             try:
-                translated = translate_errors(model.module, "validation_data")
+                translated = ErrorTranslator(model.module, "validation_data")
                 with translated, training_mode(model, training=False), self._metrics_isolated(model):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
@@ -413,7 +413,7 @@ class Trainer:
             self.state.call.start_loop()
             was_running, self._is_running = self._is_running, True
             try:
-                with self._terms_collected(model), training_mode(model, training), translate_errors(model.module):
+                with self._terms_collected(model), training_mode(model, training), ErrorTranslator(model.module):
                     yield
             finally:
                 self._is_running = was_running
@@ -431,7 +431,7 @@ class Trainer:
         with lock:
             self.state.call.start_loop()
             try:
-                with suspended(), training_mode(model, False), translate_errors(model.module), torch.no_grad():
+                with suspended(), training_mode(model, False), ErrorTranslator(model.module), torch.no_grad():
                     yield
             finally:
                 if not self._is_running:
