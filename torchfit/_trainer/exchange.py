@@ -131,7 +131,9 @@ class LossTotals:
 
 
 def _tensor_of(denominator: Denominator | None) -> Tensor:
-    return torch.as_tensor(0.0 if denominator is None else denominator)
+    if isinstance(denominator, Tensor):
+        return denominator
+    return torch.tensor(denominator or 0.0, dtype=SUM_DTYPE)  # Which float32 would round, also where all is float64.
 
 
 def flatten(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
