@@ -44,7 +44,7 @@ def interrupted(folder, *ends, save_freq=3):
         return type(error).__name__, getattr(error, "code", None)
 
 
-@pytest.mark.parametrize("size", [2, 1, 3])
+@pytest.mark.parametrize("size", [2, 1, 3, 4])
 def test_a_run_goes_on_after_a_process_was_killed(pools, tmp_path, size):
     whole = pools(2, forks=True).run(run, tmp_path / "whole")[0]
     (error, _), killed = pools(2, forks=True).run(interrupted, tmp_path / "run", 8, signal.SIGKILL)

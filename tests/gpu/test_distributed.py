@@ -18,16 +18,17 @@ needs_one = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices for NCCL")
 
 
-def network():
+def network(norm):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3))
+    return nn.Sequential(nn.Linear(8, 16), norm(16), nn.Tanh(), nn.Linear(16, 3))
 
 
-def train(device=None, **settings):
+def train(device=None, jit_compile=False, **settings):
     if device is not None and "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo")
-    model = torchfit.Model(network(), device=device)
-    model.compile("sgd", CROSSENTROPY, ["accuracy"])
+    # Steps with BatchNorm layers run without graphs.
+    model = torchfit.Model(network(nn.LayerNorm if jit_compile else nn.BatchNorm1d), device=device)
+    model.compile("sgd", CROSSENTROPY, ["accuracy"], jit_compile=jit_compile)
     found = trained(model, batch_size=37, validation_split=0.3, **settings)
     found["evaluated"] = model.evaluate(X, LABELS, verbose=0)
     found["predicted"] = model.predict(X)
@@ -41,21 +42,23 @@ def compare(found, expected):
 
 
 @needs_one
-def test_processes_that_share_a_device():
-    expected, _, _ = train("cuda:0")
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["eager", "compiled"])
+def test_processes_that_share_a_device(jit_compile):
+    expected, _, _ = train("cuda:0", jit_compile)
     pool = Pool(2, forks=False)
     try:
-        compare(pool.run(train, "cuda:0"), expected)
+        compare(pool.run(train, "cuda:0", jit_compile), expected)
     finally:
         pool.close()
 
 
 @needs_two
-def test_a_device_for_each_process():
-    expected, _, _ = train("cuda:0")
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["eager", "compiled"])
+def test_a_device_for_each_process(jit_compile):
+    expected, _, _ = train("cuda:0", jit_compile)
     pool = Pool(2)
     try:
-        found = pool.run(train)
+        found = pool.run(train, None, jit_compile)
         compare(found, expected)
         assert all(device == rank for _, device, rank in found)
     finally:
