@@ -83,6 +83,7 @@ def prepare_write(path: PathLike, content: object) -> Callable[[], None]:
 def read(path: PathLike) -> Any:
     """Read a file that `write` or `torch.save` wrote, with all tensors on the CPU. No code in the file is ever run.
 
+    Tensors of unusual kinds are left to `torch.load(weights_only=True)`, with the classes that the user allowed torch.
     The content is a tree of tensors and plain data, whose size and depth are bounded by the size of the file.
 
     Raises:

@@ -246,8 +246,8 @@ class Trainer:
         callbacks: CallbackList,
         validation: EpochIterator | None,
     ) -> TrainingState:
-        resumed = NullState() if validation is None else validation
-        components = training_components(model, self.state, callbacks.callbacks, resumed, self.execution, self.device)
+        data = NullState() if validation is None else validation
+        components = training_components(model, self.state, callbacks.callbacks, data, self.execution, self.device)
         run = TrainingState(batches, self.execution.iter_steps, epochs, model, model.reset_metrics, components)
         callbacks.set_training_state(run)
         return run
