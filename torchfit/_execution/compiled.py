@@ -143,7 +143,7 @@ class CompiledStep:
     ) -> None:
         self._log, self._policy, self._add_compile_time = log, policy, add_compile_time
         self.memory_format = memory_format
-        self._graphs: dict[GraphKey, GraphRunner | None] = {}  # `None`: to be compiled anew.
+        self._graphs: dict[GraphKey, GraphRunner | None] = {}  # `None`: to be compiled again.
         self._pending: dict[GraphKey, GraphRunner] = {}  # Those that another process compiles.
         self._seen: Counter[GraphKey] = Counter()
         self._failure: str | None = None
