@@ -67,8 +67,9 @@ class ReplicatedUpdate(StepProgram):
 
     def read_presence(self, sums: Tensor) -> tuple[bool, ...]:
         """Return which parameters have a gradient in some process."""
-        presence = self.split(sums)[len(self.groups) * (len(self._optimizer.parameters) + 2)]
-        return tuple(count > 0 for count in presence.tolist())
+        parameters = self._optimizer.parameters
+        of_groups = len(self.groups) * (sum(parameter.numel() for parameter in parameters) + 2)
+        return tuple(count > 0 for count in sums.narrow(0, of_groups, len(parameters)).tolist())
 
     def split(self, sums: Tensor) -> Sequence[Tensor]:
         """Return the parts of the tensor, in their shapes: gradients, which of them there are, metrics, controls."""
