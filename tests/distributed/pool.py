@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 300
+TIMEOUT = 120  # seconds
 
 
 class Pool:
