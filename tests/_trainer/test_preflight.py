@@ -205,7 +205,8 @@ def test_the_cost_is_a_few_operations():
             self.names = []
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            self.names.append(function.overloadpacket.__name__)
+            if function.overloadpacket.__name__ != "detach":  # which computes nothing
+                self.names.append(function.overloadpacket.__name__)
             return function(*args, **(kwargs or {}))
 
     outputs, targets = nn.Linear(64, 10)(torch.randn(32, 64)), torch.arange(32) % 10

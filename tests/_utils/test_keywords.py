@@ -67,7 +67,7 @@ def test_a_misspelt_argument_is_answered_with_the_right_one(name):
 
 
 def test_most_members_are_covered():
-    assert len(MEMBERS) > 120
+    assert len(MEMBERS) >= 120
 
 
 def fitted(**arguments):
@@ -145,6 +145,7 @@ def test_signatures_copies_and_pickles_are_those_of_plain_classes():
         assert copy.deepcopy(member).get_config() == member.get_config()
 
 
+@pytest.mark.graphs
 def test_constructors_are_traced_by_the_compiler():
     @torch.compile(backend="eager", fullgraph=True)
     def loss(y_true, y_pred):

@@ -14,6 +14,8 @@ from tests.distributed.cases import CROSSENTROPY, LABELS, VALUES, WEIGHTS, X, co
 from tests.distributed.compare import assert_equal, assert_same
 from torchfit import callbacks, distribution, losses, metrics, optimizers
 
+pytestmark = pytest.mark.graphs
+
 IGNORED = np.where(np.arange(len(LABELS)) % 3 == 0, -1, LABELS)
 IGNORES = losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
 NO_SPACE = "no space left on device"
