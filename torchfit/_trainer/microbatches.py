@@ -1,7 +1,7 @@
 """Microbatches: gradients of parts of a batch that add up to those of the whole batch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torchfit._utils.errors import describe, warn
 from torchfit._utils.tree import Batch
 from torchfit._utils.validation import is_integer
 from torchfit.losses.base import Denominator
+from torchfit.optimizers.base import Optimizer
 from torchfit.optimizers.identifiers import AnyOptimizer
 
 # Messages of torch's CPU allocator (Linux, Windows), and of cuBLAS, which has its own allocator.
@@ -94,6 +95,9 @@ def release_cached_memory() -> None:
 
 Gradients = list[Tensor | None]
 
+GradientsByGroup = Mapping[int, tuple[Gradients, Denominator | None]]
+"""The gradients of each group of losses, and what they were divided by."""
+
 
 class LossPart(NamedTuple):
     """A part of a loss; its total is `value * denominator`.
@@ -164,19 +168,39 @@ class PartialGradients:
 
     def finish(self) -> None:
         """Make the update with the gradients of the whole batch, or accumulate them for a later one."""
-        if not self._sums:
-            return
-        if self._optimizer.gradient_accumulation_steps is not None:
-            for group, (gradients, denominator) in self._sums.items():
-                self._optimizer.accumulate(gradients, denominator, group)
-            self._optimizer.end_accumulation_step()
-            return
-        self._optimizer.zero_grad()
-        for gradients, _ in self._sums.values():
-            for parameter, gradient in zip(self._optimizer.parameters, gradients):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        self._optimizer.step()
+        if self._sums:
+            update(self._optimizer, self._sums)
+
+
+def update(optimizer: AnyOptimizer, gradients: GradientsByGroup) -> None:
+    """Make an update with the gradients of each group, or accumulate them for a later one."""
+    if optimizer.gradient_accumulation_steps is None:
+        set_gradients(optimizer, gradients)
+        optimizer.step()
+    else:
+        accumulate(optimizer, gradients)
+        optimizer.end_accumulation_step()
+
+
+def accumulate(optimizer: Optimizer, gradients: GradientsByGroup) -> None:
+    """Accumulate the gradients of each group."""
+    for group, (of_group, denominator) in gradients.items():
+        optimizer.accumulate(of_group, denominator, group)
+
+
+def set_gradients(optimizer: AnyOptimizer, gradients: GradientsByGroup) -> None:
+    """Set `grad` of all parameters to the sum of the gradients of all groups."""
+    optimizer.zero_grad()
+    for parameter, gradient in zip(optimizer.parameters, sum_groups(gradients)):
+        parameter.grad = gradient
+
+
+def sum_groups(gradients: GradientsByGroup) -> Gradients:
+    """Return the sums of the gradients of all groups; `None` for parameters that no group has a gradient of."""
+    first, *others = [of_group for of_group, _ in gradients.values()]
+    for other in others:
+        first = [a if b is None else b if a is None else a + b for a, b in zip(first, other)]
+    return first
 
 
 def compute_gradients(optimizer: AnyOptimizer, loss: Tensor, keep_graph: bool = False) -> Gradients:

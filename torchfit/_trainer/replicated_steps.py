@@ -22,9 +22,15 @@ from torchfit._trainer.exchange import (
     variables_of,
 )
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.microbatches import MicrobatchSplitter, PartialGradients, release_cached_memory
+from torchfit._trainer.microbatches import (
+    MicrobatchSplitter,
+    PartialGradients,
+    release_cached_memory,
+    set_gradients,
+    update,
+)
 from torchfit._trainer.replicas import Replica
-from torchfit._trainer.replicated_update import ReplicatedUpdate, first_failure, set_gradients, update
+from torchfit._trainer.replicated_update import ReplicatedUpdate, first_failure
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import EvaluateStep, ForwardResult, LoggingStep, build_optimizer, forward_pass, record
 from torchfit._trainer.train_step import TrainStep

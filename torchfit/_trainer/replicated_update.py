@@ -1,6 +1,6 @@
 """The part of a training step that all processes do alike: from the sums of what they have to the update."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,11 @@ from torchfit._distribution.process_group import ProcessGroup
 from torchfit._execution.graph import GraphError
 from torchfit._execution.step_program import StepProgram, Variant
 from torchfit._trainer.exchange import Groups, MeanGradients, mean_gradients
-from torchfit._trainer.microbatches import Gradients
+from torchfit._trainer.microbatches import accumulate, sum_groups, update
 from torchfit._trainer.replicas import Controls
 from torchfit._types import Results, StepFn
 from torchfit._utils.tree import Batch
 from torchfit.metrics.base import Variable
-from torchfit.optimizers.identifiers import AnyOptimizer
-
-OfGroups = Mapping[int, tuple[Gradients, Tensor | None]]
-"""The mean gradients of each group of losses, and what they were divided by."""
 
 
 class ReplicatedUpdate(StepProgram):
@@ -99,10 +95,9 @@ class ReplicatedUpdate(StepProgram):
         gradients, _ = self._take(batch.inputs, total, is_present)
         optimizer = self._optimizer
         if not self._accumulates:
-            optimizer.update(_added(gradients), *numbers)
+            optimizer.update(sum_groups(gradients), *numbers)
             return []
-        for group, (of_group, denominator) in gradients.items():
-            optimizer.accumulate(of_group, denominator, group)
+        accumulate(optimizer, gradients)
         if is_update_step:
             optimizer.update_accumulated(*numbers)
             optimizer.zero_accumulated()
@@ -155,28 +150,3 @@ def first_failure(failures: Sequence[str | None]) -> str | None:
     """Return which process failed, and why."""
     found = [f"process {rank}: {failure}" for rank, failure in enumerate(failures) if failure is not None]
     return found[0] if found else None
-
-
-def update(optimizer: AnyOptimizer, gradients: OfGroups) -> None:
-    """Make an update with the mean gradients of each group, or accumulate them for a later one."""
-    if optimizer.gradient_accumulation_steps is None:
-        set_gradients(optimizer, gradients)
-        optimizer.step()
-        return
-    for group, (of_group, denominator) in gradients.items():
-        optimizer.accumulate(of_group, denominator, group)
-    optimizer.end_accumulation_step()
-
-
-def set_gradients(optimizer: AnyOptimizer, gradients: OfGroups) -> None:
-    """Set `grad` of all parameters to the sum of the gradients of all groups."""
-    optimizer.zero_grad()
-    for parameter, gradient in zip(optimizer.parameters, _added(gradients)):
-        parameter.grad = gradient
-
-
-def _added(gradients: OfGroups) -> Gradients:
-    first, *others = [of_group for of_group, _ in gradients.values()]
-    for other in others:
-        first = [a if b is None else b if a is None else a + b for a, b in zip(first, other)]
-    return first
