@@ -28,6 +28,18 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     return times
 
 
+def best_of_turns(calls: Sequence[Callable[[], object]], rounds: int, repeats: int) -> list[float]:
+    """Return the microseconds of each call: the best of rounds, in which all take turns, each repeated in a row."""
+    best = [float("inf")] * len(calls)
+    for _ in range(rounds):
+        for index, call in enumerate(calls):
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            best[index] = min(best[index], (time.perf_counter() - start) / repeats * 1e6)
+    return best
+
+
 def timed(run: Callable[[], object]) -> Seconds:
     """Time one call, after collecting the garbage of the others."""
     gc.collect()

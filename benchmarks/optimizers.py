@@ -1,17 +1,17 @@
 """Cost of one update: torchfit's optimizers against torch.optim's, on the 784-64-64-10 network, on one thread.
 
-    python benchmarks/optimizers.py
+    python -m benchmarks.optimizers
 
 Prints microseconds per `step()` (the best of interleaved rounds), for torch the faster one of `foreach=True` and
 `fused=True`, and the ratio.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from benchmarks.measure import best_of_turns
 from torchfit import optimizers
 
 ROUNDS, STEPS = 15, 40
@@ -68,24 +68,13 @@ def torchs(name: str, options: Options) -> list[Step]:
     return steps
 
 
-def time_interleaved(steps: Sequence[Step]) -> list[float]:
-    best = [float("inf")] * len(steps)
-    for _ in range(ROUNDS):
-        for index, step in enumerate(steps):
-            start = time.perf_counter()
-            for _ in range(STEPS):
-                step()
-            best[index] = min(best[index], (time.perf_counter() - start) / STEPS * 1e6)
-    return best
-
-
 def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, CPU, 1 thread, 55k parameters in 6 tensors, µs per step")
     print(f"{'':44}{'torchfit':>10}{'torch':>10}{'ratio':>8}")
     for name, options, torch_name, torch_options in PAIRS:
-        mine, *others = time_interleaved(
-            [ours(name, options), *(torchs(torch_name, torch_options) if torch_name else [])]
+        mine, *others = best_of_turns(
+            [ours(name, options), *(torchs(torch_name, torch_options) if torch_name else [])], ROUNDS, STEPS
         )
         label = f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})"
         theirs = f"{min(others):10.1f}{mine / min(others):8.2f}" if others else f"{'-':>10}{'-':>8}"

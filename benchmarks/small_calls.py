@@ -7,7 +7,6 @@ PyTorch, and the ratio with its limit.
 """
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 import torchfit
 from benchmarks.budget import BudgetResult, report_results
 from benchmarks.cases import CASES, Case
+from benchmarks.measure import best_of_turns
 
 ROUNDS, CALLS = 30, 50
 ROWS_OF_FIT = 10
@@ -84,18 +84,6 @@ def ours(case: Case) -> dict[str, Call]:
     }
 
 
-def time_interleaved(calls: list[Call]) -> list[float]:
-    """Return the microseconds of each call: the best of rounds that run all of them in turn."""
-    best = [float("inf")] * len(calls)
-    for _ in range(ROUNDS):
-        for index, call in enumerate(calls):
-            start = time.perf_counter()
-            for _ in range(CALLS):
-                call()
-            best[index] = min(best[index], (time.perf_counter() - start) / CALLS * 1e6)
-    return best
-
-
 def main() -> int:
     """Measure all calls, print them, and return the exit status."""
     torch.set_num_threads(1)
@@ -103,7 +91,7 @@ def main() -> int:
     for case in (CASES["mnist"], CASES["tiny"]):
         hand, model = by_hand(case), ours(case)
         for name, limits in LIMITS.items():
-            theirs, mine = time_interleaved([hand[name], model[name]])
+            theirs, mine = best_of_turns([hand[name], model[name]], ROUNDS, CALLS)
             print(f"{case.name:6} {name:17} {mine:7.1f} µs, by hand {theirs:7.1f} µs", file=sys.stderr, flush=True)
             results.append(
                 BudgetResult(f"{name}, {case.name}, over the loop by hand", mine / theirs, limits[case.name])
