@@ -1,7 +1,7 @@
 """A compiler in a process of its own, so that training does not wait for it.
 
-A graph of torch's operators, which tracing made of a step, is sent to the process, and nothing of the user's: neither
-modules nor data. The process compiles it and fills the compiler's cache on disk, from which the code is loaded here.
+Tracing turns a step into a graph of torch's operators. Only this graph is sent to the process, no modules and no data.
+The process compiles it and fills the compiler's cache on disk, from which the code is loaded here.
 """
 
 import os

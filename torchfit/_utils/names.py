@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from torchfit._utils.errors import filter_traceback, iter_frames
+from torchfit._utils.errors import filter_traceback
 
 _MAX_LISTED = 5
 _MAX_NEAR = 3
@@ -293,9 +293,9 @@ def _suggesting(function: Function, cls: type | None = None) -> Function:
             return function(*args, **kwargs)
         except Exception as error:
             unknown_argument = None
-            if (
-                isinstance(error, TypeError) and len(list(iter_frames(error.__traceback__))) == 1
-            ):  # raised by the call itself
+            traceback = error.__traceback__
+            if isinstance(error, TypeError) and traceback is not None and traceback.tb_next is None:
+                # The call itself raised it: `function` was not entered.
                 owner = function.__name__ if cls is None else _class_called(type(args[0]), cls)
                 unknown_argument = _unknown_argument(owner, function, kwargs)
             if unknown_argument is not None:
