@@ -242,7 +242,7 @@ def kill_once(child, folder, random_moments, longest, while_writing):
     deadline = time.monotonic() + random_moments.uniform(0.02, longest)
     while not has_ended(child):
         if while_writing and writes_now(folder / "backup"):
-            time.sleep(random_moments.uniform(0, 0.002))
+            time.sleep(random_moments.choice([0, 0.0005, 0.002]))
             break
         if not while_writing and time.monotonic() >= deadline:
             break
@@ -280,13 +280,18 @@ def run(scenario, kills, seed, folder):
         part.mkdir(parents=True)
     finish(start(scenario, peaceful, 3))
     seen: dict[str, Any] = {"kills": 0, "torn": 0, "starts": 0, "rounds": 0, "equal": []}
-    while seen["kills"] < int(kills):
+
+    def is_enough():
+        """Return whether there were enough kills, one of them while a file was written (of three times as many)."""
+        return seen["kills"] >= int(kills) and (seen["torn"] > 0 or seen["kills"] >= 3 * int(kills))
+
+    while not is_enough():
         seen["rounds"] += 1
         is_alive = True
         while is_alive:
             child = start(scenario, killed, random_moments.choice([1, 3, 5, "epoch"]))
             seen["starts"] += 1
-            if seen["kills"] >= int(kills):
+            if is_enough():
                 finish(child)
                 break
             longest = 8.0 if scenario == "compiled" else 0.35  # seconds; compiling takes a few

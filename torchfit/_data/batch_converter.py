@@ -79,7 +79,12 @@ class BatchConverter:
 
     def convert_parts(self, x: UserData, y: UserData, sample_weight: UserData) -> Batch:
         """Convert a batch that is given as its three parts."""
-        parts = [_array_or_list(part) for part in Batch(x, y, sample_weight)]
+        given = Batch(x, y, sample_weight)
+        if all(map(_is_ordinary, given)):
+            batch = _flat_batch([convert(part) for convert, part in zip(self._convert_array, given)])
+            _check_samples(batch)
+            return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
+        parts = [_array_or_list(part) for part in given]
         batch = self._convert_all(tuple(parts))
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
@@ -182,6 +187,12 @@ def structure_key(value: UserData) -> object:
         parts = [structure_key(part) for part in value.values()]
         return None if None in parts else (kind, *value, *parts)
     return None
+
+
+def _is_ordinary(value: UserData) -> bool:
+    """Return whether `value` is an array or an ordinary strided tensor, and not of a subclass."""
+    kind = type(value)
+    return kind is np.ndarray or (kind is Tensor and is_plain(value))
 
 
 def _is_regular(value: UserData) -> bool:

@@ -426,23 +426,24 @@ def check_lengths(parts: Mapping[str, UserData]) -> int:
     Raises:
         ValueError: If the numbers differ, or there are no samples.
     """
-    lengths = {
-        tree.format_path(path, argument): len(leaf)
-        for argument, nest in parts.items()
-        for path, leaf in tree.leaves_with_path(nest)
-    }
-    if len(set(lengths.values())) > 1:
+    lengths = [len(leaf) for nest in parts.values() for leaf in tree.leaves(nest)]
+    if len(set(lengths)) > 1:
         raise ValueError(
-            f"All arrays must have the same number of samples (rows), but {_listed(lengths)}.{_stacking_hint(parts)}"
+            f"All arrays must have the same number of samples (rows), but {_listed(parts)}.{_stacking_hint(parts)}"
         )
-    samples = next(iter(lengths.values()), 0)
+    samples = next(iter(lengths), 0)
     if samples == 0:
         raise ValueError(f"`{next(iter(parts))}` has no samples: there is nothing to make a batch from.")
     return samples
 
 
-def _listed(lengths: Mapping[str, int]) -> str:
+def _listed(parts: Mapping[str, UserData]) -> str:
     """List the lengths of the first arrays, the last array and the first array with a different length."""
+    lengths = {
+        tree.format_path(path, argument): len(leaf)
+        for argument, nest in parts.items()
+        for path, leaf in tree.leaves_with_path(nest)
+    }
     names = list(lengths)
     different = next(name for name in names if lengths[name] != lengths[names[0]])
     shown = [name for name in names if name in (*names[:_MAX_LISTED], different, names[-1])]

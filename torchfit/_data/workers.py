@@ -143,7 +143,8 @@ def _start(loader: DataLoader[UserData]) -> Iterator[UserData]:
     try:
         return iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        if "pickle" not in str(error).lower():
+        message = str(error).lower()
+        if "pickle" not in message and "local object" not in message:  # The second is what Python 3.13 says.
             raise
         raise ValueError(
             f"The data cannot be sent to worker processes: {error}. Define the class and everything it holds at the "

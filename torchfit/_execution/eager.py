@@ -84,7 +84,8 @@ class EagerExecution:
         """Return the steps of one pass over the batches and what runs them; small steps run in groups if they may."""
         step = self.bind(program, batches)
         steps = self.iter_steps(batches, 0)
-        if self.steps_per_execution > 1 or not program.supports_grouping or not batches.yields_views:
+        has_one = batches.steps == 1
+        if has_one or self.steps_per_execution > 1 or not program.supports_grouping or not batches.yields_views:
             return steps, step
         steps.group_size = 1
         return steps, GroupedSteps(step, self.grouped_step(program, step), program, steps, self.memory_format)

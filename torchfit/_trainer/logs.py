@@ -21,7 +21,7 @@ class LazyLogs(MutableMapping[str, Any]):
         """Read the results with `read`, which returns tensors, numbers or dictionaries of them."""
         self._read = read
         self._values: dict[str, Any] | None = None
-        self._written: dict[str, Any] = {}
+        self._written: dict[str, object] = {}
 
     @classmethod
     def wrap(cls, results: "Results | LazyLogs | None") -> "LazyLogs":
@@ -37,6 +37,10 @@ class LazyLogs(MutableMapping[str, Any]):
             frozen = {name: _copy(value) for name, value in self._read().items()}
             self._read = lambda: frozen
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values in a plain dictionary."""
+        return dict(self._fetched())
 
     def __getitem__(self, name: str) -> Any:
         return self._fetched()[name]
@@ -88,9 +92,9 @@ def flatten(results: Results) -> dict[str, Any]:
 
 
 def _fetch(scalars: list[Tensor]) -> list[float]:
-    """Read scalars of any dtype on one device with a single synchronization."""
-    if not scalars:
-        return []
+    """Read scalars of any dtype on one device, with a single synchronization."""
+    if all(value.device.type == "cpu" and not value.is_complex() for value in scalars):
+        return [float(value.detach()) for value in scalars]
     widest = torch.float32 if scalars[0].device.type == "mps" else torch.float64
     values: list[float] = torch.stack([_as_scalar(value).to(scalars[0].device, widest) for value in scalars]).tolist()
     return values

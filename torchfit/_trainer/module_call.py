@@ -104,6 +104,10 @@ class ModuleCaller:
         call = self.loop.bound.get(type(inputs)) or self._bind(module, inputs)
         return call(module, inputs)
 
+    def bound_for(self, module: nn.Module, inputs: Nested) -> Call:
+        """Return the function that calls the module with inputs of the same structure, which binds once at the most."""
+        return self.loop.bound.get(type(inputs)) or (self._bind(module, inputs) if tree.is_leaf(inputs) else self)
+
     def signature(self, module: nn.Module) -> Signature:
         """Return the signature of the module's `forward`."""
         return Signature(module, self._input_names)
@@ -125,7 +129,8 @@ class ModuleCaller:
             return bound[structure]
         if structure not in self._cache:
             self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
-        self.example = _as_template(inputs)
+        if not _is_template_of(self.example, inputs):
+            self.example = _as_template(inputs)
         call = bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
         if not self.loop.checks_batch_axis or structure in self._fitting or torch.compiler.is_compiling():
             return call
@@ -244,6 +249,12 @@ def _call_with_all(module: nn.Module, inputs: Sequence[Nested]) -> Nested:
 
 def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Nested]) -> Nested:
     return module(**inputs)
+
+
+def _is_template_of(example: Nested, inputs: Nested) -> bool:
+    """Return whether an example is, as can be seen quickly, a sample of zeros like those of a batch of inputs."""
+    is_tensor = type(example) is Tensor and type(inputs) is Tensor
+    return is_tensor and example.dtype is inputs.dtype and example.shape[1:] == inputs.shape[1:]
 
 
 def _as_template(inputs: Nested) -> Nested:

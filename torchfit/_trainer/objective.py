@@ -35,7 +35,7 @@ from torchfit._utils import tree
 from torchfit._utils.console import logger
 from torchfit._utils.errors import describe, warn
 from torchfit._utils.names import unique_names
-from torchfit.losses.checks import check_targets, has_index_targets
+from torchfit.losses.checks import check_targets, index_targets
 from torchfit.losses.functional_loss import OverOutputs
 from torchfit.losses.identifiers import hidden_modules, loss_modules, resolve_loss
 from torchfit.metrics.base import Metric
@@ -98,10 +98,12 @@ class Objective:
 
     Attributes:
         tracker: The loss over the epoch.
+        metrics: The loss, then each output's loss, then each output's metrics, in the order of the logs.
         outputs: The objectives of the outputs, empty before the first batch.
         checks_first_batch: Whether to check the values of the next batch.
         output_bytes: The size of the last outputs.
         losses: The last losses of the outputs; the reader resets them to `NO_LOSSES`.
+        index_targets: Whether integer targets are class indices, by output (`None` for the only one).
 
     Raises:
         ValueError: If an identifier is unknown.
@@ -130,10 +132,12 @@ class Objective:
         self.checks_first_batch = False
         self.output_bytes = 0
         self.tracker = TotalLoss()
+        self.metrics: list[Metric] = [self.tracker]
         self._trains_on_own_loss = self._has_told_of_missing_loss = False
         # A custom loss may create modules when it is first called.
         self._builtin_modules = self._find_modules() if all(map(is_builtin, tree.leaves(self._losses))) else None
         self.outputs: list[OutputObjective] = []
+        self.index_targets = index_targets(self._losses)
         if self._over_outputs is not None:
             self.tracker.set_outputs((), self._over_outputs.loss.is_sum)
 
@@ -192,15 +196,7 @@ class Objective:
             )
         return loss
 
-    @property
-    def index_targets(self) -> dict[str | None, bool]:
-        """Whether integer targets are class indices, by output (`None` for the only one), as its loss determines."""
-        losses = self._losses if isinstance(self._losses, Mapping) else {None: self._losses}
-        return {name: has_index_targets(loss) for name, loss in losses.items() if tree.is_leaf(loss)}
-
-    @property
-    def metrics(self) -> list[Metric]:
-        """The loss, then each output's loss, then each output's metrics, in the order of the logs."""
+    def _find_metrics(self) -> list[Metric]:
         losses = self.output_metrics
         known = {id(metric) for metric in losses}
         others = [metric for output in self.outputs for metric in output.resolved_metrics if id(metric) not in known]
@@ -416,6 +412,7 @@ class Objective:
             is_chosen = any(part and not shared for part, shared in zip((loss, own, own_weighted), common))
             self.outputs.append(OutputObjective(name, loss, weight, tracked, own, own_weighted, is_chosen=is_chosen))
         single = self._over_outputs or next((output for output in self.outputs if output.loss is not None), None)
+        self.metrics = self._find_metrics()
         is_sum = not self.output_metrics and single is not None and single.loss.is_sum
         self.tracker.set_outputs(self.output_metrics, is_sum)
 
@@ -432,7 +429,7 @@ class Objective:
 
     def _name_metrics(self) -> None:
         """Prefix names with the output if there are several, and number repeated names, the same in every `fit`."""
-        several = len(self.outputs) > 1
+        several, self.metrics = len(self.outputs) > 1, self._find_metrics()
         for output in self.outputs:
             prefix = f"{output.name}_" if several else ""
             for metric in output.resolved_metrics:

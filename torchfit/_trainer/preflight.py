@@ -23,6 +23,7 @@ import inspect
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
@@ -159,10 +160,13 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
             "statistics. If its parameters are frozen by mistake, call torchfit.utils.unfreeze(model)."
         )
         return
+    _warn_of_keras_flags(module, parameters)
+    normalising = [layer for layer in module.modules() if has_running_stats(layer) and layer.training]
+    if not normalising:
+        return
     _check_last_batch(module, state, batches)
-    _warn_of_keras_flags(module)
-    normalising = [(name, layer) for name, layer in module.named_modules() if has_running_stats(layer)]
-    moving = [name for name, layer in normalising if layer.training and _is_frozen(layer)]
+    frozen = list(filter(_is_frozen, normalising))
+    moving = [name for name, layer in module.named_modules() if layer in frozen]
     if moving:
         more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""
         warn(
@@ -184,13 +188,12 @@ def _warn_of_hidden_modules(objective: Objective | UncompiledObjective, known: C
 
 
 def _check_last_batch(module: nn.Module, state: StepState, batches: EpochIterator) -> None:
-    """Check that the module can be trained on a last batch of one sample, by calling it without values.
+    """Check that a module that normalises can be trained on a last batch of one sample, by calling it without values.
 
     Raises:
         ValueError: If a layer needs several values, as batch normalization does.
     """
-    normalises = any(has_running_stats(layer) and layer.training for layer in module.modules())
-    batch = batches.peek() if normalises and batches.samples is not None else None
+    batch = None if batches.samples is None else batches.peek()
     if batch is None or (batches.samples or 0) % count_rows(batch.targets, batch.inputs) != 1:
         return
     one = tree.map(lambda leaf: leaf[:1], batch.inputs)
@@ -204,8 +207,10 @@ def _check_last_batch(module: nn.Module, state: StepState, batches: EpochIterato
         state.auxiliary.leave(previous)
 
 
-def _warn_of_keras_flags(module: nn.Module) -> None:
+def _warn_of_keras_flags(module: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
     """Warn of layers and parameters with Keras' attribute `trainable = False`, which PyTorch ignores."""
+    if not any(vars(owner).get("trainable") is False for owner in chain(module.modules(), parameters)):
+        return
     owners = [*module.named_modules(), *module.named_parameters()]
     ignored = [name for name, owner in owners if _has_keras_flag(owner)]
     if ignored:

@@ -18,7 +18,7 @@ from torchfit._distribution import processes as distribution
 from torchfit._distribution.batch_rows import whole_batches
 from torchfit._distribution.process_group import ProcessGroup, local_device
 from torchfit._execution.precision import DTypePolicy
-from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.base_model import BaseModel, ModelStructure
 from torchfit._trainer.gathered_predictions import GatheredPredictions
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop
@@ -31,7 +31,7 @@ from torchfit._trainer.training_state import TrainingState
 from torchfit._trainer.user_steps import additive_metrics, weighted_scalars
 from torchfit._types import Nested, StepIterator, UserData
 from torchfit.callbacks import CallbackList, History
-from torchfit.callbacks.callback_list import NO_CALLBACKS, as_callbacks
+from torchfit.callbacks.callback_list import as_callbacks
 
 
 class ReplicatedTrainer(Trainer):
@@ -177,8 +177,10 @@ class ReplicatedTrainer(Trainer):
         built.keeps_batch_logs = self._processes.any(built.keeps_batch_logs)
         return built
 
-    def _batch_spec(self, model: BaseModel, x: UserData = None, *, inputs_only: bool = False) -> BatchSpec:
-        return replace(super()._batch_spec(model, x, inputs_only=inputs_only), share=self._rows)
+    def _batch_spec(
+        self, model: BaseModel, structure: ModelStructure, x: UserData = None, *, inputs_only: bool = False
+    ) -> BatchSpec:
+        return replace(super()._batch_spec(model, structure, x, inputs_only=inputs_only), share=self._rows)
 
     # -- evaluate and predict ------------------------------------------------------------------------------
 
@@ -226,11 +228,12 @@ class ReplicatedTrainer(Trainer):
         """Predict with `model`; arguments as those of `Model.predict`."""
         with self._processes.guarded():
             self._check_data({"x": x})
-            batches = self._prediction_batches(model, x, batch_size, steps, loading)
+            structure = self._structure_of(model)
+            batches = self._prediction_batches(model, structure, x, batch_size, steps, loading)
             predictions = GatheredPredictions(self._processes, self._rows, out, pad_value)
             params = {"steps": batches.steps, "samples": batches.samples}
             callback_list = self._build_callbacks(model, callbacks, verbose, **params)
-            with self._prediction_context(model, "predict", callback_list, has_callbacks=bool(callbacks)):
+            with self._prediction_context("predict", model, structure, callback_list, has_callbacks=bool(callbacks)):
                 model.stop_predicting = False
                 no_hooks = self._has_no_batch_hooks(callback_list, "predict")
                 hooks = "on_predict_batch_begin", "on_predict_batch_end"
@@ -247,7 +250,8 @@ class ReplicatedTrainer(Trainer):
             predictions = GatheredPredictions(processes, rows, None, None)
             with processes.guarded():
                 # All processes run: layers in training mode, of which statistics are updated, see the whole batch.
-                with self._own.rows_of(as_part(batch)), self._prediction_context(model, "predict_iter", NO_CALLBACKS):
+                context = self._prediction_context("predict_iter", model, self._structure_of(model))
+                with self._own.rows_of(as_part(batch)), context:
                     step = PredictStep(model, self.state, False)
                     predictions.append(predictions.collect(step.run)(batch))
                 whole = predictions.result()
@@ -264,9 +268,13 @@ class ReplicatedTrainer(Trainer):
             if not model.optimizer.built:
                 self._share(model)
             x, y, sample_weight, class_weight = data
-            batch = self._rows.take(as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight))
-            self.sync_optimizer(model)
-            with self._whole_batches(), self._single_step(model, reset_metrics, training=True):
+            structure = self._structure_of(model)
+            batch_spec = self._batch_spec(model, structure, x)
+            batch = self._rows.take(as_batch(x, y, sample_weight, batch_spec, class_weight))
+            self.sync_optimizer(model, structure)
+            context = self._context("train_on_batch", model, structure, training=True)
+            with self._whole_batches(), context:
+                self._reset_metrics(model, reset_metrics)
                 return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
 
 

@@ -3,7 +3,7 @@
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -73,9 +73,12 @@ class AuxiliaryTerms(Collector):
         """Return whether there are hooks that are not installed."""
         return bool(self._hooks) and not self._hook_users
 
-    @contextmanager
-    def hooks_installed(self, module: nn.Module) -> Iterator[None]:
+    def hooks_installed(self, module: nn.Module) -> AbstractContextManager[None]:
         """Register the forward hooks on `module` if they are not yet registered; the last to exit removes them."""
+        return self._with_hooks(module) if self._hooks else nullcontext()
+
+    @contextmanager
+    def _with_hooks(self, module: nn.Module) -> Iterator[None]:
         with _lock:
             if not self._hook_users:
                 self._handles = [module.get_submodule(on).register_forward_hook(hook) for on, hook in self._hooks]

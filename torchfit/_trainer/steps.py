@@ -23,7 +23,7 @@ from torchfit._execution.step_program import (
     share_memory,
     unflatten_outputs,
 )
-from torchfit._trainer.base_model import BaseModel, overridden_method
+from torchfit._trainer.base_model import BaseModel, ModelStructure, overridden_method
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
 from torchfit._trainer.module_call import Call
@@ -263,20 +263,20 @@ class EvaluateStep(LoggingStep):
         """Run several small steps together, phase by phase."""
         model, state = self._model, self._state
         module, auxiliary, objective = model.module, state.auxiliary, state.objective
-        call = self._outputs.keep_outputs_of(state.call)
         called = []
         previous = auxiliary.enter()
         try:
+            call = self._outputs.keep_outputs_of(state.call.bound_for(module, batches[0][0]))
             for batch in batches:
                 parts = batch.parts
                 outputs = call(module, parts[0])
                 called.append((parts, outputs, auxiliary.take()))
             results = []
-            for parts, outputs, added in called:
-                auxiliary.losses, values = added
+            for parts, outputs, (losses, values) in called:
+                auxiliary.losses = losses
                 results.append((_with_loss(model, state, parts, outputs), values))
+            objective.tracker.update_all([result for result, _ in results])
             for result, auxiliary.values in results:
-                objective.tracker.update(result)
                 objective.update_metrics(result.targets, result.outputs, result.sample_weight)
                 if auxiliary.values:
                     auxiliary.update_metrics()
@@ -345,7 +345,8 @@ class PredictStep(ModelStep):
 
     def run_group(self, batches: Sequence[Batch]) -> Any:
         """Call the module with each batch, and join the outputs."""
-        call, module = self._outputs.keep_outputs_of(self._state.call), self._model.module
+        module = self._model.module
+        call = self._outputs.keep_outputs_of(self._state.call.bound_for(module, batches[0][0]))
         outputs = [call(module, batch[0]) for batch in batches]
         return concatenate_outputs(outputs, self._pad_value)
 
@@ -430,6 +431,35 @@ def sync_parameters(model: BaseModel, state: StepState, after_forward: bool = Fa
         named = [(name, parameter) for name, parameter in named if not is_lazy(parameter)]
     changes = model.optimizer.sync_parameters(named, build=not is_custom)
     return was_built and bool(changes)
+
+
+class KnownStructure:
+    """The structure of a model at the last look, and the parameters that its optimizer knows of."""
+
+    def __init__(self) -> None:
+        self._structure: ModelStructure | None = None
+        self._synced: list[object] = []
+
+    def __reduce__(self) -> tuple[type["KnownStructure"], tuple[()]]:
+        """Return a structure that is not known yet for copies."""
+        return KnownStructure, ()
+
+    def structure(self, model: BaseModel, state: StepState) -> ModelStructure:
+        """Return the current structure of the model."""
+        others = *state.objective.loss_modules(), *state.auxiliary.modules
+        structure = self._structure
+        if structure is None or not structure.describes(model, others):
+            structure = self._structure = ModelStructure(model, others)
+        return structure
+
+    def sync_optimizer(self, model: BaseModel, state: StepState, structure: ModelStructure) -> bool:
+        """Call `sync_optimizer` unless nothing has changed since the last call, and return what it returns."""
+        optimizer = model.optimizer
+        if optimizer.built and self._synced == [structure, optimizer, *optimizer.binding]:
+            return False
+        has_changed = sync_optimizer(model, state)
+        self._synced = [structure, optimizer, *optimizer.binding]
+        return has_changed
 
 
 def with_sync(run_step: StepFn, parameters: Sequence[Tensor], sync: Callable[[], None]) -> StepFn:

@@ -1,7 +1,8 @@
 """`Trainer`, to which a model delegates `fit`, `evaluate` and `predict`; it holds torchfit's state of the model."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,30 +14,29 @@ from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import DTypePolicy, choose_precision, resolve_device
-from torchfit._trainer.base_model import BaseModel, iter_attribute_metrics, overridden_method
+from torchfit._trainer.base_model import BaseModel, ModelStructure, overridden_method
 from torchfit._trainer.hints import ErrorTranslator
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import EpochTimer, StopFlags, evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
-from torchfit._trainer.model_lock import ModelLock
+from torchfit._trainer.model_lock import LoopContexts, ModelLock
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.nan_watch import NaNWatch
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import infer_log_names_of_model, preflight
 from torchfit._trainer.step_state import AuxiliaryTerms, CompileOptions, StepState
-from torchfit._trainer.steps import EvaluateStep, PredictStep, sync_optimizer, with_sync
+from torchfit._trainer.steps import EvaluateStep, KnownStructure, PredictStep, with_sync
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import NullState, TrainingState, training_components
 from torchfit._types import Nested, StepFn, StepIterator, UserData
 from torchfit._utils import validation
-from torchfit._utils.collector import suspended
-from torchfit._utils.modules import floating_dtype_of, training_mode
+from torchfit._utils.modules import training_mode
 from torchfit._utils.tree import Batch
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
-from torchfit.metrics.base import Metric, preserve_state
+from torchfit.metrics.base import Metric
 from torchfit.optimizers.identifiers import AnyOptimizer
 
 
@@ -80,8 +80,8 @@ class Trainer:
         self.execution = EagerExecution()
         self._microbatches: MicrobatchSplitter | None = None
         self.lock = ModelLock()
-        self._is_running = False  # A loop is running, whose metrics a nested loop must not change.
-        self._attribute_metrics: list[Metric] | None = None  # looked up once per loop
+        self._contexts = LoopContexts(self.lock, self.state)
+        self._known = KnownStructure()
 
     def compile(self, options: CompileOptions) -> None:
         """Build the objective and choose the execution.
@@ -138,7 +138,7 @@ class Trainer:
         self._require_compiled("fit")
         validation.batch_size(batch_size)
         epochs = validation.integer("epochs", epochs, min_value=0)
-        batch_spec = self._batch_spec(model, x)
+        batch_spec = self._batch_spec(model, self._structure_of(model), x)
         adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
@@ -160,7 +160,7 @@ class Trainer:
         model.stop_training = False
         if model.optimizer.built and model.optimizer.gradient_accumulation_steps is not None:
             model.optimizer.clear_accumulated()  # An interrupted `fit` may have left some.
-        with self._loop_context(model, callback_list, "fit", training=True, is_loop=True):
+        with self._context("fit", model, self._structure_of(model), callback_list, is_loop=True, training=True):
             train_loop(
                 timer.epochs(run.epochs()),
                 lambda epoch: timer.time_iterator(watch.examine(self._start_epoch(model, run, epoch))),
@@ -176,13 +176,16 @@ class Trainer:
 
     def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
         """Return the steps of an epoch, after updating the optimizer for parameters that callbacks froze or added."""
-        self.sync_optimizer(model)
+        self.sync_optimizer(model, self._structure_of(model))
         return run.iter_steps(epoch)
 
-    def sync_optimizer(self, model: BaseModel) -> None:
+    def sync_optimizer(self, model: BaseModel, structure: ModelStructure) -> None:
         """Make the optimizer train the currently trainable parameters."""
-        if sync_optimizer(model, self.state):
+        if self._known.sync_optimizer(model, self.state, structure):
             self.execution.invalidate()
+
+    def _structure_of(self, model: BaseModel) -> ModelStructure:
+        return self._known.structure(model, self.state)
 
     def _bind_train_step(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
@@ -194,7 +197,7 @@ class Trainer:
         step = self._train_step(model, callbacks.keeps_batch_logs, expected_steps)
         run_step = self.execution.bind(step, batches)
         if callbacks.keeps_batch_logs:  # User-defined hooks, which may do anything.
-            run_step = with_sync(run_step, parameters, lambda: self.sync_optimizer(model))
+            run_step = with_sync(run_step, parameters, lambda: self.sync_optimizer(model, self._structure_of(model)))
         run.warmup_step = run_step if self.execution.first_step_is_eager else None
         return run_step
 
@@ -230,7 +233,7 @@ class Trainer:
             self.state.data_name = "validation_data"
             try:
                 translated = ErrorTranslator(model.module, "validation_data")
-                with translated, training_mode(model, training=False), self._metrics_isolated(model):
+                with translated, training_mode(model, training=False), self._contexts.metrics_isolated(model):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
                 self.state.data_name = "x"
@@ -247,7 +250,8 @@ class Trainer:
         validation: EpochIterator | None,
     ) -> TrainingState:
         data = NullState() if validation is None else validation
-        components = training_components(model, self.state, callbacks.callbacks, data, self.execution, self.device)
+        parts = model, self.state, callbacks.callbacks, data, self.execution, self.device
+        components = partial(training_components, *parts)
         run = TrainingState(batches, self.execution.iter_steps, epochs, model, model.reset_metrics, components)
         callbacks.set_training_state(run)
         return run
@@ -269,22 +273,24 @@ class Trainer:
     ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; the arguments are those of `Model.evaluate`."""
         self._require_compiled("evaluate")
-        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
+        structure = self._structure_of(model)
+        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, structure, x))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._loop_context(model, callback_list, "evaluate", training=False, is_loop=True):
+        with self._context("evaluate", model, structure, callback_list, is_loop=True):
             logs = self._run_evaluation(model, batches, callback_list)
         NaNWatch(batches, getattr(x, "columns", None)).check(logs, "in the evaluation", 0)
         return logs
 
     def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
-        model.stop_evaluating = False
+        if model.stop_evaluating:
+            model.stop_evaluating = False
         with torch.no_grad():
             model.reset_metrics()
             no_hooks = self._has_no_batch_hooks(callbacks, "test")
             step = EvaluateStep(model, self.state, callbacks.keeps_batch_logs, no_hooks)
             steps, run_step = self.execution.single_pass(step, batches)
-            return dict(evaluate_loop(steps, run_step, callbacks, model))
+            return LazyLogs.wrap(evaluate_loop(steps, run_step, callbacks, model)).to_dict()
 
     def predict(
         self,
@@ -300,11 +306,13 @@ class Trainer:
         pad_value: float | None,
     ) -> Nested:
         """Predict with `model`; the arguments are those of `Model.predict`."""
-        batches = self._prediction_batches(model, x, batch_size, steps, loading)
+        structure = self._structure_of(model)
+        batches = self._prediction_batches(model, structure, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out, pad_value)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._prediction_context(model, "predict", callback_list, has_callbacks=bool(callbacks)):
-            model.stop_predicting = False
+        with self._prediction_context("predict", model, structure, callback_list, has_callbacks=bool(callbacks)):
+            if model.stop_predicting:
+                model.stop_predicting = False
             no_hooks = self._has_no_batch_hooks(callback_list, "predict")
             hooks = "on_predict_batch_begin", "on_predict_batch_end"
             keeps_outputs = any(map(callback_list.has_listeners, hooks))
@@ -317,17 +325,23 @@ class Trainer:
         self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> Iterator[Nested]:
         """Return an iterator over the outputs of each batch; the arguments are those of `Model.predict_iter`."""
-        batches = self._prediction_batches(model, x, batch_size, steps, loading)
+        batches = self._prediction_batches(model, self._structure_of(model), x, batch_size, steps, loading)
         return self._iter_predictions(model, batches)
 
     def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Nested]:
         for batch in batches.epoch(0):
-            yield self._predict_batch(model, batch, "predict_iter")
+            yield self._predict_batch(model, self._structure_of(model), batch, "predict_iter")
 
     def _prediction_batches(
-        self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
+        self,
+        model: BaseModel,
+        structure: ModelStructure,
+        x: UserData,
+        batch_size: int | None,
+        steps: int | None,
+        loading: LoaderConfig,
     ) -> EpochIterator:
-        adapter = get_data_adapter(x, None, None, self._batch_spec(model, x, inputs_only=True))
+        adapter = get_data_adapter(x, None, None, self._batch_spec(model, structure, x, inputs_only=True))
         return pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
 
     # -- single batches ------------------------------------------------------------------------------------
@@ -338,10 +352,12 @@ class Trainer:
         """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
         self._require_compiled("train_on_batch")
         x, y, sample_weight, class_weight = data
-        batch = as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight)
-        self.sync_optimizer(model)
-        with self._single_step(model, reset_metrics, training=True):
-            return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
+        structure = self._structure_of(model)
+        batch = as_batch(x, y, sample_weight, self._batch_spec(model, structure, x), class_weight)
+        self.sync_optimizer(model, structure)
+        with self._context("train_on_batch", model, structure, training=True):
+            self._reset_metrics(model, reset_metrics)
+            return LazyLogs.wrap(self._train_step(model).run(batch)).to_dict()
 
     def test_on_batch(
         self, model: BaseModel, data: tuple[UserData, UserData, UserData], reset_metrics: bool
@@ -349,41 +365,41 @@ class Trainer:
         """Evaluate `(x, y, sample_weight)`, and return the logs."""
         self._require_compiled("test_on_batch")
         with torch.no_grad():
-            batch = as_batch(*data, self._batch_spec(model, data[0]))
-            with self._single_step(model, reset_metrics, training=False):
-                return dict(LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)))
+            structure = self._structure_of(model)
+            batch = as_batch(*data, self._batch_spec(model, structure, data[0]))
+            with self._context("test_on_batch", model, structure):
+                self._reset_metrics(model, reset_metrics)
+                return LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)).to_dict()
 
     def predict_on_batch(self, model: BaseModel, x: UserData) -> Nested:
         """Return the outputs for one batch as NumPy arrays."""
-        batch = as_batch(x, None, None, self._batch_spec(model, x, inputs_only=True))
-        return self._predict_batch(model, batch, "predict_on_batch")
+        structure = self._structure_of(model)
+        batch = as_batch(x, None, None, self._batch_spec(model, structure, x, inputs_only=True))
+        return self._predict_batch(model, structure, batch, "predict_on_batch")
 
-    def _predict_batch(self, model: BaseModel, batch: Batch, method: str) -> Nested:
-        with self._prediction_context(model, method, NO_CALLBACKS):
+    def _predict_batch(self, model: BaseModel, structure: ModelStructure, batch: Batch, method: str) -> Nested:
+        with self._prediction_context(method, model, structure):
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
-    @contextmanager
-    def _single_step(self, model: BaseModel, reset_metrics: bool, training: bool) -> Iterator[None]:
-        method = "train_on_batch" if training else "test_on_batch"
-        with self._loop_context(model, NO_CALLBACKS, method, training=training, is_loop=False):
-            if validation.boolean("reset_metrics", reset_metrics):
-                model.reset_metrics()
-            yield
+    @staticmethod
+    def _reset_metrics(model: BaseModel, reset_metrics: bool) -> None:
+        if validation.boolean("reset_metrics", reset_metrics):
+            model.reset_metrics()
 
     # -- metrics -------------------------------------------------------------------------------------------
 
     def metrics(self, model: BaseModel) -> list[Metric]:
         """Return all metrics: the mean of the loss, those of `compile`, those in attributes, and added ones."""
-        in_attributes = self._attribute_metrics
+        in_attributes = self._contexts.attribute_metrics
         if in_attributes is None:
-            in_attributes = list(iter_attribute_metrics(model))
+            in_attributes = self._structure_of(model).attribute_metrics
         return [*self.state.objective.metrics, *in_attributes, *self.state.auxiliary.metrics.values()]
 
     def reported_metrics(self, model: BaseModel) -> list[Metric]:
         """Return the metrics, except those whose outputs, targets or values were missing in the last loop."""
         objective, auxiliary = self.state.objective, self.state.auxiliary
         unreported = {id(metric) for metric in (*objective.unreported_metrics, *auxiliary.unreported_metrics)}
-        return [metric for metric in model.metrics if id(metric) not in unreported]
+        return [metric for metric in model.metrics if id(metric) not in unreported] if unreported else model.metrics
 
     def _set_log_names(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, validation: EpochIterator | None
@@ -397,67 +413,28 @@ class Trainer:
             validated = [] if validation is None else [f"val_{name}" for name in names]
             callbacks.set_log_names([*names, *validated])
 
-    # -- the context of a loop -----------------------------------------------------------------------------
+    def _context(
+        self,
+        method: str,
+        model: BaseModel,
+        structure: ModelStructure,
+        callbacks: CallbackList = NO_CALLBACKS,
+        *,
+        is_loop: bool = False,
+        training: bool = False,
+    ) -> AbstractContextManager[None]:
+        return self._contexts.with_metrics(method, model, structure, self.execution, callbacks, is_loop, training)
 
-    def _is_shareable(self, model: BaseModel, step: str) -> bool:
-        """Return whether threads may run an evaluation or prediction step concurrently: if it is built in and eager."""
-        return self.execution.is_shareable and overridden_method(model, step) is None
-
-    @contextmanager
-    def _loop_context(
-        self, model: BaseModel, callbacks: CallbackList, method: str, *, training: bool, is_loop: bool
-    ) -> Iterator[None]:
-        """Prepare for steps with metrics and set the mode of the module; restore and release everything on exit."""
-        is_alone = training or not self._is_shareable(model, "test_step")
-        with self.lock.owned(method, is_loop=is_loop, is_alone=is_alone), self._metrics_isolated(model):
-            self.state.call.start_loop()
-            was_running, self._is_running = self._is_running, True
-            try:
-                with self._terms_collected(model), training_mode(model, training), ErrorTranslator(model.module):
-                    yield
-            finally:
-                self._is_running = was_running
-                if not was_running:  # A nested loop keeps the graphs of the outer one.
-                    self.execution.release()
-                callbacks.close()
-
-    @contextmanager
     def _prediction_context(
-        self, model: BaseModel, method: str, callbacks: CallbackList, has_callbacks: bool = False
-    ) -> Iterator[None]:
-        """Prepare for a prediction, which changes nothing visible to other threads; release everything on exit."""
-        is_shared = not has_callbacks and self._is_shareable(model, "predict_step")  # Callbacks may stop it.
-        lock = self.lock.shared(method) if is_shared else self.lock.owned(method, is_loop=False, is_alone=True)
-        with lock:
-            self.state.call.start_loop()
-            try:
-                with suspended(), training_mode(model, False), ErrorTranslator(model.module), torch.no_grad():
-                    yield
-            finally:
-                if not self._is_running:
-                    self.execution.release()
-                callbacks.close()
-
-    @contextmanager
-    def _terms_collected(self, model: BaseModel) -> Iterator[None]:
-        """Start a loop: discard cached structures of the data, added terms and metrics in attributes."""
-        self.state.objective.start_loop()
-        self.state.auxiliary.start_loop()
-        previous, self._attribute_metrics = self._attribute_metrics, list(iter_attribute_metrics(model))
-        try:
-            with self.state.auxiliary.hooks_installed(model.module):
-                yield
-        finally:
-            self._attribute_metrics = previous
-
-    @contextmanager
-    def _metrics_isolated(self, model: BaseModel) -> Iterator[None]:
-        """Protect the metrics of an outer loop, if there is one, and what it reports, from a nested loop."""
-        if not self._is_running:
-            yield
-            return
-        with preserve_state(model.metrics), self.state.objective.isolated(), self.state.auxiliary.isolated():
-            yield
+        self,
+        method: str,
+        model: BaseModel,
+        structure: ModelStructure,
+        callbacks: CallbackList = NO_CALLBACKS,
+        *,
+        has_callbacks: bool = False,
+    ) -> AbstractContextManager[None]:
+        return self._contexts.prediction(method, model, structure, self.execution, callbacks, has_callbacks)
 
     def _has_no_batch_hooks(self, callbacks: CallbackList, mode: str) -> bool:
         """Return whether no batch hooks run between the steps, on a CPU."""
@@ -468,7 +445,9 @@ class Trainer:
         if self.compile_options is None:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
-    def _batch_spec(self, model: BaseModel, x: UserData = None, *, inputs_only: bool = False) -> BatchSpec:
+    def _batch_spec(
+        self, model: BaseModel, structure: ModelStructure, x: UserData = None, *, inputs_only: bool = False
+    ) -> BatchSpec:
         """Return the specification of batches of `x`; the columns of a DataFrame may be the parameters of `forward`.
 
         Labels stay among the inputs for modules that need them, or that compute their own loss with them.
@@ -482,7 +461,7 @@ class Trainer:
             parameters = set() if self.input_names else signature.required_names
         names = self.input_names, self.output_names, inputs_only, parameters
         labels = self._label_names, kept_labels, objective.index_targets
-        return BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
+        return BatchSpec(self.device, structure.floating_dtype(model), *names, *labels)
 
     def _build_callbacks(
         self, model: BaseModel, callbacks: object, verbose: int | str, *, add_history: bool = False, **params: Any

@@ -1,6 +1,7 @@
 """Progress of a training run, and everything needed to resume it, as one state dict."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -70,7 +71,8 @@ class TrainingState:
         epochs: The indices of the epochs.
         stop_flags: The model, which holds `stop_training`.
         reset_metrics: A function to call at the start of each epoch.
-        components: The stateful components, in the order in which they are restored.
+        find_components: A function that returns the stateful components, in the order in which they are restored. It
+            is called when a state is first taken or loaded.
 
     Attributes:
         warmup_step: Set it if the first call of the step is numerically different from later ones, as with compiled
@@ -84,14 +86,18 @@ class TrainingState:
         epochs: range,
         stop_flags: StopFlag,
         reset_metrics: Callable[[], None],
-        components: Mapping[str, Stateful],
+        find_components: Callable[[], Mapping[str, Stateful]],
     ) -> None:
         self._batches, self._iter_steps, self._stop_flags = batches, iter_steps, stop_flags
-        self._reset_metrics, self._components = reset_metrics, components
+        self._reset_metrics, self._find_components = reset_metrics, find_components
         self._is_resumed = False
         self.warmup_step: StepFn | None = None
         self._epochs, self._step = epochs, 0
         self._logs: StateDict = {}
+
+    @cached_property
+    def _components(self) -> Mapping[str, Stateful]:
+        return self._find_components()
 
     @property
     def is_resumable(self) -> bool:

@@ -29,6 +29,8 @@ def is_leaf(value: Tree) -> bool:
 
 def children(value: Tree) -> list[tuple[Key, Tree]]:
     """List the children, each with its key, position or field name."""
+    if value is None:
+        return []
     if isinstance(value, (list, tuple)):
         return list(zip(value._fields, value) if hasattr(value, "_fields") else enumerate(value))
     if isinstance(value, Mapping):

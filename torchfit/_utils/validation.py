@@ -187,6 +187,8 @@ def is_integer(value: Any) -> TypeGuard[int]:
     >>> is_integer(3), is_integer(True), is_integer(int), is_integer([3])
     (True, False, False, False)
     """
+    if type(value) is int:  # The common case, decided quickly.
+        return True
     if getattr(value, "shape", ()) != () or isinstance(value, type) or is_bool(value):
         return False
     try:
@@ -198,8 +200,9 @@ def is_integer(value: Any) -> TypeGuard[int]:
 
 def is_bool(value: object) -> bool:
     """Return whether `value` is a bool of Python, NumPy or torch."""
-    is_array_bool = str(getattr(value, "dtype", "")).endswith("bool") and getattr(value, "shape", None) == ()
-    return isinstance(value, bool) or is_array_bool
+    if isinstance(value, (bool, int)):
+        return isinstance(value, bool)
+    return str(getattr(value, "dtype", "")).endswith("bool") and getattr(value, "shape", None) == ()
 
 
 def _native(name: str, value: SupportsIndex) -> int:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchfit._types import Nested
+from torchfit._utils import tree
 from torchfit._utils.errors import warn
 from torchfit.losses import probabilistic, regression
 from torchfit.losses.base import Loss
@@ -171,6 +172,12 @@ def has_index_targets(loss: Loss | None) -> bool:
     return getattr(loss, "name", "").startswith("sparse_") or type(loss).__name__.startswith("Sparse")
 
 
+def index_targets(losses: Nested) -> dict[str | None, bool]:
+    """Return `has_index_targets` by output, `None` for the only one; losses by position are left out."""
+    by_output = losses if isinstance(losses, Mapping) else {None: losses}
+    return {name: has_index_targets(loss) for name, loss in by_output.items() if tree.is_leaf(loss)}
+
+
 def _class_axis(loss: Loss, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | None] | None:
     """Return the axis of the classes and the ignored class, if the targets are class indices."""
     if isinstance(loss, (SparseCategoricalCrossentropy, CategoricalGeneralizedCrossEntropy)):
@@ -183,7 +190,7 @@ def _class_axis(loss: Loss, y_true: Tensor, y_pred: Tensor) -> tuple[int, int | 
 
 
 def _check_class_indices(labels: Tensor, classes: int, ignored: int | None) -> None:
-    counted = labels if ignored is None else torch.where(labels == ignored, torch.zeros_like(labels), labels)
+    counted = labels if ignored is None else labels.masked_fill(labels == ignored, 0)
     lowest, highest = counted.aminmax() if counted.dtype is not torch.bool else (counted, counted)
     if labels.is_floating_point():
         values = torch.stack([lowest, highest, (counted - counted.round()).abs().amax()]).tolist()

@@ -171,6 +171,11 @@ class BindingMixin(GradientAccumulationMixin):
         """The parameters that the optimizer currently trains, in order."""
         return list(self._parameters)
 
+    @property
+    def binding(self) -> list[object]:
+        """Objects of which at least one is another one once the optimizer is bound to other parameters."""
+        return [self._params]
+
     # For optimizers that wrap this one.
 
     @property

@@ -368,6 +368,12 @@ class TorchOptimizer:
         (self._num_updates,) = counts
 
     @property
+    def binding(self) -> list[object]:
+        """Objects of which at least one is another one once the optimizer is bound to other parameters."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        return [self._params, *(len(group["params"]) for group in groups)]
+
+    @property
     def parameters(self) -> list[Tensor]:
         """The parameters that the optimizer currently trains, in the order of its groups."""
         return list(self._params.tensors)

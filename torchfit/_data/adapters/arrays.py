@@ -186,6 +186,8 @@ class ArrayBatches(_ArrayBatchesBase):
     def _copied_block(self, first: int) -> Iterator[Batch]:
         """Return the batches of one block of rows, as views of a copy of the block."""
         copies = [leaf[first : first + self._block_rows].clone() for leaf in self._leaves]
+        if len(copies[0]) <= self._batch_size:
+            return iter((self._pack(copies),))
         return map(self._pack, zip(*(torch.split(copy, self._batch_size) for copy in copies)))
 
     def defer_indexing(self) -> BatchIndexer | None:

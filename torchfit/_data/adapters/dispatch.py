@@ -167,7 +167,7 @@ def as_batch(
     """
     if x is None:
         raise ValueError(_MISSING)
-    if _yields_batches(x):
+    if type(x) not in (Tensor, np.ndarray) and _yields_batches(x):
         raise ValueError(
             f"`x` must be the arrays of one batch, but it is {describe(x)}. Pass what it yields, or call `fit`, "
             "`evaluate` or `predict`."
