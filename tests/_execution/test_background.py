@@ -13,8 +13,7 @@ from torch import nn
 
 from torchfit import Model, callbacks, optimizers
 from torchfit._execution import background
-from torchfit._execution.background import BackgroundCompiler, CompilerProcess
-from torchfit._execution.compile_policy import CompileWhenWorthwhile
+from torchfit._execution.background import BackgroundCompiler, CompilerProcess, CompileWhenWorthwhile
 from torchfit._utils import compat
 
 pytestmark = [

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchfit import Model, losses, optimizers
-from torchfit._execution.compile_policy import CompileWhenWorthwhile
+from torchfit._execution.background import CompileWhenWorthwhile
 from torchfit._execution.compiled import CompiledExecution, choose_execution
 from torchfit._execution.eager import EagerExecution
 

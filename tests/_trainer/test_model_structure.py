@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import torchfit
-from torchfit._trainer.base_model import ModelStructure
+from torchfit._trainer.loop_contexts import ModelStructure
 from torchfit.metrics import Mean
 
 X, Y = torch.randn(32, 4), torch.randn(32, 2)
@@ -40,6 +40,11 @@ def rename(net):
     del net.head
 
 
+def rename_parameter(layer):
+    layer.offset = layer.bias
+    del layer.bias
+
+
 CHANGES = {
     "a parameter is frozen": lambda net: net.body.weight.requires_grad_(False),
     "a parameter is replaced": lambda net: setattr(net.body, "weight", nn.Parameter(torch.ones(8, 4))),
@@ -61,6 +66,12 @@ CHANGES = {
     "a list is replaced by another": lambda net: setattr(net, "seen", [Mean("seen")]),
     "a list is replaced by a number": lambda net: setattr(net, "seen", 3),
     "torch's layer gets a list of metrics": lambda net: setattr(net.body, "seen", [Mean("seen")]),
+    "an empty list makes room for one with a metric": lambda net: (
+        delattr(net, "seen"),
+        setattr(net, "s", [Mean("s")]),
+    ),
+    "a parameter is renamed": lambda net: rename_parameter(net.head),
+    "a parameter moves": lambda net: (setattr(net.body, "bias", None), setattr(net.head, "more", net.head.bias)),
     "a layer gets a mode of its own": lambda net: setattr(net.body, "train", lambda mode=True: net.body),
 }
 
@@ -91,7 +102,6 @@ def test_values_of_weights_and_modes_are_no_changes():
         model.module.body.weight.add_(1)
     model.module.double()
     assert structure.describes(model)
-    assert structure.floating_dtype(model) is torch.float64
 
 
 def test_lazy_layers_are_looked_up_every_time():
@@ -124,6 +134,19 @@ def test_a_model_is_freed_with_its_structure():
         assert reference() is None
     finally:
         gc.enable()
+
+
+def test_replaced_weights_are_freed():
+    net = Net()
+    model = torchfit.Model(net)
+    model.compile("sgd", "mse")
+    model.train_on_batch(X, Y)
+    weight = weakref.ref(net.body.weight)
+    net.body = nn.Linear(4, 8)
+    model.compile("sgd", "mse")
+    model.evaluate(X, Y, verbose=0)
+    gc.collect()
+    assert weight() is None
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -243,3 +266,175 @@ def test_losses_of_single_batches_are_those_of_the_state():
     expected = nn.functional.mse_loss(model.module(2 * X), Y).item()
     np.testing.assert_allclose(again, (loss + expected) / 2, rtol=1e-6)
     np.testing.assert_allclose(model.test_on_batch(X, Y), loss, rtol=1e-7)
+
+
+def test_a_result_does_not_change_with_later_batches():
+    model = torchfit.Model(Net().double())
+    model.compile("sgd", nn.MSELoss())
+    model.test_on_batch(X, Y)
+    loss = model.metrics[0].double()
+    first = loss.result()
+    before = first.clone()
+    model.test_on_batch(2 * X, Y)
+    assert torch.equal(first, before)
+
+
+# -- what is not an ordinary module ------------------------------------------------------------------------------------
+
+
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda layer: torch.jit.trace(layer, X)], ids=["script", "trace"])
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_modules_of_torchscript_are_trained(make):
+    torch.manual_seed(0)
+    inner = nn.Linear(4, 8)
+    net = nn.Sequential(Around(make(copy.deepcopy(inner))), nn.Linear(8, 2))
+    plain = copy.deepcopy(nn.Sequential(Around(inner), net[1]))
+    ours, expected = [], []
+    for each, results in ((net, ours), (plain, expected)):
+        model = torchfit.Model(each)
+        model.compile(torchfit.optimizers.SGD(0.1), nn.MSELoss())
+        results += [model.train_on_batch(X, Y), model.train_on_batch(X, Y), *model.predict_on_batch(X)[0]]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_layers_that_torch_compiles():
+    torch.manual_seed(0)
+    layer, head = nn.Linear(4, 8), nn.Linear(8, 2)
+    net = nn.Sequential(Around(torch.compile(copy.deepcopy(layer), backend="eager")), copy.deepcopy(head))
+    ours, expected = [], []
+    for each, results in ((net, ours), (nn.Sequential(layer, head), expected)):
+        model = torchfit.Model(each)
+        model.compile(torchfit.optimizers.SGD(0.1), nn.MSELoss())
+        results += [model.train_on_batch(X, Y), model.train_on_batch(X, Y), model.test_on_batch(X, Y)]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_losses_of_torchscript():
+    model = torchfit.Model(Net())
+    model.compile("sgd", torch.jit.script(nn.MSELoss()))
+    np.testing.assert_allclose(model.test_on_batch(X, Y), nn.functional.mse_loss(model.module(X), Y).item(), rtol=1e-6)
+
+
+class InPhases(Net):
+    """Shows the parameters of its head only, until the second phase."""
+
+    phase = 1
+
+    def named_parameters(self, *args, **kwargs):
+        found = super().named_parameters(*args, **kwargs)
+        return (entry for entry in found if self.phase == 2 or entry[0].startswith("head"))
+
+    def parameters(self, recurse=True):
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+
+def test_a_module_that_chooses_its_parameters_is_asked_every_time():
+    net = InPhases()
+    model = torchfit.Model(net)
+    model.compile(torchfit.optimizers.SGD(0.1), "mse")
+    model.train_on_batch(X, Y)
+    before = net.body.weight.clone()
+    net.phase = 2
+    model.train_on_batch(X, Y)
+    assert not torch.equal(before, net.body.weight)
+
+
+def test_metrics_in_lists_of_torchs_modules():
+    def probe(module, inputs, output):
+        for metric in module.probes:
+            metric.update_state(output.abs().mean().detach())
+
+    net, probes = nn.Sequential(nn.Linear(4, 2)), [Mean("first")]
+    vars(net)["probes"] = probes
+    net.register_forward_hook(probe)
+    model = torchfit.Model(net)
+    model.compile("sgd", "mse")
+    assert list(model.test_on_batch(X, Y, return_dict=True)) == ["loss", "first"]
+    probes[0] = Mean("second")
+    for scale in (1, 10):
+        logs = model.test_on_batch(scale * X, Y, return_dict=True)
+        np.testing.assert_allclose(logs["second"], net(scale * X).abs().mean().item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_an_item_in_the_place_of_one_that_is_gone(number):
+    """It may have the same address."""
+    net = Net()
+    net.seen = [nn.Identity()]
+    structure = ModelStructure(torchfit.Model(net))
+    net.seen.clear()
+    net.seen.append(Mean("seen"))
+    assert not structure.describes(torchfit.Model(net))
+
+
+# -- changes by code that runs when a call has begun -------------------------------------------------------------------
+
+
+class AddsDropout(torchfit.callbacks.Callback):
+    def set_model(self, model):
+        super().set_model(model)
+        if len(model.module) == 1:
+            model.module.append(nn.Dropout(0.9))
+
+
+def test_a_layer_that_a_callback_adds_gets_the_mode():
+    model = torchfit.Model(nn.Sequential(nn.Linear(4, 2)))
+    with_callback = model.predict(X, callbacks=[AddsDropout()])
+    np.testing.assert_array_equal(with_callback, model.predict(X))
+
+
+def test_a_layer_that_the_data_add_gets_the_mode():
+    model = torchfit.Model(nn.Sequential(nn.Linear(4, 2)))
+
+    def data():
+        model.module.append(nn.Dropout(0.9))
+        return X
+
+    np.testing.assert_array_equal(model.predict(data), model.module.eval()(X).detach())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_after_ordinary_ones():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return torch.stack([self.layer(rows).mean(0) for rows in x.unbind()]) if x.is_nested else self.layer(x)
+
+    model = torchfit.Model(Net())
+    assert model.predict_on_batch(X).shape == (32, 2)
+    assert model.predict_on_batch(torch.nested.nested_tensor([X[:3], X[:2]])).shape == (2, 2)
+
+
+def test_a_flag_that_a_wrapper_finds_in_its_layer():
+    class Wrapper(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def __getattr__(self, name):
+            found = self.__dict__["_modules"].get("layer")
+            return found if name == "layer" else getattr(found, name)
+
+        def forward(self, x):
+            statistics = self.running_mean, self.running_var
+            return nn.functional.batch_norm(x, *statistics, self.weight, self.bias, self.training)
+
+    layer = nn.BatchNorm1d(4)
+    model = torchfit.Model(nn.Sequential(Wrapper(layer), nn.Linear(4, 2)))
+    model.compile("sgd", "mse")
+    torchfit.utils.freeze(model, "0")
+    model.train_on_batch(X, Y)
+    assert not layer.running_mean.any()

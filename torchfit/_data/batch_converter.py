@@ -80,12 +80,11 @@ class BatchConverter:
     def convert_parts(self, x: UserData, y: UserData, sample_weight: UserData) -> Batch:
         """Convert a batch that is given as its three parts."""
         given = Batch(x, y, sample_weight)
-        if all(map(_is_ordinary, given)):
+        if all(map(_is_plain_array, given)):  # A fast path for the usual case.
             batch = _flat_batch([convert(part) for convert, part in zip(self._convert_array, given)])
             _check_samples(batch)
-            return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
-        parts = [_array_or_list(part) for part in given]
-        batch = self._convert_all(tuple(parts))
+        else:
+            batch = self._convert_all(tuple(map(_array_or_list, given)))
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
     def _plan(self, raw: UserData, key: object) -> _Plan:
@@ -189,10 +188,9 @@ def structure_key(value: UserData) -> object:
     return None
 
 
-def _is_ordinary(value: UserData) -> bool:
-    """Return whether `value` is an array or an ordinary strided tensor, and not of a subclass."""
-    kind = type(value)
-    return kind is np.ndarray or (kind is Tensor and is_plain(value))
+def _is_plain_array(value: UserData) -> bool:
+    """Return whether `value` is a NumPy array or an ordinary strided tensor, and of no subclass."""
+    return type(value) is np.ndarray or (type(value) is Tensor and is_plain(value))
 
 
 def _is_regular(value: UserData) -> bool:

@@ -1,7 +1,7 @@
 """Distributes the rows of each batch over several processes."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, repeat
 from typing import Any
 
@@ -45,7 +45,7 @@ class WholeBatches:
         """Return the batches unchanged."""
         return batches
 
-    def check(self, argument: str, data: UserData) -> None:
+    def check(self, arguments: Mapping[str, UserData]) -> None:
         """Have nothing to compare."""
 
 
@@ -124,14 +124,15 @@ class RowsOfProcess:
             if batch is not None:
                 yield batch
 
-    def check(self, argument: str, data: UserData) -> None:
-        """Check that all processes pass the same data.
+    def check(self, arguments: Mapping[str, UserData]) -> None:
+        """Check that all processes pass the same data, given by argument.
 
         Raises:
             ValueError: If the data differ, or a sampler has distributed them already.
         """
-        problem = _sampler_problem(argument, data)
-        gathered = self._gather((problem, fingerprint(argument, data)))
+        problems = filter(None, (_sampler_problem(argument, data) for argument, data in arguments.items()))
+        own = {name: one for argument, data in arguments.items() for name, one in fingerprint(argument, data).items()}
+        gathered = self._gather((next(problems, None), own))
         for other, _ in gathered:
             if other is not None:
                 raise ValueError(other)
@@ -178,7 +179,7 @@ class OwnData:
         """Return batches that have the rows of all processes."""
         return JoinedBatches(batches, self)
 
-    def check(self, argument: str, data: UserData) -> None:
+    def check(self, arguments: Mapping[str, UserData]) -> None:
         """Have nothing to compare."""
 
 

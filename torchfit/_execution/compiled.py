@@ -9,8 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from torchfit._execution.background import Compiler, NotReadyError
-from torchfit._execution.compile_policy import CompileImmediately, CompileWhenWorthwhile
+from torchfit._execution.background import CompileImmediately, Compiler, CompileWhenWorthwhile, NotReadyError
 from torchfit._execution.eager import EagerExecution, StepGroups
 from torchfit._execution.graph import GraphError, GraphRunner
 from torchfit._execution.memory_format import MemoryFormat, choose_memory_format

@@ -3,13 +3,10 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from torchfit._execution.precision import resolve_device
 from torchfit._trainer.predictions import numpy_compatible
@@ -19,7 +16,6 @@ from torchfit._utils.errors import describe, traceback_filter
 from torchfit._utils.modules import (
     ModuleWrapper,
     deep_recursion,
-    floating_dtype_of,
     has_lazy_weights,
     named_weights,
     set_trainable,
@@ -31,8 +27,6 @@ from torchfit._utils.validation import boolean
 
 if TYPE_CHECKING:
     from torchfit.metrics.base import Metric
-
-_requires_grad = attrgetter("requires_grad")
 
 
 class BaseModel(ModuleWrapper):
@@ -285,73 +279,11 @@ def _candidates(module: nn.Module) -> "Iterator[Metric]":
         yield from _candidates(child)
     for name, value in list(vars(module).items()):  # Another thread may add an attribute.
         if name not in MODULE_ATTRIBUTES:
-            yield from filter(is_metric, _items(value))
+            yield from filter(is_metric, items_of(value))
 
 
-def _items(value: object) -> Iterable[object]:
+def items_of(value: object) -> Iterable[object]:
     """Return the items of a list, tuple or dictionary, and none of anything else."""
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, (list, tuple)) else ()
-
-
-class ModelStructure:
-    """What the trainer looks up in the submodules of a model, kept from call to call until they change.
-
-    `describes` notices a submodule or parameter that was added, replaced or frozen, and an attribute that got a metric,
-    in a tenth of the time of looking everything up again. It holds no reference to the model itself.
-
-    Args:
-        model: The model.
-        others: Modules that are trained with it, such as losses with parameters.
-
-    Attributes:
-        submodules: The submodules of the model.
-        attribute_metrics: The metrics in attributes of the model and its submodules.
-    """
-
-    def __init__(self, model: BaseModel, others: Sequence[nn.Module] = ()) -> None:
-        model_modules, trained = list(model.modules()), [part for other in others for part in other.modules()]
-        self.submodules = model_modules[1:]
-        self.attribute_metrics = list(iter_attribute_metrics(model))
-        self._others, self._trained_with_it = list(others), trained
-        tables = list(map(vars, [*model_modules, *trained]))
-        found = chain.from_iterable(table["_parameters"].values() for table in tables)
-        self._parameters = [parameter for parameter in found if parameter is not None]
-        self._is_lazy = any(map(is_lazy, [*self._parameters, *model.buffers()]))
-        floating = [] if self._is_lazy else filter(torch.is_floating_point, model.module.parameters())
-        self._floating = next(iter(floating), None)
-        # Attributes of other classes than torch's may come to hold metrics.
-        self._of_user = [
-            position for position, part in enumerate(model_modules) if not type(part).__module__.startswith("torch.")
-        ]
-        self._containers = [
-            (position, name)
-            for position in self._of_user
-            for name, value in list(tables[position].items())
-            if name not in MODULE_ATTRIBUTES and isinstance(value, (list, tuple, dict))
-        ]
-        self._seen = self._look(model)
-
-    def describes(self, model: BaseModel, others: Sequence[nn.Module] = ()) -> bool:
-        """Return whether this is still the structure of a model that is trained with certain other modules."""
-        return not self._is_lazy and [*others] == self._others and self._look(model) == self._seen
-
-    def floating_dtype(self, model: BaseModel) -> torch.dtype:
-        """Return the floating dtype of the module."""
-        return floating_dtype_of(model.module) if self._floating is None else self._floating.dtype
-
-    def _look(self, model: BaseModel) -> list[object]:
-        tables = [vars(model), *map(vars, self.submodules), *map(vars, self._trained_with_it)]
-        children = [table["_modules"] for table in tables]
-        parts = chain.from_iterable(table.values() for table in (*children, *(each["_parameters"] for each in tables)))
-        kinds = chain.from_iterable(tables[position].values() for position in self._of_user)
-        items = chain.from_iterable(_items(tables[position].get(name)) for position, name in self._containers)
-        return [
-            *map(id, parts),
-            *chain.from_iterable(children),
-            *map(_requires_grad, self._parameters),
-            *map(len, tables),
-            *map(type, kinds),
-            *map(id, items),
-        ]

@@ -171,7 +171,7 @@ class LossMean(Metric):
     def result(self) -> Tensor:
         """Return the mean, or the sum, a scalar; 0 before the first batch."""
         if self._has_one_batch:
-            return self._window.places[0].to(self._dtype)
+            return self._window.places[0].to(self._dtype, copy=True)
         self._add_up()
         total, count = self._total, self._count
         return (total.clone() if self.is_sum else total / torch.where(count == 0, 1.0, count)).to(self._dtype)

@@ -1,20 +1,9 @@
-"""What surrounds a loop: `ModelLock`, which controls which threads may use a model, and `LoopContexts`."""
+"""`ModelLock`, which controls which threads may use a model at the same time."""
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import NamedTuple
-
-import torch
-
-from torchfit._execution.eager import EagerExecution
-from torchfit._trainer.base_model import BaseModel, ModelStructure, overridden_method
-from torchfit._trainer.hints import ErrorTranslator
-from torchfit._trainer.step_state import StepState
-from torchfit._utils.collector import suspended
-from torchfit._utils.modules import training_mode
-from torchfit.callbacks import CallbackList
-from torchfit.metrics.base import Metric, preserve_state
 
 
 class Owner(NamedTuple):
@@ -120,88 +109,3 @@ class ModelLock:
                 del self._users[thread]
             if self._waiting:
                 self._changed.notify_all()
-
-
-class LoopContexts:
-    """Prepares a model for loops and single steps, and restores and releases everything afterwards.
-
-    Args:
-        lock: The lock of the model.
-        state: The state of its steps.
-
-    Attributes:
-        attribute_metrics: The metrics in attributes of the model, looked up once per loop, or `None` between loops.
-    """
-
-    def __init__(self, lock: ModelLock, state: StepState) -> None:
-        self._lock, self._state = lock, state
-        self._is_running = False  # A loop is running, whose metrics a nested loop must not change.
-        self.attribute_metrics: list[Metric] | None = None
-
-    @contextmanager
-    def with_metrics(
-        self,
-        method: str,
-        model: BaseModel,
-        structure: ModelStructure,
-        execution: EagerExecution,
-        callbacks: CallbackList,
-        is_loop: bool,
-        training: bool,
-    ) -> Iterator[None]:
-        """Prepare for steps that update metrics: lock the model, discard what earlier loops saw, and set the mode."""
-        state = self._state
-        is_alone = training or not _is_shareable(model, execution, "test_step")
-        with self._lock.owned(method, is_loop=is_loop, is_alone=is_alone), self.metrics_isolated(model):
-            state.call.start_loop()
-            was_running, self._is_running = self._is_running, True
-            previous, self.attribute_metrics = self.attribute_metrics, structure.attribute_metrics
-            state.objective.start_loop()
-            state.auxiliary.start_loop()
-            try:
-                mode = training_mode(model, training, structure.submodules)
-                with state.auxiliary.hooks_installed(model.module), mode, ErrorTranslator(model.module):
-                    yield
-            finally:
-                self._is_running, self.attribute_metrics = was_running, previous
-                if not was_running:  # A nested loop keeps the graphs of the outer one.
-                    execution.release()
-                callbacks.close()
-
-    @contextmanager
-    def prediction(
-        self,
-        method: str,
-        model: BaseModel,
-        structure: ModelStructure,
-        execution: EagerExecution,
-        callbacks: CallbackList,
-        has_callbacks: bool,
-    ) -> Iterator[None]:
-        """Prepare for a prediction, which changes nothing visible to other threads."""
-        is_shared = not has_callbacks and _is_shareable(model, execution, "predict_step")  # Callbacks may stop it.
-        lock = self._lock.shared(method) if is_shared else self._lock.owned(method, is_loop=False, is_alone=True)
-        with lock:
-            self._state.call.start_loop()
-            try:
-                mode = training_mode(model, False, structure.submodules)
-                with suspended(), mode, ErrorTranslator(model.module), torch.no_grad():
-                    yield
-            finally:
-                if not self._is_running:
-                    execution.release()
-                callbacks.close()
-
-    def metrics_isolated(self, model: BaseModel) -> AbstractContextManager[None]:
-        """Protect the metrics of an outer loop, if there is one, and what it reports, from a nested loop."""
-        return self._nested_metrics_isolated(model) if self._is_running else nullcontext()
-
-    @contextmanager
-    def _nested_metrics_isolated(self, model: BaseModel) -> Iterator[None]:
-        with preserve_state(model.metrics), self._state.objective.isolated(), self._state.auxiliary.isolated():
-            yield
-
-
-def _is_shareable(model: BaseModel, execution: EagerExecution, step: str) -> bool:
-    """Return whether threads may run an evaluation or prediction step concurrently: if it is built in and eager."""
-    return execution.is_shareable and overridden_method(model, step) is None

@@ -253,7 +253,7 @@ def _call_with_keywords(module: nn.Module, inputs: Mapping[str, Nested]) -> Nest
 
 def _is_template_of(example: Nested, inputs: Nested) -> bool:
     """Return whether an example is, as can be seen quickly, a sample of zeros like those of a batch of inputs."""
-    is_tensor = type(example) is Tensor and type(inputs) is Tensor
+    is_tensor = type(example) is Tensor and type(inputs) is Tensor and not inputs.is_nested
     return is_tensor and example.dtype is inputs.dtype and example.shape[1:] == inputs.shape[1:]
 
 

@@ -161,12 +161,11 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
         )
         return
     _warn_of_keras_flags(module, parameters)
-    normalising = [layer for layer in module.modules() if has_running_stats(layer) and layer.training]
+    normalising = [(name, each) for name, each in module.named_modules() if has_running_stats(each) and each.training]
     if not normalising:
         return
     _check_last_batch(module, state, batches)
-    frozen = list(filter(_is_frozen, normalising))
-    moving = [name for name, layer in module.named_modules() if layer in frozen]
+    moving = [name for name, layer in normalising if _is_frozen(layer)]
     if moving:
         more = f" and {len(moving) - _MAX_NAMES} more" if len(moving) > _MAX_NAMES else ""
         warn(

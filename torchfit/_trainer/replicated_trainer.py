@@ -18,7 +18,7 @@ from torchfit._distribution import processes as distribution
 from torchfit._distribution.batch_rows import whole_batches
 from torchfit._distribution.process_group import ProcessGroup, local_device
 from torchfit._execution.precision import DTypePolicy
-from torchfit._trainer.base_model import BaseModel, ModelStructure
+from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.gathered_predictions import GatheredPredictions
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop
@@ -101,8 +101,8 @@ class ReplicatedTrainer(Trainer):
             self._check_arguments(arguments)
             validation = unpack_validation_data(arguments["validation_data"])
             names = "x", "y", "sample_weight"
-            self._check_data(dict(zip(names, (x, y, arguments["sample_weight"]))))
-            self._check_data({f"validation_data, {name}": data for name, data in zip(names, validation)})
+            data = dict(zip(names, (x, y, arguments["sample_weight"])))
+            self._rows.check({**data, **{f"validation_data, {name}": part for name, part in zip(names, validation)}})
             replica = self._own
             with self._whole_batches(), replica.controls.signals_handled(), additive_metrics(self.state.objective):
                 return super().fit(model, x, y, **arguments)
@@ -131,11 +131,6 @@ class ReplicatedTrainer(Trainer):
                         f"`{name}` is {value!r} on process 0 and {theirs.get(name)!r} on process {rank}. Every process "
                         "must be called with the same arguments."
                     )
-
-    def _check_data(self, data: Mapping[str, UserData]) -> None:
-        rows = self._rows
-        for name, value in data.items():
-            rows.check(name, value)
 
     def _train_step(
         self, model: BaseModel, keeps_logs: bool = False, expected_steps: int | None = None
@@ -177,10 +172,8 @@ class ReplicatedTrainer(Trainer):
         built.keeps_batch_logs = self._processes.any(built.keeps_batch_logs)
         return built
 
-    def _batch_spec(
-        self, model: BaseModel, structure: ModelStructure, x: UserData = None, *, inputs_only: bool = False
-    ) -> BatchSpec:
-        return replace(super()._batch_spec(model, structure, x, inputs_only=inputs_only), share=self._rows)
+    def _batch_spec(self, model: BaseModel, x: UserData = None, *, inputs_only: bool = False) -> BatchSpec:
+        return replace(super()._batch_spec(model, x, inputs_only=inputs_only), share=self._rows)
 
     # -- evaluate and predict ------------------------------------------------------------------------------
 
@@ -189,7 +182,7 @@ class ReplicatedTrainer(Trainer):
     ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; arguments as those of `Model.evaluate`."""
         with self._processes.guarded():
-            self._check_data({"x": x, "y": y, "sample_weight": sample_weight})
+            self._rows.check({"x": x, "y": y, "sample_weight": sample_weight})
             self._require_compiled("evaluate")
             self._check_arguments(arguments)
             with weighted_scalars(self._own.own), additive_metrics(self.state.objective):
@@ -227,13 +220,12 @@ class ReplicatedTrainer(Trainer):
     ) -> Nested:
         """Predict with `model`; arguments as those of `Model.predict`."""
         with self._processes.guarded():
-            self._check_data({"x": x})
-            structure = self._structure_of(model)
-            batches = self._prediction_batches(model, structure, x, batch_size, steps, loading)
+            self._rows.check({"x": x})
+            batches = self._prediction_batches(model, x, batch_size, steps, loading)
             predictions = GatheredPredictions(self._processes, self._rows, out, pad_value)
             params = {"steps": batches.steps, "samples": batches.samples}
             callback_list = self._build_callbacks(model, callbacks, verbose, **params)
-            with self._prediction_context("predict", model, structure, callback_list, has_callbacks=bool(callbacks)):
+            with self._prediction_context("predict", model, callback_list, has_callbacks=bool(callbacks)):
                 model.stop_predicting = False
                 no_hooks = self._has_no_batch_hooks(callback_list, "predict")
                 hooks = "on_predict_batch_begin", "on_predict_batch_end"
@@ -250,7 +242,7 @@ class ReplicatedTrainer(Trainer):
             predictions = GatheredPredictions(processes, rows, None, None)
             with processes.guarded():
                 # All processes run: layers in training mode, of which statistics are updated, see the whole batch.
-                context = self._prediction_context("predict_iter", model, self._structure_of(model))
+                context = self._prediction_context("predict_iter", model)
                 with self._own.rows_of(as_part(batch)), context:
                     step = PredictStep(model, self.state, False)
                     predictions.append(predictions.collect(step.run)(batch))
@@ -268,12 +260,9 @@ class ReplicatedTrainer(Trainer):
             if not model.optimizer.built:
                 self._share(model)
             x, y, sample_weight, class_weight = data
-            structure = self._structure_of(model)
-            batch_spec = self._batch_spec(model, structure, x)
-            batch = self._rows.take(as_batch(x, y, sample_weight, batch_spec, class_weight))
-            self.sync_optimizer(model, structure)
-            context = self._context("train_on_batch", model, structure, training=True)
-            with self._whole_batches(), context:
+            batch = self._rows.take(as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight))
+            with self._whole_batches(), self._context("train_on_batch", model, training=True) as structure:
+                self.sync_optimizer(model, structure)
                 self._reset_metrics(model, reset_metrics)
                 return dict(LazyLogs.wrap(self._train_step(model).run(batch)))
 

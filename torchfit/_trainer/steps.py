@@ -23,7 +23,7 @@ from torchfit._execution.step_program import (
     share_memory,
     unflatten_outputs,
 )
-from torchfit._trainer.base_model import BaseModel, ModelStructure, overridden_method
+from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES, LossTerms
 from torchfit._trainer.module_call import Call
@@ -431,35 +431,6 @@ def sync_parameters(model: BaseModel, state: StepState, after_forward: bool = Fa
         named = [(name, parameter) for name, parameter in named if not is_lazy(parameter)]
     changes = model.optimizer.sync_parameters(named, build=not is_custom)
     return was_built and bool(changes)
-
-
-class KnownStructure:
-    """The structure of a model at the last look, and the parameters that its optimizer knows of."""
-
-    def __init__(self) -> None:
-        self._structure: ModelStructure | None = None
-        self._synced: list[object] = []
-
-    def __reduce__(self) -> tuple[type["KnownStructure"], tuple[()]]:
-        """Return a structure that is not known yet for copies."""
-        return KnownStructure, ()
-
-    def structure(self, model: BaseModel, state: StepState) -> ModelStructure:
-        """Return the current structure of the model."""
-        others = *state.objective.loss_modules(), *state.auxiliary.modules
-        structure = self._structure
-        if structure is None or not structure.describes(model, others):
-            structure = self._structure = ModelStructure(model, others)
-        return structure
-
-    def sync_optimizer(self, model: BaseModel, state: StepState, structure: ModelStructure) -> bool:
-        """Call `sync_optimizer` unless nothing has changed since the last call, and return what it returns."""
-        optimizer = model.optimizer
-        if optimizer.built and self._synced == [structure, optimizer, *optimizer.binding]:
-            return False
-        has_changed = sync_optimizer(model, state)
-        self._synced = [structure, optimizer, *optimizer.binding]
-        return has_changed
 
 
 def with_sync(run_step: StepFn, parameters: Sequence[Tensor], sync: Callable[[], None]) -> StepFn:

@@ -14,24 +14,25 @@ from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
 from torchfit._execution.eager import EagerExecution
 from torchfit._execution.precision import DTypePolicy, choose_precision, resolve_device
-from torchfit._trainer.base_model import BaseModel, ModelStructure, overridden_method
+from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.hints import ErrorTranslator
 from torchfit._trainer.logs import LazyLogs
+from torchfit._trainer.loop_contexts import LoopContexts, ModelStructure, SeenModel
 from torchfit._trainer.loops import EpochTimer, StopFlags, evaluate_loop, predict_loop, train_loop
 from torchfit._trainer.microbatches import MicrobatchSplitter
-from torchfit._trainer.model_lock import LoopContexts, ModelLock
+from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.nan_watch import NaNWatch
 from torchfit._trainer.objective import Objective
 from torchfit._trainer.predictions import Predictions, to_numpy
 from torchfit._trainer.preflight import infer_log_names_of_model, preflight
 from torchfit._trainer.step_state import AuxiliaryTerms, CompileOptions, StepState
-from torchfit._trainer.steps import EvaluateStep, KnownStructure, PredictStep, with_sync
+from torchfit._trainer.steps import EvaluateStep, PredictStep, with_sync
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import NullState, TrainingState, training_components
 from torchfit._types import Nested, StepFn, StepIterator, UserData
 from torchfit._utils import validation
-from torchfit._utils.modules import training_mode
+from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit._utils.tree import Batch
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.callback_list import NO_CALLBACKS
@@ -80,8 +81,8 @@ class Trainer:
         self.execution = EagerExecution()
         self._microbatches: MicrobatchSplitter | None = None
         self.lock = ModelLock()
-        self._contexts = LoopContexts(self.lock, self.state)
-        self._known = KnownStructure()
+        self._seen = SeenModel()
+        self._contexts = LoopContexts(self.lock, self.state, self._seen)
 
     def compile(self, options: CompileOptions) -> None:
         """Build the objective and choose the execution.
@@ -138,7 +139,7 @@ class Trainer:
         self._require_compiled("fit")
         validation.batch_size(batch_size)
         epochs = validation.integer("epochs", epochs, min_value=0)
-        batch_spec = self._batch_spec(model, self._structure_of(model), x)
+        batch_spec = self._batch_spec(model, x)
         adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
@@ -160,7 +161,7 @@ class Trainer:
         model.stop_training = False
         if model.optimizer.built and model.optimizer.gradient_accumulation_steps is not None:
             model.optimizer.clear_accumulated()  # An interrupted `fit` may have left some.
-        with self._context("fit", model, self._structure_of(model), callback_list, is_loop=True, training=True):
+        with self._context("fit", model, callback_list, is_loop=True, training=True):
             train_loop(
                 timer.epochs(run.epochs()),
                 lambda epoch: timer.time_iterator(watch.examine(self._start_epoch(model, run, epoch))),
@@ -176,16 +177,13 @@ class Trainer:
 
     def _start_epoch(self, model: BaseModel, run: TrainingState, epoch: int) -> StepIterator:
         """Return the steps of an epoch, after updating the optimizer for parameters that callbacks froze or added."""
-        self.sync_optimizer(model, self._structure_of(model))
+        self.sync_optimizer(model)
         return run.iter_steps(epoch)
 
-    def sync_optimizer(self, model: BaseModel, structure: ModelStructure) -> None:
-        """Make the optimizer train the currently trainable parameters."""
-        if self._known.sync_optimizer(model, self.state, structure):
+    def sync_optimizer(self, model: BaseModel, structure: ModelStructure | None = None) -> None:
+        """Make the optimizer train the currently trainable parameters; `structure` is that of the model, if known."""
+        if self._seen.sync_optimizer(model, self.state, structure):
             self.execution.invalidate()
-
-    def _structure_of(self, model: BaseModel) -> ModelStructure:
-        return self._known.structure(model, self.state)
 
     def _bind_train_step(
         self, model: BaseModel, callbacks: CallbackList, batches: EpochIterator, epochs: int, run: TrainingState
@@ -197,7 +195,7 @@ class Trainer:
         step = self._train_step(model, callbacks.keeps_batch_logs, expected_steps)
         run_step = self.execution.bind(step, batches)
         if callbacks.keeps_batch_logs:  # User-defined hooks, which may do anything.
-            run_step = with_sync(run_step, parameters, lambda: self.sync_optimizer(model, self._structure_of(model)))
+            run_step = with_sync(run_step, parameters, lambda: self.sync_optimizer(model))
         run.warmup_step = run_step if self.execution.first_step_is_eager else None
         return run_step
 
@@ -273,11 +271,10 @@ class Trainer:
     ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; the arguments are those of `Model.evaluate`."""
         self._require_compiled("evaluate")
-        structure = self._structure_of(model)
-        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, structure, x))
+        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._context("evaluate", model, structure, callback_list, is_loop=True):
+        with self._context("evaluate", model, callback_list, is_loop=True):
             logs = self._run_evaluation(model, batches, callback_list)
         NaNWatch(batches, getattr(x, "columns", None)).check(logs, "in the evaluation", 0)
         return logs
@@ -306,11 +303,10 @@ class Trainer:
         pad_value: float | None,
     ) -> Nested:
         """Predict with `model`; the arguments are those of `Model.predict`."""
-        structure = self._structure_of(model)
-        batches = self._prediction_batches(model, structure, x, batch_size, steps, loading)
+        batches = self._prediction_batches(model, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out, pad_value)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._prediction_context("predict", model, structure, callback_list, has_callbacks=bool(callbacks)):
+        with self._prediction_context("predict", model, callback_list, has_callbacks=bool(callbacks)):
             if model.stop_predicting:
                 model.stop_predicting = False
             no_hooks = self._has_no_batch_hooks(callback_list, "predict")
@@ -325,23 +321,17 @@ class Trainer:
         self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> Iterator[Nested]:
         """Return an iterator over the outputs of each batch; the arguments are those of `Model.predict_iter`."""
-        batches = self._prediction_batches(model, self._structure_of(model), x, batch_size, steps, loading)
+        batches = self._prediction_batches(model, x, batch_size, steps, loading)
         return self._iter_predictions(model, batches)
 
     def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Nested]:
         for batch in batches.epoch(0):
-            yield self._predict_batch(model, self._structure_of(model), batch, "predict_iter")
+            yield self._predict_batch(model, batch, "predict_iter")
 
     def _prediction_batches(
-        self,
-        model: BaseModel,
-        structure: ModelStructure,
-        x: UserData,
-        batch_size: int | None,
-        steps: int | None,
-        loading: LoaderConfig,
+        self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
     ) -> EpochIterator:
-        adapter = get_data_adapter(x, None, None, self._batch_spec(model, structure, x, inputs_only=True))
+        adapter = get_data_adapter(x, None, None, self._batch_spec(model, x, inputs_only=True))
         return pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
 
     # -- single batches ------------------------------------------------------------------------------------
@@ -352,10 +342,9 @@ class Trainer:
         """Make one gradient update with `(x, y, sample_weight, class_weight)`, and return the logs."""
         self._require_compiled("train_on_batch")
         x, y, sample_weight, class_weight = data
-        structure = self._structure_of(model)
-        batch = as_batch(x, y, sample_weight, self._batch_spec(model, structure, x), class_weight)
-        self.sync_optimizer(model, structure)
-        with self._context("train_on_batch", model, structure, training=True):
+        batch = as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight)
+        with self._context("train_on_batch", model, training=True) as structure:
+            self.sync_optimizer(model, structure)
             self._reset_metrics(model, reset_metrics)
             return LazyLogs.wrap(self._train_step(model).run(batch)).to_dict()
 
@@ -365,20 +354,18 @@ class Trainer:
         """Evaluate `(x, y, sample_weight)`, and return the logs."""
         self._require_compiled("test_on_batch")
         with torch.no_grad():
-            structure = self._structure_of(model)
-            batch = as_batch(*data, self._batch_spec(model, structure, data[0]))
-            with self._context("test_on_batch", model, structure):
+            batch = as_batch(*data, self._batch_spec(model, data[0]))
+            with self._context("test_on_batch", model):
                 self._reset_metrics(model, reset_metrics)
                 return LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)).to_dict()
 
     def predict_on_batch(self, model: BaseModel, x: UserData) -> Nested:
         """Return the outputs for one batch as NumPy arrays."""
-        structure = self._structure_of(model)
-        batch = as_batch(x, None, None, self._batch_spec(model, structure, x, inputs_only=True))
-        return self._predict_batch(model, structure, batch, "predict_on_batch")
+        batch = as_batch(x, None, None, self._batch_spec(model, x, inputs_only=True))
+        return self._predict_batch(model, batch, "predict_on_batch")
 
-    def _predict_batch(self, model: BaseModel, structure: ModelStructure, batch: Batch, method: str) -> Nested:
-        with self._prediction_context(method, model, structure):
+    def _predict_batch(self, model: BaseModel, batch: Batch, method: str) -> Nested:
+        with self._prediction_context(method, model):
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
     @staticmethod
@@ -392,7 +379,7 @@ class Trainer:
         """Return all metrics: the mean of the loss, those of `compile`, those in attributes, and added ones."""
         in_attributes = self._contexts.attribute_metrics
         if in_attributes is None:
-            in_attributes = self._structure_of(model).attribute_metrics
+            in_attributes = self._seen.structure(model, self.state).attribute_metrics
         return [*self.state.objective.metrics, *in_attributes, *self.state.auxiliary.metrics.values()]
 
     def reported_metrics(self, model: BaseModel) -> list[Metric]:
@@ -417,24 +404,22 @@ class Trainer:
         self,
         method: str,
         model: BaseModel,
-        structure: ModelStructure,
         callbacks: CallbackList = NO_CALLBACKS,
         *,
         is_loop: bool = False,
         training: bool = False,
-    ) -> AbstractContextManager[None]:
-        return self._contexts.with_metrics(method, model, structure, self.execution, callbacks, is_loop, training)
+    ) -> AbstractContextManager[ModelStructure]:
+        return self._contexts.with_metrics(method, model, self.execution, callbacks, is_loop, training)
 
     def _prediction_context(
         self,
         method: str,
         model: BaseModel,
-        structure: ModelStructure,
         callbacks: CallbackList = NO_CALLBACKS,
         *,
         has_callbacks: bool = False,
     ) -> AbstractContextManager[None]:
-        return self._contexts.prediction(method, model, structure, self.execution, callbacks, has_callbacks)
+        return self._contexts.without_metrics(method, model, self.execution, callbacks, has_callbacks)
 
     def _has_no_batch_hooks(self, callbacks: CallbackList, mode: str) -> bool:
         """Return whether no batch hooks run between the steps, on a CPU."""
@@ -445,9 +430,7 @@ class Trainer:
         if self.compile_options is None:
             raise RuntimeError(f"Call `compile(optimizer, loss, metrics)` before `{method}`.")
 
-    def _batch_spec(
-        self, model: BaseModel, structure: ModelStructure, x: UserData = None, *, inputs_only: bool = False
-    ) -> BatchSpec:
+    def _batch_spec(self, model: BaseModel, x: UserData = None, *, inputs_only: bool = False) -> BatchSpec:
         """Return the specification of batches of `x`; the columns of a DataFrame may be the parameters of `forward`.
 
         Labels stay among the inputs for modules that need them, or that compute their own loss with them.
@@ -461,7 +444,7 @@ class Trainer:
             parameters = set() if self.input_names else signature.required_names
         names = self.input_names, self.output_names, inputs_only, parameters
         labels = self._label_names, kept_labels, objective.index_targets
-        return BatchSpec(self.device, structure.floating_dtype(model), *names, *labels)
+        return BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
 
     def _build_callbacks(
         self, model: BaseModel, callbacks: object, verbose: int | str, *, add_history: bool = False, **params: Any

@@ -177,7 +177,8 @@ def has_running_stats(module: nn.Module) -> bool:
 
 def stays_in_eval(module: nn.Module) -> bool:
     """Return whether a layer stays in evaluation mode during training."""
-    return _EVAL_FLAG in vars(module)
+    has_own_lookup = type(module).__getattr__ is not nn.Module.__getattr__
+    return _EVAL_FLAG in vars(module) or (has_own_lookup and getattr(module, _EVAL_FLAG, False))
 
 
 def set_stays_in_eval(module: nn.Module, kept: bool) -> None:

@@ -49,6 +49,7 @@ class BindingMixin(GradientAccumulationMixin):
         self._store = ParameterStore()
         self._tracker = ParameterTracker()
         self._params = Parameters([])
+        self._num_bindings = 0
         self._parameters: Tensors = []
         self._with_grad: Tensors = []
         self._slots: Slots = ()
@@ -172,9 +173,9 @@ class BindingMixin(GradientAccumulationMixin):
         return list(self._parameters)
 
     @property
-    def binding(self) -> list[object]:
-        """Objects of which at least one is another one once the optimizer is bound to other parameters."""
-        return [self._params]
+    def binding_key(self) -> tuple[int, ...]:
+        """A key that changes when the optimizer is bound to other parameters."""
+        return (self._num_bindings,)
 
     # For optimizers that wrap this one.
 
@@ -268,6 +269,7 @@ class BindingMixin(GradientAccumulationMixin):
         self._epsilon_floor = LEAST_EPSILON_OF_FLOAT16 if is_narrow else 0.0
         positions = self._positions_in(params)
         self._params, self._parameters, self._updates_at_binding = params, params.tensors, step
+        self._num_bindings += 1
         self._select_kernels()
         self._bind_state(params, step, positions)
         if not self.built:

@@ -84,6 +84,7 @@ class TorchOptimizer:
         self._tracker = ParameterTracker()
         self._left_out: list[NamedTensor] = []
         self._params = Parameters([])
+        self._num_bindings = 0
         self._with_grad: list[Tensor] = []
         self._clears_module = self._is_synced = self._is_restored = False
         self._pending_state: StateDict | None = None
@@ -188,6 +189,7 @@ class TorchOptimizer:
             self._evaluates_itself = _torch_optim.evaluates_itself(self.optimizer)
         held = self._held()
         self._params = Parameters(trainable(held))
+        self._num_bindings += 1
         module = self._tracker.module if self._clears_module or self.optimizer is None else []
         self._with_grad = [tensor for _, tensor in [*held, *without(module, held)]]
 
@@ -368,10 +370,10 @@ class TorchOptimizer:
         (self._num_updates,) = counts
 
     @property
-    def binding(self) -> list[object]:
-        """Objects of which at least one is another one once the optimizer is bound to other parameters."""
+    def binding_key(self) -> tuple[int, ...]:
+        """A key that changes when the optimizer is bound to other parameters, or a group of it gets or loses some."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
-        return [self._params, *(len(group["params"]) for group in groups)]
+        return (self._num_bindings, *(len(group["params"]) for group in groups))
 
     @property
     def parameters(self) -> list[Tensor]:

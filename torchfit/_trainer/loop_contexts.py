@@ -1,0 +1,248 @@
+"""What surrounds a loop or a call with a single batch, and what is kept from one of them to the next."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain, compress
+from operator import attrgetter, is_, itemgetter
+from typing import Generic, TypeVar
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchfit._execution.eager import EagerExecution
+from torchfit._trainer.base_model import BaseModel, is_metric, items_of, iter_attribute_metrics, overridden_method
+from torchfit._trainer.hints import ErrorTranslator
+from torchfit._trainer.model_lock import ModelLock
+from torchfit._trainer.step_state import StepState
+from torchfit._trainer.steps import sync_optimizer
+from torchfit._types import StateDict
+from torchfit._utils.collector import suspended
+from torchfit._utils.compat import MODULE_ATTRIBUTES
+from torchfit._utils.modules import training_mode
+from torchfit.callbacks import CallbackList
+from torchfit.metrics.base import Metric, preserve_state
+
+Item = TypeVar("Item")
+
+_requires_grad = attrgetter("requires_grad")
+_WALKS = "children", "named_children", "modules", "named_modules", "parameters", "named_parameters", "_named_members"
+
+
+class ModelStructure:
+    """The submodules of a model and the metrics in its attributes, kept until they change.
+
+    `describes` notices that a submodule or parameter was added, replaced, renamed or frozen, and that an attribute got
+    a metric, in a fraction of the time of looking everything up again. It refers weakly to all of them.
+
+    Args:
+        model: The model.
+        others: Modules that are trained with it, such as losses with parameters.
+    """
+
+    def __init__(self, model: BaseModel, others: Sequence[nn.Module] = ()) -> None:
+        of_model = list(model.modules())
+        modules = [*of_model, *(part for other in others for part in other.modules())]
+        self._modules, self._num_submodules = References(modules), len(of_model) - 1
+        self._others, self._metrics = References(others), References(iter_attribute_metrics(model))
+        self._is_regular = all(map(_is_regular, modules))
+        if not self._is_regular:
+            return
+        attributes = list(map(vars, modules))
+        own = [[name for name in each if name not in MODULE_ATTRIBUTES] for each in attributes]
+        self._getters = [itemgetter("_modules", "_modules", *names) for names in own]  # With two names, it gets tuples.
+        self._names, parts, values = self._look(attributes)
+        parameters = [part for part in parts if isinstance(part, Tensor)]
+        self._parts, self._num_parameters = References(parts), len(parameters)
+        self._are_trained = list(map(_requires_grad, parameters))
+        self._is_regular = not any(map(is_lazy, parameters))
+        self._kinds = list(map(type, values))
+        are_own = chain.from_iterable([False, False, *[True] * len(names)] for names in own)
+        self._are_containers = [
+            is_own and isinstance(value, (list, tuple, dict)) for is_own, value in zip(are_own, values)
+        ]
+        items = self._items(values)
+        self._listed_metrics = References(filter(is_metric, items))
+        self._kinds_of_others = {type(item) for item in items if not is_metric(item)}
+
+    @property
+    def submodules(self) -> list[nn.Module]:
+        """The submodules of the model."""
+        return self._modules.items()[1 : self._num_submodules + 1]
+
+    @property
+    def attribute_metrics(self) -> list[Metric]:
+        """The metrics in attributes of the model and its submodules."""
+        return self._metrics.items()
+
+    def describes(self, model: BaseModel, others: Sequence[nn.Module] = ()) -> bool:
+        """Return whether this is still the structure of a model that is trained with certain other modules.
+
+        It is not if the model has lazy layers, or modules that are not ordinary ones, as those of TorchScript: they are
+        looked up every time.
+        """
+        modules = self._modules.items()
+        if not self._is_regular or modules[0] is not model or None in modules or not self._others.are(others):
+            return False
+        try:
+            names, parts, values = self._look(list(map(vars, modules)))
+        except KeyError:  # An attribute is gone.
+            return False
+        return (
+            names == self._names
+            and self._parts.are(parts)
+            and list(map(_requires_grad, parts[len(parts) - self._num_parameters :])) == self._are_trained
+            and list(map(type, values)) == self._kinds
+            and self._has_same_metrics(self._items(values))
+        )
+
+    def _look(self, attributes: list[StateDict]) -> tuple[list[object], list[object], list[object]]:
+        """Return the names of the children and parameters of all modules, they themselves, and other attributes.
+
+        The names include the numbers of all three in each module.
+        """
+        tables = [each["_modules"] for each in attributes] + [each["_parameters"] for each in attributes]
+        names = [*map(len, attributes), *map(len, tables), *chain.from_iterable(tables)]
+        parts = [part for part in chain.from_iterable(map(dict.values, tables)) if part is not None]
+        values = chain.from_iterable([get(each) for get, each in zip(self._getters, attributes)])
+        return names, parts, [*values]
+
+    def _items(self, values: list[object]) -> list[object]:
+        """Return the items of the lists, tuples and dictionaries among values."""
+        return [*chain.from_iterable(map(items_of, compress(values, self._are_containers)))]
+
+    def _has_same_metrics(self, items: list[object]) -> bool:
+        has_none = self._kinds_of_others.issuperset(map(type, items))
+        return self._listed_metrics.are([] if has_none else list(filter(is_metric, items)))
+
+
+class References(Generic[Item]):
+    """Weak references to objects."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._references = list(map(ref, items))
+
+    def items(self) -> list[Item]:
+        """Return the objects, with `None` for those that are gone."""
+        return [reference() for reference in self._references]  # type: ignore[misc]
+
+    def are(self, items: Sequence[object]) -> bool:
+        """Return whether these are the same objects, in the same order."""
+        return len(items) == len(self._references) and all(map(is_, self.items(), items))
+
+
+def _is_regular(module: nn.Module) -> bool:
+    """Return whether a module keeps its parts in dictionaries, as usual, and finds them by the methods of torch."""
+    attributes, kind = vars(module), type(module)
+    tables = attributes.get("_modules"), attributes.get("_parameters")
+    is_usual = all(getattr(kind, name) is getattr(nn.Module, name) and name not in attributes for name in _WALKS)
+    return is_usual and all(isinstance(table, dict) for table in tables)
+
+
+class SeenModel:
+    """What is known of a model from earlier calls: its structure, and the parameters that its optimizer was shown."""
+
+    def __init__(self) -> None:
+        self._structure: ModelStructure | None = None
+        self._synced: object = None
+
+    def __reduce__(self) -> tuple[type["SeenModel"], tuple[()]]:
+        """Return that nothing is known yet for copies."""
+        return SeenModel, ()
+
+    def structure(self, model: BaseModel, state: StepState) -> ModelStructure:
+        """Return the current structure of the model."""
+        others = *state.objective.loss_modules(), *state.auxiliary.modules
+        structure = self._structure
+        if structure is None or not structure.describes(model, others):
+            structure = self._structure = ModelStructure(model, others)
+        return structure
+
+    def sync_optimizer(self, model: BaseModel, state: StepState, structure: ModelStructure | None) -> bool:
+        """Call `sync_optimizer` unless nothing has changed since the last call, and return what it returns."""
+        structure, optimizer = structure or self.structure(model, state), model.optimizer
+        if optimizer.built and self._synced == (structure, ref(optimizer), optimizer.binding_key):
+            return False
+        has_changed = sync_optimizer(model, state)
+        self._synced = structure, ref(optimizer), optimizer.binding_key
+        return has_changed
+
+
+class LoopContexts:
+    """Prepares a model for loops and single steps, and restores and releases everything afterwards.
+
+    Args:
+        lock: The lock of the model.
+        state: The state of its steps.
+        seen: What is known of the model.
+
+    Attributes:
+        attribute_metrics: The metrics in attributes of the model, looked up once per loop, or `None` between loops.
+    """
+
+    def __init__(self, lock: ModelLock, state: StepState, seen: SeenModel) -> None:
+        self._lock, self._state, self._seen = lock, state, seen
+        self._is_running = False  # A loop is running, whose metrics a nested loop must not change.
+        self.attribute_metrics: list[Metric] | None = None
+
+    @contextmanager
+    def with_metrics(
+        self,
+        method: str,
+        model: BaseModel,
+        execution: EagerExecution,
+        callbacks: CallbackList,
+        is_loop: bool,
+        training: bool,
+    ) -> Iterator[ModelStructure]:
+        """Prepare for steps that update metrics: lock the model, discard what earlier loops saw, and set the mode."""
+        state = self._state
+        is_alone = training or not _is_shareable(model, execution, "test_step")
+        with self._lock.owned(method, is_loop=is_loop, is_alone=is_alone), self.metrics_isolated(model):
+            before = self._is_running, self.attribute_metrics
+            try:
+                structure = self._seen.structure(model, state)
+                self._is_running, self.attribute_metrics = True, structure.attribute_metrics
+                state.call.start_loop()
+                state.objective.start_loop()
+                state.auxiliary.start_loop()
+                mode = training_mode(model, training, structure.submodules)
+                with state.auxiliary.hooks_installed(model.module), mode, ErrorTranslator(model.module):
+                    yield structure
+            finally:
+                self._is_running, self.attribute_metrics = before
+                if not self._is_running:  # A nested loop keeps the graphs of the outer one.
+                    execution.release()
+                callbacks.close()
+
+    @contextmanager
+    def without_metrics(
+        self, method: str, model: BaseModel, execution: EagerExecution, callbacks: CallbackList, has_callbacks: bool
+    ) -> Iterator[None]:
+        """Prepare for a prediction, which changes nothing visible to other threads."""
+        is_shared = not has_callbacks and _is_shareable(model, execution, "predict_step")  # Callbacks may stop it.
+        lock = self._lock.shared(method) if is_shared else self._lock.owned(method, is_loop=False, is_alone=True)
+        with lock:
+            self._state.call.start_loop()
+            try:
+                with suspended(), training_mode(model, False), ErrorTranslator(model.module), torch.no_grad():
+                    yield
+            finally:
+                if not self._is_running:
+                    execution.release()
+                callbacks.close()
+
+    def metrics_isolated(self, model: BaseModel) -> AbstractContextManager[None]:
+        """Protect the metrics of an outer loop, if there is one, and what it reports, from a nested loop."""
+        return self._nested_metrics_isolated(model) if self._is_running else nullcontext()
+
+    @contextmanager
+    def _nested_metrics_isolated(self, model: BaseModel) -> Iterator[None]:
+        with preserve_state(model.metrics), self._state.objective.isolated(), self._state.auxiliary.isolated():
+            yield
+
+
+def _is_shareable(model: BaseModel, execution: EagerExecution, step: str) -> bool:
+    """Return whether threads may run an evaluation or prediction step concurrently: if it is built in and eager."""
+    return execution.is_shareable and overridden_method(model, step) is None
