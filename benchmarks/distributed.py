@@ -1,15 +1,18 @@
 """Time a training step of two processes: torchfit, DistributedDataParallel by hand, accelerate and Lightning.
 
-`python -m benchmarks.distributed` starts two processes on this machine, connected by gloo, and prints a table. All
-train the same network with the same batches of 128 rows, of which each process has half, and RMSprop, and track loss
-and accuracy. They take turns, pass by pass. "Alone" is a process that trains on its half of the rows by itself, and
-"all-reduce" the sum of as many numbers as there are gradients: together what a step costs at least.
+`python -m benchmarks.distributed [folder]` starts two processes on this machine, connected by gloo, stores the times in
+`results-processes.json`, and rewrites the report. All train the same network with the same batches of 128 rows, of
+which each process has half, and RMSprop, and track loss and accuracy. They take turns, pass by pass. "Alone" is a
+process that trains on its half of the rows by itself, and "all-reduce" the sum of as many numbers as there are
+gradients: together what a step costs at least.
 """
 
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchfit
-from benchmarks.measure import interleaved, ratio
+from benchmarks import report
+from benchmarks.measure import interleaved
 from torchfit import distribution
 
-ROWS, STEPS, ROUNDS = 128, 40, 15
-WIDTHS = {"9 k": 64, "85 k": 256, "1.1 M": 1024}
+ROWS, ROUNDS = 128, 11
+# The width of the network, and the steps of a pass, by the number of parameters.
+CASES = {"9 k": (64, 400), "85 k": (256, 200), "1.1 M": (1024, 40)}
 Run = Callable[[], object]
 
 
@@ -30,9 +35,9 @@ def network(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
 
 
-def data(rows: int) -> tuple[Tensor, Tensor]:
+def data(rows: int, steps: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
-    return torch.randn(rows * STEPS, 64), torch.randint(0, 10, (rows * STEPS,))
+    return torch.randn(rows * steps, 64), torch.randint(0, 10, (rows * steps,))
 
 
 def own_batches(count: int) -> list[Tensor]:
@@ -46,27 +51,29 @@ def rmsprop(module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(module.parameters(), foreach=True)
 
 
-def with_torchfit(width: int, rows: int, jit_compile: bool) -> Run:
+def with_torchfit(width: int, steps: int, rows: int, jit_compile: bool) -> Run:
     model = torchfit.Model(network(width), device="cpu")
     loss = torchfit.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("rmsprop", loss, ["accuracy"], jit_compile=jit_compile)
-    x, y = data(rows)
+    x, y = data(rows, steps)
     return lambda: model.fit(x, y, batch_size=rows, verbose=0)
 
 
-def with_all_reduce(width: int) -> Run:
+def with_all_reduce(width: int, steps: int) -> Run:
     numbers = torch.zeros(sum(parameter.numel() for parameter in network(width).parameters()))
 
     def run() -> None:
-        for _ in range(STEPS):
+        for _ in range(steps):
             dist.all_reduce(numbers)
 
     return run
 
 
-def by_hand(module: nn.Module, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], object]) -> object:
+def by_hand(
+    steps: int, module: nn.Module, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], object]
+) -> object:
     """Train for an epoch, and return the means of the losses and of the right answers of all processes."""
-    x, y = data(ROWS)
+    x, y = data(ROWS, steps)
     totals, correct = torch.zeros(()), torch.zeros(())
     for own in own_batches(len(x)):
         scores, labels = module(x[own]), y[own]
@@ -80,21 +87,21 @@ def by_hand(module: nn.Module, optimizer: torch.optim.Optimizer, backward: Calla
     return both / len(x)
 
 
-def with_ddp(width: int) -> Run:
+def with_ddp(width: int, steps: int) -> Run:
     module = nn.parallel.DistributedDataParallel(network(width))
-    return functools.partial(by_hand, module, rmsprop(module), Tensor.backward)
+    return functools.partial(by_hand, steps, module, rmsprop(module), Tensor.backward)
 
 
-def with_accelerate(width: int) -> Run:
+def with_accelerate(width: int, steps: int) -> Run:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
     plain = network(width)
     module, optimizer = accelerator.prepare(plain, rmsprop(plain))
-    return functools.partial(by_hand, module, optimizer, accelerator.backward)
+    return functools.partial(by_hand, steps, module, optimizer, accelerator.backward)
 
 
-def with_lightning(width: int) -> Run:
+def with_lightning(width: int, steps: int) -> Run:
     import lightning
     from lightning.pytorch.strategies import DDPStrategy
     from torch.utils.data import DataLoader, TensorDataset
@@ -128,7 +135,7 @@ def with_lightning(width: int) -> Run:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    model, dataset = Classifier(), TensorDataset(*data(ROWS))
+    model, dataset = Classifier(), TensorDataset(*data(ROWS, steps))
 
     def run() -> None:
         trainer.fit_loop.max_epochs += 1  # Each call trains one more epoch.
@@ -138,30 +145,31 @@ def with_lightning(width: int) -> Run:
     return run
 
 
-def contenders(width: int) -> dict[str, Run]:
+def contenders(width: int, steps: int) -> dict[str, Run]:
     """Return what takes turns, by name."""
     chosen = distribution.distribution()
     distribution.set_distribution(None)
-    alone = {f"alone{name}": with_torchfit(width, ROWS // 2, jit) for name, jit in (("", False), (", compiled", True))}
+    alone = {
+        f"alone{name}": with_torchfit(width, steps, ROWS // 2, jit) for name, jit in (("", False), (", compiled", True))
+    }
     distribution.set_distribution(chosen)
     found = {
         **alone,
-        "all-reduce": with_all_reduce(width),
-        "torchfit": with_torchfit(width, ROWS, False),
-        "torchfit, compiled": with_torchfit(width, ROWS, True),
-        "DDP by hand": with_ddp(width),
+        "all-reduce": with_all_reduce(width, steps),
+        "torchfit": with_torchfit(width, steps, ROWS, False),
+        "torchfit, compiled": with_torchfit(width, steps, ROWS, True),
+        report.DDP: with_ddp(width, steps),
     }
     others = {"accelerate": with_accelerate, "lightning": with_lightning}
-    return found | {name: make(width) for name, make in others.items() if importlib.util.find_spec(name)}
+    return found | {name: make(width, steps) for name, make in others.items() if importlib.util.find_spec(name)}
 
 
-def measure(width: int) -> dict[str, tuple[float, float]]:
-    """Return, for each contender, the shortest time of a step in µs, and its ratio to DDP by hand."""
+def measure(width: int, steps: int) -> dict[str, list[float]]:
+    """Return, for each contender, the time of a step in µs in every round."""
     distribution.initialize()
-    together = {name: functools.partial(_together, run) for name, run in contenders(width).items()}
+    together = {name: functools.partial(_together, run) for name, run in contenders(width, steps).items()}
     times = interleaved(together, ROUNDS)
-    reference = times["DDP by hand"]
-    return {name: (min(found) / STEPS * 1e6, ratio(found, reference)) for name, found in times.items()}
+    return {name: [seconds / steps * 1e6 for seconds in found] for name, found in times.items()}
 
 
 def _together(run: Run) -> None:
@@ -170,15 +178,14 @@ def _together(run: Run) -> None:
 
 
 def main() -> None:
-    """Print the table: µs per step, the shortest of all passes, and the ratio to DDP by hand within a round."""
-    names: list[str] = []
-    for parameters, width in WIDTHS.items():
-        found = distribution.launch(functools.partial(measure, width), 2)
-        if not names:
-            names = list(found)
-            print(f"| parameters | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
-        cells = [f"{shortest:.0f} ({share:.2f})" for shortest, share in (found[name] for name in names)]
-        print(f"| {parameters} | {' | '.join(cells)} |", flush=True)
+    """Measure all networks, and write the report."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    times = {}
+    for parameters, case in CASES.items():
+        times[parameters] = distribution.launch(functools.partial(measure, *case), 2)
+        print(f"{parameters}: {', '.join(times[parameters])}", flush=True)
+    report.save({"device": "processes", "machine": report.machine("cpu", -1), "times": times}, folder)
+    report.write(folder)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Turn measurements into `RESULTS.md`: `results-cpu.json` and, where there was a GPU, `results-cuda.json`.
 
+`results-processes.json`, if it is there, is what `benchmarks/distributed.py` wrote.
 `results-gpu.json`, if it is there, is the `gpu.json` that `benchmarks/gpu/run.sh` wrote.
 
 python -m benchmarks.report [folder]           # rewrite the report from existing measurements
@@ -24,6 +25,7 @@ from benchmarks.gpu import report as gpu_report
 from benchmarks.measure import markdown_table, processor, ratio
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+DDP = "DDP by hand"
 PACKAGES = [
     "torch",
     "numpy",
@@ -120,6 +122,9 @@ def load(folder: Path, device: str) -> Result | None:
 def write(folder: Path) -> None:
     """Write the report from the stored measurements."""
     sections = [section(device, load(folder, device)) for device in DEVICES]
+    processes = load(folder, "processes")
+    if processes is not None:
+        sections.insert(1, several_processes(processes))
     training = load(folder, "gpu")
     if training is not None:
         sections.append(f"## Training on a GPU\n\n{gpu_report.section(training)}")
@@ -146,6 +151,23 @@ def section(device: str, result: Result | None) -> str:
         rows = [BudgetResult(**values).cells() for values in result["budgets"]]
         parts += ["### Budgets", markdown_table(HEADER, rows)]
     return "\n\n".join(parts)
+
+
+def several_processes(result: Result) -> str:
+    """Return the table of the steps of two processes."""
+    header = ["parameters", *(name for name in next(iter(result["times"].values())))]
+    rows = []
+    for parameters, times in result["times"].items():
+        cells = [f"{min(taken):.0f} ({ratio(taken, times[DDP]):.2f})" for taken in times.values()]
+        rows.append([parameters, *cells])
+    explained = (
+        "µs per step, the shortest of all passes, and in parentheses the ratio to DistributedDataParallel written by"
+        " hand, the median over the rounds (`python -m benchmarks.distributed`). Two processes on one machine, one"
+        " thread each, connected by gloo; each has half of the 128 rows of a batch. *Alone*: one process that trains on"
+        " its half by itself. *All-reduce*: the exchange of as many numbers as there are gradients, and nothing else."
+    )
+    machine = "\n".join(f"- {key}: {result['machine'][key]}" for key in ("processor", "versions"))
+    return f"## Several processes\n\n{explained}\n\n{machine}\n\n{markdown_table(header, rows)}"
 
 
 def speed(case: str, result: Result) -> str:

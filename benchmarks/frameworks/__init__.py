@@ -23,6 +23,7 @@ MODULES = {
     "torchfit": "torchfit_fit",
     "torchfit, verbose=1": "torchfit_fit",
     "torchfit, jit_compile": "torchfit_fit",
+    'torchfit, jit_compile, memory_format="auto"': "torchfit_fit",
     "torchfit, jit_compile, 8 steps a call": "torchfit_fit",
     "Keras on torch": "keras_on_torch",
     "Keras on JAX": "keras_on_jax",

@@ -52,5 +52,6 @@ FRAMEWORKS = {
     "torchfit": silent(),
     "torchfit, verbose=1": with_bar,
     "torchfit, jit_compile": silent(jit_compile=True),
+    'torchfit, jit_compile, memory_format="auto"': silent(jit_compile=True, memory_format="auto"),
     "torchfit, jit_compile, 8 steps a call": silent(jit_compile=True, steps_per_execution=8),
 }

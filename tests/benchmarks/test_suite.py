@@ -56,6 +56,17 @@ def test_the_report_says_what_was_measured_and_what_was_not(tmp_path):
     assert "## GPU\n\nNot measured" in text
 
 
+def test_the_report_has_a_section_for_several_processes(tmp_path):
+    times = {"alone": [10.0, 12.0], report.DDP: [20.0, 30.0]}
+    machine = {"processor": "one", "versions": "torch 2"}
+    report.save(RESULT, tmp_path)
+    report.save({"device": "processes", "machine": machine, "times": {"9 k": times}}, tmp_path)
+    report.write(tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| 9 k        | 10 (0.45) |   20 (1.00) |" in text
+    assert text.index("## CPU") < text.index("## Several processes") < text.index("## GPU")
+
+
 def test_the_machine_is_described_by_what_it_is():
     described = report.machine("cpu", -1)
     assert described["threads"].endswith("not pinned")

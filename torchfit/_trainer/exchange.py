@@ -1,6 +1,7 @@
 """The exchange between the processes of a training run: one tensor per step that contains everything."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torchfit._trainer.microbatches import Gradients, LossPart, compute_gradient
 from torchfit._trainer.output_matching import is_builtin
 from torchfit.losses.base import Denominator
 from torchfit.metrics.base import SUM_DTYPE, Metric, Variable
+from torchfit.optimizers._foreach import copy_, div_
 from torchfit.optimizers.identifiers import AnyOptimizer
 
 _EXTREMES = {"max": 1.0, "min": -1.0}
@@ -30,21 +32,27 @@ class Exchange:
 
     def __init__(self, processes: ProcessGroup) -> None:
         self.processes = processes
-        self._buffer: Tensor | None = None
+        self._buffer = torch.empty(0)
+        self._shapes: list[torch.Size] = []
+        self._views: list[Tensor] = []
 
     def sum(self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         """Return the sums of tensors over all processes, with the same shapes and `dtype`, as views of the buffer."""
-        sums = torch.split(self.sum_flat(tensors, dtype, device), [tensor.numel() for tensor in tensors])
-        return [part.view(tensor.shape) for part, tensor in zip(sums, tensors)]
+        self.sum_flat(tensors, dtype, device)
+        return self._views
 
     def sum_flat(self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the sums one after the other: the buffer itself."""
-        flat = flatten(tensors, dtype, device)
-        size, buffer = sum(part.numel() for part in flat), self._buffer
-        if buffer is None or buffer.numel() != size or buffer.dtype is not dtype:
-            buffer = self._buffer = torch.empty(size, dtype=dtype, device=device)
-        torch.cat(flat, out=buffer)
-        return self.processes.sum(buffer)
+        shapes = [tensor.shape for tensor in tensors]
+        if shapes != self._shapes or self._buffer.dtype is not dtype or self._buffer.device != device:
+            self._allocate(shapes, dtype, device)
+        copy_(self._views, list(tensors))
+        return self.processes.sum(self._buffer)
+
+    def _allocate(self, shapes: list[torch.Size], dtype: torch.dtype, device: torch.device) -> None:
+        sizes = [shape.numel() for shape in shapes]
+        self._shapes, self._buffer = shapes, torch.empty(sum(sizes), dtype=dtype, device=device)
+        self._views = [part.view(shape) for part, shape in zip(torch.split(self._buffer, sizes), shapes)]
 
 
 class LossTotals:
@@ -116,7 +124,7 @@ class LossTotals:
         """The groups, in the order of `tensors`, and whether each is divided."""
         return tuple((group, self._denominators[group] is not None) for group in sorted(self.groups))
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The dtype of the exchange: that of the widest gradient, and at least float32; float64 without gradients."""
         if not self.groups:
@@ -165,9 +173,10 @@ def mean_gradients(
         *totals, denominator, value = sums[number * size : (number + 1) * size]
         if has_mean:
             divisor = torch.where(denominator == 0, 1.0, denominator)
-            # A graph fuses the division with the update.
-            in_graph = torch.compiler.is_compiling()
-            totals = [each / divisor if in_graph else each.div_(divisor) for each in totals]
+            if torch.compiler.is_compiling():  # A graph fuses the division with the update.
+                totals = [each / divisor for each in totals]
+            else:
+                div_(totals, divisor)
             value = value / divisor
         gradients = [
             each.to(parameter.dtype) if is_there else None
@@ -214,16 +223,19 @@ class MetricChanges:
     """
 
     def __init__(self, metrics: Iterable[Metric], from_zero: bool) -> None:
-        metrics = list(metrics)
         self._before: dict[int, tuple[Variable, Tensor]] = {}
-        self._opaque = [(metric, metric.snapshot_state()) for metric in metrics if _is_opaque(metric)]
-        self.restart(metrics)
+        self._opaque: list[tuple[Metric, object]] = []
         self._changed: list[Variable] = []
-        zeroed = [metric for metric in metrics if from_zero and starts_from_zero(metric)]
-        self._zeroed = {id(variable) for variable in variables_of(zeroed) if variable.aggregation == "sum"}
-        for variable, _ in self._before.values():
-            if id(variable) in self._zeroed:
-                variable.zero_()
+        self._zeroed: set[int] = set()
+        for metric in metrics:
+            if _is_opaque(metric):
+                self._opaque.append((metric, metric.snapshot_state()))
+            is_zeroed = from_zero and starts_from_zero(metric)
+            for variable in variables_of([metric]):
+                self._before.setdefault(id(variable), (variable, variable.clone()))
+                if is_zeroed and variable.aggregation == "sum":
+                    self._zeroed.add(id(variable))
+                    variable.zero_()
 
     def tensors(self, metrics: Iterable[Metric], counts: bool, processes: ProcessGroup) -> list[Tensor]:
         """Return the tensors to sum. With `counts=False`, the changes of this process do not count."""

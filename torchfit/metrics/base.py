@@ -334,6 +334,8 @@ class Metric(SuggestsKeywords, nn.Module):
 
     def _register_nested_metrics(self) -> None:
         """Register the metrics that lists and dictionaries in attributes currently contain."""
+        if not self._container_names:
+            return
         for key in self._nested_keys:
             self._modules.pop(key, None)
         attributes = self.__dict__

@@ -22,6 +22,17 @@ Item = TypeVar("Item")
 _HAS_RSQRT = hasattr(torch, "_foreach_rsqrt_")  # torch >= 2.7
 
 
+def copy_(targets: Tensors, sources: Tensors) -> None:
+    """Copy the sources, of any dtype and device, into the targets."""
+    with torch.no_grad():
+        torch._foreach_copy_(targets, sources)
+
+
+def div_(tensors: Tensors, divisor: Tensor) -> None:
+    """Divide all tensors by one number."""
+    torch._foreach_div_(tensors, divisor)
+
+
 def add_scaled_(targets: Tensors, tensors: Tensors, scale: Scalar) -> None:
     """Targets += scale · tensors."""
     if isinstance(scale, Tensor):
