@@ -2,13 +2,22 @@
 
 import io
 import os
+import sys
 import warnings
 
+import pytest
 import torch
 from torch import nn
 
 import torchfit
 from torchfit import callbacks, optimizers
+
+copies_deep_modules = pytest.mark.xfail(
+    sys.version_info[:2] == (3, 12),
+    reason="once torch.compile has failed in the process, Python 3.12 refuses calls nested as deeply",
+    raises=RecursionError,
+    strict=False,
+)
 
 
 class Echo(nn.Module):

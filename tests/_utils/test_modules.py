@@ -4,6 +4,7 @@ import sys
 import pytest
 from torch import nn
 
+from tests.support import copies_deep_modules
 from torchfit._utils.modules import deep_recursion, named_weights
 
 
@@ -14,6 +15,7 @@ def nested(depth):
     return module
 
 
+@copies_deep_modules
 def test_deeply_nested_modules_can_be_copied():
     module, limit = nested(300), sys.getrecursionlimit()
     sys.setrecursionlimit(1000)  # Other tests may have raised it.

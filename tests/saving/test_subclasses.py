@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import torchfit
+from tests.support import copies_deep_modules
 from torchfit import optimizers
 from torchfit._serialization import archive
 from torchfit.models import load_model
@@ -166,6 +167,7 @@ def test_files_of_earlier_versions_know_no_wrappers_and_added_terms(tmp_path):
     assert load_model(tmp_path / "model").added_terms == []
 
 
+@copies_deep_modules
 @pytest.mark.parametrize("depth", [200, 300])
 def test_deeply_nested_modules_are_saved_and_copied(tmp_path, depth):
     net = network()
