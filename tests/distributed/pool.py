@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 120  # seconds
+TIMEOUT, PATIENCE = 120, 5  # seconds
 
 
 class Pool:
@@ -54,7 +54,11 @@ class Pool:
         return all(process.is_alive() for process in self.processes)
 
     def close(self):
+        """End the processes, by force those that wait for others."""
+        for connection in self.connections:
+            connection.close()
         for process in self.processes:
+            process.join(PATIENCE)
             process.kill()
             process.join()
 
