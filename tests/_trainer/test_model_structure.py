@@ -438,3 +438,49 @@ def test_a_flag_that_a_wrapper_finds_in_its_layer():
     torchfit.utils.freeze(model, "0")
     model.train_on_batch(X, Y)
     assert not layer.running_mean.any()
+
+
+# -- parameters that only the optimizer holds, and modules that compare themselves -------------------------------------
+
+
+def test_a_parameter_that_only_torchs_optimizer_holds_is_trained_once_it_is_unfrozen():
+    torch.manual_seed(0)
+    net, scale = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), nn.Parameter(torch.ones(()), requires_grad=False)
+    theirs, their_scale = copy.deepcopy(net), copy.deepcopy(scale)
+    model = torchfit.Model(net)
+    optimizer = torch.optim.SGD([*net.parameters(), scale], 0.1)
+    model.compile(optimizer, lambda y, outputs: ((outputs * scale - y) ** 2).mean(-1), microbatch=16)
+    reference = torch.optim.SGD([*theirs.parameters(), their_scale], 0.1)
+    for number in range(5):
+        for each in (scale, their_scale):
+            each.requires_grad_(number >= 2)
+        model.train_on_batch(X, Y)
+        reference.zero_grad()
+        ((theirs(X) * their_scale - Y) ** 2).mean().backward()
+        reference.step()
+        torch.testing.assert_close(scale, their_scale, atol=1e-5, rtol=1e-5)
+
+
+class Compared(nn.Linear):
+    def __eq__(self, other):
+        return self.weight.shape == other.weight.shape
+
+    __hash__ = nn.Module.__hash__
+
+
+def test_modules_that_compare_themselves():
+    net = nn.Sequential(Compared(4, 8), Compared(8, 2))
+    model = torchfit.Model(net)
+    model.compile("sgd", nn.MSELoss())
+    losses = [model.train_on_batch(X, Y) for _ in range(3)]
+    assert losses[2] < losses[0]
+    structure = ModelStructure(model)
+    net[1] = Compared(8, 2)
+    assert not structure.describes(model)
+
+
+def test_a_module_of_another_class():
+    net = Net()
+    structure = ModelStructure(torchfit.Model(net))
+    net.__class__ = InPhases
+    assert not structure.describes(torchfit.Model(net))

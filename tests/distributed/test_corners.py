@@ -214,6 +214,58 @@ def test_as_with_one_process(everywhere, function):
     everywhere(function, tolerance=2e-6)
 
 
+class Extrapolating(torch.optim.Optimizer):
+    """Keeps the gradients of the step before, as they are."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            before = self.state[parameter].get("before", parameter.grad)
+            parameter.add_(2 * parameter.grad - before, alpha=-self.param_groups[0]["lr"])
+            self.state[parameter]["before"] = parameter.grad
+
+
+def an_optimizer_that_keeps_gradients():
+    return trained(compiled(network(), Extrapolating))
+
+
+class Rotating(nn.Module):
+    """Multiplies by complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.factors, self.head = nn.Parameter(torch.randn(8, dtype=torch.complex64)), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head((x * self.factors).real)
+
+
+def complex_parameters():
+    module = Rotating()
+    history = compiled(module, "sgd").fit(X, LABELS, batch_size=16, epochs=2, verbose=0, shuffle=False)
+    return history.history, torch.view_as_real(module.factors).detach().numpy()
+
+
+def evaluations_in_and_outside_of_inference_mode():
+    model = compiled(network())
+    found = trained(model)
+    with torch.inference_mode():
+        inside = model.evaluate(X[:40], LABELS[:40], verbose=0)
+    return found, inside, model.evaluate(X, LABELS, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [an_optimizer_that_keeps_gradients, complex_parameters, evaluations_in_and_outside_of_inference_mode],
+)
+def test_what_outlives_an_exchange(everywhere, function):
+    everywhere(function, tolerance=2e-6)
+
+
 def test_half_precision(everywhere):
     everywhere(mixed_precision, "mixed_bfloat16", tolerance=2e-2)
     everywhere(mixed_precision, "mixed_float16", tolerance=2e-2)

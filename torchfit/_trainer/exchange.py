@@ -9,9 +9,10 @@ from torch import Tensor
 from torchfit._distribution.process_group import ProcessGroup
 from torchfit._trainer.microbatches import Gradients, LossPart, compute_gradients
 from torchfit._trainer.output_matching import is_builtin
+from torchfit._utils.tensors import real
 from torchfit.losses.base import Denominator
 from torchfit.metrics.base import SUM_DTYPE, Metric, Variable
-from torchfit.optimizers._foreach import copy_, div_
+from torchfit.optimizers._foreach import copy_, divide
 from torchfit.optimizers.identifiers import AnyOptimizer
 
 _EXTREMES = {"max": 1.0, "min": -1.0}
@@ -51,8 +52,9 @@ class Exchange:
 
     def _allocate(self, shapes: list[torch.Size], dtype: torch.dtype, device: torch.device) -> None:
         sizes = [shape.numel() for shape in shapes]
-        self._shapes, self._buffer = shapes, torch.empty(sum(sizes), dtype=dtype, device=device)
-        self._views = [part.view(shape) for part, shape in zip(torch.split(self._buffer, sizes), shapes)]
+        with torch.inference_mode(False):  # Later calls may be outside of it.
+            self._shapes, self._buffer = shapes, torch.empty(sum(sizes), dtype=dtype, device=device)
+            self._views = [part.view(shape) for part, shape in zip(torch.split(self._buffer, sizes), shapes)]
 
 
 class LossTotals:
@@ -116,7 +118,7 @@ class LossTotals:
         """Return the mean gradients and the denominator of each group, and the loss, from the sums of `tensors`."""
         present = self._are_present()
         if not all(present):  # Synchronizes with the device, but only if a gradient is missing in this process.
-            present = [count > 0 for count in sums[-1].tolist()]
+            present = [count > 0 for count in real(sums[-1]).tolist()]
         return mean_gradients(sums, self._optimizer.parameters, self.layout, present, self._total)
 
     @property
@@ -159,7 +161,7 @@ def mean_gradients(
     """Divide sums over all processes by their denominators.
 
     Args:
-        sums: Those of `LossTotals.tensors`, perhaps followed by others; they are overwritten.
+        sums: Those of `LossTotals.tensors`, perhaps followed by others.
         parameters: The parameters that the gradients belong to.
         groups: The groups, and whether each is divided.
         is_present: Which parameters have a gradient in some process.
@@ -173,13 +175,9 @@ def mean_gradients(
         *totals, denominator, value = sums[number * size : (number + 1) * size]
         if has_mean:
             divisor = torch.where(denominator == 0, 1.0, denominator)
-            if torch.compiler.is_compiling():  # A graph fuses the division with the update.
-                totals = [each / divisor for each in totals]
-            else:
-                div_(totals, divisor)
-            value = value / divisor
-        gradients = [
-            each.to(parameter.dtype) if is_there else None
+            totals, value = divide(totals, divisor), value / divisor
+        gradients = [  # Copies, if they were not divided: the next exchange overwrites the sums.
+            each.to(parameter.dtype, copy=not has_mean) if is_there else None
             for each, parameter, is_there in zip(totals, parameters, is_present)
         ]
         found[group] = gradients, denominator * total if has_mean else None
@@ -278,7 +276,7 @@ class MetricChanges:
 
     def finish(self, sums: Sequence[Tensor]) -> None:
         """Set the states from the sums of `tensors`, and count changes from there."""
-        for variable, change in zip(self._changed, sums):
+        for variable, change in zip(self._changed, map(real, sums)):
             if variable.aggregation == "sum":
                 variable.copy_(self._base(variable) + change.to(variable.device))
             else:

@@ -1,6 +1,6 @@
 """What surrounds a loop or a call with a single batch, and what is kept from one of them to the next."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, compress
 from operator import attrgetter, is_, itemgetter
@@ -23,6 +23,7 @@ from torchfit._utils.compat import MODULE_ATTRIBUTES
 from torchfit._utils.modules import training_mode
 from torchfit.callbacks import CallbackList
 from torchfit.metrics.base import Metric, preserve_state
+from torchfit.optimizers.identifiers import AnyOptimizer
 
 Item = TypeVar("Item")
 
@@ -49,12 +50,13 @@ class ModelStructure:
         self._is_regular = all(map(_is_regular, modules))
         if not self._is_regular:
             return
-        attributes = list(map(vars, modules))
+        attributes = [dict(vars(each)) for each in modules]  # Copies, which no other thread changes.
         own = [[name for name in each if name not in MODULE_ATTRIBUTES] for each in attributes]
         self._getters = [itemgetter("_modules", "_modules", *names) for names in own]  # With two names, it gets tuples.
         self._names, parts, values = self._look(attributes)
         parameters = [part for part in parts if isinstance(part, Tensor)]
         self._parts, self._num_parameters = References(parts), len(parameters)
+        self._classes = list(map(type, modules))
         self._are_trained = list(map(_requires_grad, parameters))
         self._is_regular = not any(map(is_lazy, parameters))
         self._kinds = list(map(type, values))
@@ -83,7 +85,9 @@ class ModelStructure:
         looked up every time.
         """
         modules = self._modules.items()
-        if not self._is_regular or modules[0] is not model or None in modules or not self._others.are(others):
+        if not self._is_regular or modules[0] is not model or not self._others.are(others):
+            return False
+        if list(map(type, modules)) != self._classes:  # One may be gone, too.
             return False
         try:
             names, parts, values = self._look(list(map(vars, modules)))
@@ -145,7 +149,9 @@ class SeenModel:
 
     def __init__(self) -> None:
         self._structure: ModelStructure | None = None
-        self._synced: object = None
+        # The parameters to train follow from these three: those of the model, the optimizer, and what it holds.
+        self._synced: tuple[ModelStructure | None, Callable[[], AnyOptimizer | None], tuple[int, ...]]
+        self._synced = None, lambda: None, ()
 
     def __reduce__(self) -> tuple[type["SeenModel"], tuple[()]]:
         """Return that nothing is known yet for copies."""
@@ -162,7 +168,9 @@ class SeenModel:
     def sync_optimizer(self, model: BaseModel, state: StepState, structure: ModelStructure | None) -> bool:
         """Call `sync_optimizer` unless nothing has changed since the last call, and return what it returns."""
         structure, optimizer = structure or self.structure(model, state), model.optimizer
-        if optimizer.built and self._synced == (structure, ref(optimizer), optimizer.binding_key):
+        of_structure, of_optimizer, key = self._synced
+        is_known = of_structure is structure and of_optimizer() is optimizer
+        if is_known and optimizer.built and optimizer.binding_key == key:
             return False
         has_changed = sync_optimizer(model, state)
         self._synced = structure, ref(optimizer), optimizer.binding_key

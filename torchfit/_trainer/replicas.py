@@ -16,6 +16,7 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange
 from torchfit._types import Logs, StepIterator
 from torchfit._utils.rng import random_state, restore_random_state
+from torchfit._utils.tensors import real
 from torchfit.callbacks import CallbackList
 
 
@@ -117,7 +118,7 @@ class Controls:
             self._read(*read)
 
     def _read(self, sums: Tensor, total: int) -> None:
-        rows, signalled, compiling, eager = sums.tolist()
+        rows, signalled, compiling, eager = real(sums).tolist()
         self.is_interrupted = self.is_interrupted or signalled > 0
         self.is_compiling, self.is_eager = self.is_compiling or compiling > 0, self.is_eager or eager > 0
         if rows != total:

@@ -13,6 +13,7 @@ from torchfit._trainer.exchange import Groups, MeanGradients, mean_gradients
 from torchfit._trainer.microbatches import accumulate, sum_groups, update
 from torchfit._trainer.replicas import Controls
 from torchfit._types import Results, StepFn
+from torchfit._utils.tensors import real
 from torchfit._utils.tree import Batch
 from torchfit.metrics.base import Variable
 
@@ -65,7 +66,7 @@ class ReplicatedUpdate(StepProgram):
         """Return which parameters have a gradient in some process."""
         parameters = self._optimizer.parameters
         of_groups = len(self.groups) * (sum(parameter.numel() for parameter in parameters) + 2)
-        return tuple(count > 0 for count in sums.narrow(0, of_groups, len(parameters)).tolist())
+        return tuple(count > 0 for count in real(sums.narrow(0, of_groups, len(parameters))).tolist())
 
     def split(self, sums: Tensor) -> Sequence[Tensor]:
         """Return the parts of the tensor, in their shapes: gradients, which of them there are, metrics, controls."""
@@ -81,7 +82,7 @@ class ReplicatedUpdate(StepProgram):
         """Add the changes of the metrics to their states, and return the mean gradients of each group."""
         parts = self.split(sums)
         for state, change in zip(self.states, parts[len(parts) - len(self.states) :]):
-            state.copy_(state + change.to(state.device))
+            state.copy_(state + real(change).to(state.device))
         return mean_gradients(parts, self._optimizer.parameters, self.groups, is_present, total)
 
     def _run(self, batch: Batch) -> Results:

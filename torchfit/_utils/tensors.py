@@ -93,3 +93,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], structure: tree.Tree) -> t
         return result
 
     return tree.map(apply, structure)
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Return the real part of a complex tensor, and any other tensor as it is."""
+    return tensor.real if tensor.is_complex() else tensor

@@ -28,9 +28,11 @@ def copy_(targets: Tensors, sources: Tensors) -> None:
         torch._foreach_copy_(targets, sources)
 
 
-def div_(tensors: Tensors, divisor: Tensor) -> None:
-    """Divide all tensors by one number."""
-    torch._foreach_div_(tensors, divisor)
+def divide(tensors: Tensors, divisor: Tensor) -> Tensors:
+    """Return all tensors divided by one number; a graph fuses the division with what follows."""
+    if torch.compiler.is_compiling():
+        return [tensor / divisor for tensor in tensors]
+    return list(torch._foreach_div(tensors, divisor))
 
 
 def add_scaled_(targets: Tensors, tensors: Tensors, scale: Scalar) -> None:

@@ -371,9 +371,10 @@ class TorchOptimizer:
 
     @property
     def binding_key(self) -> tuple[int, ...]:
-        """A key that changes when the optimizer is bound to other parameters, or a group of it gets or loses some."""
+        """A key that changes when the optimizer is bound to other parameters, or its groups hold or train others."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
-        return (self._num_bindings, *(len(group["params"]) for group in groups))
+        held = [parameter for group in groups for parameter in group["params"]]
+        return (self._num_bindings, *map(id, held), *(parameter.requires_grad for parameter in held))
 
     @property
     def parameters(self) -> list[Tensor]:
