@@ -22,6 +22,7 @@ from torchfit._utils.collector import suspended
 from torchfit._utils.compat import MODULE_ATTRIBUTES
 from torchfit._utils.modules import training_mode
 from torchfit.callbacks import CallbackList
+from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.metrics.base import Metric, preserve_state
 from torchfit.optimizers.identifiers import AnyOptimizer
 
@@ -200,9 +201,10 @@ class LoopContexts:
         method: str,
         model: BaseModel,
         execution: EagerExecution,
-        callbacks: CallbackList,
-        is_loop: bool,
-        training: bool,
+        callbacks: CallbackList = NO_CALLBACKS,
+        *,
+        is_loop: bool = False,
+        training: bool = False,
     ) -> Iterator[ModelStructure]:
         """Prepare for steps that update metrics: lock the model, discard what earlier loops saw, and set the mode."""
         state = self._state
@@ -226,7 +228,12 @@ class LoopContexts:
 
     @contextmanager
     def without_metrics(
-        self, method: str, model: BaseModel, execution: EagerExecution, callbacks: CallbackList, has_callbacks: bool
+        self,
+        method: str,
+        model: BaseModel,
+        execution: EagerExecution,
+        callbacks: CallbackList = NO_CALLBACKS,
+        has_callbacks: bool = False,
     ) -> Iterator[None]:
         """Prepare for a prediction, which changes nothing visible to other threads."""
         is_shared = not has_callbacks and _is_shareable(model, execution, "predict_step")  # Callbacks may stop it.

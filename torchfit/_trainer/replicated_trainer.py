@@ -225,7 +225,7 @@ class ReplicatedTrainer(Trainer):
             predictions = GatheredPredictions(self._processes, self._rows, out, pad_value)
             params = {"steps": batches.steps, "samples": batches.samples}
             callback_list = self._build_callbacks(model, callbacks, verbose, **params)
-            with self._prediction_context("predict", model, callback_list, has_callbacks=bool(callbacks)):
+            with self._contexts.without_metrics("predict", model, self.execution, callback_list, bool(callbacks)):
                 model.stop_predicting = False
                 no_hooks = self._has_no_batch_hooks(callback_list, "predict")
                 hooks = "on_predict_batch_begin", "on_predict_batch_end"
@@ -242,7 +242,7 @@ class ReplicatedTrainer(Trainer):
             predictions = GatheredPredictions(processes, rows, None, None)
             with processes.guarded():
                 # All processes run: layers in training mode, of which statistics are updated, see the whole batch.
-                context = self._prediction_context("predict_iter", model)
+                context = self._contexts.without_metrics("predict_iter", model, self.execution)
                 with self._own.rows_of(as_part(batch)), context:
                     step = PredictStep(model, self.state, False)
                     predictions.append(predictions.collect(step.run)(batch))
@@ -261,7 +261,10 @@ class ReplicatedTrainer(Trainer):
                 self._share(model)
             x, y, sample_weight, class_weight = data
             batch = self._rows.take(as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight))
-            with self._whole_batches(), self._context("train_on_batch", model, training=True) as structure:
+            with (
+                self._whole_batches(),
+                self._contexts.with_metrics("train_on_batch", model, self.execution, training=True) as structure,
+            ):
                 self.sync_optimizer(model, structure)
                 self._reset_metrics(model, reset_metrics)
                 return dict(LazyLogs.wrap(self._train_step(model).run(batch)))

@@ -1,7 +1,6 @@
 """`Trainer`, to which a model delegates `fit`, `evaluate` and `predict`; it holds torchfit's state of the model."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -35,7 +34,6 @@ from torchfit._utils import validation
 from torchfit._utils.modules import floating_dtype_of, training_mode
 from torchfit._utils.tree import Batch
 from torchfit.callbacks import CallbackList, History
-from torchfit.callbacks.callback_list import NO_CALLBACKS
 from torchfit.callbacks.progress import resolve_verbose
 from torchfit.metrics.base import Metric
 from torchfit.optimizers.identifiers import AnyOptimizer
@@ -161,7 +159,7 @@ class Trainer:
         model.stop_training = False
         if model.optimizer.built and model.optimizer.gradient_accumulation_steps is not None:
             model.optimizer.clear_accumulated()  # An interrupted `fit` may have left some.
-        with self._context("fit", model, callback_list, is_loop=True, training=True):
+        with self._contexts.with_metrics("fit", model, self.execution, callback_list, is_loop=True, training=True):
             train_loop(
                 timer.epochs(run.epochs()),
                 lambda epoch: timer.time_iterator(watch.examine(self._start_epoch(model, run, epoch))),
@@ -274,7 +272,7 @@ class Trainer:
         adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
         batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._context("evaluate", model, callback_list, is_loop=True):
+        with self._contexts.with_metrics("evaluate", model, self.execution, callback_list, is_loop=True):
             logs = self._run_evaluation(model, batches, callback_list)
         NaNWatch(batches, getattr(x, "columns", None)).check(logs, "in the evaluation", 0)
         return logs
@@ -306,7 +304,7 @@ class Trainer:
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         predictions = Predictions(batches.samples, out, pad_value)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
-        with self._prediction_context("predict", model, callback_list, has_callbacks=bool(callbacks)):
+        with self._contexts.without_metrics("predict", model, self.execution, callback_list, bool(callbacks)):
             if model.stop_predicting:
                 model.stop_predicting = False
             no_hooks = self._has_no_batch_hooks(callback_list, "predict")
@@ -343,7 +341,7 @@ class Trainer:
         self._require_compiled("train_on_batch")
         x, y, sample_weight, class_weight = data
         batch = as_batch(x, y, sample_weight, self._batch_spec(model, x), class_weight)
-        with self._context("train_on_batch", model, training=True) as structure:
+        with self._contexts.with_metrics("train_on_batch", model, self.execution, training=True) as structure:
             self.sync_optimizer(model, structure)
             self._reset_metrics(model, reset_metrics)
             return LazyLogs.wrap(self._train_step(model).run(batch)).to_dict()
@@ -355,7 +353,7 @@ class Trainer:
         self._require_compiled("test_on_batch")
         with torch.no_grad():
             batch = as_batch(*data, self._batch_spec(model, data[0]))
-            with self._context("test_on_batch", model):
+            with self._contexts.with_metrics("test_on_batch", model, self.execution):
                 self._reset_metrics(model, reset_metrics)
                 return LazyLogs.wrap(EvaluateStep(model, self.state, False).run(batch)).to_dict()
 
@@ -365,7 +363,7 @@ class Trainer:
         return self._predict_batch(model, batch, "predict_on_batch")
 
     def _predict_batch(self, model: BaseModel, batch: Batch, method: str) -> Nested:
-        with self._prediction_context(method, model):
+        with self._contexts.without_metrics(method, model, self.execution):
             return to_numpy(PredictStep(model, self.state, False).run(batch))
 
     @staticmethod
@@ -399,27 +397,6 @@ class Trainer:
         if names is not None:
             validated = [] if validation is None else [f"val_{name}" for name in names]
             callbacks.set_log_names([*names, *validated])
-
-    def _context(
-        self,
-        method: str,
-        model: BaseModel,
-        callbacks: CallbackList = NO_CALLBACKS,
-        *,
-        is_loop: bool = False,
-        training: bool = False,
-    ) -> AbstractContextManager[ModelStructure]:
-        return self._contexts.with_metrics(method, model, self.execution, callbacks, is_loop, training)
-
-    def _prediction_context(
-        self,
-        method: str,
-        model: BaseModel,
-        callbacks: CallbackList = NO_CALLBACKS,
-        *,
-        has_callbacks: bool = False,
-    ) -> AbstractContextManager[None]:
-        return self._contexts.without_metrics(method, model, self.execution, callbacks, has_callbacks)
 
     def _has_no_batch_hooks(self, callbacks: CallbackList, mode: str) -> bool:
         """Return whether no batch hooks run between the steps, on a CPU."""
