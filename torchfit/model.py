@@ -123,8 +123,9 @@ class Model(SavableModel):
             run_eagerly: `True` runs every step as ordinary Python code, without compilation.
             steps_per_execution: How many batches run between two calls of the batch callbacks; 1 by default.
             jit_compile: `True` runs each step (forward, losses, gradients, update, metrics) as one compiled graph;
-                steps that cannot be compiled run eagerly, and the reason is logged once. "auto" starts eagerly and
-                compiles once the remaining steps justify the compile time, on a processor in another process.
+                steps that cannot be compiled run eagerly, and the reason is logged once, and so do calls with a single
+                batch, such as `train_on_batch`. "auto" starts eagerly and compiles once the remaining steps justify the
+                compile time, on a processor in another process.
             auto_scale_loss: Whether "mixed_float16" wraps the optimizer in a `LossScaleOptimizer`.
             microbatch: The number of rows of a training batch that go through the module at once. Gradients and updates
                 are still those of the whole batch, but batch statistics (BatchNorm) are those of the parts. "auto"

@@ -61,3 +61,19 @@ def test_the_oldest_python_is_tested():
     assert f'python: "{re.search(r"requires-python = .>=([.0-9]+).", text("pyproject.toml"))[1]}"' in text(
         ".github/workflows/tests.yml"
     )
+
+
+ARCHITECTURE = text("ARCHITECTURE.md")
+SOURCES = {path.as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("torchfit/**/*.py")}
+
+
+@pytest.mark.parametrize(("name", "file"), re.findall(r"`(\w+)` \(`([\w/]+\.py)`", ARCHITECTURE))
+def test_the_architecture_says_where_things_are(name, file):
+    found = [source for path, source in SOURCES.items() if path.endswith(f"/{file}")]
+    assert any(re.search(rf"^(?:class|def) {name}\b|^    def {name}\b", source, re.MULTILINE) for source in found)
+
+
+def test_the_architecture_names_what_there_is():
+    named = {name for name in re.findall(r"`([A-Z]\w+)`", ARCHITECTURE) if not name.isupper()}
+    known = set(re.findall(r"\w+", "".join(SOURCES.values())))
+    assert named <= known

@@ -79,12 +79,7 @@ class BatchConverter:
 
     def convert_parts(self, x: UserData, y: UserData, sample_weight: UserData) -> Batch:
         """Convert a batch that is given as its three parts."""
-        given = Batch(x, y, sample_weight)
-        if all(map(_is_plain_array, given)):  # A fast path for the usual case.
-            batch = _flat_batch([convert(part) for convert, part in zip(self._convert_array, given)])
-            _check_samples(batch)
-        else:
-            batch = self._convert_all(tuple(map(_array_or_list, given)))
+        batch = self._convert_all(tuple(map(_array_or_list, Batch(x, y, sample_weight))))
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
     def _plan(self, raw: UserData, key: object) -> _Plan:
@@ -188,9 +183,17 @@ def structure_key(value: UserData) -> object:
     return None
 
 
-def _is_plain_array(value: UserData) -> bool:
+def is_plain_array(value: UserData) -> bool:
     """Return whether `value` is a NumPy array or an ordinary strided tensor, and of no subclass."""
     return type(value) is np.ndarray or (type(value) is Tensor and is_plain(value))
+
+
+def batch_of_arrays(given: Batch, batch_spec: BatchSpec) -> Batch:
+    """Convert a batch whose parts are plain arrays, as a `BatchConverter` does."""
+    transfers = [batch_spec.part_transfer(number) for number in range(len(given))]
+    batch = _flat_batch([_array_converter(transfer, False)(part) for transfer, part in zip(transfers, given)])
+    _check_samples(batch)
+    return batch
 
 
 def _is_regular(value: UserData) -> bool:

@@ -4,14 +4,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 
+from torch import Tensor
+
 from torchfit._data.adapters.base import DataAdapter
 from torchfit._data.adapters.dispatch import get_data_adapter
-from torchfit._data.convert import BatchSpec
+from torchfit._data.batch_converter import batch_of_arrays, is_plain_array
+from torchfit._data.batch_source import BatchSource
+from torchfit._data.convert import BatchSpec, is_numeric
 from torchfit._data.epoch_iterator import EpochIterator, make_order
+from torchfit._data.sharding import WHOLE_BATCHES
 from torchfit._data.workers import LoaderConfig
 from torchfit._types import UserData
 from torchfit._utils import validation
 from torchfit._utils.errors import describe
+from torchfit._utils.tree import Batch
 
 
 def make_training_adapters(
@@ -71,16 +77,65 @@ def make_training_batches(
     return EpochIterator(batches, steps_per_epoch, epochs=epochs)
 
 
+class OneBatch(BatchSource):
+    """A single batch, which is converted for every pass.
+
+    Args:
+        given: The batch, of plain arrays.
+        batch_spec: The dtypes and the device.
+    """
+
+    steps = 1
+
+    def __init__(self, given: Batch, batch_spec: BatchSpec) -> None:
+        self._given, self._batch_spec = given, batch_spec
+        self.samples = len(given[0])
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Return an iterator over the batch."""
+        return iter((self.peek(),))
+
+    reread = epoch
+
+    def peek(self) -> Batch:
+        """Return the batch."""
+        return batch_of_arrays(self._given, self._batch_spec)
+
+
 def make_evaluation_batches(
-    adapter: DataAdapter, batch_size: int | None, steps: object, loader_config: LoaderConfig
-) -> EpochIterator:
+    x: UserData,
+    y: UserData,
+    sample_weight: UserData,
+    batch_spec: BatchSpec,
+    batch_size: int | None,
+    steps: object,
+    loader_config: LoaderConfig,
+) -> BatchSource:
     """Return the batches to evaluate or predict on, in the order of the data.
 
     Raises:
-        ValueError: If an argument is invalid, or not used with this kind of data.
+        ValueError: If the data or an argument are invalid, or an argument is not used with this kind of data.
     """
+    given = Batch(x, y, sample_weight)
+    if steps is None and batch_spec.share is WHOLE_BATCHES and _fits_in_one_batch(given, batch_size):
+        return OneBatch(given, batch_spec)
+    adapter = get_data_adapter(x, y, sample_weight, batch_spec)
     batches = adapter.own_batches(batch_size, loader_config=loader_config)
     return EpochIterator(batches, steps, argument="steps")
+
+
+def _fits_in_one_batch(given: Batch, batch_size: int | None) -> bool:
+    """Return whether all parts are plain arrays of numbers, with as many rows each as fit into one batch."""
+    if not all(map(_is_plain_array_of_numbers, given)):
+        return False
+    lengths = {len(part) for part in given}
+    return len(lengths) == 1 and 0 < lengths.pop() <= validation.batch_size(batch_size)
+
+
+def _is_plain_array_of_numbers(value: UserData) -> bool:
+    if not is_plain_array(value) or not value.ndim:
+        return False
+    return not value.requires_grad if isinstance(value, Tensor) else is_numeric(value.dtype)
 
 
 def make_validation_batches(

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from torch import Tensor
 
-from torchfit._data.epoch_iterator import EpochIterator
+from torchfit._data.batch_source import BatchSource
 from torchfit._types import Logs, StepIterator
 from torchfit._utils import tree
 from torchfit._utils.errors import warn
@@ -33,12 +33,12 @@ class NaNWatch:
         columns: The names of the columns of `x`, or `None`.
     """
 
-    def __init__(self, batches: EpochIterator, columns: Columns) -> None:
+    def __init__(self, batches: BatchSource, columns: Columns) -> None:
         self._batches, self._columns = batches, columns
         self._unexplained = ""
         self._has_warned = False
 
-    def listen(self, callbacks: CallbackList, validation: EpochIterator | None, epochs: int) -> None:
+    def listen(self, callbacks: CallbackList, validation: BatchSource | None, epochs: int) -> None:
         """Check the logs of every epoch after the callbacks, unless one of them terminates on NaN."""
         on_epoch_end, model = (
             callbacks.on_epoch_end,
@@ -77,7 +77,7 @@ class NaNWatch:
         else:
             self._unexplained = problem
 
-    def check_validation(self, logs: Logs, when: str, batches: EpochIterator) -> None:
+    def check_validation(self, logs: Logs, when: str, batches: BatchSource) -> None:
         """Warn of losses of a validation that are NaN or infinite, and search for the cause."""
         again = batches.reread(0)
         problem = "" if self._has_warned or again is None else find_problem(logs, when, "val_")

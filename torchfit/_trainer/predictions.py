@@ -60,7 +60,7 @@ class Predictions:
         parts = tree.leaves(outputs)
         if not self._buffers:
             self._unflatten = tree.unflattener(tree.map(type, outputs))  # The structure, without holding the batch.
-            self._buffers = self._new_buffers(outputs)
+            self._buffers = self._new_buffers(outputs, parts)
             self._num_leaves = len(parts)
         elif self._rows_differ is not None or len(parts) != self._num_leaves:
             raise ValueError(cannot_join(self._rows_differ or "the number of outputs changes from batch to batch"))
@@ -75,13 +75,11 @@ class Predictions:
             self._unflatten, self._buffers = _first, [_SampleBuffer()]
         self._buffers[0].add(outputs)
 
-    def _new_buffers(self, outputs: Nested) -> list[Any]:
-        is_tensor = {path: isinstance(leaf, Tensor) for path, leaf in tree.leaves_with_path(outputs)}
+    def _new_buffers(self, outputs: Nested, parts: list[Nested]) -> list[Any]:
         if self._out is None:
-            samples = self._samples if self._pad_value is None else None
-            return [
-                _OutputBuffer(samples, self._pad_value) if found else _SkippedOutput() for found in is_tensor.values()
-            ]
+            arguments = self._samples if self._pad_value is None else None, self._pad_value
+            return [_OutputBuffer(*arguments) if isinstance(part, Tensor) else _SkippedOutput() for part in parts]
+        is_tensor = {path: isinstance(leaf, Tensor) for path, leaf in tree.leaves_with_path(outputs)}
         arrays = _match_by_path(self._out, [path for path, found in is_tensor.items() if found])
         return [_UserBuffer(arrays[path]) if found else _SkippedOutput() for path, found in is_tensor.items()]
 
@@ -209,6 +207,9 @@ class _OutputBuffer:
         if self._buffer is None:
             if self._samples is None or part.ndim == 0 or self._chunks:
                 self._add_chunk(numpy_compatible(part).to("cpu", copy=True))
+                return
+            if len(part) == self._samples:  # There is one batch.
+                self._buffer, self._filled = numpy_compatible(part).to("cpu", copy=True), self._samples
                 return
             self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=numpy_compatible(part[:0]).dtype)
         part = part if part.ndim else part[None]  # A single row, from a module that squeezes its outputs.

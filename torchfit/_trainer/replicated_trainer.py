@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchfit._data.adapters.dispatch import as_batch
+from torchfit._data.batch_source import BatchSource
 from torchfit._data.convert import BatchSpec
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.pipelines import unpack_validation_data
@@ -188,7 +189,7 @@ class ReplicatedTrainer(Trainer):
             with weighted_scalars(self._own.own), additive_metrics(self.state.objective):
                 return super().evaluate(model, x, y, sample_weight, **arguments)
 
-    def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
+    def _run_evaluation(self, model: BaseModel, batches: BatchSource, callbacks: CallbackList) -> dict[str, float]:
         model.stop_evaluating = False
         with torch.no_grad():
             model.reset_metrics()
@@ -236,7 +237,7 @@ class ReplicatedTrainer(Trainer):
                 predict_loop(iterator, predictions.collect(run_step), callback_list, flags, predictions.append)
             return predictions.result()
 
-    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Nested]:
+    def _iter_predictions(self, model: BaseModel, batches: BatchSource) -> Iterator[Nested]:
         processes, rows = self._processes, self._rows
         for batch in batches.epoch(0):
             predictions = GatheredPredictions(processes, rows, None, None)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from torchfit._data import pipelines
-from torchfit._data.adapters.dispatch import as_batch, get_data_adapter, is_array_like
+from torchfit._data.adapters.dispatch import as_batch, is_array_like
+from torchfit._data.batch_source import BatchSource
 from torchfit._data.convert import BatchSpec, as_label_names
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
@@ -269,15 +270,15 @@ class Trainer:
     ) -> dict[str, Any]:
         """Evaluate `model` and return the logs; the arguments are those of `Model.evaluate`."""
         self._require_compiled("evaluate")
-        adapter = get_data_adapter(x, y, sample_weight, self._batch_spec(model, x))
-        batches = pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
+        data = x, y, sample_weight, self._batch_spec(model, x)
+        batches = pipelines.make_evaluation_batches(*data, batch_size, steps, loading)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
         with self._contexts.with_metrics("evaluate", model, self.execution, callback_list, is_loop=True):
             logs = self._run_evaluation(model, batches, callback_list)
         NaNWatch(batches, getattr(x, "columns", None)).check(logs, "in the evaluation", 0)
         return logs
 
-    def _run_evaluation(self, model: BaseModel, batches: EpochIterator, callbacks: CallbackList) -> dict[str, float]:
+    def _run_evaluation(self, model: BaseModel, batches: BatchSource, callbacks: CallbackList) -> dict[str, float]:
         if model.stop_evaluating:
             model.stop_evaluating = False
         with torch.no_grad():
@@ -322,15 +323,15 @@ class Trainer:
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
         return self._iter_predictions(model, batches)
 
-    def _iter_predictions(self, model: BaseModel, batches: EpochIterator) -> Iterator[Nested]:
+    def _iter_predictions(self, model: BaseModel, batches: BatchSource) -> Iterator[Nested]:
         for batch in batches.epoch(0):
             yield self._predict_batch(model, batch, "predict_iter")
 
     def _prediction_batches(
         self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
-    ) -> EpochIterator:
-        adapter = get_data_adapter(x, None, None, self._batch_spec(model, x, inputs_only=True))
-        return pipelines.make_evaluation_batches(adapter, batch_size, steps, loading)
+    ) -> BatchSource:
+        data = x, None, None, self._batch_spec(model, x, inputs_only=True)
+        return pipelines.make_evaluation_batches(*data, batch_size, steps, loading)
 
     # -- single batches ------------------------------------------------------------------------------------
 

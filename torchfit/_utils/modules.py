@@ -88,8 +88,10 @@ def device_of(module: nn.Module) -> torch.device:
 
 def floating_dtype_of(module: nn.Module) -> torch.dtype:
     """Return the floating dtype of the first parameter or buffer that has one, else torch's default."""
-    tensors = (tensor for tensor in chain(module.parameters(), module.buffers()) if not is_lazy(tensor))
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+    for tensor in chain(module.parameters(), module.buffers()):
+        if not is_lazy(tensor) and tensor.is_floating_point():
+            return tensor.dtype
+    return torch.get_default_dtype()
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:

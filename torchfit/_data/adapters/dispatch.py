@@ -16,7 +16,7 @@ from torchfit._data.adapters.dataloader import DataLoaderAdapter
 from torchfit._data.adapters.iterables import IterableAdapter, IterableDatasetAdapter
 from torchfit._data.adapters.lazy_arrays import dok_to_csr, is_on_disk, is_sparse
 from torchfit._data.adapters.sequence import SequenceAdapter, is_sequence
-from torchfit._data.batch_converter import BatchConverter
+from torchfit._data.batch_converter import BatchConverter, batch_of_arrays, is_plain_array
 from torchfit._data.class_weight import ClassWeights, as_class_weights, resolve_balanced
 from torchfit._data.convert import BatchSpec, is_frame
 from torchfit._types import UserData
@@ -167,7 +167,10 @@ def as_batch(
     """
     if x is None:
         raise ValueError(_MISSING)
-    if type(x) not in (Tensor, np.ndarray) and _yields_batches(x):
+    given = Batch(x, y, sample_weight)
+    if class_weight is None and all(map(is_plain_array, given)):  # A fast path for the usual case.
+        return batch_of_arrays(given, batch_spec)
+    if _yields_batches(x):
         raise ValueError(
             f"`x` must be the arrays of one batch, but it is {describe(x)}. Pass what it yields, or call `fit`, "
             "`evaluate` or `predict`."
