@@ -61,6 +61,24 @@ class Own(nn.Linear):
     def forward(self, x):
         return types.SimpleNamespace(logits=super().forward(x))
 
+class Careless(torchfit.Model):
+    def __init__(self):
+        self.units = 3
+
+class CarelessModule(nn.Module):
+    def __init__(self):
+        self.units = 3
+
+class Stepped(torchfit.Model):
+    def train_step(self, batch):
+        return self.logs
+
+def stepped(logs):
+    made = Stepped(net(), device="cpu")
+    made.logs = logs
+    made.compile("adam", nn.CrossEntropyLoss())
+    return made
+
 PROBABILITIES = nn.Sequential(net(1), nn.Sigmoid())
 SPARSE = losses.SparseCategoricalCrossentropy(from_logits=True)
 ONE_HOT = losses.CategoricalCrossentropy(from_logits=True)
@@ -257,6 +275,11 @@ MISTAKES = [
         r"load_weights",
     ),
     ("utils.plot_model(model())", "no data yet", "`input_shape=`"),
+    # -- classes of the user --
+    ("Careless().fit(X, Y)", r"`Careless\.__init__` must call `super\(\)\.__init__\(\)`"),
+    ("torchfit.Model(CarelessModule())", r"`CarelessModule\.__init__` must call `super\(\)\.__init__\(\)`"),
+    ("stepped(None).fit(X, Y)", "`train_step` must return the logs", "get_metrics_result", "returned None"),
+    ("stepped(0.5).train_on_batch(X, Y)", "`train_step` must return the logs", "returned 0.5"),
     # -- attributes of other libraries' models --
     ("model().layers", "'layers'", r"named_children\(\)"),
     ("model().get_layer('a')", "'get_layer'", r"get_submodule"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._execution.precision import resolve_device
+from torchfit._trainer.hints import call_super_first, is_initialized
 from torchfit._trainer.predictions import numpy_compatible
 from torchfit._types import Array, Nested, Results, TensorLike
 from torchfit._utils.compat import MODULE_ATTRIBUTES
@@ -37,7 +38,7 @@ class BaseModel(ModuleWrapper):
         name: The name of the model; by default the class name in snake case.
 
     Raises:
-        TypeError: If `module` is not a module.
+        TypeError: If `module` is not a module, or its `__init__` has not called that of `nn.Module`.
 
     This class declares everything that the trainer uses of a model.
     """
@@ -53,6 +54,8 @@ class BaseModel(ModuleWrapper):
         super().__init__()
         if module is not None and not isinstance(module, nn.Module):
             raise TypeError(f"`module` must be a torch.nn.Module, but it is {describe(module)}.{_module_hint(module)}")
+        if module is not None and not is_initialized(module):
+            raise TypeError(call_super_first(module))
         if module is not None:
             self._modules["module"] = module
         if name is not None and not isinstance(name, str):

@@ -92,6 +92,16 @@ _HINTS = {
 }
 
 
+def is_initialized(module: nn.Module) -> bool:
+    """Return whether the `__init__` of a module has called that of `nn.Module`."""
+    return hasattr(module, "training")
+
+
+def call_super_first(module: nn.Module) -> str:
+    """Return the message for a module that is not initialized."""
+    return f"`{type(module).__name__}.__init__` must call `super().__init__()`, before anything else."
+
+
 class MissingAttribute:
     """The error message for a missing attribute of a model, composed only when shown, because `hasattr` is frequent."""
 
@@ -101,6 +111,8 @@ class MissingAttribute:
     def __str__(self) -> str:
         """Return the text, with a hint if there is one."""
         model, name = self._model, self._name
+        if not is_initialized(model):
+            return call_super_first(model)
         text = f"{type(model).__name__!r} object has no attribute {name!r}"
         if name.startswith("_") or hasattr(type(model), name):  # a property of this name failed
             return text

@@ -96,7 +96,7 @@ class ReplicatedTrainStep(TrainStep):
             return self._snapshot_logs(self._run_closure if self._optimizer.accepts_closure else self._run_replicated)
         if self._microbatches is not None:
             return super().run  # Which raises the error.
-        return self._snapshot_logs(self._wrap_user_step(self._prepare_user_step(self._model.train_step)))
+        return self._snapshot_logs(self._wrap_user_step(self._prepare_user_step(self._model.train_step, "train_step")))
 
     # -- the built-in step ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ Each form is composed of the same phases, which are functions of a model and its
 `Model.train_step` and `Model.test_step` are these phases for one batch; a subclass may override them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from torchfit._trainer.predictions import SampleList, is_list_per_sample
 from torchfit._trainer.step_state import StepState
 from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
+from torchfit._utils.errors import describe
 from torchfit._utils.modules import has_lazy_weights
 from torchfit._utils.tensors import map_tensors
 from torchfit._utils.tree import Batch, parts_of, unwrapped
@@ -200,7 +201,7 @@ class LoggingStep(ModelStep):
         """Wrap a step to return lazy logs, because an overridden step may return any mapping."""
         overridden = overridden_method(self._model, name)
         if overridden is not None:
-            step = self._prepare_user_step(step)
+            step = self._prepare_user_step(step, name)
         if self.keeps_step_logs:
             return self._snapshot_logs(step)
         is_builtin = overridden is None and overridden_method(self._model, "compute_metrics") is None
@@ -210,7 +211,7 @@ class LoggingStep(ModelStep):
         """Wrap a step, if needed, so that its logs stay valid when the next step runs."""
         return (lambda batch: LazyLogs.wrap(step(batch)).snapshot()) if self.keeps_step_logs else step
 
-    def _prepare_user_step(self, step: StepFn) -> StepFn:
+    def _prepare_user_step(self, step: StepFn, name: str) -> StepFn:
         """Wrap a user-defined step to pass batches as Keras does, and to collect added terms."""
         auxiliary = self._state.auxiliary
 
@@ -220,6 +221,11 @@ class LoggingStep(ModelStep):
             auxiliary.is_active = auxiliary.metrics_updated = False
             try:
                 results = step(unwrapped(batch))
+                if not isinstance(results, Mapping):
+                    raise TypeError(
+                        f"`{name}` must return the logs, a mapping from names to numbers or tensors, such as "
+                        f"`self.get_metrics_result()`, but it returned {describe(results)}."
+                    )
                 if not auxiliary.metrics_updated or auxiliary.values:
                     auxiliary.update_metrics()
                 auxiliary.losses.clear()
