@@ -1,7 +1,7 @@
 """`Predictions`, which joins the outputs of all batches on the host."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -9,12 +9,28 @@ from torch import Tensor
 
 from torchfit._data.convert import dense, is_frame
 from torchfit._execution.step_program import PADDING_HINT, cannot_join
-from torchfit._types import Array, Nested, Results, UserData
+from torchfit._types import Array, Nested, Results, StepFn, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import is_plain
 
 _NO_NUMPY = (torch.bfloat16,)
+
+
+class CollectsOutputs(Protocol):
+    """What `predict` collects the outputs of the batches with."""
+
+    def collect(self, step: StepFn) -> StepFn:
+        """Return the step that runs each batch."""
+        ...
+
+    def append(self, outputs: Nested) -> None:
+        """Append the outputs of one batch."""
+        ...
+
+    def result(self) -> Nested:
+        """Return the outputs of all batches."""
+        ...
 
 
 class Predictions:
@@ -47,6 +63,10 @@ class Predictions:
                 raise ValueError(
                     f"`out` is {describe(array)}, but there are {samples} samples: it needs a row for each."
                 )
+
+    def collect(self, step: StepFn) -> StepFn:
+        """Return the step unchanged."""
+        return step
 
     def append(self, outputs: Nested) -> None:
         """Append the outputs of one batch.

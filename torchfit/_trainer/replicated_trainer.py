@@ -14,7 +14,6 @@ from torchfit._data.convert import BatchSpec
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.pipelines import unpack_validation_data
 from torchfit._data.sharding import OwnData, RowsOfProcess, RowsTaken
-from torchfit._data.workers import LoaderConfig
 from torchfit._distribution import processes as distribution
 from torchfit._distribution.batch_rows import whole_batches
 from torchfit._distribution.process_group import ProcessGroup, local_device
@@ -22,7 +21,7 @@ from torchfit._execution.precision import DTypePolicy
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.gathered_predictions import GatheredPredictions
 from torchfit._trainer.logs import LazyLogs
-from torchfit._trainer.loops import StopFlags, evaluate_loop, predict_loop
+from torchfit._trainer.loops import StopFlags, evaluate_loop
 from torchfit._trainer.replicas import AgreedFlags, FinishingCallbacks, Replica, require_equal_replicas, share_model
 from torchfit._trainer.replicated_steps import ReplicatedEvaluateStep, ReplicatedTrainStep, as_part
 from torchfit._trainer.step_state import CompileOptions
@@ -206,36 +205,17 @@ class ReplicatedTrainer(Trainer):
         for metric in self.metrics(model):
             getattr(metric, "synchronize", _nothing)()
 
-    def predict(
-        self,
-        model: BaseModel,
-        x: UserData,
-        *,
-        batch_size: int | None,
-        verbose: int | str,
-        steps: int | None,
-        callbacks: object,
-        loading: LoaderConfig,
-        out: Nested,
-        pad_value: float | None,
-    ) -> Nested:
+    def predict(self, model: BaseModel, x: UserData, **arguments: Any) -> Nested:
         """Predict with `model`; arguments as those of `Model.predict`."""
         with self._processes.guarded():
             self._rows.check({"x": x})
-            batches = self._prediction_batches(model, x, batch_size, steps, loading)
-            predictions = GatheredPredictions(self._processes, self._rows, out, pad_value)
-            params = {"steps": batches.steps, "samples": batches.samples}
-            callback_list = self._build_callbacks(model, callbacks, verbose, **params)
-            with self._contexts.without_metrics("predict", model, self.execution, callback_list, bool(callbacks)):
-                model.stop_predicting = False
-                no_hooks = self._has_no_batch_hooks(callback_list, "predict")
-                hooks = "on_predict_batch_begin", "on_predict_batch_end"
-                keeps = any(map(callback_list.has_listeners, hooks))
-                step = PredictStep(model, self.state, keeps, no_hooks, pad_value)
-                iterator, run_step = self.execution.single_pass(step, batches)
-                flags = AgreedFlags(self._processes, model, callback_list, self._own.controls)
-                predict_loop(iterator, predictions.collect(run_step), callback_list, flags, predictions.append)
-            return predictions.result()
+            return super().predict(model, x, **arguments)
+
+    def _make_predictions(self, samples: int | None, out: Nested, pad_value: float | None) -> GatheredPredictions:
+        return GatheredPredictions(self._processes, self._rows, out, pad_value)
+
+    def _predict_flags(self, model: BaseModel, callbacks: CallbackList) -> StopFlags:
+        return AgreedFlags(self._processes, model, callbacks, self._own.controls)
 
     def _iter_predictions(self, model: BaseModel, batches: BatchSource) -> Iterator[Nested]:
         processes, rows = self._processes, self._rows

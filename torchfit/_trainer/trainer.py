@@ -24,7 +24,7 @@ from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.nan_watch import NaNWatch
 from torchfit._trainer.objective import Objective
-from torchfit._trainer.predictions import Predictions, to_numpy
+from torchfit._trainer.predictions import CollectsOutputs, Predictions, to_numpy
 from torchfit._trainer.preflight import infer_log_names_of_model, preflight
 from torchfit._trainer.step_state import AuxiliaryTerms, CompileOptions, StepState
 from torchfit._trainer.steps import EvaluateStep, PredictStep, with_sync
@@ -303,7 +303,7 @@ class Trainer:
     ) -> Nested:
         """Predict with `model`; the arguments are those of `Model.predict`."""
         batches = self._prediction_batches(model, x, batch_size, steps, loading)
-        predictions = Predictions(batches.samples, out, pad_value)
+        predictions = self._make_predictions(batches.samples, out, pad_value)
         callback_list = self._build_callbacks(model, callbacks, verbose, steps=batches.steps, samples=batches.samples)
         with self._contexts.without_metrics("predict", model, self.execution, callback_list, bool(callbacks)):
             if model.stop_predicting:
@@ -313,8 +313,16 @@ class Trainer:
             keeps_outputs = any(map(callback_list.has_listeners, hooks))
             step = PredictStep(model, self.state, keeps_outputs, no_hooks, pad_value)
             iterator, run_step = self.execution.single_pass(step, batches)
-            predict_loop(iterator, run_step, callback_list, model, predictions.append)
+            flags = self._predict_flags(model, callback_list)
+            predict_loop(iterator, predictions.collect(run_step), callback_list, flags, predictions.append)
         return predictions.result()
+
+    def _make_predictions(self, samples: int | None, out: Nested, pad_value: float | None) -> CollectsOutputs:
+        return Predictions(samples, out, pad_value)
+
+    def _predict_flags(self, model: BaseModel, callbacks: CallbackList) -> StopFlags:
+        """Return the flags that ask a prediction to stop."""
+        return model
 
     def predict_iter(
         self, model: BaseModel, x: UserData, batch_size: int | None, steps: int | None, loading: LoaderConfig
