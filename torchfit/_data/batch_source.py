@@ -26,6 +26,10 @@ class TakesRows(Protocol):
         """Return the rows that were read, with their position in the batch."""
         ...
 
+    def move(self, batch: Batch, part: Batch) -> Batch:
+        """Return a batch with the position of `part`, which `mark` returned."""
+        ...
+
 
 class BatchSource:
     """The batches of one pass over the data, on the device and of the right dtype.

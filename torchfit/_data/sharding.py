@@ -91,6 +91,11 @@ class RowsOfProcess:
         first, last = self.bounds(total)
         return _mark(batch, min(first, total - 1), last - first, total)
 
+    def move(self, batch: Batch, part: Batch) -> BatchPart:
+        """Return a batch with the position of `part`."""
+        assert isinstance(part, BatchPart)
+        return _mark(batch, part.first, part.rows, part.total)
+
     def take(self, batch: Batch) -> BatchPart:
         """Return the rows of this process from a batch.
 

@@ -302,6 +302,8 @@ class LoopStep:
         self, compiled: CompiledStep, program: StepProgram, run_eagerly: StepFn, indexer: BatchIndexer | None = None
     ) -> None:
         self._compiled, self.indexer = compiled, indexer
+        self._numbers: list[tuple[float, ...]] = []
+        self._scalar_tensor = torch.empty(0)
         self._start(program, run_eagerly)
 
     def _start(self, program: StepProgram, run_eagerly: StepFn) -> None:
@@ -343,14 +345,16 @@ class LoopStep:
     def _replay(self, inputs: Sequence[Any]) -> list[Tensor] | None:
         """Run the steps as a graph, and return its outputs; `None` if there is no graph for them."""
         compiled, program = self._compiled, self.program
-        tensors = inputs if self.indexer is not None else [leaf for batch in inputs for leaf in tree.leaves(batch)]
+        tensors = inputs if isinstance(inputs[0], Tensor) else [leaf for batch in inputs for leaf in tree.leaves(batch)]
         key = program.graph_key(inputs, tensors)
         graph = None if key is None else compiled.find_graph(key, self, inputs[0])
         if key is None or graph is None:
             return None
         check_guards = compiled.must_check(key) or program.keeps_step_logs
+        arguments = [*tensors, *self._scalars(tensors, len(inputs))]
+        program.await_inputs()
         try:
-            return graph([*tensors, *self._scalars(tensors, len(inputs))], check_guards)
+            return graph(arguments, check_guards)
         except NotReadyError:
             compiled.postpone(key)
             raise
@@ -360,8 +364,10 @@ class LoopStep:
         if not self.program.has_step_scalars:
             return ()
         rows = [tensor.shape[0] for tensor in tensors[:: len(tensors) // steps]]
-        scalars = torch.tensor([self.program.step_scalars(count) for count in rows])
-        return (scalars.to(tensors[0].device, non_blocking=True),)
+        numbers = [self.program.step_scalars(count) for count in rows]
+        if numbers != self._numbers:
+            self._numbers, self._scalar_tensor = numbers, torch.tensor(numbers).to(tensors[0].device, non_blocking=True)
+        return (self._scalar_tensor,)
 
     def _run_eagerly(self, inputs: Sequence[Any]) -> Any:
         batches = inputs if self.indexer is None else [self.indexer(rows) for rows in inputs]
@@ -392,7 +398,7 @@ def _make_function(
     return function
 
 
-def _no_leaf(leaf: Any) -> int:
+def _no_leaf(leaf: object) -> int:
     """Return what holds the place of a leaf, so that the structure does not keep a batch alive."""
     return 0
 

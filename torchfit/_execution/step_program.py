@@ -105,6 +105,10 @@ class StepProgram(ABC):
         """Count a step with this many rows, and return the scalars that its traceable form takes."""
         return ()
 
+    def await_inputs(self) -> None:
+        """Wait for what the step reads, if it was started without that; all else is prepared when this is called."""
+        return
+
     def variants(self, steps: int) -> tuple[Variant, ...]:
         """Return, for each of the next `steps`, the compile-time arguments of its traceable form."""
         return ((),) * steps

@@ -112,15 +112,18 @@ class Controls:
         Raises:
             RuntimeError: If the processes had parts of different batches.
         """
-        latest = sums.clone(), total
-        read, self._pending = (latest, None) if sums.device.type == "cpu" else (self._pending, latest)
-        if read is not None:
-            self._read(*read)
+        if sums.device.type == "cpu":
+            self._read(sums, total)
+            return
+        previous, self._pending = self._pending, (sums.clone(), total)
+        if previous is not None:
+            self._read(*previous)
 
     def _read(self, sums: Tensor, total: int) -> None:
         rows, signalled, compiling, eager = real(sums).tolist()
-        self.is_interrupted = self.is_interrupted or signalled > 0
-        self.is_compiling, self.is_eager = self.is_compiling or compiling > 0, self.is_eager or eager > 0
+        if signalled or compiling or eager:
+            self.is_interrupted = self.is_interrupted or signalled > 0
+            self.is_compiling, self.is_eager = self.is_compiling or compiling > 0, self.is_eager or eager > 0
         if rows != total:
             raise RuntimeError(
                 f"The batches of the processes differ: this one has a batch of {total} rows, but the parts that the "

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -40,6 +41,10 @@ from torchfit._utils.tree import Batch
 from torchfit.metrics.base import Variable
 
 _BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+
+
+def _nothing() -> None:
+    return
 
 
 class ReplicatedTrainStep(TrainStep):
@@ -208,16 +213,20 @@ class ReplicatedTrainStep(TrainStep):
         if len(metrics.changed) != len(self._update.states):
             self._set_states(metrics.changed)
         self._update.groups = totals.layout
-        self._finish_step(sums, totals.presence)
+        self._read_controls(sums[-controls.count :])
+        self._make_flat_update(sums, totals.presence or self._update.read_presence(sums), _nothing)
 
-    def _finish_step(self, sums: Tensor, is_present: tuple[bool, ...] | None) -> None:
-        replica, total = self._replica, self._replica.own.total
-        controls = replica.controls
-        controls.finish(sums[-controls.count :], total)
-        if controls.is_eager and self._reason is None:
-            self._reason = first_failure(replica.processes.gather(self._failure))
+    def _make_flat_update(self, sums: Tensor, is_present: tuple[bool, ...], receive: Callable[[], object]) -> None:
         assert self._run_update is not None
-        self._run_update(self._update.prepare(sums, total, is_present))
+        self._run_update(self._update.prepare(sums, self._replica.own.total, is_present, receive))
+
+    def _read_controls(self, sums: Tensor, wait: Callable[[], object] = _nothing) -> None:
+        """Read what the processes tell each other, after waiting for it."""
+        wait()
+        controls = self._replica.controls
+        controls.finish(sums, self._replica.own.total)
+        if controls.is_eager and self._reason is None:
+            self._reason = first_failure(self._replica.processes.gather(self._failure))
 
     def traceable(self, batch: Batch, *arguments: Tensor) -> list[Tensor]:
         """Compute what is to be summed, on tensors alone; `arguments` are the controls."""
@@ -232,17 +241,27 @@ class ReplicatedTrainStep(TrainStep):
         record(self._model, self._state, result)
         own.counts = False
         tensors = [*totals.tensors(), *changes.take(), torch.stack(arguments)]
-        return [torch.cat(flatten(tensors, self._dtype, result.loss.device))]
+        flat = torch.cat(flatten(tensors, self._dtype, result.loss.device))
+        # Two tensors say that gradients are missing here; which ones exist elsewhere has to be read from the sums.
+        return [flat] if totals.presence else [flat, flat.new_empty(0)]
 
     def unpack_result(self, template: Results, tensors: list[Tensor]) -> LazyLogs:
         """Sum up over the processes, make the update, and return the logs."""
-        sums = self._replica.processes.sum(tensors[0])
-        is_on_device = sums.device.type != "cpu"
-        key = self._replica.key
-        if is_on_device and key not in self._presence:
-            self._presence[key] = self._update.read_presence(sums)
-        self._finish_step(sums, self._presence[key] if is_on_device else None)
+        sums, *missing = tensors
+        wait = self._replica.processes.start_sum(sums)
+        if missing:
+            wait()
+        is_present = self._read_presence(sums) if missing else (True,) * len(self._optimizer.parameters)
+        controls = sums[-self._replica.controls.count :]
+        self._make_flat_update(sums, is_present, partial(self._read_controls, controls, wait))
         return LoggingStep.unpack_result(self, template, tensors)
+
+    def _read_presence(self, sums: Tensor) -> tuple[bool, ...]:
+        """Return which parameters have a gradient in some process; from a device, it is read once for each graph."""
+        key = self._replica.key
+        if sums.device.type == "cpu" or key not in self._presence:
+            self._presence[key] = self._update.read_presence(sums)
+        return self._presence[key]
 
     def step_scalars(self, rows: int) -> tuple[float, ...]:
         """Return the controls."""

@@ -45,22 +45,35 @@ class ReplicatedUpdate(StepProgram):
         self.groups: Groups = ()
         self._is_present: tuple[bool, ...] = ()
         self._total = 1
+        self._receive: Callable[[], object] = _nothing
+        self._counters: tuple[int, ...] = ()
 
     @property
     def run(self) -> StepFn:
         """Runs the update eagerly."""
         return self._run
 
-    def prepare(self, sums: Tensor, total: int, is_present: tuple[bool, ...] | None) -> Batch:
+    def prepare(self, sums: Tensor, total: int, is_present: tuple[bool, ...], receive: Callable[[], object]) -> Batch:
         """Return the batch for an update.
 
         Args:
             sums: The tensor.
             total: How many rows the whole batch has.
-            is_present: Which parameters have a gradient in some process; `None` to read that from the tensor.
+            is_present: Which parameters have a gradient in some process.
+            receive: Called before the tensor is read: its numbers may still be on their way.
         """
-        self._total, self._is_present = total, self.read_presence(sums) if is_present is None else is_present
+        self._total, self._is_present, self._receive = total, is_present, receive
+        self._counters = self.get_counters()
         return Batch(sums, None, None)
+
+    def await_inputs(self) -> None:
+        """Wait for the sums; an update that never gets them does not count."""
+        receive, self._receive = self._receive, _nothing
+        try:
+            receive()
+        except BaseException:
+            self.set_counters(self._counters)
+            raise
 
     def read_presence(self, sums: Tensor) -> tuple[bool, ...]:
         """Return which parameters have a gradient in some process."""
@@ -86,6 +99,7 @@ class ReplicatedUpdate(StepProgram):
         return mean_gradients(parts, self._optimizer.parameters, self.groups, is_present, total)
 
     def _run(self, batch: Batch) -> Results:
+        self.await_inputs()
         gradients, _ = self._take(batch.inputs, self._total, self._is_present)
         update(self._optimizer, gradients)
         return {}
@@ -145,6 +159,10 @@ class ReplicatedUpdate(StepProgram):
         others = first_failure(self._processes.gather(failure))
         if failure is None and others is not None:
             raise GraphError(others)
+
+
+def _nothing() -> None:
+    return
 
 
 def first_failure(failures: Sequence[str | None]) -> str | None:

@@ -48,7 +48,8 @@ def leaves(tree: Tree) -> list[Tree]:
     """
     if is_leaf(tree):
         return [tree]
-    return [leaf for _, child in children(tree) for leaf in leaves(child)]
+    nodes = tree if isinstance(tree, (list, tuple)) else [child for _, child in children(tree)]
+    return [leaf for node in nodes for leaf in ((node,) if isinstance(node, Tensor) else leaves(node))]
 
 
 def leaves_with_path(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Tree]]:

@@ -169,8 +169,10 @@ class ArrayBatches(_ArrayBatchesBase):
             return iter(())  # torch.split would return one empty batch
         if rows is not None:
             parts: tuple[Any, ...] = torch.split(rows[first:].to(self._leaves[0].device), self._batch_size)
-            read = self._index if self._part is None else self._index_part
-            return iter(parts) if self._defers_indexing else map(read, parts)
+            if self._part is None:
+                return iter(parts) if self._defers_indexing else map(self._index, parts)
+            own = map(self._own_rows, parts)
+            return own if self._defers_indexing else map(self._index_own, own)
         if self._block_rows:
             blocks = range(first, len(self._leaves[0]), self._block_rows)
             return chain.from_iterable(map(self._copied_block, blocks))
@@ -193,12 +195,12 @@ class ArrayBatches(_ArrayBatchesBase):
     def defer_indexing(self) -> BatchIndexer | None:
         """Yield row indices from now on, unless the order is that of the data: views are (almost) free.
 
-        The rows of a part are not known by their indices alone.
+        The row indices of one of several processes come as a batch, which contains its position in the whole batch.
         """
-        if self._order is None or self._part is not None:
+        if self._order is None:
             return None
         self._defers_indexing = True
-        return self._index
+        return self._index if self._part is None else self._index_own
 
     def take_part(self, rows: TakesRows) -> BatchSource | None:
         """Index only the rows of one process. Without shuffling return `None`: views are sliced afterwards."""
@@ -207,9 +209,18 @@ class ArrayBatches(_ArrayBatchesBase):
         self._part = rows
         return self
 
-    def _index_part(self, rows: Tensor) -> Batch:
+    def _own_rows(self, rows: Tensor) -> Batch:
+        """Return which of these rows are those of this process."""
         assert self._part is not None
-        return self._part.mark(self._index(rows[self._part.slice(len(rows))]), len(rows))
+        total = rows.shape[0]
+        return self._part.mark(Batch(rows[self._part.slice(total)]), total)
+
+    def _index_own(self, rows: Tensor | Batch) -> Batch:
+        """Return the batch for what `_own_rows` returned, or for the tensor in it, as graphs get it."""
+        if isinstance(rows, Tensor):
+            return self._index(rows)
+        assert self._part is not None
+        return self._part.move(self._index(rows[0]), rows)
 
     def _index(self, rows: Tensor) -> Batch:
         return self._pack([leaf.index_select(0, rows) for leaf in self._leaves])
