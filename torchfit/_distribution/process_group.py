@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchfit._distribution.options import DataParallel
 from torchfit._utils.compat import abort_process_group, default_store
+from torchfit._utils.tensors import as_dtype
 
 T = TypeVar("T")
 _FAILURE = "torchfit/failure"
@@ -110,28 +111,35 @@ class ProcessGroup:
     def __deepcopy__(self, memo: dict[int, object]) -> "ProcessGroup":
         return self
 
+    @property
+    def reduce_dtype(self) -> torch.dtype | None:
+        """The dtype in which gradients are exchanged, `None` for that of the rest."""
+        chosen = self.options.reduce_dtype
+        return None if chosen is None else as_dtype(chosen)
+
     # -- exchange ------------------------------------------------------------------------------------------
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over all processes, in place, and return it."""
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
-    def start_sum(self, tensor: Tensor) -> Callable[[], object]:
-        """Start to add up a tensor over all processes, in place, and return what waits for the end."""
-        if tensor.device.type != "cpu":
-            self.sum(tensor)  # On a CUDA device, that only starts it as well.
+    def start_sums(self, tensors: Sequence[Tensor]) -> Callable[[], object]:
+        """Start to add up tensors over all processes, in place, and return what waits for the end."""
+        if tensors[0].device.type != "cpu":
+            for tensor in tensors:
+                self.sum(tensor)  # On a CUDA device, that only starts it as well.
             return _nothing
         self._check_connected()
         try:
             # As `dist.all_reduce` does, but without the Python around it, which is slow outside the processor's caches.
-            numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            return partial(self._wait, self._group.allreduce([numbers]))
+            return partial(self._wait, [self._group.allreduce([_as_real(tensor)]) for tensor in tensors])
         except (RuntimeError, ValueError) as error:
             raise ProcessFailedError(self._reason(error)) from None
 
-    def _wait(self, work: dist.Work) -> None:
+    def _wait(self, works: list[dist.Work]) -> None:
         try:
-            work.wait()
+            for work in works:
+                work.wait()
         except (RuntimeError, ValueError) as error:
             raise ProcessFailedError(self._reason(error)) from None
 
@@ -292,6 +300,10 @@ class ProcessGroup:
 
 def _summary(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(type(error), error)).strip()
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _nothing() -> None:

@@ -20,12 +20,14 @@ _EXTREMES = {"max": 1.0, "min": -1.0}
 Groups = tuple[tuple[int, bool], ...]
 """The groups of a loss, by number, and whether the gradients of each are divided by a denominator."""
 
+Dtypes = torch.dtype | Sequence[torch.dtype]
+
 MeanGradients = tuple[dict[int, tuple[Gradients, Tensor | None]], Tensor]
 """The mean gradients and the denominator of each group, and the loss."""
 
 
 class Exchange:
-    """Sums tensors over all processes, in one buffer that is reused.
+    """Sums tensors over all processes, in buffers that are reused.
 
     Args:
         processes: The processes.
@@ -33,28 +35,63 @@ class Exchange:
 
     def __init__(self, processes: ProcessGroup) -> None:
         self.processes = processes
-        self._buffer = torch.empty(0)
         self._shapes: list[torch.Size] = []
+        self._dtypes: list[torch.dtype] = []
+        self._device = torch.device("cpu")
+        self._buffers: list[Tensor] = []
         self._views: list[Tensor] = []
 
-    def sum(self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """Return the sums of tensors over all processes, with the same shapes and `dtype`, as views of the buffer."""
-        self.sum_flat(tensors, dtype, device)
+    def sum(self, tensors: Sequence[Tensor], dtypes: Dtypes, device: torch.device) -> list[Tensor]:
+        """Return the sums of tensors over all processes, with the same shapes, as views of the buffers.
+
+        Args:
+            tensors: The tensors.
+            dtypes: The dtype in which each is exchanged, or one for all.
+            device: The device of the sums.
+        """
+        self.sum_flat(tensors, dtypes, device)
         return self._views
 
-    def sum_flat(self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return the sums one after the other: the buffer itself."""
+    def sum_flat(self, tensors: Sequence[Tensor], dtypes: Dtypes, device: torch.device) -> list[Tensor]:
+        """Return the sums one after the other: the buffers themselves, one for each dtype, in the order of `dtypes`."""
         shapes = [tensor.shape for tensor in tensors]
-        if shapes != self._shapes or self._buffer.dtype is not dtype or self._buffer.device != device:
-            self._allocate(shapes, dtype, device)
+        each = [dtypes] * len(shapes) if isinstance(dtypes, torch.dtype) else list(dtypes)
+        if shapes != self._shapes or each != self._dtypes or self._device != device:
+            self._allocate(shapes, each, device)
         copy_(self._views, list(tensors))
-        return self.processes.sum(self._buffer)
+        return [self.processes.sum(buffer) for buffer in self._buffers]
 
-    def _allocate(self, shapes: list[torch.Size], dtype: torch.dtype, device: torch.device) -> None:
-        sizes = [shape.numel() for shape in shapes]
+    def _allocate(self, shapes: list[torch.Size], dtypes: list[torch.dtype], device: torch.device) -> None:
+        self._shapes, self._dtypes, self._device, self._buffers = shapes, dtypes, device, []
+        views: dict[int, Tensor] = {}
         with torch.inference_mode(False):  # Later calls may be outside of it.
-            self._shapes, self._buffer = shapes, torch.empty(sum(sizes), dtype=dtype, device=device)
-            self._views = [part.view(shape) for part, shape in zip(torch.split(self._buffer, sizes), shapes)]
+            for dtype in dict.fromkeys(dtypes):
+                own = [index for index, other in enumerate(dtypes) if other is dtype]
+                sizes = [shapes[index].numel() for index in own]
+                buffer = torch.empty(sum(sizes), dtype=dtype, device=device)
+                self._buffers.append(buffer)
+                parts = torch.split(buffer, sizes)
+                views |= {index: part.view(shapes[index]) for index, part in zip(own, parts)}
+        self._views = [views[index] for index in range(len(shapes))]
+
+
+def exchange_dtypes(
+    groups: int, parameters: int, count: int, dtype: torch.dtype, reduce_dtype: torch.dtype | None
+) -> list[torch.dtype]:
+    """Return the dtypes in which the tensors of a step are exchanged: those of `LossTotals`, then others.
+
+    Only gradients are exchanged in `reduce_dtype`, unless they are complex; denominators, losses and metrics are not.
+
+    Args:
+        groups: The number of groups of the loss.
+        parameters: The number of parameters, each of which has a gradient in every group.
+        count: The number of tensors.
+        dtype: The dtype of what is not a gradient.
+        reduce_dtype: The dtype of gradients; `None` for the same.
+    """
+    narrow = dtype if reduce_dtype is None or dtype.is_complex else reduce_dtype
+    found = ([narrow] * parameters + [dtype] * 2) * groups
+    return found + [dtype] * (count - len(found))
 
 
 class LossTotals:
@@ -114,6 +151,11 @@ class LossTotals:
         present = tuple(self._are_present())
         return present if all(present) else None
 
+    def dtypes(self, count: int, reduce_dtype: torch.dtype | None) -> list[torch.dtype]:
+        """Return the dtypes in which `count` tensors are exchanged, the first of which are those of `tensors`."""
+        parameters = len(self._optimizer.parameters)
+        return exchange_dtypes(len(self.groups), parameters, count, self.dtype, reduce_dtype)
+
     def finish(self, sums: Sequence[Tensor]) -> MeanGradients:
         """Return the mean gradients and the denominator of each group, and the loss, from the sums of `tensors`."""
         present = self._are_present()
@@ -146,9 +188,12 @@ def _tensor_of(denominator: Denominator | None) -> Tensor:
     return torch.tensor(denominator or 0.0, dtype=SUM_DTYPE)  # Which float32 would round, also where all is float64.
 
 
-def flatten(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Return tensors with one axis, in the form in which they are exchanged."""
-    return [tensor.detach().to(device, dtype).reshape(-1) for tensor in tensors]
+def flatten(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype], device: torch.device) -> list[Tensor]:
+    """Return tensors in the form in which they are exchanged: one after the other, a tensor for each dtype."""
+    found: dict[torch.dtype, list[Tensor]] = {dtype: [] for dtype in dtypes}
+    for tensor, dtype in zip(tensors, dtypes):
+        found[dtype].append(tensor.detach().to(device, dtype).reshape(-1))
+    return [torch.cat(parts) for parts in found.values()]
 
 
 def mean_gradients(
@@ -173,6 +218,7 @@ def mean_gradients(
     size, found, loss = len(parameters) + 2, {}, torch.zeros((), device=sums[-1].device)
     for number, (group, has_mean) in enumerate(groups):
         *totals, denominator, value = sums[number * size : (number + 1) * size]
+        totals = [each.to(denominator.dtype) for each in totals]  # Which were perhaps exchanged in another one.
         if has_mean:
             divisor = torch.where(denominator == 0, 1.0, denominator)
             totals, value = divide(totals, divisor), value / divisor

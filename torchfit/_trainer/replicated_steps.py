@@ -18,6 +18,7 @@ from torchfit._trainer.exchange import (
     MetricChanges,
     TracedChanges,
     adds_up,
+    exchange_dtypes,
     flatten,
     starts_from_zero,
     variables_of,
@@ -81,7 +82,7 @@ class ReplicatedTrainStep(TrainStep):
         self._update = ReplicatedUpdate(self._optimizer, replica.controls, replica.processes)
         self._bind_part = bind_part
         self._run_update: StepFn | None = None
-        self._dtype = torch.float32
+        self._dtype, self._reduce_dtype = torch.float32, replica.processes.reduce_dtype
         self._are_zeroed: list[bool] = []
         self._presence: dict[tuple[int, ...], tuple[bool, ...]] = {}
         self._failure: str | None = None
@@ -160,11 +161,14 @@ class ReplicatedTrainStep(TrainStep):
         changes = metrics.tensors(self._model.metrics, part.rows > 0, replica.processes)
         values = self._values.tensors(part.rows / part.total)
         tensors = [*gradients, *changes, *values, replica.controls.tensor(part.rows)]
-        sums = replica.exchange.sum(tensors, totals.dtype, device_of(tensors))
+        sums = replica.exchange.sum(tensors, self._dtypes(totals, len(tensors)), device_of(tensors))
         metrics.finish(sums[len(gradients) : len(gradients) + len(changes)])
         self._values.finish(sums[len(gradients) + len(changes) : -1])
         replica.controls.finish(sums[-1], part.total)
         return sums[: len(gradients)]
+
+    def _dtypes(self, totals: LossTotals, count: int) -> list[torch.dtype]:
+        return totals.dtypes(count, self._reduce_dtype)
 
     def _make_update(self, totals: LossTotals, sums: list[Tensor]) -> None:
         """Make the update with the gradients of the whole batch, or accumulate them for a later one."""
@@ -208,15 +212,17 @@ class ReplicatedTrainStep(TrainStep):
         replica, controls = self._replica, self._replica.controls
         changes = metrics.tensors(self._model.metrics, part.rows > 0, replica.processes)
         tensors = [*totals.tensors(), *changes, controls.tensor(part.rows)]
-        sums = replica.exchange.sum_flat(tensors, totals.dtype, device_of(tensors))
+        sums = replica.exchange.sum_flat(tensors, self._dtypes(totals, len(tensors)), device_of(tensors))
         metrics.undo(self._model.metrics)
         if len(metrics.changed) != len(self._update.states):
             self._set_states(metrics.changed)
         self._update.groups = totals.layout
-        self._read_controls(sums[-controls.count :])
+        self._read_controls(sums[-1][-controls.count :])
         self._make_flat_update(sums, totals.presence or self._update.read_presence(sums), _nothing)
 
-    def _make_flat_update(self, sums: Tensor, is_present: tuple[bool, ...], receive: Callable[[], object]) -> None:
+    def _make_flat_update(
+        self, sums: list[Tensor], is_present: tuple[bool, ...], receive: Callable[[], object]
+    ) -> None:
         assert self._run_update is not None
         self._run_update(self._update.prepare(sums, self._replica.own.total, is_present, receive))
 
@@ -241,25 +247,28 @@ class ReplicatedTrainStep(TrainStep):
         record(self._model, self._state, result)
         own.counts = False
         tensors = [*totals.tensors(), *changes.take(), torch.stack(arguments)]
-        flat = torch.cat(flatten(tensors, self._dtype, result.loss.device))
-        # Two tensors say that gradients are missing here; which ones exist elsewhere has to be read from the sums.
-        return [flat] if totals.presence else [flat, flat.new_empty(0)]
+        sizes = len(totals.groups), len(self._optimizer.parameters), len(tensors)
+        dtypes = exchange_dtypes(*sizes, self._dtype, self._reduce_dtype)
+        flat = flatten(tensors, dtypes, result.loss.device)
+        # An empty one says that gradients are missing here; which ones exist elsewhere has to be read from the sums.
+        return flat if totals.presence else [*flat, flat[0].new_empty(0)]
 
     def unpack_result(self, template: Results, tensors: list[Tensor]) -> LazyLogs:
         """Sum up over the processes, make the update, and return the logs."""
-        sums, *missing = tensors
-        wait = self._replica.processes.start_sum(sums)
-        if missing:
+        is_complete = tensors[-1].shape[0] > 0
+        sums = tensors if is_complete else tensors[:-1]
+        wait = self._replica.processes.start_sums(sums)
+        if not is_complete:
             wait()
-        is_present = self._read_presence(sums) if missing else (True,) * len(self._optimizer.parameters)
-        controls = sums[-self._replica.controls.count :]
+        is_present = (True,) * len(self._optimizer.parameters) if is_complete else self._read_presence(sums)
+        controls = sums[-1][-self._replica.controls.count :]
         self._make_flat_update(sums, is_present, partial(self._read_controls, controls, wait))
         return LoggingStep.unpack_result(self, template, tensors)
 
-    def _read_presence(self, sums: Tensor) -> tuple[bool, ...]:
+    def _read_presence(self, sums: Sequence[Tensor]) -> tuple[bool, ...]:
         """Return which parameters have a gradient in some process; from a device, it is read once for each graph."""
         key = self._replica.key
-        if sums.device.type == "cpu" or key not in self._presence:
+        if sums[-1].device.type == "cpu" or key not in self._presence:
             self._presence[key] = self._update.read_presence(sums)
         return self._presence[key]
 
@@ -313,7 +322,7 @@ class ReplicatedTrainStep(TrainStep):
             if not first:
                 first.append(result.detached())
             tensors = totals.tensors()
-            sums = self._replica.exchange.sum(tensors, totals.dtype, device_of(tensors))
+            sums = self._replica.exchange.sum(tensors, self._dtypes(totals, len(tensors)), device_of(tensors))
             groups, loss = totals.finish(sums)
             set_gradients(optimizer, groups)
             return loss

@@ -53,14 +53,16 @@ class ReplicatedUpdate(StepProgram):
         """Runs the update eagerly."""
         return self._run
 
-    def prepare(self, sums: Tensor, total: int, is_present: tuple[bool, ...], receive: Callable[[], object]) -> Batch:
+    def prepare(
+        self, sums: list[Tensor], total: int, is_present: tuple[bool, ...], receive: Callable[[], object]
+    ) -> Batch:
         """Return the batch for an update.
 
         Args:
-            sums: The tensor.
+            sums: The tensor of everything, or one of the gradients and one of the rest.
             total: How many rows the whole batch has.
             is_present: Which parameters have a gradient in some process.
-            receive: Called before the tensor is read: its numbers may still be on their way.
+            receive: Called before they are read: the numbers may still be on their way.
         """
         self._total, self._is_present, self._receive = total, is_present, receive
         self._counters = self.get_counters()
@@ -75,23 +77,28 @@ class ReplicatedUpdate(StepProgram):
             self.set_counters(self._counters)
             raise
 
-    def read_presence(self, sums: Tensor) -> tuple[bool, ...]:
+    def read_presence(self, sums: Sequence[Tensor]) -> tuple[bool, ...]:
         """Return which parameters have a gradient in some process."""
         parameters = self._optimizer.parameters
-        of_groups = len(self.groups) * (sum(parameter.numel() for parameter in parameters) + 2)
-        return tuple(count > 0 for count in real(sums.narrow(0, of_groups, len(parameters))).tolist())
+        of_group = 2 if len(sums) > 1 else sum(parameter.numel() for parameter in parameters) + 2
+        counts = real(sums[-1].narrow(0, len(self.groups) * of_group, len(parameters)))
+        return tuple(count > 0 for count in counts.tolist())
 
-    def split(self, sums: Tensor) -> Sequence[Tensor]:
-        """Return the parts of the tensor, in their shapes: gradients, which of them there are, metrics, controls."""
+    def split(self, sums: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the parts of the sums, in their shapes: gradients, which of them there are, metrics, controls."""
         parameters = self._optimizer.parameters
         scalar, of_group = torch.Size(()), [parameter.shape for parameter in parameters]
         shapes = [shape for _ in self.groups for shape in (*of_group, scalar, scalar)]
         shapes += [torch.Size((len(parameters),)), *(state.shape for state in self.states)]
-        sizes = [shape.numel() for shape in shapes]
-        *parts, _ = torch.split(sums, [*sizes, sums.numel() - sum(sizes)])
-        return [part.view(shape) for part, shape in zip(parts, shapes)]
+        if len(sums) == 1:
+            return _cut(sums[0], shapes)
+        is_gradient = ([True] * len(parameters) + [False] * 2) * len(self.groups)
+        is_gradient += [False] * (len(shapes) - len(is_gradient))
+        gradients = iter(_cut(sums[0], [shape for shape, chosen in zip(shapes, is_gradient) if chosen]))
+        others = iter(_cut(sums[1], [shape for shape, chosen in zip(shapes, is_gradient) if not chosen]))
+        return [next(gradients if chosen else others) for chosen in is_gradient]
 
-    def _take(self, sums: Tensor, total: float | Tensor, is_present: Sequence[bool]) -> MeanGradients:
+    def _take(self, sums: Sequence[Tensor], total: float | Tensor, is_present: Sequence[bool]) -> MeanGradients:
         """Add the changes of the metrics to their states, and return the mean gradients of each group."""
         parts = self.split(sums)
         for state, change in zip(self.states, parts[len(parts) - len(self.states) :]):
@@ -159,6 +166,13 @@ class ReplicatedUpdate(StepProgram):
         others = first_failure(self._processes.gather(failure))
         if failure is None and others is not None:
             raise GraphError(others)
+
+
+def _cut(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Return the first parts of a tensor, in these shapes."""
+    sizes = [shape.numel() for shape in shapes]
+    *parts, _ = torch.split(flat, [*sizes, flat.numel() - sum(sizes)])
+    return [part.view(shape) for part, shape in zip(parts, shapes)]
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchfit._data.sharding import BatchPart
 from torchfit._distribution.batch_rows import OwnRows
 from torchfit._trainer.base_model import BaseModel
-from torchfit._trainer.exchange import Exchange, MetricChanges
+from torchfit._trainer.exchange import Exchange, MetricChanges, exchange_dtypes
 from torchfit._trainer.logs import LazyLogs, flatten
 from torchfit._trainer.loss_tracking import LossMean, LossTerm, LossTerms
 from torchfit._trainer.objective import Objective, UncompiledObjective
@@ -315,7 +315,9 @@ class SharedGradients:
         present = torch.tensor([float(gradient is not None) for gradient in own])
         counted = torch.as_tensor(denominator) * float(self._share > 0)
         device = parameters[0].device if parameters else torch.device("cpu")
-        *sums, presence, whole = self._exchange.sum([*tensors, present, counted], dtype, device)
+        reduce_dtype = self._exchange.processes.reduce_dtype
+        dtypes = exchange_dtypes(1, len(tensors), len(tensors) + 2, dtype, reduce_dtype)
+        *sums, presence, whole = self._exchange.sum([*tensors, present, counted], dtypes, device)
         is_there = [True] * len(own) if all(present.tolist()) else [count > 0 for count in presence.tolist()]
         means = [
             total.to(parameter.dtype, copy=True) if there else None
