@@ -50,10 +50,10 @@ def test_a_run_goes_on_after_a_process_was_killed(pools, tmp_path, size):
     (error, _), killed = pools(2, forks=True).run(interrupted, tmp_path / "run", 8, signal.SIGKILL)
     assert (error, killed) == ("ProcessFailedError", None)
     if size == 1:
-        assert_same(run(tmp_path / "run"), whole, 2e-6)
+        assert_same(run(tmp_path / "run"), whole, 1e-6)
         return
     for found in pools(size, forks=True).run(run, tmp_path / "run"):
-        assert_same(found, whole, 0 if size == 2 else 2e-6)  # Bit by bit with as many processes.
+        assert_same(found, whole, 0 if size == 2 else 1e-6)  # Bit by bit with as many processes.
     assert not (tmp_path / "run").exists()
 
 
