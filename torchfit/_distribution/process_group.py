@@ -99,7 +99,6 @@ class ProcessGroup:
     def __init__(self, options: DataParallel) -> None:
         self.options = options
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._group: dist.ProcessGroup = dist.group.WORLD  # type: ignore[assignment]
         self._store = default_store()
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.timeout))
         self._is_guarded = False
@@ -132,7 +131,8 @@ class ProcessGroup:
         self._check_connected()
         try:
             # As `dist.all_reduce` does, but without the Python around it, which is slow outside the processor's caches.
-            return partial(self._wait, [self._group.allreduce([_as_real(tensor)]) for tensor in tensors])
+            group: dist.ProcessGroup = dist.group.WORLD  # type: ignore[assignment]  # Not kept: it would outlive its end.
+            return partial(self._wait, [group.allreduce([_as_real(tensor)]) for tensor in tensors])
         except (RuntimeError, ValueError) as error:
             raise ProcessFailedError(self._reason(error)) from None
 
