@@ -1,3 +1,4 @@
+import contextlib
 import weakref
 
 import pytest
@@ -6,6 +7,7 @@ from torch import nn
 
 from torchfit import metrics
 from torchfit._execution.graph import GraphError, GraphRunner
+from torchfit._utils import compat
 
 pytestmark = [
     pytest.mark.slow,
@@ -131,3 +133,44 @@ def test_many_graphs_of_one_function_do_not_use_up_the_compilers_patience():
         return lambda tensors: [tensors[0] + number]
 
     assert [GraphRunner(plus(number))([torch.zeros(1)])[0].item() for number in range(12)] == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("function", "loads"),
+    [
+        (lambda x: x.softmax(-1) * 2, False),
+        (lambda x: x @ x, True),
+        (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), True),
+    ],
+)
+def test_patterns_of_attention_are_loaded_for_graphs_that_may_contain_it(function, loads, monkeypatch):
+    entered = []
+    monkeypatch.setattr(
+        compat, "without_attention_patterns", lambda: contextlib.nullcontext(entered.append("without patterns"))
+    )
+    x = torch.rand(2, 4, 4)
+    (result,) = GraphRunner(lambda tensors: [function(tensors[0])])([x])
+    torch.testing.assert_close(result, function(x))
+    assert bool(entered) is not loads
+
+
+def test_instructions_that_the_cpp_compiler_does_not_know_are_found_out(monkeypatch):
+    errors = pytest.importorskip("torch._inductor.exc")
+    inductor = compat.inductor()
+    compile_fx, tried = inductor.compile_fx, []
+
+    def reject_extensions(*arguments, **options):
+        if "config_patches" in options:  # It calls itself without.
+            tried.append({"cpp.vec_isa_ok", "cpp_wrapper"} & options["config_patches"].keys())
+            if "cpp.vec_isa_ok" in options["config_patches"]:
+                raise errors.InductorError(errors.CppCompileError(["g++"], "unrecognized option"), None)
+        return compile_fx(*arguments, **options)
+
+    monkeypatch.setattr(inductor, "compile_fx", reject_extensions)
+    assert GraphRunner(lambda tensors: [tensors[0] + 1])([torch.ones(2)])[0].tolist() == [2.0, 2.0]
+    assert tried == [{"cpp.vec_isa_ok", "cpp_wrapper"}, {"cpp_wrapper"}]
+
+
+def test_a_graph_is_compiled_without_a_precompiled_header(monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS")
+    assert GraphRunner(lambda tensors: [tensors[0] + 1])([torch.ones(2)])[0].tolist() == [2.0, 2.0]

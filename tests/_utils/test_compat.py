@@ -4,6 +4,7 @@ import mmap
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -100,6 +101,103 @@ def test_instructions_are_found_out_again(monkeypatch):
     monkeypatch.delattr(isa, "valid_vec_isa_list")
     monkeypatch.delattr(isa, "supported_vec_isa_list")
     compat.forget_instructions()
+
+
+@pytest.mark.parametrize(("decided", "options"), [(None, {"cpp_cache_precompile_headers": False}), ("1", {})])
+def test_the_header_of_compiled_code_is_not_precompiled_unless_somebody_decided(decided, options, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", raising=False)
+    if decided is not None:
+        monkeypatch.setenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", decided)
+    pytest.importorskip("torch._inductor.config")
+    assert compat.without_precompiled_header() == options
+
+
+def test_extensions_of_vector_instructions_are_not_probed(monkeypatch):
+    isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
+    monkeypatch.setattr(isa.VecISA, "check_build", probe := Mock(return_value=False))
+    compat.forget_instructions()
+    try:
+        compat.trust_instructions()
+        isa.valid_vec_isa_list()
+    finally:
+        compat.forget_instructions()
+    assert isa.VecISA.check_build is probe
+    probe.assert_not_called()
+
+
+def test_a_torch_that_lists_no_instructions(monkeypatch):
+    isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
+    monkeypatch.delattr(isa.VecISA, "check_build")
+    compat.trust_instructions()
+    monkeypatch.setitem(sys.modules, "torch._inductor.cpu_vec_isa", None)
+    monkeypatch.delattr("torch._inductor.cpu_vec_isa")
+    compat.trust_instructions()
+
+
+def test_a_rejection_by_the_cpp_compiler_is_recognized():
+    errors = pytest.importorskip("torch._inductor.exc")
+    rejected = errors.CppCompileError(["g++"], "no such option")
+    assert compat.is_compiler_error(rejected)
+    assert compat.is_compiler_error(errors.InductorError(rejected, None))
+    assert not compat.is_compiler_error(RuntimeError("no such file"))
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Return a list with an entry each time that the compiler loads the patterns of attention."""
+    attention = pytest.importorskip("torch._inductor.fx_passes.fuse_attention")
+    joint_graph = pytest.importorskip("torch._inductor.fx_passes.joint_graph")
+    devices = []
+    monkeypatch.setattr(attention, "_sfdp_init", devices.append)
+    joint_graph.lazy_init.cache_clear()
+    yield devices
+    joint_graph.lazy_init.cache_clear()
+
+
+def test_patterns_of_attention_are_loaded_when_they_are_needed(loaded):
+    from torch._inductor.fx_passes import joint_graph
+
+    with compat.without_attention_patterns():
+        joint_graph.lazy_init(torch.device("cpu"))
+    assert loaded == []
+    joint_graph.lazy_init(torch.device("cpu"))
+    assert loaded == [torch.device("cpu")]
+
+
+def test_patterns_of_attention_are_loaded_after_an_error(loaded):
+    from torch._inductor.fx_passes import joint_graph
+
+    def fail():
+        with compat.without_attention_patterns():
+            joint_graph.lazy_init(torch.device("cpu"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    joint_graph.lazy_init(torch.device("cpu"))
+    assert len(loaded) == 1
+
+
+def test_a_torch_without_patterns_of_attention(monkeypatch):
+    attention = pytest.importorskip("torch._inductor.fx_passes.fuse_attention")
+    monkeypatch.delattr(attention, "_sfdp_init")
+    with compat.without_attention_patterns():
+        assert not hasattr(attention, "_sfdp_init")
+    monkeypatch.setitem(sys.modules, "torch._inductor.fx_passes.fuse_attention", None)
+    monkeypatch.delattr("torch._inductor.fx_passes.fuse_attention")
+    with compat.without_attention_patterns():
+        pass
+
+
+def test_the_cache_of_gradients_is_left_out(monkeypatch):
+    config = pytest.importorskip("torch._functorch.config")
+    with compat.without_gradient_cache():
+        assert not config.enable_autograd_cache
+    assert config.enable_autograd_cache
+    monkeypatch.setattr("torch._functorch.config", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torch._functorch.config", SimpleNamespace())
+    with compat.without_gradient_cache():
+        pass
 
 
 def traced():

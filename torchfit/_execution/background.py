@@ -192,6 +192,8 @@ def main() -> None:
     module, examples, options, settings, global_settings = graph
     _apply_global_settings(global_settings)
     with compat.compiling(settings, context):
+        if settings.get("cpp.vec_isa_ok"):
+            compat.trust_instructions()
         compile_now(module, examples, options)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from time import perf_counter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ InputSlots = list[tuple[int, int]]
 
 _MAX_RECOMPILATIONS = 3
 _CHANGED = re.compile(r"\d+/\d+: (\S+) == ")  # In a message about guards: "- 0/1: model.module.p == 0.1  # …".
+_MAY_ATTEND = re.compile("attention|matmul|bmm|einsum")  # In the names of functions.
 _OPTIONS = {
     "fallback_random": True,  # Dropout draws what it would draw without a compiler.
     "size_asserts": False,  # Shapes are those of the recording: a GraphRunner is made for one set of shapes.
@@ -247,9 +248,10 @@ class InductorCode:
         self._changed: list[int] = []
         self._before: list[tuple[Tensor, Tensor]] = []
         self._is_direct = "cpp_wrapper" in options
-        self._wrapped = cast(
-            CompiledFn, inductor.compile_fx(module, examples, self._compile_inner, config_patches=options)
-        )
+        with compat.without_gradient_cache(), _needed_patterns(module):
+            self._wrapped: CompiledFn = inductor.compile_fx(
+                module, examples, self._compile_inner, config_patches=options
+            )
 
     def record(self, arguments: Values) -> Any:
         """Run through all wrappers and record whether they pass arguments through unchanged."""
@@ -298,6 +300,13 @@ class InductorCode:
             return outputs
 
         return compat.takes_arguments_as_list(run)
+
+
+def _needed_patterns(module: GraphModule) -> AbstractContextManager[None]:
+    """Return the context to compile a graph in, without patterns of attention if it contains none."""
+    nodes = [node for part in module.modules() if isinstance(part, GraphModule) for node in part.graph.nodes]
+    may_attend = any(node.op == "call_module" or _MAY_ATTEND.search(str(node.target)) for node in nodes)
+    return nullcontext() if may_attend else compat.without_attention_patterns()
 
 
 def _changed_inputs(module: GraphModule) -> list[int]:
@@ -363,14 +372,28 @@ def _compile_with_inductor(
     if not all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor)):
         return InductorCode(module, examples, _OPTIONS, Compiler(), confirm)
     try:
-        options = {**_CPU_OPTIONS, **compat.without_instruction_probes()}
-        return InductorCode(module, examples, options, compiler, confirm)
+        return _compile_for_cpu(module, examples, compiler, confirm)
     except compat.tracer_errors().RestartAnalysis:
         raise  # Not a failure: the tracer begins again, with what it has learned.
     except Exception as error:  # Not every torch can do everything in C++; a real problem will occur again.
         logger.debug("jit_compile: kernels are called from Python: %s: %s", type(error).__name__, error)
-        compat.forget_instructions()
         return InductorCode(module, examples, _OPTIONS, Compiler(), confirm)
+
+
+def _compile_for_cpu(module: GraphModule, examples: Values, compiler: Compiler, confirm: Confirm) -> InductorCode:
+    """Compile for the vector instructions of the CPU; test which of them the C++ compiler knows if it rejects code."""
+    options = {**_CPU_OPTIONS, **compat.without_precompiled_header()}
+    trust = compat.without_instruction_probes()
+    if not trust:
+        return InductorCode(module, examples, options, compiler, confirm)
+    compat.trust_instructions()
+    try:
+        return InductorCode(module, examples, {**options, **trust}, compiler, confirm)
+    except Exception as error:
+        compat.forget_instructions()
+        if not compat.is_compiler_error(error):
+            raise
+    return InductorCode(module, examples, options, compiler, confirm)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ broadcasting in Python; the underlying kernel takes 2.5 µs.
 """
 
 import mmap
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -176,6 +177,13 @@ def load_tracer() -> None:
     torch.compile(lambda tensor: tensor + 1, backend="eager")(torch.ones(()))
 
 
+def is_compiler_error(error: Exception) -> bool:
+    """Return whether the C++ compiler has rejected code."""
+    from torch._inductor.exc import CppCompileError
+
+    return isinstance(getattr(error, "inner_exception", error), CppCompileError)
+
+
 def tracer_errors() -> ModuleType:
     """Return the module with the exceptions of the tracer: `RecompileError`, `RestartAnalysis`."""
     import torch._dynamo.exc
@@ -212,6 +220,35 @@ def without_instruction_probes() -> dict[str, bool]:
     return {"cpp.vec_isa_ok": True} if is_unknown else {}
 
 
+def without_precompiled_header() -> dict[str, bool]:
+    """Return compiler options against precompiling the C++ header of compiled code, unless the environment decides.
+
+    By default the header is compiled once per machine (5 s; afterwards a graph takes 1 s less), and preprocessed in
+    every run to find out whether it has changed (0.1 s), even if the code of all graphs is on disk.
+    """
+    import torch._inductor.config
+
+    is_known = hasattr(torch._inductor.config, "cpp_cache_precompile_headers")
+    is_decided = "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS" in os.environ
+    return {"cpp_cache_precompile_headers": False} if is_known and not is_decided else {}
+
+
+def trust_instructions() -> None:
+    """Let the compiler list the vector instructions without compiling programs, also for extensions (bf16, VNNI, AMX).
+
+    The option of `without_instruction_probes` only concerns the sets that they extend.
+    """
+    try:
+        from torch._inductor import config, cpu_vec_isa
+    except ImportError:
+        return
+    kind, list_instructions = getattr(cpu_vec_isa, "VecISA", None), getattr(cpu_vec_isa, "valid_vec_isa_list", None)
+    if list_instructions is None or not hasattr(kind, "check_build"):
+        return
+    with _replaced(kind, "check_build", lambda instructions, code: True), config.patch({"cpp.vec_isa_ok": True}):
+        list_instructions()  # The compiler keeps the list.
+
+
 def forget_instructions() -> None:
     """Make the compiler detect the vector instructions again."""
     try:
@@ -229,7 +266,19 @@ class NotCachedError(Exception):
     """The compiler has no code for a graph on disk."""
 
 
-_replacing = threading.Lock()
+_replacing = threading.RLock()
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Replace an attribute of the compiler meanwhile."""
+    with _replacing:
+        original = getattr(owner, name)
+        setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            setattr(owner, name, original)
 
 
 @contextmanager
@@ -238,29 +287,48 @@ def cached_code_only() -> Iterator[None]:
 
     Graphs that other threads compile meanwhile are compiled as always.
     """
-    module: Any = inductor()
+    module = inductor()
     thread, is_refused = threading.get_ident(), False
-    if not hasattr(module, "fx_codegen_and_compile"):
+    compile_graph: Callable[..., object] | None = getattr(module, "fx_codegen_and_compile", None)
+    if compile_graph is None:
         raise NotCachedError
 
-    def refuse(*arguments: Any, **options: Any) -> Any:
+    def refuse(*arguments: object, **options: object) -> object:
         nonlocal is_refused
         if threading.get_ident() != thread:
             return compile_graph(*arguments, **options)
         is_refused = True
         raise NotCachedError
 
-    with _replacing:
-        compile_graph = module.fx_codegen_and_compile
-        module.fx_codegen_and_compile = refuse
+    with _replaced(module, "fx_codegen_and_compile", refuse):
         try:
             yield
         except Exception as error:
             if not is_refused:
                 raise
             raise NotCachedError from error
-        finally:
-            module.fx_codegen_and_compile = compile_graph
+
+
+@contextmanager
+def without_attention_patterns() -> Iterator[None]:
+    """Compile a graph that contains no attention without loading the patterns that the compiler finds it by (0.2 s).
+
+    They are loaded for the next graph that is compiled without this.
+    """
+    try:
+        from torch._inductor.fx_passes import fuse_attention, joint_graph
+    except ImportError:
+        yield
+        return
+    forget = getattr(getattr(joint_graph, "lazy_init", None), "cache_clear", None)
+    if forget is None or not hasattr(fuse_attention, "_sfdp_init"):
+        yield
+        return
+    try:
+        with _replaced(fuse_attention, "_sfdp_init", lambda input_device=None: None):
+            yield
+    finally:
+        forget()
 
 
 def tracing_context() -> Any:
@@ -309,6 +377,17 @@ def load_graph(data: bytes, context: Any) -> Any:
     from torch.fx._graph_pickler import GraphPickler
 
     return GraphPickler.loads(data, context.fake_mode)
+
+
+def without_gradient_cache() -> AbstractContextManager[object]:
+    """Compile without the cache of traced gradients, which only keeps what inductor itself returned."""
+    import torch._functorch.config
+
+    config: ModuleType = torch._functorch.config
+    if not hasattr(config, "enable_autograd_cache"):
+        return nullcontext()
+    context: AbstractContextManager[object] = config.patch(enable_autograd_cache=False)
+    return context
 
 
 def without_operator_checks() -> AbstractContextManager[object]:
