@@ -122,3 +122,34 @@ def test_gathered_gradients_equal_those_of_a_larger_batch_also_at_a_ragged_end(r
     assert other.optimizer.iterations == model.optimizer.iterations
     for one, two in zip(model.get_weights(), other.get_weights()):
         np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("argument", "optimizer", "options"),
+    [
+        ("microbatch", {}, {"microbatch": 5}),
+        ("gradient_accumulation_steps", {"gradient_accumulation_steps": 2}, {}),
+    ],
+)
+def test_hooks_that_would_never_be_called_are_refused(argument, optimizer, options):
+    module = nn.Linear(6, 2)
+    model = Model(module, device="cpu")
+    model.compile(optimizers.SGD(0.1, **optimizer), nn.CrossEntropyLoss(), **options)
+    model.fit(x, y, verbose=0)
+    called = []
+    module.weight.register_post_accumulate_grad_hook(called.append)
+    with pytest.raises(ValueError, match=f"`{argument}` does not go with `register_post_accumulate_grad_hook`"):
+        model.fit(x, y, verbose=0)
+    module.weight.requires_grad_(False)
+    model.fit(x, y, verbose=0)
+    assert not called
+
+
+def test_hooks_are_called_with_the_gradient_of_each_part():
+    module = nn.Linear(6, 2)
+    model = Model(module, device="cpu")
+    model.compile(optimizers.SGD(0.1), nn.CrossEntropyLoss(), microbatch=5)
+    shapes = []
+    module.weight.register_hook(lambda gradient: shapes.append(tuple(gradient.shape)))
+    model.fit(x, y, batch_size=10, verbose=0)
+    assert shapes == [(2, 6)] * 10

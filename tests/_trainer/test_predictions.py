@@ -189,3 +189,44 @@ def test_a_list_of_tensors_has_a_part_for_each_output(batch_size):
     first, second = Model(ListOfTwo()).predict(x, batch_size=batch_size, verbose=0)
     assert first.shape == (4, 3)
     assert second.shape == (4,)
+
+
+UNUSUAL_OUTPUTS = {
+    "COO": lambda x: x.relu().to_sparse(),
+    "CSR": lambda x: x.relu().to_sparse_csr(),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    "bfloat16": torch.Tensor.bfloat16,
+    "conjugated": lambda x: torch.complex(x, x).conj(),
+    "negated": lambda x: torch.complex(x, x).conj().imag,
+}
+
+
+class Applied(nn.Module):
+    """Applies a function to its inputs."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return {"outputs": self.function(x), "rows": x}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:.*quantize")
+@pytest.mark.parametrize("pad_value", [None, 0.0])
+@pytest.mark.parametrize("batch_size", [50, 16, 1])
+@pytest.mark.parametrize("function", UNUSUAL_OUTPUTS.values(), ids=UNUSUAL_OUTPUTS)
+def test_tensors_that_numpy_does_not_know(function, batch_size, pad_value):
+    x = torch.linspace(-2, 2, 150).reshape(50, 3)
+    expected = function(x)
+    expected = expected.dequantize() if expected.is_quantized else expected.to_dense().resolve_conj().resolve_neg()
+    found = Model(Applied(function), device="cpu").predict(x, batch_size=batch_size, pad_value=pad_value)
+    np.testing.assert_array_equal(found["outputs"], (expected.float() if expected.is_floating_point() else expected))
+    np.testing.assert_array_equal(found["rows"], x)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_rows_of_different_lengths_are_refused():
+    model = Model(Applied(lambda x: torch.nested.nested_tensor(list(x))), device="cpu")
+    with pytest.raises(ValueError, match=r"the outputs of the model.*rows of different lengths"):
+        model.predict(torch.ones(4, 3))

@@ -75,6 +75,20 @@ def test_mistakes_that_all_make_leave_them_connected(pools):
     assert others == [(heard, history)]
 
 
+def train_with_hook():
+    model = compiled(network())
+    handle = next(model.parameters()).register_hook(print)
+    heard = mistake(model, X, LABELS)
+    handle.remove()
+    return heard, model.fit(X, LABELS, verbose=0).history["loss"]
+
+
+def test_hooks_that_would_get_gradients_of_a_part_are_refused(pools):
+    (heard, losses), other = pools(2, forks=True).run(train_with_hook)
+    assert heard.startswith("With several processes, hooks for the gradients of parameters would get those of a part")
+    assert other == (heard, losses)
+
+
 def train_until_killed():
     def kill(epoch, logs):
         if epoch == 1 and distribution.rank() == 1:

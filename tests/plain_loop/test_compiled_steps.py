@@ -268,3 +268,79 @@ def test_a_compiled_epoch_is_the_mean_over_the_labels_that_are_not_ignored():
     history = model.fit(X, labels, batch_size=30, shuffle=False, epochs=2, verbose=0).history
     right = F.cross_entropy(net(X), labels).item()
     assert history["loss"] == pytest.approx([right, right], rel=1e-5)
+
+
+# -- hooks -------------------------------------------------------------------------------------------------------------
+
+
+def clamp(gradient):
+    return gradient.clamp(-1e-3, 1e-3)
+
+
+def store(parameter):
+    parameter.grad.clamp_(-1e-3, 1e-3)
+
+
+GRADIENT_HOOKS = {
+    "register_hook": lambda parameter: parameter.register_hook(clamp),
+    "register_post_accumulate_grad_hook": lambda parameter: parameter.register_post_accumulate_grad_hook(store),
+}
+
+
+def trained_by_hand(net, epochs, hooked_from, register):
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    for epoch in range(epochs):
+        if epoch == hooked_from:
+            register(net)
+        for x, y in zip(X.split(16), Y.split(16)):
+            optimizer.zero_grad()
+            F.mse_loss(net(x), y).backward()
+            optimizer.step()
+    return net
+
+
+@pytest.mark.parametrize("hook", GRADIENT_HOOKS)
+@pytest.mark.parametrize("hooked_from", [0, 1])
+@pytest.mark.parametrize("is_of_torch", [False, True])
+def test_hooks_for_gradients_are_called(hook, hooked_from, is_of_torch):
+    def register(net):
+        for parameter in net.parameters():
+            GRADIENT_HOOKS[hook](parameter)
+
+    right, net = trained_by_hand(network(), 3, hooked_from, register), network()
+    if not hooked_from:
+        register(net)
+    model = compiled(net, torch.optim.SGD(net.parameters(), 0.01) if is_of_torch else optimizers.SGD(0.01))
+    later = callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epoch == hooked_from and register(net))
+    fit(model, 3, callbacks=[later] if hooked_from else [])
+    for one, other in zip(net.parameters(), right.parameters()):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+HOOKS = {
+    "forward": lambda layer: layer.register_forward_hook(lambda _, inputs, outputs: outputs * 1.5),
+    "forward_pre": lambda layer: layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 1.5,)),
+    "full_backward_pre": lambda layer: layer.register_full_backward_pre_hook(lambda _, outputs: (outputs[0] * 0.5,)),
+}
+
+
+@pytest.mark.parametrize("layer", ["", "0", "2"])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_of_modules_that_come_later_are_called(hook, layer):
+    def register(net):
+        HOOKS[hook](net.get_submodule(layer))
+
+    right, net = trained_by_hand(network(), 3, 2, register), network()
+    model = compiled(net, optimizers.SGD(0.01))
+    fit(model, 2)
+    for _ in range(2):
+        before = model.predict(X, batch_size=15)
+        model.evaluate(X, Y, batch_size=15, verbose=0)
+    register(net)
+    after, expected = model.predict(X, batch_size=15), net(X).detach()
+    assert np.allclose(after, expected, atol=1e-6)
+    assert np.allclose(after, before) == (hook == "full_backward_pre")
+    assert model.evaluate(X, Y, batch_size=15, verbose=0) == pytest.approx(F.mse_loss(expected, Y).item(), rel=1e-5)
+    fit(model)
+    for one, other in zip(net.parameters(), right.parameters()):
+        assert torch.allclose(one, other, atol=1e-6)

@@ -18,7 +18,6 @@ from torchfit._data.convert import (
     Transfer,
     array_of,
     array_of_numbers,
-    dense,
     holds_numbers,
     is_frame,
     is_numeric,
@@ -29,7 +28,7 @@ from torchfit._data.convert import (
 from torchfit._types import Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
-from torchfit._utils.tensors import is_plain
+from torchfit._utils.tensors import dense, is_plain
 from torchfit._utils.tree import Batch
 
 _ARGUMENTS = ("x", "y", "sample_weight")

@@ -16,7 +16,7 @@ from torchfit._data.sharding import WHOLE_BATCHES, OwnData, RowsOfProcess, Whole
 from torchfit._types import Array, Nested, UserData
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
-from torchfit._utils.tensors import is_plain
+from torchfit._utils.tensors import dense
 
 
 def is_frame(value: UserData) -> bool:
@@ -351,20 +351,6 @@ def tensor_of(argument: str, value: UserData) -> Tensor:
             "A single sample needs a batch axis: x[None]."
         )
     return tensor.detach() if tensor.requires_grad else tensor
-
-
-def dense(argument: str, tensor: Tensor) -> Tensor:
-    """Convert a sparse, quantized or otherwise special tensor to an ordinary strided one.
-
-    Raises:
-        ValueError: If it has no values, or rows of different lengths.
-    """
-    if is_plain(tensor):
-        return tensor
-    if tensor.is_meta or tensor.is_nested:
-        kind = "without values, on the device meta" if tensor.is_meta else "with rows of different lengths"
-        raise ValueError(f"`{argument}` is a tensor {kind}. Pass a tensor with values `(samples, …)`.")
-    return tensor.dequantize() if tensor.is_quantized else tensor.to_dense()
 
 
 def from_numpy(argument: str, value: UserData) -> Tensor:

@@ -418,11 +418,11 @@ def _import_compiler() -> None:
 
 
 def _compiler_config(may_recompile: bool) -> AbstractContextManager[Any]:
-    """Trace gradients, where this torch can, and refuse to recompile if that is not wanted any more."""
+    """Trace gradients, where this torch can, guard the hooks of modules, and refuse to recompile if asked to."""
     if not traces_gradients():
         return nullcontext()
     context: AbstractContextManager[Any] = compat.dynamo_config().patch(
-        trace_autograd_ops=True, error_on_recompile=not may_recompile
+        trace_autograd_ops=True, skip_nnmodule_hook_guards=False, error_on_recompile=not may_recompile
     )
     return context
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torchfit._types import Nested, Results, StepFn
 from torchfit._utils import tree
 from torchfit._utils.rng import random_state, restore_random_state
+from torchfit._utils.tensors import dense, is_plain
 
 Variant: TypeAlias = tuple[Any, ...]
 """The arguments of a traced step that are known when it is traced."""
@@ -177,8 +178,7 @@ def concatenate_outputs(outputs: Sequence[Nested], pad_value: float | None = Non
 def share_memory(a: Nested, b: Nested) -> bool:
     """Return whether a tensor of `a` and one of `b` have the same memory."""
     first, second = (
-        {leaf.data_ptr() for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor) and leaf.numel()}
-        for outputs in (a, b)
+        {leaf.data_ptr() for leaf in tree.leaves(outputs) if is_plain(leaf) and leaf.numel()} for outputs in (a, b)
     )
     return bool(first & second)
 
@@ -186,6 +186,8 @@ def share_memory(a: Nested, b: Nested) -> bool:
 def _join(column: tuple[Any, ...], pad_value: float | None) -> Any:
     if not isinstance(column[0], Tensor):
         return column[0]
+    if not is_plain(column[0]):
+        column = tuple(dense("the outputs of the model", part) for part in column)
     shapes = {part.shape[1:] for part in column}
     if len(shapes) == 1:
         return torch.cat([part if part.ndim else part[None] for part in column])

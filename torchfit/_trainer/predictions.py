@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchfit._data.convert import dense, is_frame
+from torchfit._data.convert import is_frame
 from torchfit._execution.step_program import PADDING_HINT, cannot_join
 from torchfit._types import Array, Nested, Results, StepFn, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.errors import describe
-from torchfit._utils.tensors import is_plain
+from torchfit._utils.tensors import dense, is_plain
 
 _NO_NUMPY = (torch.bfloat16,)
 
@@ -77,7 +77,7 @@ class Predictions:
         if isinstance(outputs, SampleList):
             self._append_samples(outputs)
             return
-        parts = tree.leaves(outputs)
+        parts = [numpy_compatible(leaf) if isinstance(leaf, Tensor) else leaf for leaf in tree.leaves(outputs)]
         if not self._buffers:
             self._unflatten = tree.unflattener(tree.map(type, outputs))  # The structure, without holding the batch.
             self._buffers = self._new_buffers(outputs, parts)
@@ -195,7 +195,7 @@ class _UserBuffer:
         self._filled = 0
 
     def add(self, part: Tensor) -> None:
-        values = np.atleast_1d(numpy_compatible(part).cpu().numpy())
+        values = np.atleast_1d(part.cpu().numpy())
         end = self._filled + len(values)
         fits = values.shape[1:] == tuple(self._array.shape[1:]) and end <= len(self._array)
         if not fits or not np.can_cast(values.dtype, self._array.dtype, "same_kind"):
@@ -226,12 +226,12 @@ class _OutputBuffer:
         """Copy the rows of one batch."""
         if self._buffer is None:
             if self._samples is None or part.ndim == 0 or self._chunks:
-                self._add_chunk(numpy_compatible(part).to("cpu", copy=True))
+                self._add_chunk(part.to("cpu", copy=True))
                 return
             if len(part) == self._samples:  # There is one batch.
-                self._buffer, self._filled = numpy_compatible(part).to("cpu", copy=True), self._samples
+                self._buffer, self._filled = part.to("cpu", copy=True), self._samples
                 return
-            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=numpy_compatible(part[:0]).dtype)
+            self._buffer = torch.empty((self._samples, *part.shape[1:]), dtype=part.dtype)
         part = part if part.ndim else part[None]  # A single row, from a module that squeezes its outputs.
         end = self._filled + part.shape[0]
         rows = self._buffer[self._filled : end]

@@ -38,6 +38,7 @@ from torchfit._trainer.steps import EvaluateStep, ForwardResult, LoggingStep, bu
 from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.user_steps import SharedMetrics, StepValues, shared_gradients, whole_losses
 from torchfit._types import Results, StepFn
+from torchfit._utils.compat import has_gradient_hooks
 from torchfit._utils.tree import Batch
 from torchfit.metrics.base import Variable
 
@@ -98,6 +99,11 @@ class ReplicatedTrainStep(TrainStep):
         """Runs the step eagerly."""
         if self._microbatches is not None and self._optimizer.needs_closure:
             return super().run  # Which raises the error.
+        if any(map(has_gradient_hooks, self._model.trainable_weights)):
+            raise ValueError(
+                "With several processes, hooks for the gradients of parameters would get those of a part of the batch. "
+                "Remove the hooks, clip gradients with the optimizer (`clipvalue`, `clipnorm`), or use one process."
+            )
         if overridden_method(self._model, "train_step") is None:
             return self._snapshot_logs(self._run_closure if self._optimizer.accepts_closure else self._run_replicated)
         if self._microbatches is not None:

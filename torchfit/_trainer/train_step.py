@@ -19,7 +19,7 @@ from torchfit._trainer.microbatches import (
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import ForwardResult, LoggingStep, build_optimizer, forward_pass, record, record_outputs
 from torchfit._types import Results, StepFn
-from torchfit._utils.compat import backward
+from torchfit._utils.compat import backward, has_accumulation_hooks, has_gradient_hooks
 from torchfit._utils.tree import Batch
 
 PartResults: TypeAlias = "tuple[PartialGradients, list[ForwardResult], list[Any]]"
@@ -50,7 +50,7 @@ class TrainStep(LoggingStep):
         self._accumulates = self._optimizer.gradient_accumulation_steps is not None
         self._microbatches = microbatches
         self._splitter = LossSplitter()
-        self._is_checked = False
+        self._is_checked = self._has_hooks = False
         self.expected_steps = expected_steps
         super().__init__(model, state, keeps_step_logs)
         self.has_step_scalars = self._updates_in_graph = self._optimizer.updates_in_graph
@@ -58,8 +58,9 @@ class TrainStep(LoggingStep):
 
     @property
     def is_current(self) -> bool:
-        """Whether the model has not been compiled again, and has the same optimizer."""
-        return super().is_current and self._optimizer is self._model.optimizer
+        """Whether the model has not been compiled again, and has the same optimizer and no first gradient hook."""
+        is_same = super().is_current and self._optimizer is self._model.optimizer
+        return is_same and self._has_hooks == any(map(has_gradient_hooks, self._optimizer.parameters))
 
     def renewed(self) -> StepProgram:
         """Return the step with the current optimizer, losses and metrics."""
@@ -84,6 +85,8 @@ class TrainStep(LoggingStep):
                 "`microbatch` splits the batches, but this optimizer evaluates the loss of whole batches itself, by a "
                 "closure. Leave `microbatch` out of `compile`, or choose another optimizer."
             )
+        if self._microbatches is not None or self._accumulates:
+            self._refuse_accumulation_hooks()
         if self._microbatches is not None:
             step: StepFn = self._run_microbatched
         elif self._accumulates and not is_overridden:
@@ -156,7 +159,23 @@ class TrainStep(LoggingStep):
         overridden = overridden_method(self._model, "train_step", "compute_metrics")
         microbatched = "`microbatch` splits the batches" if self._microbatches is not None else None
         is_frozen = None if self._model.trainable_weights else "the module has no trainable parameters"
-        return overridden or microbatched or is_frozen or self._optimizer.compile_blocker
+        self._has_hooks = any(map(has_gradient_hooks, self._model.trainable_weights))
+        hooked = "a parameter has a hook for its gradient, which only `backward` calls" if self._has_hooks else None
+        return overridden or microbatched or is_frozen or hooked or self._optimizer.compile_blocker
+
+    def _refuse_accumulation_hooks(self) -> None:
+        """Raise if there are hooks that are never called, because gradients are not stored in the parameters.
+
+        Raises:
+            ValueError: If that is so.
+        """
+        if any(map(has_accumulation_hooks, self._model.trainable_weights)):
+            argument = "gradient_accumulation_steps" if self._microbatches is None else "microbatch"
+            raise ValueError(
+                f"`{argument}` does not go with `register_post_accumulate_grad_hook`: gradients are added up before "
+                f"they are stored in the parameters. Leave out `{argument}` or the hooks, or use `register_hook`, "
+                "whose hooks are called with the gradient of each part."
+            )
 
     # -- one batch in several passes, or several batches for one update ------------------------------------
 

@@ -94,6 +94,22 @@ class ModuleTables:
         self.non_persistent_buffers: set[str] = module._non_persistent_buffers_set
 
 
+def has_gradient_hooks(tensor: Tensor) -> bool:
+    """Return whether something is called with the gradient of a leaf tensor in `backward`.
+
+    >>> tensor = torch.ones(1, requires_grad=True)
+    >>> before, _ = has_gradient_hooks(tensor), tensor.register_hook(print)
+    >>> before, has_gradient_hooks(tensor)
+    (False, True)
+    """
+    return bool(tensor._backward_hooks) or has_accumulation_hooks(tensor)
+
+
+def has_accumulation_hooks(tensor: Tensor) -> bool:
+    """Return whether something is called when `backward` has stored the gradient of a leaf tensor in it."""
+    return bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
 def is_extra_state(key: str) -> bool:
     """Return whether the value under a key of a `state_dict` comes from a module's `get_extra_state`.
 

@@ -82,6 +82,20 @@ def is_plain(value: object) -> bool:
     )
 
 
+def dense(argument: str, tensor: Tensor) -> Tensor:
+    """Convert a sparse, quantized or otherwise special tensor to an ordinary strided one.
+
+    Raises:
+        ValueError: If it has no values, or rows of different lengths.
+    """
+    if is_plain(tensor):
+        return tensor
+    if tensor.is_meta or tensor.is_nested:
+        kind = "without values, on the device meta" if tensor.is_meta else "with rows of different lengths"
+        raise ValueError(f"`{argument}` is a tensor {kind}. Pass a tensor with values `(samples, …)`.")
+    return tensor.dequantize() if tensor.is_quantized else tensor.to_dense()
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], structure: tree.Tree) -> tree.Tree:
     """Apply a function to every tensor of a structure, and keep masks and other attributes of the tensors."""
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchfit._types import Config, Nested, TensorLike
-from torchfit._utils.compat import MEAN, SUM, TorchLossModule, nll_loss
+from torchfit._utils.compat import MEAN, SUM, ModuleTables, TorchLossModule, nll_loss
 from torchfit._utils.registry import find_custom
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import (
@@ -47,6 +47,10 @@ _ELEMENTWISE_LOSSES = {
     "poisson_nll_loss",
     "soft_margin_loss",
     "hinge_embedding_loss",
+}
+_SETTINGS = {
+    *("weight", "pos_weight", "ignore_index", "label_smoothing", "margin", "p", "beta", "delta"),
+    *("log_input", "full", "eps", "log_target"),
 }
 _FUNCTION_OF_MODULE: dict[type[nn.Module], str] = {
     nn.CrossEntropyLoss: "cross_entropy",
@@ -83,7 +87,8 @@ class TorchLoss(Loss):
 
     The dtype of `y_pred` is not changed. The default name is the class or function name in snake case. Means have the
     same divisor as in torch: the number of values, of rows (`"batchmean"`), or of labels that are not ignored, weighted
-    by class. Sample weights multiply the values, and do not change the divisor.
+    by class. Sample weights multiply the values, and do not change the divisor. Settings of a module, such as its class
+    weights or `label_smoothing`, may change between two batches.
 
     >>> import torch
     >>> loss = TorchLoss(torch.nn.CrossEntropyLoss())
@@ -98,12 +103,11 @@ class TorchLoss(Loss):
         self.fn = fn
         self._function_name = _get_function_name(fn)
         self._unreduced_fn = _without_reduction(fn)
+        self._settings = _settings_of(fn)
         self._holds_weights = isinstance(fn, nn.Module) and any(True for _ in fn.buffers())
-        self._weighs_classes = _argument(fn, "weight", None) is not None
+        self._own_buffers = ModuleTables(fn).buffers if isinstance(fn, nn.Module) else {}
         is_known = self._function_name in {*_LABEL_COUNTING_LOSSES, *_ROW_LOSSES, *_ELEMENTWISE_LOSSES}
         self.is_separable = is_known and not _overrides_forward(fn)
-        self._is_smoothed = _argument(fn, "label_smoothing", 0.0) != 0.0
-        self._ignore_index: int = _argument(fn, "ignore_index", -100)
         self._counts_labels = self.is_separable and self._function_name in _LABEL_COUNTING_LOSSES
         if self._function_name == "binary_cross_entropy":
             self.expects_probabilities = "single"
@@ -112,6 +116,13 @@ class TorchLoss(Loss):
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return the unreduced values."""
+        fn = self.fn
+        if self._settings is not None:
+            settings = {name: getattr(fn, name) for name in self._settings}
+            values: Tensor = getattr(F, self._function_name)(y_pred, y_true, **settings, reduction="none")
+            return values
+        if isinstance(self._unreduced_fn, nn.Module) and not torch.compiler.is_compiling():
+            vars(self._unreduced_fn).update({**vars(fn), "reduction": "none"})
         return self._unreduced_fn(y_pred, y_true)
 
     def expects_class_indices(self, y_true: Tensor, y_pred: Tensor) -> bool:
@@ -132,6 +143,10 @@ class TorchLoss(Loss):
     def ignore_index(self) -> int | None:
         """The class index that is ignored, or `None`."""
         return self._ignore_index if self._function_name in _LABEL_COUNTING_LOSSES else None
+
+    @property
+    def _ignore_index(self) -> int:
+        return int(_argument(self.fn, "ignore_index", -100))
 
     @property
     def expected_output(self) -> str | None:
@@ -172,14 +187,14 @@ class TorchLoss(Loss):
 
     def _to_device(self, device: torch.device) -> None:
         """Move the class weights to the device of the predictions."""
-        if next(self.fn.buffers()).device != device:
+        if any(buffer.device != device for buffer in self.fn.buffers()):
             self.fn.to(device)
 
     def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         mask = getattr(y_pred, "_keras_mask", None)
         if type(y_pred) is not Tensor:
             y_pred = as_tensor(y_pred)
-        if self._holds_weights:
+        if self._holds_weights or self._own_buffers.get("weight") is not None:
             self._to_device(y_pred.device)
         y_true = self._as_targets(y_true, y_pred)
         if mask is not None:
@@ -223,8 +238,9 @@ class TorchLoss(Loss):
 
         If all labels are ignored, it is NaN as in torch, with gradients of 0; if their weights are 0, it is 0.
         """
-        if mask is None and sample_weight is None and not self._is_smoothed and y_pred.dtype.itemsize >= 4:
-            class_weight = _argument(self.fn, "weight", None) if self._weighs_classes else None
+        is_smoothed = _argument(self.fn, "label_smoothing", 0.0) != 0.0
+        if mask is None and sample_weight is None and not is_smoothed and y_pred.dtype.itemsize >= 4:
+            class_weight = _argument(self.fn, "weight", None)
             is_logits = self._function_name == "cross_entropy"
             log_probs = y_pred.log_softmax(min(1, y_pred.dim() - 1)) if is_logits else y_pred
             if class_weight is None:
@@ -265,6 +281,14 @@ def _without_reduction(fn: TorchFunction) -> TorchFunction:
     module = copy.copy(fn)
     module.__dict__["reduction"] = "none"
     return module
+
+
+def _settings_of(fn: TorchFunction) -> list[str] | None:
+    """Return the names of the settings of a loss module that calls a function of torch with them, else `None`."""
+    name = _get_function_name(fn)
+    if not isinstance(fn, nn.Module) or not name or _overrides_forward(fn):
+        return None
+    return [name for name in inspect.signature(getattr(F, name)).parameters if name in _SETTINGS and hasattr(fn, name)]
 
 
 def is_torch_loss(identifier: object) -> bool:
