@@ -208,8 +208,8 @@ class GradientAccumulationMixin:
     def flush(self) -> None:
         """Apply leftover gradients that do not fill a whole accumulation window, if there are any."""
         if self._accumulator.num_gradients:
+            self._num_gradients -= 1  # The last gradients are counted already: `begin_update` counts them again.
             self._apply_accumulated()
-            self._num_gradients -= 1
 
     def _accumulate_step(self, gradients: Sequence[Tensor | None], num_samples: Scalar | None) -> None:
         if not gradients:
