@@ -34,7 +34,8 @@ class Model(SavableModel):
     trained in place, and its own `state_dict` is what is saved.
 
     Args:
-        module: Any `torch.nn.Module`. Leave it out when you subclass.
+        module: Any `torch.nn.Module`. A subclass that defines `forward` leaves it out, and keeps its modules in
+            attributes of any name but `module` and those that `Model` has.
         input_names: Names of the inputs, for data in dictionaries; by default the parameters of `module.forward`.
         output_names: Names of the outputs of a module that returns a tuple or list; by default `output_1`, ….
         label_names: The keys of the targets in data that are a single dictionary, or `{output: key}`; these keys are
@@ -45,7 +46,7 @@ class Model(SavableModel):
         name: The name of the model; by default its class name in snake case.
 
     Raises:
-        TypeError: If `module` is not a module.
+        TypeError: If `module` is not a module, or is passed to a subclass that defines `forward`.
         ValueError: If the device or the policy is unknown.
 
     `fit` checks the module and its first batch for common mistakes; set `model.preflight = False` to skip the checks.

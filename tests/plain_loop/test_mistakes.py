@@ -69,6 +69,17 @@ class CarelessModule(nn.Module):
     def __init__(self):
         self.units = 3
 
+class Scaled(torchfit.Model):
+    def forward(self, x):
+        return 100 + self.module(x)
+
+class Named(torchfit.Model):
+    def __init__(self, name, part):
+        super().__init__()
+        setattr(self, name, part)
+    def forward(self, x):
+        return x
+
 class Stepped(torchfit.Model):
     def train_step(self, batch):
         return self.logs
@@ -278,6 +289,17 @@ MISTAKES = [
     # -- classes of the user --
     ("Careless().fit(X, Y)", r"`Careless\.__init__` must call `super\(\)\.__init__\(\)`"),
     ("torchfit.Model(CarelessModule())", r"`CarelessModule\.__init__` must call `super\(\)\.__init__\(\)`"),
+    (
+        "Scaled(net()).fit(X, Y)",
+        "Scaled defines `forward`",
+        "wraps a module",
+        r"`super\(\)\.__init__\(\)`",
+        r"self\.net = ",
+    ),
+    ("Named('module', net()).fit(X, Y)", "`module`", "Named wraps none", "defines `forward`", "another name"),
+    ("Named('metrics', net()).fit(X, Y)", "`metrics`", "every Model has", "another name"),
+    ("Named('weights', nn.Parameter(torch.ones(3)))", "`weights`", "every Model has", "parameter", "another name"),
+    ("Named('loss', nn.MSELoss()).fit(X, Y)", "`loss`", "every Model has", "another name"),
     ("stepped(None).fit(X, Y)", "`train_step` must return the logs", "get_metrics_result", "returned None"),
     ("stepped(0.5).train_on_batch(X, Y)", "`train_step` must return the logs", "returned 0.5"),
     # -- attributes of other libraries' models --

@@ -38,7 +38,8 @@ class BaseModel(ModuleWrapper):
         name: The name of the model; by default the class name in snake case.
 
     Raises:
-        TypeError: If `module` is not a module, or its `__init__` has not called that of `nn.Module`.
+        TypeError: If `module` is not a module, its `__init__` has not called that of `nn.Module`, or a subclass that
+            defines `forward` wraps one.
 
     This class declares everything that the trainer uses of a model.
     """
@@ -56,11 +57,20 @@ class BaseModel(ModuleWrapper):
             raise TypeError(f"`module` must be a torch.nn.Module, but it is {describe(module)}.{_module_hint(module)}")
         if module is not None and not is_initialized(module):
             raise TypeError(call_super_first(module))
+        if module is not None and _defines_forward(self):
+            raise TypeError(_no_forward_around_a_module(self))
         if module is not None:
             self._modules["module"] = module
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, but it is {describe(name)}.")
         self.name = name or snake_case(type(module or self).__name__)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a module or parameter under a name that models use themselves is an `AttributeError`."""
+        if isinstance(value, (nn.Module, nn.Parameter)):
+            with traceback_filter:
+                _check_name(self, name)
+        super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Any:
         """Return a copy. Unlike plain `copy.deepcopy`, this works for modules of any nesting depth."""
@@ -238,6 +248,41 @@ def _module_hint(given: object) -> str:
     return " Build networks from PyTorch's modules."
 
 
+_SET_BY_MODEL = frozenset({"dtype_policy", "history", "loss", "name", "optimizer", "run_eagerly"})
+"""The attributes of a model that its class does not have."""
+
+
+def _defines_forward(model: BaseModel) -> bool:
+    return type(model).forward is not _built_in_base(type(model).__mro__).forward
+
+
+def _no_forward_around_a_module(model: BaseModel) -> str:
+    kind = type(model).__name__
+    return (
+        f"{kind} defines `forward` and wraps a module, but the steps of a model that wraps a module call that module. "
+        f"In `{kind}.__init__`, call `super().__init__()` without it and keep the module in an attribute of another "
+        "name: `self.net = module`."
+    )
+
+
+def _check_name(model: BaseModel, name: str) -> None:
+    """Raise if a part of a model would have the name of one of the model's own attributes.
+
+    Such a part would be hidden by the attribute, or replaced by it. A model that wraps a module may wrap another one.
+    """
+    if name == "module":
+        if _defines_forward(model):
+            raise AttributeError(
+                f"`module` is the name of a module that a model wraps, and {type(model).__name__} wraps none, because "
+                "it defines `forward`. Choose another name, such as `self.net`."
+            )
+    elif name in _SET_BY_MODEL or hasattr(_built_in_base(type(model).__mro__), name):
+        raise AttributeError(
+            f"`{name}` is the name of an attribute that every Model has, so no layer, loss, metric or parameter can "
+            f"have it. Choose another name, such as `self.own_{name}`."
+        )
+
+
 def _metric_keys(model: BaseModel, state: Iterable[str], prefix: str = "") -> list[str]:
     """Return the keys of a state that belong to metrics in attributes of the model."""
     names = tuple(f"{prefix}{name}." for name, part in model.named_modules() if name and is_metric(part))
@@ -255,8 +300,8 @@ def overridden_method(model: BaseModel, *names: str) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _built_in_base(classes: tuple[type, ...]) -> type:
-    return next(each for each in classes if each.__module__.startswith("torchfit."))
+def _built_in_base(classes: tuple[type, ...]) -> type[BaseModel]:
+    return next(each for each in classes if issubclass(each, BaseModel) and each.__module__.startswith("torchfit."))
 
 
 def is_metric(value: object) -> "TypeGuard[Metric]":
