@@ -3,7 +3,18 @@ import copy
 import pytest
 import torch
 
-from torchfit.optimizers import SGD, Adagrad, Adam, AdamW, LossScaleOptimizer, Optimizer, RMSprop, schedules
+from torchfit.optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    LossScaleOptimizer,
+    MultiOptimizer,
+    Optimizer,
+    RMSprop,
+    TorchOptimizer,
+    schedules,
+)
 
 
 def weight(*values):
@@ -366,3 +377,24 @@ def test_the_optimizer_inside_of_a_scaled_one_has_counted_the_updates_that_were_
         optimizer.apply([torch.tensor([gradient])])
     assert (optimizer.iterations, optimizer.inner_optimizer.iterations) == (2, 2)
     assert optimizer.inner_optimizer.learning_rate == optimizer.learning_rate == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SGD(0.1),
+        lambda: LossScaleOptimizer(SGD(0.1)),
+        lambda: MultiOptimizer({".*": SGD(0.1)}),
+        lambda: TorchOptimizer(torch.optim.SGD),
+        lambda: TorchOptimizer(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])),
+    ],
+)
+def test_the_name_of_the_learning_rate_in_torch_is_answered_with_the_name_here(make):
+    optimizer = make()
+    rate = optimizer.learning_rate
+    with pytest.raises(AttributeError, match=f"'{type(optimizer).__name__}' object.*'lr'. Here it is `learning_rate`"):
+        optimizer.lr = 0.5
+    with pytest.raises(AttributeError, match="Here it is `learning_rate`"):
+        optimizer.lr
+    assert not hasattr(optimizer, "lr")
+    assert copy.deepcopy(optimizer).learning_rate == optimizer.learning_rate == rate

@@ -89,6 +89,33 @@ def at_most_one(**values: object) -> None:
         raise ValueError(f"Only one of {names} can be set. Received: {received}")
 
 
+class OtherName:
+    """An attribute that has another name here: reading and setting it raises an `AttributeError` that says which.
+
+    Args:
+        name: The name here.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._wrong_name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> NoReturn:
+        """Refuse to read it, so that `hasattr` is false."""
+        self._refuse(owner or type(instance))
+
+    def __set__(self, instance: object, value: object) -> NoReturn:
+        """Refuse to set it, which would have no effect."""
+        self._refuse(type(instance))
+
+    def _refuse(self, owner: type) -> NoReturn:
+        raise AttributeError(
+            f"{owner.__name__!r} object has no attribute {self._wrong_name!r}. Here it is `{self._name}`."
+        )
+
+
 _ONLY_IN_TORCH = {
     "params": "here the parameters are those of the model that is compiled",
     "foreach": "here all parameters are updated at once",

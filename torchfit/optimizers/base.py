@@ -313,6 +313,8 @@ class Optimizer(SuggestsKeywords, BindingMixin):
 
     # Properties.
 
+    lr = _arguments.OtherName("learning_rate")
+
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next update, a float rounded to float32. Settable unless it is a schedule.

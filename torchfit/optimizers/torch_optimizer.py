@@ -65,6 +65,7 @@ class TorchOptimizer:
 
     gradient_accumulation_steps = None
     use_ema = False
+    lr = _arguments.OtherName("learning_rate")
 
     def __init__(
         self,
