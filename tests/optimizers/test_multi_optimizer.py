@@ -1,6 +1,7 @@
 """Several rules for one model, by the names of its parameters."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -186,6 +187,37 @@ def test_identifiers():
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.optim.SGD, r"torchfit\.optimizers\.SGD, or give `compile`.*Received: .*the class SGD"),
+        (functools.partial(torch.optim.SGD, lr=0.1), r"torchfit\.optimizers\.SGD, or give `compile`"),
+        (torch.optim.AdamW([nn.Parameter(torch.ones(1))]), r"torchfit\.optimizers\.AdamW, or give `compile`"),
+        (torch.optim.SparseAdam, r"one of torch\.optim\. Give `compile`"),
+        (TorchOptimizer, r"one of torch\.optim\. Give `compile`"),
+        ("sparseadam", r"one of torch\.optim\. Give `compile`.*Received: .*'sparseadam'"),
+        (serialize(TorchOptimizer(torch.optim.SGD)), r"one of torch\.optim\. Give `compile`"),
+        (MultiOptimizer, "that wraps no other. Received: .*the class MultiOptimizer"),
+        ("lossscaleoptimizer", "that wraps no other. Received: .*'lossscaleoptimizer'"),
+        (lambda parameters: torch.optim.SGD(parameters), "that wraps no other. Received: .*the function"),
+    ],
+)
+def test_what_cannot_be_a_part_is_refused_with_what_to_pass_instead(given, message):
+    for argument, make in {
+        r"optimizer_map\['a'\]": lambda: MultiOptimizer({"a": given}),
+        "default_optimizer": lambda: MultiOptimizer({"a": "sgd"}, default=given),
+        r"optimizer_map\('0.weight'\)": lambda: MultiOptimizer(lambda name, parameter: given).build(
+            nn.Sequential(nn.Linear(1, 1)).named_parameters()
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=f"`{argument}` must be an optimizer.*{message}"):
+            make()
+
+
+def test_plain_data_of_an_optimizer_may_be_a_part():
+    assert MultiOptimizer({"a": serialize(SGD(0.25))})["a"].learning_rate == 0.25
 
 
 def test_patterns_may_be_added_before_it_is_built():

@@ -87,6 +87,8 @@ def get(identifier: object) -> Any:
         identifier = REGISTRY.lookup(identifier)
     if isinstance(identifier, torch.optim.Optimizer) or _is_torch_class(identifier):
         return TorchOptimizer(identifier)
+    if isinstance(identifier, type) and identifier in (LossScaleOptimizer, MultiOptimizer, TorchOptimizer):
+        raise ValueError(f"{identifier.__name__} needs arguments, the optimizers in it: {identifier.__name__}(…).")
     if isinstance(identifier, OptimizerMap):
         return MultiOptimizer(identifier)
     found = identifier if isinstance(identifier, (Optimizer, TorchOptimizer)) else REGISTRY.get(identifier)

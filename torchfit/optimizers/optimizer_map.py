@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from torchfit._types import Config
 from torchfit._utils.names import suggest_constructor_keywords
 from torchfit.optimizers import _arguments
 from torchfit.optimizers.base import REGISTRY, Optimizer
+from torchfit.optimizers.torch_optimizer import TorchOptimizer
 
 
 @suggest_constructor_keywords
@@ -102,12 +105,32 @@ class OptimizerMap:
 
 
 def resolve(argument: str, optimizer: object) -> Optimizer:
-    """Return the optimizer that a name, a class or an optimizer stands for.
+    """Return the optimizer that a name, a class, plain data of `serialize` or an optimizer stands for.
 
     Raises:
         ValueError: It is one of torch, or wraps others.
     """
-    found = REGISTRY.get(optimizer) if isinstance(optimizer, (str, type)) else optimizer
+    found = REGISTRY.lookup(optimizer) if isinstance(optimizer, str) else optimizer
+    if isinstance(found, Mapping) or (isinstance(found, type) and not getattr(found, "wraps_others", True)):
+        found = REGISTRY.get(found)
     if not isinstance(found, Optimizer) or found.wraps_others:
-        _arguments.invalid(argument, "an optimizer of torchfit.optimizers (or its name) that wraps no other", optimizer)
+        _arguments.invalid(argument, f"{_RULE}{_instead_of_torch(found)}", optimizer)
     return found
+
+
+_RULE = "an optimizer of torchfit.optimizers (or its name) that wraps no other"
+
+
+def _instead_of_torch(found: object) -> str:
+    """Return a hint for what is, or makes, an optimizer of torch, and an empty text for anything else."""
+    maker = found.func if isinstance(found, functools.partial) else found
+    kind = maker if isinstance(maker, type) else type(maker)
+    if not issubclass(kind, (torch.optim.Optimizer, TorchOptimizer)):
+        return ""
+    own = REGISTRY.entries.get(kind.__name__)
+    is_here_too = isinstance(own, type) and issubclass(own, Optimizer)
+    alternative = f"Pass torchfit.optimizers.{kind.__name__}, or give" if is_here_too else "Give"
+    return (
+        f", but this is one of torch.optim. {alternative} `compile` one of torch.optim with groups of parameters, "
+        "[{'params': net[0].parameters(), 'lr': 0.1}, …]"
+    )
