@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import torchfit
 from torchfit._saving import module_serializer
@@ -235,13 +236,57 @@ def test_a_module_that_is_passed_in(path):
     assert same_outputs(module, loaded, torch.randn(2, 4))
 
 
-def test_hooks_are_code(path):
-    module = nn.Linear(2, 2)
-    module.register_forward_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match="Linear: it has hooks"):
-        torchfit.Model(module).save(path)
-    with pytest.raises(ValueError, match="Linear: it has hooks"):
+class Hooked(nn.Linear):
+    """Has a hook, and no `get_config`."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def hooked_linear():
+    layer = nn.Linear(4, 4)
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return layer
+
+
+CODE = {
+    "hook": hooked_linear,
+    "own class": Hooked,
+    "prune": lambda: prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5),
+    "old spectral_norm": lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
+    "weight_norm": lambda: parametrizations.weight_norm(nn.Linear(4, 4)),
+    "spectral_norm": lambda: parametrizations.spectral_norm(nn.Linear(4, 4)),
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(4, 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The file cannot hold everything")
+@pytest.mark.parametrize("name", CODE)
+def test_a_module_that_only_code_can_build_is_asked_for(path, name):
+    module = nn.Sequential(CODE[name](), nn.ReLU())
+    torchfit.Model(module).save(path)
+    with pytest.raises(ValueError, match="cannot be built from the file alone") as caught:
         load_model(path)
+    advice = str(caught.value).splitlines()[-1]
+    assert advice == f"Build the module yourself and pass it: load_model({str(path)!r}, module=...)."
+    loaded = load_model(path, module=nn.Sequential(CODE[name](), nn.ReLU())).module
+    assert same_outputs(module.eval(), loaded.eval(), torch.randn(2, 4))
+
+
+def test_hooks_are_told_when_saving(path):
+    with pytest.warns(UserWarning, match="Linear: it has hooks"):
+        torchfit.Model(hooked_linear()).save(path)
+
+
+@pytest.mark.filterwarnings("ignore:The file cannot hold everything")
+def test_a_class_that_is_not_saved_is_not_asked_for(path):
+    torchfit.Model(nn.Sequential(Opaque(), Block(4))).save(path)
+    for given in ({}, {"Opaque": Opaque, "Block": Block}):
+        with pytest.raises(ValueError, match=r"Opaque: its attribute `cache`") as caught:
+            load_model(path, custom_objects=given)
+        assert "custom_objects" not in str(caught.value)
+        assert str(caught.value).endswith("module=...). Or define get_config() in Opaque, and save the model again.")
 
 
 def test_own_functions(path):

@@ -297,6 +297,11 @@ MISTAKES = [
         "no torchfit model",
         r"load_weights",
     ),
+    (
+        "n = net(); n[0].register_forward_hook(id); model(n).save(FILE + 'h'); torchfit.models.load_model(FILE + 'h')",
+        "Linear: it has hooks",
+        r"\nBuild the module yourself and pass it: load_model\(.*h', module=\.\.\.\)\.",
+    ),
     ("utils.plot_model(model())", "no data yet", "`input_shape=`"),
     # -- classes of the user --
     ("Careless().fit(X, Y)", r"`Careless\.__init__` must call `super\(\)\.__init__\(\)`"),

@@ -13,6 +13,7 @@ from torchfit._saving.module_deserializer import (
     AllocationLimit,
     Initialize,
     ModuleDeserializer,
+    Problems,
     check_metric_configs,
     check_patterns,
 )
@@ -183,7 +184,7 @@ def build(path: PathLike, content: Content, initialize: Initialize) -> nn.Module
             warn_of_wrapper(path, content)
             number = architecture["root"]
         problems = deserializer.problems(number)
-    if problems:
+    if problems.reasons:
         raise ValueError(_cannot_build(name, problems))
     with error_context(f"The model in the file {name!r} cannot be built"):
         return deserializer.module(number, initialize)
@@ -303,15 +304,9 @@ def _terms(added: Content | None) -> list[Content]:
     return added["terms"] if added else []
 
 
-def _cannot_build(name: str, problems: dict[str, str]) -> str:
-    reasons = "\n".join(f"  {kind}: {reason}" for kind, reason in problems.items())
-    classes = ", ".join(f"{kind!r}: {kind}" for kind in problems)
-    return (
-        f"The model in the file {name!r} cannot be built from the file alone:\n{reasons}\n"
-        f"Pass the classes, load_model({name!r}, custom_objects={{{classes}}}), or register them with "
-        "@torchfit.saving.register_serializable() (and define get_config() if attributes are not plain data), or "
-        f"build the module yourself and pass it: load_model({name!r}, module=...)."
-    )
+def _cannot_build(name: str, problems: Problems) -> str:
+    reasons = "\n".join(f"  {kind}: {reason}" for kind, reason in problems.reasons.items())
+    return f"The model in the file {name!r} cannot be built from the file alone:\n{reasons}\n{problems.ways_out(name)}"
 
 
 def _restore_flags(module: nn.Module, content: Content) -> None:

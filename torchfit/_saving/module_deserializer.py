@@ -11,6 +11,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchfit import metrics
-from torchfit._saving.module_serializer import find_class, find_function, is_torch_class
+from torchfit._saving.module_serializer import HAS_HOOKS, find_class, find_function, is_torch_class
 from torchfit._types import Array, StateDict
 from torchfit._utils.compat import MODULE_ATTRIBUTES, ModuleTables
 from torchfit._utils.errors import printable
@@ -142,6 +143,7 @@ Node = dict[str, Plain]
 Initialize = Callable[[nn.Module, Mapping[str, nn.Module | None]], None]
 """A function that is called with the outermost module and its children instead of `nn.Module.__init__`."""
 
+_MADE_BY_TORCH = "torch.nn.utils."  # the classes of parametrized layers, which cannot be imported
 _MAX_PATHS_PER_MODULE = 100
 _MIN_PATHS = 10_000
 _MAX_NAME = 500
@@ -153,6 +155,37 @@ _COLLECTIONS: dict[str, Callable[[Iterable[Any]], object]] = {
     "dict": dict,
     "ordered": OrderedDict,
 }
+
+
+@dataclass
+class Problems:
+    """Why modules cannot be built from a file, and what can be done about it.
+
+    Attributes:
+        reasons: The reason by class name.
+        unknown_classes: The names of classes that the user has to pass.
+        unsaved_classes: Those of the user's classes whose objects the file does not contain.
+        code_classes: Those of modules that only code can build: with hooks, and of torch's classes.
+    """
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    unknown_classes: list[str] = field(default_factory=list)
+    unsaved_classes: list[str] = field(default_factory=list)
+    code_classes: list[str] = field(default_factory=list)
+
+    def ways_out(self, path: str) -> str:
+        """Return what to do about the problems in the file at a path."""
+        module = f"uild the module yourself and pass it: load_model({path!r}, module=...)."
+        if self.code_classes:
+            return f"B{module}"
+        if self.unsaved_classes:
+            names = ", ".join(dict.fromkeys(self.unsaved_classes))
+            return f"B{module} Or define get_config() in {names}, and save the model again."
+        classes = ", ".join(f"{name!r}: {name}" for name in dict.fromkeys(self.unknown_classes))
+        return (
+            f"Pass the classes, load_model({path!r}, custom_objects={{{classes}}}), or register them with "
+            f"@torchfit.saving.register_serializable(), or b{module}"
+        )
 
 
 class ModuleDeserializer:
@@ -170,19 +203,22 @@ class ModuleDeserializer:
         node = self._node(number)
         return "metric" in node or find_class(node["class"]) is not None
 
-    def problems(self, root: int) -> dict[str, str]:
-        """Return why a module, or modules in it, cannot be built: the reason by class name."""
-        found: dict[str, str] = {}
+    def problems(self, root: int) -> "Problems":
+        """Return why a module, or modules in it, cannot be built."""
+        found = Problems()
         stack, seen = [root], {root}
         while stack:
             number = stack.pop()
             node = self._node(number)
-            reference, inner = node["class"], set(_references(node)) - seen
-            if not self.knows_class_of(number):
-                origin = printable(reference["module"])
-                found[printable(reference["name"])] = f"its class, defined in {origin}, is not part of torch.nn"
-            elif "problem" in node:
-                found[printable(reference["name"])] = printable(node["problem"], 500)
+            name, origin = (printable(node["class"][key]) for key in ("name", "module"))
+            inner = set(_references(node)) - seen
+            if "problem" in node:
+                reason = found.reasons[name] = printable(node["problem"], 500)
+                is_code = reason.startswith(HAS_HOOKS) or origin.startswith("torch.")
+                (found.code_classes if is_code else found.unsaved_classes).append(name)
+            elif not self.knows_class_of(number):
+                found.reasons[name] = f"its class, defined in {origin}, is not part of torch.nn"
+                (found.code_classes if origin.startswith(_MADE_BY_TORCH) else found.unknown_classes).append(name)
             seen |= inner
             stack += inner
         return found

@@ -108,6 +108,7 @@ def _custom_objects(reference: Reference) -> Iterator[object]:
 
 Plain = Any
 _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in name and isinstance(value, dict))
+HAS_HOOKS = "it has hooks"
 _SKIPPED = frozenset({"_flat_weight_refs"})  # of recurrent layers, which rebuild it
 _ATOMS = (bool, int, float, str, type(None))
 _TENSORS = (Tensor, nn.Parameter, nn.Buffer)
@@ -265,7 +266,7 @@ def _refuse_hooks(module: nn.Module) -> None:
     for hooks in filter(None, map(vars(module).get, _HOOKS)):
         foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
         if foreign:
-            raise NotSerializableError(f"it has hooks ({describe(foreign[0])}), which are code")
+            raise NotSerializableError(f"{HAS_HOOKS} ({describe(foreign[0])}), which are code")
 
 
 def _is_ours(hook: object) -> bool:
