@@ -121,7 +121,9 @@ def model_config(model: Any, settings: ModelSettings, include_optimizer: bool = 
         "architecture": {"root": root, "wrapper": wrapper, "nodes": serializer.nodes, "tensors": serializer.tensors},
         "state": get_module_state(model),
         "frozen": [unwrap_key(name) for name, tensor in module.named_parameters() if not tensor.requires_grad],
-        "evaluating": [unwrap_key(name) for name, submodule in module.named_modules() if not submodule.training],
+        "evaluating": [
+            unwrap_key(name) for name, submodule in module.named_modules() if not getattr(submodule, "training", False)
+        ],
         "compiled": compiled,
         "optimizer": model.optimizer.state_dict() if compiled and model.optimizer.built else None,
         "added": added,

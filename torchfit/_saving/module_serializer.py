@@ -160,7 +160,7 @@ class ModuleSerializer:
         if number is None:
             number = self._node_numbers[id(module)] = len(self.nodes)
             self._keepalive.append(module)
-            mode = {} if module.training else {"evaluating": True}
+            mode = {} if getattr(module, "training", True) else {"evaluating": True}
             self.nodes.append({"class": class_reference(type(module)), **mode})
             self._pending.append((number, module, hidden))
         return number
@@ -232,7 +232,7 @@ class ModuleSerializer:
         if hasattr(type(module), "get_config"):
             config: Any = module.get_config
             return {"config": self._value(config(), "its configuration")}
-        _refuse_hooks(module)
+        _refuse_code(module)
         tables = ModuleTables(module)
         own = {name: value for name, value in vars(module).items() if name not in MODULE_ATTRIBUTES | _SKIPPED | hidden}
         return {
@@ -261,8 +261,10 @@ def _config_problem(value: object) -> str:
     return ": get_config() of its class must return all that the constructor needs"
 
 
-def _refuse_hooks(module: nn.Module) -> None:
-    """Raise if the module has hooks, except torchfit's own, which exist only during a run."""
+def _refuse_code(module: nn.Module) -> None:
+    """Raise if the module is TorchScript or has hooks, except torchfit's own, which exist only during a run."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise NotSerializableError("it is compiled code of TorchScript, which torch.jit.save stores")
     for hooks in filter(None, map(vars(module).get, _HOOKS)):
         foreign = [hook for hook in hooks.values() if callable(hook) and not _is_ours(hook)]
         if foreign:

@@ -16,6 +16,7 @@ from torchfit._utils.compat import MODULE_ATTRIBUTES
 from torchfit._utils.errors import describe, traceback_filter
 from torchfit._utils.modules import (
     ModuleWrapper,
+    class_name,
     deep_recursion,
     has_lazy_weights,
     named_weights,
@@ -63,7 +64,7 @@ class BaseModel(ModuleWrapper):
             self._modules["module"] = module
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, but it is {describe(name)}.")
-        self.name = name or snake_case(type(module or self).__name__)
+        self.name = name or snake_case(class_name(module or self))
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a module or parameter under a name that models use themselves is an `AttributeError`."""

@@ -94,7 +94,7 @@ _HINTS = {
 
 def is_initialized(module: nn.Module) -> bool:
     """Return whether the `__init__` of a module has called that of `nn.Module`."""
-    return hasattr(module, "training")
+    return hasattr(module, "training") or isinstance(module, torch.jit.ScriptModule)  # Frozen ones have no mode.
 
 
 def call_super_first(module: nn.Module) -> str:

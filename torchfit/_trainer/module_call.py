@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torchfit._trainer.hints import check_batch_axis
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
+from torchfit._utils.compat import script_parameters
 from torchfit._utils.errors import describe
-from torchfit._utils.modules import ModuleWrapper, device_of, floating_dtype_of
+from torchfit._utils.modules import ModuleWrapper, class_name, device_of, floating_dtype_of
 from torchfit._utils.tensors import is_plain
 
 Call = Callable[[nn.Module, Nested], Nested]
 """Calls a module with one batch of inputs."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_PASSES_THROUGH = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 class Signature:
@@ -33,11 +35,11 @@ class Signature:
 
     def __init__(self, module: nn.Module, input_names: Sequence[str] | None = None) -> None:
         module = _without_pass_through(module)
-        parameters = list(inspect.signature(module.forward).parameters.values())
+        parameters = _parameters_of(module)
         kinds = {parameter.kind for parameter in parameters}
         positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
         self.required_names = {parameter.name for parameter in positional if parameter.default is parameter.empty}
-        self.module_name = type(module).__name__
+        self.module_name = class_name(module)
         self.given_names = input_names
         self.keywords = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self.takes_any_keyword = inspect.Parameter.VAR_KEYWORD in kinds
@@ -214,12 +216,23 @@ def _call_by_name(signature: Signature, inputs: Mapping[str, Nested]) -> Call:
 
 def _without_pass_through(module: nn.Module) -> nn.Module:
     """Return the module inside wrappers whose `forward(*args, **kwargs)` passes all arguments through."""
-    while True:
-        kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
-        inner = [child for child in module.children() if type(child).forward is not nn.Module.forward]
-        if kinds != {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} or len(inner) != 1:
-            return module
+    while {parameter.kind for parameter in _parameters_of(module)} == _PASSES_THROUGH:
+        inner = list(filter(_has_forward, module.children()))
+        if len(inner) != 1:
+            break
         module = inner[0]
+    return module
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """Return whether a module can be called, as containers cannot; TorchScript has `forward` in the instance only."""
+    return getattr(type(module), "forward", None) is not nn.Module.forward
+
+
+def _parameters_of(module: nn.Module) -> list[inspect.Parameter]:
+    """Return the parameters of `forward`, which TorchScript has in a schema."""
+    parameters = script_parameters(module)
+    return list(inspect.signature(module.forward).parameters.values()) if parameters is None else parameters
 
 
 def _names_one(input_names: Sequence[str] | None) -> bool:
@@ -231,7 +244,7 @@ def _is_annotated_as_sequence(module: nn.Module, first: Sequence[inspect.Paramet
     if not first or first[0].annotation is inspect.Parameter.empty:
         return False
     try:
-        annotation = typing.get_type_hints(module.forward).get(first[0].name)
+        annotation = typing.get_type_hints(module.forward).get(first[0].name, first[0].annotation)
     except Exception:  # Names may exist only for type checkers.
         annotation = first[0].annotation
     origin = typing.get_origin(annotation) or annotation

@@ -39,7 +39,7 @@ from torchfit._trainer.steps import count_rows
 from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import warn
-from torchfit._utils.modules import has_running_stats
+from torchfit._utils.modules import class_name, has_running_stats
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit._utils.tree import Batch
 from torchfit.metrics import Metric
@@ -115,6 +115,8 @@ def _to_meta(module: nn.Module) -> None:
     tensors = [*module.parameters(), *module.buffers()]
     if any(map(is_lazy, tensors)):
         raise ValueError("A lazy layer has not seen data yet.")
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ValueError("The tensors of TorchScript modules cannot be replaced.")
     empty = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
     for part in module.modules():
         attributes = vars(part)
@@ -155,6 +157,7 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
     state.objective.checks_first_batch = True
     _warn_of_hidden_modules(state.objective, set(map(id, parameters)))
     if not any(parameter.requires_grad for parameter in parameters):
+        _check_not_constant(module)
         warn(
             f"{type(module).__name__} has no trainable parameters, so `fit` updates only buffers, such as running "
             "statistics. If its parameters are frozen by mistake, call torchfit.utils.unfreeze(model)."
@@ -172,6 +175,19 @@ def preflight(module: nn.Module, state: StepState, batches: EpochIterator, param
             f"The weights of {', '.join(map(repr, moving[:_MAX_NAMES]))}{more} are frozen, but these normalisation "
             "layers are in train mode: they normalise by batch and their running statistics keep changing. Freeze "
             "them with torchfit.utils.freeze(model, name), which keeps them in evaluation mode."
+        )
+
+
+def _check_not_constant(module: nn.Module) -> None:
+    """Check that the weights of a TorchScript module have not become constants.
+
+    Raises:
+        ValueError: If they have, or if there never were any.
+    """
+    if isinstance(module, torch.jit.ScriptModule) and not [*module.parameters(), *module.buffers()]:
+        raise ValueError(
+            f"{class_name(module)} has no parameters to train: torch.jit.freeze makes them constants. Train the module "
+            "first, and freeze it then."
         )
 
 

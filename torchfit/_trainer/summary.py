@@ -15,7 +15,7 @@ from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.module_call import ModuleCaller, make_module_call
 from torchfit._types import Nested
 from torchfit._utils import tree
-from torchfit._utils.modules import device_of, floating_dtype_of, training_mode, weight_tensors
+from torchfit._utils.modules import class_name, device_of, floating_dtype_of, takes_hooks, training_mode, weight_tensors
 from torchfit._utils.notebook import table_html
 
 Row = tuple[str, ...]
@@ -96,7 +96,7 @@ def summarize(
     layers = layers if layer_range is None else _between(layers, layer_range)
     header: Row = ("Layer (type)", "Output Shape", "Param #")
     rows: list[Row] = [
-        (f"{path} ({type(layer).__name__})", shapes.get(id(layer), "?"), _count(layer)) for path, layer in layers
+        (f"{path} ({class_name(layer)})", shapes.get(id(layer), "?"), _count(layer)) for path, layer in layers
     ]
     if show_trainable:
         header = (*header, "Trainable")
@@ -123,7 +123,7 @@ def _layers(module: nn.Module, deep: bool) -> Iterator[tuple[str, nn.Module]]:
         inner = [(path, layer) for path, layer in module.named_modules() if path]
     else:
         inner = list(module.named_children())
-    yield from inner or [(type(module).__name__.lower(), module)]
+    yield from inner or [(class_name(module).lower(), module)]
 
 
 def _output_shapes(layers: list[nn.Module], run: Callable[[], object] | None) -> dict[int, str]:
@@ -140,7 +140,7 @@ def _recording(layers: list[nn.Module], shapes: dict[int, str]) -> Iterator[None
     def record(layer: nn.Module, _: object, outputs: Nested) -> None:
         shapes[id(layer)] = ", ".join(_shape(leaf) for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor))
 
-    handles = [layer.register_forward_hook(record) for layer in layers]
+    handles = [layer.register_forward_hook(record) for layer in filter(takes_hooks, layers)]
     try:
         yield
     finally:

@@ -291,7 +291,9 @@ class ModuleFlagsState:
         """Return their names."""
         return {
             "frozen": [name for name, parameter in self._named_parameters() if not parameter.requires_grad],
-            "evaluating": [name for name, module in self._model.named_modules() if not module.training],
+            "evaluating": [
+                name for name, module in self._model.named_modules() if not getattr(module, "training", False)
+            ],
         }
 
     def load_state_dict(self, state: StateDict) -> None:

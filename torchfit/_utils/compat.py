@@ -4,8 +4,11 @@ The fused loss kernels: `torch.nn.functional.mse_loss` spends seven eighths of i
 broadcasting in Python; the underlying kernel takes 2.5 µs.
 """
 
+import inspect
+import keyword
 import mmap
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -90,7 +93,8 @@ class ModuleTables:
     def __init__(self, module: nn.Module) -> None:
         self.parameters: dict[str, Tensor | None] = module._parameters  # type: ignore[assignment]
         self.buffers: dict[str, Tensor | None] = module._buffers
-        self.children: dict[str, nn.Module | None] = module._modules
+        is_script = isinstance(module, torch.jit.ScriptModule)  # Its tables are views of compiled code.
+        self.children: dict[str, nn.Module | None] = dict(module._modules.items()) if is_script else module._modules
         self.non_persistent_buffers: set[str] = module._non_persistent_buffers_set
 
 
@@ -108,6 +112,34 @@ def has_gradient_hooks(tensor: Tensor) -> bool:
 def has_accumulation_hooks(tensor: Tensor) -> bool:
     """Return whether something is called when `backward` has stored the gradient of a leaf tensor in it."""
     return bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+_SEQUENCES = {"ListType": list, "TupleType": tuple}
+
+
+def script_parameters(module: nn.Module) -> list[inspect.Parameter] | None:
+    """Return the parameters of the `forward` of a TorchScript module, or `None` for other modules.
+
+    >>> [parameter.name for parameter in script_parameters(torch.jit.script(nn.Linear(2, 1)))]
+    ['input']
+    """
+    if not isinstance(module, torch.jit.ScriptModule):
+        return None
+    schema: _C.FunctionSchema | None = getattr(module.forward, "schema", None)
+    return None if schema is None else [_script_parameter(argument) for argument in schema.arguments[1:]]
+
+
+def _script_parameter(argument: _C.Argument) -> inspect.Parameter:
+    """Return a parameter; names that Python cannot use, as tracing may give, are for positions only."""
+    name, default = argument.name, inspect.Parameter.empty
+    is_name = name.isidentifier() and not keyword.iskeyword(name)
+    by_position = inspect.Parameter.POSITIONAL_OR_KEYWORD if is_name else inspect.Parameter.POSITIONAL_ONLY
+    return inspect.Parameter(
+        name if is_name else re.sub(r"\W", "_", f"_{name}"),
+        inspect.Parameter.KEYWORD_ONLY if argument.kwarg_only else by_position,
+        default=argument.default_value if argument.has_default_value() else default,
+        annotation=_SEQUENCES.get(argument.type.kind(), default),
+    )
 
 
 def is_extra_state(key: str) -> bool:

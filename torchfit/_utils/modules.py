@@ -3,7 +3,7 @@
 import fnmatch
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import TypeVar
@@ -74,6 +74,17 @@ def unwrap_keys(state: dict[str, Value], wanted: Iterable[str]) -> dict[str, Val
     return state
 
 
+def class_name(module: nn.Module) -> str:
+    """Return the name of a module's class; TorchScript keeps that of the class that it compiled."""
+    name = type(module).__name__
+    return getattr(module, "original_name", name) if isinstance(module, torch.jit.ScriptModule) else name
+
+
+def takes_hooks(module: nn.Module) -> bool:
+    """Return whether hooks on a module are called: TorchScript runs without them."""
+    return not isinstance(module, torch.jit.ScriptModule)
+
+
 _CALLS_PER_LEVEL = 12  # of copy.deepcopy, with a margin
 _MAX_LEVELS = 1000
 _EVAL_FLAG = "_torchfit_keeps_evaluation_mode"
@@ -121,31 +132,44 @@ def training_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Mod
     lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph runs in one thread.
     with lock:
         modules = module.modules() if submodules is None else (module, *submodules)
-        saved_modes = {each: each.training for each in modules}
+        saved_modes = {each: getattr(each, "training", False) for each in modules}  # Frozen TorchScript has no mode.
         _set_mode(module, training, saved_modes)
         _modes_before.append(saved_modes)
     try:
         yield
     finally:
         with lock:
-            later_calls = _remove(saved_modes)
+            later_calls, set_attribute = _remove(saved_modes), _attribute_setter(saved_modes)
             for submodule, was_training in saved_modes.items():
                 other = next((modes for modes in later_calls if submodule in modes), None) if later_calls else None
                 if other is None:
-                    object.__setattr__(submodule, "training", was_training)  # Much faster than nn.Module.__setattr__.
+                    set_attribute(submodule, "training", was_training)
                 else:
                     other[submodule] = was_training
 
 
 def _set_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Module]) -> None:
     """Do what `module.train(training)` does, in a fifth of the time if no submodule overrides `train`."""
-    if any(type(each).train is not nn.Module.train or "train" in vars(each) for each in submodules):
+    kinds: set[type[nn.Module]] = set(map(type, submodules))
+    if any(kind.train is not nn.Module.train for kind in kinds) or any(map(_has_own_train, submodules)):
         nn.Module.train(module, training)
     else:
+        set_attribute = _attribute_setter(submodules)
         for submodule in submodules:
-            object.__setattr__(submodule, "training", training)
+            set_attribute(submodule, "training", training)
     for submodule in filter(stays_in_eval, submodules if training else ()):
         submodule.training = False
+
+
+def _has_own_train(module: nn.Module) -> bool:
+    """Return whether an object has a `train` of its own; that of `torch.export`, whose mode is fixed, only raises."""
+    return "train" in vars(module) and not isinstance(module, torch.fx.GraphModule)
+
+
+def _attribute_setter(modules: Iterable[nn.Module]) -> Callable[[nn.Module, str, bool], None]:
+    """Return what sets attributes of all these modules: TorchScript has them in compiled code."""
+    has_scripts = any(issubclass(kind, torch.jit.ScriptModule) for kind in set(map(type, modules)))
+    return setattr if has_scripts else object.__setattr__  # The latter is much faster.
 
 
 def _remove(saved_modes: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:

@@ -10,12 +10,13 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from torchfit._serialization import files
 from torchfit._types import Logs, Results, StateDict
 from torchfit._utils import validation
 from torchfit._utils.errors import describe, warn
-from torchfit._utils.modules import training_mode
+from torchfit._utils.modules import takes_hooks, training_mode
 from torchfit._utils.tree import map as tree_map
 from torchfit.callbacks.base import Callback
 
@@ -109,11 +110,16 @@ class InputRecorder:
     def __init__(self, module: nn.Module) -> None:
         self.inputs: tuple[object, ...] | None = None
         self.named: Mapping[str, object] = {}
-        self._handle = module.register_forward_pre_hook(self._record, with_kwargs=True)
+        self._handle: RemovableHandle | None = None
+        if takes_hooks(module):
+            self._handle = module.register_forward_pre_hook(self._record, with_kwargs=True)
+        else:
+            warn("TensorBoard: the graph of a TorchScript module cannot be drawn.")
 
     def remove(self) -> None:
         """Remove the hook from the module."""
-        self._handle.remove()
+        if self._handle is not None:
+            self._handle.remove()
 
     def _record(self, _: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
         if torch.compiler.is_compiling():

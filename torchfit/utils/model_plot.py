@@ -17,7 +17,7 @@ from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.console import in_notebook
 from torchfit._utils.errors import describe
-from torchfit._utils.modules import device_of, floating_dtype_of, training_mode
+from torchfit._utils.modules import device_of, floating_dtype_of, takes_hooks, training_mode
 from torchfit._utils.names import suggest_keywords
 from torchfit.utils.random_state import preserve_rng_state
 
@@ -220,7 +220,7 @@ def _dtypes(module: nn.Module, inputs: Nested) -> dict[int, str]:
         kinds = [str(leaf.dtype).removeprefix("torch.") for leaf in tree.leaves(outputs) if isinstance(leaf, Tensor)]
         found[id(layer)] = ", ".join(dict.fromkeys(kinds))
 
-    handles = [layer.register_forward_hook(note) for layer in module.modules()]
+    handles = [layer.register_forward_hook(note) for layer in filter(takes_hooks, module.modules())]
     try:
         with torch.no_grad(), training_mode(module, training=False), preserve_rng_state():
             _call(module, inputs)
