@@ -36,7 +36,8 @@ class Model(SavableModel):
     Args:
         module: Any `torch.nn.Module`. A subclass that defines `forward` leaves it out, and keeps its modules in
             attributes of any name but `module` and those that `Model` has.
-        input_names: Names of the inputs, for data in dictionaries; by default the parameters of `module.forward`.
+        input_names: Names of the inputs in the order of the parameters of `module.forward`, for data in dictionaries,
+            whose other keys are then ignored; by default the names of the parameters.
         output_names: Names of the outputs of a module that returns a tuple or list; by default `output_1`, ….
         label_names: The keys of the targets in data that are a single dictionary, or `{output: key}`; these keys are
             then not inputs.

@@ -85,14 +85,16 @@ def test_training(change, when, jit_compile):
     net = network()
     model = torchfit.Model(net, device="cpu")
     model.compile(torch.optim.SGD(net.parameters(), 0.1), loss, jit_compile=jit_compile)
-    options = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+
+    def fit(epochs=1, listening=()):
+        model.fit(X, targets, BATCH, epochs, verbose=0, callbacks=list(listening), shuffle=False)
+
     if when == "between fits":
-        model.fit(X, targets, **options)
+        fit()
         apply(loss, settings)
-        model.fit(X, targets, **options)
+        fit()
     else:
-        changing = callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epoch and apply(loss, settings))
-        model.fit(X, targets, epochs=2, callbacks=[changing], **options)
+        fit(2, [callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epoch and apply(loss, settings))])
     torch.testing.assert_close(net.weight, expected.weight, rtol=0, atol=1e-5)
     evaluated = model.evaluate(X, targets, batch_size=ROWS, verbose=0)
     assert evaluated == pytest.approx(changed(expected(X), targets).item(), abs=1e-5)
@@ -103,12 +105,15 @@ def test_with_sample_weights(change):
     weights = torch.linspace(0, 2, ROWS)
     model = torchfit.Model(network(), device="cpu")
     model.compile("sgd", loss)
-    arguments = {"sample_weight": weights, "batch_size": ROWS, "verbose": 0}
-    before = model.evaluate(X, targets, **arguments)
+
+    def evaluate():
+        return model.evaluate(X, targets, batch_size=ROWS, verbose=0, sample_weight=weights)
+
+    before = evaluate()
     apply(loss, settings)
-    after = model.evaluate(X, targets, **arguments)
+    after = evaluate()
     model.compile("sgd", loss)
-    assert after == model.evaluate(X, targets, **arguments) != before
+    assert after == evaluate() != before
 
 
 def test_copies_have_settings_of_their_own():

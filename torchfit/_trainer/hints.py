@@ -185,6 +185,11 @@ def _suggest_one_tensor(received: object) -> str:
             "state), put a module between them that picks one in its `forward`, such as `return parts[0][:, -1]` for "
             f"the last step of batch_first outputs. {_TARGETS_APART}"
         )
+    if isinstance(received, (list, dict)) and len(received) == 1:
+        return (
+            f"It takes one tensor, and not a {type(received).__name__} with one in it: pass the array itself, or a "
+            f"dictionary whose key is a parameter of `forward`. {_TARGETS_APART}"
+        )
     if isinstance(received, (list, dict)):
         return (
             "It takes one tensor, and `x` has several parts. Join them to one array, np.concatenate(x, 1) along the "

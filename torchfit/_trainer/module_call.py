@@ -3,7 +3,7 @@
 import inspect
 import threading
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,6 +16,7 @@ from torchfit._utils import tree
 from torchfit._utils.compat import script_parameters
 from torchfit._utils.errors import describe
 from torchfit._utils.modules import ModuleWrapper, class_name, device_of, floating_dtype_of
+from torchfit._utils.names import near_names
 from torchfit._utils.tensors import is_plain
 
 Call = Callable[[nn.Module, Nested], Nested]
@@ -30,22 +31,29 @@ class Signature:
 
     Args:
         module: The module.
-        input_names: Names of its positional parameters, for dictionaries of inputs.
+        input_names: Names of its inputs in the order of the parameters, for dictionaries of inputs.
+        label_names: Keys of targets, which may be among the inputs of a module that computes its own loss.
     """
 
-    def __init__(self, module: nn.Module, input_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, input_names: Sequence[str] | None = None, label_names: Collection[str] = ()
+    ) -> None:
         module = _without_pass_through(module)
         parameters = _parameters_of(module)
         kinds = {parameter.kind for parameter in parameters}
-        positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
-        self.required_names = {parameter.name for parameter in positional if parameter.default is parameter.empty}
+        self._named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        positional = [parameter for parameter in self._named if parameter.kind in _POSITIONAL]
+        required = [parameter for parameter in self._named if parameter.default is parameter.empty]
+        self.required_names = {parameter.name for parameter in required}
+        self.required_keywords = [p.name for p in required if p.kind is p.KEYWORD_ONLY]
         self.module_name = class_name(module)
-        self.given_names = input_names
-        self.keywords = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        self.given_names, self.label_names = input_names, label_names
+        self.keywords = [parameter.name for parameter in self._named]
         self.takes_any_keyword = inspect.Parameter.VAR_KEYWORD in kinds
-        self.num_required = len(self.required_names)
+        self.num_required = len(required) - len(self.required_keywords)
         takes_any = inspect.Parameter.VAR_POSITIONAL in kinds
         self.max_positional = float("inf") if takes_any else len(positional)
+        self.has_positional_only = any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in positional)
         self.takes_one_list = _names_one(input_names) or _is_annotated_as_sequence(module, positional[:1])
 
     @property
@@ -57,6 +65,13 @@ class Signature:
         """Return whether `forward` requires an input of this name or, with `if_optional`, accepts one."""
         is_known = name in self.keywords or self.takes_any_keyword
         return name in self.required_names or (if_optional and is_known)
+
+    def keyword_at(self, position: int, name: str) -> str | None:
+        """Return the keyword of the input `name` at a position, or `None` if it can only be passed by position."""
+        if position < len(self._named):
+            parameter = self._named[position]
+            return None if parameter.kind is parameter.POSITIONAL_ONLY else parameter.name
+        return name if self.takes_any_keyword and self.max_positional < float("inf") else None
 
 
 class _LoopState(threading.local):
@@ -83,14 +98,15 @@ class ModuleCaller:
 
     Args:
         input_names: The names of the inputs as the user gave them, or `None` for the parameters of `forward`.
+        label_names: The keys of targets in data that are one dictionary.
 
     Attributes:
         example: A template of the last inputs, or `None` before the first call.
         loop: The state of the loop of this thread.
     """
 
-    def __init__(self, input_names: Sequence[str] | None) -> None:
-        self._input_names = input_names
+    def __init__(self, input_names: Sequence[str] | None, label_names: Collection[str] = ()) -> None:
+        self._input_names, self._label_names = input_names, label_names
         self._wrap: Callable[[Call], Call] = _identity
         self._cache: dict[object, Call] = {}
         self._fitting: set[object] = set()  # The structures whose batch axis needs no check.
@@ -112,7 +128,7 @@ class ModuleCaller:
 
     def signature(self, module: nn.Module) -> Signature:
         """Return the signature of the module's `forward`."""
-        return Signature(module, self._input_names)
+        return Signature(module, self._input_names, self._label_names)
 
     def start_loop(self) -> None:
         """Discard the bound functions, because the structure of the inputs may change from one loop to the next."""
@@ -170,10 +186,13 @@ def make_module_call(signature: Signature, inputs: Nested) -> Call:
     """Return a function that calls a module with inputs structured like `inputs`.
 
     A tensor is the single positional argument, a list or tuple holds the positional arguments, and a dictionary is
-    passed by name. If `forward` takes a single argument, a list or dictionary is passed to it as a whole.
+    passed by name. If `forward` takes a single argument, a list or dictionary is passed to it as a whole. A single
+    input that `forward` requires by keyword is passed so.
     """
     if isinstance(inputs, Mapping):
         return _call_by_name(signature, inputs)
+    if signature.required_keywords or not (signature.max_positional or signature.takes_one_list):
+        return _call_with_keyword(signature, inputs)
     if not isinstance(inputs, (list, tuple)):
         _check_takes_one(signature, inputs)
         return call_with_one
@@ -198,19 +217,95 @@ def _check_takes_one(signature: Signature, inputs: Nested) -> None:
         )
 
 
+def _call_with_keyword(signature: Signature, inputs: Nested) -> Call:
+    """Return a function that passes an array, or a list of one, by the only keyword that `forward` requires."""
+    if signature.num_required or len(signature.required_keywords) != 1:
+        raise ValueError(
+            f"`x` is {describe(inputs)}, but `{signature.module_name}.forward` takes its inputs by name: pass a "
+            f"dictionary with the names {signature.keywords or 'of the inputs'}."
+        )
+    keyword = signature.required_keywords[0]
+    if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
+        return lambda module, parts: module(**{keyword: parts[0]})
+    return lambda module, array: module(**{keyword: array})
+
+
 def _call_by_name(signature: Signature, inputs: Mapping[str, Nested]) -> Call:
-    names = signature.given_names
-    if names is not None and set(inputs) <= set(names):
-        in_order = [name for name in names if name in inputs]
-        return lambda module, parts: module(*[parts[name] for name in in_order])
-    is_known = signature.takes_any_keyword or set(inputs) <= set(signature.keywords)
-    if is_known and signature.required_names <= set(inputs):
-        return _call_with_keywords
-    if signature.num_required <= 1 <= signature.max_positional:
+    given_names = signature.given_names
+    if given_names is not None and any(name in inputs for name in given_names):
+        return _call_in_order(signature, given_names, inputs)
+    unknown = [] if signature.takes_any_keyword else [name for name in inputs if name not in signature.keywords]
+    has_required = signature.required_names <= set(inputs)
+    if has_required and not unknown:
+        by_position = signature.has_positional_only
+        return _call_in_order(signature, signature.keywords, inputs) if by_position else _call_with_keywords
+    if has_required and len(signature.keywords) > 1 and len(unknown) < len(inputs):
+        raise ValueError(_unknown_keys(signature, unknown))
+    if signature.num_required <= 1 <= signature.max_positional and not signature.required_keywords:
         return call_with_one
     raise ValueError(
         f"`x` is {describe(inputs)}, but `{signature.module_name}.forward` takes the inputs "
         f"{signature.input_names}. Rename the keys, or name the inputs: Model(module, input_names=[…])."
+    )
+
+
+def _unknown_keys(signature: Signature, unknown: Sequence[str]) -> str:
+    near = dict.fromkeys(near for name in unknown for near in near_names(name, signature.keywords))
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"`x` has the keys {unknown}, which `{signature.module_name}.forward` does not take: its inputs are "
+        f"{signature.keywords}.{hint} Leave out what is no input, or name the inputs that count, and the others are "
+        f"ignored: Model(module, input_names={signature.keywords})."
+    )
+
+
+def _call_in_order(signature: Signature, names: Sequence[str], inputs: Mapping[str, Nested]) -> Call:
+    """Return a function that passes the inputs with these names, which are those of the parameters in their order.
+
+    What follows a missing one is passed by keyword. Targets that `forward` takes are passed as well; other keys are
+    ignored.
+    """
+    in_order: list[str] = []
+    by_keyword = {key: key for key in inputs if _is_label(signature, names, key)}
+    for position, name in enumerate(names):
+        if name in inputs and position == len(in_order) < signature.max_positional:
+            in_order.append(name)
+        elif name in inputs:
+            by_keyword[_keyword_at(signature, names, position)] = name
+    required = [key for key in signature.keywords[len(in_order) :] if key in signature.required_names]
+    missing = [key for key in required if key not in by_keyword]
+    if missing:
+        raise ValueError(_missing_keys(signature, names, inputs, missing))
+    if not by_keyword:
+        return lambda module, parts: module(*[parts[name] for name in in_order])
+    keywords = list(by_keyword.items())
+    return lambda module, parts: module(
+        *[parts[name] for name in in_order], **{keyword: parts[name] for keyword, name in keywords}
+    )
+
+
+def _is_label(signature: Signature, names: Sequence[str], key: str) -> bool:
+    return key in signature.label_names and key not in names and signature.takes(key, if_optional=True)
+
+
+def _keyword_at(signature: Signature, names: Sequence[str], position: int) -> str:
+    keyword = signature.keyword_at(position, names[position])
+    if keyword is None:
+        raise ValueError(
+            f"`{signature.module_name}.forward` cannot take {names[position]!r} as input {position + 1} of "
+            f"{list(names)}: it takes the inputs {signature.keywords} by name, and others only in order, without gaps."
+        )
+    return keyword
+
+
+def _missing_keys(
+    signature: Signature, names: Sequence[str], inputs: Mapping[str, Nested], missing: Sequence[str]
+) -> str:
+    """Return the message for parameters without an input, by the names that the user gave them."""
+    as_named = dict(zip(signature.keywords, names))
+    return (
+        f"`x` is {describe(inputs)}, without {[as_named.get(key, key) for key in missing]}, but "
+        f"`{signature.module_name}.forward` takes the inputs {list(names)}."
     )
 
 

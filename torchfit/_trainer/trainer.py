@@ -74,7 +74,8 @@ class Trainer:
         self.device = resolve_device(device, model.module)
         self.precision = choose_precision(dtype_policy, self.device)
         self.precision.convert_module(model.module.to(self.device))
-        self.state = StepState(ModuleCaller(input_names), AuxiliaryTerms(), type(model).compute_loss, self.device)
+        call = ModuleCaller(input_names, list(self._label_names.values()))
+        self.state = StepState(call, AuxiliaryTerms(), type(model).compute_loss, self.device)
         self.state.call.set_wrapper(self.precision.wrap_forward)
         self.compile_options: CompileOptions | None = None
         self.execution = EagerExecution()
