@@ -29,7 +29,7 @@ class Scaled(nn.MSELoss):
 
 # The loss, the settings that change, the targets.
 CHANGES = {
-    "class weights at last": (nn.CrossEntropyLoss(), {"weight": WEIGHTS}, CLASSES),
+    "first class weights": (nn.CrossEntropyLoss(), {"weight": WEIGHTS}, CLASSES),
     "other class weights": (nn.CrossEntropyLoss(torch.ones(3)), {"weight": WEIGHTS}, CLASSES),
     "no class weights": (nn.CrossEntropyLoss(WEIGHTS), {"weight": None}, CLASSES),
     "label smoothing": (nn.CrossEntropyLoss(), {"label_smoothing": 0.3}, CLASSES),

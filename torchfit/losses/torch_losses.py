@@ -238,14 +238,17 @@ class TorchLoss(Loss):
 
         If all labels are ignored, it is NaN as in torch, with gradients of 0; if their weights are 0, it is 0.
         """
-        is_smoothed = _argument(self.fn, "label_smoothing", 0.0) != 0.0
+        fn = self.fn
+        given = vars(fn) if isinstance(fn, nn.Module) else getattr(fn, "keywords", {})  # Faster than attributes.
+        is_smoothed = given.get("label_smoothing", 0.0) != 0.0
         if mask is None and sample_weight is None and not is_smoothed and y_pred.dtype.itemsize >= 4:
-            class_weight = _argument(self.fn, "weight", None)
+            class_weight = self._own_buffers.get("weight", given.get("weight"))
+            ignored: int = given.get("ignore_index", -100)
             is_logits = self._function_name == "cross_entropy"
             log_probs = y_pred.log_softmax(min(1, y_pred.dim() - 1)) if is_logits else y_pred
             if class_weight is None:
-                return nll_loss(log_probs, y_true, None, MEAN, self._ignore_index)
-            total, count = nll_loss(log_probs, y_true, class_weight, SUM, self._ignore_index)
+                return nll_loss(log_probs, y_true, None, MEAN, ignored)
+            total, count = nll_loss(log_probs, y_true, class_weight, SUM, ignored)
             return safe_divide(total, count), count
         values, counted = self.call(y_true, y_pred), self._weights_of_labels(y_true, y_pred)
         total, _ = reduce_weighted(values.to(counted.dtype), sample_weight, (mask,), "sum")
