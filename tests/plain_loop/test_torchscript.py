@@ -170,7 +170,7 @@ def test_copies_weights_and_files(tmp_path):
     np.testing.assert_allclose(twin.predict(X), model.predict(X), atol=1e-6)
     again = torchfit.models.load_model(tmp_path / "model.torchfit", module=scripted())
     np.testing.assert_allclose(again.predict(X), model.predict(X), atol=1e-6)
-    with pytest.raises(ValueError, match="build the module yourself and pass it"):
+    with pytest.raises(ValueError, match="Build the module yourself and pass it"):
         torchfit.models.load_model(tmp_path / "model.torchfit")
 
 
