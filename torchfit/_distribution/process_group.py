@@ -127,7 +127,7 @@ class ProcessGroup:
         if tensors[0].device.type != "cpu":
             for tensor in tensors:
                 self.sum(tensor)  # On a CUDA device, that only starts it as well.
-            return _nothing
+            return do_nothing
         self._check_connected()
         try:
             # As `dist.all_reduce` does, but without the Python around it, which is slow outside the processor's caches.
@@ -306,10 +306,6 @@ def _as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def _nothing() -> None:
-    return
-
-
 def _record(error: BaseException) -> None:
     """Write the error where `torchrun` looks for it."""
     if os.environ.get("TORCHELASTIC_ERROR_FILE"):
@@ -317,3 +313,7 @@ def _record(error: BaseException) -> None:
             from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
             ErrorHandler().record_exception(error)
+
+
+def do_nothing(*_: object) -> None:
+    """Do nothing, where there is nothing to wait for or to call."""

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from torchfit._distribution.process_group import ProcessGroup
+from torchfit._distribution.process_group import ProcessGroup, do_nothing
 from torchfit._trainer.microbatches import Gradients, LossPart, compute_gradients
 from torchfit._trainer.output_matching import is_builtin
 from torchfit._utils.tensors import real
@@ -287,7 +287,7 @@ class MetricChanges:
         if not counts:
             self._undo_opaque(metrics)
         for metric in metrics:
-            getattr(metric, "align", _nothing)(processes.share)
+            getattr(metric, "align", do_nothing)(processes.share)
         variables = list(variables_of(metrics))
         for variable in variables:
             if variable.aggregation in _EXTREMES:
@@ -390,7 +390,3 @@ def variables_of(metrics: Iterable[object]) -> Iterable[Variable]:
     """Return the states of metrics, each once, but for those that keep them otherwise."""
     found = (variable for metric in metrics for variable in getattr(metric, "variables", ()))
     return {id(variable): variable for variable in found}.values()
-
-
-def _nothing(*_: object) -> None:
-    return None

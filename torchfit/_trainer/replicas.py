@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from torchfit._data.sharding import BatchPart
 from torchfit._distribution.batch_rows import OwnRows
-from torchfit._distribution.process_group import ProcessGroup
+from torchfit._distribution.process_group import ProcessGroup, do_nothing
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.exchange import Exchange
 from torchfit._types import Logs, StepIterator
@@ -251,7 +251,7 @@ class AgreedFlags:
         """Let callbacks store the state of the run, then end the process as the signal would have done."""
         epoch, steps = (self._epoch + 1, 0) if self.is_epoch_over else (self._epoch, self._steps)
         for callback in self._callbacks.callbacks:
-            getattr(callback, "on_interrupt", _nothing)(epoch, steps)
+            getattr(callback, "on_interrupt", do_nothing)(epoch, steps)
         raise InterruptedRun(128 + signal.SIGTERM)
 
 
@@ -272,7 +272,3 @@ class FinishingCallbacks:
         """Called at the end of the evaluation."""
         self._finish()
         self._on_test_end(logs)
-
-
-def _nothing(*_: object) -> None:
-    return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._data.sharding import BatchPart
+from torchfit._distribution.process_group import do_nothing
 from torchfit._execution.graph import GraphError
 from torchfit._execution.step_program import GraphKey, StepProgram, Variant, run_each
 from torchfit._trainer.base_model import BaseModel, overridden_method
@@ -43,10 +44,6 @@ from torchfit._utils.tree import Batch
 from torchfit.metrics.base import Variable
 
 _BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
-
-
-def _nothing() -> None:
-    return
 
 
 class ReplicatedTrainStep(TrainStep):
@@ -224,7 +221,7 @@ class ReplicatedTrainStep(TrainStep):
             self._set_states(metrics.changed)
         self._update.groups = totals.layout
         self._read_controls(sums[-1][-controls.count :])
-        self._make_flat_update(sums, totals.presence or self._update.read_presence(sums), _nothing)
+        self._make_flat_update(sums, totals.presence or self._update.read_presence(sums), do_nothing)
 
     def _make_flat_update(
         self, sums: list[Tensor], is_present: tuple[bool, ...], receive: Callable[[], object]
@@ -232,7 +229,7 @@ class ReplicatedTrainStep(TrainStep):
         assert self._run_update is not None
         self._run_update(self._update.prepare(sums, self._replica.own.total, is_present, receive))
 
-    def _read_controls(self, sums: Tensor, wait: Callable[[], object] = _nothing) -> None:
+    def _read_controls(self, sums: Tensor, wait: Callable[[], object] = do_nothing) -> None:
         """Read what the processes tell each other, after waiting for it."""
         wait()
         controls = self._replica.controls

@@ -16,7 +16,7 @@ from torchfit._data.pipelines import unpack_validation_data
 from torchfit._data.sharding import OwnData, RowsOfProcess, RowsTaken
 from torchfit._distribution import processes as distribution
 from torchfit._distribution.batch_rows import whole_batches
-from torchfit._distribution.process_group import ProcessGroup, local_device
+from torchfit._distribution.process_group import ProcessGroup, do_nothing, local_device
 from torchfit._execution.precision import DTypePolicy
 from torchfit._trainer.base_model import BaseModel
 from torchfit._trainer.gathered_predictions import GatheredPredictions
@@ -153,7 +153,7 @@ class ReplicatedTrainer(Trainer):
 
         def end_epoch(epoch: int) -> dict[str, float]:
             for metric in self.metrics(model):
-                getattr(metric, "synchronize", _nothing)()
+                getattr(metric, "synchronize", do_nothing)()
             require_equal_replicas(self._processes, model.module)
             if self._flags is not None:
                 self._flags.is_epoch_over = True
@@ -203,7 +203,7 @@ class ReplicatedTrainer(Trainer):
     def _finish_evaluation(self, model: BaseModel, step: ReplicatedEvaluateStep) -> None:
         step.finish()
         for metric in self.metrics(model):
-            getattr(metric, "synchronize", _nothing)()
+            getattr(metric, "synchronize", do_nothing)()
 
     def predict(self, model: BaseModel, x: UserData, **arguments: Any) -> Nested:
         """Predict with `model`; arguments as those of `Model.predict`."""
@@ -264,7 +264,3 @@ def require_plain(module: nn.Module) -> None:
                 f"The module is wrapped in {kind}, which exchanges gradients as well. Pass the module itself: "
                 f"Model(wrapped.module). Under `torchrun` torchfit trains on all processes by itself."
             )
-
-
-def _nothing() -> None:
-    return None

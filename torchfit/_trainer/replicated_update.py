@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchfit._distribution.process_group import ProcessGroup
+from torchfit._distribution.process_group import ProcessGroup, do_nothing
 from torchfit._execution.graph import GraphError
 from torchfit._execution.step_program import StepProgram, Variant
 from torchfit._trainer.exchange import Groups, MeanGradients, mean_gradients
@@ -45,7 +45,7 @@ class ReplicatedUpdate(StepProgram):
         self.groups: Groups = ()
         self._is_present: tuple[bool, ...] = ()
         self._total = 1
-        self._receive: Callable[[], object] = _nothing
+        self._receive: Callable[[], object] = do_nothing
         self._counters: tuple[int, ...] = ()
 
     @property
@@ -70,7 +70,7 @@ class ReplicatedUpdate(StepProgram):
 
     def await_inputs(self) -> None:
         """Wait for the sums; an update that never gets them does not count."""
-        receive, self._receive = self._receive, _nothing
+        receive, self._receive = self._receive, do_nothing
         try:
             receive()
         except BaseException:
@@ -173,10 +173,6 @@ def _cut(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     sizes = [shape.numel() for shape in shapes]
     *parts, _ = torch.split(flat, [*sizes, flat.numel() - sum(sizes)])
     return [part.view(shape) for part, shape in zip(parts, shapes)]
-
-
-def _nothing() -> None:
-    return
 
 
 def first_failure(failures: Sequence[str | None]) -> str | None:
