@@ -128,20 +128,15 @@ class ProcessGroup:
             for tensor in tensors:
                 self.sum(tensor)  # On a CUDA device, that only starts it as well.
             return do_nothing
-        self._check_connected()
-        try:
+        with self._explained():
             # As `dist.all_reduce` does, but without the Python around it, which is slow outside the processor's caches.
             group: dist.ProcessGroup = dist.group.WORLD  # type: ignore[assignment]  # Not kept: it would outlive its end.
             return partial(self._wait, [group.allreduce([_as_real(tensor)]) for tensor in tensors])
-        except (RuntimeError, ValueError) as error:
-            raise ProcessFailedError(self._reason(error)) from None
 
     def _wait(self, works: list[dist.Work]) -> None:
-        try:
+        with self._explained():
             for work in works:
                 work.wait()
-        except (RuntimeError, ValueError) as error:
-            raise ProcessFailedError(self._reason(error)) from None
 
     def largest(self, tensor: Tensor) -> Tensor:
         """Take the elementwise maximum over all processes, in place, and return it."""

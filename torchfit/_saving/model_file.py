@@ -24,7 +24,7 @@ from torchfit._serialization.files import PathLike
 from torchfit._types import Config
 from torchfit._utils.collector import AddedTerm
 from torchfit._utils.errors import printable, reason_of, warn
-from torchfit._utils.modules import has_lazy_weights, unwrap_key, unwrap_module
+from torchfit._utils.modules import has_lazy_weights, names_in_evaluation, unwrap_key, unwrap_module
 from torchfit._version import __version__
 from torchfit.optimizers import TorchOptimizer
 
@@ -121,9 +121,7 @@ def model_config(model: Any, settings: ModelSettings, include_optimizer: bool = 
         "architecture": {"root": root, "wrapper": wrapper, "nodes": serializer.nodes, "tensors": serializer.tensors},
         "state": get_module_state(model),
         "frozen": [unwrap_key(name) for name, tensor in module.named_parameters() if not tensor.requires_grad],
-        "evaluating": [
-            unwrap_key(name) for name, submodule in module.named_modules() if not getattr(submodule, "training", False)
-        ],
+        "evaluating": list(map(unwrap_key, names_in_evaluation(module))),
         "compiled": compiled,
         "optimizer": model.optimizer.state_dict() if compiled and model.optimizer.built else None,
         "added": added,

@@ -269,7 +269,7 @@ def pad_chunks(chunks: list[Array], value: float) -> list[Array]:
 
 def numpy_compatible(tensor: Tensor) -> Tensor:
     """Return a tensor that NumPy can hold: detached, dense, and bfloat16 as float32."""
-    tensor = tensor.detach() if is_plain(tensor) else dense("the outputs of the model", tensor.detach())
+    tensor = dense("the outputs of the model", tensor.detach())
     return tensor.float() if tensor.dtype in _NO_NUMPY else tensor
 
 

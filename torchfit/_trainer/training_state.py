@@ -16,7 +16,7 @@ from torchfit._trainer.objective import Objective
 from torchfit._trainer.step_state import AuxiliaryTerms, StepState
 from torchfit._types import Results, StateDict, Stateful, StepFn, StepIterator
 from torchfit._utils.errors import describe
-from torchfit._utils.modules import unwrap_key, unwrap_module
+from torchfit._utils.modules import names_in_evaluation, unwrap_key, unwrap_module
 from torchfit._utils.rng import random_state, restore_random_state
 from torchfit.callbacks import Callback
 from torchfit.metrics import Metric
@@ -291,9 +291,7 @@ class ModuleFlagsState:
         """Return their names."""
         return {
             "frozen": [name for name, parameter in self._named_parameters() if not parameter.requires_grad],
-            "evaluating": [
-                name for name, module in self._model.named_modules() if not getattr(module, "training", False)
-            ],
+            "evaluating": names_in_evaluation(self._model),
         }
 
     def load_state_dict(self, state: StateDict) -> None:

@@ -121,6 +121,11 @@ def has_lazy_weights(module: nn.Module) -> bool:
     return any(map(is_lazy, weight_tensors(module)))
 
 
+def names_in_evaluation(module: nn.Module) -> list[str]:
+    """Return the names of the modules in evaluation mode, and of frozen TorchScript, which has no mode."""
+    return [name for name, submodule in module.named_modules() if not getattr(submodule, "training", False)]
+
+
 @contextmanager
 def training_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Module] | None = None) -> Iterator[None]:
     """Put every submodule into train or evaluation mode, and restore the mode of each on exit.
