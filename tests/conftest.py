@@ -24,10 +24,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="this torch cannot put gradients into a graph"))
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
+def _seed():
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_collectstart(collector):
+    """Draw the constants of a test module alike, whichever modules were imported before it."""
+    if isinstance(collector, pytest.Module):
+        _seed()
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    _seed()
 
 
 class Clock:
