@@ -35,7 +35,8 @@ class ModelLock:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._owner = Owner()
         self._users: dict[int, int] = {}  # The number of calls in progress, by thread.
         self._waiting = 0
@@ -52,7 +53,7 @@ class ModelLock:
             RuntimeError: If another thread runs a loop that changes the model.
         """
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             while self._owner.is_alone and thread not in self._users:
                 self._wait(method)
             self._users[thread] = self._users.get(thread, 0) + 1
@@ -70,7 +71,7 @@ class ModelLock:
         """
         thread = threading.get_ident()
         owner = Owner(thread, method, is_loop, is_alone)
-        with self._changed:
+        with self._lock:
             while self._owner.thread not in (None, thread):
                 self._wait(method, may_wait=thread not in self._users)
             previous = self._owner
@@ -78,7 +79,7 @@ class ModelLock:
             self._users[thread] = self._users.get(thread, 0) + 1
         try:
             if is_alone:
-                with self._changed:
+                with self._lock:
                     while len(self._users) > 1:
                         self._wait_for_change()
             yield
@@ -102,7 +103,7 @@ class ModelLock:
             self._waiting -= 1
 
     def _leave(self, thread: int, owner: Owner | None = None) -> None:
-        with self._changed:
+        with self._lock:
             self._owner = self._owner if owner is None else owner
             self._users[thread] -= 1
             if not self._users[thread]:

@@ -162,21 +162,26 @@ def _set_mode(
         What sets attributes of all these modules: TorchScript has them in compiled code.
     """
     kinds: set[type[nn.Module]] = set(map(type, submodules))
-    has_scripts = any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds)
+    has_scripts = [kind for kind in kinds if issubclass(kind, torch.jit.ScriptModule)]
     set_attribute = setattr if has_scripts else object.__setattr__  # The latter is much faster.
-    if any(kind.train is not nn.Module.train for kind in kinds) or any(map(_has_own_train, submodules)):
+    own = [kind for kind in kinds if kind.train is not nn.Module.train]
+    # A module of `torch.export`, whose mode is fixed, has a `train` of its own that only raises.
+    own += [type(each) for each in submodules if "train" in vars(each) and not isinstance(each, torch.fx.GraphModule)]
+    if own:
         nn.Module.train(module, training)
     else:
         for submodule in submodules:
             set_attribute(submodule, "training", training)
-    for submodule in filter(stays_in_eval, submodules if training else ()):
+    for submodule in _staying_in_eval(submodules, kinds) if training else ():
         submodule.training = False
     return set_attribute
 
 
-def _has_own_train(module: nn.Module) -> bool:
-    """Return whether an object has a `train` of its own; that of `torch.export`, whose mode is fixed, only raises."""
-    return "train" in vars(module) and not isinstance(module, torch.fx.GraphModule)
+def _staying_in_eval(submodules: Iterable[nn.Module], kinds: set[type[nn.Module]]) -> list[nn.Module]:
+    """Return the submodules that stay in evaluation mode during training."""
+    if [kind for kind in kinds if kind.__getattr__ is not nn.Module.__getattr__]:
+        return list(filter(stays_in_eval, submodules))
+    return [each for each in submodules if _EVAL_FLAG in vars(each)]
 
 
 def _remove(saved_modes: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:
