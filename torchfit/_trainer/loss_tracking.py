@@ -76,18 +76,21 @@ class _Window:
     Attributes:
         places: Scalars, one for each loss.
         denominators: What the totals of the losses so far were divided by.
+        dtype: The dtype of the last loss.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._losses = torch.zeros(_WINDOW, dtype=sum_dtype(device), device=device)
         self.places = self._losses.unbind()
         self.denominators: list[Denominator] = []
+        self.dtype = torch.float32
 
     def store(self, losses: Sequence[Tensor], denominators: Sequence[Denominator]) -> None:
         """Store the losses of several batches, for which there must be places."""
         first = len(self.denominators)
         self._losses[first : first + len(losses)].copy_(torch.stack(list(losses)))
         self.denominators += denominators
+        self.dtype = losses[0].dtype
 
     def take_sums(self) -> tuple[Tensor, Denominator] | None:
         """Return the sums of the totals and of the denominators, and start over; `None` if there are none."""
@@ -141,6 +144,7 @@ class LossMean(Metric):
         window = self._window
         window.places[len(window.denominators)].copy_(loss)
         window.denominators.append(denominator)
+        window.dtype = loss.dtype
         if len(window.denominators) == _WINDOW:
             self._add_up()
 
@@ -171,10 +175,14 @@ class LossMean(Metric):
     def result(self) -> Tensor:
         """Return the mean, or the sum, a scalar; 0 before the first batch."""
         if self._has_one_batch:
-            return self._window.places[0].to(self._dtype, copy=True)
+            return self._window.places[0].to(self._result_dtype, copy=True)
         self._add_up()
         total, count = self._total, self._count
-        return (total.clone() if self.is_sum else total / torch.where(count == 0, 1.0, count)).to(self._dtype)
+        return (total.clone() if self.is_sum else total / torch.where(count == 0, 1.0, count)).to(self._result_dtype)
+
+    @property
+    def _result_dtype(self) -> torch.dtype:
+        return torch.float64 if self._window.dtype is torch.float64 else self._dtype
 
     @property
     def _has_one_batch(self) -> bool:

@@ -65,7 +65,7 @@ class ForwardResult(NamedTuple):
     @property
     def rows(self) -> int:
         """The number of samples."""
-        return count_rows(self.targets, self.outputs)
+        return count_rows(self.targets, self.outputs, self.inputs)
 
     @property
     def denominator(self) -> Denominator:
@@ -124,9 +124,9 @@ def record_outputs(state: StepState, result: ForwardResult) -> None:
     state.objective.update_metrics(result.targets, result.outputs, result.sample_weight)
 
 
-def count_rows(targets: Nested, outputs: Nested) -> int:
-    """Return the number of samples of a batch: the size of the first axis of the targets, or else of the outputs."""
-    for value in (targets, outputs):
+def count_rows(*parts: Nested) -> int:
+    """Return the number of samples of a batch: the size of the first axis of the first of its parts that has one."""
+    for value in parts:
         leaves = (value,) if isinstance(value, Tensor) else tree.leaves(value)
         for leaf in leaves:
             if isinstance(leaf, Tensor) and leaf.ndim:

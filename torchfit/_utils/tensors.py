@@ -1,5 +1,6 @@
 """Conversion to tensors, dtypes by name, and functions applied to all tensors of a structure."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -64,13 +65,44 @@ def as_tensor(value: object, dtype: torch.dtype | None = None, device: torch.dev
 
     Without `dtype`, float64 that is not a tensor becomes torch's default dtype (float32), as Keras does with
     NumPy arrays and Python floats; tensors and integers keep their dtype.
+
+    Raises:
+        TypeError: If complex numbers would become real.
     """
     if isinstance(value, Tensor):
+        if dtype is not None and value.is_complex() and not dtype.is_complex:
+            raise TypeError(
+                f"Complex numbers would lose their imaginary parts in {dtype_name(dtype)}. Received: "
+                f"{describe(value)}. Pass real numbers, such as torch.view_as_real(value), or use a function of your "
+                "own, such as `lambda y_true, y_pred: (y_pred - y_true).abs()`."
+            )
         return value.to(device=device, dtype=dtype)
     array = np.asarray(value)
     if dtype is None and array.dtype == np.float64:
         dtype = torch.get_default_dtype()
     return torch.as_tensor(array, dtype=dtype, device=device)
+
+
+def compute_dtype(dtype: torch.dtype, values: tree.Tree) -> torch.dtype:
+    """Return the dtype to compute in: `dtype`, or that of the values if float32, the default, cannot hold them.
+
+    >>> compute_dtype(torch.float32, torch.ones(1, dtype=torch.float64))
+    torch.float64
+    """
+    if dtype is not torch.float32:
+        return dtype
+    dtypes = {leaf.dtype for leaf in tree.leaves(values) if isinstance(leaf, Tensor)}
+    kept = [each for each in dtypes if each is torch.float64 or each.is_complex]
+    return functools.reduce(torch.promote_types, kept, dtype)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return float16 and bfloat16 in float32, as `torch.autocast` does for losses, and anything else as it is.
+
+    >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor
 
 
 def is_plain(value: object) -> bool:

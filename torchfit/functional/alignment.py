@@ -108,7 +108,7 @@ def detach_below(values: Tensor, floor: float) -> Tensor:
 def as_floating(values: object) -> Tensor:
     """Return `values` as a tensor of real numbers; integers and booleans become float32."""
     tensor = as_tensor(values)
-    return tensor if tensor.is_floating_point() else tensor.float()
+    return tensor if tensor.is_floating_point() else as_tensor(tensor, torch.float32)
 
 
 def align_pair(y_true: TensorLike, y_pred: TensorLike) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchfit._types import Config, DTypeLike, Nested, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import SuggestsKeywords, snake_case
-from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name
+from torchfit._utils.tensors import as_dtype, as_tensor, compute_dtype, dtype_name
 from torchfit._utils.tree import children, leaves, rebuild
 from torchfit.functional.alignment import align_ranks, as_mask, drop_unusable, get_mask
 
@@ -150,7 +150,8 @@ class Loss(SuggestsKeywords):
     Args:
         name: The name of the loss in logs; by default the class name in snake case.
         reduction: One of the reductions above.
-        dtype: The dtype of the computation and of the result; float32 by default.
+        dtype: The dtype of the computation and of the result; by default float32, or that of the predictions if they
+            are float64. Functions of complex predictions are called with them as they are, and return real values.
 
     Raises:
         ValueError: If the reduction or dtype is unknown.
@@ -182,8 +183,8 @@ class Loss(SuggestsKeywords):
     def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: DTypeLike = None):
         self.name = name or snake_case(type(self).__name__)
         self.reduction = check_reduction(reduction)
-        self.dtype = compute_dtype(dtype)
-        self._target_dtype = self.dtype
+        self.dtype = named_dtype(dtype)
+        self._target_dtype: torch.dtype | None = None  # By default that of the predictions.
         self._overrides_call = type(self).__call__ is not Loss.__call__
 
     @property
@@ -242,11 +243,14 @@ class Loss(SuggestsKeywords):
     def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         """Return the reduced loss, or the values if there is no reduction, and the denominator."""
         mask = getattr(y_pred, "_keras_mask", None)
-        if type(y_pred) is not Tensor or y_pred.dtype is not self.dtype:
-            y_pred = as_tensors(y_pred, self.dtype)
-        if type(y_true) is not Tensor or y_true.dtype is not self._target_dtype:
-            y_true = self._as_targets(y_true, y_pred)
-        if mask is None and sample_weight is None and self._fused_mean is not None:
+        dtype = self.dtype
+        if type(y_pred) is not Tensor or y_pred.dtype is not dtype:
+            dtype = compute_dtype(dtype, y_pred)
+            y_pred = as_tensors(y_pred, dtype)
+        dtype = self._target_dtype or dtype
+        if type(y_true) is not Tensor or y_true.dtype is not dtype:
+            y_true = self._as_targets(y_true, y_pred, dtype)
+        if mask is None and sample_weight is None and self._fused_mean is not None and not dtype.is_complex:
             loss = self._fused_mean(y_true, y_pred)
             if loss is not None:
                 shape = y_pred.shape
@@ -261,7 +265,7 @@ class Loss(SuggestsKeywords):
         own_mask = get_mask(values)
         if not isinstance(values, Tensor) or values.dtype is not self.dtype:
             check_is_value(self.name, values)
-            values = as_tensor(values, self.dtype)
+            values = as_tensor(values, compute_dtype(self.dtype, values))
         if self._is_of_batch(values, y_true):
             return self._reduce_batch_value(values, y_true, sample_weight)
         return reduce_weighted(values, sample_weight, (own_mask, mask), self.reduction)
@@ -299,9 +303,9 @@ class Loss(SuggestsKeywords):
             loss = divide(loss, float(loss.numel()))
         return loss, 1.0 if self.is_sum else float(count_rows(as_tensors(y_true, self.dtype)) or 1)
 
-    def _as_targets(self, y_true: Nested, y_pred: Nested) -> Nested:
+    def _as_targets(self, y_true: Nested, y_pred: Nested, dtype: torch.dtype) -> Nested:
         """Convert the targets; integers stay integers, so that class indices can index."""
-        return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None), integers=True)
+        return as_tensors(y_true, dtype, getattr(y_pred, "device", None), integers=True)
 
 
 def count_rows(y_true: Nested) -> int | None:
@@ -321,7 +325,12 @@ def check_no_sample_weights(name: str, sample_weight: TensorLike) -> None:
 
 
 def check_is_value(name: str, value: object) -> None:
-    """Raise `TypeError` if the result of a loss function is neither a tensor nor a number."""
+    """Raise `TypeError` if the result of a loss function is neither a real tensor nor a number."""
+    if isinstance(value, Tensor) and value.is_complex():
+        raise TypeError(
+            f"The loss {name} returned complex numbers: {describe(value)}. A loss is real: use a function such as "
+            "`lambda y_true, y_pred: (y_pred - y_true).abs().square()`."
+        )
     if isinstance(value, Tensor) or type(value) in (int, float, bool):
         return
     if value is None:
@@ -342,10 +351,10 @@ def as_tensors(value: Nested, dtype: torch.dtype, device: torch.device | None = 
         return rebuild(value, [as_tensors(part, dtype, device, integers) for part in parts])
     tensor = as_tensor(value, device=device)
     keep = integers and not tensor.is_floating_point() and tensor.dtype is not torch.bool
-    return tensor if keep else tensor.to(dtype)
+    return tensor if keep else as_tensor(tensor, dtype)
 
 
-def compute_dtype(dtype: DTypeLike) -> torch.dtype:
+def named_dtype(dtype: DTypeLike) -> torch.dtype:
     """Return the dtype of computations for a name, a dtype or a precision policy; `None` means float32."""
     dtype = getattr(dtype, "compute_dtype", dtype)
     return as_dtype(dtype.removeprefix("mixed_") if isinstance(dtype, str) else dtype)

@@ -12,6 +12,7 @@ from torchfit._types import Config, DTypeLike, Nested, TensorLike
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
+from torchfit._utils.tensors import at_least_float32, map_tensors
 from torchfit.functional.alignment import align_ranks, fit_mask
 from torchfit.losses.base import MEANS, Loss, Reduced, as_tensors
 
@@ -53,8 +54,8 @@ class FunctionalLoss(Loss):
         """Return the constructor's arguments as plain data."""
         return {**super().get_config(), **self._arguments}
 
-    def _as_targets(self, y_true: Nested, y_pred: Nested) -> Nested:
-        return as_tensors(y_true, self._target_dtype, getattr(y_pred, "device", None))
+    def _as_targets(self, y_true: Nested, y_pred: Nested, dtype: torch.dtype) -> Nested:
+        return as_tensors(y_true, dtype, getattr(y_pred, "device", None))
 
     def _without_masked(self, y_true: Nested, y_pred: Tensor, mask: Tensor) -> tuple[Nested, Tensor]:
         """Replace masked labels too, because padding is often a number outside the range of classes."""
@@ -118,9 +119,9 @@ class OverOutputs(LossFunctionWrapper):
     """A loss over all outputs of a module at once, such as that of a VAE, of triplets, or of distillation.
 
     `fn(y_true, outputs, **kwargs)`, or `fn(outputs)` without targets, is called with the return value of the module and
-    the targets as they are in the data. It returns one value per sample, `(batch, …)`, or a scalar for the whole batch.
-    The other arguments are those of `LossFunctionWrapper`. In `compile` it must be the only loss; metrics of single
-    outputs may be added.
+    the targets as they are in the data; outputs in half precision come in float32. It returns one value per sample,
+    `(batch, …)`, or a scalar for the whole batch. The other arguments are those of `LossFunctionWrapper`. In `compile`
+    it must be the only loss; metrics of single outputs may be added.
 
     Raises:
         TypeError: If `fn` is not a function.
@@ -156,6 +157,7 @@ class OverOutputs(LossFunctionWrapper):
 
     def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         rows_of = y_pred if y_true is None else y_true
+        y_pred = map_tensors(at_least_float32, y_pred)
         return self._reduce(self.call(y_true, y_pred), rows_of, sample_weight, None)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchfit._types import Config, Nested, TensorLike
 from torchfit._utils.compat import MEAN, SUM, ModuleTables, TorchLossModule, nll_loss
 from torchfit._utils.registry import find_custom
-from torchfit._utils.tensors import as_tensor
+from torchfit._utils.tensors import as_tensor, at_least_float32
 from torchfit.functional.alignment import (
     as_mask,
     batch_mean,
@@ -85,10 +85,11 @@ TORCH_NAMES: dict[str, object] = {
 class TorchLoss(Loss):
     """A `torch.nn` loss module, or a loss function of `torch.nn.functional`, as a `Loss`.
 
-    The dtype of `y_pred` is not changed. The default name is the class or function name in snake case. Means have the
-    same divisor as in torch: the number of values, of rows (`"batchmean"`), or of labels that are not ignored, weighted
-    by class. Sample weights multiply the values, and do not change the divisor. Settings of a module, such as its class
-    weights or `label_smoothing`, may change between two batches.
+    Predictions and class weights in float16 and bfloat16 are converted to float32, as `torch.autocast` does. The
+    default name is the class or function name in snake case. Means have the same divisor as in torch: the number of
+    values, of rows (`"batchmean"`), or of labels that are not ignored, weighted by class. Sample weights multiply the
+    values, and do not change the divisor. Settings of a module, such as its class weights or `label_smoothing`, may
+    change between two batches.
 
     >>> import torch
     >>> loss = TorchLoss(torch.nn.CrossEntropyLoss())
@@ -118,7 +119,7 @@ class TorchLoss(Loss):
         """Return the unreduced values."""
         fn = self.fn
         if self._settings is not None:
-            settings = {name: getattr(fn, name) for name in self._settings}
+            settings = {name: _in_float32(getattr(fn, name)) for name in self._settings}
             values: Tensor = getattr(F, self._function_name)(y_pred, y_true, **settings, reduction="none")
             return values
         if isinstance(self._unreduced_fn, nn.Module) and not torch.compiler.is_compiling():
@@ -171,7 +172,7 @@ class TorchLoss(Loss):
         given = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in config["arguments"].items()}
         return cls(found(**given) if isinstance(found, type) else functools.partial(found, **given), config["name"])
 
-    def _as_targets(self, targets: Nested, y_pred: Tensor) -> Tensor:
+    def _match_targets(self, targets: Nested, y_pred: Tensor) -> Tensor:
         is_there = type(targets) is Tensor and targets.device == y_pred.device
         y_true: Tensor = targets if is_there else as_tensor(targets, device=y_pred.device)
         if y_pred.dim() < 2 and y_true.dim() and self._function_name in _LABEL_COUNTING_LOSSES:
@@ -182,7 +183,7 @@ class TorchLoss(Loss):
         if self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred):
             return _squeeze_class_indices(y_true, y_pred)
         if y_true.dtype is not y_pred.dtype:
-            y_true = y_true.to(y_pred.dtype)
+            y_true = as_tensor(y_true, y_pred.dtype)
         return y_true if y_true.shape == y_pred.shape else _align_shape(y_true, y_pred)
 
     def _to_device(self, device: torch.device) -> None:
@@ -194,9 +195,11 @@ class TorchLoss(Loss):
         mask = getattr(y_pred, "_keras_mask", None)
         if type(y_pred) is not Tensor:
             y_pred = as_tensor(y_pred)
+        if y_pred.dtype.itemsize < 4:
+            y_pred = at_least_float32(y_pred)
         if self._holds_weights or self._own_buffers.get("weight") is not None:
             self._to_device(y_pred.device)
-        y_true = self._as_targets(y_true, y_pred)
+        y_true = self._match_targets(y_true, y_pred)
         if mask is not None:
             mask = as_mask(mask, y_pred.device)
             y_true, y_pred = self._without_masked(y_true, y_pred, mask)
@@ -241,28 +244,26 @@ class TorchLoss(Loss):
         fn = self.fn
         given = vars(fn) if isinstance(fn, nn.Module) else getattr(fn, "keywords", {})  # Faster than attributes.
         is_smoothed = given.get("label_smoothing", 0.0) != 0.0
-        if mask is None and sample_weight is None and not is_smoothed and y_pred.dtype.itemsize >= 4:
+        if mask is None and sample_weight is None and not is_smoothed:
             class_weight = self._own_buffers.get("weight", given.get("weight"))
             ignored: int = given.get("ignore_index", -100)
             is_logits = self._function_name == "cross_entropy"
             log_probs = y_pred.log_softmax(min(1, y_pred.dim() - 1)) if is_logits else y_pred
             if class_weight is None:
                 return nll_loss(log_probs, y_true, None, MEAN, ignored)
-            total, count = nll_loss(log_probs, y_true, class_weight, SUM, ignored)
+            total, count = nll_loss(log_probs, y_true, at_least_float32(class_weight), SUM, ignored)
             return safe_divide(total, count), count
-        values, counted = self.call(y_true, y_pred), self._weights_of_labels(y_true, y_pred)
-        total, _ = reduce_weighted(values.to(counted.dtype), sample_weight, (mask,), "sum")
-        count, _ = reduce_weighted(counted, None, (mask,), "sum")
-        return safe_divide(total, count).to(values.dtype), count
+        total, _ = reduce_weighted(self.call(y_true, y_pred), sample_weight, (mask,), "sum")
+        count, _ = reduce_weighted(self._weights_of_labels(y_true, y_pred), None, (mask,), "sum")
+        return safe_divide(total, count), count
 
     def _weights_of_labels(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the weight of each label in torch's mean: its class weight or 1, and 0 if it is ignored."""
-        dtype = torch.promote_types(y_pred.dtype, torch.float32)
         class_weight = _argument(self.fn, "weight", None)
         is_valid: Tensor = y_true != self._ignore_index
         if class_weight is None:
-            return is_valid.to(dtype)
-        return torch.where(is_valid, class_weight.to(dtype)[torch.where(is_valid, y_true, 0)], 0)
+            return is_valid.to(y_pred.dtype)
+        return torch.where(is_valid, class_weight.to(y_pred.dtype)[torch.where(is_valid, y_true, 0)], 0)
 
     def _weighted(self, y_true: Tensor, y_pred: Tensor, sample_weight: TensorLike, mask: TensorLike) -> Reduced:
         values = self.call(y_true, y_pred)
@@ -273,7 +274,7 @@ class TorchLoss(Loss):
         total, _ = reduce_weighted(values, sample_weight, (mask,), "sum")
         if mask is None:
             return total / max(len(y_pred), 1), float(len(y_pred))
-        rows = mask.reshape(len(mask), -1).any(1).sum(dtype=torch.promote_types(y_pred.dtype, torch.float32))
+        rows = mask.reshape(len(mask), -1).any(1).sum(dtype=y_pred.dtype)
         return safe_divide(total, rows), rows
 
 
@@ -292,6 +293,10 @@ def _settings_of(fn: TorchFunction) -> list[str] | None:
     if not isinstance(fn, nn.Module) or not name or _overrides_forward(fn):
         return None
     return [name for name in inspect.signature(getattr(F, name)).parameters if name in _SETTINGS and hasattr(fn, name)]
+
+
+def _in_float32(setting: Any) -> Any:
+    return at_least_float32(setting) if isinstance(setting, Tensor) else setting
 
 
 def is_torch_loss(identifier: object) -> bool:

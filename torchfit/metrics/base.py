@@ -11,7 +11,7 @@ from torchfit._types import Config, DTypeLike, StateDict, TensorLike
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.names import SuggestsKeywords, snake_case
-from torchfit._utils.tensors import as_dtype, as_tensor, dtype_name, sum_dtype
+from torchfit._utils.tensors import as_dtype, as_tensor, compute_dtype, dtype_name, sum_dtype
 from torchfit.losses.checks import LossTraits
 
 # With this, operations on a variable return plain tensors, without Python dispatch per operation. It is the same
@@ -135,7 +135,8 @@ class Metric(SuggestsKeywords, nn.Module):
     A metric with state outside its variables must override `snapshot_state` and `restore_state` as well.
 
     Args:
-        dtype: Dtype of the state and of the computation: a name or a torch dtype. Default `"float32"`.
+        dtype: Dtype of the state and of the computation: a name or a torch dtype. Default `"float32"`, which becomes
+            float64 with the first predictions in float64.
         name: Key in the logs. Default: the class name in snake case.
 
     Attributes:
@@ -348,6 +349,20 @@ class Metric(SuggestsKeywords, nn.Module):
         }
         self._modules.update(listed)
         attributes["_nested_keys"] = tuple(listed)
+
+    def _as_values(self, value: TensorLike) -> Tensor:
+        """Return predictions or values in the dtype of the computation, without a gradient."""
+        values = as_tensor(value).detach()
+        if values.dtype is self._dtype:
+            return values
+        dtype = compute_dtype(self._dtype, values)
+        self._follow_dtype(values)
+        return as_tensor(values, dtype)
+
+    def _follow_dtype(self, values: Tensor) -> None:
+        """Give results of values in float64 this dtype, if that of the metric is the default."""
+        if values.dtype in (torch.float64, torch.complex128) and self._dtype is torch.float32:
+            self._dtype = torch.float64
 
     def _device(self) -> torch.device | None:
         return next((variable.device for variable in self._own_variables()), None)

@@ -59,7 +59,7 @@ class Sum(Metric):
     def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch of values."""
         mask = get_mask(values)
-        values = as_tensor(values, dtype=self._dtype).detach()
+        values = self._as_values(values)
         if values.device != self.total.device:
             self.to(values.device)
         self.total.add_(weigh(values, merge_weights(sample_weight, mask, values)).sum())
@@ -95,6 +95,7 @@ class Mean(Metric):
     def update_state(self, values: TensorLike, sample_weight: TensorLike = None) -> None:
         """Add one batch of values."""
         if values.__class__ is Tensor and values.ndim == 0 and sample_weight.__class__ in (int, float):
+            self._follow_dtype(values)
             self.total.add_(values.detach() if values.requires_grad else values, alpha=sample_weight)
             # In the same kernel as the total; adding a number would first convert it to a tensor.
             self.count.add_(self._unit, alpha=sample_weight)
@@ -112,6 +113,9 @@ class Mean(Metric):
 
     def _accumulate(self, values: Tensor, sample_weight: TensorLike = None, mask: TensorLike = None) -> None:
         """Add values that need no gradient."""
+        if values.is_complex():
+            raise TypeError(f"The values of the metric {self.name} must be real. Received: {describe(values)}.")
+        self._follow_dtype(values)
         if values.device != self.total.device:
             self.to(values.device)
         if sample_weight is None and mask is None:
@@ -172,7 +176,7 @@ class MeanMetricWrapper(Mean):
     ) -> None:
         """Add one batch, as the function takes it, with `sample_weight (batch,)` or `(batch, …)`."""
         mask = get_mask(y_pred)
-        y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
+        y_pred = self._as_values(y_pred)
         y_true = as_tensor(y_true, device=y_pred.device)
         if y_true.is_floating_point() or y_true.dtype == torch.bool:
             y_true = y_true.to(self._dtype)

@@ -97,7 +97,7 @@ class RootMeanSquaredError(Mean):
     ) -> None:
         """Add one batch; weights `(batch,)` or `(batch, …)`."""
         mask = get_mask(y_pred)
-        y_pred = as_tensor(y_pred, dtype=self._dtype).detach()
+        y_pred = self._as_values(y_pred)
         y_true, y_pred = align_ranks(as_tensor(y_true, self._dtype, y_pred.device), y_pred)
         if y_true.shape != y_pred.shape:
             raise shape_mismatch_error(y_true, y_pred, "of the shape of y_pred", "Reshape one of them.")
