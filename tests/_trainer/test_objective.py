@@ -188,13 +188,31 @@ class SeesShapes(metrics.Metric):
 
 
 @pytest.mark.parametrize("units", [1, 3])
-def test_metrics_of_users_get_a_column_beside_a_matrix(units):
-    """As in Keras 2: without this, the guide's CategoricalTruePositives counts wrongly."""
+def test_metrics_of_users_get_targets_as_they_are(units):
     plain, weighted = SeesShapes(), SeesShapes()
     loss = "mse" if units == 1 else losses.SparseCategoricalCrossentropy(from_logits=True)
     fitted(nn.Linear(2, units), torch.zeros(6), loss, [plain], weighted_metrics=[weighted], sample_weight=torch.ones(6))
-    assert plain.shapes[0] == [(6, 1), (6, units)]
-    assert weighted.shapes[0] == [(6, 1), (6, units), (6, 1)]
+    assert plain.shapes[0] == [(6,), (6, units)]
+    assert weighted.shapes[0] == [(6,), (6, units), (6,)]
+
+
+class TruePositives(SeesShapes):
+    """Compares targets with a column of classes, as in Keras' guide."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if y_pred.shape[-1] > 1:
+            y_pred = y_pred.argmax(-1).reshape(-1, 1)
+        found = (y_true == y_pred).float()
+        super().update_state(y_true, found * (1 if sample_weight is None else sample_weight), sample_weight)
+
+
+@pytest.mark.parametrize("units", [1, 3])
+def test_metrics_of_users_get_a_column_if_they_would_broadcast(units):
+    plain, weighted = TruePositives(), TruePositives()
+    loss = "mse" if units == 1 else losses.SparseCategoricalCrossentropy(from_logits=True)
+    fitted(nn.Linear(2, units), torch.zeros(6), loss, [plain], weighted_metrics=[weighted], sample_weight=torch.ones(6))
+    assert plain.shapes[-1] == [(6, 1), (6, 1)]
+    assert weighted.shapes[-1] == [(6, 1), (6, 1), (6, 1)]
 
 
 @pytest.mark.parametrize("distance", [lambda y, p: (y - p).abs().mean(-1), nn.L1Loss(), nn.functional.l1_loss])

@@ -4,13 +4,13 @@ A single object applies to every output, a list is matched by position, and a di
 part, nothing is computed for it. For nested outputs, the parts may be nested in the same way, or flat under the names
 of the outputs. Only tensors are outputs, not caches and other objects that a module returns.
 
-torchfit's own losses and metrics align `(batch,)` with `(batch, 1)`. User code would broadcast one against the other to
-`(batch, batch)` and compute a wrong number. It therefore gets targets as a column if the output has one column and, as
-in Keras 2, always in subclasses of `Metric`.
+torchfit's own losses and metrics align `(batch,)` with `(batch, 1)`. User code gets targets as they are in the data, or
+with a last axis more or less if it would otherwise broadcast them against the output (see `TargetForms`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Number
 from typing import NoReturn, TypeVar
 
@@ -21,16 +21,22 @@ from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, unique_names
+from torchfit.functional.alignment import TargetForms
+from torchfit.metrics.base import Metric
+from torchfit.metrics.identifiers import TorchMetric
 
 Result = TypeVar("Result")
 Whole = TypeVar("Whole")
 
 
-def with_column_targets(member: object, function: Callable[..., Result]) -> Callable[..., Result]:
-    """Wrap `function(target, output, weight=None)` of a loss or metric to pass targets as columns if needed."""
+def with_fitting_targets(member: object, function: Callable[..., Result]) -> Callable[..., Result]:
+    """Wrap `function(target, output, weight=None)` of a loss or metric to pass targets in the form that it expects."""
     if not _is_user_defined(member):
         return function
-    return _with_columns(function, always=hasattr(member, "update_state") and not hasattr(member, "function"))
+    forms = TargetForms()
+    if not isinstance(member, Metric):
+        return partial(forms.call, function)
+    return partial(forms.call, function, save=lambda: partial(member.restore_state, member.snapshot_state()))
 
 
 def _is_user_defined(member: object) -> bool:
@@ -38,7 +44,8 @@ def _is_user_defined(member: object) -> bool:
     function = getattr(member, "function", None)
     if function is not None:
         return not str(getattr(function, "__module__", "")).startswith("torchfit.functional")
-    return not type(member).__module__.startswith("torchfit.")
+    is_ours = type(member).__module__.startswith("torchfit.")
+    return not is_ours or isinstance(member, TorchMetric) or getattr(member, "is_user_defined", False)
 
 
 def is_builtin(member: object) -> bool:
@@ -46,19 +53,6 @@ def is_builtin(member: object) -> bool:
     function = getattr(member, "function", None) or getattr(member, "fn", None)
     homes = [type(member).__module__, *([] if function is None else [str(getattr(function, "__module__", ""))])]
     return all(home.startswith(("torchfit.", "torch.nn.")) for home in homes) and not hasattr(member, "metric")
-
-
-def _with_columns(function: Callable[..., Result], always: bool) -> Callable[..., Result]:
-    def call(target: Nested, output: Tensor, *weights: Tensor | None) -> Result:
-        if getattr(target, "ndim", 0) != 1 or output.ndim != 2 or not (always or output.shape[1] == 1):
-            return function(target, output, *weights)
-        return function(_column(target), output, *map(_column, weights))
-
-    return call
-
-
-def _column(vector: Tensor | None) -> Tensor | None:
-    return vector if vector is None or vector.ndim != 1 else vector.unsqueeze(-1)
 
 
 Getter = Callable[[Nested], Nested]

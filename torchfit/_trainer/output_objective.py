@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchfit._trainer import output_matching
 from torchfit._trainer.loss_tracking import LossMean
-from torchfit._trainer.output_matching import Getter, is_builtin, with_column_targets
+from torchfit._trainer.output_matching import Getter, is_builtin, with_fitting_targets
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
 from torchfit._utils.errors import describe, warn
@@ -108,10 +108,10 @@ class OutputObjective:
         """Look up the functions that compute the loss and update the metrics."""
         if self.loss is not None:
             self.is_sum = self.loss.is_sum
-            self.compute = with_column_targets(self.loss, self.loss.with_denominator)
-        self.updates = [with_column_targets(metric, metric.update_state) for metric in resolved(self.metrics)]
+            self.compute = with_fitting_targets(self.loss, self.loss.with_denominator)
+        self.updates = [with_fitting_targets(metric, metric.update_state) for metric in resolved(self.metrics)]
         weighted = resolved(self.weighted_metrics)
-        self.weighted_updates = [with_column_targets(metric, metric.update_state) for metric in weighted]
+        self.weighted_updates = [with_fitting_targets(metric, metric.update_state) for metric in weighted]
 
 
 Part = tuple[OutputObjective, Nested, Nested, Nested]

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import _C, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 Kernel = Callable[..., Tensor]
 Function = TypeVar("Function", bound=Callable[..., object])

@@ -1,13 +1,17 @@
 """Aligns the ranks, shapes and masks of targets and predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from torchfit._types import Nested, TensorLike
+from torchfit._types import Config, Nested, TensorLike
+from torchfit._utils.compat import TorchDispatchMode
 from torchfit._utils.errors import describe
 from torchfit._utils.tensors import as_tensor
+
+Result = TypeVar("Result")
 
 
 def get_mask(values: Nested) -> Nested:
@@ -78,6 +82,114 @@ def align_ranks(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     if surplus == -1 and second.shape[-1] == 1:
         return (first.unsqueeze(-1), second) if first.dim() == 1 else (first, second.squeeze(-1))
     return first, second
+
+
+class TargetForms:
+    """Calls functions of users with targets in the form that they expect.
+
+    If a target `(batch,)` belongs to an output `(batch, 1)`, code that combines them as they are broadcasts one against
+    the other to `(batch, batch)` and computes a wrong number: it expects a column. Other code drops the last axis of
+    the output itself, and would do the same with a column. The first batch of more than one row shows which form a
+    function expects: that with which it neither broadcasts nor fails, at first that of the data. If it does so with
+    both, it compares samples with each other, and gets the form of equal shapes, or else that of the data.
+    """
+
+    def __init__(self) -> None:
+        self._takes_other: dict[tuple[int, int], bool] = {}
+
+    def call(
+        self,
+        function: Callable[..., Result],
+        target: Nested,
+        output: Nested,
+        *weights: Tensor | None,
+        save: Callable[[], Callable[[], object]] = lambda: _restore_nothing,
+    ) -> Result:
+        """Return `function(target, output, *weights)` for the form that it expects.
+
+        If a call changes a state, `save` saves it and returns a function that restores it.
+        """
+        given = target, output, *weights
+        takes_other = self._takes_other.get((getattr(target, "ndim", 0), getattr(output, "ndim", 0)))
+        other = None if takes_other is False else _other_form(*given)
+        if other is None:
+            return function(*given)
+        if takes_other is None:
+            if not torch.compiler.is_compiling():
+                return self._call_first(function, given, other, save())
+            takes_other = other[0].shape == other[1].shape
+        return function(*(other if takes_other else given))
+
+    def _call_first(
+        self,
+        function: Callable[..., Result],
+        given: tuple[Nested, ...],
+        other: tuple[Nested, ...],
+        restore: Callable[[], object],
+    ) -> Result:
+        """Try both forms, and remember the one that fits."""
+        target, output = given[:2]
+        key, errors = (target.dim(), output.dim()), []
+        for takes_other, arguments in ((False, given), (True, other)):
+            search = _BroadcastSearch(target.numel(), len(target))
+            try:
+                with search:
+                    result = function(*arguments)
+            except Exception as error:
+                errors.append((takes_other, error))
+            else:
+                if not search.has_found:
+                    if len(target) > 1:
+                        self._takes_other[key] = takes_other
+                    return result
+            restore()
+        if len(errors) == 2:
+            raise errors[0][1]
+        takes_other = not errors[0][0] if errors else other[0].shape == other[1].shape
+        if len(target) > 1:
+            self._takes_other[key] = takes_other
+        return function(*(other if takes_other else given))
+
+
+def _restore_nothing() -> None:
+    """Do nothing: the call of a function changes no state."""
+
+
+def _other_form(target: Nested, output: Nested, *weights: Tensor | None) -> tuple[Nested, ...] | None:
+    """Return the arguments with an axis of size 1 more or less in the target, or `None` if there is no other form."""
+    if not isinstance(target, Tensor) or not isinstance(output, Tensor):
+        return None
+    surplus = target.dim() - output.dim()
+    if surplus == -1 and target.dim() and (target.dim() == 1 or output.shape[-1] == 1):
+        columns = [weight.unsqueeze(-1) if weight is not None and weight.dim() == 1 else weight for weight in weights]
+        return target.unsqueeze(-1), output, *(columns if target.dim() == 1 else weights)
+    if target.dim() < 2 or target.shape[-1] != 1:
+        return None
+    if surplus == 1:
+        return (target, output.unsqueeze(-1), *weights) if output.dim() == 1 else (target.squeeze(-1), output, *weights)
+    return (target.squeeze(-1), output, *weights) if target.dim() == output.dim() == 2 else None
+
+
+class _BroadcastSearch(TorchDispatchMode):
+    """Looks for operations that broadcast `size` values in `rows` rows against each other."""
+
+    def __init__(self, size: int, rows: int) -> None:
+        super().__init__()
+        self._size, self._rows = size, rows
+        self.has_found = False
+
+    def __torch_dispatch__(
+        self,
+        operation: Callable[..., Nested],
+        types: object,
+        arguments: tuple[Nested, ...] = (),
+        keywords: Config | None = None,
+    ) -> Nested:
+        result = operation(*arguments, **(keywords or {}))
+        if self._rows > 1 and isinstance(result, Tensor) and result.numel() == self._size * self._rows:
+            sizes = [argument.numel() for argument in arguments if isinstance(argument, Tensor)]
+            self.has_found |= bool(sizes) and max(sizes) <= self._size
+        return result
 
 
 def mean_per_sample(values: Tensor, axis: int = -1) -> Tensor:

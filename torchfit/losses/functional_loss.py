@@ -13,11 +13,13 @@ from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 from torchfit._utils.registry import find_custom, registered_name
 from torchfit._utils.tensors import at_least_float32, map_tensors
-from torchfit.functional.alignment import align_ranks, fit_mask
+from torchfit.functional.alignment import TargetForms, fit_mask
 from torchfit.losses.base import MEANS, Loss, Reduced, as_tensors
 
 LossFunction = Callable[..., Tensor]
-_TARGETS_FIRST = {"y_true", "true", "y", "target", "targets", "label", "labels", "ground_truth"}
+_TARGETS = {"y_true", "true", "y", "target", "targets", "label", "labels", "ground_truth", "gt"}
+_PREDICTIONS = {"y_pred", "pred", "preds", "prediction", "predictions", "y_hat", "y_hats", "yhat", "logits", "outputs"}
+_PREDICTIONS |= {"input", "inputs", "output", "probs", "probabilities", "pr"}
 
 
 class FunctionalLoss(Loss):
@@ -68,8 +70,11 @@ class FunctionalLoss(Loss):
 class LossFunctionWrapper(Loss):
     """A loss defined by any function `fn(y_true, y_pred, **kwargs)`, per sample or scalar.
 
-    Targets and predictions `(batch,)` and `(batch, 1)` are aligned first; integer targets stay integers. The
-    default name is the function's. Sample weights require a function that returns one value per sample, `(batch, …)`.
+    A function whose parameters are named in torch's order, such as `(pred, target)`, is called in that order.
+
+    Integer targets stay integers. Of targets `(batch,)` and predictions `(batch, 1)`, the function gets the targets as
+    they are, or as a column if it would otherwise broadcast them. The default name is the function's. Sample weights
+    require a function that returns one value per sample, `(batch, …)`.
 
     >>> def largest_error(y_true, y_pred):
     ...     return (y_pred - y_true).abs().amax(-1)
@@ -88,12 +93,15 @@ class LossFunctionWrapper(Loss):
     ):
         super().__init__(name or function_name(fn), reduction, dtype)
         self.fn, self.fn_kwargs = _unwrap_partial(fn, kwargs)
+        self._function = with_keras_argument_order(self.fn)
+        self._target_forms = TargetForms()
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
-        """Return what the function returns for the aligned pair."""
-        if type(y_true) is Tensor and type(y_pred) is Tensor:
-            y_true, y_pred = align_ranks(y_true, y_pred)
-        return self.fn(y_true, y_pred, **self.fn_kwargs)
+        """Return what the function returns for the pair, in the form that it expects."""
+        return self._target_forms.call(self._compute_values, y_true, y_pred)
+
+    def _compute_values(self, y_true: Nested, y_pred: Nested) -> Tensor:
+        return self._function(y_true, y_pred, **self.fn_kwargs)
 
     def get_config(self) -> Config:
         """Return the constructor's arguments as plain data, the function by its name.
@@ -148,12 +156,13 @@ class OverOutputs(LossFunctionWrapper):
             raise TypeError(f"OverOutputs takes a function (y_true, outputs) or (outputs). Received: {describe(fn)}.")
         super().__init__(fn, reduction, name, dtype, **kwargs)
         self.needs_targets = _takes_targets(self.fn, self.fn_kwargs)
-        self._compute_values = with_keras_argument_order(self.fn) if self.needs_targets else self.fn
+        if not self.needs_targets:
+            self._function = self.fn
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Call the function with all outputs, and with the targets if it takes them."""
         arguments = (y_true, y_pred) if self.needs_targets else (y_pred,)
-        return self._compute_values(*arguments, **self.fn_kwargs)
+        return self._function(*arguments, **self.fn_kwargs)
 
     def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         rows_of = y_pred if y_true is None else y_true
@@ -179,11 +188,18 @@ def _takes_targets(function: LossFunction, given: Config) -> bool:
 
 
 def with_keras_argument_order(function: LossFunction) -> LossFunction:
-    """Return a function `(y_true, y_pred)`; modules are called in torch's order unless their names say otherwise."""
-    first = [*inspect.signature(function.forward).parameters][:1] if isinstance(function, nn.Module) else ["y_true"]
-    if first and first[0] in _TARGETS_FIRST:
-        return function
-    return _PredictionsFirst(function)
+    """Return a function `(y_true, y_pred)` that calls another one in the order that its parameters are named in.
+
+    If the names say nothing, modules are called in torch's order, `(y_pred, y_true)`, and functions in that of Keras.
+    """
+    is_module = isinstance(function, nn.Module)
+    try:
+        names = [*inspect.signature(function.forward if is_module else function).parameters][:2]
+    except ValueError:  # Functions written in C have no signature.
+        names = []
+    says_predictions_first = len(names) == 2 and names[0] in _PREDICTIONS and names[1] in _TARGETS
+    is_predictions_first = names[:1] and names[0] not in _TARGETS if is_module else says_predictions_first
+    return _PredictionsFirst(function) if is_predictions_first else function
 
 
 class _PredictionsFirst:

@@ -15,7 +15,7 @@ from torchfit._utils.registry import Registry
 from torchfit._utils.validation import takes_targets_and_predictions
 from torchfit.losses import probabilistic, regression
 from torchfit.losses.base import Loss
-from torchfit.losses.functional_loss import LossFunctionWrapper, OverOutputs, function_name, with_keras_argument_order
+from torchfit.losses.functional_loss import LossFunctionWrapper, OverOutputs, function_name
 from torchfit.losses.torch_losses import TORCH_NAMES, TorchLoss, is_torch_loss
 
 mse = MSE = functional.mean_squared_error
@@ -138,7 +138,7 @@ def resolve_loss(identifier: object) -> Any:
             f"`loss` must be a loss, or a function (y_true, y_pred), but it is {describe(found)}, a metric."
         )
     takes_targets_and_predictions("loss", found)
-    return LossFunctionWrapper(with_keras_argument_order(found), name=function_name(found))
+    return LossFunctionWrapper(found, name=function_name(found))
 
 
 def loss_modules(loss: object) -> list[nn.Module]:

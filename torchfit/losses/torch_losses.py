@@ -108,7 +108,8 @@ class TorchLoss(Loss):
         self._holds_weights = isinstance(fn, nn.Module) and any(True for _ in fn.buffers())
         self._own_buffers = ModuleTables(fn).buffers if isinstance(fn, nn.Module) else {}
         is_known = self._function_name in {*_LABEL_COUNTING_LOSSES, *_ROW_LOSSES, *_ELEMENTWISE_LOSSES}
-        self.is_separable = is_known and not _overrides_forward(fn)
+        self.is_user_defined = _overrides_forward(fn)
+        self.is_separable = is_known and not self.is_user_defined
         self._counts_labels = self.is_separable and self._function_name in _LABEL_COUNTING_LOSSES
         if self._function_name == "binary_cross_entropy":
             self.expects_probabilities = "single"
@@ -178,6 +179,8 @@ class TorchLoss(Loss):
         if y_pred.dim() < 2 and y_true.dim() and self._function_name in _LABEL_COUNTING_LOSSES:
             way_out = "For one output and labels of 0 and 1, use BCEWithLogitsLoss."
             check_has_vectors(self.name, y_pred, "(batch, classes, …)", way_out)
+        if self.is_user_defined:
+            return y_true.to(y_pred.dtype) if y_true.is_floating_point() else y_true
         if self._function_name in _CLASS_SET_LOSSES:
             return y_true.long()
         if self._function_name in _CLASS_INDEX_LOSSES and not _is_distribution(y_true, y_pred):
@@ -314,9 +317,8 @@ def _get_function_name(fn: object) -> str:
 
 
 def _overrides_forward(fn: Any) -> bool:
-    """Return whether a subclass of a torch loss overrides `forward`."""
-    known = next((known for known in _FUNCTION_OF_MODULE if isinstance(fn, known)), None)
-    return known is not None and type(fn).forward is not known.forward
+    """Return whether a subclass of a torch loss defines `forward` outside torch: it takes targets as they are."""
+    return isinstance(fn, nn.Module) and not type(fn).forward.__module__.startswith("torch.")
 
 
 def _argument(fn: object, name: str, default: object) -> Any:

@@ -14,6 +14,7 @@ from torchfit._utils.registry import Registry
 from torchfit._utils.tensors import as_tensor
 from torchfit.functional.alignment import align_ranks, as_mask, get_mask
 from torchfit.losses.base import zero_if_empty
+from torchfit.losses.functional_loss import with_keras_argument_order
 from torchfit.losses.identifiers import resolve_loss
 from torchfit.metrics.base import SUM_DTYPE, Metric, Self, Variable
 from torchfit.metrics.checks import merge_weights, weigh
@@ -141,7 +142,7 @@ class MeanMetricWrapper(Mean):
 
     Args:
         fn: `fn(y_true, y_pred, **kwargs)` returning `(batch, …)`, or a scalar, which counts as much as the batch has
-            samples.
+            samples. Parameters named in torch's order, such as `(preds, target)`, are passed in that order.
         name: Default: the function's name.
         dtype: See `Metric`.
         **kwargs: Passed on to `fn`.
@@ -163,6 +164,7 @@ class MeanMetricWrapper(Mean):
             raise ValueError(f"`fn` must be a callable (y_true, y_pred). Received: {describe(fn)}.")
         super().__init__(name=name or _name_of(fn), dtype=dtype)
         self._fn = fn
+        self._function = with_keras_argument_order(fn)
         self._fn_kwargs: Config = kwargs
         self._averages_elements = kwargs.get("axis", -1) == -1 and any(fn is known for known in ELEMENTWISE)
 
@@ -195,7 +197,7 @@ class MeanMetricWrapper(Mean):
 
     def _values(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> Tensor:
         """Return the values of the function; masked ones may be arbitrary."""
-        values: TensorLike = self._fn(y_true, y_pred, **self._fn_kwargs)
+        values: TensorLike = self._function(y_true, y_pred, **self._fn_kwargs)
         if isinstance(values, Tensor):
             return values
         if values is None:
