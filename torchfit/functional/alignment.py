@@ -170,11 +170,11 @@ def _other_form(target: Nested, output: Nested, *weights: Tensor | None) -> tupl
     return (target.squeeze(-1), output, *weights) if target.dim() == output.dim() == 2 else None
 
 
-class _BroadcastSearch(TorchDispatchMode):
+class _BroadcastSearch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks for operations that broadcast `size` values in `rows` rows against each other."""
 
     def __init__(self, size: int, rows: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._size, self._rows = size, rows
         self.has_found = False
 

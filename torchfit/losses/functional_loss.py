@@ -194,12 +194,12 @@ def with_keras_argument_order(function: LossFunction) -> LossFunction:
     """
     is_module = isinstance(function, nn.Module)
     try:
-        names = [*inspect.signature(function.forward if is_module else function).parameters][:2]
+        parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
     except ValueError:  # Functions written in C have no signature.
-        names = []
-    says_predictions_first = len(names) == 2 and names[0] in _PREDICTIONS and names[1] in _TARGETS
-    is_predictions_first = names[:1] and names[0] not in _TARGETS if is_module else says_predictions_first
-    return _PredictionsFirst(function) if is_predictions_first else function
+        return function
+    first, second, *_ = *parameters, "", ""
+    has_predictions_first = first not in _TARGETS if is_module else first in _PREDICTIONS and second in _TARGETS
+    return _PredictionsFirst(function) if has_predictions_first else function
 
 
 class _PredictionsFirst:
