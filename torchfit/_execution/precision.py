@@ -1,7 +1,6 @@
 """On which device and in which dtype a model computes."""
 
 from collections.abc import Callable
-from functools import wraps
 from typing import TypeVar
 
 import torch
@@ -157,10 +156,9 @@ class MixedPrecision(ComputePrecision):
         """Call within autocast."""
         dtype, device_type = self._dtype, self._device_type
 
-        @wraps(call)
-        def mixed(*arguments: object) -> Result:
+        def mixed(*arguments: object, **keywords: object) -> Result:
             with torch.autocast(device_type, dtype):
-                return call(*arguments)
+                return call(*arguments, **keywords)
 
         return mixed
 

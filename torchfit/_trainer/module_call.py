@@ -107,7 +107,7 @@ class ModuleCaller:
 
     def __init__(self, input_names: Sequence[str] | None, label_names: Collection[str] = ()) -> None:
         self._input_names, self._label_names = input_names, label_names
-        self._wrap: Callable[[Call], Call] = _identity
+        self._wrap: Callable[[Callable[..., Nested]], Callable[..., Nested]] = _identity
         self._cache: dict[object, Call] = {}
         self._fitting: set[object] = set()  # The structures whose batch axis needs no check.
         self.loop = _LoopState()
@@ -134,11 +134,15 @@ class ModuleCaller:
         """Discard the bound functions, because the structure of the inputs may change from one loop to the next."""
         self.loop.bound.clear()
 
-    def set_wrapper(self, wrap: Callable[[Call], Call]) -> None:
+    def set_wrapper(self, wrap: Callable[[Callable[..., Nested]], Callable[..., Nested]]) -> None:
         """From now on, wrap the functions that call the module with `wrap`."""
         self._wrap = wrap
         self._cache.clear()
         self.loop.bound.clear()
+
+    def wrapped(self, run: Callable[..., Nested]) -> Callable[..., Nested]:
+        """Return a function that calls a module or model, wrapped as those for the batches are."""
+        return self._wrap(run)
 
     def _bind(self, module: nn.Module, inputs: Nested) -> Call:
         structure = tree.treedef(inputs)
@@ -170,8 +174,8 @@ def call_model(
         args = (tree.map(partial(_as_tensor, model.module), args[0]),)
         call = make_module_call(caller.signature(model.module), args[0])
         if model.module is not model or call is not call_with_one:
-            return call(model.module, args[0])
-    return run(*args, **kwargs)
+            return caller.wrapped(call)(model.module, args[0])
+    return caller.wrapped(run)(*args, **kwargs)
 
 
 def _as_tensor(module: nn.Module, leaf: object) -> object:
@@ -376,5 +380,5 @@ def _template_leaf(leaf: object) -> object:
     return torch.zeros(1, *leaf.shape[1:], dtype=leaf.dtype) if is_plain(leaf) and leaf.ndim else None
 
 
-def _identity(call: Call) -> Call:
+def _identity(call: Callable[..., Nested]) -> Callable[..., Nested]:
     return call

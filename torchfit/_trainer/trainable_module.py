@@ -34,7 +34,7 @@ class TrainableModule(BaseModel):
     _torchfit: Trainer
 
     def __call__(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        """Run the module on one batch, and reset `losses` to those of this call.
+        """Run the module on one batch under the dtype policy, and reset `losses` to those of this call.
 
         A single list, tuple or dictionary is passed to the module as in `fit`. `training` puts the model into
         train (`True`) or evaluation mode (`False`) for this call; by default the mode stays as it is.
