@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import torchfit
-from tests.distributed.cases import ROWS, VALUES, WEIGHTS, X, compiled, network, trained
+from tests.distributed.cases import LABELS, ROWS, VALUES, WEIGHTS, X, compiled, network, trained
 from torchfit import losses, metrics, optimizers
 
 STEPS = np.random.RandomState(3).randint(0, 3, (ROWS, 5))
@@ -189,6 +189,29 @@ def with_all_metrics():
 
 def test_every_metric(everywhere):
     everywhere(with_all_metrics)
+
+
+class Normalizing(nn.Module):
+    """A loss with running statistics, which belong to the training data."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3, affine=False)
+
+    def forward(self, outputs, targets):
+        return nn.functional.cross_entropy(self.norm(outputs), targets, reduction="none")
+
+
+def with_normalizing_loss():
+    loss = Normalizing()
+    model = compiled(network(), optimizers.SGD(0.05), loss)
+    found = trained(model, X[:-1], LABELS[:-1], validation_data=(X + 10, LABELS))
+    results = [model.evaluate(X + 5, LABELS, verbose=0), model.test_on_batch(X[:5], LABELS[:5])]
+    return {**found, "results": results, "mean": loss.norm.running_mean, "batches": loss.norm.num_batches_tracked}
+
+
+def test_a_loss_with_modules_that_depend_on_the_mode(everywhere):
+    everywhere(with_normalizing_loss, sizes=(2, 3))
 
 
 class Unused(nn.Module):

@@ -1,4 +1,4 @@
-"""Calls of a model under a dtype policy, in steps of the user's own and outside of them, compared with autocast."""
+"""Calls of a model under a dtype policy, in overridden steps and outside of them, compared with autocast."""
 
 import copy
 

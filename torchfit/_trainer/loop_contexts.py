@@ -75,6 +75,11 @@ class ModelStructure:
         return self._modules.items()[1 : self._num_submodules + 1]
 
     @property
+    def others(self) -> list[nn.Module]:
+        """The other modules, except those that are gone, such as one made for the parameters of a loss."""
+        return [module for module in self._others.items() if module is not None]
+
+    @property
     def attribute_metrics(self) -> list[Metric]:
         """The metrics in attributes of the model and its submodules."""
         return self._metrics.items()
@@ -150,6 +155,7 @@ class SeenModel:
 
     def __init__(self) -> None:
         self._structure: ModelStructure | None = None
+        self._hidden: tuple[Callable[[], object], int, References[nn.Module]] = lambda: None, 0, References(())
         # The parameters to train follow from these three: those of the model, the optimizer, and what it holds.
         self._synced: tuple[ModelStructure | None, Callable[[], AnyOptimizer | None], tuple[int, ...]]
         self._synced = None, lambda: None, ()
@@ -165,6 +171,16 @@ class SeenModel:
         if structure is None or not structure.describes(model, others):
             structure = self._structure = ModelStructure(model, others)
         return structure
+
+    def hidden_modules(self, state: StepState) -> list[nn.Module]:
+        """Return the modules that functions of losses, and those added to the model, use as variables."""
+        objective, num_terms = state.objective, len(state.auxiliary.added_terms)
+        of_objective, of_terms, hidden = self._hidden
+        if of_objective() is not objective or of_terms != num_terms:
+            found = [module for _, module in (*objective.hidden_modules(), *state.auxiliary.hidden_modules())]
+            hidden = References({id(module): module for module in found}.values())
+            self._hidden = ref(objective), num_terms, hidden
+        return [module for module in hidden.items() if module is not None]
 
     def sync_optimizer(self, model: BaseModel, state: StepState, structure: ModelStructure | None) -> bool:
         """Call `sync_optimizer` unless nothing has changed since the last call, and return what it returns."""
@@ -206,7 +222,7 @@ class LoopContexts:
         is_loop: bool = False,
         training: bool = False,
     ) -> Iterator[ModelStructure]:
-        """Prepare for steps that update metrics: lock the model, discard what earlier loops saw, and set the mode."""
+        """Prepare for steps that update metrics: lock the model, discard what earlier loops saw, and set the modes."""
         state = self._state
         is_alone = training or not _is_shareable(model, execution, "test_step")
         with self._lock.owned(method, is_loop=is_loop, is_alone=is_alone), self.metrics_isolated(model):
@@ -217,7 +233,7 @@ class LoopContexts:
                 state.call.start_loop()
                 state.objective.start_loop()
                 state.auxiliary.start_loop()
-                mode = training_mode(model, training, structure.submodules)
+                mode = self.mode(model, training, structure)
                 with state.auxiliary.hooks_installed(model.module), mode, ErrorTranslator(model.module):
                     yield structure
             finally:
@@ -247,6 +263,18 @@ class LoopContexts:
                 if not self._is_running:
                     execution.release()
                 callbacks.close()
+
+    def mode(
+        self, model: BaseModel, training: bool, structure: ModelStructure | None = None
+    ) -> AbstractContextManager[None]:
+        """Put a model into a mode, and for an evaluation the modules that its losses use as well.
+
+        In training these, which may be pretrained, keep the mode that the user gave them. `structure` is that of the
+        model, if it is known.
+        """
+        structure = structure or self._seen.structure(model, self._state)
+        others = [] if training else [*structure.others, *self._seen.hidden_modules(self._state)]
+        return training_mode(model, training, structure.submodules, others)
 
     def metrics_isolated(self, model: BaseModel) -> AbstractContextManager[None]:
         """Protect the metrics of an outer loop, if there is one, and what it reports, from a nested loop."""

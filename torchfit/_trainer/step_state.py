@@ -19,6 +19,7 @@ from torchfit._types import Nested, TensorLike
 from torchfit._utils.collector import AddedTerm, Collector
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
+from torchfit.losses.identifiers import hidden_modules
 from torchfit.metrics import Mean, Metric, Sum
 
 _lock = threading.Lock()
@@ -67,6 +68,10 @@ class AuxiliaryTerms(Collector):
     def register_hook(self, on: str, add: Callable[[Nested], None]) -> None:
         """Call `add(output)` with the output of the submodule `on` whenever it runs within this model."""
         self._hooks.append((on, OutputHook(self, add)))
+
+    def hidden_modules(self) -> list[tuple[str, nn.Module]]:
+        """Return the modules that added functions use without getting them as arguments, by variable name."""
+        return hidden_modules([term.arguments for term in self.added_terms])
 
     @property
     def has_uninstalled_hooks(self) -> bool:

@@ -32,7 +32,7 @@ from torchfit._trainer.train_step import TrainStep
 from torchfit._trainer.training_state import NullState, TrainingState, training_components
 from torchfit._types import Nested, StepFn, StepIterator, UserData
 from torchfit._utils import validation
-from torchfit._utils.modules import floating_dtype_of, training_mode
+from torchfit._utils.modules import floating_dtype_of
 from torchfit._utils.tree import Batch
 from torchfit.callbacks import CallbackList, History
 from torchfit.callbacks.progress import resolve_verbose
@@ -231,7 +231,7 @@ class Trainer:
             self.state.data_name = "validation_data"
             try:
                 translated = ErrorTranslator(model.module, "validation_data")
-                with translated, training_mode(model, training=False), self._contexts.metrics_isolated(model):
+                with translated, self._contexts.mode(model, training=False), self._contexts.metrics_isolated(model):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
                 self.state.data_name = "x"

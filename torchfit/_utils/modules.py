@@ -3,7 +3,7 @@
 import fnmatch
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import TypeVar
@@ -127,18 +127,29 @@ def names_in_evaluation(module: nn.Module) -> list[str]:
 
 
 @contextmanager
-def training_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Module] | None = None) -> Iterator[None]:
+def training_mode(
+    module: nn.Module,
+    training: bool,
+    submodules: Iterable[nn.Module] | None = None,
+    others: Sequence[nn.Module] = (),
+) -> Iterator[None]:
     """Put every submodule into train or evaluation mode, and restore the mode of each on exit.
 
     Layers that stay in evaluation mode (`set_stays_in_eval`) are not put into train mode. Threads may share evaluation
-    mode: one that exits while others use a submodule leaves it to them to restore its mode. The submodules, if they are
-    known already, need not be looked up.
+    mode: one that exits while others use a submodule leaves it to them to restore its mode.
+
+    Args:
+        module: The module.
+        training: Whether the mode is train mode.
+        submodules: The submodules, if they are known already and need not be looked up.
+        others: Further modules, such as losses, that are put into this mode with all of theirs.
     """
     lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph runs in one thread.
     with lock:
-        modules = module.modules() if submodules is None else (module, *submodules)
+        own = module.modules() if submodules is None else (module, *submodules)
+        modules = chain(own, *(other.modules() for other in others)) if others else own
         saved_modes = {each: getattr(each, "training", False) for each in modules}  # Frozen TorchScript has no mode.
-        set_attribute = _set_mode(module, training, saved_modes)
+        set_attribute = _set_mode((module, *others), training, saved_modes)
         _modes_before.append(saved_modes)
     try:
         yield
@@ -154,9 +165,9 @@ def training_mode(module: nn.Module, training: bool, submodules: Iterable[nn.Mod
 
 
 def _set_mode(
-    module: nn.Module, training: bool, submodules: Iterable[nn.Module]
+    roots: Sequence[nn.Module], training: bool, submodules: Iterable[nn.Module]
 ) -> Callable[[nn.Module, str, bool], None]:
-    """Do what `module.train(training)` does, in a fifth of the time if no submodule overrides `train`.
+    """Do what `train(training)` of each root does, in a fifth of the time if no submodule overrides `train`.
 
     Returns:
         What sets attributes of all these modules: TorchScript has them in compiled code.
@@ -168,7 +179,8 @@ def _set_mode(
     # A module of `torch.export`, whose mode is fixed, has a `train` of its own that only raises.
     own += [type(each) for each in submodules if "train" in vars(each) and not isinstance(each, torch.fx.GraphModule)]
     if own:
-        nn.Module.train(module, training)
+        for root in roots:
+            root.train(training)
     else:
         for submodule in submodules:
             set_attribute(submodule, "training", training)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -157,13 +158,21 @@ def loss_modules(loss: object) -> list[nn.Module]:
 
 
 def hidden_modules(loss: object) -> list[tuple[str, nn.Module]]:
-    """Return the modules that functions of a loss use as global or closure variables, with the variable names."""
+    """Return the modules that functions of a loss use as global or closure variables or defaults, with their names."""
     found: dict[str, object] = {}
     for _, value in _walk(loss):
         if inspect.isfunction(value):
-            used = inspect.getclosurevars(value)
-            found.update({**used.globals, **used.nonlocals})
+            found.update(_variables_of(value))
     return [(name, value) for name, value in found.items() if isinstance(value, nn.Module)]
+
+
+def _variables_of(function: Callable[..., object]) -> dict[str, object]:
+    """Return the values of the global and closure variables that a function uses, and of its defaults."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    with suppress(ValueError):  # A closure variable has no value yet.
+        used = inspect.getclosurevars(function)
+        return {**used.globals, **used.nonlocals, **defaults}
+    return defaults
 
 
 def _walk(loss: object) -> Iterator[tuple[str, object]]:
