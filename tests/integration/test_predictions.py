@@ -111,3 +111,61 @@ def test_the_device_holds_one_batch_of_outputs():
     model.predict(x, batch_size=16)
     batch = 16 * (1 << 16) * 4
     assert torch.cuda.max_memory_allocated() - before < 2.5 * batch
+
+
+class Sharing(nn.Module):
+    """Returns weights, a view of them, its inputs, and memory that it reuses, besides what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.prototypes = nn.Linear(4, 3), nn.Parameter(torch.randn(3, 3))
+        self.register_buffer("mean", torch.zeros(3))
+        self.memory = torch.zeros(5, 3)
+
+    def forward(self, x):
+        scores = self.layer(x)
+        if self.training:
+            self.mean.lerp_(scores.detach().mean(0), 0.1)
+        self.memory.copy_(scores.detach())
+        weights = {"prototypes": self.prototypes, "first": self.prototypes[:1], "mean": self.mean}
+        return {"scores": scores @ self.prototypes, "same": x, "memory": self.memory, **weights}
+
+
+PREDICTIONS = {
+    "predict_on_batch": lambda model, x: model.predict_on_batch(x),
+    "predict_iter": lambda model, x: next(model.predict_iter(x, batch_size=5)),
+    "second of predict_iter": lambda model, x: list(model.predict_iter(np.concatenate([x, x]), batch_size=5))[1],
+    "predict": lambda model, x: model.predict(x),
+}
+
+
+@pytest.mark.parametrize("predicted", PREDICTIONS.values(), ids=PREDICTIONS)
+def test_results_share_no_memory(predicted):
+    torch.manual_seed(0)
+    model, x = torchfit.Model(Sharing(), device="cpu"), X[:5].copy()
+    model.compile(torchfit.optimizers.SGD(0.5), {"scores": "mse"})
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    found = predicted(model, x)
+    before = {name: value.copy() for name, value in found.items()}
+    model.train_on_batch(x, np.ones((5, 3)))
+    x += 1
+    for name, value in before.items():
+        np.testing.assert_array_equal(found[name], value, name)
+    model.load_state_dict(weights)
+    for value in found.values():
+        value += 1
+    for name, value in weights.items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+class PerSample(Sharing):
+    def forward(self, x):
+        outputs = super().forward(x)
+        return [{"scores": outputs["memory"][row], "mean": self.mean} for row in range(len(x))]
+
+
+def test_results_for_each_sample_share_no_memory():
+    model = torchfit.Model(PerSample(), device="cpu")
+    found = model.predict(X[:10], batch_size=5)
+    scores = model.module.layer(torch.tensor(X[:10])).detach()
+    np.testing.assert_allclose(np.stack([sample["scores"] for sample in found]), scores, rtol=1e-5, atol=1e-6)

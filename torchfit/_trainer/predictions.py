@@ -274,16 +274,19 @@ def numpy_compatible(tensor: Tensor) -> Tensor:
 
 
 def to_numpy(outputs: Nested) -> Nested:
-    """Return the outputs of one batch as NumPy arrays in the same structure, with `None` for other leaves."""
-    return tree.map(_array_of, outputs)
+    """Return the outputs of one batch as NumPy arrays in the same structure, with `None` for other leaves.
+
+    The arrays are copies: an output may share memory with weights, with the inputs, or with those of another batch.
+    """
+    return tree.map(lambda leaf: _to_array(leaf) if isinstance(leaf, Tensor) else None, outputs)
 
 
 def _array_or_leaf(leaf: object) -> object:
-    return numpy_compatible(leaf).numpy(force=True) if isinstance(leaf, Tensor) else leaf
+    return _to_array(leaf) if isinstance(leaf, Tensor) else leaf
 
 
-def _array_of(leaf: object) -> Array | None:
-    return numpy_compatible(leaf).numpy(force=True) if isinstance(leaf, Tensor) else None
+def _to_array(tensor: Tensor) -> Array:
+    return numpy_compatible(tensor).to("cpu", copy=True).numpy(force=True)
 
 
 def format_results(logs: Results, as_dict: bool) -> Any:
