@@ -17,6 +17,7 @@ from torchfit._trainer.module_call import ModuleCaller
 from torchfit._trainer.objective import Objective, UncompiledObjective
 from torchfit._types import Nested, TensorLike
 from torchfit._utils.collector import AddedTerm, Collector
+from torchfit._utils.compat import is_in_backward
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
 from torchfit.losses.identifiers import hidden_modules
@@ -30,10 +31,17 @@ class OutputHook:
 
     def __init__(self, terms: "AuxiliaryTerms", add: Callable[[Nested], None]) -> None:
         self._terms, self._add = terms, add
+        self._was_collecting = False
 
     def __call__(self, module: nn.Module, inputs: object, output: Nested) -> None:
-        """Add the output."""
-        if self._terms.is_collecting():
+        """Add the output.
+
+        A backward pass that computes activations again (`torch.utils.checkpoint`) must do what the forward pass did.
+        """
+        is_collecting = self._was_collecting if is_in_backward() else self._terms.is_collecting()
+        if is_collecting is not self._was_collecting:  # Compiled code that changes nothing here needs fewer guards.
+            self._was_collecting = is_collecting
+        if is_collecting:
             self._add(output)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchfit._utils.compat import is_in_backward
 from torchfit._utils.errors import describe
 from torchfit._utils.names import snake_case
 
@@ -127,8 +128,8 @@ def add_loss(value: object) -> None:
     >>> model.compile("sgd")  # no other loss
     >>> history = model.fit(torch.ones(8, 4), verbose=0)
     """
-    collector = _active.collector
-    if collector is not None and collector.counts:
+    collector = _find_active()
+    if collector is not None:
         collector.losses.append(_checked("add_loss", value))
 
 
@@ -148,9 +149,15 @@ def add_metric(value: object, name: str, aggregation: str = "mean") -> None:
         ValueError: If `aggregation` is unknown, or `name` is not a string.
     """
     check_metric(name, aggregation)
-    collector = _active.collector
-    if collector is not None and collector.counts:
+    collector = _find_active()
+    if collector is not None:
         collector.values.append((name, _checked("add_metric", value).detach(), aggregation))
+
+
+def _find_active() -> Collector | None:
+    """Return what collects values in this thread; a backward pass computes again what was collected before."""
+    collector = _active.collector
+    return collector if collector is not None and collector.counts and not is_in_backward() else None
 
 
 def check_metric(name: object, aggregation: object) -> None:

@@ -65,6 +65,18 @@ def backward(loss: Tensor, unit: Tensor) -> None:
         _run_engine((loss,), (unit,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
+_find_graph_task: Callable[[], int] = getattr(_C, "_current_graph_task_id", lambda: -1)
+
+
+def is_in_backward() -> bool:
+    """Return whether a backward pass calls this, as to compute checkpointed activations again.
+
+    >>> is_in_backward()
+    False
+    """
+    return not torch.compiler.is_compiling() and _find_graph_task() != -1
+
+
 def shutdown_workers(loader: Any, iterator: object) -> None:
     """Stop the worker processes of a `DataLoader`'s iterator; torch does so only when both are garbage-collected."""
     shutdown = getattr(iterator, "_shutdown_workers", None)
