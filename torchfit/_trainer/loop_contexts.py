@@ -28,15 +28,15 @@ from torchfit.optimizers.identifiers import AnyOptimizer
 
 Item = TypeVar("Item")
 
-_requires_grad = attrgetter("requires_grad")
+_traits = attrgetter("requires_grad", "dtype")
 _WALKS = "children", "named_children", "modules", "named_modules", "parameters", "named_parameters", "_named_members"
 
 
 class ModelStructure:
     """The submodules of a model and the metrics in its attributes, kept until they change.
 
-    `describes` notices that a submodule or parameter was added, replaced, renamed or frozen, and that an attribute got
-    a metric, in a fraction of the time of looking everything up again. It refers weakly to all of them.
+    `describes` notices that a submodule or parameter was added, replaced, renamed, frozen or cast, and that an
+    attribute got a metric, in a fraction of the time of looking everything up again. It refers weakly to all of them.
 
     Args:
         model: The model.
@@ -58,7 +58,7 @@ class ModelStructure:
         parameters = [part for part in parts if isinstance(part, Tensor)]
         self._parts, self._num_parameters = References(parts), len(parameters)
         self._classes = list(map(type, modules))
-        self._are_trained = list(map(_requires_grad, parameters))
+        self._traits = list(map(_traits, parameters))
         self._is_regular = not any(map(is_lazy, parameters))
         self._kinds = list(map(type, values))
         are_own = chain.from_iterable([False, False, *[True] * len(names)] for names in own)
@@ -102,7 +102,7 @@ class ModelStructure:
         return (
             names == self._names
             and self._parts.are(parts)
-            and list(map(_requires_grad, parts[len(parts) - self._num_parameters :])) == self._are_trained
+            and list(map(_traits, parts[len(parts) - self._num_parameters :])) == self._traits
             and list(map(type, values)) == self._kinds
             and self._has_same_metrics(self._items(values))
         )

@@ -89,6 +89,15 @@ class ParameterEntry:
     age: int = 0
     """While the parameter is not trained: how many updates it took part in."""
 
+    def __post_init__(self) -> None:
+        self._dtype = self.tensor.dtype
+
+    def follow_dtype(self) -> None:
+        """Cast the slots if the parameter was cast since, as torch's optimizers do when they load a state."""
+        if self.tensor.dtype is not self._dtype:
+            self._dtype = self.tensor.dtype
+            self.slots = {slot: None if value is None else value.to(self._dtype) for slot, value in self.slots.items()}
+
     def named_slots(self) -> dict[str, Tensor]:
         """Return the slots that this parameter has."""
         return {slot: tensor for slot, tensor in self.slots.items() if tensor is not None}
@@ -113,6 +122,8 @@ class ParameterStore:
     def rebind(self, params: Parameters, slots: Sequence[str], create: CreateSlot, step: int) -> None:
         """Train these parameters from now on, after `step` updates: with their state if they have one, or a new one."""
         known = {id(entry.tensor): entry for entry in [*self.active, *self.inactive]}
+        for each in known.values():
+            each.follow_dtype()
         trained = set(map(id, self.active))
         active = []
         for name, given_name, tensor in zip(params.names, params.given_names, params.tensors):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from torchfit._utils.errors import describe, warn
@@ -24,12 +25,23 @@ class Parameters:
         self.named = None not in self.given_names
         self.tensors = [_leaf(tensor) for _, tensor in entries]
         self.names = unique_names([name or str(position) for position, (name, _) in enumerate(entries)])
+        self._dtypes = [tensor.dtype for tensor in self.tensors]
         self._warned = False
 
     def unknown(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Return the tensors that are not among the parameters."""
         known = set(map(id, self.tensors))
         return [tensor for tensor in tensors if id(tensor) not in known]
+
+    @property
+    def dtypes(self) -> dict[int, torch.dtype]:
+        """The dtype that each parameter had when this was made, by the id of the tensor."""
+        return dict(zip(map(id, self.tensors), self._dtypes))
+
+    def names_beside(self, others: Parameters) -> tuple[str, ...]:
+        """Return the names of the parameters that are not among others, or were there with another dtype."""
+        own, theirs = self.dtypes, others.dtypes
+        return tuple(name for name, (key, dtype) in zip(self.names, own.items()) if theirs.get(key) is not dtype)
 
     def cast_gradients(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return gradients in the dtype and on the device of their parameters, one for each."""
@@ -85,7 +97,10 @@ class Parameters:
 
 
 class ParameterChanges(NamedTuple):
-    """What `sync_parameters` changed: the names of the parameters that are trained from now on, or no longer."""
+    """What `sync_parameters` changed: the names of the parameters that are trained from now on, or no longer.
+
+    A parameter that got another dtype is among both.
+    """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -93,9 +108,7 @@ class ParameterChanges(NamedTuple):
     @classmethod
     def between(cls, before: Parameters, after: Parameters) -> ParameterChanges:
         """Return what changed from some parameters to others."""
-        added = without(zip(after.names, after.tensors), zip(before.names, before.tensors))
-        removed = without(zip(before.names, before.tensors), zip(after.names, after.tensors))
-        return cls(tuple(str(name) for name, _ in added), tuple(str(name) for name, _ in removed))
+        return cls(after.names_beside(before), before.names_beside(after))
 
     def __bool__(self) -> bool:
         """Return whether anything changed."""
@@ -119,7 +132,7 @@ class ParameterTracker:
         self._has_module_order = False
         self.follows: bool | None = None
         """Whether the optimizer takes in what becomes trainable; `None` before it has seen a module."""
-        self._seen: list[tuple[str | None, int, bool]] = []
+        self._seen: list[tuple[str | None, int, torch.dtype, bool]] = []
 
     def give(self, entries: Sequence[NamedTensor], *, is_module: bool = False) -> None:
         """Remember what the user bound the optimizer to, or the module that it was bound to."""
@@ -143,8 +156,8 @@ class ParameterTracker:
         return list({id(tensor): tensor for _, tensor in [*module, *self._given, *held]}.values())
 
     def has_changed(self, entries: list[NamedTensor]) -> bool:
-        """Return whether a module's parameters, their names or which of them are frozen differ from the last call."""
-        seen = [(name, id(tensor), tensor.requires_grad) for name, tensor in entries]
+        """Return whether a module's parameters, their names, dtypes or which are frozen differ from the last call."""
+        seen = [(name, id(tensor), tensor.dtype, tensor.requires_grad) for name, tensor in entries]
         changed, self._seen = seen != self._seen, seen
         return changed
 

@@ -16,7 +16,7 @@ from torchfit._utils.errors import describe, warn
 from torchfit._utils.validation import accepts
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._arguments import reference_rate
-from torchfit.optimizers._parameters import NamedTensor, short_list
+from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
 
 
 class ClosureProbe:
@@ -117,6 +117,14 @@ def explain(
             "`train_step` of your own: self.optimizer.step(closure=closure)."
         )
     return None
+
+
+def follow_dtypes(optimizer: torch.optim.Optimizer | None, before: Parameters, now: Parameters) -> Parameters:
+    """Return the parameters that an optimizer has now, after casting its state as loading it does if they were cast."""
+    dtypes = before.dtypes
+    if optimizer is not None and any(dtypes.get(key, dtype) is not dtype for key, dtype in now.dtypes.items()):
+        optimizer.load_state_dict(optimizer.state_dict())
+    return now
 
 
 def evaluates_itself(optimizer: torch.optim.Optimizer) -> bool | None:

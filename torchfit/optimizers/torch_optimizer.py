@@ -189,7 +189,7 @@ class TorchOptimizer:
         if self._evaluates_itself is None and self.optimizer is not None:
             self._evaluates_itself = _torch_optim.evaluates_itself(self.optimizer)
         held = self._held()
-        self._params = Parameters(trainable(held))
+        self._params = _torch_optim.follow_dtypes(self.optimizer, self._params, Parameters(trainable(held)))
         self._num_bindings += 1
         module = self._tracker.module if self._clears_module or self.optimizer is None else []
         self._with_grad = [tensor for _, tensor in [*held, *without(module, held)]]
