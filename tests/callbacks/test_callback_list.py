@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from torchfit import metrics
 from torchfit.callbacks import (
+    BackupAndRestore,
     Callback,
     CallbackList,
     CSVLogger,
@@ -16,6 +17,9 @@ from torchfit.callbacks import (
     ModelCheckpoint,
     ProgbarLogger,
     ReduceLROnPlateau,
+    TensorBoard,
+    Timer,
+    TorchLRScheduler,
 )
 from torchfit.callbacks.base import HOOKS
 
@@ -326,3 +330,55 @@ def test_a_hook_that_takes_other_arguments_is_refused_at_once():
 
     with pytest.raises(TypeError, match=r"on_epoch_end is called with \(index, logs\), but takes \(args"):
         CallbackList([OfAnotherLibrary()])
+
+
+def unneeded(folder):
+    """Return callbacks of torchfit, each with a hook of its class that it does not need with these settings."""
+    yield ModelCheckpoint(folder / "weights"), "on_train_end"
+    yield BackupAndRestore(folder / "backup"), "on_train_batch_end"
+    yield TensorBoard(folder / "logs"), "on_train_batch_begin"
+    yield Timer(), "on_train_batch_end"
+    yield TorchLRScheduler(lambda optimizer: None), "on_train_batch_end"
+    yield ProgbarLogger(), "on_epoch_end"
+
+
+def test_hooks_that_a_callback_does_not_need_are_free(tmp_path):
+    assert [CallbackList(one, verbose=0).has_listeners(hook) for one, hook in unneeded(tmp_path)] == [False] * 6
+
+
+@pytest.mark.parametrize("owner", ["subclass", "mixin", "object"])
+def test_hooks_that_its_class_does_not_define_are_always_called(tmp_path, owner):
+    said = []
+    for callback, hook in unneeded(tmp_path):
+
+        def say(*arguments, hook=hook):
+            said.append(hook)
+
+        kind, owned = type(callback), {hook: say}
+        if owner == "object":
+            setattr(callback, hook, say)
+        else:
+            bases = (kind,) if owner == "subclass" else (type("Mixin", (), owned), kind)
+            callback.__class__ = type("Own", bases, owned if owner == "subclass" else {})
+        callbacks = CallbackList(callback, verbose=0)
+        getattr(callbacks, hook)(*([] if "train_end" in hook else [0]))
+    assert said == [hook for _, hook in unneeded(tmp_path)]
+
+
+def test_an_alias_in_a_subclass_is_called_if_the_hook_of_the_class_is_not_needed():
+    said = []
+
+    class Own(Timer):
+        def on_batch_end(self, batch, logs=None):
+            said.append(batch)
+
+    CallbackList(Own()).on_train_batch_end(3)
+    assert said == [3]
+
+
+def test_the_hooks_of_a_silent_bar_can_be_called_one_by_one():
+    class Own(ProgbarLogger):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+
+    CallbackList(Own(), verbose=0).on_train_batch_end(0)

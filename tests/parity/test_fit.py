@@ -306,3 +306,31 @@ def test_several_outputs():
     assert list(histories[0]) == ["loss", "amount_loss", "kind_loss", "amount_mae", "kind_accuracy"]
     assert_same_results(*histories)
     assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("ModelCheckpoint", "on_train_end"),
+        ("ModelCheckpoint", "on_train_batch_end"),
+        ("BackupAndRestore", "on_train_batch_end"),
+        ("ProgbarLogger", "on_train_batch_end"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The file .* is written in the format of torchfit:UserWarning")
+def test_hooks_of_subclasses_of_callbacks_are_called_as_often(tmp_path, name, hook):
+    theirs, ours, _ = compiled_twins("squares")
+    counts = []
+    for library, model in ((keras, theirs), (torchfit, ours)):
+        base = getattr(library.callbacks, name)
+        calls = []
+
+        def count(self, *arguments, base=base, calls=calls, **logs):
+            calls.append(hook)
+            getattr(base, hook)(self, *arguments, **logs)
+
+        path = str(tmp_path / f"{library.__name__}.keras")
+        own = type("Own", (base,), {hook: count})(*([] if name == "ProgbarLogger" else [path]))
+        model.fit(X, amounts(X), batch_size=16, epochs=2, verbose=0, callbacks=[own])
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0

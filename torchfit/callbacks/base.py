@@ -128,7 +128,10 @@ class Callback(SuggestsKeywords):
         self.training_state = state
 
     def unneeded_hooks(self) -> Collection[str]:
-        """Return overridden hooks that are not needed with the current settings; they are not called."""
+        """Return hooks of this class that are not needed with the current settings; they are not called.
+
+        What a subclass, or the object itself, defines under these names is called nevertheless.
+        """
         return ()
 
     def state_dict(self) -> StateDict:

@@ -212,20 +212,25 @@ def _resolve_hooks(callback: object) -> list[tuple[str, Hook]]:
         for name, inherited in names:
             method = getattr(callback, name, None)
             function = getattr(method, "__func__", None)
-            if method is None or function is inherited:
+            if method is None or function is inherited or (hook in unneeded and _may_be_dropped(callback, name)):
                 continue
-            if hook not in unneeded:
-                code = getattr(function, "__code__", None)
-                # Nearly all methods take `(self, index, logs=None)` or `(self, logs=None)`, and need no adapter.
-                is_usual = (
-                    code is not None
-                    and code.co_argcount == num_arguments + 1
-                    and code.co_varnames[num_arguments] == "logs"
-                    and method.__defaults__ is not None
-                )
-                found.append((hook, method if is_usual else _with_optional_logs(method, num_arguments)))
+            code = getattr(function, "__code__", None)
+            # Nearly all methods take `(self, index, logs=None)` or `(self, logs=None)`, and need no adapter.
+            is_usual = (
+                code is not None
+                and code.co_argcount == num_arguments + 1
+                and code.co_varnames[num_arguments] == "logs"
+                and method.__defaults__ is not None
+            )
+            found.append((hook, method if is_usual else _with_optional_logs(method, num_arguments)))
             break
     return found
+
+
+def _may_be_dropped(callback: object, name: str) -> bool:
+    """Return whether a hook is one that `unneeded_hooks` knows: defined in the same class or in a base of it."""
+    owner = _owner(callback, ("unneeded_hooks",))
+    return name not in vars(callback) and issubclass(owner, _owner(callback, (name,)))
 
 
 def _with_optional_logs(method: Hook, num_arguments: int) -> Hook:
@@ -269,8 +274,12 @@ def _reads_logs_synchronously(callback: object, hook: str) -> bool:
     names = {hook, HOOK_ALIASES.get(hook, hook)}
     if names & vars(callback).keys():
         return False
-    owner = next((kind for kind in type(callback).__mro__ if names & vars(kind).keys()), object)
-    return bool(vars(owner).get("reads_logs_synchronously", False))
+    return bool(vars(_owner(callback, names)).get("reads_logs_synchronously", False))
+
+
+def _owner(callback: object, names: Collection[str]) -> type:
+    """Return the class that defines the first of these attributes, as far as a class does."""
+    return next((kind for kind in type(callback).__mro__ if not vars(kind).keys().isdisjoint(names)), object)
 
 
 def _contains(callbacks: Iterable[object], kind: type) -> bool:

@@ -61,6 +61,8 @@ class ProgbarLogger(Callback):
     _not_copied = ("training_state", "_display")
     _display: Display = Lines()
     _text = ""
+    _completed = 0
+    _next_draw = float("inf")
 
     def set_params(self, params: Params) -> None:
         """Receive `verbose`, `epochs` and `steps`."""
