@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 from torchfit.callbacks import History, LambdaCallback, TorchLRScheduler
 from torchfit.optimizers import SGD
@@ -172,3 +172,162 @@ def test_a_plateau_of_timm_gets_the_value(drive, model):
     schedule = TorchLRScheduler(Plateau)
     drive(schedule, [{"val_loss": 0.5}, {}], metrics=["val_loss"])
     assert schedule.scheduler.seen == [(1, 0.5)]
+
+
+def recording(step):
+    """Return a scheduler class whose `step` has the signature of a function, and records what it is called with."""
+
+    class Recording:
+        def __init__(self, optimizer):
+            self.group, self.seen = optimizer.param_groups[0], []
+
+        def state_dict(self):
+            return {}
+
+    return type("WithStep", (Recording,), {"step": step})
+
+
+def without(self):
+    self.seen.append("called")
+
+
+def by_position(self, metrics, /):
+    self.seen.append(metrics)
+
+
+def by_keyword(self, *, metrics):
+    self.seen.append(metrics)
+
+
+def by_another_name(self, val_loss, epoch=None):
+    self.seen.append((val_loss, epoch))
+
+
+def by_the_name_of_the_metric(self, epoch=None, val_mae=None):
+    self.seen.append((epoch, val_mae))
+
+
+def after_the_epoch(self, epoch=None, metrics=None):
+    self.seen.append((epoch, metrics))
+
+
+def of_both(self, val_loss, epoch):
+    self.seen.append((val_loss, epoch))
+
+
+@pytest.mark.parametrize(
+    ("step", "seen"),
+    [
+        (without, ["called"]),
+        (by_position, [0.5]),
+        (by_keyword, [0.5]),
+        (by_another_name, [(0.5, None)]),
+        (after_the_epoch, [(None, 0.5)]),
+        (of_both, [(0.5, 1)]),
+    ],
+)
+def test_the_value_is_passed_as_the_signature_asks(drive, step, seen):
+    schedule = TorchLRScheduler(recording(step))
+    drive(schedule, [{"val_loss": 0.5}])
+    assert schedule.scheduler.seen == seen
+
+
+def test_a_parameter_may_have_the_name_of_the_metric(drive):
+    schedule = TorchLRScheduler(recording(by_the_name_of_the_metric), monitor="val_mae")
+    drive(schedule, [{"val_loss": 0.5, "val_mae": 0.7}])
+    assert schedule.scheduler.seen == [(None, 0.7)]
+
+
+@pytest.mark.parametrize("interval", ["epoch", "batch"])
+def test_a_value_with_a_default_may_be_missing(drive, interval):
+    schedule = TorchLRScheduler(recording(after_the_epoch), interval)
+    drive(schedule, [{"loss": 0.5}], metrics=["loss"], steps=1)
+    assert schedule.scheduler.seen == [(None, None)]
+
+
+def test_a_value_that_was_asked_for_may_not_be_missing(drive):
+    with pytest.raises(ValueError, match="monitor: 'val_mae' does not occur"):
+        drive(TorchLRScheduler(recording(after_the_epoch), monitor="val_mae"), [], metrics=["loss"])
+
+
+def test_a_wrapped_plateau_needs_its_value(drive):
+    class Warmup(recording(after_the_epoch)):
+        def __init__(self, optimizer):
+            super().__init__(optimizer)
+            self.after_scheduler = ReduceLROnPlateau(optimizer)
+
+    with pytest.raises(ValueError, match="monitor: 'val_loss' does not occur"):
+        drive(TorchLRScheduler(Warmup), [], metrics=["loss"])
+
+
+def test_a_value_of_validation_is_not_known_after_a_batch(drive):
+    with pytest.raises(ValueError, match=r"'val_loss' is known only at the end of epochs. Pass interval='epoch'"):
+        drive(TorchLRScheduler(ReduceLROnPlateau, "batch"), [])
+
+
+def test_an_argument_of_unknown_meaning_is_refused(drive):
+    with pytest.raises(TypeError, match=r"the method `step` of .* takes \(count\)"):
+        drive(TorchLRScheduler(recording(lambda self, count: None)), [])
+
+
+def test_the_callable_must_return_a_scheduler(drive):
+    with pytest.raises(TypeError, match=r"must return a scheduler, an object with a method `step`. It returned: None"):
+        drive(TorchLRScheduler(lambda optimizer: None), [])
+
+
+class Harmonic:
+    """A scheduler without an attribute `optimizer`."""
+
+    def __init__(self, optimizer):
+        self.held, self.steps = optimizer, 1
+
+    def step(self):
+        self.steps += 1
+        self.held.param_groups[0]["lr"] = 1.0 / self.steps
+
+
+@pytest.mark.parametrize("kind", ["torchfit", "torch"])
+def test_a_scheduler_needs_no_attribute_for_its_optimizer(drive, model, kind):
+    if kind == "torch":
+        model.optimizer = TorchOptimizer(torch.optim.SGD(model.module.parameters(), lr=1.0))
+    drive(TorchLRScheduler(Harmonic), [{}] * 3)
+    assert model.optimizer.learning_rate == 0.25
+
+
+def test_a_created_one_holds_the_optimizer_under_any_name(drive, model):
+    inner = torch.optim.SGD(model.module.parameters(), lr=1.0)
+    model.optimizer = TorchOptimizer(inner)
+    drive(TorchLRScheduler(Harmonic(inner)), [{}])
+    assert inner.param_groups[0]["lr"] == 0.5
+    with pytest.raises(ValueError, match="belongs to another optimizer"):
+        drive(TorchLRScheduler(Harmonic(torch.optim.SGD(model.module.parameters()))), [])
+
+
+def test_a_scheduler_without_a_state_cannot_be_stored(drive):
+    schedule = TorchLRScheduler(Harmonic)
+    drive(schedule, [])
+    with pytest.raises(TypeError, match=r"needs the methods state_dict\(\) and load_state_dict\(state\)"):
+        schedule.state_dict()
+
+
+def one_cycle(optimizer):
+    return OneCycleLR(optimizer, 0.1, total_steps=6, anneal_strategy="linear")
+
+
+def test_a_negative_rate_after_the_last_step_is_not_used(drive, model):
+    schedule = TorchLRScheduler(one_cycle, "batch")
+    drive(schedule, [{}] * 2, steps=3)
+    assert schedule.scheduler.get_last_lr()[0] < 0
+    assert model.optimizer.learning_rate == pytest.approx(0, abs=1e-6)
+    resumed = TorchLRScheduler(one_cycle, "batch")
+    resumed.set_model(model)
+    resumed.on_train_begin()
+    resumed.load_state_dict(schedule.state_dict())
+    with pytest.raises(ValueError, match=r"sets the learning rate -0\.\d+, which must not be negative"):
+        resumed.on_epoch_begin(2)
+
+
+def test_a_negative_rate_is_refused_before_another_epoch(drive):
+    falling = TorchLRScheduler(lambda optimizer: LambdaLR(optimizer, lambda epoch: 1.0 - epoch))
+    with pytest.raises(ValueError, match="sets the learning rate -1, which must not be negative"):
+        drive(falling, [{}] * 3)

@@ -181,6 +181,17 @@ def accepts(function: Callable[..., object], count: int) -> bool:
     return True
 
 
+def named_parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
+    """Return the parameters of a function, without `*args` and `**kwargs`."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each for each in inspect.signature(function).parameters.values() if each.kind not in variadic]
+
+
+def is_required(parameter: inspect.Parameter) -> bool:
+    """Return whether a parameter has no default."""
+    return parameter.default is inspect.Parameter.empty
+
+
 def is_integer(value: Any) -> TypeGuard[int]:
     """Return whether `value` is a single integer, and not a bool.
 

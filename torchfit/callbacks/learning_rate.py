@@ -1,20 +1,21 @@
-"""Callbacks that set the learning rate by a schedule, reduce it on plateaus, or log it."""
+"""Callbacks that set, reduce or log the learning rate, or unfreeze layers with learning rates of their own."""
 
-import inspect
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer
 
 from torchfit._types import Logs, StateDict
 from torchfit._utils import console, validation
 from torchfit._utils.errors import describe
+from torchfit._utils.modules import has_running_stats, matching_parameters, set_trainable, stays_in_eval
 from torchfit._utils.names import no_unknown
 from torchfit.callbacks.base import Callback, Monitor
+
+Stage: TypeAlias = "str | Iterable[str] | Mapping[str, float | None]"
 
 
 class CompiledModel(Protocol):
@@ -122,7 +123,7 @@ class LearningRateScheduler(Callback):
             raise TypeError(f"schedule: expected a function of (epoch, rate). Received: {describe(schedule)}")
         self.schedule = schedule
         self.verbose = verbose
-        self._takes_rate = _takes_two(schedule)
+        self._takes_rate = validation.accepts(schedule, 2)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Raise TypeError if the learning rate cannot be set."""
@@ -140,17 +141,6 @@ class LearningRateScheduler(Callback):
         """Write the rate into the logs."""
         if logs is not None:
             logs["learning_rate"] = learning_rate_of(self.model)
-
-
-def _takes_two(schedule: Callable[..., object]) -> bool:
-    """Return whether a function can be called with the epoch and the rate."""
-    try:
-        inspect.signature(schedule).bind(0, 0.0)
-    except TypeError:
-        return False
-    except ValueError:  # written in C, without a signature
-        return True
-    return True
 
 
 def _number(rate: object) -> float:
@@ -302,160 +292,141 @@ class LearningRateMonitor(Callback):
             logs.update(zip(learning_rate_names(self.model), rates))
 
 
-class TorchLRScheduler(Callback):
-    """Steps a scheduler of `torch.optim.lr_scheduler` after every epoch, or after every batch.
+class FineTuning(Callback):
+    """Unfreezes parts of a model at given epochs, each with its own learning rate: first the head, then the rest.
+
+    Parts that are listed for a later epoch are frozen until then, including the statistics of normalization layers.
+    Parts that are not listed are left unchanged. All parameter groups are created at the start, so that schedulers
+    scale the rates of frozen parts as well, and an interrupted run can be resumed.
 
     Args:
-        scheduler: A scheduler of the `torch.optim` optimizer that the model was compiled with; or a callable that
-            creates one for an optimizer, which works with every optimizer of the model:
-            `lambda optimizer: StepLR(optimizer, 10)`. With torchfit's own optimizers only the learning rate is set,
-            not the momentum that `OneCycleLR` and `CyclicLR` would cycle. Schedulers of timm are passed the number of
-            completed epochs or batches.
-        interval: `"epoch"` or `"batch"`: when to step. Epoch steps come after validation.
-        monitor: The name in the logs whose value is passed to schedulers that need one (torch's
-            `ReduceLROnPlateau`). With `interval="batch"` it is read at every step, which synchronizes with the device.
-
-    Writes `learning_rate`, the rate of the epoch, into the logs.
+        schedule: A mapping from epochs, counted from 0, to the parts that are trained from that epoch on: a name, a
+            list of names, or a mapping from names to learning rates, which require an optimizer of `torch.optim`. A
+            name is that of a submodule or parameter, or a pattern, as in `utils.freeze`.
+        verbose: 1 prints what is unfrozen.
 
     Raises:
-        ValueError: If `interval` is invalid; before the first epoch, if `monitor` cannot occur, or if the scheduler
-            belongs to another optimizer than that of the model.
-        TypeError: If `scheduler` is neither a scheduler nor callable; before the first epoch, if the optimizer has a
-            learning-rate schedule.
+        ValueError: If the schedule is invalid; before the first epoch, if a name matches nothing, or two epochs list
+            the same parameter.
+        TypeError: Before the first epoch, if rates are given for an optimizer of torchfit.
 
-    >>> from torch.optim.lr_scheduler import StepLR
-    >>> halving = TorchLRScheduler(lambda optimizer: StepLR(optimizer, step_size=10, gamma=0.5))
+    >>> import torch, torchfit
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    >>> model = torchfit.Model(net)
+    >>> model.compile(torch.optim.SGD(net.parameters(), lr=0.1), "mse")
+    >>> tuning = FineTuning({1: {"0": 0.01}}, verbose=1)
+    >>> history = model.fit(torch.ones(4, 2), torch.ones(4, 1), epochs=2, verbose=0, callbacks=[tuning])
+    Epoch 2: FineTuning unfreezes 0 (2 parameters, learning rate 0.01).
     """
 
-    written_logs = ("learning_rate",)
-    reads_logs_synchronously = True
+    written_logs = ()
+    runs_first = ("on_train_begin", "on_epoch_begin")  # before schedulers are created for the groups
 
-    def __init__(self, scheduler: Any, interval: str = "epoch", monitor: str = "val_loss") -> None:
-        if interval not in ("epoch", "batch"):
-            raise ValueError(f"interval: expected 'epoch' or 'batch'. Received: {describe(interval)}")
-        is_created = hasattr(scheduler, "step") and not isinstance(scheduler, type)
-        if not is_created and not callable(scheduler):
-            raise TypeError(
-                "scheduler: expected a scheduler of torch.optim.lr_scheduler, or a callable that creates one for an "
-                f"optimizer. Received: {describe(scheduler)}"
-            )
-        self.interval = interval
-        self.monitor = monitor
-        self._create: Callable[[Any], Any] | None = None if is_created else scheduler
-        self.scheduler: Any = scheduler if is_created else None
-        self._last_batch = -1
-        self._num_batches = 0
+    def __init__(self, schedule: Mapping[int, Stage], verbose: int = 0) -> None:
+        self.schedule = schedule
+        self.verbose = verbose
+        if not isinstance(schedule, Mapping) or not schedule:
+            raise ValueError(f"schedule: expected a mapping of epochs to names. Received: {describe(schedule)}")
+        self._stages = {_checked_epoch(epoch): _as_rates(stage) for epoch, stage in sorted(schedule.items())}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Create the scheduler for the optimizer of the model, unless one was given."""
-        require_settable_rate(type(self).__name__, self.model)
-        own = getattr(built_optimizer(self.model), "optimizer", None)
-        if self._create is not None:
-            self.scheduler = self._create(own or _placeholder_optimizer(learning_rate_of(self.model)))
-        elif self.scheduler.optimizer is not own:
-            raise ValueError(
-                "scheduler: it belongs to another optimizer than the one that the model was compiled with. "
-                "Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
-            )
-        self._check_groups()
-        self._uses_placeholder = self.scheduler.optimizer is not own
-        if self._uses_placeholder:
-            self.scheduler.optimizer.step()  # changes nothing; without it schedulers warn
-        self._copy_rate()
-        self._num_batches = 0
-        self._monitor = Monitor(type(self).__name__, self.monitor, "min")
-        self._call = self._choose_call()
-        if self._needs_value:
-            self._monitor.check(self.model, self.params)
+        """Create the parameter groups, and freeze the parts that are not trained from the start."""
+        members = self._members()
+        for stage in self._stages.values():
+            set_trainable(self.model, stage, trained=True)
+        optimizer = self.model.optimizer
+        self.model.build_optimizer()
+        rates = {name: rate for stage in self._stages.values() for name, rate in stage.items() if rate is not None}
+        if rates:
+            self._create_groups(getattr(optimizer, "optimizer", None), rates, members)
+        self._apply(0)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Restart the count of batches."""
-        self._last_batch = -1
+        """Unfreeze the parts that are trained from this epoch on."""
+        self._apply(epoch)
+        for pattern, rate in self._stages.get(epoch, {}).items() if self.verbose > 0 else ():
+            count = len(self._parameters([pattern]))
+            at = f"learning rate {learning_rate_of(self.model) if rate is None else rate:g}"
+            console.write_line(f"Epoch {epoch + 1}: FineTuning unfreezes {pattern} ({count} parameters, {at}).")
 
-    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Step once for each batch since the last call, if `interval` is "batch"."""
-        if self.interval == "batch":
-            for _ in range(batch - self._last_batch):
-                self._num_batches += 1
-                self._step(self._num_batches, logs)
-            self._last_batch = batch
+    def _parameters(self, patterns: Iterable[str]) -> list[tuple[str, Tensor]]:
+        chosen = matching_parameters(self.model.module, patterns)
+        return [(name, parameter) for name, parameter in self.model.module.named_parameters() if name in chosen]
 
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Write the rate of the epoch into the logs, and step, if `interval` is "epoch"."""
-        logs = {} if logs is None else logs
-        logs["learning_rate"] = learning_rate_of(self.model)
-        if self.interval == "epoch":
-            self._step(epoch + 1, logs)
+    def _members(self) -> dict[str, list[tuple[str, Tensor]]]:
+        """Return the parameters that belong to each listed name.
 
-    def state_dict(self) -> StateDict:
-        """Return the scheduler's state and the learning rates of its optimizer."""
-        rates = [group["lr"] for group in self.scheduler.optimizer.param_groups]
-        return {
-            "scheduler": self.scheduler.state_dict(),
-            "rates": rates,
-            "last_batch": self._last_batch,
-            "num_batches": self._num_batches,
-        }
+        Raises:
+            ValueError: If a parameter belongs to two names.
+        """
+        members: dict[str, list[tuple[str, Tensor]]] = {}
+        owners: dict[str, str] = {}
+        for pattern in (pattern for stage in self._stages.values() for pattern in stage):
+            members[pattern] = self._parameters([pattern])
+            for name, _ in members[pattern]:
+                if owners.setdefault(name, pattern) != pattern:
+                    raise ValueError(f"FineTuning: {name!r} is listed twice: by {owners[name]!r} and by {pattern!r}.")
+        return members
 
-    def load_state_dict(self, state: StateDict) -> None:
-        """Continue the schedule."""
-        self.scheduler.load_state_dict(state["scheduler"])
-        for group, rate in zip(self.scheduler.optimizer.param_groups, state["rates"]):
-            group["lr"] = rate
-        self._last_batch, self._num_batches = state["last_batch"], state.get("num_batches", 0)
-        self._copy_rate()
+    def _apply(self, epoch: int) -> None:
+        """Freeze the parts listed for later epochs, and unfreeze the other listed parts."""
+        module = self.model.module
+        for start, stage in self._stages.items():
+            listed = set(map(id, (parameter for _, parameter in self._parameters(stage))))
+            set_trainable(self.model, stage, trained=start <= epoch)
+            for layer in filter(has_running_stats, module.modules()):
+                if listed & set(map(id, layer.parameters(recurse=False))):
+                    layer.training = module.training and not stays_in_eval(layer)
 
-    def __getstate__(self) -> StateDict:
-        """Omit a scheduler that `on_train_begin` created from copies and pickles."""
-        return {**super().__getstate__(), "scheduler": self.scheduler if self._create is None else None, "_call": None}
-
-    def _check_groups(self) -> None:
-        groups, rates = self.scheduler.optimizer.param_groups, getattr(self.scheduler, "base_lrs", None)
-        if rates is not None and len(rates) != len(groups):
-            raise ValueError(
-                f"scheduler: it was created for {len(rates)} parameter groups, but the optimizer has {len(groups)} "
-                "now. Pass a callable instead, such as lambda optimizer: StepLR(optimizer, 10)."
+    def _create_groups(
+        self,
+        optimizer: object,
+        rates: Mapping[str, float],
+        members: Mapping[str, list[tuple[str, Tensor]]],
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                "FineTuning: parts of a model have learning rates of their own with optimizers of torch.optim only. "
+                f"Received: {describe(self.model.optimizer)}. Leave the rates out, or compile with one of torch.optim."
             )
-
-    def _choose_call(self) -> Callable[[int, float | None], object]:
-        """Return a function that steps the scheduler, given the number of completed epochs or batches and the value."""
-        step = self.scheduler.step
-        parameters = inspect.signature(step).parameters
-        self._needs_value = "metrics" in parameters
-        if self._needs_value:
-            return lambda count, value: step(value)
-        epoch = parameters.get("epoch")
-        if epoch is None or epoch.default is not inspect.Parameter.empty:
-            return lambda count, value: step()
-        # A scheduler of timm: it counts either epochs, in `step`, or updates, in `step_update`.
-        self._needs_value = isinstance(getattr(self.scheduler, "lr_scheduler", None), lr_scheduler.ReduceLROnPlateau)
-        counts_epochs = getattr(self.scheduler, "t_in_epochs", self.interval == "epoch")
-        if counts_epochs != (self.interval == "epoch"):
-            interval = "epoch" if counts_epochs else "batch"
-            raise ValueError(
-                f"TorchLRScheduler: {describe(self.scheduler)} counts {'epochs' if counts_epochs else 'updates'}. "
-                f"Pass interval={interval!r}."
-            )
-        call = step if self.interval == "epoch" else self.scheduler.step_update
-        return lambda count, value: call(count) if value is None else call(count, metric=value)
-
-    def _step(self, count: int, logs: Logs | None) -> None:
-        value = self._monitor.read(self.model, self.params, logs or {}) if self._needs_value else None
-        if value is not None or not self._needs_value:
-            self._call(count, value)
-        self._copy_rate()
-
-    def _copy_rate(self) -> None:
-        """Copy the rate from the placeholder to the optimizer of the model."""
-        if self._uses_placeholder:
-            self.model.optimizer.learning_rate = float(self.scheduler.optimizer.param_groups[0]["lr"])
-
-    def unneeded_hooks(self) -> Collection[str]:
-        """Return the hook of batches, if `interval` is "epoch"."""
-        return ("on_train_batch_end",) if self.interval == "epoch" else ()
+        for pattern, rate in rates.items():
+            _move_to_group(optimizer, members[pattern], rate, pattern)
 
 
-def _placeholder_optimizer(learning_rate: float) -> torch.optim.Optimizer:
-    """Return a torch optimizer that only holds a learning rate, for a scheduler to set."""
-    # OneCycleLR and CyclicLR need a momentum to cycle.
-    return torch.optim.SGD([torch.zeros(0, requires_grad=True)], lr=learning_rate, momentum=0.9)
+def _move_to_group(optimizer: Optimizer, named: list[tuple[str, Tensor]], rate: float, pattern: str) -> None:
+    """Move parameters to a new group, with the settings of the group of the first one but another learning rate."""
+    groups: list[dict[str, Any]] = optimizer.param_groups
+    moved = {id(parameter) for _, parameter in named}
+    has_names = any("param_names" in group for group in groups)
+    home = next((group for group in groups if moved & set(map(id, group["params"]))), {})
+    settings = {key: value for key, value in home.items() if key not in ("params", "param_names", "name", "initial_lr")}
+    for group in groups:
+        kept = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in moved]
+        for key in ("params", "param_names"):
+            if key in group:
+                group[key] = [group[key][place] for place in kept]
+    groups[:] = [group for group in groups if group["params"]]
+    params = named if has_names else [parameter for _, parameter in named]
+    optimizer.add_param_group({**settings, "params": params, "lr": rate, "name": pattern})
+
+
+def _checked_epoch(epoch: object) -> int:
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        raise ValueError(f"schedule: expected epochs, from 0. Received: {describe(epoch)}")
+    return epoch
+
+
+def _as_rates(stage: str | Iterable[str] | Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the parts listed for an epoch, as names with their learning rates.
+
+    >>> _as_rates("head"), _as_rates(["a", "b"]), _as_rates({"a": 0.1})
+    ({'head': None}, {'a': None, 'b': None}, {'a': 0.1})
+    """
+    if isinstance(stage, str):
+        return {stage: None}
+    rates = dict(stage) if isinstance(stage, Mapping) else dict.fromkeys(stage)
+    for name, rate in rates.items():
+        if not isinstance(name, str) or isinstance(rate, bool) or not (rate is None or float(rate) >= 0):
+            received = f"{describe(name)}: {describe(rate)}"
+            raise ValueError(f"schedule: expected names and learning rates. Received: {received}")
+    return rates
