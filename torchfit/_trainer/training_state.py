@@ -146,12 +146,11 @@ class TrainingState:
             step: The number of completed steps of this epoch.
             logs: The logs of these steps.
         """
-        steps = self._batches.steps
         return {
             "format": FORMAT,
             "version": VERSION,
-            "position": {"epoch": epoch, "step": step, "steps": steps},
-            "logs": dict(logs) if step and steps in (None, step) else {},  # The next step overwrites them.
+            "position": {"epoch": epoch, "step": step, "steps": self._batches.steps},
+            "logs": dict(logs) if step else {},  # There may be no next step, if the data run out in this epoch.
             "stop_training": bool(self._stop_flags.stop_training),
             "data": self._batches.state_dict(is_mid_epoch=step > 0),
             **{name: component.state_dict() for name, component in self._components.items()},
