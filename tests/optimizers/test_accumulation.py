@@ -75,6 +75,16 @@ def test_groups_in_the_middle_of_an_accumulation_are_resumed():
         assert torch.equal(parameter, w)
 
 
+def test_a_state_from_before_a_group_was_there_begins_it_afresh():
+    optimizer, w = bound(SGD(1.0, gradient_accumulation_steps=2))
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.accumulate([torch.tensor([8.0, 8.0])], 4.0, group=1)
+    optimizer.load_state_dict(state)
+    optimizer.accumulate([torch.tensor([1.0, 2.0])], 4.0, group=1)
+    optimizer.update_accumulated(1.0, 1)
+    assert w.tolist() == [-1.0, -2.0]
+
+
 def test_states_of_earlier_versions_are_resumed():
     optimizer, w = bound(SGD(1.0, gradient_accumulation_steps=2))
     optimizer.load_state_dict(

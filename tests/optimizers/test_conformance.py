@@ -126,6 +126,31 @@ def test_state_before_build_is_taken_over(name, options):
     assert all(torch.equal(a, b) for a, b in zip(again.variables, optimizer.variables, strict=True))
 
 
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("is_built", [True, False])
+def test_the_state_of_an_unused_optimizer_begins_afresh(name, options, is_built):
+    """Whether it is loaded after training or in a new process, as with the optimizers of torch."""
+    start = make(name, options).state_dict()
+    fresh, expected = bound(name, options)
+    used, parameters = bound(name, options)
+    if is_built:
+        used.apply(gradients(3))
+        used.learning_rate = 0.5
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, expected)
+        used.load_state_dict(start)
+    else:
+        used = make(name, options)
+        used.load_state_dict(start)
+        assert used.state_dict() == start
+        used.build((f"layer.{index}", parameter) for index, parameter in enumerate(parameters))
+    for step in range(2):
+        fresh.apply(gradients(step))
+        used.apply(gradients(step))
+    assert all(torch.equal(a, b) for a, b in zip(parameters, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(used.variables, fresh.variables, strict=True))
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_parameter_without_gradient_stays(name):
     optimizer, parameters = bound(name, {"weight_decay": 0.1} if name != "LossScaleOptimizer" else {})

@@ -101,8 +101,9 @@ class GradientAccumulator:
         self.num_gradients = int(state["count"]) if self.sums else 0
         received = state["received"]
         self.has_gradient = [0 <= position < len(received) and bool(received[position]) for position in positions]
-        for denominator, saved in zip(self.denominators, [state["weight"], *state.get("weights", ())]):
-            denominator.copy_(torch.as_tensor(saved).reshape(1))
+        saved = [state["weight"], *state.get("weights", ())]
+        for group, denominator in enumerate(self.denominators):
+            denominator.copy_(torch.as_tensor(saved[group] if group < len(saved) else 0.0).reshape(1))
 
 
 def _times(gradient: Tensor, denominator: Tensor) -> Tensor:

@@ -235,6 +235,10 @@ class BindingMixin(GradientAccumulationMixin):
                     "optimizer.build(module.named_parameters()), or pass the parameters: "
                     "optimizer.apply(grads, parameters)."
                 )
+    def first_global_state(self) -> dict[str, Tensor]:
+        """Return the first value of the state that belongs to no single parameter."""
+        return self.create_global_state(self._parameters)
+
             self._build(self._tracker.module, is_module=True)
 
     def _take_in(self, entries: list[NamedTensor]) -> None:
@@ -273,7 +277,7 @@ class BindingMixin(GradientAccumulationMixin):
         self._select_kernels()
         self._bind_state(params, step, positions)
         if not self.built:
-            self._global_state = self.create_global_state(self._parameters)
+            self._global_state = self.first_global_state()
         self._update_decay_mask()
 
     def _bind_state(self, params: Parameters, step: int, positions: list[int]) -> None:

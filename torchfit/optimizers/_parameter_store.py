@@ -32,8 +32,28 @@ def require(state: object, keys: tuple[str, ...]) -> None:
     if not isinstance(state, Mapping) or any(key not in state for key in keys):
         raise ValueError(
             f"`state` must be what `state_dict()` returned: a dictionary with the keys {list(keys)}. "
-            f"Received: {describe(state)}."
+            f"Received: {describe(state)}.{_origin(state)}"
         )
+
+
+def _origin(state: object) -> str:
+    """Return where a state is from that belongs to another library or kind of optimizer, and where it can be loaded."""
+    if not isinstance(state, Mapping):
+        return ""
+    if "param_groups" in state:
+        return (
+            " This is the state of an optimizer of torch.optim. Load it into one: compile the model with it, and call "
+            "model.optimizer.optimizer.load_state_dict(state)."
+        )
+    if "iterations" in state:
+        kind = "an optimizer of torch.optim" if "torch" in state else "one of torchfit's own optimizers"
+        return f" This is the state of {kind}. Compile the model with the same optimizer as then."
+    return ""
+
+
+def is_unused(state: StateDict) -> bool:
+    """Return whether a state is that of an optimizer before it was built, which begins everything afresh."""
+    return not state["parameters"] and not state.get("calls")
 
 
 def to_numpy(variable: Tensor) -> np.ndarray:
@@ -188,7 +208,7 @@ class ParameterStore:
         unbound = [ParameterEntry(name, tensor, name) for name, tensor in known if name is not None and name in sources]
         entries = {entry.name: entry for entry in [*unbound, *self.inactive, *self.active]}
         active = {entry.name for entry in self.active}
-        if strict:
+        if strict and not is_unused(state):
             _require_overlap(list(entries), state["parameters"], sources)
         steps = [RestoreStep(entry, sources.get(name), name in active) for name, entry in entries.items()]
         misfits = [misfit for step in steps if (misfit := step.check(create))]
@@ -202,6 +222,7 @@ class ParameterStore:
             positions=[places.get(entry.name, -1) for entry in self.active],
             starts=state.get("starts", {}),
             ages=state.get("inactive", {}),
+            is_unused=is_unused(state),
         )
 
     def restore(self, plan: RestorePlan, create: CreateSlot, num_updates: int) -> None:
@@ -267,6 +288,8 @@ class RestorePlan:
     ages: Mapping[str, int]
     parts: Sequence[RestorePlan] = ()
     """The plans of the optimizers that this one is made of."""
+    is_unused: bool = False
+    """Whether the state is that of an optimizer that was not built yet."""
 
     def restore_age(self, step: RestoreStep, num_updates: int) -> None:
         """Count the updates of a parameter on from where they were, whether it was trained then, and is now, or not."""
@@ -277,6 +300,8 @@ class RestorePlan:
 
     def warn(self) -> None:
         """Warn about parameters without a saved state, and about unused parts of the saved state."""
+        if self.is_unused:
+            return
         fresh = [step.entry.name for step in self.steps if step.source is None and step.is_active]
         problems = [f"there is none for {short_list(fresh)}, which start afresh"] if fresh else []
         problems += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []

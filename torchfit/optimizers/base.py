@@ -436,7 +436,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         The state of each parameter is stored under its name (its position, if `build` got no names). As in torch, the
         tensors are those in use: `copy.deepcopy` the result to keep a snapshot.
         """
-        return {
+        return self._pending_state or {
             "iterations": self._num_updates,
             "calls": self._num_gradients,
             "learning_rate": None if callable(self.learning_rate_or_schedule) else self.learning_rate,
@@ -461,7 +461,7 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         _parameter_store.require(state, ("iterations", "calls", "learning_rate", "window", "parameters", "shared"))
         self._require_saved_groups(state)
         plan = self.plan_restore(state, self._tracker.known())
-        self.load_shared_state(state["shared"])
+        self.load_shared_state(self.first_global_state() if plan.is_unused else state["shared"])
         self._num_updates, self._num_gradients = int(state["iterations"]), int(state["calls"])
         if state["learning_rate"] is not None and not callable(self.learning_rate_or_schedule):
             self.learning_rate = state["learning_rate"]

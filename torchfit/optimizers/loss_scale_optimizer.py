@@ -102,7 +102,11 @@ class LossScaleOptimizer(Optimizer):
         self._params, self._parameters = params, params.tensors
         self._averages, self._accumulator = inner.averages, inner.accumulator
         if not self.built:
-            self._global_state = {**inner.global_state, **self.create_global_state(self._parameters)}
+            self._global_state = {**inner.global_state, **super().first_global_state()}
+
+    def first_global_state(self) -> dict[str, Tensor]:
+        """Return the first value of the scale, and of what the inner optimizer shares between parameters."""
+        return {**self._inner.first_global_state(), **super().first_global_state()}
 
     def update(self, gradients: Sequence[Tensor | None], *numbers: Scalar) -> None:
         """Make the inner update where all gradients are finite, and adapt the scale. See `Optimizer.update`."""

@@ -15,7 +15,7 @@ from torchfit._utils.errors import describe, warn
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._arguments import reference_rate, scaled_rates
 from torchfit.optimizers._foreach import Scalar, Tensors, select
-from torchfit.optimizers._parameter_store import RestorePlan
+from torchfit.optimizers._parameter_store import RestorePlan, is_unused
 from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
 from torchfit.optimizers.base import Optimizer
 from torchfit.optimizers.optimizer_map import OptimizerMap, resolve
@@ -283,6 +283,8 @@ class MultiOptimizer(Optimizer):
     def state_dict(self) -> StateDict:
         """Return everything that changes in training. See `Optimizer.state_dict`."""
         rates = [None if callable(each.learning_rate_or_schedule) else each.learning_rate for each in self.optimizers]
+        if self._pending_state is not None:
+            return self._pending_state
         states = [
             {"learning_rate": rate, "shared": dict(optimizer.global_state)}
             for optimizer, rate in zip(self.optimizers, rates)
@@ -299,7 +301,7 @@ class MultiOptimizer(Optimizer):
                     "into an optimizer with the same map."
                 )
             for optimizer, saved in zip(self.optimizers, states):
-                optimizer.load_shared_state(saved["shared"])
+                optimizer.load_shared_state(optimizer.first_global_state() if is_unused(state) else saved["shared"])
         super().load_state_dict(state)
         if self.built:
             self._ratios = state["rate_ratios"]

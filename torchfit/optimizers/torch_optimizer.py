@@ -416,8 +416,8 @@ class TorchOptimizer:
 
     def state_dict(self) -> StateDict:
         """Return torch's state, the names and shapes of the parameters that it numbers, and the count of updates."""
-        state = {"iterations": self._num_updates, "torch": None, "rate_ratios": self._rate_ratios}
-        return state if self.optimizer is None else {**state, **_torch_optim.saved_state(self.optimizer, self._names())}
+        own = self._pending_state or {"iterations": self._num_updates, "torch": None, "rate_ratios": self._rate_ratios}
+        return own if self.optimizer is None else {**own, **_torch_optim.saved_state(self.optimizer, self._names())}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned. Before `build`, it is kept until then.
