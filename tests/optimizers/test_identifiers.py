@@ -46,6 +46,33 @@ def test_torch_optimizers_are_adapted():
         assert isinstance(adapted.optimizer, torch.optim.SGD)
 
 
+def test_a_partial_of_a_class_is_called():
+    first, second = (resolve_optimizer(functools.partial(AdamW, 0.25, beta_1=0.5)) for _ in range(2))
+    assert first is not second
+    assert (type(first), first.learning_rate, first.beta_1) == (AdamW, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("function", [lambda: Adam(0.1), lambda parameters: Adam(0.1)])
+def test_a_function_that_makes_an_optimizer_of_torchfit_is_told_to_pass_it(function):
+    optimizer = resolve_optimizer(function)
+    with pytest.raises(ValueError, match="An optimizer of torchfit is passed itself"):
+        optimizer.build([torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_the_state_of_another_kind_of_optimizer_is_named():
+    w = torch.nn.Parameter(torch.zeros(1))
+    of_torch = torch.optim.SGD([w], lr=0.1)
+    adapted, own = resolve_optimizer(of_torch), SGD()
+    own.build([w])
+    for optimizer in (adapted, own):
+        with pytest.raises(ValueError, match=r"call model.optimizer.optimizer.load_state_dict\(state\)"):
+            optimizer.load_state_dict(of_torch.state_dict())
+    with pytest.raises(ValueError, match=r"of an optimizer of torch.optim. Compile the model with the same optimizer"):
+        own.load_state_dict(adapted.state_dict())
+    with pytest.raises(ValueError, match=r"of one of torchfit's own optimizers. Compile the model with the same"):
+        adapted.load_state_dict(own.state_dict())
+
+
 def test_custom_objects():
     class Mine(Adam):
         pass

@@ -79,6 +79,7 @@ def _are_equal(tensors: Iterable[Tensor | None], others: Iterable[Tensor | None]
 
 Factory: TypeAlias = "Callable[[Any], torch.optim.Optimizer]"
 Group: TypeAlias = "dict[str, Any]"
+_PASS_ITSELF = "An optimizer of torchfit is passed itself, such as optimizer=torchfit.optimizers.Adam(0.001)."
 _NOT_OPTIONS = ("params", "param_names")
 _ARGUMENTS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -138,11 +139,14 @@ def _is_of_torch(step: Callable[..., object]) -> bool:
 
 def make(factory: Factory, parameters: list[Tensor] | list[Group]) -> torch.optim.Optimizer:
     if not accepts(factory, 1):
-        raise ValueError(f"`optimizer` must be a function of the parameters, but it is {describe(factory)}.")
+        raise ValueError(
+            f"`optimizer` must be a function of the parameters, but it is {describe(factory)}. {_PASS_ITSELF}"
+        )
     made = factory(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise ValueError(
-            f"`optimizer` must make a torch.optim.Optimizer from parameters. It returned: {describe(made)}"
+            "`optimizer` must make a torch.optim.Optimizer from parameters. "
+            f"It returned: {describe(made)}. {_PASS_ITSELF}"
         )
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeGuard
 
@@ -101,8 +102,9 @@ def resolve_optimizer(identifier: object, current: AnyOptimizer | None = None) -
     """Return an optimizer for everything that `compile(optimizer=…)` takes.
 
     Args:
-        identifier: As for `get`, and beyond that a `torch.optim` instance or class, or a callable that makes a
-            `torch.optim.Optimizer` from parameters, such as a `functools.partial`.
+        identifier: As for `get`, and beyond that a `torch.optim` instance or class, a callable that makes a
+            `torch.optim.Optimizer` from parameters, such as a `functools.partial`, or a `functools.partial` of a class
+            of torchfit.
         current: The optimizer that was compiled before. It stays if it is the one around this `torch.optim` instance.
 
     Raises:
@@ -114,6 +116,8 @@ def resolve_optimizer(identifier: object, current: AnyOptimizer | None = None) -
     if isinstance(current, TorchOptimizer) and current.optimizer is identifier is not None:
         return current
     known = isinstance(identifier, (str, Mapping, type, Optimizer, OptimizerMap, TorchOptimizer, torch.optim.Optimizer))
+    if isinstance(identifier, functools.partial) and _is_own_class(identifier.func):
+        identifier = identifier()
     if not known and callable(identifier):
         return TorchOptimizer(identifier)
     found = get(identifier) if known else None
@@ -144,3 +148,7 @@ _WANTED = (
 
 def _is_torch_class(identifier: object) -> TypeGuard[type[torch.optim.Optimizer]]:
     return isinstance(identifier, type) and issubclass(identifier, torch.optim.Optimizer)
+
+
+def _is_own_class(identifier: object) -> bool:
+    return isinstance(identifier, type) and issubclass(identifier, (Optimizer, TorchOptimizer))
