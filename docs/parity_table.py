@@ -52,6 +52,11 @@ The loss and the metrics of an epoch, of `evaluate` and of validation are comput
 size. Where this differs from a mean over batches, torchfit and Keras report different numbers; the weights after
 training on the same batches are the same. In addition, torchfit requires targets if a loss was compiled, where Keras'
 `test_on_batch` reports 0.
+
+`gradient_accumulation_steps` counts the batches of an epoch: if the last ones do not fill a window, the epoch ends
+with an update with their gradients, so that each update is that of one large batch. In Keras the window continues in
+the next epoch, and all batches count alike, whatever their size. The updates are the same if windows fill the epoch
+with equal batches.
 """
 REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight", "none")
 

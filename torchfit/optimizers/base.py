@@ -50,7 +50,8 @@ class Optimizer(SuggestsKeywords, BindingMixin):
         ema_momentum: How much of the average is kept at each update, in [0, 1]. Default 0.99.
         ema_overwrite_frequency: Write the average into the parameters every n updates. Default `None`: never.
         loss_scale_factor: The loss was multiplied by this (`scale_loss`); gradients are divided by it.
-        gradient_accumulation_steps: Make one update for this many gradients (>= 2), with their mean.
+        gradient_accumulation_steps: Make one update for this many gradients (>= 2), with their mean; in `fit` also for
+            fewer, at the end of an epoch (Keras accumulates on in the next one).
         name: What the optimizer is called. Default: the class name in snake case.
 
     Raises:
