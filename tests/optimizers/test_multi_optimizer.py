@@ -236,3 +236,17 @@ def test_weight_decay_is_excluded_in_all_parts():
     before = net["head"].bias.detach().clone()
     optimizer.apply([torch.zeros_like(p) for p in net.parameters()])
     assert torch.equal(net["head"].bias, before)
+
+
+def constant(rate):
+    def schedule():
+        return rate
+
+    return schedule
+
+
+@pytest.mark.parametrize("make", [constant, lambda rate: lambda: rate])
+def test_functions_of_one_name_are_different_rates(make):
+    optimizer = MultiOptimizer(lambda name, parameter: SGD(make(0.5 if name == "a" else 0.25)))
+    optimizer.build([("a", nn.Parameter(torch.zeros(1))), ("b", nn.Parameter(torch.zeros(1)))])
+    assert [optimizer[name].learning_rate for name in ("a", "b")] == [0.5, 0.25]

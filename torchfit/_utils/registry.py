@@ -166,12 +166,13 @@ class Registry:
         """Return the config of an object or function: plain data with its module, name and arguments."""
         if hasattr(member, "get_config"):
             return self._describe(type(member), type(member).__name__, member.get_config())
-        if not callable(member) or not hasattr(member, "__name__"):
+        name = registered_name(member) or getattr(member, "__name__", "<lambda>")
+        if not callable(member) or name == "<lambda>":
             raise ValueError(
                 f"Could not serialize {describe(member)} as a {self.kind}: expected an object with "
                 "get_config() or a named function."
             )
-        return self._describe(member, "function", registered_name(member) or member.__name__)
+        return self._describe(member, "function", name)
 
     def _describe(self, target: object, class_name: str, config: object) -> dict[str, Any]:
         is_own = target.__module__.partition(".")[0] == self.module.partition(".")[0]
