@@ -1,5 +1,6 @@
 """Fine-tuning in two phases, first the head and then everything, is what two loops do."""
 
+import copy
 import functools
 from typing import Any
 
@@ -127,4 +128,37 @@ def test_a_layer_that_is_frozen_for_a_phase_keeps_its_momentum():
         twin[0].requires_grad_(trains)
         train(model)
         loop(twin, optimizer)
+    assert_same(net, twin)
+
+
+@pytest.mark.parametrize("builds", [True, False])
+def test_a_layer_that_is_replaced_within_an_epoch_is_trained_as_the_warning_says(builds):
+    net, twin, trained = network(), network(), []
+    model = torchfit.Model(net, device="cpu")
+    model.compile(optimizers.SGD(0.1), "mse")
+    new = network()[2]
+
+    def replace(batch, logs):
+        if batch == 2:
+            net[2] = copy.deepcopy(new)
+            if builds:
+                model.build_optimizer()
+
+    def look(epoch, logs):
+        trained.append(not torch.equal(net[2].weight, new.weight))
+
+    replacing = callbacks.LambdaCallback(on_train_batch_begin=replace, on_epoch_end=look)
+    if not builds:
+        with pytest.warns(UserWarning, match=r"from the next epoch on, or after model.build_optimizer\(\)"):
+            train(model, 1, callbacks=[replacing])
+        train(model, 1, callbacks=[callbacks.LambdaCallback(on_epoch_end=look)])
+        assert trained == [False, True]
+        return
+    train(model, 1, callbacks=[replacing])
+    for number, (x, y) in enumerate(zip(X.split(8), Y.split(8))):
+        if number == 2:
+            twin[2] = copy.deepcopy(new)
+        twin.zero_grad()
+        F.mse_loss(twin(x), y).backward()
+        torch.optim.SGD(twin.parameters(), 0.1).step()
     assert_same(net, twin)

@@ -92,7 +92,8 @@ class Parameters:
             self._warned = True
             warn(
                 f"There is no gradient for the parameters {short_list(missing)}: they stay as they are. Does the loss "
-                "depend on them? Freeze them with requires_grad_(False) if they are meant to stay."
+                "depend on them? Freeze them with requires_grad_(False) if they are meant to stay. Layers that were "
+                "replaced within an epoch are trained from the next epoch on, or after model.build_optimizer()."
             )
 
 
