@@ -334,3 +334,27 @@ def test_hooks_of_subclasses_of_callbacks_are_called_as_often(tmp_path, name, ho
         model.fit(X, amounts(X), batch_size=16, epochs=2, verbose=0, callbacks=[own])
         counts.append(len(calls))
     assert counts[0] == counts[1] > 0
+
+
+def centralized(gradients):
+    return [gradient if gradient is None or gradient.ndim < 2 else gradient - gradient.mean() for gradient in gradients]
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_an_overridden_apply_is_called_as_often_with_the_same_gradients(steps):
+    theirs, ours, _ = compiled_twins("squares")
+    seen = []
+    for library, model in ((keras, theirs), (torchfit, ours)):
+        base = library.optimizers.SGD
+
+        def apply(self, grads, trainable_variables=None, base=base):
+            seen.append((len(grads), len(trainable_variables), sum(float(each.abs().sum()) for each in grads)))
+            base.apply(self, centralized(grads), trainable_variables)
+
+        own = type("Centralized", (base,), {"apply": apply})
+        model.compile(own(0.1, gradient_accumulation_steps=steps), "mse")
+        model.fit(X[:36], amounts(X)[:36], batch_size=12, epochs=2, shuffle=False, verbose=0)
+    half = len(seen) // 2
+    assert [each[:2] for each in seen[:half]] == [each[:2] for each in seen[half:]]
+    assert [each[2] for each in seen[:half]] == pytest.approx([each[2] for each in seen[half:]], rel=1e-4)
+    assert_same_weights(ours, theirs)

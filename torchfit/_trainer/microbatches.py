@@ -174,9 +174,10 @@ class PartialGradients:
 
 def update(optimizer: AnyOptimizer, gradients: GradientsByGroup) -> None:
     """Make an update with the gradients of each group, or accumulate them for a later one."""
-    if optimizer.gradient_accumulation_steps is None:
+    if optimizer.gradient_accumulation_steps is None or optimizer.steps_each_batch:
         set_gradients(optimizer, gradients)
-        optimizer.step()
+        denominators = [denominator for _, denominator in gradients.values()]
+        optimizer.step(denominators[0] if len(denominators) == 1 else 1.0)
     else:
         accumulate(optimizer, gradients)
         optimizer.end_accumulation_step()

@@ -129,6 +129,8 @@ class GradientAccumulationMixin:
     _accumulator: GradientAccumulator
     _num_updates: int
     _num_gradients: int
+    _step_samples: tuple[Scalar | None] | None = None
+    """What `step` was told of the gradients that an overridden `apply` is called with, and does not pass on."""
 
     def require_accumulation_group(self, group: int) -> None:
         """Create the sums of a group of losses, unless they are there."""
@@ -215,6 +217,8 @@ class GradientAccumulationMixin:
     def _accumulate_step(self, gradients: Sequence[Tensor | None], num_samples: Scalar | None) -> None:
         if not gradients:
             return  # a module without parameters is legal
+        if self._step_samples is not None:
+            (num_samples,) = self._step_samples
         self.accumulate(gradients, num_samples)
         self.end_accumulation_step()
 

@@ -14,7 +14,7 @@ from torchfit._types import StateDict
 from torchfit._utils.errors import describe, warn
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._accumulation import SUM, GradientAccumulationMixin, GradientAccumulator
-from torchfit.optimizers._foreach import Slots, Tensors, select
+from torchfit.optimizers._foreach import Scalar, Slots, Tensors, select
 from torchfit.optimizers._parameter_store import ParameterStore, RestorePlan
 from torchfit.optimizers._parameters import (
     NamedTensor,
@@ -31,6 +31,30 @@ LEAST_EPSILON_OF_FLOAT16 = 2.0**-23
 """float16 rounds less than half of 6e-8 to 0, and 0 / 0 is no update. Twice that keeps the quotients finite."""
 
 
+_APPLY = ("apply", "apply_gradients")
+STEP_METHODS = (*_APPLY, "step", "zero_grad")
+"""What an eager step may call. A subclass that overrides one of them is stepped after each batch, without a graph."""
+
+
+def overridden_method(optimizer: object, *names: str) -> str | None:
+    """Return the first of these methods that a subclass outside torchfit or the object itself overrides, or `None`."""
+    for name in names:
+        method = vars(optimizer).get(name, getattr(type(optimizer), name))
+        if not str(getattr(method, "__module__", "")).startswith("torchfit."):
+            return name
+    return None
+
+
+def require_built_in_steps(optimizer: object, caller: str) -> None:
+    """Raise if an optimizer that another one calls overrides a method that is not called then."""
+    name = overridden_method(optimizer, *STEP_METHODS)
+    if name is not None:
+        raise ValueError(
+            f"{type(optimizer).__name__} overrides `{name}`, which {caller} does not call. Override "
+            "`update(self, gradients, *numbers)` instead, which gets the gradients of every update."
+        )
+
+
 class BindingMixin(GradientAccumulationMixin):
     """A mixin for optimizers that manages their parameters."""
 
@@ -38,6 +62,11 @@ class BindingMixin(GradientAccumulationMixin):
     """Whether the rule supports complex parameters. If not, building the optimizer with complex parameters raises."""
 
     use_ema: bool
+
+    steps_each_batch = False
+    """Whether the gradients of every batch go through `step`, even if they are accumulated: a method is overridden."""
+
+    _own_apply: str | None = None
 
     @property
     def iterations(self) -> int:
@@ -78,6 +107,14 @@ class BindingMixin(GradientAccumulationMixin):
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned."""
+        raise NotImplementedError
+
+    def apply(self, grads: Sequence[Tensor | None], trainable_variables: Iterable[Tensor] | None = None) -> None:
+        """Make an update with these gradients."""
+        raise NotImplementedError
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Tensor]]) -> int:
+        """Make an update with `(gradient, parameter)` pairs."""
         raise NotImplementedError
 
     # For users.
@@ -177,6 +214,12 @@ class BindingMixin(GradientAccumulationMixin):
         """A key that changes when the optimizer is bound to other parameters."""
         return (self._num_bindings,)
 
+    @property
+    def compile_blocker(self) -> str | None:
+        """The reason why a step with this optimizer cannot be compiled, or `None`."""
+        overridden = overridden_method(self, *STEP_METHODS)
+        return None if overridden is None else f"`{overridden}` of the optimizer is overridden"
+
     # For optimizers that wrap this one.
 
     @property
@@ -191,6 +234,10 @@ class BindingMixin(GradientAccumulationMixin):
     def parameter_state(self) -> StateDict:
         """Return the part of the state that belongs to single parameters."""
         return self._store.state_dict()
+
+    def first_global_state(self) -> dict[str, Tensor]:
+        """Return the first value of the state that belongs to no single parameter."""
+        return self.create_global_state(self._parameters)
 
     def plan_restore(self, state: StateDict, known: Iterable[NamedTensor], *, strict: bool = True) -> RestorePlan:
         """Check the result of `parameter_state`, and return a plan for `restore`, without changing anything."""
@@ -235,10 +282,6 @@ class BindingMixin(GradientAccumulationMixin):
                     "optimizer.build(module.named_parameters()), or pass the parameters: "
                     "optimizer.apply(grads, parameters)."
                 )
-    def first_global_state(self) -> dict[str, Tensor]:
-        """Return the first value of the state that belongs to no single parameter."""
-        return self.create_global_state(self._parameters)
-
             self._build(self._tracker.module, is_module=True)
 
     def _take_in(self, entries: list[NamedTensor]) -> None:
@@ -262,6 +305,20 @@ class BindingMixin(GradientAccumulationMixin):
         self.rename(self._tracker.with_names(self.held))
         self.bind(params, self.iterations)
         self._with_grad = self._tracker.cleared(self.held, whole_module=self._clears_module)
+        self._own_apply = overridden_method(self, *_APPLY)
+        self.steps_each_batch = overridden_method(self, *STEP_METHODS) is not None
+
+    def _apply_overridden(self, gradients: Tensors, num_samples: Scalar | None) -> None:
+        """Let an overridden `apply` or `apply_gradients` make the update, with the arguments of Keras."""
+        self._step_samples = (num_samples,)
+        try:
+            with torch.no_grad():
+                if self._own_apply == "apply":
+                    self.apply(gradients, self.parameters)
+                else:
+                    self.apply_gradients(zip(gradients, self.parameters))
+        finally:
+            self._step_samples = None
 
     def bind(self, params: Parameters, step: int = 0) -> None:
         """Train these parameters, after `step` updates, with the state that they have or a new one.

@@ -251,7 +251,9 @@ class Optimizer(SuggestsKeywords, BindingMixin):
             self._require_built()
         self._is_applied_to_some = False
         gradients = list(map(_gradient_of, self._parameters))
-        if self.gradient_accumulation_steps is None and gradients:
+        if self._own_apply is not None and self._step_samples is None:
+            self._apply_overridden(gradients, num_samples)
+        elif self.gradient_accumulation_steps is None and gradients:
             self.update(gradients, *self.begin_update())
         else:
             self._accumulate_step(gradients, num_samples)
@@ -305,9 +307,6 @@ class Optimizer(SuggestsKeywords, BindingMixin):
 
     wraps_others = False
     """Whether other optimizers do the work. Such an optimizer cannot be a part of a `MultiOptimizer`."""
-
-    compile_blocker: str | None = None
-    """The reason why a step with this optimizer cannot be compiled, or `None`."""
 
     updates_in_graph = True
     """Whether an update can be part of a graph; if not, the graph ends with the gradients."""

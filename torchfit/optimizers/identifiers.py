@@ -10,6 +10,7 @@ import torch
 
 from torchfit._types import Config
 from torchfit._utils.errors import describe
+from torchfit.optimizers._binding import overridden_method
 from torchfit.optimizers.adagrad import Adadelta, Adagrad, Ftrl, RMSprop
 from torchfit.optimizers.adam import Adam, Adamax, AdamW, Nadam
 from torchfit.optimizers.base import REGISTRY, Optimizer
@@ -108,22 +109,35 @@ def resolve_optimizer(identifier: object, current: AnyOptimizer | None = None) -
         current: The optimizer that was compiled before. It stays if it is the one around this `torch.optim` instance.
 
     Raises:
-        ValueError: The identifier stands for no optimizer.
+        ValueError: The identifier stands for no optimizer, or for one that overrides methods that are never called.
 
     >>> resolve_optimizer(torch.optim.SGD).name
     'sgd'
     """
     if isinstance(current, TorchOptimizer) and current.optimizer is identifier is not None:
         return current
-    known = isinstance(identifier, (str, Mapping, type, Optimizer, OptimizerMap, TorchOptimizer, torch.optim.Optimizer))
     if isinstance(identifier, functools.partial) and _is_own_class(identifier.func):
         identifier = identifier()
+    known = isinstance(identifier, (str, Mapping, type, Optimizer, OptimizerMap, TorchOptimizer, torch.optim.Optimizer))
     if not known and callable(identifier):
         return TorchOptimizer(identifier)
     found = get(identifier) if known else None
     if found is None:
         raise ValueError(f"Could not interpret the optimizer identifier {describe(identifier)}. {_WANTED}")
+    _require_called_methods(found)
     return found  # type: ignore[no-any-return]
+
+
+def _require_called_methods(optimizer: AnyOptimizer) -> None:
+    """Raise if a subclass defines a method that changes the updates elsewhere, and is never called here."""
+    instead = "update_rule(self, parameters, gradients, slots, learning_rate, step)"
+    name = "update_step" if hasattr(optimizer, "update_step") else None
+    if isinstance(optimizer, TorchOptimizer):
+        name, instead = overridden_method(optimizer, "apply", "apply_gradients"), "step(self, num_samples, closure)"
+    if name is not None:
+        raise ValueError(
+            f"{type(optimizer).__name__} defines `{name}`, which is not called in training. Define `{instead}` instead."
+        )
 
 
 def with_loss_scaling(optimizer: AnyOptimizer) -> AnyOptimizer:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchfit._types import Config, StateDict
 from torchfit._utils.names import argument_names
 from torchfit.optimizers import _arguments
+from torchfit.optimizers._binding import require_built_in_steps
 from torchfit.optimizers._foreach import Scalar, Tensors, copy_where_, norms
 from torchfit.optimizers._parameter_store import RestorePlan
 from torchfit.optimizers._parameters import NamedTensor, Parameters
@@ -61,6 +62,7 @@ class LossScaleOptimizer(Optimizer):
         if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
             rule = "an optimizer of torchfit.optimizers that scales no loss itself"
             _arguments.invalid("inner_optimizer", rule, inner_optimizer)
+        require_built_in_steps(inner_optimizer, "LossScaleOptimizer")
         _check_no_unknown(unknown)
         if not dynamic:
             raise ValueError(

@@ -14,6 +14,7 @@ from torchfit._types import Config, StateDict
 from torchfit._utils.errors import describe, warn
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._arguments import reference_rate, scaled_rates
+from torchfit.optimizers._binding import require_built_in_steps
 from torchfit.optimizers._foreach import Scalar, Tensors, select
 from torchfit.optimizers._parameter_store import RestorePlan, is_unused
 from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
@@ -282,9 +283,9 @@ class MultiOptimizer(Optimizer):
 
     def state_dict(self) -> StateDict:
         """Return everything that changes in training. See `Optimizer.state_dict`."""
-        rates = [None if callable(each.learning_rate_or_schedule) else each.learning_rate for each in self.optimizers]
         if self._pending_state is not None:
             return self._pending_state
+        rates = [None if callable(each.learning_rate_or_schedule) else each.learning_rate for each in self.optimizers]
         states = [
             {"learning_rate": rate, "shared": dict(optimizer.global_state)}
             for optimizer, rate in zip(self.optimizers, rates)
@@ -371,6 +372,7 @@ def _checked(optimizer: Optimizer) -> Optimizer:
                 f"`{argument}` concerns all parameters of the model: set it on the MultiOptimizer, not on "
                 f"{optimizer.name!r}."
             )
+    require_built_in_steps(optimizer, "MultiOptimizer")
     return optimizer
 
 
