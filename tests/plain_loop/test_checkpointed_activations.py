@@ -97,7 +97,7 @@ def test_what_is_added_counts_once(kind, adds):
 @pytest.mark.parametrize(
     "options",
     [{"microbatch": 4}, {"optimizer": optimizers.SGD(0.1, gradient_accumulation_steps=3)}, {"jit_compile": True}],
-    ids=str,
+    ids=["microbatch", "accumulation", "compiled"],
 )
 def test_every_form_of_a_step(options):
     found = []
