@@ -174,6 +174,76 @@ def test_copies_weights_and_files(tmp_path):
         torchfit.models.load_model(tmp_path / "model.torchfit")
 
 
+COPIED = {
+    **{name: WAYS[name] for name in ("script", "load", "trace", "script in a module")},
+    "partly frozen": lambda: frozen_head(scripted()),
+}
+
+
+def frozen_head(net):
+    net.head.weight.requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize("make", COPIED.values(), ids=COPIED)
+@pytest.mark.parametrize("optimizer", ["adam", torch.optim.Adam, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)])
+def test_copies_train_as_the_original_does(make, optimizer):
+    net = make()
+    model = compiled(net, nn.CrossEntropyLoss())
+    model.compile(optimizer, nn.CrossEntropyLoss())
+    flags = [parameter.requires_grad for parameter in net.parameters()]
+    for _ in range(2):  # before and after the optimizer has a state
+        twin = copy.deepcopy(model)
+        assert [parameter.requires_grad for parameter in twin.module.parameters()] == flags
+        before = copy.deepcopy(model.get_weights())
+        states = []
+        for each in (twin, model):
+            torch.manual_seed(1)
+            each.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+            states.append(each.module.state_dict())
+            if each is twin:
+                for weight, same in zip(model.get_weights(), before):
+                    np.testing.assert_array_equal(weight, same)
+        assert_same(*states)
+
+
+def test_copies_of_losses_that_are_scripts_train_as_well():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, outputs, targets):
+            return F.cross_entropy(outputs * self.scale, targets)
+
+    model = compiled(seeded(nn.Linear, 4, 3), torch.jit.script(Scaled()), 0.1)
+    model.fit(X, Y, verbose=0)
+    twin = copy.deepcopy(model)
+    scales = []
+    for each in (model, twin):
+        each.fit(X, Y, shuffle=False, verbose=0)
+        scales.append(next(each.loss_modules.parameters()).item())
+    assert scales[0] == pytest.approx(scales[1], abs=1e-6)
+    assert scales[0] != 1
+
+
+def test_a_learning_rate_search_leaves_the_script_as_it_was():
+    net = scripted()
+    before = copy.deepcopy(net.state_dict())
+    model = compiled(net, nn.CrossEntropyLoss(), 0.1)
+    model.lr_find(X, Y, batch_size=8, steps=5)
+    assert_same(before, net.state_dict())
+
+
+def test_a_copy_that_torch_makes_is_refused_with_the_way_out():
+    net = copy.deepcopy(scripted())
+    with pytest.raises(ValueError, match=r"In a copy of a TorchScript module, call detach_\(\)\.requires_grad_\(\)"):
+        compiled(net, nn.CrossEntropyLoss()).fit(X, Y, verbose=0)
+    for parameter in net.parameters():
+        parameter.detach_().requires_grad_()
+    compiled(net, nn.CrossEntropyLoss()).fit(X, Y, verbose=0)
+
+
 def test_a_file_of_a_frozen_module_is_read_into_another(tmp_path):
     net = frozen()
     torchfit.Model(net, device="cpu").save(tmp_path / "model.torchfit")

@@ -17,6 +17,7 @@ from torchfit._utils.errors import describe, traceback_filter
 from torchfit._utils.modules import (
     ModuleWrapper,
     class_name,
+    copy_scripts,
     deep_recursion,
     has_lazy_weights,
     named_weights,
@@ -74,11 +75,13 @@ class BaseModel(ModuleWrapper):
         super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Any:
-        """Return a copy. Unlike plain `copy.deepcopy`, this works for modules of any nesting depth."""
+        """Return a copy. Unlike plain `copy.deepcopy`, this works for TorchScript and modules of any nesting depth."""
         reduced: Any = self.__reduce_ex__(4)
         build, args, state, *_ = reduced
         with deep_recursion(self):
             made = memo[id(self)] = build(*args)
+            for part in (self, self.loss_modules):
+                copy_scripts(part, memo)
             made.__setstate__(copy.deepcopy(state, memo))
         return made
 
@@ -105,6 +108,11 @@ class BaseModel(ModuleWrapper):
     @property
     def metrics(self) -> "list[Metric]":
         """All metrics, in the order of the logs."""
+        raise NotImplementedError
+
+    @property
+    def loss_modules(self) -> nn.ModuleDict:
+        """The losses that are or contain modules."""
         raise NotImplementedError
 
     def build_optimizer(self) -> None:

@@ -1,5 +1,6 @@
 """Utilities for modules: their device, dtype, weights and mode, wrappers around them, and frozen parameters."""
 
+import copy
 import fnmatch
 import sys
 import threading
@@ -202,6 +203,27 @@ def _remove(saved_modes: dict[nn.Module, bool]) -> list[dict[nn.Module, bool]]:
     later_calls = _modes_before[position + 1 :]
     del _modes_before[position]
     return later_calls
+
+
+def copy_scripts(module: nn.Module, memo: dict[int, object]) -> None:
+    """Copy the TorchScript modules in a module for a deep copy of it.
+
+    The parameters of torch's own copies are results of a calculation, which no optimizer takes, and other objects that
+    hold the parameters, such as optimizers, get further copies of them.
+    """
+    inner: set[nn.Module] = set()
+    for script in module.modules():
+        if isinstance(script, torch.jit.ScriptModule) and script not in inner:
+            inner.update(script.modules())
+            tensors, copies = _tensors_of(script), _tensors_of(copy.deepcopy(script, memo))
+            for tensor, copied in zip(tensors, copies):
+                memo[id(tensor)] = copied if copied.is_leaf else copied.detach_().requires_grad_()
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers, shared ones repeatedly."""
+    named = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    return [tensor for _, tensor in chain(*named)]
 
 
 @contextmanager

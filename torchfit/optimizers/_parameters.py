@@ -271,7 +271,8 @@ def _leaf(tensor: Tensor) -> Tensor:
     if not tensor.is_leaf:
         raise ValueError(
             f"`parameters` must be leaf tensors, not results of calculations. Received: {describe(tensor)}. "
-            "Wrap the value: torch.nn.Parameter(value.detach())."
+            "Wrap the value: torch.nn.Parameter(value.detach()). In a copy of a TorchScript module, call "
+            "detach_().requires_grad_() on each parameter, or copy the Model around the module instead."
         )
     return tensor
 
