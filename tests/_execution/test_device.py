@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from torchfit import Model
 from torchfit._execution.precision import best_device, resolve_device
 
 
@@ -23,3 +25,58 @@ def test_the_best_device_equals_that_of_the_tensors_on_it():
 def test_others_are_refused(device, reason):
     with pytest.raises(ValueError, match=rf"`device` must be 'auto' or a device.*'cpu'.*{device}'?\.{reason}"):
         resolve_device(device, nn.Linear(1, 1))
+
+
+def on_meta(part=slice(None)):
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    net[part].to("meta")
+    return net
+
+
+X, Y = np.zeros((8, 4), "float32"), np.zeros((8, 1), "float32")
+CALLS = {
+    "fit": lambda model: model.fit(X, Y, verbose=0),
+    "evaluate": lambda model: model.evaluate(X, Y, verbose=0),
+    "predict": lambda model: model.predict(X),
+    "predict_iter": lambda model: list(model.predict_iter(X)),
+    "train_on_batch": lambda model: model.train_on_batch(X, Y),
+    "test_on_batch": lambda model: model.test_on_batch(X, Y),
+    "predict_on_batch": lambda model: model.predict_on_batch(X),
+    "lr_find": lambda model: model.lr_find(X, Y),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_model_without_values_is_refused_with_the_way_out(call, is_emptied):
+    net = on_meta()
+    model = Model(net)
+    model.compile("sgd", "mse")
+    if is_emptied:
+        net.to_empty(device="cpu")
+    with pytest.raises(
+        ValueError, match=r'the meta device, which holds no values.*to_empty\(device="cpu"\).*Model\(mod'
+    ):
+        call(model)
+
+
+def test_a_module_without_values_can_be_summarized_and_trained_after_it_got_them():
+    lines: list[str] = []
+    net = on_meta()
+    Model(net).summary(print_fn=lines.append)
+    assert "Linear" in lines[0]
+    net.to_empty(device="cpu")
+    for layer in (net[0], net[1]):
+        layer.reset_parameters()
+    model = Model(net)
+    model.compile("sgd", "mse")
+    assert model.fit(X, Y, verbose=0).history["loss"][0] >= 0
+
+
+@pytest.mark.parametrize("part", [slice(0, 1), slice(1, 2)])
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_module_partly_without_values_is_refused(part, device):
+    net = on_meta(part)
+    with pytest.raises(ValueError, match=rf"`module` has '{part.start}.weight' and 1 more on the meta device"):
+        Model(net, device=device)
+    assert not net[1 - part.start].weight.is_meta

@@ -35,6 +35,36 @@ def resolve_device(device: str | torch.device | None, module: nn.Module) -> torc
         ) from error
 
 
+_GIVE_VALUES = (
+    'Give the module memory on a device, module.to_empty(device="cpu"), initialize or load its weights, and wrap it '
+    "after that: Model(module)."
+)
+
+
+def move_module(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device.
+
+    Raises:
+        ValueError: If there is nothing to move, because tensors are on the meta device, which holds no values.
+    """
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if empty and (device.type != "meta" or len(empty) < len(tensors)):
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise ValueError(f"`module` has {empty[0]!r}{more} on the meta device, which holds no values. {_GIVE_VALUES}")
+    module.to(device)
+
+
+def require_values(device: torch.device) -> None:
+    """Check that the device of a model holds values.
+
+    Raises:
+        ValueError: If it is the meta device.
+    """
+    if device.type == "meta":
+        raise ValueError(f"The model was made for the meta device, which holds no values. {_GIVE_VALUES}")
+
+
 def best_device() -> torch.device:
     """Return the machine's accelerator (cuda, mps, xpu), or the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

@@ -13,7 +13,13 @@ from torchfit._data.convert import BatchSpec, as_label_names
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
 from torchfit._execution.eager import EagerExecution
-from torchfit._execution.precision import DTypePolicy, choose_precision, resolve_device
+from torchfit._execution.precision import (
+    DTypePolicy,
+    choose_precision,
+    move_module,
+    require_values,
+    resolve_device,
+)
 from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.hints import ErrorTranslator
 from torchfit._trainer.logs import LazyLogs
@@ -73,7 +79,8 @@ class Trainer:
         self._label_names = as_label_names(label_names)
         self.device = resolve_device(device, model.module)
         self.precision = choose_precision(dtype_policy, self.device)
-        self.precision.convert_module(model.module.to(self.device))
+        move_module(model.module, self.device)
+        self.precision.convert_module(model.module)
         call = ModuleCaller(input_names, list(self._label_names.values()))
         self.state = StepState(call, AuxiliaryTerms(), type(model).compute_loss, self.device)
         self.state.call.set_wrapper(self.precision.wrap_forward)
@@ -422,6 +429,7 @@ class Trainer:
 
         Labels stay among the inputs for modules that need them, or that compute their own loss with them.
         """
+        require_values(self.device)
         self.state.call.loop.checks_batch_axis = is_array_like(x)
         objective, parameters, kept_labels = self.state.objective, set(), []
         if self._label_names or (self.input_names is None and hasattr(x, "columns")):
