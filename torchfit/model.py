@@ -444,7 +444,8 @@ class Model(SavableModel):
                 by default that of the data seen last.
         """
         options = {"expand_nested": expand_nested, "show_trainable": show_trainable, "layer_range": layer_range}
-        with traceback_filter, self._torchfit.lock.shared("summary"), ErrorTranslator(self.module, "input_shape"):
+        translated = ErrorTranslator(self.module, "input_shape", has_gradients=False)
+        with traceback_filter, self._torchfit.lock.shared("summary"), translated:
             table = summarize_model(self, self._torchfit.state.call, input_shape, **options)
         (print_fn or write_line)(table.text(line_length, positions))
 

@@ -1,4 +1,4 @@
-"""Modules that are cast between two calls: the optimizer goes on with its state in the new dtype."""
+"""The dtype of a module decides that of its inputs, and the state of its optimizer follows it from call to call."""
 
 import copy
 
@@ -88,3 +88,32 @@ def test_every_kind_of_optimizer_follows_the_parameters(kind, optimizer):
         state = [variable for variable in model.optimizer.variables if variable.ndim]
         assert state
         assert {variable.dtype for variable in state} == {dtype}
+
+
+class _Clock(nn.Module):
+    """Computes the second of the minute from seconds since 1970."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, seconds):
+        self.second = seconds % 60
+        return self.layer((self.second / 60).to(self.layer.weight.dtype))
+
+
+@pytest.mark.parametrize(
+    ("make_inputs", "make_net", "is_exact"),
+    [
+        (lambda seconds: seconds, _Clock, True),
+        (lambda seconds: seconds.double(), lambda: _Clock().double(), True),
+        (lambda seconds: seconds.double(), _Clock, False),
+        (lambda seconds: seconds.double().numpy(), _Clock, False),
+    ],
+    ids=["integers", "a module in float64", "a module in float32", "an array"],
+)
+def test_large_inputs_are_exact_as_integers_and_for_modules_in_float64(make_inputs, make_net, is_exact):
+    seconds = 1_700_000_001 + torch.arange(24)[:, None]
+    model = Model(make_net())
+    model.predict(make_inputs(seconds))
+    assert (model.module.second.long() == seconds % 60).all().item() is is_exact

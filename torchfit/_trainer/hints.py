@@ -340,10 +340,11 @@ class ErrorTranslator:
     Args:
         module: The module of the model, to find the names of layers.
         data_name: The argument that the data were passed as, `x` or `validation_data`.
+        has_gradients: Whether gradients are computed, as in training.
     """
 
-    def __init__(self, module: nn.Module, data_name: str = "x") -> None:
-        self._module, self._data_name = module, data_name
+    def __init__(self, module: nn.Module, data_name: str = "x", has_gradients: bool = True) -> None:
+        self._module, self._data_name, self._has_gradients = module, data_name, has_gradients
 
     def __enter__(self) -> None:
         pass
@@ -353,7 +354,7 @@ class ErrorTranslator:
             return
         if _DEVICE_ASSERT.search(str(error)):
             raise RuntimeError(_ON_THE_DEVICE) from error.with_traceback(traceback.tb_next)
-        explanation = _explain(self._module, self._data_name, error)
+        explanation = _explain(self._module, self._data_name, self._has_gradients, error)
         if explanation is not None:
             raise ValueError(explanation) from error.with_traceback(traceback.tb_next)
 
@@ -363,6 +364,11 @@ _TRANSLATED = (RuntimeError, IndexError, TypeError, ValueError, AssertionError, 
 _NO_GRADIENT = (
     "The loss depends on no trainable parameter, so there is nothing to learn. Is every parameter frozen "
     "(`utils.unfreeze(model)`), or does `forward` or the loss cut off the gradient, with `detach()` or `no_grad`?"
+)
+
+_GRADIENTS_ARE_OFF = (
+    "Gradients are off in validation, `evaluate` and `predict`, so nothing can be differentiated there. If `forward` "
+    "or the loss computes derivatives, as of outputs by inputs, put that part into `with torch.enable_grad():`."
 )
 
 _NO_CLASS = (
@@ -383,13 +389,13 @@ _ON_THE_DEVICE = (
 )
 
 
-def _explain(module: nn.Module, data_name: str, error: Exception) -> str | None:
+def _explain(module: nn.Module, data_name: str, has_gradients: bool, error: Exception) -> str | None:
     """Return a message to replace that of `error`, or `None` to keep it."""
     text, traceback = str(error), error.__traceback__
     if _passes_through("torchfit._data", traceback):
         return None
     if _NOTHING_TO_TRAIN.search(text):
-        return _NO_GRADIENT
+        return _NO_GRADIENT if has_gradients else _GRADIENTS_ARE_OFF
     if _NUMPY_OF_GRADIENT.search(text):
         return _LEAVES_TORCH
     if _NO_SUCH_TARGET.search(text) or (

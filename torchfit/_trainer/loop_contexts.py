@@ -234,7 +234,8 @@ class LoopContexts:
                 state.objective.start_loop()
                 state.auxiliary.start_loop()
                 mode = self.mode(model, training, structure)
-                with state.auxiliary.hooks_installed(model.module), mode, ErrorTranslator(model.module):
+                translated = ErrorTranslator(model.module, has_gradients=training)
+                with state.auxiliary.hooks_installed(model.module), mode, translated:
                     yield structure
             finally:
                 self._is_running, self.attribute_metrics = before
@@ -257,7 +258,8 @@ class LoopContexts:
         with lock:
             self._state.call.start_loop()
             try:
-                with suspended(), training_mode(model, False), ErrorTranslator(model.module), torch.no_grad():
+                translated = ErrorTranslator(model.module, has_gradients=False)
+                with suspended(), training_mode(model, False), translated, torch.no_grad():
                     yield
             finally:
                 if not self._is_running:

@@ -237,7 +237,7 @@ class Trainer:
                 return {}
             self.state.data_name = "validation_data"
             try:
-                translated = ErrorTranslator(model.module, "validation_data")
+                translated = ErrorTranslator(model.module, "validation_data", has_gradients=False)
                 with translated, self._contexts.mode(model, training=False), self._contexts.metrics_isolated(model):
                     logs = self._run_evaluation(model, batches, callbacks)
             finally:
