@@ -6,6 +6,7 @@ batch may differ in their first axis, and its structure may change from batch to
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Number
 
 import numpy as np
 from torch import Tensor
@@ -78,7 +79,9 @@ class BatchConverter:
 
     def convert_parts(self, x: UserData, y: UserData, sample_weight: UserData) -> Batch:
         """Convert a batch that is given as its three parts."""
-        batch = self._convert_all(tuple(map(_array_or_list, Batch(x, y, sample_weight))))
+        parts = tuple(map(_array_or_list, Batch(x, y, sample_weight)))
+        self._look_for_samples(parts)
+        batch = self._convert_all(parts)
         return batch if self._apply_class_weight is None else self._apply_class_weight(batch)
 
     def _plan(self, raw: UserData, key: object) -> _Plan:
@@ -117,7 +120,13 @@ class BatchConverter:
         parts = unpack(raw)
         if parts[0] is None:
             raise ValueError("The data gave a batch whose `x` is None: give the inputs of the model.")
+        self._look_for_samples(parts)
         return parts[:1] if self._batch_spec.inputs_only else parts
+
+    def _look_for_samples(self, parts: tuple[UserData, ...]) -> None:
+        """Note whether the inputs are a list with an entry for each sample, which the targets may show."""
+        lists = self._batch_spec.sample_lists
+        lists.found = lists.found or is_list_of_samples(*parts[:2])
 
     def _convert_part(self, number: int, part: Nested) -> Nested:
         if number == 0:
@@ -278,17 +287,20 @@ def _flat_batch(leaves: Sequence[Tensor]) -> Batch:
 def unpack(raw: UserData) -> tuple[UserData, ...]:
     """Return the parts `(x,)`, `(x, y)` or `(x, y, sample_weight)` of what an iterable yields.
 
-    Anything but a tuple is `x` as a whole; lists count as tuples, because torch's `default_collate` returns lists.
+    Anything but a tuple is `x` as a whole; lists count as tuples, because torch's `default_collate` returns lists. A
+    list of single samples, such as texts, is `x` as well: no text is a target or a weight.
 
     Raises:
         ValueError: If it is a named tuple, whose meaning would be ambiguous, or a tuple of another length.
 
-    >>> unpack((1, 2)), unpack({"a": 1})
-    ((1, 2), ({'a': 1},))
+    >>> unpack((1, 2)), unpack({"a": 1}), unpack(["one", "other"])
+    ((1, 2), ({'a': 1},), (['one', 'other'],))
     """
     if not isinstance(raw, (tuple, list)) or isinstance(raw, Batch):
         return tuple(raw) if isinstance(raw, Batch) else (raw,)
-    if _is_opaque(raw) or (isinstance(raw, list) and _holds_plain_numbers(raw)):
+    if _is_opaque(raw) or are_texts(raw):
+        return (raw,)
+    if isinstance(raw, list) and (_holds_plain_numbers(raw) or are_single_samples(raw)):
         return (raw,)
     if hasattr(raw, "_fields"):
         raise ValueError(
@@ -303,3 +315,91 @@ def unpack(raw: UserData) -> tuple[UserData, ...]:
             f"into one tuple or dictionary: ((x1, x2), y).{hint}"
         )
     return tuple(raw)
+
+
+# -- lists with an entry for each sample, such as texts and images of different sizes, which are no lists of inputs ----
+
+
+def is_list_of_samples(x: UserData, y: UserData = None) -> bool:
+    """Return whether inputs are a list with an entry for each sample, as far as the batch shows it.
+
+    The entries are alike then, and as many as there are targets, which none of them has along its first axis or, as
+    sequences by time, its second. Without targets, their first axes differ.
+
+    >>> import torch
+    >>> image, label = torch.zeros(3, 8, 9), torch.tensor([1])
+    >>> is_list_of_samples(["hello"]), is_list_of_samples([image], label), is_list_of_samples([image[:1]], label)
+    (True, True, False)
+    """
+    if not is_plain_list(x) or not _are_alike(x):
+        return False
+    if all(map(_is_single, x)):
+        return True
+    axes = {each for entry in x for each in _leading_axes(entry)}
+    sizes = {each[:1] for each in axes}
+    if y is None or not sizes:
+        return len(sizes) > 1
+    of_targets = {each[:1] for each in _leading_axes(y)}
+    if is_plain_list(y) and not holds_numbers(y):
+        return len(y) == len(x) and (isinstance(y[0], Mapping) or sizes.isdisjoint(of_targets))
+    return of_targets == {(len(x),)} and not any(len(x) in each for each in axes)
+
+
+def are_single_samples(values: UserData) -> bool:
+    """Return whether values are a list of what can only be one sample each: texts, objects that hold no arrays, or
+    records with one of these or a number.
+
+    >>> are_single_samples(["one", "other"]), are_single_samples([{"text": "one", "label": 0}])
+    (True, True)
+    """
+    return is_plain_list(values) and _are_alike(values) and all(map(_is_single, values))
+
+
+def are_texts(value: UserData) -> bool:
+    """Return whether `value` is a list or tuple of texts.
+
+    >>> are_texts(("one", "other")), are_texts(["one", 2]), are_texts("one")
+    (True, False, False)
+    """
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(part, (str, bytes)) for part in value)
+
+
+def is_plain_list(value: UserData) -> bool:
+    """Return whether `value` is a list or tuple with entries, but not a named tuple or an object that moves itself."""
+    return isinstance(value, (list, tuple)) and bool(value) and not hasattr(value, "_fields") and not _is_opaque(value)
+
+
+def _is_single(value: UserData) -> bool:
+    if isinstance(value, (Tensor, np.ndarray, np.number, np.bool_, Number)) or is_plain_list(value):
+        return False
+    return () in _leading_axes(value)
+
+
+def _are_alike(values: Sequence[UserData]) -> bool:
+    return len({_kind(value) for value in values}) == 1
+
+
+def _kind(value: UserData) -> object:
+    """Return a key that is equal for values that may belong to several samples of the same data."""
+    if isinstance(value, (str, bytes)):
+        return str
+    if isinstance(value, Mapping):
+        return frozenset(value)
+    return type(value), getattr(value, "ndim", None), str(getattr(value, "dtype", ""))
+
+
+def _leading_axes(value: UserData) -> Iterator[tuple[int, ...]]:
+    """Yield the first two axes of each array and list of numbers or texts, none for what has no axes."""
+    if _is_opaque(value) or getattr(value, "is_nested", False):
+        return
+    if are_texts(value) or (is_plain_list(value) and holds_numbers(value)):
+        yield (len(value),)
+    elif not tree.is_leaf(value):
+        for _, part in tree.children(value):
+            yield from _leading_axes(part)
+    elif hasattr(value, "shape"):
+        yield tuple(value.shape[:2])
+    elif isinstance(value, (range, array, memoryview)) or hasattr(value, "__array__"):
+        yield (len(value),)
+    else:
+        yield ()

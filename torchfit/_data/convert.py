@@ -131,6 +131,13 @@ class TransferTimer:
     seconds: float = 0.0
 
 
+@dataclass
+class SampleLists:
+    """Whether a list of inputs in these data had an entry for each sample; `None` before the first batch."""
+
+    found: bool | None = None
+
+
 def as_label_names(label_names: UserData) -> dict[str | None, str]:
     """Return the key of each target by output, `None` for the only target.
 
@@ -175,6 +182,7 @@ class BatchSpec:
         index_targets: For each output (`None` for the only one) whether its integer targets are class indices, as for
             a sparse crossentropy. Outputs whose loss does not determine this are left out. `class_weight` uses it for
             targets of two axes.
+        sample_lists: Whether lists of inputs have an entry for each sample.
         share: The part of every batch that this process takes.
     """
 
@@ -188,6 +196,7 @@ class BatchSpec:
     kept_labels: Collection[str] = ()
     index_targets: Mapping[str | None, bool] = field(default_factory=dict, compare=False)
     transfer_timer: TransferTimer = field(default_factory=TransferTimer, compare=False)
+    sample_lists: SampleLists = field(default_factory=SampleLists, compare=False)
     share: WholeBatches | RowsOfProcess | OwnData = field(default=WHOLE_BATCHES, compare=False)
 
     @property

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchfit._data.batch_converter import are_texts, is_list_of_samples
+from torchfit._data.convert import SampleLists
 from torchfit._trainer.hints import check_batch_axis
 from torchfit._types import Nested, StateDict
 from torchfit._utils import tree
@@ -80,11 +82,15 @@ class _LoopState(threading.local):
     Attributes:
         bound: The functions that call the module, by the structure of the inputs.
         checks_batch_axis: Whether the first axis of the inputs must be the batch axis, as for arrays.
+        sample_lists: Whether lists in the data have an entry for each sample.
+        has_list_of_inputs: Whether a list was passed as one argument for each entry.
     """
 
     def __init__(self) -> None:
         self.bound: dict[object, Call] = {}
         self.checks_batch_axis = False
+        self.sample_lists = SampleLists()
+        self.has_list_of_inputs = False
 
     def __reduce__(self) -> tuple[type["_LoopState"], tuple[()]]:
         """Return an empty state for copies."""
@@ -93,6 +99,9 @@ class _LoopState(threading.local):
 
 class ModuleCaller:
     """Calls a module with batches of inputs. The first batch of each structure decides how inputs are passed.
+
+    The first list also decides for lists of other lengths: those of one loop are all arguments, or all one argument.
+    Once a module has worked with a list as one argument, it gets every list so, also in other loops.
 
     It holds no reference to the module, which is an argument of every call.
 
@@ -108,7 +117,8 @@ class ModuleCaller:
     def __init__(self, input_names: Sequence[str] | None, label_names: Collection[str] = ()) -> None:
         self._input_names, self._label_names = input_names, label_names
         self._wrap: Callable[[Callable[..., Nested]], Callable[..., Nested]] = _identity
-        self._cache: dict[object, Call] = {}
+        self._cache: dict[object, tuple[Call, bool]] = {}  # With whether the inputs are one argument.
+        self._takes_one_list = False
         self._fitting: set[object] = set()  # The structures whose batch axis needs no check.
         self.loop = _LoopState()
         self.example: Nested = None
@@ -127,12 +137,15 @@ class ModuleCaller:
         return self.loop.bound.get(type(inputs)) or (self._bind(module, inputs) if tree.is_leaf(inputs) else self)
 
     def signature(self, module: nn.Module) -> Signature:
-        """Return the signature of the module's `forward`."""
-        return Signature(module, self._input_names, self._label_names)
+        """Return the signature of the module's `forward`, with what earlier calls have shown."""
+        signature = Signature(module, self._input_names, self._label_names)
+        signature.takes_one_list = signature.takes_one_list or self._takes_one_list
+        return signature
 
     def start_loop(self) -> None:
         """Discard the bound functions, because the structure of the inputs may change from one loop to the next."""
         self.loop.bound.clear()
+        self.loop.has_list_of_inputs = False
 
     def set_wrapper(self, wrap: Callable[[Callable[..., Nested]], Callable[..., Nested]]) -> None:
         """From now on, wrap the functions that call the module with `wrap`."""
@@ -149,17 +162,56 @@ class ModuleCaller:
         bound = self.loop.bound
         if structure in bound:
             return bound[structure]
-        if structure not in self._cache:
-            self._cache[structure] = self._wrap(make_module_call(self.signature(module), inputs))
+        is_list = isinstance(inputs, (list, tuple))
+        holds_samples = is_list and self._holds_samples(inputs)
+        if (structure, holds_samples) not in self._cache:
+            call = make_module_call(self.signature(module), inputs, holds_samples=holds_samples)
+            self._cache[structure, holds_samples] = self._wrap(call), call is call_with_one
+        call, is_one = self._cache[structure, holds_samples]
         if not _is_template_of(self.example, inputs):
             self.example = _as_template(inputs)
-        call = bound[type(inputs) if tree.is_leaf(inputs) else structure] = self._cache[structure]
-        if not self.loop.checks_batch_axis or structure in self._fitting or torch.compiler.is_compiling():
+        if is_list:
+            self._check_list(inputs, is_one)
+        bound[type(inputs) if tree.is_leaf(inputs) else structure] = call
+        if torch.compiler.is_compiling():
             return call
-        checked = check_batch_axis(call, module, inputs)
-        if checked is call:
-            self._fitting.add(structure)
-        return checked
+        if self.loop.checks_batch_axis and structure not in self._fitting:
+            checked = check_batch_axis(call, module, inputs)
+            if checked is call:
+                self._fitting.add(structure)
+            call = checked
+        return partial(self._call_with_first_list, call) if is_list and is_one and not self._takes_one_list else call
+
+    def unbound_call(self, module: nn.Module, inputs: Nested) -> Call:
+        """Return the function that calls the module with these inputs in the usual precision, outside of steps."""
+        holds_samples = isinstance(inputs, (list, tuple)) and self._holds_samples(inputs)
+        return make_module_call(self.signature(module), inputs, holds_samples=holds_samples)
+
+    def _holds_samples(self, inputs: Sequence[Nested]) -> bool:
+        """Return whether a list has an entry for each sample, as far as the data show it, or lists before."""
+        loop = self.loop
+        if self._takes_one_list or loop.has_list_of_inputs:
+            return self._takes_one_list
+        found = loop.sample_lists.found
+        return is_list_of_samples(inputs) if found is None else found
+
+    def _check_list(self, inputs: Sequence[Nested], is_one: bool) -> None:
+        """Check that a list is passed like the lists before."""
+        if not is_one:
+            self.loop.has_list_of_inputs = True
+        elif self.loop.has_list_of_inputs:
+            raise ValueError(
+                f"`x` is {describe(inputs)}, more entries than `forward` has parameters, though earlier lists were "
+                "passed as one argument for each entry. If a list has an entry for each sample, and is one input, "
+                "annotate the parameter of `forward`, such as `images: list`, or name it: "
+                "Model(module, input_names=['images'])."
+            )
+
+    def _call_with_first_list(self, call: Call, module: nn.Module, inputs: Nested) -> Nested:
+        """Call a module with a list as one argument, and remember that it works."""
+        outputs = call(module, inputs)
+        self._takes_one_list = True
+        return outputs
 
 
 def call_model(
@@ -172,7 +224,7 @@ def call_model(
     """Call a model with `run`; a single array, list, tuple or dictionary is passed to its module as in `fit`."""
     if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple, Mapping, np.ndarray)):
         args = (tree.map(partial(_as_tensor, model.module), args[0]),)
-        call = make_module_call(caller.signature(model.module), args[0])
+        call = caller.unbound_call(model.module, args[0])
         if model.module is not model or call is not call_with_one:
             return caller.wrapped(call)(model.module, args[0])
     return caller.wrapped(run)(*args, **kwargs)
@@ -186,25 +238,34 @@ def _as_tensor(module: nn.Module, leaf: object) -> object:
     return tensor.to(floating_dtype_of(module)) if tensor.is_floating_point() else tensor
 
 
-def make_module_call(signature: Signature, inputs: Nested) -> Call:
+def make_module_call(signature: Signature, inputs: Nested, *, holds_samples: bool | None = None) -> Call:
     """Return a function that calls a module with inputs structured like `inputs`.
 
     A tensor is the single positional argument, a list or tuple holds the positional arguments, and a dictionary is
-    passed by name. If `forward` takes a single argument, a list or dictionary is passed to it as a whole. A single
-    input that `forward` requires by keyword is passed so.
+    passed by name. If `forward` takes a single argument, a list or dictionary is passed to it as a whole, and so is a
+    list with an entry for each sample if `forward` requires no more than one. A single input that `forward` requires by
+    keyword is passed so.
+
+    Args:
+        signature: The parameters of `forward`.
+        inputs: The inputs.
+        holds_samples: Whether a list has an entry for each sample; by default, the list alone decides.
     """
+    if holds_samples is None:
+        holds_samples = is_list_of_samples(inputs)
     if isinstance(inputs, Mapping):
         return _call_by_name(signature, inputs)
     if signature.required_keywords or not (signature.max_positional or signature.takes_one_list):
-        return _call_with_keyword(signature, inputs)
-    if not isinstance(inputs, (list, tuple)):
+        return _call_with_keyword(signature, inputs, holds_samples)
+    if not isinstance(inputs, (list, tuple)) or are_texts(inputs):
         _check_takes_one(signature, inputs)
         return call_with_one
-    if signature.takes_one_list:
+    takes_one = signature.num_required <= 1 <= signature.max_positional
+    if signature.takes_one_list or (holds_samples and takes_one):
         return call_with_one
     if signature.num_required <= len(inputs) <= signature.max_positional:
         return _call_with_all
-    if signature.num_required <= 1 <= signature.max_positional:
+    if takes_one:
         return call_with_one
     raise ValueError(
         f"`x` has {len(inputs)} parts, but `{signature.module_name}.forward` takes {signature.num_required} inputs: "
@@ -221,7 +282,7 @@ def _check_takes_one(signature: Signature, inputs: Nested) -> None:
         )
 
 
-def _call_with_keyword(signature: Signature, inputs: Nested) -> Call:
+def _call_with_keyword(signature: Signature, inputs: Nested, holds_samples: bool) -> Call:
     """Return a function that passes an array, or a list of one, by the only keyword that `forward` requires."""
     if signature.num_required or len(signature.required_keywords) != 1:
         raise ValueError(
@@ -229,7 +290,7 @@ def _call_with_keyword(signature: Signature, inputs: Nested) -> Call:
             f"dictionary with the names {signature.keywords or 'of the inputs'}."
         )
     keyword = signature.required_keywords[0]
-    if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
+    if isinstance(inputs, (list, tuple)) and len(inputs) == 1 and not holds_samples:
         return lambda module, parts: module(**{keyword: parts[0]})
     return lambda module, array: module(**{keyword: array})
 

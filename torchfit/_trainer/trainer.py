@@ -430,7 +430,6 @@ class Trainer:
         Labels stay among the inputs for modules that need them, or that compute their own loss with them.
         """
         require_values(self.device)
-        self.state.call.loop.checks_batch_axis = is_array_like(x)
         objective, parameters, kept_labels = self.state.objective, set(), []
         if self._label_names or (self.input_names is None and hasattr(x, "columns")):
             signature = self.state.call.signature(model.module)
@@ -439,7 +438,10 @@ class Trainer:
             parameters = set() if self.input_names else signature.required_names
         names = self.input_names, self.output_names, inputs_only, parameters
         labels = self._label_names, kept_labels, objective.index_targets
-        return BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
+        spec = BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
+        loop = self.state.call.loop
+        loop.checks_batch_axis, loop.sample_lists = is_array_like(x), spec.sample_lists
+        return spec
 
     def _build_callbacks(
         self, model: BaseModel, callbacks: object, verbose: int | str, *, add_history: bool = False, **params: Any
