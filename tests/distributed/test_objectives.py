@@ -102,6 +102,7 @@ def with_penalties():
     model.add_loss(lambda: 0.1 * module[0].weight.square().sum())
     model.add_loss(lambda output: 0.01 * output.square().mean(), on="1")
     model.add_metric(lambda output: output.mean(), "activation", on="1")
+    model.add_metric(lambda output: output[:, 0], "first", on="1")
     model.add_metric(lambda output: float(len(output)), "rows", aggregation="sum", on="1")
     return trained(model, validation_split=0.3)
 

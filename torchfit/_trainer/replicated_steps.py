@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torchfit._data.sharding import BatchPart
 from torchfit._distribution.process_group import do_nothing
 from torchfit._execution.graph import GraphError
-from torchfit._execution.step_program import GraphKey, StepProgram, Variant, run_each
+from torchfit._execution.step_program import GraphKey, StepProgram, Variant
 from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.exchange import (
     LossTotals,
@@ -36,7 +35,7 @@ from torchfit._trainer.replicas import Replica
 from torchfit._trainer.replicated_update import ReplicatedUpdate, first_failure
 from torchfit._trainer.step_state import StepState
 from torchfit._trainer.steps import EvaluateStep, ForwardResult, LoggingStep, build_optimizer, forward_pass, record
-from torchfit._trainer.train_step import TrainStep
+from torchfit._trainer.train_step import AddedValues, TrainStep
 from torchfit._trainer.user_steps import SharedMetrics, StepValues, shared_gradients, whole_losses
 from torchfit._types import Results, StepFn
 from torchfit._utils.compat import has_gradient_hooks
@@ -143,14 +142,14 @@ class ReplicatedTrainStep(TrainStep):
                     build_optimizer(model, state)
                     totals.add(self._splitter.split(result))
                 results.append(result.detached())
-                values += state.auxiliary.values
+                values.append(list(state.auxiliary.values))
         if not self._is_checked:
             self._is_checked = True
             _warn_if_not_separable(results[0])
         return self._record(results, values, metrics, batch)
 
     def _record(
-        self, results: list[ForwardResult], values: list[Any], metrics: MetricChanges, part: BatchPart
+        self, results: list[ForwardResult], values: list[AddedValues], metrics: MetricChanges, part: BatchPart
     ) -> Results:
         with self._replica.counting(part):
             if not self._is_recording_overridden:
@@ -331,7 +330,7 @@ class ReplicatedTrainStep(TrainStep):
             return loss
 
         optimizer.step(closure=closure)
-        results = self._record(first, list(state.auxiliary.values), metrics, part)
+        results = self._record(first, [list(state.auxiliary.values)], metrics, part)
         self._sum(LossTotals(optimizer, part.rows, part.total), metrics, part)
         return self._values.logs(results)
 
@@ -434,8 +433,6 @@ class ReplicatedEvaluateStep(EvaluateStep):
 
     def run_group(self, batches: Sequence[Batch]) -> LazyLogs:
         """Run several small steps phase by phase."""
-        if self._state.auxiliary.metrics:  # Whose values count by the rows of their batch.
-            return run_each(self, self.run, batches)  # type: ignore[no-any-return]
         counted = [batch for batch in batches if as_part(batch).rows]
         return super().run_group(counted) if counted else LazyLogs(self._model.get_metrics_result)
 

@@ -20,6 +20,7 @@ from torchfit._utils.collector import AddedTerm, Collector
 from torchfit._utils.compat import is_in_backward
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean
+from torchfit._utils.tensors import as_tensor
 from torchfit.losses.identifiers import hidden_modules
 from torchfit.metrics import Mean, Metric, Sum
 
@@ -118,24 +119,32 @@ class AuxiliaryTerms(Collector):
             loss = summed if loss is None else loss + summed.to(loss.device)
         return loss
 
-    def update_metrics(self) -> None:
-        """Update the metrics with the values of one batch."""
-        for name, value, aggregation in self.values:
-            self._update(name, value, aggregation)
+    def update_metrics(self, rows: int) -> None:
+        """Update the metrics with the values of one batch of `rows` samples."""
+        self.update_values(rows)
         for name, metric_fn, aggregation in self.metric_fns:
-            self._update(name, metric_fn(), aggregation)
-        self.values.clear()
+            self._update(name, metric_fn(), aggregation, rows)
         self.metrics_updated = True
 
-    def _update(self, name: str, value: TensorLike, aggregation: str) -> None:
+    def update_values(self, rows: int) -> None:
+        """Update the metrics with the values that modules added in a batch, or a part of one, of `rows` samples."""
+        for name, value, aggregation in self.values:
+            self._update(name, value, aggregation, rows)
+        self.values.clear()
+
+    def _update(self, name: str, value: TensorLike, aggregation: str, rows: int) -> None:
         metric = self.metrics.get(name)
         if metric is None:
             metric = self._add_metric(name, aggregation)
         if name not in self._seen:
             self._seen.add(name)
-        if aggregation == "mean" and isinstance(value, Tensor) and value.ndim:
-            value = value.float().mean()
-        metric.update_state(value)
+        value = as_tensor(value)
+        if value.device != metric.total.device:
+            metric.to(value.device)
+        if aggregation == "mean" and value.numel() == 1:
+            metric.update_state(value.detach().reshape(()), rows)
+        else:
+            metric.update_state(value)
 
     def _add_metric(self, name: str, aggregation: str) -> Mean | Sum:
         self._aggregations[name] = aggregation

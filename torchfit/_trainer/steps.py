@@ -227,7 +227,7 @@ class LoggingStep(ModelStep):
                         f"`self.get_metrics_result()`, but it returned {describe(results)}."
                     )
                 if not auxiliary.metrics_updated or auxiliary.values:
-                    auxiliary.update_metrics()
+                    auxiliary.update_metrics(count_rows(batch.targets, batch.inputs))
                 auxiliary.losses.clear()
                 return results
             finally:
@@ -285,7 +285,7 @@ class EvaluateStep(LoggingStep):
             for result, auxiliary.values in results:
                 objective.update_metrics(result.targets, result.outputs, result.sample_weight)
                 if auxiliary.values:
-                    auxiliary.update_metrics()
+                    auxiliary.update_metrics(result.rows)
         finally:
             auxiliary.leave(previous)
         return LazyLogs(model.get_metrics_result)

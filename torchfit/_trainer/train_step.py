@@ -22,7 +22,10 @@ from torchfit._types import Results, StepFn
 from torchfit._utils.compat import backward, has_accumulation_hooks, has_gradient_hooks
 from torchfit._utils.tree import Batch
 
-PartResults: TypeAlias = "tuple[PartialGradients, list[ForwardResult], list[Any]]"
+AddedValues: TypeAlias = "list[tuple[str, object, str]]"
+"""What modules added with `add_metric` in a part of a batch."""
+
+PartResults: TypeAlias = "tuple[PartialGradients, list[ForwardResult], list[AddedValues]]"
 
 
 class TrainStep(LoggingStep):
@@ -212,25 +215,26 @@ class TrainStep(LoggingStep):
                 build_optimizer(model, state)
                 gradients.add(self._splitter.split(result))
             results.append(result.detached())
-            values += state.auxiliary.values
+            values.append(list(state.auxiliary.values))
         if not self._is_checked and (len(results) > 1 or self._accumulates):
             self._is_checked = True
             warn_if_not_separable(argument, results[0])
         return gradients, results, values
 
     def _update_and_record(
-        self, gradients: PartialGradients, results: list[ForwardResult], values: list[Any]
+        self, gradients: PartialGradients, results: list[ForwardResult], values: list[AddedValues]
     ) -> Results:
         """Apply the update, and record the parts of a batch with the values that were added in them."""
         gradients.finish()
-        state = self._state
+        auxiliary = self._state.auxiliary
         if overridden_method(self._model, "compute_metrics") is not None:
-            state.auxiliary.values = values
-            return LazyLogs.wrap([record(self._model, state, result) for result in results][-1])
-        for result in results:
-            record_outputs(state, result)
-        state.auxiliary.values = values
-        state.auxiliary.update_metrics()
+            for result, auxiliary.values in zip(results, values):
+                logs = record(self._model, self._state, result)
+            return LazyLogs.wrap(logs)
+        for result, auxiliary.values in zip(results, values):
+            record_outputs(self._state, result)
+            auxiliary.update_values(result.rows)
+        auxiliary.update_metrics(sum(result.rows for result in results))
         return LazyLogs(self._model.get_metrics_result)
 
     def _needs_update(self, result: ForwardResult) -> bool:

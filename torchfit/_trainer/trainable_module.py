@@ -15,7 +15,7 @@ from torchfit._trainer.loss_tracking import NO_LOSSES
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._trainer.module_call import call_model
 from torchfit._trainer.step_state import submodule_name
-from torchfit._trainer.steps import ForwardResult, build_optimizer, forward_pass, record, sync_parameters
+from torchfit._trainer.steps import ForwardResult, build_optimizer, count_rows, forward_pass, record, sync_parameters
 from torchfit._trainer.trainer import Trainer
 from torchfit._types import Nested, Results, TensorLike
 from torchfit._utils import collector
@@ -153,7 +153,7 @@ class TrainableModule(BaseModel):
         state = self._torchfit.state
         state.objective.update_metrics(y, y_pred, sample_weight)
         if state.auxiliary.values or state.auxiliary.metric_fns:
-            state.auxiliary.update_metrics()
+            state.auxiliary.update_metrics(count_rows(y, y_pred, x))
         return LazyLogs(self.get_metrics_result)
 
     def compiled_loss(
@@ -227,7 +227,7 @@ class TrainableModule(BaseModel):
             value: A function of the output of the submodule `on`, or a function without arguments. Within a `forward`,
                 pass a tensor instead.
             name: The key in the logs.
-            aggregation: "mean" or "sum" over the batches of an epoch.
+            aggregation: "mean" or "sum" over an epoch, as in `torchfit.add_metric`.
             on: The name of a submodule, as in `named_modules()`; "" is the whole module.
 
         Raises:

@@ -136,13 +136,14 @@ def add_loss(value: object) -> None:
 def add_metric(value: object, name: str, aggregation: str = "mean") -> None:
     """Log a value of the running torchfit model; does nothing outside of one.
 
-    Call it in any `forward`. The values of the batches are aggregated over each epoch, separately for training and
-    validation, and appear in the logs under `name`, after the compiled metrics.
+    Call it in any `forward`. The values are aggregated over each epoch, separately for training and validation, and
+    appear in the logs under `name`, after the compiled metrics.
 
     Args:
-        value: A tensor or number; of a non-scalar tensor, the mean (or sum) of its elements counts.
+        value: A tensor, such as one value per sample, `(batch, …)`, or a number for the whole batch.
         name: The key in the logs.
-        aggregation: "mean" or "sum" over the batches.
+        aggregation: "mean" or "sum" over the epoch. In a mean, as in that of a metric, each element of a tensor counts
+            once, and a number as often as its batch has samples. A sum adds up all elements and numbers.
 
     Raises:
         TypeError: If `value` is neither a tensor nor a number.
