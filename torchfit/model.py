@@ -213,7 +213,8 @@ class Model(SavableModel):
             sample_weight: Weights of the samples in the loss: `(samples,)`, or `(samples, steps)` for sequences.
             initial_epoch: The epoch to start from.
             steps_per_epoch: Batches in an epoch, drawn from one iterator that continues from epoch to epoch; `None`
-                and -1 continue until the data end. If the data end too early, training stops with a warning.
+                and -1 continue until the data end. Data that end start again, up to `epochs` times; a generator
+                cannot, and training stops with a warning.
             validation_steps: Batches in a validation, always from the start of the data; `None` uses all.
             validation_batch_size: Samples per validation batch; `batch_size` by default.
             validation_freq: Validate every `validation_freq` epochs, or after the epochs (counted from 1) in a

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from torchfit._data.adapters.dispatch import get_data_adapter
 from torchfit._data.epoch_iterator import EpochIterator
@@ -38,16 +38,51 @@ def test_fewer_steps_go_on_in_the_next_epoch(make, epochs_of):
     assert epochs_of(make(9), steps=3, epochs=3) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
-@pytest.mark.parametrize("make", [loader, generator])
-def test_running_out_within_an_epoch_warns_and_ends(make, epochs_of):
+def test_running_out_within_an_epoch_warns_and_ends(epochs_of):
     with pytest.warns(UserWarning, match=r"^Your input ran out of data: `x` ended after 1 of 3 steps of epoch 2"):
-        assert epochs_of(make(4), steps=3, epochs=9) == [[0, 1, 2], [3]]
+        assert epochs_of(generator(4), steps=3, epochs=9) == [[0, 1, 2], [3]]
 
 
-@pytest.mark.parametrize("make", [loader, generator])
-def test_running_out_between_epochs_starts_no_empty_epoch(make, epochs_of):
+def test_running_out_between_epochs_starts_no_empty_epoch(epochs_of):
     with pytest.warns(UserWarning, match=r"^Your input ran out of data"):
-        assert epochs_of(make(6), steps=3, epochs=9) == [[0, 1, 2], [3, 4, 5]]
+        assert epochs_of(generator(6), steps=3, epochs=9) == [[0, 1, 2], [3, 4, 5]]
+
+
+class Samples(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return float(index)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([0.0, 1.0, 2.0, 3.0])
+
+
+class Batches:
+    def __iter__(self):
+        return generator(4)
+
+
+@pytest.mark.parametrize(
+    ("make", "batch_size"),
+    [
+        (lambda: loader(4), None),
+        (lambda: DataLoader(Stream(), batch_size=1), None),
+        (Samples, 1),
+        (Stream, 1),
+        (Batches, None),
+        (lambda: lambda: generator(4), None),
+    ],
+)
+def test_what_can_be_iterated_over_again_starts_anew(make, batch_size, epochs_of):
+    assert epochs_of(make(), steps=3, epochs=4, batch_size=batch_size) == [[0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 2, 3]]
+    assert epochs_of(make(), steps=2, epochs=4, batch_size=batch_size) == [[0, 1], [2, 3], [0, 1], [2, 3]]
+    with pytest.warns(UserWarning, match="`x` ended after 2 of 6 steps of epoch 2"):
+        found = epochs_of(make(), steps=6, epochs=2, batch_size=batch_size)
+    assert found == [[0, 1, 2, 3, 0, 1], [2, 3]]
 
 
 def test_as_many_steps_as_there_are_data_start_anew(epochs_of):

@@ -123,14 +123,14 @@ def seed():
     random.seed(0)
 
 
-@pytest.mark.parametrize("steps", [None, 4])
+@pytest.mark.parametrize("steps", [None, 4, 5, 12])
 @pytest.mark.parametrize("position", [(1, 3), (2, 0)])
 @pytest.mark.parametrize("form", FORMS)
 def test_batches_go_on_where_they_were(form, position, steps):
     if steps and form == "loader with workers":
         pytest.skip("one scenario with workers of a loader is enough")
     seed()
-    whole, _ = read(batches_of(form, steps), stop=(4, 0) if steps is None else (2, 0))
+    whole, _ = read(batches_of(form, steps), stop=(4, 0))
     seed()
     first, (state, generators) = read(batches_of(form, steps), stop=position)
     seed()
@@ -139,7 +139,7 @@ def test_batches_go_on_where_they_were(form, position, steps):
     assert batches.is_resumable
     batches.load_state_dict(state)
     restore_random_state(generators)
-    second, _ = read(batches, position, stop=(4, 0) if steps is None else (2, 0))
+    second, _ = read(batches, position, stop=(4, 0))
     assert first + second == whole
 
 

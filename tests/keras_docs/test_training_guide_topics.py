@@ -140,8 +140,13 @@ def test_a_number_of_steps_goes_on_through_the_dataset(train):
     history = model.fit(dataset(*train, shuffle=True), epochs=3, steps_per_epoch=6, verbose=0)
     assert history.epoch == [0, 1, 2]
     assert history.params["steps"] == 6
+    assert model.fit(dataset(*train), epochs=3, steps_per_epoch=10, verbose=0).epoch == [
+        0,
+        1,
+        2,
+    ]  # The loader restarts.
     with pytest.warns(UserWarning, match="ran out of data"):
-        model.fit(dataset(*train), epochs=3, steps_per_epoch=10, verbose=0)
+        model.fit(iter(dataset(*train)), epochs=3, steps_per_epoch=10, verbose=0)
 
 
 def test_a_validation_dataset(digits):

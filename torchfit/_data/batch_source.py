@@ -41,8 +41,7 @@ class BatchSource:
             it to see the same orders.
         is_resumable: Whether an epoch can be repeated and entered anywhere: its batches are a function of its index
             and of what `state_dict` returns.
-        is_repeatable: Whether the data are iterated over repeatedly, as arrays are, when `steps_per_epoch` cuts the
-            epochs; else they are iterated over once.
+        is_indexed: Whether an epoch can be entered anywhere without reading the batches before.
         may_be_exhausted: Whether an epoch may turn out to have no batch at all.
         has_exact_length: Whether an epoch that yields fewer than `steps` batches has ended too early.
         yields_views: Whether batches take no memory of their own and stay valid after the next one is drawn.
@@ -52,7 +51,7 @@ class BatchSource:
     samples: int | None = None
     seed: int = 0
     is_resumable: bool = False
-    is_repeatable: bool = False
+    is_indexed: bool = False
     may_be_exhausted: bool = False
     has_exact_length: bool = False
     yields_views: bool = False

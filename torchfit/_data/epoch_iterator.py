@@ -59,8 +59,9 @@ class EpochIterator(BatchSource):
     """Batches in epochs of a given number of steps, or for as long as the data last.
 
     With a number of steps, all epochs draw from one iterator, as in Keras, unless the number is exactly the length of
-    the data. Arrays and Sequences are then iterated over up to `epochs` times, everything else once. When the data end
-    too early, a warning is issued and `on_exhausted`, which callers may set, is called.
+    the data. The data are then iterated over up to `epochs` times, or until a pass over them is empty, as that over a
+    generator is after the first. When they end too early, a warning is issued and `on_exhausted`, which callers may
+    set, is called.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class EpochIterator(BatchSource):
             steps: The number of batches in an epoch; `None` and -1 mean until the data end.
             argument: The name of the argument `steps`, for messages.
             data: The name of the argument that the data were passed as, for messages.
-            epochs: The number of epochs: repeatable data are iterated over at most this often.
+            epochs: The number of epochs: the data are iterated over at most this often.
             restart_each_epoch: Whether every epoch begins at the start of the data, as in validation.
 
         Raises:
@@ -137,10 +138,9 @@ class EpochIterator(BatchSource):
             batches_again = self._batches.reread(index)
             return batches_again and islice(batches_again, per_epoch)
         number, start = divmod(index * per_epoch, length)
-        passes = (
-            self._batches.reread(pass_index) or () for pass_index in range(number, number + per_epoch // length + 2)
-        )
-        return islice(chain.from_iterable(passes), start, start + per_epoch) if self._batches.is_repeatable else None
+        passes = [self._batches.reread(each) for each in range(number, number + per_epoch // length + 2)]
+        found = [each for each in passes if each is not None]
+        return islice(chain.from_iterable(found), start, start + per_epoch) if found else None
 
     def state_dict(self, is_mid_epoch: bool = False) -> StateDict:
         """Return the state that the remaining batches depend on, within an epoch or between two."""
@@ -200,18 +200,34 @@ class EpochIterator(BatchSource):
     def _shared_stream(self, index: int, start: int) -> Iterator[Batch]:
         """Return the iterator that all epochs draw from.
 
-        In repeatable data it starts at the position of epoch `index`. Other data are read from their start, and a
-        resumed run continues after the batches already drawn.
+        It starts at the position of epoch `index` where that takes no reading. Other data are read from their start,
+        and a resumed run continues after the batches already drawn. If these were whole passes, the last one is read
+        again, because a sampler may draw from its generator at the end of a pass.
         """
-        length, per_epoch = self._batches.steps, self._steps_per_epoch or 0
+        batches, length = self._batches, self._batches.steps
         if self._first_epoch is None:
             self._first_epoch = index
-        if not self._batches.is_repeatable or not length:
-            return self._batches.epoch(0, (index - self._first_epoch) * per_epoch + start)
-        first, offset = divmod(index * per_epoch + start, length)
-        return chain.from_iterable(
-            self._batches.epoch(number, offset if number == first else 0) for number in range(first, self._epochs)
-        )
+        origin = 0 if length and batches.is_indexed else self._first_epoch
+        drawn, stop = (index - origin) * (self._steps_per_epoch or 0) + start, self._epochs - origin
+        if length and batches.is_indexed:
+            return chain.from_iterable(self._passes(*divmod(drawn, length), stop))
+        if not batches.is_resumable:
+            return islice(chain.from_iterable(self._passes(0, 0, stop)), drawn, None)
+        first = max(drawn - 1, 0) // length if length else 0
+        return chain.from_iterable(self._passes(first, drawn - first * (length or 0), stop))
+
+    def _passes(self, first: int, start: int, stop: int) -> Iterator[Iterable[Batch]]:
+        """Yield passes over the data, the first of them from batch `start` on, until one is empty.
+
+        The first one may be: the iterator of a resumed run may be at its end.
+        """
+        for number in range(first, stop):
+            batches = self._batches.epoch(number, start if number == first else 0)
+            batch = next(batches, None)
+            if batch is not None:
+                yield chain([batch], batches)
+            elif number != first:
+                return
 
     def _peek(self, index: int) -> bool:
         batches = self._open_stream(index, 0)

@@ -198,7 +198,7 @@ class PartBatches(BatchSource):
     def __init__(self, batches: BatchSource, rows: RowsTaken) -> None:
         """Take a part of each batch of `batches`."""
         self._batches, self._rows = batches, rows
-        self.is_resumable, self.is_repeatable = batches.is_resumable, batches.is_repeatable
+        self.is_resumable, self.is_indexed = batches.is_resumable, batches.is_indexed
         self.may_be_exhausted, self.has_exact_length = batches.may_be_exhausted, batches.has_exact_length
 
     @property

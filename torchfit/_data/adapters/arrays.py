@@ -114,7 +114,7 @@ class _ArrayBatchesBase(BatchSource):
     """Base class of batches that are rows of arrays."""
 
     is_resumable = True
-    is_repeatable = True
+    is_indexed = True
 
     def __init__(self, samples: int, batch_size: int, order: OrderFn | None) -> None:
         self.samples = samples

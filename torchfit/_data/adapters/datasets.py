@@ -137,6 +137,7 @@ class DatasetBatches(BatchSource):
     """Batches of samples read by index, in this process or in workers that are kept from epoch to epoch."""
 
     is_resumable = True
+    is_indexed = True
 
     def __init__(
         self,

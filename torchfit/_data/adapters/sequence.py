@@ -124,7 +124,7 @@ class SequenceBatches(BatchSource):
     A run on a sequence that changes between epochs can be resumed if it has `state_dict` and `load_state_dict`.
     """
 
-    is_repeatable = True
+    is_indexed = True
 
     def __init__(
         self, sequence: UserData, shuffle: bool, loader_config: LoaderConfig, convert: BatchConverter, pin_memory: bool
