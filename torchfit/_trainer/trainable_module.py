@@ -63,6 +63,12 @@ class TrainableModule(BaseModel):
         return self._torchfit.state.call.signature(self.module).input_names
 
     @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs: those passed to the model, else those that training or evaluation has found."""
+        trainer = self._torchfit
+        return list(trainer.output_names or [output.name for output in trainer.state.objective.outputs])
+
+    @property
     def example_inputs(self) -> Nested:
         """A sample of zeros like those of the last batch, on the CPU, or `None` before the first batch."""
         return self._torchfit.state.call.example
