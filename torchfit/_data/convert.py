@@ -455,3 +455,36 @@ def _stacking_hint(parts: Mapping[str, object]) -> str:
     if is_list and rows == {len(x)}:  # type: ignore[arg-type]
         return f" A list is one array for each input: stack {len(x)} samples with torch.stack(x) or np.stack(x)."  # type: ignore[arg-type]
     return ""
+
+
+def hint_for_pairs(x: UserData) -> str:
+    """Return what to pass instead of a list of samples or batches `(x, y)`, which is read as a list of inputs.
+
+    The result is empty for other data.
+
+    >>> import torch
+    >>> hint_for_pairs([(torch.zeros(4, 5), torch.zeros(4))])
+    'A list is one array for each input, and not one batch (x, y): pass iter(x), or lambda: iter(x) for several epochs.'
+    >>> hint_for_pairs([torch.zeros(4, 5), torch.zeros(4)])
+    ''
+    """
+    is_list = isinstance(x, (list, tuple)) and bool(x) and not hasattr(x, "_fields")
+    if not is_list or not all(map(_is_pair, x)) or holds_numbers(x):
+        return ""
+    kind, way_out = "sample", "torch.utils.data.DataLoader(x, batch_size=32)"
+    if all(map(_has_rows, x)):
+        kind, way_out = "batch", "iter(x), or lambda: iter(x) for several epochs"
+    return f"A list is one array for each input, and not one {kind} (x, y): pass {way_out}."
+
+
+def _is_pair(value: UserData) -> bool:
+    """Return whether a value may be a sample or a batch with its targets."""
+    return (isinstance(value, (list, tuple)) and len(value) in (2, 3)) or (
+        isinstance(value, Mapping) and len(value) > 1
+    )
+
+
+def _has_rows(pair: UserData) -> bool:
+    """Return whether the parts of a sample or batch have the same number of rows, and the first part other axes."""
+    shapes = [tuple(getattr(leaf, "shape", ())) for leaf in tree.leaves(pair)]
+    return len({shape[:1] for shape in shapes}) == 1 and len(shapes[0]) > 1

@@ -10,7 +10,7 @@ from torchfit._data.adapters.base import DataAdapter
 from torchfit._data.adapters.dispatch import get_data_adapter
 from torchfit._data.batch_converter import batch_of_arrays, is_plain_array
 from torchfit._data.batch_source import BatchSource
-from torchfit._data.convert import BatchSpec, is_numeric
+from torchfit._data.convert import BatchSpec, hint_for_pairs, is_numeric
 from torchfit._data.epoch_iterator import EpochIterator, make_order
 from torchfit._data.sharding import WHOLE_BATCHES
 from torchfit._data.workers import LoaderConfig
@@ -176,7 +176,7 @@ def unpack_validation_data(data: UserData) -> tuple[UserData, UserData, UserData
     if len(data) not in (1, 2, 3) or hasattr(data, "_fields"):
         raise ValueError(
             "`validation_data` must be (x, y) or (x, y, sample_weight), or data that carry their targets, such as a "
-            f"DataLoader, but it is {describe(data)}."
+            f"DataLoader, but it is {describe(data)}. {hint_for_pairs(data)}".rstrip()
         )
     x, y, sample_weight = (*data, None, None)[:3]
     return x, y, sample_weight

@@ -13,6 +13,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from torchfit._data.convert import hint_for_pairs
 from torchfit._types import Nested
 from torchfit._utils import tree
 from torchfit._utils.errors import describe, iter_frames
@@ -174,7 +175,24 @@ def suggest_way_out(layer: nn.Module, received: object, text: str) -> str:
     return _suggest_axes(layer, received) or "Check the number and order of features in `x` against this layer."
 
 
-_TARGETS_APART = "Inputs and targets are passed as fit(x, y), and as the tuple (x, y) in `validation_data`."
+_TARGETS_APART = (
+    "Inputs and targets are passed as fit(x, y), as the tuple (x, y) in `validation_data`, and batches (x, y) by an "
+    "iterator, iter(batches)."
+)
+_NAMES_OF_TARGETS = ("y", "label", "labels", "target", "targets", "y_true", "class", "classes")
+
+
+def suggest_label_names(keys: Sequence[str]) -> str:
+    """Return the hint for a dictionary that may contain the targets.
+
+    >>> suggest_label_names(["image", "label"])
+    "If 'label' is a target, name it: Model(module, input_names=['image'], label_names=['label'])."
+    """
+    labels = [key for key in keys if str(key).lower() in _NAMES_OF_TARGETS] or list(keys)[-1:]
+    inputs = [key for key in keys if key not in labels]
+    names = f"input_names={inputs}, label_names={labels}"
+    subject, pronoun = ("is a target", "it") if len(labels) == 1 else ("are targets", "them")
+    return f"If {', '.join(map(repr, labels))} {subject}, name {pronoun}: Model(module, {names})."
 
 
 def _suggest_one_tensor(received: object) -> str:
@@ -190,8 +208,13 @@ def _suggest_one_tensor(received: object) -> str:
             f"It takes one tensor, and not a {type(received).__name__} with one in it: pass the array itself, or a "
             f"dictionary whose key is a parameter of `forward`. {_TARGETS_APART}"
         )
-    if isinstance(received, (list, dict)):
+    if isinstance(received, dict):
         return (
+            f"It takes one tensor, and `x` has several parts. {suggest_label_names(list(received))} Else join "
+            f"the parts to one array, or write a module whose `forward` takes each of them. {_TARGETS_APART}"
+        )
+    if isinstance(received, list):
+        return hint_for_pairs(received) or (
             "It takes one tensor, and `x` has several parts. Join them to one array, np.concatenate(x, 1) along the "
             "features or np.stack(x) for a list of samples, or write a module whose `forward` takes each of them. "
             f"{_TARGETS_APART}"

@@ -317,10 +317,11 @@ def _call_by_name(signature: Signature, inputs: Mapping[str, Nested]) -> Call:
 def _unknown_keys(signature: Signature, unknown: Sequence[str]) -> str:
     near = dict.fromkeys(near for name in unknown for near in near_names(name, signature.keywords))
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    targets = f"If they are targets, name them: Model(module, label_names={list(unknown)})."
     return (
         f"`x` has the keys {unknown}, which `{signature.module_name}.forward` does not take: its inputs are "
         f"{signature.keywords}.{hint} Leave out what is no input, or name the inputs that count, and the others are "
-        f"ignored: Model(module, input_names={signature.keywords})."
+        f"ignored: Model(module, input_names={signature.keywords}). {targets}"
     )
 
 

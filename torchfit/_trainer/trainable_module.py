@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchfit._data.convert import hint_for_pairs
 from torchfit._distribution.processes import current
 from torchfit._trainer.base_model import BaseModel
+from torchfit._trainer.hints import suggest_label_names
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.loss_tracking import NO_LOSSES
 from torchfit._trainer.model_lock import ModelLock
@@ -138,10 +140,10 @@ class TrainableModule(BaseModel):
         if loss is not None:
             return loss
         if state.objective.has_losses:
-            way_out = "; or name the keys that are targets: Model(module, label_names=[…])"
+            way_out = suggest_label_names(list(x)) if isinstance(x, Mapping) else hint_for_pairs(x)
             raise ValueError(
                 f"`{state.data_name}` came without targets `y`, but a loss was compiled. Pass them, or data that yield "
-                f"(inputs, targets){way_out if isinstance(x, Mapping) else ''}."
+                f"(inputs, targets). {way_out}".rstrip()
             )
         loss = state.objective.own_loss(y_pred, sample_weight)
         if loss is not None:

@@ -23,14 +23,14 @@ from torchfit._data.adapters.lazy_arrays import (
 from torchfit._data.batch_converter import batch_packer
 from torchfit._data.batch_source import BatchIndexer, BatchSource, TakesRows, draw_seed, fits_on
 from torchfit._data.class_weight import ClassWeights
-from torchfit._data.convert import BatchSpec, LeafConverter, check_lengths, host_leaf
+from torchfit._data.convert import BatchSpec, LeafConverter, check_lengths, hint_for_pairs, host_leaf
 from torchfit._data.epoch_iterator import OrderFn, make_order
 from torchfit._data.validation_split import split_last, warn_of_sorted_labels
 from torchfit._data.workers import LoaderConfig
 from torchfit._types import Nested, UserData
 from torchfit._utils import tree, validation
 from torchfit._utils.compat import version_of
-from torchfit._utils.errors import warn
+from torchfit._utils.errors import describe, warn
 from torchfit._utils.tree import Batch
 
 XYWeights = tuple[UserData, ...]
@@ -62,8 +62,12 @@ class ArrayAdapter(DataAdapter):
                 "`x` is a PackedSequence, which is one batch and has no rows to cut batches from. Pass a DataLoader or "
                 "iter([(x, y)]), or call `train_on_batch`, `test_on_batch` or `predict_on_batch`."
             )
-        parts = batch_spec.parts(dok_to_csr(x), dok_to_csr(y), dok_to_csr(sample_weight), _leaf)
-        check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
+        try:
+            parts = batch_spec.parts(dok_to_csr(x), dok_to_csr(y), dok_to_csr(sample_weight), _leaf)
+            check_lengths(dict(zip(("x", "y", "sample_weight"), parts)))
+        except ValueError as error:
+            hint = "" if y is not None else hint_for_pairs(x)
+            raise (ValueError(f"`x` is {describe(x)}. {hint}") if hint else error) from error
         return cls(parts, batch_spec)
 
     def split(self, fraction: float) -> tuple["ArrayAdapter", "ArrayAdapter"]:
