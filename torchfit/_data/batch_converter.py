@@ -6,6 +6,7 @@ batch may differ in their first axis, and its structure may change from batch to
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Number
 
 import numpy as np
@@ -61,7 +62,7 @@ class BatchConverter:
         """
         self._batch_spec = batch_spec
         self._apply_class_weight = apply_class_weight
-        self._convert_array = [_array_converter(batch_spec.part_transfer(part), is_fresh) for part in range(3)]
+        self._convert_array = [partial(_convert_array, transfer, is_fresh) for transfer in batch_spec.transfers]
         self._plans: dict[object, _Plan] = {}
 
     def __call__(self, raw: UserData) -> Batch:
@@ -198,8 +199,8 @@ def is_plain_array(value: UserData) -> bool:
 
 def batch_of_arrays(given: Batch, batch_spec: BatchSpec) -> Batch:
     """Convert a batch whose parts are plain arrays, as a `BatchConverter` does."""
-    transfers = [batch_spec.part_transfer(number) for number in range(len(given))]
-    batch = _flat_batch([_array_converter(transfer, False)(part) for transfer, part in zip(transfers, given)])
+    transfers = batch_spec.transfers
+    batch = _flat_batch([_convert_array(transfer, False, part) for transfer, part in zip(transfers, given)])
     _check_samples(batch)
     return batch
 
@@ -217,22 +218,18 @@ def _array_or_list(value: UserData) -> UserData:
         return value
 
 
-def _array_converter(transfer: Transfer, is_fresh: bool) -> Callable[[UserData], Nested]:
-    """Return the conversion of a tensor or NumPy array to one on the device that a step may write to."""
-
-    def convert(value: UserData) -> Nested:
-        if isinstance(value, Tensor):
-            if value.requires_grad:
-                return _own_leaf(value, transfer)
-            tensor = value
-        elif value.dtype.kind in NUMERIC_KINDS:
-            tensor = share_memory(value)
-        else:
-            return value
-        moved = transfer(tensor)
-        return moved.clone() if moved is tensor and not is_fresh else moved
-
-    return convert
+def _convert_array(transfer: Transfer, is_fresh: bool, value: UserData) -> Nested:
+    """Convert a tensor or NumPy array to a tensor on the device that a step may write to."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            return _own_leaf(value, transfer)
+        tensor = value
+    elif value.dtype.kind in NUMERIC_KINDS:
+        tensor = share_memory(value)
+    else:
+        return value
+    moved = transfer(tensor)
+    return moved.clone() if moved is tensor and not is_fresh else moved
 
 
 def _own_leaf(value: Tensor, transfer: Transfer) -> Tensor:

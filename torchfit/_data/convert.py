@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Number
 from time import perf_counter
 from typing import Any
@@ -267,9 +268,11 @@ class BatchSpec:
 
         return transfer
 
-    def part_transfer(self, position: int) -> Transfer:
-        """Return the function that transfers the tensors of x (0), y (1) or sample_weight (2)."""
-        return self.make_transfer(self.target_dtype if position else self.input_dtype, all_floating=position == 2)
+    @cached_property
+    def transfers(self) -> tuple[Transfer, Transfer, Transfer]:
+        """The functions that transfer the tensors of x, y and sample_weight."""
+        to_targets = self.make_transfer(self.target_dtype)
+        return self.make_transfer(self.input_dtype), to_targets, self.make_transfer(self.target_dtype, True)
 
 
 def host_leaf(dtype: torch.dtype, all_floating: bool = False) -> LeafConverter:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, compress
 from operator import attrgetter, is_, itemgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchfit._data.convert import BatchSpec
 from torchfit._execution.eager import EagerExecution
 from torchfit._trainer.base_model import BaseModel, is_metric, items_of, iter_attribute_metrics, overridden_method
 from torchfit._trainer.hints import ErrorTranslator
@@ -159,6 +160,7 @@ class SeenModel:
         # The parameters to train follow from these three: those of the model, the optimizer, and what it holds.
         self._synced: tuple[ModelStructure | None, Callable[[], AnyOptimizer | None], tuple[int, ...]]
         self._synced = None, lambda: None, ()
+        self._batch_spec: tuple[tuple[object, ...], BatchSpec | None] = (), None
 
     def __reduce__(self) -> tuple[type["SeenModel"], tuple[()]]:
         """Return that nothing is known yet for copies."""
@@ -181,6 +183,14 @@ class SeenModel:
             hidden = References({id(module): module for module in found}.values())
             self._hidden = ref(objective), num_terms, hidden
         return [module for module in hidden.items() if module is not None]
+
+    def batch_spec(self, *arguments: Any) -> BatchSpec:
+        """Return `BatchSpec(*arguments)`, the same object for the same arguments."""
+        known, spec = self._batch_spec
+        if spec is None or known != arguments:
+            spec = BatchSpec(*arguments)
+            self._batch_spec = arguments, spec
+        return spec
 
     def sync_optimizer(self, model: BaseModel, state: StepState, structure: ModelStructure | None) -> bool:
         """Call `sync_optimizer` unless nothing has changed since the last call, and return what it returns."""

@@ -1,6 +1,7 @@
 """`Trainer`, to which a model delegates `fit`, `evaluate` and `predict`; it holds torchfit's state of the model."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 
 from torchfit._data import pipelines
 from torchfit._data.adapters.dispatch import as_batch, is_array_like
+from torchfit._data.batch_converter import is_plain_array
 from torchfit._data.batch_source import BatchSource
-from torchfit._data.convert import BatchSpec, as_label_names
+from torchfit._data.convert import BatchSpec, TransferTimer, as_label_names
 from torchfit._data.epoch_iterator import EpochIterator
 from torchfit._data.workers import LoaderConfig
 from torchfit._execution.eager import EagerExecution
@@ -146,7 +148,7 @@ class Trainer:
         self._require_compiled("fit")
         validation.batch_size(batch_size)
         epochs = validation.integer("epochs", epochs, min_value=0)
-        batch_spec = self._batch_spec(model, x)
+        batch_spec = replace(self._batch_spec(model, x), transfer_timer=TransferTimer())
         adapter, held_out = pipelines.make_training_adapters(
             x, y, sample_weight, class_weight, validation_split, validation_data, batch_spec
         )
@@ -438,7 +440,8 @@ class Trainer:
             parameters = set() if self.input_names else signature.required_names
         names = self.input_names, self.output_names, inputs_only, parameters
         labels = self._label_names, kept_labels, objective.index_targets
-        spec = BatchSpec(self.device, floating_dtype_of(model.module), *names, *labels)
+        arguments = self.device, floating_dtype_of(model.module), *names, *labels
+        spec = self._seen.batch_spec(*arguments) if is_plain_array(x) else BatchSpec(*arguments)
         loop = self.state.call.loop
         loop.checks_batch_axis, loop.sample_lists = is_array_like(x), spec.sample_lists
         return spec

@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
@@ -109,6 +109,15 @@ class ModuleTables:
         is_script = isinstance(module, torch.jit.ScriptModule)  # Its tables are views of compiled code.
         self.children: dict[str, nn.Module | None] = dict(module._modules.items()) if is_script else module._modules
         self.non_persistent_buffers: set[str] = module._non_persistent_buffers_set
+
+
+def own_parameters(module: nn.Module) -> Iterable[Tensor | None]:
+    """Return the parameters of a module without those of its children.
+
+    >>> len([*own_parameters(nn.Linear(2, 1))])
+    2
+    """
+    return module._parameters.values()
 
 
 def has_gradient_hooks(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchfit._utils.compat import ModuleTables, is_extra_state
+from torchfit._utils.compat import ModuleTables, is_extra_state, own_parameters
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, suggest_keywords
 
@@ -100,10 +100,12 @@ def device_of(module: nn.Module) -> torch.device:
 
 def floating_dtype_of(module: nn.Module) -> torch.dtype:
     """Return the floating dtype of the first parameter or buffer that has one, else torch's default."""
-    for tensor in chain(module.parameters(), module.buffers()):
-        if not is_lazy(tensor) and tensor.is_floating_point():
-            return tensor.dtype
-    return torch.get_default_dtype()
+    for submodule in module.modules():
+        for tensor in own_parameters(submodule):
+            if tensor is not None and tensor.is_floating_point() and not is_lazy(tensor):
+                return tensor.dtype
+    buffers = (buffer.dtype for buffer in module.buffers() if not is_lazy(buffer) and buffer.is_floating_point())
+    return next(buffers, torch.get_default_dtype())
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
