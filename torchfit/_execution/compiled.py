@@ -340,7 +340,11 @@ class LoopStep:
                 compiled.give_up(str(error))
                 self._blocker = compiled.find_blocker(program)
             outputs = None
-        return self._run_eagerly(inputs) if outputs is None else program.unpack_result(self._result_template, outputs)
+        if outputs is None:
+            return self._run_eagerly(inputs)
+        if program.needs_batch:
+            program.make_batch = partial(self.indexer or _as_it_is, inputs[0])
+        return program.unpack_result(self._result_template, outputs)
 
     def _replay(self, inputs: Sequence[Any]) -> list[Tensor] | None:
         """Run the steps as a graph, and return its outputs; `None` if there is no graph for them."""
@@ -376,6 +380,10 @@ class LoopStep:
         else:
             self._result_template = run_each(self.program, self._run_batch, batches)
         return self._result_template
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def _make_function(

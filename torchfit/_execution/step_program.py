@@ -34,6 +34,8 @@ class StepProgram(ABC):
         has_step_scalars: Whether the traceable form takes scalars that the host computes for each step.
         max_unrolled_steps: How many steps may be one graph: more would save little and take long to compile.
         result_template: What results look like, `None` if only an eager step shows that.
+        needs_batch: Whether `unpack_result` may need the batch of the step, beside what a graph returned.
+        make_batch: Returns that batch, if it may be needed.
     """
 
     mode: Literal["train", "test", "predict", "update"]
@@ -44,6 +46,8 @@ class StepProgram(ABC):
     has_step_scalars: bool = False
     max_unrolled_steps: int = 4
     result_template: Results | None = None
+    needs_batch: bool = False
+    make_batch: Callable[[], Any]
 
     @property
     def is_current(self) -> bool:

@@ -1,8 +1,8 @@
 """Microbatches: gradients of parts of a batch that add up to those of the whole batch."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -158,6 +158,7 @@ class PartialGradients:
     def __init__(self, optimizer: AnyOptimizer) -> None:
         self._optimizer = optimizer
         self._sums: dict[int, tuple[Gradients, Denominator | None]] = {}
+        self._losses: dict[int, tuple[Gradients, Denominator | None]] = {}
 
     def add(self, parts: list[LossPart]) -> None:
         """Add the gradients of the loss of a part of the batch."""
@@ -165,22 +166,63 @@ class PartialGradients:
             keep_graph = number + 1 < len(parts)
             gradients = compute_gradients(self._optimizer, part.value, keep_graph)
             self._sums[part.group] = _add(self._sums.get(part.group), gradients, part.denominator)
+            if self._optimizer.accepts_closure:
+                losses: Gradients = [part.value.detach()]
+                self._losses[part.group] = _add(self._losses.get(part.group), losses, part.denominator)
 
     def finish(self) -> None:
         """Make the update with the gradients of the whole batch, or accumulate them for a later one."""
         if self._sums:
-            update(self._optimizer, self._sums)
+            update(self._optimizer, self._sums, *(sum_groups(self._losses) if self._losses else ()))
 
 
-def update(optimizer: AnyOptimizer, gradients: GradientsByGroup) -> None:
-    """Make an update with the gradients of each group, or accumulate them for a later one."""
+def update(optimizer: AnyOptimizer, gradients: GradientsByGroup, loss: Tensor | None = None) -> None:
+    """Make an update with the gradients of each group, or accumulate them for a later one.
+
+    Args:
+        optimizer: The optimizer.
+        gradients: The gradients.
+        loss: The loss, for an optimizer that accepts a closure.
+    """
     if optimizer.gradient_accumulation_steps is None or optimizer.steps_each_batch:
         set_gradients(optimizer, gradients)
         denominators = [denominator for _, denominator in gradients.values()]
-        optimizer.step(denominators[0] if len(denominators) == 1 else 1.0)
+        step_evaluated(optimizer, loss, num_samples=denominators[0] if len(denominators) == 1 else 1.0)
     else:
         accumulate(optimizer, gradients)
         optimizer.end_accumulation_step()
+
+
+def _refuse_to_evaluate_again() -> NoReturn:
+    raise ValueError(
+        "This optimizer evaluates the loss of whole batches itself, by a closure, which is not possible where "
+        "`microbatch` splits the batches, or several processes compile steps with `jit_compile`. Leave these out of "
+        "`compile`, or choose another optimizer."
+    )
+
+
+def step_evaluated(
+    optimizer: AnyOptimizer,
+    loss: Tensor | None,
+    evaluate_again: Callable[[], Tensor] = _refuse_to_evaluate_again,
+    num_samples: Denominator | None = 1.0,
+) -> None:
+    """Make a step with the gradients in `grad`.
+
+    Args:
+        optimizer: The optimizer.
+        loss: The loss that they are those of, for an optimizer that accepts a closure.
+        evaluate_again: Computes the loss and its gradients for such an optimizer, after it has moved the parameters.
+        num_samples: What the gradients were divided by.
+
+    Raises:
+        ValueError: If it does that, and there is no `evaluate_again`.
+    """
+    if optimizer.accepts_closure:
+        known = [] if loss is None else [loss]
+        optimizer.step(closure=lambda: known.pop() if known else evaluate_again())
+    else:
+        optimizer.step(num_samples)
 
 
 def accumulate(optimizer: Optimizer, gradients: GradientsByGroup) -> None:

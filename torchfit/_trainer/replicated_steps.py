@@ -175,7 +175,7 @@ class ReplicatedTrainStep(TrainStep):
     def _make_update(self, totals: LossTotals, sums: list[Tensor]) -> None:
         """Make the update with the gradients of the whole batch, or accumulate them for a later one."""
         if sums:
-            update(self._optimizer, totals.finish(sums)[0])
+            update(self._optimizer, *totals.finish(sums))
 
     # -- the same as graphs: one up to the exchange, of each process, and one for the update, of all -------
 
@@ -185,6 +185,8 @@ class ReplicatedTrainStep(TrainStep):
         Raises:
             GraphError: If it cannot be in a graph, in this or another process.
         """
+        if super().graph_key(batches, tensors) is None:
+            return None  # The optimizer is not known well enough yet.
         part = as_part(batches[0])
         if self._run_update is None:
             self._start_updates()

@@ -107,8 +107,7 @@ class ReplicatedUpdate(StepProgram):
 
     def _run(self, batch: Batch) -> Results:
         self.await_inputs()
-        gradients, _ = self._take(batch.inputs, self._total, self._is_present)
-        update(self._optimizer, gradients)
+        update(self._optimizer, *self._take(batch.inputs, self._total, self._is_present))
         return {}
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:

@@ -1,11 +1,12 @@
 """The training step, in every form that an executor may run: eager, microbatched, with a closure or compiled."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from torchfit._execution.step_program import StepProgram, Variant
+from torchfit._execution.graph import GraphError
+from torchfit._execution.step_program import GraphKey, StepProgram, Variant
 from torchfit._trainer.base_model import BaseModel, overridden_method
 from torchfit._trainer.logs import LazyLogs
 from torchfit._trainer.microbatches import (
@@ -14,6 +15,7 @@ from torchfit._trainer.microbatches import (
     PartialGradients,
     compute_gradients,
     release_cached_memory,
+    step_evaluated,
     warn_if_not_separable,
 )
 from torchfit._trainer.step_state import StepState
@@ -57,6 +59,7 @@ class TrainStep(LoggingStep):
         self.expected_steps = expected_steps
         super().__init__(model, state, keeps_step_logs)
         self.has_step_scalars = self._updates_in_graph = self._optimizer.updates_in_graph
+        self.needs_batch = self._optimizer.accepts_closure
         self.max_unrolled_steps = super().max_unrolled_steps if self._updates_in_graph else 1
 
     @property
@@ -103,14 +106,14 @@ class TrainStep(LoggingStep):
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:
         """Run the step on tensors only; `arguments` are the scalars and the variant of the optimizer's update.
 
-        For an optimizer that updates outside graphs, the gradients are returned.
+        For an optimizer that updates outside graphs, the gradients and the loss are returned.
         """
         optimizer = self._optimizer
         result = forward_pass(self._model, self._state, batch)
         if not self._updates_in_graph:
             gradients = compute_gradients(optimizer, result.loss)
             record(self._model, self._state, result)
-            return [result.loss.new_empty(0) if gradient is None else gradient for gradient in gradients]
+            return [result.loss.new_empty(0) if each is None else each for each in (*gradients, result.loss.detach())]
         if not self._accumulates:
             gradients = compute_gradients(optimizer, result.loss)
             record(self._model, self._state, result)
@@ -131,10 +134,24 @@ class TrainStep(LoggingStep):
         """Return the logs after a step, and apply the update if it was not part of the graph."""
         if not self._updates_in_graph:
             self._optimizer.zero_grad()
-            for parameter, gradient in zip(self._optimizer.parameters, tensors):
+            *gradients, loss = tensors
+            for parameter, gradient in zip(self._optimizer.parameters, gradients):
                 parameter.grad = gradient if gradient.shape == parameter.shape else None
-            self._optimizer.step()
+            step_evaluated(self._optimizer, loss, lambda: self._evaluate(self.make_batch()).loss)
         return super().unpack_result(template, tensors)
+
+    def graph_key(self, batches: Sequence[Batch], tensors: Sequence[Tensor]) -> GraphKey | None:
+        """Prepare for steps with these batches in a graph, once it is known if the optimizer evaluates the loss itself.
+
+        Raises:
+            GraphError: If it does.
+        """
+        if self.needs_batch:
+            if self._optimizer.may_evaluate_again:
+                return None
+            if self._optimizer.compile_blocker is not None:
+                raise GraphError(self._optimizer.compile_blocker)
+        return super().graph_key(batches, tensors)
 
     def step_scalars(self, rows: int) -> tuple[float, ...]:
         """Count a step, and return the scalar arguments of the optimizer's update."""
@@ -245,17 +262,22 @@ class TrainStep(LoggingStep):
 
     def _run_with_closure(self, batch: Batch) -> Results:
         """Run the step of an optimizer such as LBFGS; the first evaluation is logged."""
-        model, state, optimizer = self._model, self._state, self._optimizer
-        model.build_optimizer()
+        self._model.build_optimizer()
         results: list[ForwardResult] = []
 
         def closure() -> Tensor:
-            optimizer.zero_grad()
-            result = forward_pass(model, state, batch)
-            backward(optimizer.scale_loss(result.loss), state.unit)
+            result = self._evaluate(batch)
             if not results:
                 results.append(result.detached())
             return result.loss
 
-        optimizer.step(closure=closure)
-        return record(model, state, results[0])
+        self._optimizer.step(closure=closure)
+        return record(self._model, self._state, results[0])
+
+    def _evaluate(self, batch: Batch) -> ForwardResult:
+        """Compute the loss and its gradients."""
+        optimizer, state = self._optimizer, self._state
+        optimizer.zero_grad()
+        result = forward_pass(self._model, state, batch)
+        backward(optimizer.scale_loss(result.loss), state.unit)
+        return result

@@ -47,13 +47,30 @@ def require_settable_rate(owner: str, model: CompiledModel) -> None:
     """Check that the learning rate of the optimizer is a number that a callback can change.
 
     Raises:
-        TypeError: If a schedule sets it.
+        TypeError: If a schedule sets it, or there is none.
     """
+    require_rate(owner, model.optimizer)
     rate = getattr(model.optimizer, "learning_rate_or_schedule", None)
     if callable(rate):
         raise TypeError(
             f"{owner}: the learning rate of the optimizer is set by a schedule, {describe(rate)}, and cannot be "
             "changed by a callback. Create the optimizer with a number as `learning_rate`, or leave the callback out."
+        )
+
+
+def require_rate(owner: str, optimizer: object) -> None:
+    """Check that an optimizer has a learning rate, unless it is a class of torch, which is not known to have one yet.
+
+    Raises:
+        TypeError: If the options of an optimizer of torch are others.
+    """
+    wrapped = getattr(optimizer, "optimizer", None)
+    if wrapped is not None and getattr(optimizer, "learning_rate", None) is None:
+        options = ", ".join(f"`{name}`" for name in wrapped.param_groups[0] if name != "params")
+        raise TypeError(
+            f"{owner}: {type(wrapped).__name__} has no learning rate: its parameter groups have no option `lr`, but "
+            f"{options}. Leave the callback out, or set options in a callback of your own: "
+            "self.model.optimizer.param_groups[0][name] = value."
         )
 
 
@@ -94,6 +111,7 @@ def learning_rate_names(model: CompiledModel) -> list[str]:
 def _parts(model: CompiledModel) -> list[Any]:
     """Return the objects that hold a rate: groups of a `torch.optim` optimizer, or one or more torchfit optimizers."""
     optimizer = built_optimizer(model)
+    require_rate("callbacks", optimizer)
     groups = getattr(getattr(optimizer, "optimizer", None), "param_groups", None)
     return list(groups or getattr(optimizer, "optimizers", None) or [optimizer])
 
@@ -277,10 +295,17 @@ class LearningRateMonitor(Callback):
     >>> history = model.fit(torch.ones(4, 2), torch.ones(4, 1), verbose=0, callbacks=[LearningRateMonitor()])
     >>> {name: round(value, 6) for name, (value,) in history.history.items() if name != "loss"}
     {'learning_rate': 0.1, 'learning_rate_0': 0.1, 'learning_rate_bias': 0.2}
+
+    Raises:
+        TypeError: Before the first epoch, if the optimizer has no learning rate.
     """
 
     written_logs = ("learning_rate",)
     runs_first = ("on_epoch_end",)  # before schedulers set the rates of the next epoch
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Raise TypeError if the optimizer has no learning rate."""
+        require_rate(type(self).__name__, self.model.optimizer)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the rates into the logs."""
@@ -338,6 +363,7 @@ class FineTuning(Callback):
         self.model.build_optimizer()
         rates = {name: rate for stage in self._stages.values() for name, rate in stage.items() if rate is not None}
         if rates:
+            require_rate(type(self).__name__, optimizer)
             self._create_groups(getattr(optimizer, "optimizer", None), rates, members)
         self._apply(0)
 
@@ -346,8 +372,9 @@ class FineTuning(Callback):
         self._apply(epoch)
         for pattern, rate in self._stages.get(epoch, {}).items() if self.verbose > 0 else ():
             count = len(self._parameters([pattern]))
-            at = f"learning rate {learning_rate_of(self.model) if rate is None else rate:g}"
-            console.write_line(f"Epoch {epoch + 1}: FineTuning unfreezes {pattern} ({count} parameters, {at}).")
+            has_rate = rate is not None or self.model.optimizer.learning_rate is not None
+            at = f", learning rate {learning_rate_of(self.model) if rate is None else rate:g}" if has_rate else ""
+            console.write_line(f"Epoch {epoch + 1}: FineTuning unfreezes {pattern} ({count} parameters{at}).")
 
     def _parameters(self, patterns: Iterable[str]) -> list[tuple[str, Tensor]]:
         chosen = matching_parameters(self.model.module, patterns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar
 
 import numpy as np
 
@@ -114,6 +114,27 @@ class OtherName:
         raise AttributeError(
             f"{owner.__name__!r} object has no attribute {self._wrong_name!r}. Here it is `{self._name}`."
         )
+
+
+class OnlyInTorch:
+    """An attribute that only optimizers of torch have: reading it raises an `AttributeError` that says what to use.
+
+    A subclass may have an attribute of this name.
+
+    Args:
+        way_out: What to use.
+    """
+
+    def __init__(self, way_out: str) -> None:
+        self._way_out = way_out
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Refuse to read it, so that `hasattr` is false."""
+        owner = owner or type(instance)
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r} as in torch. {self._way_out}")
 
 
 _ONLY_IN_TORCH = {

@@ -24,6 +24,7 @@ from torchfit.optimizers._parameters import (
     named_tensors,
     trainable,
     without,
+    zero_gradients,
 )
 
 AVERAGE = "average"
@@ -67,6 +68,16 @@ class BindingMixin(GradientAccumulationMixin):
     """Whether the gradients of every batch go through `step`, even if they are accumulated: a method is overridden."""
 
     _own_apply: str | None = None
+
+    param_groups = _arguments.OnlyInTorch(
+        "Arguments such as `learning_rate` are attributes. Parts with arguments of their own are those of a "
+        "MultiOptimizer; a scheduler of torch is made by the callback TorchLRScheduler(lambda optimizer: …)."
+    )
+    state = _arguments.OnlyInTorch("`variables` lists the state, and `state_dict()` returns it by name.")
+    defaults = _arguments.OnlyInTorch("`get_config()` returns the arguments.")
+    add_param_group = _arguments.OnlyInTorch(
+        "Parameters that become trainable are added before the next epoch, or by model.build_optimizer()."
+    )
 
     @property
     def iterations(self) -> int:
@@ -168,14 +179,17 @@ class BindingMixin(GradientAccumulationMixin):
         self._rebind(Parameters(self._tracker.with_names(trained)))
         return ParameterChanges.between(before, self._params)
 
-    def zero_grad(self) -> None:
-        """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`.
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`, or 0 as in torch.
 
         An optimizer that `sync_parameters` bound to a module clears the gradients of the whole module; one bound
         to a part, in a custom step, those of this part. Accumulated gradients are kept.
         """
-        for parameter in self._with_grad:
-            parameter.grad = None
+        if set_to_none:
+            for parameter in self._with_grad:
+                parameter.grad = None
+        else:
+            zero_gradients(self._with_grad)
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Tensor] | None = None, var_names: Iterable[str] | None = None

@@ -1,4 +1,7 @@
-"""`ParameterStore`, which holds the slots of parameters, and checks and copies of an optimizer's state."""
+"""`ParameterStore`, which holds the slots of parameters, and checks and copies of an optimizer's state.
+
+What optimizers of torch save by position is saved by name here: `SavedGroups`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch import Tensor
 from torchfit._types import StateDict
 from torchfit._utils.errors import describe, warn
 from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
+from torchfit.optimizers._torch_optim import Group, add_to_group, held_by, options_of
 
 
 def restore_shared(shared: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
@@ -337,3 +341,140 @@ def _misfit(entry: ParameterEntry, source: Mapping[str, Tensor]) -> ValueError |
 def _without_sums(slots: Iterable[str]) -> set[str]:
     """Leave out accumulated gradients, which an optimizer with other steps of accumulation does without."""
     return {slot for slot in slots if not slot.startswith("gradient_sum")}
+
+
+# -- optimizers of torch --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SavedGroups:
+    """What an optimizer of torch saved, by the names of its parameters."""
+
+    content: StateDict
+    names: Sequence[str | None]
+    shapes: Sequence[Sequence[int]]
+    dropped: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    keeps_options: bool = False
+
+    def __post_init__(self) -> None:
+        """Find out where each name is."""
+        self._places = {name: place for place, name in enumerate(self.names) if name is not None}
+
+    @property
+    def groups(self) -> list[tuple[list[str], Group]]:
+        """The names and options of each group."""
+        return [
+            ([str(self.names[place]) for place in group["params"] if self.names[place] is not None], options_of(group))
+            for group in self.content["param_groups"]
+        ]
+
+    def fits(self, name: str | None, tensor: Tensor) -> bool:
+        """Return whether there is a state for a parameter of this name and shape."""
+        place = self._places.get(name) if name is not None else None
+        return place is not None and tuple(self.shapes[place]) == tuple(tensor.shape)
+
+    def for_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> Group:
+        """Return a state for torch's `load_state_dict`, with each parameter's state where the parameter is now."""
+        state: dict[int, StateDict] = {}
+        groups, start = [], 0
+        held = held_by(optimizer)
+        for place, tensor in enumerate(held):
+            name = names.get(id(tensor))
+            if not self.fits(name, tensor):
+                self.fresh += [str(name or place)] if tensor.requires_grad else []
+            elif (saved := self.content["state"].get(self._places[str(name)])) is not None:
+                state[place] = saved
+        for group in optimizer.param_groups:
+            count = len(group["params"])
+            options = self._options({names.get(id(tensor)) for tensor in group["params"]}, optimizer, names)
+            kept = {key: value for key, value in group.items() if key != "params"}
+            merged = kept if options is None else {**kept, **options}
+            groups.append({**merged, "params": list(range(start, start + count))})
+            start += count
+        mine = {names.get(id(tensor)) for tensor in held}
+        self.dropped = [name for name in self._places if name not in mine]
+        return {**self.content, "state": state, "param_groups": groups}
+
+    def _options(
+        self, members: set[str | None], optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]
+    ) -> Group | None:
+        """Return the options of the single saved group of these parameters, or `None`."""
+        found = [(saved, options) for saved, options in self.groups if members & set(saved)]
+        if len(found) == 1:
+            holders = [
+                group
+                for group in optimizer.param_groups
+                if {names.get(id(tensor)) for tensor in group["params"]} & set(found[0][0])
+            ]
+            if len(holders) == 1:
+                return found[0][1]
+        self.keeps_options = self.keeps_options or bool(found)
+        return None
+
+    def warn(self) -> None:
+        """Warn about parameters without a saved state, unused parts of it, and different groups."""
+        problems = [f"there is none for {short_list(self.fresh)}, which start afresh"] if self.fresh else []
+        problems += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
+        if problems:
+            warn(f"The optimizer's state was saved for other parameters: {', and '.join(problems)}.")
+        if self.keeps_options:
+            warn(
+                "The optimizer's state was saved with other parameter groups: the options of the groups, such as their "
+                "learning rates, stay as they are."
+            )
+
+
+def wrapped_by(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers in attributes, such as that to which SAM leaves the update."""
+    return {name: value for name, value in vars(optimizer).items() if isinstance(value, torch.optim.Optimizer)}
+
+
+def saved_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> Group:
+    """Return torch's state, with the names and shapes of the parameters that it numbers, also of wrapped optimizers."""
+    held = held_by(optimizer)
+    return {
+        "torch": optimizer.state_dict(),
+        "names": [names.get(id(tensor)) for tensor in held],
+        "shapes": [list(tensor.shape) for tensor in held],
+        "wrapped": {name: saved_state(inner, names) for name, inner in wrapped_by(optimizer).items()},
+    }
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer, saved: SavedGroups, wrapped: Mapping[str, Group], names: Mapping[int, str | None]
+) -> None:
+    """Restore what `saved_state` returned; groups that a wrapped optimizer shares with the outer one stay shared."""
+    inner = wrapped_by(optimizer)
+    sharing = [each for each in inner.values() if each.param_groups is optimizer.param_groups]
+    optimizer.load_state_dict(saved.for_optimizer(optimizer, names))
+    for name in inner.keys() & wrapped.keys():
+        state = wrapped[name]
+        theirs = SavedGroups(state["torch"], state["names"], state["shapes"])
+        load_state(inner[name], theirs, state["wrapped"], names)
+    for each in sharing:
+        each.param_groups = optimizer.param_groups
+
+
+def adopt_groups(
+    optimizer: torch.optim.Optimizer, saved: SavedGroups, names: Mapping[int, str | None], module: Iterable[NamedTensor]
+) -> None:
+    """Add parameters that the saved optimizer held, and that the module has: to the group of the others, or as one."""
+    known = {str(name): tensor for name, tensor in module if saved.fits(name, tensor)}
+    held = {names.get(id(tensor)) for tensor in held_by(optimizer)}
+    for members, options in saved.groups:
+        missing = [(name, known[name]) for name in members if name in known and name not in held]
+        if not missing:
+            continue
+        home = [
+            group
+            for group in optimizer.param_groups
+            if {names.get(id(tensor)) for tensor in group["params"]} & set(members)
+        ]
+        if home:
+            add_to_group(home[0], missing)
+        else:
+            has_names = "param_names" in optimizer.param_groups[0]
+            optimizer.add_param_group(
+                {**options, "params": missing if has_names else [tensor for _, tensor in missing]}
+            )

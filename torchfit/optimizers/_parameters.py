@@ -219,6 +219,18 @@ def without(entries: Iterable[NamedTensor], others: Iterable[NamedTensor]) -> li
     return [entry for entry in entries if id(entry[1]) not in known]
 
 
+def tensors_of(entries: Iterable[NamedTensor]) -> list[Tensor]:
+    """Return the parameters without their names."""
+    return [tensor for _, tensor in entries]
+
+
+def zero_gradients(parameters: Iterable[Tensor]) -> None:
+    """Set the gradients that there are to 0, in place, as torch's `zero_grad(set_to_none=False)` does."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.detach_().zero_()
+
+
 def named_tensors(parameters: object) -> list[NamedTensor]:
     """Return (name, tensor) pairs, each tensor once; the name is `None` where parameters come without.
 

@@ -1,87 +1,59 @@
-"""Inspects torch's optimizers: their classes, arguments, groups, closures and state."""
+"""Inspects torch's optimizers: their classes, arguments, closures and groups."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeGuard
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
-from torchfit._types import Config, StateDict
+from torchfit._types import Config
+from torchfit._utils.compat import version_of
 from torchfit._utils.errors import describe, warn
 from torchfit._utils.validation import accepts
 from torchfit.optimizers import _arguments
 from torchfit.optimizers._arguments import reference_rate
-from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list
+from torchfit.optimizers._parameters import NamedTensor, Parameters, short_list, tensors_of, without
 
-
-class ClosureProbe:
-    """The closure of a first step, which finds out what the optimizer does before it calls it.
-
-    SAM and similar optimizers move the parameters along existing gradients, and then call the closure. Others
-    evaluate the loss first: they get the loss that was evaluated for the gradients, as if it had not been.
-
-    Args:
-        closure: Clears the gradients, computes the loss and its gradients, and returns the loss.
-        parameters: What the loss depends on.
-
-    >>> weight = torch.nn.Parameter(torch.ones(1))
-    >>> def closure():
-    ...     weight.grad = None
-    ...     loss = weight.square().sum()
-    ...     loss.backward()
-    ...     return loss
-    >>> probe = ClosureProbe(closure, [weight])
-    >>> with torch.no_grad():
-    ...     _ = weight.add_(weight.grad)
-    >>> probe().item(), probe.evaluates_itself
-    (9.0, False)
-    """
-
-    def __init__(self, closure: Callable[[], Tensor], parameters: Sequence[Tensor]) -> None:
-        self._closure, self._parameters = closure, parameters
-        self._loss = closure()
-        self._values = _copies(parameters)
-        self._gradients = _copies(parameter.grad for parameter in parameters)
-        self._moves_parameters: bool | None = None
-
-    def __call__(self) -> Tensor:
-        """Return the loss with its gradients, which are computed again unless they are those of these parameters."""
-        if self._moves_parameters is None:
-            self._moves_parameters = not _are_equal(self._values, self._parameters)
-            gradients = _copies(parameter.grad for parameter in self._parameters)
-            if not self._moves_parameters and _are_equal(self._gradients, gradients):
-                return self._loss
-        return self._closure()
-
-    @property
-    def evaluates_itself(self) -> bool | None:
-        """Whether `step` needs no gradients before it calls its closure; `None` if there were none to move along."""
-        has_gradient = any(gradient is not None and gradient.any() for gradient in self._gradients)
-        return self._moves_parameters is False if has_gradient else None
-
-
-def _copies(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Return copies of tensors, dense ones of sparse gradients; there may be none in a place."""
-    return [None if tensor is None else tensor.detach().clone().to_dense() for tensor in tensors]
-
-
-def _are_equal(tensors: Iterable[Tensor | None], others: Iterable[Tensor | None]) -> bool:
-    return all(
-        one is other or (one is not None and other is not None and torch.equal(one, other))
-        for one, other in zip(tensors, others)
-    )
-
-
+Closure: TypeAlias = "Callable[[], Tensor]"
 Factory: TypeAlias = "Callable[[Any], torch.optim.Optimizer]"
 Group: TypeAlias = "dict[str, Any]"
 _PASS_ITSELF = "An optimizer of torchfit is passed itself, such as optimizer=torchfit.optimizers.Adam(0.001)."
 _NOT_OPTIONS = ("params", "param_names")
 _ARGUMENTS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class HasOptimizer(Protocol):
+    """What wraps an optimizer of torch."""
+
+    optimizer: torch.optim.Optimizer | None
+
+
+class OfWrapped:
+    """An attribute of `TorchOptimizer` that is one of the optimizer that it wraps."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: HasOptimizer | None, owner: type | None = None) -> object:
+        """Return it, or raise an `AttributeError` before the optimizer is made."""
+        if instance is None:
+            return self
+        if instance.optimizer is None:
+            raise AttributeError(
+                f"`{self._name}` is that of the optimizer of torch, which is made for the parameters of the model in "
+                "the first step, or by model.build_optimizer(). Or compile with an optimizer instead of its class."
+            )
+        return getattr(instance.optimizer, self._name)
+
+    def __set__(self, instance: HasOptimizer, value: object) -> None:
+        """Set it."""
+        setattr(instance.optimizer, self._name, value)
 
 
 # -- classes and arguments ------------------------------------------------------------------------------------------
@@ -91,31 +63,18 @@ def is_optimizer_class(value: object) -> TypeGuard[type[torch.optim.Optimizer]]:
     return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 
 
-def uses_of_closures(made: object) -> tuple[bool, bool]:
-    """Return whether `step` of an optimizer (or of the class that makes it) needs a closure, and if it may use one."""
-    target = made.func if isinstance(made, functools.partial) else made
-    kind: Any = target if isinstance(target, type) else type(target)
-    if not is_optimizer_class(kind):
-        return False, False
-    parameter = inspect.signature(kind.step).parameters.get("closure")
-    needed = parameter is not None and parameter.default is inspect.Parameter.empty
-    return needed, needed or (parameter is not None and not _is_of_torch(kind.step))
-
-
-def explain(
-    error: Exception, optimizer: torch.optim.Optimizer, is_restored: bool, may_need_closure: bool
-) -> Exception | None:
-    """Return what to raise instead of an error of `step`, if the reason may be known."""
+def explain(error: Exception, optimizer: torch.optim.Optimizer, is_restored: bool, is_first: bool) -> Exception | None:
+    """Return what to raise instead of an error of a step without a closure, if the reason may be known."""
     failed = f"The step of {type(optimizer).__name__} failed"
     if is_restored:
         return ValueError(
             f"{failed} with the state that was loaded: {error!r}. The file is damaged, or the state belongs to another "
             "optimizer. To start with a new state, load the model with compile=False, or delete the backup."
         )
-    if may_need_closure:
+    if is_first and ClosureUse.of(optimizer).is_accepted:
         return TypeError(
-            f"{failed}: {error!r}. If it needs a closure, leave `microbatch` out of `compile`, or pass it in a "
-            "`train_step` of your own: self.optimizer.step(closure=closure)."
+            f"{failed}: {error!r}. If it needs a closure, pass one in your `train_step`: "
+            "self.optimizer.step(closure=closure)."
         )
     return None
 
@@ -126,15 +85,6 @@ def follow_dtypes(optimizer: torch.optim.Optimizer | None, before: Parameters, n
     if optimizer is not None and any(dtypes.get(key, dtype) is not dtype for key, dtype in now.dtypes.items()):
         optimizer.load_state_dict(optimizer.state_dict())
     return now
-
-
-def evaluates_itself(optimizer: torch.optim.Optimizer) -> bool | None:
-    """Return whether `step` needs no gradients before it calls its closure: known of those of torch, `None` else."""
-    return True if _is_of_torch(type(optimizer).step) else None
-
-
-def _is_of_torch(step: Callable[..., object]) -> bool:
-    return step.__module__.startswith("torch.optim")
 
 
 def make(factory: Factory, parameters: list[Tensor] | list[Group]) -> torch.optim.Optimizer:
@@ -160,8 +110,8 @@ def class_name(optimizer: object) -> str:
 def config_of(optimizer: object) -> tuple[type[torch.optim.Optimizer], Config]:
     """Return the class and the arguments that make an optimizer like this one."""
     if isinstance(optimizer, torch.optim.Optimizer):
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        wanted = {**optimizer.defaults, "lr": reference_rate(rates)}
+        rates = rates_of(optimizer)
+        wanted = {**optimizer.defaults, **({"lr": reference_rate(rates)} if rates else {})}
         known = inspect.signature(type(optimizer)).parameters  # defaults may hold more than the arguments
         needed = [name for name, each in known.items() if each.default is each.empty and each.kind in _ARGUMENTS][1:]
         if not wanted.keys() >= set(needed):
@@ -194,6 +144,164 @@ def default_rate(factory: object) -> float | None:
     """Return the learning rate that a factory was given, if it shows."""
     rate = factory.keywords.get("lr") if isinstance(factory, functools.partial) else None
     return None if rate is None else _arguments.as_float32(rate)
+
+
+# -- closures -------------------------------------------------------------------------------------------------------
+
+
+class ClosureUse(NamedTuple):
+    """What the `step` of an optimizer does with a closure, as far as its signature tells.
+
+    Attributes:
+        is_needed: Whether `step` cannot be called without one.
+        is_accepted: Whether `step` may evaluate the loss itself. Those of torch that need no closure do not: they call
+            it before they update, to return the loss.
+        is_named: Whether it can be passed by its name.
+    """
+
+    is_needed: bool = False
+    is_accepted: bool = False
+    is_named: bool = True
+
+    @classmethod
+    def of(cls, made: object) -> ClosureUse:
+        """Inspect an optimizer, or the class that makes it. A `step` of any arguments passes them on to its base."""
+        target = made.func if isinstance(made, functools.partial) else made
+        kind: Any = target if isinstance(target, type) else type(target)
+        if not is_optimizer_class(kind):
+            return cls()
+        steps = [inspect.signature(vars(each)["step"]).parameters for each in kind.__mro__ if "step" in vars(each)]
+        closure = next((step.get("closure") for step in steps if "closure" in step or not _takes_any(step)), None)
+        if closure is None:
+            return cls()
+        is_needed = closure.default is closure.empty
+        is_named = steps[0]["closure"].kind in _ARGUMENTS if "closure" in steps[0] else _takes_any_name(steps[0])
+        return cls(is_needed, is_needed or not kind.step.__module__.startswith("torch.optim"), is_named)
+
+    def step(self, optimizer: torch.optim.Optimizer, closure: Closure) -> object:
+        """Make a step with a closure."""
+        return optimizer.step(closure=closure) if self.is_named else optimizer.step(closure)  # type: ignore[arg-type]
+
+
+def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters.values())
+
+
+def _takes_any_name(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+@dataclass
+class ClosureHabits:
+    """When an optimizer calls its closure, as its steps have shown.
+
+    Attributes:
+        are_known: Whether a step with gradients other than 0 has shown them.
+        calls_before_moving: How many calls come before it moves the parameters or clears the gradients.
+        evaluates_again: Whether it called a closure after that.
+    """
+
+    are_known: bool = False
+    calls_before_moving: int = 0
+    evaluates_again: bool = False
+
+
+class EvaluatedClosure:
+    """A closure that has evaluated the loss, as a loop does before `step`, and evaluates it again only where needed.
+
+    SAM, LBFGS and the like call it after they have moved the parameters, and get the gradients there. To other calls it
+    returns the loss that is known: the gradients stay as they are, even if a subclass has clipped them. So it does to
+    a `step` of torch that only returns the loss, although a subclass may have moved the parameters before.
+
+    In the first step it compares values to see what moved, because writes to `parameter.data` leave no other trace.
+
+    Args:
+        closure: Clears the gradients, computes the loss and its gradients, and returns the loss.
+        parameters: What the loss depends on.
+        habits: What earlier steps have shown.
+
+    >>> weight = torch.nn.Parameter(torch.ones(1))
+    >>> def closure():
+    ...     weight.grad = None
+    ...     loss = weight.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> evaluated = EvaluatedClosure(closure, [weight], ClosureHabits())
+    >>> before = evaluated().item()
+    >>> with torch.no_grad():
+    ...     _ = weight.add_(weight.grad)
+    >>> before, evaluated().item()
+    (1.0, 9.0)
+    """
+
+    def __init__(self, closure: Closure, parameters: Sequence[Tensor], habits: ClosureHabits) -> None:
+        self._closure, self._parameters, self._habits = closure, parameters, habits
+        self._loss = closure()
+        self._gradients = [each.grad for each in parameters]
+        self._calls, self._has_moved = 0, False
+        if habits.are_known:
+            self._marks = _marks(parameters)
+        else:
+            self._values = [each.detach().clone() for each in parameters]
+            self._had_gradients = _have_gradients(parameters)
+            habits.calls_before_moving = 0
+
+    def __call__(self) -> Tensor:
+        """Return the loss, with its gradients."""
+        if _is_called_to_return_the_loss(inspect.currentframe()):
+            return self._loss
+        if all(each.grad is None for each in self._parameters):  # It expects them to be computed now.
+            self._restore_gradients()
+        self._has_moved = self._has_moved or self._moves_now()
+        self._calls += 1
+        if not self._has_moved:
+            return self._loss
+        self._habits.evaluates_again = True
+        self._gradients = []  # Their memory is free for those of the next evaluation.
+        return self._closure()
+
+    def _moves_now(self) -> bool:
+        habits, parameters = self._habits, self._parameters
+        if habits.are_known:
+            return self._calls >= habits.calls_before_moving or _marks(parameters) != self._marks
+        is_cleared = self._had_gradients and not _have_gradients(parameters)
+        has_moved = is_cleared or not all(map(torch.equal, self._values, parameters))
+        habits.calls_before_moving += not has_moved
+        return has_moved
+
+    def _restore_gradients(self) -> None:
+        for parameter, gradient in zip(self._parameters, self._gradients):
+            parameter.grad = gradient
+
+    def finish(self) -> None:
+        """Keep what the step has shown."""
+        if not self._habits.are_known:
+            self._habits.are_known = self._had_gradients
+
+
+def _marks(parameters: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """Return what changes when parameters are written to or replaced, without a host read."""
+    return [(version_of(each), each.data_ptr()) for each in parameters]
+
+
+def _have_gradients(parameters: Iterable[Tensor]) -> bool:
+    return any(each.grad is not None and bool(each.grad.to_dense().any()) for each in parameters)
+
+
+def _is_called_to_return_the_loss(frame: FrameType | None) -> bool:
+    """Return whether a step of torch, to which that of a subclass or wrapper may have passed a closure, calls it."""
+    while frame is not None and frame.f_code is not ClosureUse.step.__code__:
+        if frame.f_code in _steps_that_return_the_loss():
+            return True
+        frame = frame.f_back
+    return False
+
+
+@functools.cache
+def _steps_that_return_the_loss() -> frozenset[CodeType]:
+    """Return the code of all steps of torch that call a closure only once, before the update."""
+    kinds = filter(is_optimizer_class, vars(torch.optim).values())
+    return frozenset(inspect.unwrap(kind.step).__code__ for kind in kinds if not ClosureUse.of(kind).is_accepted)
 
 
 # -- copies ---------------------------------------------------------------------------------------------------------
@@ -267,10 +375,32 @@ def plain(value: object) -> object:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-def described_groups(optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> list[Group] | None:
-    """Return all groups with the names of their parameters and their options, or `None` if there are unnamed ones."""
-    if any(names.get(id(tensor)) is None for tensor in held_by(optimizer)):
+def described_groups(
+    optimizer: torch.optim.Optimizer, held: list[NamedTensor], module: list[NamedTensor], makes_one_group: bool
+) -> list[Group] | None:
+    """Return all groups with their options and the names of their parameters, or `None` if the class makes the same.
+
+    Args:
+        optimizer: The optimizer.
+        held: The parameters in its groups.
+        module: Those of the module, if they are known.
+        makes_one_group: Whether it was made with one group of all trainable parameters.
+
+    Raises:
+        ValueError: Parameters have no names in the module.
+    """
+    is_single = len(optimizer.param_groups) == 1
+    expected = [entry for entry in module if entry[1].requires_grad or not without([entry], held)]
+    is_whole = makes_one_group or not module or list(map(id, tensors_of(expected))) == list(map(id, tensors_of(held)))
+    if is_single and is_whole:
         return None
+    names = {id(tensor): name for name, tensor in held}
+    if None in names.values():
+        raise ValueError(
+            f"Could not save the parameter groups of {describe(optimizer)} as plain data, because not all of their "
+            "parameters have a name in the model. Load the model with load_model(path, module=model), the model being "
+            "compiled with the same groups."
+        )
     return [
         {**options_of(group), "names": [names[id(tensor)] for tensor in group["params"]]}
         for group in optimizer.param_groups
@@ -299,146 +429,23 @@ def groups_from(described: Sequence[Group], entries: Iterable[NamedTensor]) -> l
     ]
 
 
+def rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Return the learning rate of each group; there are none if the optimizer has no option `lr`."""
+    return [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+
+
+def no_rate(optimizer: torch.optim.Optimizer) -> str:
+    """Return the message for an optimizer without an option `lr`, whose rate cannot be set."""
+    options = [name for name in optimizer.param_groups[0] if name not in _NOT_OPTIONS]
+    return (
+        f"{type(optimizer).__name__} has no learning rate: its groups have no option `lr`, but {short_list(options)}. "
+        "Set its own options, model.optimizer.param_groups[0][name] = value, or call the option `lr` in its class."
+    )
+
+
 def set_rate(group: Group, rate: float) -> None:
     """Set the rate of a group, in place where it is a tensor: a capturable optimizer reads it inside its graph."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:
         group["lr"] = float(rate)
-
-
-# -- saved state ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class SavedGroups:
-    """What an optimizer of torch saved, by the names of its parameters."""
-
-    content: StateDict
-    names: Sequence[str | None]
-    shapes: Sequence[Sequence[int]]
-    dropped: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    keeps_options: bool = False
-
-    def __post_init__(self) -> None:
-        """Find out where each name is."""
-        self._places = {name: place for place, name in enumerate(self.names) if name is not None}
-
-    @property
-    def groups(self) -> list[tuple[list[str], Group]]:
-        """The names and options of each group."""
-        return [
-            ([str(self.names[place]) for place in group["params"] if self.names[place] is not None], options_of(group))
-            for group in self.content["param_groups"]
-        ]
-
-    def fits(self, name: str | None, tensor: Tensor) -> bool:
-        """Return whether there is a state for a parameter of this name and shape."""
-        place = self._places.get(name) if name is not None else None
-        return place is not None and tuple(self.shapes[place]) == tuple(tensor.shape)
-
-    def for_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> Group:
-        """Return a state for torch's `load_state_dict`, with each parameter's state where the parameter is now."""
-        state: dict[int, StateDict] = {}
-        groups, start = [], 0
-        held = held_by(optimizer)
-        for place, tensor in enumerate(held):
-            name = names.get(id(tensor))
-            if not self.fits(name, tensor):
-                self.fresh += [str(name or place)] if tensor.requires_grad else []
-            elif (saved := self.content["state"].get(self._places[str(name)])) is not None:
-                state[place] = saved
-        for group in optimizer.param_groups:
-            count = len(group["params"])
-            options = self._options({names.get(id(tensor)) for tensor in group["params"]}, optimizer, names)
-            kept = {key: value for key, value in group.items() if key != "params"}
-            merged = kept if options is None else {**kept, **options}
-            groups.append({**merged, "params": list(range(start, start + count))})
-            start += count
-        mine = {names.get(id(tensor)) for tensor in held}
-        self.dropped = [name for name in self._places if name not in mine]
-        return {**self.content, "state": state, "param_groups": groups}
-
-    def _options(
-        self, members: set[str | None], optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]
-    ) -> Group | None:
-        """Return the options of the single saved group of these parameters, or `None`."""
-        found = [(saved, options) for saved, options in self.groups if members & set(saved)]
-        if len(found) == 1:
-            holders = [
-                group
-                for group in optimizer.param_groups
-                if {names.get(id(tensor)) for tensor in group["params"]} & set(found[0][0])
-            ]
-            if len(holders) == 1:
-                return found[0][1]
-        self.keeps_options = self.keeps_options or bool(found)
-        return None
-
-    def warn(self) -> None:
-        """Warn about parameters without a saved state, unused parts of it, and different groups."""
-        problems = [f"there is none for {short_list(self.fresh)}, which start afresh"] if self.fresh else []
-        problems += [f"what it holds for {short_list(self.dropped)} is not used"] if self.dropped else []
-        if problems:
-            warn(f"The optimizer's state was saved for other parameters: {', and '.join(problems)}.")
-        if self.keeps_options:
-            warn(
-                "The optimizer's state was saved with other parameter groups: the options of the groups, such as their "
-                "learning rates, stay as they are."
-            )
-
-
-def wrapped_by(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
-    """Return the optimizers in attributes, such as that to which SAM leaves the update."""
-    return {name: value for name, value in vars(optimizer).items() if isinstance(value, torch.optim.Optimizer)}
-
-
-def saved_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str | None]) -> Group:
-    """Return torch's state, with the names and shapes of the parameters that it numbers, also of wrapped optimizers."""
-    held = held_by(optimizer)
-    return {
-        "torch": optimizer.state_dict(),
-        "names": [names.get(id(tensor)) for tensor in held],
-        "shapes": [list(tensor.shape) for tensor in held],
-        "wrapped": {name: saved_state(inner, names) for name, inner in wrapped_by(optimizer).items()},
-    }
-
-
-def load_state(
-    optimizer: torch.optim.Optimizer, saved: SavedGroups, wrapped: Mapping[str, Group], names: Mapping[int, str | None]
-) -> None:
-    """Restore what `saved_state` returned; groups that a wrapped optimizer shares with the outer one stay shared."""
-    inner = wrapped_by(optimizer)
-    sharing = [each for each in inner.values() if each.param_groups is optimizer.param_groups]
-    optimizer.load_state_dict(saved.for_optimizer(optimizer, names))
-    for name in inner.keys() & wrapped.keys():
-        state = wrapped[name]
-        theirs = SavedGroups(state["torch"], state["names"], state["shapes"])
-        load_state(inner[name], theirs, state["wrapped"], names)
-    for each in sharing:
-        each.param_groups = optimizer.param_groups
-
-
-def adopt_groups(
-    optimizer: torch.optim.Optimizer, saved: SavedGroups, names: Mapping[int, str | None], module: Iterable[NamedTensor]
-) -> None:
-    """Add parameters that the saved optimizer held, and that the module has: to the group of the others, or as one."""
-    known = {str(name): tensor for name, tensor in module if saved.fits(name, tensor)}
-    held = {names.get(id(tensor)) for tensor in held_by(optimizer)}
-    for members, options in saved.groups:
-        missing = [(name, known[name]) for name in members if name in known and name not in held]
-        if not missing:
-            continue
-        home = [
-            group
-            for group in optimizer.param_groups
-            if {names.get(id(tensor)) for tensor in group["params"]} & set(members)
-        ]
-        if home:
-            add_to_group(home[0], missing)
-        else:
-            has_names = "param_names" in optimizer.param_groups[0]
-            optimizer.add_param_group(
-                {**options, "params": missing if has_names else [tensor for _, tensor in missing]}
-            )

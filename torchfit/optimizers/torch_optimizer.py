@@ -17,16 +17,19 @@ from torchfit._utils.registry import find_custom
 from torchfit.optimizers import _arguments, _parameter_store, _torch_optim
 from torchfit.optimizers._arguments import reference_rate, scaled_rates
 from torchfit.optimizers._foreach import Scalar
+from torchfit.optimizers._parameter_store import saved_state
 from torchfit.optimizers._parameters import (
     NamedTensor,
     ParameterChanges,
     Parameters,
     ParameterTracker,
     named_tensors,
+    tensors_of,
     trainable,
     without,
+    zero_gradients,
 )
-from torchfit.optimizers._torch_optim import ClosureProbe, Factory
+from torchfit.optimizers._torch_optim import ClosureHabits, ClosureUse, EvaluatedClosure, Factory, OfWrapped, rates_of
 
 Closure = Callable[[], Tensor]
 _EXPECTED = "a torch.optim.Optimizer, a class of such, or a callable that makes one from parameters"
@@ -36,7 +39,9 @@ _EXPECTED = "a torch.optim.Optimizer, a class of such, or a callable that makes 
 class TorchOptimizer:
     """Wraps a `torch.optim` optimizer, so that it can be used and saved like the ones of torchfit.
 
-    Its formulas, defaults and parameter groups are torch's.
+    Its formulas, defaults and parameter groups are torch's. What optimizers of torch have, such as `param_groups` and
+    `add_param_group`, is that of the wrapped one. A scheduler of torch takes `optimizer.optimizer`, or is made by the
+    callback `TorchLRScheduler`.
 
     Args:
         optimizer: A `torch.optim.Optimizer` bound to (some of) the model's parameters, a class of such, or a callable
@@ -51,6 +56,7 @@ class TorchOptimizer:
             schedulers of torch are made with it.
         needs_closure: Whether `step` must be given a function that evaluates the loss of a whole batch, as by LBFGS.
         accepts_closure: Whether `step` may evaluate the loss itself, as that of SAM.
+        param_groups, state, defaults: Those of the wrapped optimizer.
 
     Raises:
         ValueError: `optimizer` is something else.
@@ -66,6 +72,8 @@ class TorchOptimizer:
     gradient_accumulation_steps = None
     use_ema = False
     lr = _arguments.OtherName("learning_rate")
+    param_groups, state, defaults, add_param_group = OfWrapped(), OfWrapped(), OfWrapped(), OfWrapped()
+    register_step_pre_hook, register_step_post_hook = OfWrapped(), OfWrapped()
 
     def __init__(
         self,
@@ -91,7 +99,7 @@ class TorchOptimizer:
         self._pending_state: StateDict | None = None
         self._pending_learning_rate: float | None = None
         self._rate_ratios: list[float] | None = None
-        self._evaluates_itself: bool | None = None
+        self._closure_habits = ClosureHabits()
         self._num_updates = 0
         self.built = False
         self.name = name or snake_case(_torch_optim.class_name(optimizer))
@@ -118,7 +126,7 @@ class TorchOptimizer:
         entries = named_tensors(parameters)
         wanted = trainable(entries)
         if self.optimizer is None:
-            made_from = _tensors(wanted)
+            made_from = tensors_of(wanted)
             self.optimizer = _torch_optim.make(
                 self._factory, _torch_optim.groups_from(self._described, entries) if self._described else made_from
             )
@@ -185,9 +193,8 @@ class TorchOptimizer:
 
     def _refresh(self) -> None:
         """Read the parameters in the groups of the optimizer again."""
-        self.needs_closure, self.accepts_closure = _torch_optim.uses_of_closures(self.optimizer or self._factory)
-        if self._evaluates_itself is None and self.optimizer is not None:
-            self._evaluates_itself = _torch_optim.evaluates_itself(self.optimizer)
+        self._closure_use = ClosureUse.of(self.optimizer or self._factory)
+        self.needs_closure, self.accepts_closure = self._closure_use.is_needed, self._closure_use.is_accepted
         held = self._held()
         self._params = _torch_optim.follow_dtypes(self.optimizer, self._params, Parameters(trainable(held)))
         self._num_bindings += 1
@@ -203,8 +210,8 @@ class TorchOptimizer:
 
         Args:
             num_samples: Has no effect. A callable is taken for the closure, as by torch.
-            closure: Clears the gradients, computes the loss and its gradients, and returns the loss, for optimizers
-                that evaluate the loss themselves.
+            closure: Clears the gradients, computes the loss and its gradients, and returns the loss. It is called
+                before the update, and again if the optimizer evaluates the loss elsewhere, as LBFGS and SAM do.
 
         Returns:
             What torch's `step` returned.
@@ -234,25 +241,16 @@ class TorchOptimizer:
         try:
             return self.optimizer.step()
         except Exception as error:
-            may_need_closure = self.accepts_closure and not self._num_updates
-            explained = _torch_optim.explain(error, self.optimizer, self._is_restored, may_need_closure)
+            explained = _torch_optim.explain(error, self.optimizer, self._is_restored, not self._num_updates)
             if explained is None:
                 raise
             raise explained from error
 
     def _step_with(self, closure: Closure) -> object:
-        """Make a step with a closure, which is called first for an optimizer that needs gradients before it calls it.
-
-        The first step tells whether it does.
-        """
-        if self._evaluates_itself is None:
-            probe = ClosureProbe(closure, self._params.tensors)
-            result = self.optimizer.step(probe)
-            self._evaluates_itself = probe.evaluates_itself
-            return result
-        if not self._evaluates_itself:
-            closure()
-        return self.optimizer.step(closure)
+        evaluated = EvaluatedClosure(closure, self._params.tensors, self._closure_habits)
+        result = self._closure_use.step(self.optimizer, evaluated)
+        evaluated.finish()
+        return result
 
     def _require_optimizer(self) -> None:
         """Create the optimizer for the recorded module, or raise if there is none."""
@@ -264,14 +262,17 @@ class TorchOptimizer:
                 )
             self.build(self._tracker.module)
 
-    def zero_grad(self) -> None:
-        """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`.
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the parameters, frozen ones included: `grad` becomes `None`, or 0 as in torch.
 
         These are the parameters of the whole module that was passed to `sync_parameters` or, in a custom step, only the
         optimizer's own.
         """
-        for parameter in self._with_grad:
-            parameter.grad = None
+        if set_to_none:
+            for parameter in self._with_grad:
+                parameter.grad = None
+        else:
+            zero_gradients(self._with_grad)
 
     def apply(
         self,
@@ -305,14 +306,18 @@ class TorchOptimizer:
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate of the first parameter group whose rate is not 0.
+        """The learning rate of the first parameter group whose rate is not 0, `None` if they have no option `lr`.
 
         Setting it scales all groups by the same factor: rates keep their ratios, and those of 0 stay 0.
+
+        Raises:
+            ValueError: A rate is set, and the groups have no option `lr`.
         """
         if self.optimizer is None:
             pending = self._pending_learning_rate
             return _torch_optim.default_rate(self._factory) if pending is None else pending
-        return _arguments.as_float32(reference_rate(self._rates()))
+        rates = rates_of(self.optimizer)
+        return _arguments.as_float32(reference_rate(rates)) if rates else None
 
     @learning_rate.setter
     def learning_rate(self, value: object) -> None:
@@ -325,7 +330,9 @@ class TorchOptimizer:
         if self.optimizer is None:
             self._pending_learning_rate = wanted
             return
-        rates = self._rates()
+        rates = rates_of(self.optimizer)
+        if not rates:
+            raise ValueError(_torch_optim.no_rate(self.optimizer))
         reference = reference_rate(rates)
         if reference:
             self._rate_ratios = [rate / reference for rate in rates]
@@ -338,9 +345,6 @@ class TorchOptimizer:
         """The learning rate: torch's schedulers write into it."""
         return self.learning_rate
 
-    def _rates(self) -> list[float]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
-
     @property
     def iterations(self) -> int:
         """How many updates were made."""
@@ -348,8 +352,14 @@ class TorchOptimizer:
 
     @property
     def compile_blocker(self) -> str | None:
-        """The reason why a step with this optimizer cannot be compiled, or `None`."""
-        return "the optimizer evaluates the loss itself" if self.needs_closure else None
+        """The reason why a step with this optimizer cannot be compiled, or `None` if none is known yet."""
+        evaluates_itself = self.needs_closure or self._closure_habits.evaluates_again
+        return "the optimizer evaluates the loss itself" if evaluates_itself else None
+
+    @property
+    def may_evaluate_again(self) -> bool:
+        """Whether the first steps are still to show if `step` evaluates the loss itself."""
+        return self.accepts_closure and not self._closure_habits.are_known
 
     updates_in_graph = False
     """Whether an update can be part of a graph; if not, the graph ends with the gradients."""
@@ -384,17 +394,19 @@ class TorchOptimizer:
 
     @property
     def variables(self) -> list[Tensor]:
-        """All state as tensors: `iterations`, the learning rate, then what torch keeps for each parameter."""
+        """All state as tensors: `iterations`, the learning rate if there is one, then what torch keeps."""
         states = [] if self.optimizer is None else [self.optimizer.state.get(p, {}) for p in self._params.tensors]
         slots = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        return [torch.tensor(self._num_updates), torch.tensor(float(self.learning_rate or 0.0)), *slots]
+        has_rate = self.optimizer is None or bool(rates_of(self.optimizer))
+        rate = [torch.tensor(float(self.learning_rate or 0.0))] if has_rate else []
+        return [torch.tensor(self._num_updates), *rate, *slots]
 
     def get_weights(self) -> list[np.ndarray]:
         """Return the values of `variables`, in their order, as NumPy arrays."""
         return [_parameter_store.to_numpy(variable) for variable in self.variables]
 
     def set_weights(self, weights: Sequence[object]) -> None:
-        """Set what `get_weights` returned: the count of updates, the learning rate, then what torch keeps.
+        """Set what `get_weights` returned: the count of updates, the learning rate if there is one, then the slots.
 
         torch creates its state at the first update; before, there are no slots to set.
 
@@ -403,7 +415,9 @@ class TorchOptimizer:
         """
         values = _parameter_store.check_weights(self.variables, weights)
         _parameter_store.copy_weights(self.variables, values)
-        self._num_updates, self.learning_rate = int(values[0]), values[1]
+        self._num_updates = int(values[0])
+        if self.optimizer is None or rates_of(self.optimizer):
+            self.learning_rate = values[1]
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Return the loss as it is: torch's optimizers scale nothing."""
@@ -417,7 +431,7 @@ class TorchOptimizer:
     def state_dict(self) -> StateDict:
         """Return torch's state, the names and shapes of the parameters that it numbers, and the count of updates."""
         own = self._pending_state or {"iterations": self._num_updates, "torch": None, "rate_ratios": self._rate_ratios}
-        return own if self.optimizer is None else {**own, **_torch_optim.saved_state(self.optimizer, self._names())}
+        return own if self.optimizer is None else {**own, **saved_state(self.optimizer, self._names())}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned. Before `build`, it is kept until then.
@@ -443,10 +457,10 @@ class TorchOptimizer:
         if not names & {name for name, _ in [*self._held(), *self._tracker.module]}:
             self.optimizer.load_state_dict(state["torch"])
             return
-        saved = _torch_optim.SavedGroups(state["torch"], state["names"], state["shapes"])
+        saved = _parameter_store.SavedGroups(state["torch"], state["names"], state["shapes"])
         if not self.needs_closure:
-            _torch_optim.adopt_groups(self.optimizer, saved, self._names(), self._tracker.module)
-        _torch_optim.load_state(self.optimizer, saved, state.get("wrapped", {}), self._names())
+            _parameter_store.adopt_groups(self.optimizer, saved, self._names(), self._tracker.module)
+        _parameter_store.load_state(self.optimizer, saved, state.get("wrapped", {}), self._names())
         self._refresh()
         saved.warn()
 
@@ -463,26 +477,11 @@ class TorchOptimizer:
         if not self.built and self._pending_learning_rate is not None:
             arguments["lr"] = self._pending_learning_rate
         config = {"name": self.name, "optimizer": target.__name__, "arguments": arguments}
-        described = self._described if self.optimizer is None else self._describe_groups()
+        described = self._described
+        if self.optimizer is not None:
+            module, is_only_one = self._tracker.module, self._makes_one_group
+            described = _torch_optim.described_groups(self.optimizer, self._held(), module, is_only_one)
         return config if described is None else {**config, "groups": described}
-
-    def _describe_groups(self) -> list[Config] | None:
-        """Return the groups, unless the class alone makes the same one."""
-        held, module = self._held(), self._tracker.module
-        is_single = len(self.optimizer.param_groups) == 1
-        if is_single and (self._makes_one_group or not module):
-            return None
-        expected = [entry for entry in module if entry[1].requires_grad or not without([entry], held)]
-        if is_single and list(map(id, _tensors(expected))) == list(map(id, _tensors(held))):
-            return None
-        described = _torch_optim.described_groups(self.optimizer, self._names())
-        if described is None:
-            raise ValueError(
-                f"Could not save the parameter groups of {describe(self.optimizer)} as plain data, because not all of "
-                "their parameters have a name in the model. Load the model with load_model(path, module=model), the "
-                "model being compiled with the same groups."
-            )
-        return described
 
     @classmethod
     def from_config(cls, config: Config, custom_objects: Config | None = None) -> TorchOptimizer:
@@ -494,7 +493,3 @@ class TorchOptimizer:
             raise ValueError(f"Unknown torch optimizer: {name!r}. {did_you_mean(name, known)}")
         made = functools.partial(target, **config["arguments"])
         return cls(made, name=config["name"], groups=config.get("groups"))
-
-
-def _tensors(entries: Iterable[NamedTensor]) -> list[Tensor]:
-    return [tensor for _, tensor in entries]
