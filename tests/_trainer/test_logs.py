@@ -86,8 +86,32 @@ def test_arrays_come_as_numpy():
 @pytest.mark.parametrize("results", [None, {}, {"loss": 1.0}])
 def test_what_a_step_of_the_user_returned(results):
     logs = LazyLogs.wrap(results)
-    assert dict(logs) == (results or {})
     assert LazyLogs.wrap(logs) is logs
+    assert dict(logs) == (results or {})
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_what_a_step_wrote_is_a_result_and_what_callbacks_wrote_is_not(is_read):
+    results = Counted(loss=torch.tensor(0.5))
+    written = LazyLogs(results)
+    if is_read:
+        assert len(written) == 1
+    written["twice"] = torch.tensor(1.0)
+    logs = LazyLogs.wrap(written)
+    logs["lr"] = 0.1
+    others = LazyLogs.without_written(logs)
+    others["val_loss"] = 2.0
+    assert results.asked == is_read
+    assert logs == {"loss": 0.5, "twice": 1.0, "lr": 0.1}
+    assert others == {"loss": 0.5, "twice": 1.0, "val_loss": 2.0}
+
+
+def test_values_that_were_read_are_not_asked_for_again():
+    results = Counted(loss=torch.tensor(0.5))
+    logs = LazyLogs(results)
+    assert logs["loss"] == 0.5
+    assert LazyLogs.without_written(logs) == {"loss": 0.5}
+    assert results.asked == 1
 
 
 def test_gradients_do_not_hold_the_graph():

@@ -1,75 +1,133 @@
 """`LazyLogs`, logs whose values stay on the device until they are read."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchfit._types import Results
+from torchfit._types import Logs, Results, StateDict
+
+_UNREAD = "(unread)"
+"""The only key of logs that were not read yet, so that code in C that looks at their size takes none for empty."""
 
 
-class LazyLogs(MutableMapping[str, Any]):
-    """A mapping from names to Python floats, whose values are fetched on first read, in one transfer.
+class LazyLogs(StateDict):
+    """A dictionary from names to Python floats, whose values are fetched on first read, in one transfer.
 
-    Callbacks may write into it without causing a read.
+    Callbacks may write into it without causing a read. Copies and pickles are plain dictionaries.
     """
 
-    __slots__ = ("_read", "_values", "_written")
+    __slots__ = ("_read", "_written")
 
     def __init__(self, read: Callable[[], Results]) -> None:
         """Read the results with `read`, which returns tensors, numbers or dictionaries of them."""
         self._read = read
-        self._values: dict[str, Any] | None = None
-        self._written: dict[str, object] = {}
+        self._written: dict[str, object] | None = {}  # `None` once the values are fetched.
+        super().__setitem__(_UNREAD, None)
 
     @classmethod
     def wrap(cls, results: "Results | LazyLogs | None") -> "LazyLogs":
-        """Wrap what an overridden step returned."""
+        """Wrap what an overridden step returned, with all that it wrote into logs."""
         if isinstance(results, cls):
-            return results
+            return results if results.is_untouched else cls(results.results)
         values = dict(results or {})
         return cls(lambda: values)
 
     def snapshot(self) -> "LazyLogs":
-        """Return a copy that no longer depends on the live metrics, without a host read."""
-        if self._values is None:
+        """Make the values independent of the live metrics, without a host read, and return these logs."""
+        if self._written is not None:
             frozen = {name: _copy(value) for name, value in self._read().items()}
             self._read = lambda: frozen
         return self
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values in a plain dictionary."""
-        return dict(self._fetched())
+    @property
+    def is_untouched(self) -> bool:
+        """Whether these logs were neither read nor written."""
+        return self._written == {}
 
-    def __getitem__(self, name: str) -> Any:
-        return self._fetched()[name]
+    def results(self) -> Results:
+        """Return the results and what was written, without a host read."""
+        return super().copy() if self._written is None else {**self._read(), **self._written}
+
+    @classmethod
+    def without_written(cls, logs: Logs) -> "LazyLogs":
+        """Return other logs of the same results, without what callbacks have written."""
+        return logs.copy_of_results() if isinstance(logs, cls) else cls.wrap(logs)
+
+    def copy_of_results(self) -> "LazyLogs":
+        """Return other logs of the results alone."""
+        return LazyLogs(self._read)
+
+    def to_dict(self) -> StateDict:
+        """Return the values in a plain dictionary."""
+        self._fetch()
+        return super().copy()
+
+    def _fetch(self) -> None:
+        written = self._written
+        if written is not None:
+            values = to_python(self._read())
+            self._read, self._written = lambda: values, None
+            super().clear()
+            super().update(values)
+            super().update(written)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._written[name] = value
-        if self._values is not None:
-            self._values[name] = value
+        if self._written is None:
+            super().__setitem__(name, value)
+        else:
+            self._written[name] = value
 
-    def __delitem__(self, name: str) -> None:
-        del self._fetched()[name]
+    def update(self, *others: Results, **values: object) -> None:  # type: ignore[override]
+        """Write entries, without a read."""
+        for name, value in dict(*others, **values).items():
+            self[name] = value
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fetched())
-
-    def __len__(self) -> int:
-        return len(self._fetched())
+    def __ior__(self, other: Results) -> "LazyLogs":  # type: ignore[override]
+        self.update(other)
+        return self
 
     def __bool__(self) -> bool:
         """Return `True` without a read, so that `logs or {}` costs nothing."""
         return True
 
-    def __repr__(self) -> str:
-        return repr(self._fetched())
+    def copy(self) -> StateDict:
+        """Return a plain dictionary."""
+        return self.to_dict()
 
-    def _fetched(self) -> dict[str, Any]:
-        if self._values is None:
-            self._values = {**to_python(self._read()), **self._written}
-        return self._values
+    __copy__ = copy
+
+    def __or__(self, other: Results) -> StateDict:  # type: ignore[override]
+        return {**self, **other}
+
+    def __ror__(self, other: Results) -> StateDict:  # type: ignore[override]
+        return {**other, **self}
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type[StateDict], tuple[StateDict]]:
+        """Return that copies and pickles are plain dictionaries."""
+        return dict, (self.to_dict(),)
+
+
+def _fetching(name: str) -> Callable[..., object]:
+    """Return a method of dictionaries that first fetches the values."""
+    method = getattr(dict, name)
+
+    @wraps(method)
+    def fetching(self: LazyLogs, *arguments: object) -> object:
+        self._fetch()
+        return method(self, *arguments)
+
+    return fetching
+
+
+_READS = (
+    *("__getitem__", "__delitem__", "__iter__", "__reversed__", "__len__", "__contains__", "__eq__", "__ne__"),
+    *("__repr__", "get", "keys", "values", "items", "pop", "popitem", "setdefault", "clear"),
+)
+for _name in _READS:
+    setattr(LazyLogs, _name, _fetching(_name))
 
 
 def to_python(results: Results) -> dict[str, Any]:

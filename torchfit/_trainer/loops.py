@@ -5,6 +5,7 @@ The loops do not know about data adapters, losses or devices.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from operator import sub
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
@@ -82,8 +83,7 @@ class EpochTimer:
         """Time the hooks of the callbacks; batch hooks only if a user-defined callback has them."""
         hooks = ["on_epoch_begin", "on_epoch_end"]
         hooks += ["on_train_batch_begin", "on_train_batch_end"] if callbacks.keeps_batch_logs else []
-        for hook in hooks:
-            setattr(callbacks, hook, self.timed("callbacks", getattr(callbacks, hook)))
+        callbacks.wrap_hooks(hooks, partial(self.timed, "callbacks"))
 
     def epochs(self, indices: Iterable[int]) -> Iterator[int]:
         """Yield the epochs, and record the times of each; `close` records the epoch in which a loop stops."""
@@ -193,6 +193,7 @@ def train_loop(
             callbacks.on_train_batch_end(last, logs)
             if stop_flags.stop_training:
                 break
+        logs = LazyLogs.without_written(logs)  # A callback may have kept those of the last batch.
         logs.update(validate(epoch))
         callbacks.on_epoch_end(epoch, logs)
         if stop_flags.stop_training:
@@ -212,6 +213,7 @@ def evaluate_loop(steps: StepIterator, step: StepFn, callbacks: CallbackList, st
         callbacks.on_test_batch_end(last, logs)
         if stop_flags.stop_evaluating:
             break
+    logs = LazyLogs.without_written(logs)
     callbacks.on_test_end(logs)
     return logs
 

@@ -65,9 +65,10 @@ class Callback(SuggestsKeywords):
                    on_predict_end(logs)
                    release_resources()
 
-    `epoch` and `batch` count from 0. `logs` is a mutable mapping of names to Python floats. Its values are fetched
-    from the device on first read, which synchronizes with the device. Entries written into the `logs` of
-    `on_epoch_end` are visible to later callbacks and to the history. With `steps_per_execution=K`,
+    `epoch` and `batch` count from 0. `logs` is a dictionary of names to Python floats. Its values are fetched from
+    the device on first read, which synchronizes with the device; copies and pickles are plain dictionaries. Entries
+    written into the `logs` of `on_epoch_end` are visible to later callbacks and to the history. Gradients are
+    enabled in all hooks, unless the caller of `evaluate` or `predict` has disabled them. With `steps_per_execution=K`,
     `on_train_batch_begin` gets the first index of a group of batches, and `on_train_batch_end` the last.
 
     Hooks are looked up once, when a loop starts. A subclass need not call `super().__init__()`.

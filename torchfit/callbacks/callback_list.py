@@ -92,6 +92,11 @@ class CallbackList(Callback):
         """Return whether a callback overrides the hook of this name."""
         return hook in self._hooks_with_listeners
 
+    def wrap_hooks(self, hooks: Iterable[str], wrap: Callable[[Hook], Hook]) -> None:
+        """Wrap the functions that call these hooks, if a callback overrides them."""
+        for hook in filter(self.has_listeners, hooks):
+            setattr(self, hook, wrap(getattr(self, hook)))
+
     def append(self, callback: object) -> None:
         """Add a callback, which is called after the others."""
         self.callbacks.extend(as_callbacks(callback))
