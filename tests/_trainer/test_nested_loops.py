@@ -34,6 +34,77 @@ def test_an_evaluation_inside_an_evaluation_leaves_its_metrics_alone():
     assert model.evaluate(X, Y, batch_size=8, callbacks=[Evaluates()], verbose=0) == alone
 
 
+def calls_of(model, targets):
+    far = 100 * X, targets
+    inner = callbacks.LambdaCallback(on_test_batch_end=lambda *_: model.evaluate(*far, verbose=0))
+    return {
+        "evaluate": lambda: model.evaluate(*far, verbose=0),
+        "test_on_batch": lambda: model.test_on_batch(*far),
+        "test_on_batch, adding up": lambda: model.test_on_batch(*far, reset_metrics=False),
+        "predict": lambda: model.predict(100 * X),
+        "fit": lambda: model.fit(*far, initial_epoch=1, verbose=0),
+        "evaluate in evaluate": lambda: model.evaluate(*far, verbose=0, callbacks=[inner]),
+    }
+
+
+class Several(nn.Module):
+    """Two outputs, a loss and a value of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+def one_output():
+    return make_model(metrics=["accuracy", torchfit.metrics.TopKCategoricalAccuracy(2, name="top")])
+
+
+def added_terms():
+    model = make_model()
+    model.add_loss(lambda output: output.square().mean(), on="")
+    model.add_metric(lambda output: output.mean(), name="mean", on="")
+    return model
+
+
+def two_outputs():
+    torch.manual_seed(0)
+    model = torchfit.Model(Several(), device="cpu")
+    loss = nn.CrossEntropyLoss()
+    model.compile("sgd", loss={"a": loss, "b": loss}, metrics={"a": ["accuracy"], "b": ["accuracy"]})
+    return model
+
+
+@pytest.mark.parametrize("call", calls_of(None, Y))
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end"])
+@pytest.mark.parametrize("make", [one_output, added_terms, two_outputs])
+def test_calls_inside_of_the_first_epoch_leave_its_metrics_alone(make, hook, call):
+    """Metrics may be created by the call, which is then the first to update them."""
+    alone, model = make(), make()
+    targets = {"a": Y, "b": Y} if make is two_outputs else Y
+    if make is one_output:
+        targets = np.eye(4, dtype="float32")[Y]
+    options = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0, "validation_data": (X, targets)}
+    expected = alone.fit(X, targets, **options).history
+    nested = callbacks.LambdaCallback(**{hook: lambda *_: calls_of(model, targets)[call]()})
+    assert model.fit(X, targets, callbacks=[nested], **options).history == expected
+
+
+def test_a_fit_inside_of_a_fit_trains_as_two_loops_would():
+    model, twin = make_model(), make_model()
+    inner = callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: model.fit(X[:8], Y[:8], batch_size=8, shuffle=False, verbose=0)
+    )
+    model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=[inner])
+    for _ in range(2):
+        twin.train_on_batch(X[:8], Y[:8])
+        for x, y in zip(np.split(X, [8, 16]), np.split(Y, [8, 16])):
+            twin.train_on_batch(x, y)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=1e-6)
+
+
 class Interrupts(callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         raise KeyboardInterrupt

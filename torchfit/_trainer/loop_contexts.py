@@ -294,8 +294,25 @@ class LoopContexts:
 
     @contextmanager
     def _nested_metrics_isolated(self, model: BaseModel) -> Iterator[None]:
-        with preserve_state(model.metrics), self._state.objective.isolated(), self._state.auxiliary.isolated():
-            yield
+        known = model.metrics
+        with preserve_state(known), self._state.objective.isolated(), self._state.auxiliary.isolated():
+            try:
+                yield
+            finally:
+                _reset_others(model, known)
+
+
+def gradients_enabled() -> AbstractContextManager[None]:
+    """Enable gradients where a caller has disabled them, as `torch.no_grad` and `torch.inference_mode` do."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else torch.enable_grad()
+
+
+def _reset_others(model: BaseModel, known: Sequence[Metric]) -> None:
+    """Reset the metrics that were created since `known` were looked up: the outer loop has not updated them yet."""
+    ids = set(map(id, known))
+    for metric in model.metrics:
+        if id(metric) not in ids:
+            metric.reset_state()
 
 
 def _is_shareable(model: BaseModel, execution: EagerExecution, step: str) -> bool:

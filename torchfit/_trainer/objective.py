@@ -250,12 +250,12 @@ class Objective:
     @contextmanager
     def isolated(self) -> Iterator[None]:
         """Protect the bindings of an outer loop from a loop inside it."""
-        bindings, active = self._bindings, self._active_outputs
-        self._bindings, self._active_outputs = {}, None
+        outer = self._bindings, self._active_outputs, self.checks_first_batch
+        self.start_loop()
         try:
             yield
         finally:
-            self._bindings, self._active_outputs = bindings, active
+            self._bindings, self._active_outputs, self.checks_first_batch = outer
 
     # -- one batch -----------------------------------------------------------------------------------------
 
