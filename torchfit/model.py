@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from torchfit._data.workers import LoaderConfig
+from torchfit._trainer.base_model import check_name
 from torchfit._trainer.hints import ErrorTranslator, MissingAttribute
+from torchfit._trainer.loop_contexts import gradients_enabled
 from torchfit._trainer.predictions import format_results
 from torchfit._trainer.savable_model import SavableModel
 from torchfit._trainer.step_state import CompileOptions
@@ -20,7 +22,7 @@ from torchfit._utils.console import write_line
 from torchfit._utils.errors import traceback_filter
 from torchfit._utils.names import hide_unknown, no_unknown
 from torchfit.callbacks import History
-from torchfit.optimizers.identifiers import resolve_optimizer, with_loss_scaling
+from torchfit.optimizers.identifiers import resolve_optimizer
 
 if TYPE_CHECKING:
     from torchfit._execution.precision import DTypePolicy
@@ -95,6 +97,21 @@ class Model(SavableModel):
         except AttributeError:
             raise AttributeError(MissingAttribute(self, name)) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. `optimizer` may be set to whatever `compile` accepts for it.
+
+        Raises:
+            AttributeError: If a module or parameter would have a name that models use themselves.
+            ValueError: If `optimizer` stands for no optimizer.
+        """
+        if isinstance(value, (nn.Module, nn.Parameter)):
+            with traceback_filter:
+                check_name(self, name)
+        elif name == "optimizer" and value is not None:
+            with traceback_filter:
+                value = self._torchfit.as_optimizer(value, self.optimizer)
+        super().__setattr__(name, value)
+
     @hide_unknown
     def compile(
         self,
@@ -142,9 +159,6 @@ class Model(SavableModel):
         with traceback_filter:
             no_unknown("compile", Model.compile, _unknown)
             resolved = resolve_optimizer(optimizer, self.optimizer)
-            scales_loss = (
-                validation.boolean("auto_scale_loss", auto_scale_loss) and self._torchfit.precision.scales_loss
-            )
             options = CompileOptions(
                 loss,
                 metrics,
@@ -153,12 +167,12 @@ class Model(SavableModel):
                 run_eagerly,
                 steps_per_execution,
                 jit_compile,
-                auto_scale_loss,
+                validation.boolean("auto_scale_loss", auto_scale_loss),
                 microbatch,
                 memory_format,
             )
             self._torchfit.compile(options)
-            self.optimizer = with_loss_scaling(resolved) if scales_loss else resolved
+            self.optimizer = resolved
             show_parameters(self, self._torchfit.state)
         object.__setattr__(self, "loss", loss)  # A loss that is a module must not become a submodule of the model.
         self.run_eagerly = bool(run_eagerly)
@@ -248,7 +262,8 @@ class Model(SavableModel):
             "validation_freq": validation_freq,
             "loading": LoaderConfig(workers, use_multiprocessing, max_queue_size),
         }
-        with traceback_filter, self._torchfit.lock.owned("fit", is_loop=True, is_alone=True):
+        lock = self._torchfit.lock.owned("fit", is_loop=True, is_alone=True)
+        with traceback_filter, gradients_enabled(), lock:
             no_unknown("fit", Model.fit, _unknown)
             return self._torchfit.fit(self, x, y, **options)  # in one line, because tracebacks show it
 
@@ -401,7 +416,7 @@ class Model(SavableModel):
             The loss alone if there is nothing else, else a list in the order of `metrics_names`.
         """
         data = (x, y, sample_weight, class_weight)
-        with traceback_filter:
+        with traceback_filter, gradients_enabled():
             return format_results(self._torchfit.train_on_batch(self, data, reset_metrics), return_dict)
 
     def test_on_batch(

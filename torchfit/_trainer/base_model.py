@@ -67,13 +67,6 @@ class BaseModel(ModuleWrapper):
             raise TypeError(f"`name` must be a string, but it is {describe(name)}.")
         self.name = name or snake_case(class_name(module or self))
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a module or parameter under a name that models use themselves is an `AttributeError`."""
-        if isinstance(value, (nn.Module, nn.Parameter)):
-            with traceback_filter:
-                _check_name(self, name)
-        super().__setattr__(name, value)
-
     def __deepcopy__(self, memo: dict[int, object]) -> Any:
         """Return a copy. Unlike plain `copy.deepcopy`, this works for TorchScript and modules of any nesting depth."""
         reduced: Any = self.__reduce_ex__(4)
@@ -274,7 +267,7 @@ def _no_forward_around_a_module(model: BaseModel) -> str:
     )
 
 
-def _check_name(model: BaseModel, name: str) -> None:
+def check_name(model: BaseModel, name: str) -> None:
     """Raise if a part of a model would have the name of one of the model's own attributes.
 
     Such a part would be hidden by the attribute, or replaced by it. A model that wraps a module may wrap another one.

@@ -43,9 +43,13 @@ from torchfit._utils import validation
 from torchfit._utils.modules import floating_dtype_of
 from torchfit._utils.tree import Batch
 from torchfit.callbacks import CallbackList, History
+from torchfit.callbacks.base import HOOKS
 from torchfit.callbacks.progress import resolve_verbose
 from torchfit.metrics.base import Metric
-from torchfit.optimizers.identifiers import AnyOptimizer
+from torchfit.optimizers.identifiers import AnyOptimizer, resolve_optimizer, with_loss_scaling
+
+_HOOKS_WITHOUT_GRADIENTS = [hook for hook in HOOKS if "test" in hook or "predict" in hook]
+"""The hooks that are called where gradients are disabled."""
 
 
 class Trainer:
@@ -108,6 +112,16 @@ class Trainer:
         self._microbatches = None if options.microbatch is None else MicrobatchSplitter(options.microbatch)
         self.execution = options.choose_execution()
         self.compile_options = options
+
+    def as_optimizer(self, identifier: object, current: "AnyOptimizer | None") -> AnyOptimizer:
+        """Return an optimizer for everything that `compile` takes as one, which scales the loss if that was compiled.
+
+        Raises:
+            ValueError: If it stands for no optimizer.
+        """
+        found, options = resolve_optimizer(identifier, current), self.compile_options
+        scales_loss = self.precision.scales_loss and options is not None and options.auto_scale_loss
+        return with_loss_scaling(found) if scales_loss else found
 
     def invalidate_compiled_steps(self) -> None:
         """Invalidate compiled steps, which do not contain a term that was added."""
@@ -451,7 +465,10 @@ class Trainer:
     ) -> CallbackList:
         """Return the user's callbacks, with a progress bar and, for `fit`, the history."""
         verbose = resolve_verbose(verbose)
-        return CallbackList(callbacks, add_history, verbose > 0, model, verbose=verbose, **params)
+        built = CallbackList(callbacks, add_history, verbose > 0, model, verbose=verbose, **params)
+        if torch.is_grad_enabled():  # Also where steps need no gradients, hooks may train another model.
+            built.wrap_hooks(_HOOKS_WITHOUT_GRADIENTS, torch.enable_grad())
+        return built
 
 
 def _finalize_weights(optimizer: AnyOptimizer) -> None:
