@@ -10,9 +10,10 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from operator import attrgetter
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -111,13 +112,9 @@ class ModuleTables:
         self.non_persistent_buffers: set[str] = module._non_persistent_buffers_set
 
 
-def own_parameters(module: nn.Module) -> Iterable[Tensor | None]:
-    """Return the parameters of a module without those of its children.
-
-    >>> len([*own_parameters(nn.Linear(2, 1))])
-    2
-    """
-    return module._parameters.values()
+# Two of these tables alone, in less time.
+parameter_table: Callable[[nn.Module], Mapping[str, Tensor | None]] = attrgetter("_parameters")
+child_table: Callable[[nn.Module], Mapping[str, nn.Module | None]] = attrgetter("_modules")
 
 
 def has_gradient_hooks(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchfit._utils.compat import ModuleTables, is_extra_state, own_parameters
+from torchfit._utils.compat import ModuleTables, child_table, is_extra_state, parameter_table
 from torchfit._utils.errors import describe
 from torchfit._utils.names import did_you_mean, suggest_keywords
 
@@ -101,7 +101,7 @@ def device_of(module: nn.Module) -> torch.device:
 def floating_dtype_of(module: nn.Module) -> torch.dtype:
     """Return the floating dtype of the first parameter or buffer that has one, else torch's default."""
     for submodule in module.modules():
-        for tensor in own_parameters(submodule):
+        for tensor in parameter_table(submodule).values():
             if tensor is not None and tensor.is_floating_point() and not is_lazy(tensor):
                 return tensor.dtype
     buffers = (buffer.dtype for buffer in module.buffers() if not is_lazy(buffer) and buffer.is_floating_point())
@@ -149,7 +149,7 @@ def training_mode(
     """
     lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph runs in one thread.
     with lock:
-        own = module.modules() if submodules is None else (module, *submodules)
+        own = _modules_of(module) if submodules is None else (module, *submodules)
         modules = chain(own, *(other.modules() for other in others)) if others else own
         saved_modes = {each: getattr(each, "training", False) for each in modules}  # Frozen TorchScript has no mode.
         set_attribute = _set_mode((module, *others), training, saved_modes)
@@ -165,6 +165,16 @@ def training_mode(
                     set_attribute(submodule, "training", was_training)
                 else:
                     other[submodule] = was_training
+
+
+def _modules_of(module: nn.Module) -> list[nn.Module]:
+    """Return what `module.modules()` yields, in another order, without its nested generators."""
+    found, unseen = {module}, [module]
+    for each in unseen:
+        new = [child for child in child_table(each).values() if child is not None and child not in found]
+        found.update(new)
+        unseen += new
+    return unseen
 
 
 def _set_mode(
