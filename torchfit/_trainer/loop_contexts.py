@@ -76,9 +76,14 @@ class ModelStructure:
         return self._modules.items()[1 : self._num_submodules + 1]
 
     @property
+    def all_submodules(self) -> list[nn.Module]:
+        """The submodules of the model and of the other modules."""
+        return self._modules.present_items()[1:]
+
+    @property
     def others(self) -> list[nn.Module]:
         """The other modules, except those that are gone, such as one made for the parameters of a loss."""
-        return [module for module in self._others.items() if module is not None]
+        return self._others.present_items()
 
     @property
     def attribute_metrics(self) -> list[Metric]:
@@ -138,6 +143,10 @@ class References(Generic[Item]):
         """Return the objects, with `None` for those that are gone."""
         return [reference() for reference in self._references]  # type: ignore[misc]
 
+    def present_items(self) -> list[Item]:
+        """Return the objects that are not gone."""
+        return [item for reference in self._references if (item := reference()) is not None]
+
     def are(self, items: Sequence[object]) -> bool:
         """Return whether these are the same objects, in the same order."""
         return len(items) == len(self._references) and all(map(is_, self.items(), items))
@@ -182,7 +191,7 @@ class SeenModel:
             found = [module for _, module in (*objective.hidden_modules(), *state.auxiliary.hidden_modules())]
             hidden = References({id(module): module for module in found}.values())
             self._hidden = ref(objective), num_terms, hidden
-        return [module for module in hidden.items() if module is not None]
+        return hidden.present_items()
 
     def batch_spec(self, *arguments: Any) -> BatchSpec:
         """Return `BatchSpec(*arguments)`, the same object for the same arguments."""
@@ -285,8 +294,11 @@ class LoopContexts:
         model, if it is known.
         """
         structure = structure or self._seen.structure(model, self._state)
-        others = [] if training else [*structure.others, *self._seen.hidden_modules(self._state)]
-        return training_mode(model, training, structure.submodules, others)
+        if training:
+            return training_mode(model, True, structure.submodules)
+        hidden = self._seen.hidden_modules(self._state)
+        submodules = chain(structure.all_submodules, *(module.modules() for module in hidden))
+        return training_mode(model, False, submodules, [*structure.others, *hidden])
 
     def metrics_isolated(self, model: BaseModel) -> AbstractContextManager[None]:
         """Protect the metrics of an outer loop, if there is one, and what it reports, from a nested loop."""

@@ -286,7 +286,8 @@ def _array_or_leaf(leaf: object) -> object:
 
 
 def _to_array(tensor: Tensor) -> Array:
-    return numpy_compatible(tensor).to("cpu", copy=True).numpy(force=True)
+    array = numpy_compatible(tensor).numpy(force=True)
+    return array.copy() if tensor.is_cpu else array  # Arrays from other devices are copies already.
 
 
 def format_results(logs: Results, as_dict: bool) -> Any:

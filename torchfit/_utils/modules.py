@@ -145,12 +145,11 @@ def training_mode(
         module: The module.
         training: Whether the mode is train mode.
         submodules: The submodules, if they are known already and need not be looked up.
-        others: Further modules, such as losses, that are put into this mode with all of theirs.
+        others: Modules among the submodules that are no parts of the module, such as losses, each before its own parts.
     """
     lock = nullcontext() if torch.compiler.is_compiling() else _modes_lock  # A graph runs in one thread.
     with lock:
-        own = _modules_of(module) if submodules is None else (module, *submodules)
-        modules = chain(own, *(other.modules() for other in others)) if others else own
+        modules = _modules_of(module) if submodules is None else (module, *submodules)
         saved_modes = {each: getattr(each, "training", False) for each in modules}  # Frozen TorchScript has no mode.
         set_attribute = _set_mode((module, *others), training, saved_modes)
         _modes_before.append(saved_modes)
