@@ -193,7 +193,7 @@ def test_groups_that_an_inner_optimizer_shares_stay_shared_when_a_state_is_loade
     [
         ("LBFGS", ValueError, "`microbatch` splits the batches, but this optimizer evaluates"),
         ("required closure", ValueError, "`microbatch` splits the batches, but this optimizer evaluates"),
-        ("SharpnessAware", ValueError, "This optimizer evaluates the loss of whole batches itself"),
+        ("SharpnessAware", ValueError, "`microbatch` splits the batches, but this optimizer evaluates"),
     ],
 )
 def test_batches_in_parts_are_refused(name, error, text):

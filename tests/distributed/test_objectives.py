@@ -155,6 +155,38 @@ def test_an_optimizer_that_evaluates_the_loss_itself(everywhere):
     everywhere(with_lbfgs, tolerance=1e-3)  # It divides differences of gradients.
 
 
+class Clips(torch.optim.SGD):
+    """Changes the gradients before the step of its base, to which it passes the closure."""
+
+    def step(self, closure=None):
+        torch.nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 0.05)
+        return super().step(closure)
+
+
+class Sharp(torch.optim.SGD):
+    """Evaluates the loss again, uphill."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        moves = [(parameter, 0.1 * parameter.grad) for parameter in self.param_groups[0]["params"]]
+        for parameter, move in moves:
+            parameter.add_(move)
+        torch.enable_grad()(closure)()
+        for parameter, move in moves:
+            parameter.sub_(move)
+        super().step()
+
+
+def with_own_steps():
+    kinds = functools.partial(Clips, lr=0.1), functools.partial(Sharp, lr=0.1)
+    return [trained(compiled(network(), kind, **options)) for kind in kinds for options in ({}, {"jit_compile": True})]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_optimizers_of_the_user_with_closures(everywhere):
+    everywhere(with_own_steps, tolerance=1e-5)
+
+
 def with_options():
     options: list[dict[str, Any]] = [
         {"clipnorm": 0.05},

@@ -283,7 +283,7 @@ def test_that_such_a_step_is_not_compiled_is_said_once(caplog):
 @pytest.mark.parametrize("kind", WITH)
 def test_such_steps_are_refused_for_batches_in_parts(kind):
     net = network()
-    with pytest.raises(ValueError, match="optimizer evaluates the loss of whole batches itself, by a closure"):
+    with pytest.raises(ValueError, match="`microbatch` splits the batches, but this optimizer evaluates the loss"):
         fit(net, kind(net.parameters()), microbatch=4)
 
 

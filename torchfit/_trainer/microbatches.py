@@ -193,18 +193,18 @@ def update(optimizer: AnyOptimizer, gradients: GradientsByGroup, loss: Tensor | 
         optimizer.end_accumulation_step()
 
 
-def _refuse_to_evaluate_again() -> NoReturn:
+def refuse_to_evaluate() -> NoReturn:
+    """Raise an error for an optimizer that evaluates the loss of a batch that is split."""
     raise ValueError(
-        "This optimizer evaluates the loss of whole batches itself, by a closure, which is not possible where "
-        "`microbatch` splits the batches, or several processes compile steps with `jit_compile`. Leave these out of "
-        "`compile`, or choose another optimizer."
+        "`microbatch` splits the batches, but this optimizer evaluates the loss of whole batches itself, by a closure. "
+        "Leave `microbatch` out of `compile`, or choose another optimizer."
     )
 
 
 def step_evaluated(
     optimizer: AnyOptimizer,
     loss: Tensor | None,
-    evaluate_again: Callable[[], Tensor] = _refuse_to_evaluate_again,
+    evaluate_again: Callable[[], Tensor] = refuse_to_evaluate,
     num_samples: Denominator | None = 1.0,
 ) -> None:
     """Make a step with the gradients in `grad`.

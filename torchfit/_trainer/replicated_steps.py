@@ -175,7 +175,7 @@ class ReplicatedTrainStep(TrainStep):
     def _make_update(self, totals: LossTotals, sums: list[Tensor]) -> None:
         """Make the update with the gradients of the whole batch, or accumulate them for a later one."""
         if sums:
-            update(self._optimizer, *totals.finish(sums))
+            update(self._optimizer, totals.finish(sums)[0])
 
     # -- the same as graphs: one up to the exchange, of each process, and one for the update, of all -------
 
@@ -185,8 +185,6 @@ class ReplicatedTrainStep(TrainStep):
         Raises:
             GraphError: If it cannot be in a graph, in this or another process.
         """
-        if super().graph_key(batches, tensors) is None:
-            return None  # The optimizer is not known well enough yet.
         part = as_part(batches[0])
         if self._run_update is None:
             self._start_updates()
@@ -307,6 +305,8 @@ class ReplicatedTrainStep(TrainStep):
         is_global = self._replica.processes.options.batch_norm == "global"
         if is_global and any(isinstance(module, _BATCH_NORMS) for module in self._model.module.modules()):
             return 'BatchNorm layers exchange their statistics, unless `DataParallel(batch_norm="local")` is set'
+        if self._optimizer.accepts_closure:
+            return "the optimizer may evaluate the loss itself, which all processes do together"
         return super().compile_blocker
 
     # -- optimizers that evaluate the loss themselves ------------------------------------------------------

@@ -107,7 +107,8 @@ class ReplicatedUpdate(StepProgram):
 
     def _run(self, batch: Batch) -> Results:
         self.await_inputs()
-        update(self._optimizer, *self._take(batch.inputs, self._total, self._is_present))
+        gradients, _ = self._take(batch.inputs, self._total, self._is_present)
+        update(self._optimizer, gradients)
         return {}
 
     def traceable(self, batch: Batch, *arguments: Any) -> list[Tensor]:

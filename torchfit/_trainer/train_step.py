@@ -14,6 +14,7 @@ from torchfit._trainer.microbatches import (
     MicrobatchSplitter,
     PartialGradients,
     compute_gradients,
+    refuse_to_evaluate,
     release_cached_memory,
     step_evaluated,
     warn_if_not_separable,
@@ -87,10 +88,7 @@ class TrainStep(LoggingStep):
                 "`microbatch` out of `compile`, and split the batch in `train_step`."
             )
         if self._microbatches is not None and self._optimizer.needs_closure:
-            raise ValueError(
-                "`microbatch` splits the batches, but this optimizer evaluates the loss of whole batches itself, by a "
-                "closure. Leave `microbatch` out of `compile`, or choose another optimizer."
-            )
+            refuse_to_evaluate()
         if self._microbatches is not None or self._accumulates:
             self._refuse_accumulation_hooks()
         if self._microbatches is not None:
