@@ -1,6 +1,7 @@
 """Losses and metrics of users get targets in the shape that their code expects, as in a loop written for it."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -221,6 +222,20 @@ def test_functions_are_called_in_the_order_of_their_names(order):
     model = Model(net)
     model.compile("sgd", function, metrics=[function])
     assert model.evaluate(x, y, verbose=0) == pytest.approx([expected, expected])
+
+
+def test_further_arguments_of_a_function_in_the_order_of_torch():
+    def scaled(pred, target, scale):
+        return scale * (pred - 2 * target).square().mean(-1)
+
+    x, y, net = torch.randn(ROWS, 5), torch.randn(ROWS, 2), nn.Linear(5, 2)
+    expected = scaled(net(x), y, 3.0).mean().item()
+    loss = losses.LossFunctionWrapper(scaled, scale=3.0)
+    model = Model(net)
+    model.compile("sgd", loss, metrics=[metrics.MeanMetricWrapper(scaled, scale=3.0)])
+    assert model.evaluate(x, y, verbose=0) == pytest.approx([expected, expected])
+    model.compile("sgd", functools.partial(scaled, scale=3.0))
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(expected)
 
 
 def test_torchmetrics_of_a_column():

@@ -109,8 +109,11 @@ class TargetForms:
 
         If a call changes a state, `save` saves it and returns a function that restores it.
         """
+        rank, output_rank = getattr(target, "ndim", 0), getattr(output, "ndim", 0)
+        if rank and rank == output_rank and target.shape[-1] != 1:  # The usual case.
+            return function(target, output, *weights)
         given = target, output, *weights
-        takes_other = self._takes_other.get((getattr(target, "ndim", 0), getattr(output, "ndim", 0)))
+        takes_other = self._takes_other.get((rank, output_rank))
         other = None if takes_other is False else _other_form(*given)
         if other is None:
             return function(*given)

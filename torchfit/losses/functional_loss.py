@@ -93,15 +93,15 @@ class LossFunctionWrapper(Loss):
     ):
         super().__init__(name or function_name(fn), reduction, dtype)
         self.fn, self.fn_kwargs = _unwrap_partial(fn, kwargs)
-        self._function = with_keras_argument_order(self.fn)
+        self._function = self._with_arguments(with_keras_argument_order(self.fn))
         self._target_forms = TargetForms()
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Return what the function returns for the pair, in the form that it expects."""
-        return self._target_forms.call(self._compute_values, y_true, y_pred)
+        return self._target_forms.call(self._function, y_true, y_pred)
 
-    def _compute_values(self, y_true: Nested, y_pred: Nested) -> Tensor:
-        return self._function(y_true, y_pred, **self.fn_kwargs)
+    def _with_arguments(self, function: LossFunction) -> LossFunction:
+        return functools.partial(function, **self.fn_kwargs) if self.fn_kwargs else function
 
     def get_config(self) -> Config:
         """Return the constructor's arguments as plain data, the function by its name.
@@ -157,12 +157,12 @@ class OverOutputs(LossFunctionWrapper):
         super().__init__(fn, reduction, name, dtype, **kwargs)
         self.needs_targets = _takes_targets(self.fn, self.fn_kwargs)
         if not self.needs_targets:
-            self._function = self.fn
+            self._function = self._with_arguments(self.fn)
 
     def call(self, y_true: Nested, y_pred: Nested) -> Tensor:
         """Call the function with all outputs, and with the targets if it takes them."""
         arguments = (y_true, y_pred) if self.needs_targets else (y_pred,)
-        return self._function(*arguments, **self.fn_kwargs)
+        return self._function(*arguments)
 
     def _compute(self, y_true: Nested, y_pred: Nested, sample_weight: TensorLike) -> Reduced:
         rows_of = y_pred if y_true is None else y_true
@@ -208,8 +208,8 @@ class _PredictionsFirst:
     def __init__(self, function: LossFunction) -> None:
         self.function = function
 
-    def __call__(self, y_true: Nested, y_pred: Nested) -> Tensor:
-        return self.function(y_pred, y_true)
+    def __call__(self, y_true: Nested, y_pred: Nested, **arguments: object) -> Tensor:
+        return self.function(y_pred, y_true, **arguments)
 
 
 def _unwrap_partial(fn: LossFunction, kwargs: Config) -> tuple[LossFunction, Config]:
