@@ -39,7 +39,7 @@ PACKAGES = [
 ]
 Result = dict[str, Any]
 NOT_MEASURED = (
-    "Not measured (as of 2026-11-27): no GPU was available. `bash benchmarks/gpu/run.sh` tests and measures on one in "
+    "Not measured (as of 2026-11-28): no GPU was available. `bash benchmarks/gpu/run.sh` tests and measures on one in "
     "less than eight minutes."
 )
 
