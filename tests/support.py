@@ -20,6 +20,19 @@ copies_deep_modules = pytest.mark.xfail(
 )
 
 
+def calls_with(x, y):
+    """What calls the methods of a model that take data, by their names."""
+    return {
+        "fit": lambda model: model.fit(x, y, verbose=0),
+        "evaluate": lambda model: model.evaluate(x, y, verbose=0),
+        "predict": lambda model: model.predict(x),
+        "predict_iter": lambda model: list(model.predict_iter(x)),
+        "train_on_batch": lambda model: model.train_on_batch(x, y),
+        "test_on_batch": lambda model: model.test_on_batch(x, y),
+        "predict_on_batch": lambda model: model.predict_on_batch(x),
+    }
+
+
 class Echo(nn.Module):
     """Returns its input, so that a test chooses the outputs itself."""
 

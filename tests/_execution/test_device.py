@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support import calls_with
 from torchfit import Model
 from torchfit._execution.precision import best_device, resolve_device
 
@@ -35,13 +36,7 @@ def on_meta(part=slice(None)):
 
 X, Y = np.zeros((8, 4), "float32"), np.zeros((8, 1), "float32")
 CALLS = {
-    "fit": lambda model: model.fit(X, Y, verbose=0),
-    "evaluate": lambda model: model.evaluate(X, Y, verbose=0),
-    "predict": lambda model: model.predict(X),
-    "predict_iter": lambda model: list(model.predict_iter(X)),
-    "train_on_batch": lambda model: model.train_on_batch(X, Y),
-    "test_on_batch": lambda model: model.test_on_batch(X, Y),
-    "predict_on_batch": lambda model: model.predict_on_batch(X),
+    **calls_with(X, Y),
     "lr_find": lambda model: model.lr_find(X, Y),
 }
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import torchfit
+from tests.support import calls_with
 from torchfit._trainer.model_lock import ModelLock
 from torchfit._utils.modules import training_mode
 from torchfit.callbacks import Callback
@@ -167,13 +168,7 @@ class Runs(Callback):
 
 
 CALLS = {
-    "fit": lambda model: model.fit(X, Y, verbose=0),
-    "evaluate": lambda model: model.evaluate(X, Y, verbose=0),
-    "predict": lambda model: model.predict(X),
-    "predict_iter": lambda model: list(model.predict_iter(X)),
-    "train_on_batch": lambda model: model.train_on_batch(X, Y),
-    "test_on_batch": lambda model: model.test_on_batch(X, Y),
-    "predict_on_batch": lambda model: model.predict_on_batch(X),
+    **calls_with(X, Y),
     "__call__": lambda model: model(torch.from_numpy(X), training=False),
 }
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import torchfit
 from torchfit import optimizers
@@ -21,6 +22,28 @@ def trained_by_hand(net, batches, loss, rate):
         loss(net(*inputs) if type(inputs) is tuple else net(inputs), targets).backward()
         optimizer.step()
     return net.state_dict()
+
+
+def fit_over(x, y):
+    """A function that fits a model to batches of eight rows, in their order."""
+
+    def fit(model, epochs=1, **options):
+        return model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, **options)
+
+    return fit
+
+
+def loop_over(x, y):
+    """The loop of PyTorch's tutorials over the same batches, as a function."""
+
+    def loop(net, optimizer, epochs=1):
+        for _ in range(epochs):
+            for inputs, targets in zip(x.split(8), y.split(8)):
+                net.zero_grad()
+                F.mse_loss(net(inputs), targets).backward()
+                optimizer.step()
+
+    return loop
 
 
 def twins(make):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import torchfit
+from tests.plain_loop.by_hand import fit_over, loop_over
 from torchfit import callbacks, optimizers
 
 X = torch.tensor(np.random.default_rng(0).normal(size=(24, 5)).astype("float32"))
@@ -30,16 +30,7 @@ def compiled(make, **options):
     return model
 
 
-def fit(model, epochs=1, **options):
-    return model.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, **options)
-
-
-def loop(net, optimizer, epochs=1):
-    for _ in range(epochs):
-        for x, y in zip(X.split(8), Y.split(8)):
-            optimizer.zero_grad()
-            F.mse_loss(net(x), y).backward()
-            optimizer.step()
+fit, loop = fit_over(X, Y), loop_over(X, Y)
 
 
 def assert_same(net, twin):

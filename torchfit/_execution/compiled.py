@@ -343,7 +343,7 @@ class LoopStep:
         if outputs is None:
             return self._run_eagerly(inputs)
         if program.needs_batch:
-            program.make_batch = partial(self.indexer or _as_it_is, inputs[0])
+            program.make_batch = partial(self._make_batch, inputs[0])
         return program.unpack_result(self._result_template, outputs)
 
     def _replay(self, inputs: Sequence[Any]) -> list[Tensor] | None:
@@ -374,16 +374,16 @@ class LoopStep:
         return (self._scalar_tensor,)
 
     def _run_eagerly(self, inputs: Sequence[Any]) -> Any:
-        batches = inputs if self.indexer is None else [self.indexer(rows) for rows in inputs]
+        batches = [*map(self._make_batch, inputs)]
         if len(batches) == 1:
             self._result_template = self._run_batch(batches[0])
         else:
             self._result_template = run_each(self.program, self._run_batch, batches)
         return self._result_template
 
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+    def _make_batch(self, item: Any) -> Any:
+        """Return the batch that an item of the loop is, or that it has the row indices of."""
+        return item if self.indexer is None else self.indexer(item)
 
 
 def _make_function(

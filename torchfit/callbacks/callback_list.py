@@ -94,7 +94,7 @@ class CallbackList(Callback):
 
     def wrap_hooks(self, hooks: Iterable[str], wrap: Callable[[Hook], Hook]) -> None:
         """Wrap the functions that call these hooks, if a callback overrides them."""
-        for hook in filter(self.has_listeners, hooks):
+        for hook in set(hooks).intersection(self._hooks_with_listeners):
             setattr(self, hook, wrap(getattr(self, hook)))
 
     def append(self, callback: object) -> None:

@@ -131,8 +131,7 @@ class TargetForms:
         restore: Callable[[], object],
     ) -> Result:
         """Try both forms, and remember the one that fits."""
-        target, output = given[:2]
-        key, errors = (target.dim(), output.dim()), []
+        target, output, errors = given[0], given[1], []
         for takes_other, arguments in ((False, given), (True, other)):
             search = _BroadcastSearch(target.numel(), len(target))
             try:
@@ -142,16 +141,19 @@ class TargetForms:
                 errors.append((takes_other, error))
             else:
                 if not search.has_found:
-                    if len(target) > 1:
-                        self._takes_other[key] = takes_other
+                    self._remember(target, output, takes_other)
                     return result
             restore()
         if len(errors) == 2:
             raise errors[0][1]
         takes_other = not errors[0][0] if errors else other[0].shape == other[1].shape
-        if len(target) > 1:
-            self._takes_other[key] = takes_other
+        self._remember(target, output, takes_other)
         return function(*(other if takes_other else given))
+
+    def _remember(self, target: Tensor, output: Tensor, takes_other: bool) -> None:
+        """Remember the form, unless there is only one row, with which nothing can be broadcast."""
+        if len(target) > 1:
+            self._takes_other[target.dim(), output.dim()] = takes_other
 
 
 def _restore_nothing() -> None:

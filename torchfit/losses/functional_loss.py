@@ -192,13 +192,13 @@ def with_keras_argument_order(function: LossFunction) -> LossFunction:
 
     If the names say nothing, modules are called in torch's order, `(y_pred, y_true)`, and functions in that of Keras.
     """
-    is_module = isinstance(function, nn.Module)
+    called = function.forward if isinstance(function, nn.Module) else function
     try:
-        parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
+        first, second, *_ = *inspect.signature(called).parameters, "", ""
     except ValueError:  # Functions written in C have no signature.
         return function
-    first, second, *_ = *parameters, "", ""
-    has_predictions_first = first not in _TARGETS if is_module else first in _PREDICTIONS and second in _TARGETS
+    is_function = called is function
+    has_predictions_first = first in _PREDICTIONS and second in _TARGETS if is_function else first not in _TARGETS
     return _PredictionsFirst(function) if has_predictions_first else function
 
 
